@@ -1,0 +1,269 @@
+"""The operators as torch sees them: checked arguments, dispatch by device, fakes and gradients.
+
+``torch.library.custom_op`` with the reference as the CPU kernel. ``triton_op`` was rejected: it is
+traced and cannot choose an algorithm from sizes in Python. The functions here check once, in
+Python, and raise ``ValueError`` or ``TypeError``; the registered operators behind them trust their
+arguments.
+
+Only what training needs has a gradient: x and the bias. A weight that requires one raises, because
+a silently missing gradient would look like a model that does not learn.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hellofmt_kernels import config, reference
+
+if TYPE_CHECKING:
+    from hellofmt_kernels.config import LabelAlgorithm
+
+__all__ = ["algorithm", "soft_labels"]
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_EPILOGUES = ("softmax", "logits")
+
+
+def _device(device: torch.device) -> config.Device:
+    return config.Device(device.type)
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def algorithm(
+    n: int,
+    d: int,
+    c: int,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> LabelAlgorithm:
+    """Name of the algorithm that `soft_labels` takes for (n, d) embeddings and c classes.
+
+    Args:
+        n: rows.
+        d: features.
+        c: classes.
+        device: where the tensors are.
+        dtype: of the embeddings and the weight.
+
+    Returns:
+        ``"reference"``, ``"row"`` or ``"stats"``, as `hellofmt_kernels.config.choose_labels` says.
+    """
+    return config.choose_labels(n, d, c, _dtype_name(dtype), _device(torch.device(device)))
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)
+
+
+def _check_float(name: str, tensor: Tensor) -> None:
+    if tensor.dtype not in _FLOATS:
+        msg = f"`{name}`: dtype {tensor.dtype}; expected float16, bfloat16, float32 or float64"
+        raise TypeError(msg)
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not (value > 0 and math.isfinite(value)):
+        msg = f"`{name}`: {value}; expected a finite number > 0"
+        raise ValueError(msg)
+
+
+def _check_device(name: str, tensor: Tensor, device: torch.device) -> None:
+    if tensor.device != device:
+        msg = f"`{name}`: on {tensor.device}; expected {device}, where `x` is"
+        raise ValueError(msg)
+
+
+def _check_matrix(name: str, tensor: Tensor, x: Tensor, shape: tuple[int, int], what: str) -> None:
+    if tensor.ndim != 2 or _shape(tensor) != shape:
+        msg = f"`{name}`: shape {_shape(tensor)}; expected {what} = {shape}"
+        raise ValueError(msg)
+    if tensor.dtype != x.dtype:
+        msg = f"`{name}`: dtype {tensor.dtype}; expected {x.dtype}, as `x`"
+        raise TypeError(msg)
+    _check_device(name, tensor, x.device)
+
+
+def _check_frozen(name: str, tensor: Tensor) -> None:
+    if tensor.requires_grad and torch.is_grad_enabled():
+        msg = (
+            f"`{name}`: requires a gradient, which this operator does not give; "
+            "expected a detached tensor"
+        )
+        raise ValueError(msg)
+
+
+def _check_head(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    temperature: float,
+    low_rank: tuple[Tensor, Tensor, float] | None,
+) -> None:
+    _check_float("x", x)
+    if x.ndim != 2 or x.shape[1] == 0:
+        msg = f"`x`: shape {_shape(x)}; expected (N, D) with D > 0"
+        raise ValueError(msg)
+    if weight.ndim != 2 or weight.shape[0] == 0:
+        msg = f"`weight`: shape {_shape(weight)}; expected (C, D) with C > 0"
+        raise ValueError(msg)
+    classes, features = weight.shape[0], x.shape[1]
+    _check_matrix("weight", weight, x, (classes, features), "(C, D)")
+    _check_frozen("weight", weight)
+    if bias is not None:
+        _check_float("bias", bias)
+        if _shape(bias) != (classes,):
+            msg = f"`bias`: shape {_shape(bias)}; expected (C,) = {(classes,)}"
+            raise ValueError(msg)
+        _check_device("bias", bias, x.device)
+    if low_rank is not None:
+        a, b, factor = low_rank
+        rank = a.shape[0] if a.ndim == 2 else 0
+        if rank == 0:
+            msg = f"`low_rank` A: shape {_shape(a)}; expected (R, D) with R > 0"
+            raise ValueError(msg)
+        _check_matrix("low_rank` A", a, x, (rank, features), "(R, D)")
+        _check_matrix("low_rank` B", b, x, (classes, rank), "(C, R)")
+        _check_frozen("low_rank` A", a)
+        _check_frozen("low_rank` B", b)
+        if not math.isfinite(factor):
+            msg = f"`low_rank` factor: {factor}; expected a finite number"
+            raise ValueError(msg)
+    if not math.isfinite(scale):
+        msg = f"`scale`: {scale}; expected a finite number"
+        raise ValueError(msg)
+    _check_positive("temperature", temperature)
+
+
+def soft_labels(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    temperature: float,
+    out_dtype: torch.dtype | None = None,
+    epilogue: str = "softmax",
+    low_rank: tuple[Tensor, Tensor, float] | None = None,
+) -> Tensor:
+    """Soft labels of embeddings: softmax((scale * x W^T + b) / temperature).
+
+    Equal to `hellofmt_kernels.reference.soft_labels`, which is what runs on a CPU: sums in float32
+    (float64 for float64 input), one rounding, at the end. Gradients flow to x and to the bias.
+
+    Args:
+        x: (N, D) float16, bfloat16, float32 or float64; N may be 0; CLIP's rows have unit length.
+        weight: (C, D) of x's dtype and device; must not require a gradient.
+        bias: (C,) of any floating dtype, or none; outside the scale.
+        scale: dimensionless, finite; ``exp(logit_scale)`` of CLIP.
+        temperature: dimensionless, finite, > 0; without effect on the logits.
+        out_dtype: floating dtype of the result; x's if none. float16 flushes p < 6e-8 to 0,
+            bfloat16 keeps them at 0.4 % per entry.
+        epilogue: ``"softmax"``, or ``"logits"`` for scale * x W^T + b, before the temperature.
+        low_rank: (A (R, D), B (C, R), s): use W + s * B A without merging it, or none.
+
+    Returns:
+        (N, C) in ``out_dtype``; softmax rows sum to 1 within 2**-8 in bfloat16, 2**-10 in
+        float16, 1e-6 in float32. On a GPU rows may be padded: the result need not be contiguous.
+
+    Raises:
+        ValueError: shapes, devices or numbers do not fit; a weight or factor requires a gradient;
+            an unknown epilogue.
+        TypeError: a dtype is not floating point, or differs from x's.
+
+    Example:
+        >>> import torch
+        >>> x, weight = torch.eye(2), torch.eye(3, 2)
+        >>> soft_labels(x, weight, None, scale=1.0, temperature=0.1).argmax(dim=1)
+        tensor([0, 1])
+    """
+    if epilogue not in _EPILOGUES:
+        msg = f"`epilogue`: {epilogue!r}; expected 'softmax' or 'logits'"
+        raise ValueError(msg)
+    _check_head(x, weight, bias, scale, temperature, low_rank)
+    dtype = x.dtype if out_dtype is None else out_dtype
+    if dtype not in _FLOATS:
+        msg = f"`out_dtype`: {dtype}; expected float16, bfloat16, float32 or float64"
+        raise TypeError(msg)
+    a, b, factor = (None, None, 0.0) if low_rank is None else low_rank
+    is_softmax = epilogue == "softmax"
+    return _soft_labels(
+        x, weight, bias, a, b, float(factor), float(scale), float(temperature), dtype, is_softmax
+    )
+
+
+@torch.library.custom_op(
+    "hellofmt_kernels::soft_labels",
+    mutates_args=(),
+    schema=(
+        "(Tensor x, Tensor weight, Tensor? bias, Tensor? a, Tensor? b, float factor, "
+        "float scale, float temperature, ScalarType dtype, bool is_softmax) -> Tensor"
+    ),
+)
+def _soft_labels(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    a: Tensor | None,
+    b: Tensor | None,
+    factor: float,
+    scale: float,
+    temperature: float,
+    dtype: torch.dtype,
+    is_softmax: bool,
+) -> Tensor:
+    low_rank = None if a is None or b is None else (a, b, factor)
+    epilogue = "softmax" if is_softmax else "logits"
+    return reference.soft_labels(x, weight, bias, scale, temperature, dtype, epilogue, low_rank)
+
+
+@_soft_labels.register_fake
+def _soft_labels_fake(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    a: Tensor | None,
+    b: Tensor | None,
+    factor: float,
+    scale: float,
+    temperature: float,
+    dtype: torch.dtype,
+    is_softmax: bool,
+) -> Tensor:
+    return x.new_empty((x.shape[0], weight.shape[0]), dtype=dtype)
+
+
+def _soft_labels_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, weight, bias, a, b, factor, scale, temperature, _, is_softmax = inputs
+    ctx.save_for_backward(weight, a, b, output if is_softmax else None)
+    ctx.factor, ctx.scale = factor, scale
+    ctx.temperature = temperature
+    ctx.x_dtype = inputs[0].dtype
+    ctx.bias_dtype = None if bias is None else bias.dtype
+
+
+def _soft_labels_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    weight, a, b, p = ctx.saved_tensors
+    dtype = torch.float64 if ctx.x_dtype == torch.float64 else torch.float32
+    dz = grad.to(dtype)
+    if p is not None:
+        p = p.to(dtype)
+        dz = p * (dz - (dz * p).sum(dim=1, keepdim=True)) / ctx.temperature
+    dx = dbias = None
+    if ctx.needs_input_grad[0]:
+        dx = dz @ weight.to(dtype)
+        if a is not None:
+            dx = dx + ctx.factor * ((dz @ b.to(dtype)) @ a.to(dtype))
+        dx = (ctx.scale * dx).to(ctx.x_dtype)
+    if ctx.needs_input_grad[2]:
+        dbias = dz.sum(dim=0).to(ctx.bias_dtype)
+    return dx, None, dbias, None, None, None, None, None, None, None
+
+
+_soft_labels.register_autograd(_soft_labels_backward, setup_context=_soft_labels_setup)
