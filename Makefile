@@ -1,0 +1,54 @@
+# Each target sets itself up: Python 3.11 or newer, pip and make are enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-long lint types unit interp aot bench vectors fuzz format clean
+
+help:
+	@echo "make demo       distil, pack, inspect and train on real digits: no download, no GPU"
+	@echo "make test       lint, types and tests: what CI runs"
+	@echo "make test-long  the suites that take longer"
+	@echo "make aot        compile every shipped kernel for sm_80 and sm_90, against the committed budget"
+	@echo "make vectors    rewrite the golden files of the format; review the diff"
+	@echo "make format     rewrite the source in the project's format"
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/hello demo --out demo/
+
+test: lint types unit interp
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/pyright
+
+unit: $(STAMP)
+	HELLOFMT_REQUIRE=aot $(BIN)/pytest -q -m "not slow and not interp and not gpu" --durations=15
+
+# The Triton interpreter is chosen before import, so its tests have a process of their own.
+interp: $(STAMP)
+	HELLOFMT_REQUIRE=interp TRITON_INTERPRET=1 $(BIN)/pytest -q -m "interp and not slow" tests/kernels
+
+test-long: test
+	$(BIN)/pytest -q -m "slow and not interp and not gpu" --durations=30
+	TRITON_INTERPRET=1 $(BIN)/pytest -q -m "interp and slow" tests/kernels
+
+aot: $(STAMP)
+	$(BIN)/python -m hellofmt_kernels.aot
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) demo

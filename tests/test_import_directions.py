@@ -1,0 +1,109 @@
+"""Rooms import only what stands to their left; read from the source, so lazy imports count too."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = {
+    "hellofmt": ROOT / "hellofmt",
+    "hellofmt_kernels": ROOT / "kernels" / "hellofmt_kernels",
+    "hellofmt_cli": ROOT / "cli" / "hellofmt_cli",
+}
+LEAVES = {"errors", "rng"}
+# room -> rooms it may import, itself apart.
+ALLOWED = {
+    "errors": set(),
+    "rng": set(),
+    "archive": LEAVES,
+    "ledger": LEAVES | {"archive"},
+    "projector": LEAVES | {"archive"},
+    "loading": LEAVES | {"archive", "projector"},
+    "student": LEAVES | {"archive", "projector", "loading"},
+    "distillation": LEAVES | {"archive", "projector", "loading", "student"},
+}
+KERNEL_USERS = {"projector/labeler.py", "loading/views.py", "student/train.py"}
+TORCH_FREE = {"errors", "rng", "archive", "ledger"}
+HEAVY = {"torch", "torchvision", "open_clip", "timm", "triton", "hellofmt_kernels"}
+
+
+def imports(tree):
+    """(module, names) of every import outside `if TYPE_CHECKING`."""
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            todo.extend(node.orelse)
+            continue
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, ()
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or "", tuple(alias.name for alias in node.names)
+        todo.extend(ast.iter_child_nodes(node))
+
+
+def violations(package, relative, source):
+    """What one file imports although it may not."""
+    room = Path(relative).parts[0].removesuffix(".py")
+    found = []
+    for module, names in imports(ast.parse(source)):
+        top, *rest = module.split(".")
+        if package == "hellofmt_kernels":
+            if top in {"hellofmt", "hellofmt_cli"}:
+                found.append(f"{package}/{relative} imports {module}")
+            continue
+        if top == "hellofmt_cli" and package != "hellofmt_cli":
+            found.append(f"{package}/{relative} imports {module}")
+        if package == "hellofmt_cli":
+            # The command line sees `hellofmt`, its rooms' __all__, and the single-file modules.
+            if top == "hellofmt" and len(rest) > 1:
+                found.append(f"{package}/{relative} imports {module}, past the room's __all__")
+            if top == "hellofmt_kernels":
+                found.append(f"{package}/{relative} imports {module}")
+            continue
+        if room in {"__init__", "__main__"}:
+            continue
+        if top == "hellofmt":
+            rooms = {rest[0]} if rest else set(names)
+            found += [
+                f"{relative} imports {r}" for r in rooms if r != room and r not in ALLOWED[room]
+            ]
+        if top == "hellofmt_kernels" and relative not in KERNEL_USERS:
+            found.append(f"{relative} imports {module}")
+        if room in TORCH_FREE and top in HEAVY:
+            found.append(f"{relative} imports {module}")
+    return found
+
+
+def files():
+    for package, root in SOURCES.items():
+        for path in sorted(root.rglob("*.py")):
+            yield package, path.relative_to(root).as_posix(), path
+
+
+@pytest.mark.parametrize(("package", "relative", "path"), list(files()), ids=lambda v: str(v)[-40:])
+def test_imports_follow_the_plan(package, relative, path):
+    assert violations(package, relative, path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("package", "relative", "source"),
+    [
+        ("hellofmt", "archive/reader.py", "import torch"),
+        ("hellofmt", "archive/reader.py", "def f():\n    from hellofmt.projector import base"),
+        ("hellofmt", "projector/head.py", "from hellofmt import loading"),
+        ("hellofmt", "projector/head.py", "import hellofmt_kernels"),
+        ("hellofmt", "student/train.py", "import hellofmt_cli.main"),
+        ("hellofmt_kernels", "ops.py", "import hellofmt"),
+        ("hellofmt_cli", "inspect.py", "from hellofmt.archive.reader import open_archive"),
+    ],
+)
+def test_the_check_can_fail(package, relative, source):
+    assert violations(package, relative, source)
+
+
+def test_every_room_is_in_the_plan():
+    rooms = {p.name.removesuffix(".py") for p in SOURCES["hellofmt"].iterdir() if p.name[0] != "_"}
+    assert rooms <= set(ALLOWED)
