@@ -127,14 +127,14 @@ def _check_head(
         a, b, factor = low_rank
         rank = a.shape[0] if a.ndim == 2 else 0
         if rank == 0:
-            msg = f"`low_rank` A: shape {_shape(a)}; expected (R, D) with R > 0"
+            msg = f"`low_rank[0]`: shape {_shape(a)}; expected (R, D) with R > 0"
             raise ValueError(msg)
-        _check_matrix("low_rank` A", a, x, (rank, features), "(R, D)")
-        _check_matrix("low_rank` B", b, x, (classes, rank), "(C, R)")
-        _check_frozen("low_rank` A", a)
-        _check_frozen("low_rank` B", b)
+        _check_matrix("low_rank[0]", a, x, (rank, features), "(R, D)")
+        _check_matrix("low_rank[1]", b, x, (classes, rank), "(C, R)")
+        _check_frozen("low_rank[0]", a)
+        _check_frozen("low_rank[1]", b)
         if not math.isfinite(factor):
-            msg = f"`low_rank` factor: {factor}; expected a finite number"
+            msg = f"`low_rank[2]`: {factor}; expected a finite number"
             raise ValueError(msg)
     if not math.isfinite(scale):
         msg = f"`scale`: {scale}; expected a finite number"

@@ -119,7 +119,7 @@ def test_adding_a_constant_to_every_logit_changes_nothing(shift):
 
 def test_equal_logits_and_extremes():
     x, w = torch.zeros(2, 4), torch.ones(10, 4)
-    assert soft_labels(x, w, None, 100.0, 1.0).tolist() == pytest.approx([[0.1] * 10] * 2)
+    assert soft_labels(x, w, None, 100.0, 1.0).flatten().tolist() == pytest.approx([0.1] * 20)
     b = torch.zeros(10)
     b[3] = 1e30
     got = soft_labels(x, w, b, 100.0, 1.0)
@@ -165,6 +165,8 @@ def test_gradient_keeps_the_dtype_of_its_input():
     assert x.grad.abs().max() > 0
 
 
+# opcheck itself reads .grad of non-leaf tensors while it traces.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("rank", [0, 2])
 @pytest.mark.parametrize("epilogue", ["softmax", "logits"])
 def test_opcheck(rank, epilogue):
@@ -221,27 +223,27 @@ REFUSED = {
     "a_shape": (
         {"low_rank": (torch.zeros(4), torch.zeros(3, 1), 1.0)},
         ValueError,
-        "`low_rank` A: shape (4,); expected (R, D) with R > 0",
+        "`low_rank[0]`: shape (4,); expected (R, D) with R > 0",
     ),
     "b_shape": (
         {"low_rank": (torch.zeros(2, 4), torch.zeros(2, 3), 1.0)},
         ValueError,
-        "`low_rank` B: shape (2, 3); expected (C, R) = (3, 2)",
+        "`low_rank[1]`: shape (2, 3); expected (C, R) = (3, 2)",
     ),
     "a_grad": (
         {"low_rank": (torch.zeros(2, 4, requires_grad=True), torch.zeros(3, 2), 1.0)},
         ValueError,
-        "`low_rank` A: requires a gradient",
+        "`low_rank[0]`: requires a gradient",
     ),
     "b_grad": (
         {"low_rank": (torch.zeros(2, 4), torch.zeros(3, 2, requires_grad=True), 1.0)},
         ValueError,
-        "`low_rank` B: requires a gradient",
+        "`low_rank[1]`: requires a gradient",
     ),
     "factor": (
         {"low_rank": (torch.zeros(2, 4), torch.zeros(3, 2), math.inf)},
         ValueError,
-        "`low_rank` factor: inf; expected a finite number",
+        "`low_rank[2]`: inf; expected a finite number",
     ),
     "scale": ({"scale": math.nan}, ValueError, "`scale`: nan; expected a finite number"),
     "temperature": (
