@@ -1,0 +1,509 @@
+"""Views: which part of which image, mixed with what, as a pure function of (seed, epoch, index).
+
+``view_table`` decides, in integers; ``render`` makes the pixels; ``mixed_labels`` reads the mixing
+back out of the table. A row of the table depends on its own coordinates and on nothing else: not on
+the rest of the batch, the worker, the rank or earlier rows. So every quantity is drawn from a
+numbered word (below) and never "until it fits": all ten tries of a random resized crop have their
+own words whether they are needed or not. float64 and only operations that every machine rounds
+alike (``hellofmt.loading.exact``), so the table is bit-identical everywhere.
+
+==============  ====  ==========================================================================
+stream          word  use
+==============  ====  ==========================================================================
+``VIEWS``       0     flip if u < ``flip``
+``VIEWS``       1, 2  top, left of the chosen crop: an integer below (free pixels + 1)
+``VIEWS``       3     permutation of the patch shuffle: an integer below (factor!)^2
+``VIEWS``       4+2t  try t = 0..9: area fraction, uniform in ``crop_scale``
+``VIEWS``       5+2t  try t = 0..9: width / height, log-uniform in ``crop_ratio``
+``MIXING``      0     mix if u < ``mix_probability``
+``MIXING``      1     partner: an integer below the number of rows
+``MIXING``      2     lambda, the share of the row itself: quantile u of Beta(alpha, alpha)
+``MIXING``      3, 4  row, column of the CutMix box's centre: integers below S
+==============  ====  ==========================================================================
+
+The crop is torchvision's ``RandomResizedCrop``: side lengths rounded half to even, the first try
+that fits, else the central crop of the nearest allowed ratio. The box is torchvision's ``CutMix``:
+half sides ``floor(S sqrt(1 - lambda) / 2)`` about the centre, cut at the border. The partner is
+drawn from the whole data set, so that it does not depend on the batch, and shows the crop and flip
+that it has itself in this epoch; its own mixing is ignored and it takes the row's permutation. A
+row that is not mixed, or whose box or weight leaves nothing of the partner, has its own columns as
+partner.
+
+Rejected: mixing inside the batch, as in CutMix's own code. It saves a second decode, which the
+cache of decoded images saves too, and would make a label depend on who else is in the batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
+
+from hellofmt.errors import UserInputError
+from hellofmt.loading.exact import MAX_BETA, beta_quantile, exp, log
+from hellofmt.rng import Stream, below, uniform, words
+from hellofmt_kernels.view_row import MAX_SHUFFLE_FACTOR, VIEW_COLUMNS, WEIGHT_ONE, ViewColumn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from hellofmt.archive.manifest import Views
+
+__all__ = ["mixed_labels", "normalise", "partners", "plain_table", "render", "view_table"]
+
+_TRIES = 10
+_FLIP, _TOP, _LEFT, _PERMUTATION, _FIRST_TRY = 0, 1, 2, 3, 4
+_VIEW_WORDS = _FIRST_TRY + 2 * _TRIES
+_MIX, _PARTNER, _LAMBDA, _CENTRE_Y, _CENTRE_X = 0, 1, 2, 3, 4
+_MIXING_WORDS = 5
+
+_OWN = slice(ViewColumn.IMAGE, ViewColumn.FLIP + 1)
+_OTHER = slice(ViewColumn.PARTNER_IMAGE, ViewColumn.PARTNER_FLIP + 1)
+_BOX = slice(ViewColumn.Y0, ViewColumn.X1 + 1)
+
+_INTERPOLATION = {
+    "nearest": InterpolationMode.NEAREST_EXACT,
+    "bilinear": InterpolationMode.BILINEAR,
+    "bicubic": InterpolationMode.BICUBIC,
+}
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """The decimals of ``Views`` as numbers, checked."""
+
+    size: int
+    scale: tuple[float, float]
+    ratio: tuple[float, float]
+    flip: float
+    mix: str
+    alpha: float
+    probability: float
+    shuffle: int
+
+
+@lru_cache(maxsize=64)
+def _rules(
+    size: int,
+    scale: tuple[str, ...],
+    ratio: tuple[str, ...],
+    flip: str,
+    mix: tuple[str, str, str],
+    shuffle: int,
+) -> _Rules:
+    rules = _Rules(
+        size=size,
+        scale=(float(scale[0]), float(scale[1])),
+        ratio=(float(ratio[0]), float(ratio[1])),
+        flip=float(flip),
+        mix=mix[0],
+        alpha=float(mix[1]),
+        probability=float(mix[2]),
+        shuffle=shuffle,
+    )
+    problems = [
+        (0 < rules.scale[0] <= rules.scale[1] <= 1, "crop_scale", "0 < low <= high <= 1", scale),
+        (0 < rules.ratio[0] <= rules.ratio[1] <= 1e4, "crop_ratio", "0 < low <= high", ratio),
+        (0 <= rules.flip <= 1, "flip", "a probability", flip),
+        (0 <= rules.probability <= 1, "mix_probability", "a probability", mix[2]),
+        (
+            rules.mix == "none" or 0 < rules.alpha <= MAX_BETA,
+            "mix_alpha",
+            f"0 < alpha <= {MAX_BETA:g}",
+            mix[1],
+        ),
+        (shuffle <= MAX_SHUFFLE_FACTOR, "shuffle", f"at most {MAX_SHUFFLE_FACTOR}", shuffle),
+        # Columns are int32, and a view of this side has more values than a tensor may.
+        (size <= 1 << 15, "size", "at most 32768 px", size),
+    ]
+    for is_good, name, expected, value in problems:
+        if not is_good:
+            text = f"`views.{name}` is out of range; expected {expected}, got {value}"
+            raise UserInputError.make("E_OPTION", text)
+    return rules
+
+
+def _rules_of(views: Views) -> _Rules:
+    mix = (views.mix, views.mix_alpha, views.mix_probability)
+    scale, ratio = tuple(views.crop_scale), tuple(views.crop_ratio)
+    return _rules(views.size, scale, ratio, views.flip, mix, views.shuffle)
+
+
+def _words(
+    seed: int, epochs: NDArray[np.int64], stream: Stream, rows: NDArray[np.int64], count: int
+) -> NDArray[np.uint64]:
+    """(N, count) words, where rows of a batch may stand in different epochs."""
+    if epochs.size and (epochs == epochs[0]).all():
+        return words(seed, int(epochs[0]), stream, rows, count)
+    out = np.empty((rows.size, count), np.uint64)
+    for epoch in np.unique(epochs):
+        at = epochs == epoch
+        out[at] = words(seed, int(epoch), stream, rows[at], count)
+    return out
+
+
+def _crops(
+    rules: _Rules,
+    word: NDArray[np.uint64],
+    heights: NDArray[np.int64],
+    widths: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """(N, 5) top, left, height, width, flip."""
+    u = uniform(word)
+    tries_area, tries_ratio = u[:, _FIRST_TRY::2], u[:, _FIRST_TRY + 1 :: 2]
+    low, high = rules.scale
+    area = (heights * widths).astype(np.float64)[:, None] * (low + tries_area * (high - low))
+    bounds = log(np.array(rules.ratio))
+    ratio = exp(bounds[0] + tries_ratio * (bounds[1] - bounds[0]))
+    try_w = np.rint(np.sqrt(area * ratio)).astype(np.int64)
+    try_h = np.rint(np.sqrt(area / ratio)).astype(np.int64)
+    fits = (try_w > 0) & (try_w <= widths[:, None]) & (try_h > 0) & (try_h <= heights[:, None])
+    first = fits.argmax(axis=1)
+    at = np.arange(heights.size)
+    # The central fallback: the whole image, or its largest part of the nearest allowed ratio.
+    shape = widths / heights
+    fallback_h = np.where(shape < rules.ratio[0], np.rint(widths / rules.ratio[0]), heights)
+    fallback_w = np.where(shape > rules.ratio[1], np.rint(heights * rules.ratio[1]), widths)
+    found = fits.any(axis=1)
+    # A rounded side of an extreme ratio may be 0.
+    h = np.where(found, try_h[at, first], np.clip(fallback_h, 1, heights)).astype(np.int64)
+    w = np.where(found, try_w[at, first], np.clip(fallback_w, 1, widths)).astype(np.int64)
+    free_h, free_w = heights - h, widths - w
+    top = np.where(found, below(word[:, _TOP], free_h + 1), free_h // 2)
+    left = np.where(found, below(word[:, _LEFT], free_w + 1), free_w // 2)
+    flip = u[:, _FLIP] < rules.flip
+    return np.stack([top, left, h, w, flip.astype(np.int64)], axis=1)
+
+
+def _boxes(
+    rules: _Rules, word: NDArray[np.uint64], share: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """(N, 4) y0, x0, y1, x1 of torchvision's CutMix box; zeros where it is empty."""
+    size = rules.size
+    half = np.floor(0.5 * np.sqrt(1.0 - share) * size).astype(np.int64)
+    y, x = below(word[:, _CENTRE_Y], size), below(word[:, _CENTRE_X], size)
+    box = np.stack([y - half, x - half, y + half, x + half], axis=1)
+    return np.where((half > 0)[:, None], np.clip(box, 0, size), 0)
+
+
+def _coordinates(
+    indices: NDArray[np.integer], epochs: NDArray[np.integer] | int, count: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    rows = np.asarray(indices, np.int64)
+    if rows.ndim != 1:
+        raise ValueError(f"`indices`: expected one dimension, got {rows.ndim}")
+    if rows.size and not (int(rows.min()) >= 0 and int(rows.max()) < count):
+        raise IndexError(f"`indices`: expected 0 to {count - 1}, got {rows.min()} to {rows.max()}")
+    return rows, np.broadcast_to(np.asarray(epochs, np.int64), rows.shape)
+
+
+def partners(
+    views: Views,
+    *,
+    seed: int,
+    epochs: NDArray[np.integer] | int,
+    indices: NDArray[np.integer],
+    count: int,
+) -> NDArray[np.int64]:
+    """Row that each view is mixed with, or the view's own row where it is not mixed.
+
+    Known before any size is: a loader whose images have unknown sizes decodes ``indices`` and these
+    rows first. ``view_table`` may still find that nothing of the partner is visible.
+
+    Args:
+        views: the rules.
+        seed: 0 <= seed < 2**64.
+        epochs: one epoch, or one per index (N,); 0 <= epoch < 2**32.
+        indices: (N,) rows of the data set.
+        count: rows in the data set.
+
+    Returns:
+        int64 (N,).
+
+    Raises:
+        UserInputError: E_OPTION, a rule is out of range.
+        IndexError: an index is out of range.
+        ValueError: a coordinate is out of range.
+    """
+    rules = _rules_of(views)
+    rows, passes = _coordinates(indices, epochs, count)
+    return _partners(rules, _mixing_words(rules, seed, passes, rows), rows, count)
+
+
+def _mixing_words(
+    rules: _Rules, seed: int, passes: NDArray[np.int64], rows: NDArray[np.int64]
+) -> NDArray[np.uint64]:
+    used = 0 if rules.mix == "none" else _MIXING_WORDS
+    return _words(seed, passes, Stream.MIXING, rows, used)
+
+
+def _partners(
+    rules: _Rules, word: NDArray[np.uint64], rows: NDArray[np.int64], count: int
+) -> NDArray[np.int64]:
+    if rules.mix == "none" or not rows.size:
+        return rows.copy()
+    is_mixed = uniform(word[:, _MIX]) < rules.probability
+    return np.where(is_mixed, below(word[:, _PARTNER], count), rows)
+
+
+def view_table(
+    views: Views,
+    *,
+    seed: int,
+    epochs: NDArray[np.integer] | int,
+    indices: NDArray[np.integer],
+    heights: NDArray[np.integer],
+    widths: NDArray[np.integer],
+    count: int,
+) -> NDArray[np.int32]:
+    """Parameters of the views (seed, epoch, index): one row of 20 integers each.
+
+    Bit-identical on every machine; the words behind each column stand in the module's docstring,
+    the meaning of the columns in ``hellofmt_kernels.view_row.ViewColumn``. Image and partner
+    columns are rows of the data set.
+
+    Args:
+        views: the rules.
+        seed: 0 <= seed < 2**64.
+        epochs: one epoch, or one per index (N,); 0 <= epoch < 2**32.
+        indices: (N,) rows of the data set; may repeat.
+        heights: (count,) pixels; only those of ``indices`` and their partners are read.
+        widths: (count,) pixels, likewise.
+        count: rows in the data set, >= 1.
+
+    Returns:
+        int32 (N, 20).
+
+    Raises:
+        UserInputError: E_OPTION, a rule is out of range.
+        IndexError: an index is out of range.
+        ValueError: a coordinate is out of range, or a size that is needed is not positive.
+    """
+    rules = _rules_of(views)
+    rows, passes = _coordinates(indices, epochs, count)
+    word = _mixing_words(rules, seed, passes, rows)
+    other = _partners(rules, word, rows, count)
+    table = np.zeros((rows.size, VIEW_COLUMNS), np.int64)
+    if not rows.size:
+        return table.astype(np.int32)
+    # Partners as further rows of one call, so that a partner cannot differ from the row it is.
+    is_mixed = other != rows
+    both = np.concatenate([rows, other[is_mixed]])
+    view_words = _words(
+        seed, np.concatenate([passes, passes[is_mixed]]), Stream.VIEWS, both, _VIEW_WORDS
+    )
+    tall, wide = np.asarray(heights, np.int64)[both], np.asarray(widths, np.int64)[both]
+    if int(tall.min()) < 1 or int(wide.min()) < 1:
+        raise ValueError("`heights`, `widths`: expected at least 1 px for every row in use")
+    crops = np.concatenate([both[:, None], _crops(rules, view_words, tall, wide)], axis=1)
+    table[:, _OWN] = table[:, _OTHER] = crops[: rows.size]
+    table[:, ViewColumn.WEIGHT] = WEIGHT_ONE
+    table[:, ViewColumn.SHUFFLE] = rules.shuffle
+    if rules.shuffle > 1:
+        table[:, ViewColumn.PERMUTATION] = below(
+            view_words[: rows.size, _PERMUTATION], math.factorial(rules.shuffle) ** 2
+        )
+    if is_mixed.any():
+        mixed = table[is_mixed]
+        share = beta_quantile(uniform(word[is_mixed, _LAMBDA]), rules.alpha)
+        if rules.mix == "cutmix":
+            mixed[:, _BOX] = _boxes(rules, word[is_mixed], share)
+            is_visible = mixed[:, ViewColumn.Y0] < mixed[:, ViewColumn.Y1]
+        else:
+            mixed[:, ViewColumn.WEIGHT] = np.rint(share * WEIGHT_ONE).astype(np.int64)
+            is_visible = mixed[:, ViewColumn.WEIGHT] < WEIGHT_ONE
+        mixed[is_visible, _OTHER] = crops[rows.size :][is_visible]
+        table[is_mixed] = mixed
+    return table.astype(np.int32)
+
+
+def plain_table(
+    indices: NDArray[np.integer], heights: NDArray[np.integer], widths: NDArray[np.integer]
+) -> NDArray[np.int32]:
+    """The views without augmentation: each whole image, unflipped, unmixed.
+
+    Args:
+        indices: (N,) rows of the data set.
+        heights: (rows of the data set,) pixels.
+        widths: likewise.
+
+    Returns:
+        int32 (N, 20), as ``view_table``.
+    """
+    rows = np.asarray(indices, np.int64)
+    table = np.zeros((rows.size, VIEW_COLUMNS), np.int32)
+    table[:, ViewColumn.IMAGE] = rows
+    table[:, ViewColumn.HEIGHT] = np.asarray(heights)[rows]
+    table[:, ViewColumn.WIDTH] = np.asarray(widths)[rows]
+    table[:, _OTHER] = table[:, _OWN]
+    table[:, ViewColumn.WEIGHT] = WEIGHT_ONE
+    table[:, ViewColumn.SHUFFLE] = 1
+    return table
+
+
+@lru_cache(maxsize=8)
+def _permutations(factor: int) -> tuple[tuple[int, ...], ...]:
+    return tuple(itertools.permutations(range(factor)))
+
+
+def _source_lines(length: int, factor: int, rank: int) -> NDArray[np.int64]:
+    """Old line at each place when ``factor`` cells are permuted; a remainder stays at the end."""
+    cell = length // factor
+    order = np.array(_permutations(factor)[rank], np.int64)
+    moved = (order[:, None] * cell + np.arange(cell)).ravel()
+    return np.concatenate([moved, np.arange(factor * cell, length)])
+
+
+def _shuffled(image: NDArray[np.uint8], factor: int, number: int) -> NDArray[np.uint8]:
+    column_rank, row_rank = divmod(number, math.factorial(factor))
+    rows = _source_lines(image.shape[0], factor, row_rank)
+    columns = _source_lines(image.shape[1], factor, column_rank)
+    return image[rows][:, columns]
+
+
+def _render_one(
+    image: NDArray[np.uint8], crop: Sequence[int], shuffle: tuple[int, int], views: Views
+) -> Tensor:
+    """(3, S, S) float32: one image's part of a view, before mixing."""
+    top, left, height, width, flip = crop
+    if shuffle[0] > 1:
+        image = _shuffled(image, *shuffle)
+    # Cropped before the conversion to float: the same pixels, and less to convert.
+    part = np.ascontiguousarray(image[top : top + height, left : left + width].transpose(2, 0, 1))
+    # The image may belong to a read-only buffer, which torch refuses to wrap silently.
+    pixels = tv.to_dtype(torch.from_numpy(part.copy()), torch.float32, scale=True)
+    pixels = tv.resize(
+        pixels,
+        [views.size, views.size],
+        interpolation=_INTERPOLATION[views.interpolation],
+        antialias=views.antialias,
+    )
+    return tv.horizontal_flip(pixels) if flip else pixels
+
+
+def _render_each(
+    images: Sequence[NDArray[np.uint8]] | Mapping[int, NDArray[np.uint8]],
+    table: NDArray[np.integer],
+    views: Views,
+) -> Tensor:
+    out = torch.empty((len(table), 3, views.size, views.size), dtype=torch.float32)
+    for target, row in zip(out, cast("list[list[int]]", table.tolist()), strict=True):
+        shuffle = (row[ViewColumn.SHUFFLE], row[ViewColumn.PERMUTATION])
+        own, other = row[_OWN], row[_OTHER]
+        y0, x0, y1, x1 = row[_BOX]
+        weight = row[ViewColumn.WEIGHT]
+        view = _render_one(images[own[0]], own[1:], shuffle, views)
+        if weight < WEIGHT_ONE or (y0 < y1 and x0 < x1):
+            partner = _render_one(images[other[0]], other[1:], shuffle, views)
+            box = partner[:, y0:y1, x0:x1]
+            if weight < WEIGHT_ONE:
+                share = weight / WEIGHT_ONE
+                view = share * view + (1.0 - share) * partner
+            view = view.clone()
+            view[:, y0:y1, x0:x1] = box
+        target.copy_(view)
+    # Bicubic weights are negative in places and overshoot at edges.
+    return out.clamp_(0.0, 1.0) if views.interpolation == "bicubic" else out
+
+
+def render(
+    images: Sequence[NDArray[np.uint8]] | Mapping[int, NDArray[np.uint8]],
+    table: NDArray[np.integer],
+    views: Views,
+) -> Tensor:
+    """Pixels of the views that ``table`` describes, as the labeler takes them: not normalised.
+
+    Per view: stored image / 255, patches shuffled (columns, then rows; lines left over by the
+    division stay in place), cropped and resized to S x S with float weights, flipped, then
+    the partner's view pasted inside the box or blended by the weight. Neighbours clamp to the crop.
+    ``nearest`` takes the pixel under each output centre; ``bicubic`` is clamped to [0, 1].
+
+    Args:
+        images: image of each data set row that the table names, uint8 (H, W, 3).
+        table: (N, 20) as from ``view_table``.
+        views: size, interpolation and antialias are read.
+
+    Returns:
+        float32 (N, 3, S, S) in [0, 1], on the CPU.
+    """
+    return _render_each(images, table, views)
+
+
+def normalise(batch: Tensor, views: Views) -> Tensor:
+    """(batch - mean) / std of ``views``, per channel: what a student is given.
+
+    Args:
+        batch: (..., 3, S, S) floating point in [0, 1], any device.
+        views: mean and std are read.
+
+    Returns:
+        A new tensor of the same shape, dtype and device.
+    """
+    mean, std = _affine(tuple(views.mean), tuple(views.std))
+    shape = (3, 1, 1)
+    m = torch.tensor(mean, dtype=batch.dtype, device=batch.device).view(shape)
+    s = torch.tensor(std, dtype=batch.dtype, device=batch.device).view(shape)
+    return (batch - m) / s
+
+
+@lru_cache(maxsize=64)
+def _affine(mean: tuple[str, ...], std: tuple[str, ...]) -> tuple[list[float], list[float]]:
+    values = [float(v) for v in std]
+    if not all(v > 0 for v in values):
+        text = f"`views.std` is out of range; expected numbers > 0, got {std}"
+        raise UserInputError.make("E_OPTION", text)
+    return [float(v) for v in mean], values
+
+
+def mixed_labels(
+    table: NDArray[np.integer],
+    labels: NDArray[np.integer] | Sequence[int],
+    classes: int,
+    *,
+    size: int,
+) -> Tensor:
+    """Hard labels of mixed views: each class's share of the view.
+
+    The partner's share is the area of its box, after the cut at the border, over S^2; outside the
+    box it is 1 - weight / 65536.
+
+    Args:
+        table: (N, 20) as from ``view_table``.
+        labels: class of every row of the data set; only rows in the table are read.
+        classes: C; every class read is in 0..C-1.
+        size: S, side of the view in pixels.
+
+    Returns:
+        float32 (N, C); rows sum to 1.
+
+    Raises:
+        UserInputError: E_DATA, a label is out of range.
+    """
+    box = np.asarray(table[:, _BOX], np.int64)
+    area = np.maximum(box[:, 2] - box[:, 0], 0) * np.maximum(box[:, 3] - box[:, 1], 0)
+    weight = table[:, ViewColumn.WEIGHT].astype(np.float64) / WEIGHT_ONE
+    share = weight * (1.0 - area / float(size * size))
+    every = np.asarray(labels)
+    own = every[table[:, ViewColumn.IMAGE]]
+    other = every[table[:, ViewColumn.PARTNER_IMAGE]]
+    if len(table) and not (
+        min(own.min(), other.min()) >= 0 and max(own.max(), other.max()) < classes
+    ):
+        low, high = min(own.min(), other.min()), max(own.max(), other.max())
+        text = f"label out of range; expected 0 to {classes - 1}, got {low} to {high}"
+        raise UserInputError.make("E_DATA", text)
+    out = np.zeros((len(table), classes), np.float64)
+    at = np.arange(len(table))
+    out[at, own] += share
+    out[at, other] += 1.0 - share
+    return torch.from_numpy(out.astype(np.float32))
