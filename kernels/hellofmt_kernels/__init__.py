@@ -11,6 +11,23 @@ interpreter, but **no kernel has been timed on a GPU**: run times there are unme
 
 from __future__ import annotations
 
-from hellofmt_kernels.ops import algorithm, soft_labels
+from hellofmt_kernels.ops import algorithm, soft_label_kl, soft_labels, views
+from hellofmt_kernels.view_row import (
+    MAX_SHUFFLE_FACTOR,
+    VIEW_COLUMNS,
+    WEIGHT_ONE,
+    ViewColumn,
+    validate_view_rows,
+)
 
-__all__ = ["algorithm", "soft_labels"]
+__all__ = [
+    "MAX_SHUFFLE_FACTOR",
+    "VIEW_COLUMNS",
+    "WEIGHT_ONE",
+    "ViewColumn",
+    "algorithm",
+    "soft_label_kl",
+    "soft_labels",
+    "validate_view_rows",
+    "views",
+]

@@ -18,11 +18,14 @@ import torch
 from torch import Tensor
 
 from hellofmt_kernels import config, reference
+from hellofmt_kernels.view_row import VIEW_COLUMNS, validate_view_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hellofmt_kernels.config import LabelAlgorithm
 
-__all__ = ["algorithm", "soft_labels"]
+__all__ = ["algorithm", "soft_label_kl", "soft_labels", "views"]
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _EPILOGUES = ("softmax", "logits")
@@ -267,3 +270,258 @@ def _soft_labels_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _soft_labels.register_autograd(_soft_labels_backward, setup_context=_soft_labels_setup)
+
+
+def soft_label_kl(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    temperature: float,
+    student: Tensor,
+    student_temperature: float = 1.0,
+    low_rank: tuple[Tensor, Tensor, float] | None = None,
+) -> Tensor:
+    """Distillation loss per row: KL(soft labels || softmax(student / student_temperature)).
+
+    The labels are those of `soft_labels` and never outlive the call; what is kept for the backward
+    pass is the gradient. The customary factor ``student_temperature**2`` and the mean over the
+    batch belong to the caller. Gradients flow to the student only.
+
+    Args:
+        x: (N, D) float16, bfloat16, float32 or float64 embeddings.
+        weight: (C, D) of x's dtype and device.
+        bias: (C,) of any floating dtype, or none; outside the scale.
+        scale: dimensionless, finite.
+        temperature: of the labels; dimensionless, finite, > 0.
+        student: (N, C) logits of any floating dtype, on x's device.
+        student_temperature: dimensionless, finite, > 0.
+        low_rank: (A (R, D), B (C, R), s), as in `soft_labels`, or none.
+
+    Returns:
+        (N,) losses in nats, >= 0 up to rounding; float64 where x or the student is, else float32.
+
+    Raises:
+        ValueError: shapes, devices or numbers do not fit; anything but the student requires a
+            gradient.
+        TypeError: a dtype is not floating point, or the weight's differs from x's.
+
+    Example:
+        >>> import torch
+        >>> x, weight = torch.eye(2), torch.eye(2)
+        >>> soft_label_kl(x, weight, None, 1.0, 1.0, student=torch.eye(2))
+        tensor([0., 0.])
+    """
+    _check_head(x, weight, bias, scale, temperature, low_rank)
+    _check_frozen("x", x)
+    if bias is not None:
+        _check_frozen("bias", bias)
+    _check_float("student", student)
+    expected = (x.shape[0], weight.shape[0])
+    if _shape(student) != expected:
+        msg = f"`student`: shape {_shape(student)}; expected (N, C) = {expected}"
+        raise ValueError(msg)
+    _check_device("student", student, x.device)
+    _check_positive("student_temperature", student_temperature)
+    a, b, factor = (None, None, 0.0) if low_rank is None else low_rank
+    needs_gradient = student.requires_grad and torch.is_grad_enabled()
+    return _soft_label_kl(
+        x,
+        weight,
+        bias,
+        a,
+        b,
+        float(factor),
+        float(scale),
+        float(temperature),
+        student,
+        float(student_temperature),
+        needs_gradient,
+    )[0]
+
+
+@torch.library.custom_op(
+    "hellofmt_kernels::soft_label_kl",
+    mutates_args=(),
+    schema=(
+        "(Tensor x, Tensor weight, Tensor? bias, Tensor? a, Tensor? b, float factor, "
+        "float scale, float temperature, Tensor student, float student_temperature, "
+        "bool needs_gradient) -> (Tensor, Tensor)"
+    ),
+)
+def _soft_label_kl(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    a: Tensor | None,
+    b: Tensor | None,
+    factor: float,
+    scale: float,
+    temperature: float,
+    student: Tensor,
+    student_temperature: float,
+    needs_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    low_rank = None if a is None or b is None else (a, b, factor)
+    loss, gradient = reference.soft_label_kl(
+        x, weight, bias, scale, temperature, student, student_temperature, low_rank
+    )
+    return loss, gradient.to(student.dtype) if needs_gradient else student.new_empty((0, 0))
+
+
+@_soft_label_kl.register_fake
+def _soft_label_kl_fake(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    a: Tensor | None,
+    b: Tensor | None,
+    factor: float,
+    scale: float,
+    temperature: float,
+    student: Tensor,
+    student_temperature: float,
+    needs_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    is_double = torch.float64 in (x.dtype, student.dtype)
+    loss = x.new_empty((x.shape[0],), dtype=torch.float64 if is_double else torch.float32)
+    return loss, student.new_empty(student.shape if needs_gradient else (0, 0))
+
+
+def _soft_label_kl_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1])
+
+
+def _soft_label_kl_backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    (gradient,) = ctx.saved_tensors
+    student = None
+    if ctx.needs_input_grad[8]:
+        student = (grad_loss[:, None] * gradient).to(gradient.dtype)
+    return None, None, None, None, None, None, None, None, student, None, None
+
+
+_soft_label_kl.register_autograd(_soft_label_kl_backward, setup_context=_soft_label_kl_setup)
+
+
+def views(
+    images: Tensor,
+    rows: Tensor,
+    size: int,
+    *,
+    antialias: bool = True,
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
+    std: Sequence[float] = (1.0, 1.0, 1.0),
+    out_dtype: torch.dtype = torch.float32,
+    channels_last: bool = False,
+) -> Tensor:
+    """Augmented views of resident images, (N, 3, S, S), one row of parameters each.
+
+    Equal to torchvision's functional transforms of each sample in float32 (shuffle of patches,
+    resized crop, flip, CutMix or MixUp with the partner's finished view, normalise) within 1e-4
+    of the value range; `hellofmt_kernels.reference.views` has the exact definition. No gradient.
+
+    Args:
+        images: (M, H, W, 3) uint8.
+        rows: (N, 20) int32, one `ViewColumn` row per view; N may be 0. Rows on the CPU are checked
+            and copied to the images' device; rows already on a GPU are trusted, because checking
+            them would stall it. Check those with `validate_view_rows` where they are made.
+        size: S > 0, pixels.
+        antialias: as torchvision's flag; without effect where no crop is larger than S.
+        mean: three numbers, subtracted from values in [0, 1]; 0 leaves them.
+        std: three numbers > 0; 1 leaves the values.
+        out_dtype: float16, bfloat16 or float32; float64 on the CPU.
+        channels_last: memory format of the result, contiguous if false.
+
+    Returns:
+        (N, 3, S, S) in ``out_dtype``; in [0, 1] if mean is 0 and std is 1.
+
+    Raises:
+        ValueError: shapes, devices or numbers do not fit, or a row on the CPU does not fit the
+            images.
+        TypeError: images are not uint8, rows not int32, or ``out_dtype`` is not floating point.
+
+    Example:
+        >>> import torch
+        >>> from hellofmt_kernels import WEIGHT_ONE, ViewColumn
+        >>> images = torch.full((1, 4, 4, 3), 255, dtype=torch.uint8)
+        >>> rows = torch.zeros(1, 20, dtype=torch.int32)
+        >>> rows[0, ViewColumn.HEIGHT] = rows[0, ViewColumn.WIDTH] = 4
+        >>> rows[0, ViewColumn.WEIGHT] = WEIGHT_ONE
+        >>> views(images, rows, size=2)[0, 0]
+        tensor([[1., 1.],
+                [1., 1.]])
+    """
+    if images.dtype != torch.uint8:
+        msg = f"`images`: dtype {images.dtype}; expected torch.uint8"
+        raise TypeError(msg)
+    if images.ndim != 4 or images.shape[3] != 3 or images.shape[1] == 0 or images.shape[2] == 0:
+        msg = f"`images`: shape {_shape(images)}; expected (M, H, W, 3), not empty"
+        raise ValueError(msg)
+    if rows.dtype != torch.int32:
+        msg = f"`rows`: dtype {rows.dtype}; expected torch.int32"
+        raise TypeError(msg)
+    if rows.ndim != 2 or rows.shape[1] != VIEW_COLUMNS:
+        msg = f"`rows`: shape {_shape(rows)}; expected (N, {VIEW_COLUMNS})"
+        raise ValueError(msg)
+    if rows.device != images.device and rows.device.type != "cpu":
+        msg = f"`rows`: on {rows.device}; expected cpu or {images.device}, where `images` is"
+        raise ValueError(msg)
+    if size < 1:
+        msg = f"`size`: {size} px; expected > 0"
+        raise ValueError(msg)
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != 3 or not all(math.isfinite(value) for value in values):
+            msg = f"`{name}`: {tuple(values)}; expected 3 finite numbers"
+            raise ValueError(msg)
+    if min(std) <= 0:
+        msg = f"`std`: {tuple(std)}; expected 3 numbers > 0"
+        raise ValueError(msg)
+    if out_dtype not in _FLOATS:
+        msg = f"`out_dtype`: {out_dtype}; expected float16, bfloat16, float32 or float64"
+        raise TypeError(msg)
+    means, stds = [float(value) for value in mean], [float(value) for value in std]
+    return _views(images, rows, size, antialias, means, stds, out_dtype, channels_last)
+
+
+@torch.library.custom_op(
+    "hellofmt_kernels::views",
+    mutates_args=(),
+    schema=(
+        "(Tensor images, Tensor rows, SymInt size, bool antialias, float[] mean, float[] std, "
+        "ScalarType dtype, bool channels_last) -> Tensor"
+    ),
+)
+def _views(
+    images: Tensor,
+    rows: Tensor,
+    size: int,
+    antialias: bool,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype,
+    channels_last: bool,
+) -> Tensor:
+    if rows.device.type == "cpu":
+        count, height, width, _ = images.shape
+        problems = validate_view_rows(rows, (count, height, width))
+        if problems:
+            msg = f"`rows`: {'; '.join(problems)}"
+            raise ValueError(msg)
+    rows = rows.to(images.device, non_blocking=True)
+    return reference.views(images, rows, size, antialias, mean, std, dtype, channels_last)
+
+
+@_views.register_fake
+def _views_fake(
+    images: Tensor,
+    rows: Tensor,
+    size: int,
+    antialias: bool,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype,
+    channels_last: bool,
+) -> Tensor:
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    shape = (rows.shape[0], 3, size, size)
+    return torch.empty(shape, dtype=dtype, device=images.device, memory_format=memory_format)

@@ -14,10 +14,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from hellofmt_kernels.view_row import WEIGHT_ONE, ViewColumn, inverse_permutations, is_mixed
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
-__all__ = ["logits", "soft_labels"]
+__all__ = ["logits", "soft_label_kl", "soft_labels", "views"]
+
+#: Numbers of one intermediate of `views`: 1 MiB of float32, which stays in a core's own cache.
+_CHUNK_NUMBERS = 1 << 18
 
 
 def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -82,3 +89,206 @@ def soft_labels(
     if epilogue == "softmax":
         z = torch.softmax(z / temperature, dim=1)
     return z.to(x.dtype if out_dtype is None else out_dtype)
+
+
+def soft_label_kl(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    temperature: float,
+    student: Tensor,
+    student_temperature: float = 1.0,
+    low_rank: tuple[Tensor, Tensor, float] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """KL(p || q) per row and its gradient, with p the soft labels and q the student's softmax.
+
+    p = softmax((scale * x W^T + b) / temperature), q = softmax(student / student_temperature);
+    the gradient with respect to the student's logits is (q - p) / student_temperature.
+
+    Args:
+        x: (N, D) floating point.
+        weight: (C, D) of the same dtype.
+        bias: (C,) floating point, or none.
+        scale: dimensionless.
+        temperature: dimensionless, > 0.
+        student: (N, C) logits, floating point.
+        student_temperature: dimensionless, > 0.
+        low_rank: as in `logits`.
+
+    Returns:
+        (N,) losses in nats and (N, C) gradients, float64 where x or the student is, else float32.
+        A class with p = 0 adds nothing to the loss.
+    """
+    z = logits(x, weight, bias, scale, low_rank)
+    dtype = torch.promote_types(z.dtype, _accumulation_dtype(student.dtype))
+    log_p = torch.log_softmax(z.to(dtype) / temperature, dim=1)
+    log_q = torch.log_softmax(student.to(dtype) / student_temperature, dim=1)
+    p = log_p.exp()
+    # 0 * -inf is not a number, and a class without probability has no information to lose.
+    terms = torch.where(p > 0, p * (log_p - log_q), torch.zeros((), dtype=dtype, device=p.device))
+    return terms.sum(dim=1), (log_q.exp() - p) / student_temperature
+
+
+def _axis_weights(
+    positions: Tensor,
+    start: Tensor,
+    length: Tensor,
+    flip: Tensor | None,
+    size: int,
+    antialias: bool,
+) -> Tensor:
+    """Weight of every stored pixel in every output pixel along one axis.
+
+    With n pixels in the crop, S outputs and m = max(n, S), or m = S without antialias, pixel j of
+    the crop counts max(0, 2m - |(2j + 1) S - (2i + 1) n|) towards output i: a triangle filter as
+    wide as the larger of the two pixels, cut at the crop's edge and divided by its sum. Until
+    that division everything is an exact integer.
+
+    Args:
+        positions: (P, L) where each stored pixel lies after the shuffle.
+        start: (P, 1) first pixel of the crop.
+        length: (P, 1) pixels of the crop.
+        flip: (P, 1) 1 where the outputs run backwards, or none.
+        size: S, outputs.
+        antialias: widen the filter where the crop is larger than the output.
+
+    Returns:
+        (P, S, L), every row of which sums to 1.
+    """
+    dtype = positions.dtype
+    j = positions - start
+    outputs = torch.arange(size, dtype=dtype, device=positions.device).expand(j.shape[0], size)
+    if flip is not None:
+        outputs = torch.where(flip > 0, size - 1 - outputs, outputs)
+    reach = length.clamp(min=size) if antialias else torch.full_like(length, size)
+    is_outside = (j < 0) | (j >= length)
+    # A position so far away that no filter reaches it: one subtraction masks the crop's outside.
+    centre = ((2 * j + 1) * size).masked_fill_(is_outside, torch.inf)
+    distance = centre[:, None, :] - ((2 * outputs + 1) * length)[:, :, None]
+    weights = distance.abs_().neg_().add_(2 * reach[:, :, None]).clamp_(min=0)
+    return weights.div_(weights.sum(dim=2, keepdim=True))
+
+
+def _positions(
+    extent: int, factor: Tensor, rank: Tensor, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """(P, extent) where the stored pixels of an axis lie after their shuffle."""
+    places = torch.arange(extent, device=device).expand(factor.shape[0], extent).clone()
+    for cells in factor.unique().tolist():
+        if cells > 1:
+            chosen = factor == cells
+            side = extent // cells
+            inverse = inverse_permutations(cells).to(device)[rank[chosen]]
+            shuffled = inverse[:, :, None] * side + torch.arange(side, device=device)
+            places[chosen] = shuffled.reshape(-1, extent)
+    return places.to(dtype)
+
+
+def _render(
+    images: Tensor, crops: Tensor, shuffles: Tensor, size: int, antialias: bool, dtype: torch.dtype
+) -> Tensor:
+    """Crops of stored images, resized and flipped: (P, S, 3, S) with values from 0 to 255.
+
+    Two batched matrix products, one per axis, with dense weights. The weights of an axis say where
+    each *stored* pixel goes, so flips and shuffles cost nothing.
+    """
+    _, height, width, _ = images.shape
+    device = images.device
+    # Integers up to 4 * extent * S must be exact.
+    exact = torch.float32 if 4 * max(height, width) * size < 2**24 else torch.float64
+    index, top, left, crop_height, crop_width, flip = crops.unbind(1)
+    y0, x0, y1, x1 = 0, 0, height, width
+    if bool((shuffles[:, 0] > 1).any()):
+        factor, number = shuffles.unbind(1)
+        orders = torch.tensor([len(inverse_permutations(max(f, 1))) for f in factor.tolist()])
+        orders = orders.to(device)
+        rows = _positions(height, factor, number % orders, exact, device)
+        columns = _positions(width, factor, number // orders, exact, device)
+    else:
+        y0, x0 = int(top.min()), int(left.min())
+        y1, x1 = int((top + crop_height).max()), int((left + crop_width).max())
+        rows = torch.arange(y0, y1, dtype=exact, device=device).expand(len(index), -1)
+        columns = torch.arange(x0, x1, dtype=exact, device=device).expand(len(index), -1)
+    top, left, crop_height, crop_width = (
+        value[:, None].to(exact) for value in (top, left, crop_height, crop_width)
+    )
+    weights_y = _axis_weights(rows, top, crop_height, None, size, antialias).to(dtype)
+    weights_x = _axis_weights(columns, left, crop_width, flip[:, None], size, antialias).to(dtype)
+    pixels = images[index, y0:y1, x0:x1].permute(0, 1, 3, 2)
+    pixels = pixels.to(dtype, memory_format=torch.contiguous_format)
+    count, used_y, _, used_x = pixels.shape
+    half = torch.bmm(weights_y, pixels.view(count, used_y, 3 * used_x))
+    full = torch.bmm(half.view(count, size * 3, used_x), weights_x.mT)
+    return full.view(count, size, 3, size)
+
+
+def views(
+    images: Tensor,
+    rows: Tensor,
+    size: int,
+    antialias: bool = True,
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
+    std: Sequence[float] = (1.0, 1.0, 1.0),
+    out_dtype: torch.dtype = torch.float32,
+    is_channels_last: bool = False,
+) -> Tensor:
+    """Views of stored images: shuffle, crop, resize, flip, mix with a partner, normalise.
+
+    What torchvision's functional transforms compute one sample at a time, in float from the
+    start: ``to_dtype(float32, scale=True)``, shuffle of patches, ``resized_crop`` (bilinear),
+    ``horizontal_flip``, the partner's finished view pasted in the box or blended by its weight,
+    ``normalize``. Neighbours outside the crop are never read.
+
+    Args:
+        images: (M, H, W, 3) uint8.
+        rows: (N, 20) integers on the same device, see `hellofmt_kernels.view_row.ViewColumn`.
+        size: S, pixels.
+        antialias: widen the filter where a crop is larger than S, as Pillow does; without effect
+            on images of at most S x S.
+        mean: per channel, subtracted from values in [0, 1].
+        std: per channel, > 0; divides the difference.
+        out_dtype: floating point; float64 is computed in float64, all others in float32.
+        is_channels_last: memory format of the result.
+
+    Returns:
+        (N, 3, S, S) in ``out_dtype``.
+    """
+    rows = rows.to(torch.int64)
+    dtype = _accumulation_dtype(out_dtype)
+    memory_format = torch.channels_last if is_channels_last else torch.contiguous_format
+    count, device = rows.shape[0], images.device
+    out = torch.empty(
+        (count, 3, size, size), dtype=out_dtype, device=device, memory_format=memory_format
+    )
+    shift = torch.tensor(mean, dtype=dtype, device=device).view(1, 1, 3, 1)
+    spread = torch.tensor(std, dtype=dtype, device=device).view(1, 1, 3, 1)
+    _, height, width, _ = images.shape
+    chunk = max(1, _CHUNK_NUMBERS // (3 * max(height, size) * max(width, size)))
+    for first in range(0, count, chunk):
+        part = rows[first : first + chunk]
+        mixed = is_mixed(part).nonzero().squeeze(1)
+        partners = part[mixed]
+        shuffles = part[:, ViewColumn.SHUFFLE : ViewColumn.PERMUTATION + 1]
+        view = _render(images, part[:, :6], shuffles, size, antialias, dtype).div_(255)
+        if len(mixed):
+            partner = _render(
+                images, partners[:, 6:12], shuffles[mixed], size, antialias, dtype
+            ).div_(255)
+            view[mixed] = _mix(view[mixed], partner, partners)
+        view.sub_(shift).div_(spread)
+        out[first : first + chunk] = view.permute(0, 2, 1, 3)
+    return out
+
+
+def _mix(own: Tensor, partner: Tensor, rows: Tensor) -> Tensor:
+    """(P, S, 3, S) views with their partners pasted in the box, or blended by the weight."""
+    at = torch.arange(own.shape[1], device=own.device)
+    y0, x0, y1, x1 = (
+        rows[:, column, None]
+        for column in (ViewColumn.Y0, ViewColumn.X0, ViewColumn.Y1, ViewColumn.X1)
+    )
+    is_inside = ((at >= y0) & (at < y1))[:, :, None] & ((at >= x0) & (at < x1))[:, None, :]
+    share = rows[:, ViewColumn.WEIGHT].to(own.dtype) / WEIGHT_ONE
+    share = share[:, None, None].expand_as(is_inside).masked_fill(is_inside, 0.0)[:, :, None]
+    return (own * share).add_(partner.mul_(1 - share))

@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from hellofmt_kernels import VIEW_COLUMNS, WEIGHT_ONE, ViewColumn, validate_view_rows, views
+from hellofmt_kernels.view_row import inverse_permutations
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def noise(count, height, width, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, height, width, 3), generator=g, dtype=torch.uint8)
+
+
+def compare(images, rows, size, torchvision, **arguments):
+    """Our error against float64, beside torchvision's own."""
+    truth = torchvision(images, rows, size, dtype=torch.float64, **arguments)
+    theirs = torchvision(images, rows, size, dtype=torch.float32, **arguments)
+    ours = views(images, rows, size, **arguments)
+    assert ours.shape == truth.shape
+    assert ours.dtype == torch.float32
+    return (ours - truth).abs().max().item(), (theirs - truth).abs().max().item()
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize(
+    ("height", "width", "size"), [(16, 16, 16), (24, 40, 32), (32, 48, 12), (50, 37, 23)]
+)
+def test_views_equal_torchvision(
+    height, width, size, antialias, make_random_rows, make_torchvision_views
+):
+    images = noise(5, height, width)
+    rows = make_random_rows(24, 5, height, width, size)
+    ours, theirs = compare(images, rows, size, make_torchvision_views, antialias=antialias)
+    assert ours <= theirs + 2e-6
+    assert ours < 2e-6
+
+
+def test_views_equal_torchvision_after_normalising(make_random_rows, make_torchvision_views):
+    images = noise(3, 20, 20)
+    rows = make_random_rows(16, 3, 20, 20, 20)
+    ours, theirs = compare(images, rows, 20, make_torchvision_views, mean=MEAN, std=STD)
+    assert ours <= theirs + 2e-6 / min(STD)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_shuffled_views_equal_torchvision(factor, make_random_rows, make_torchvision_views):
+    images = noise(3, 24, 36)
+    rows = make_random_rows(32, 3, 24, 36, 24, factor=factor)
+    ours, theirs = compare(images, rows, 24, make_torchvision_views)
+    assert ours <= theirs + 2e-6
+
+
+def test_every_permutation_at_factor_two(make_plain_rows):
+    images = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
+    images[0, :, :, 0] = torch.tensor([[0, 1], [2, 3]])
+    rows = make_plain_rows(4, 2, 2)
+    rows[:, ViewColumn.SHUFFLE] = 2
+    rows[:, ViewColumn.PERMUTATION] = torch.arange(4)
+    got = (views(images, rows, 2)[:, 0] * 255).round().to(torch.int64)
+    # Number = column rank * 2 + row rank.
+    want = [[[0, 1], [2, 3]], [[2, 3], [0, 1]], [[1, 0], [3, 2]], [[3, 2], [1, 0]]]
+    assert got.tolist() == want
+
+
+def test_permutation_numbers_are_lexicographic(make_plain_rows):
+    images = torch.zeros(1, 3, 3, 3, dtype=torch.uint8)
+    images[0, :, :, 0] = torch.arange(9).view(3, 3)
+    orders = list(itertools.permutations(range(3)))
+    rows = make_plain_rows(36, 3, 3)
+    rows[:, ViewColumn.SHUFFLE] = 3
+    rows[:, ViewColumn.PERMUTATION] = torch.arange(36)
+    got = (views(images, rows, 3)[:, 0] * 255).round().to(torch.int64)
+    for number in range(36):
+        columns, lines = orders[number // 6], orders[number % 6]
+        want = torch.arange(9).view(3, 3)[list(lines)][:, list(columns)]
+        assert got[number].equal(want)
+
+
+def test_inverse_permutations_undo():
+    for factor in (1, 2, 5):
+        for inverse, forward in zip(
+            inverse_permutations(factor).tolist(),
+            itertools.permutations(range(factor)),
+            strict=True,
+        ):
+            assert [forward[k] for k in inverse] == list(range(factor))
+
+
+def test_an_identity_crop_is_bit_equal_to_the_pixels(make_plain_rows):
+    images = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(1, 16, 16, 3)
+    got = views(images, make_plain_rows(1, 16, 16), 16)
+    assert got.equal(images.permute(0, 3, 1, 2) / 255)
+
+
+def test_a_crop_of_one_pixel_is_constant(make_plain_rows):
+    images = noise(1, 9, 9)
+    rows = make_plain_rows(1, 1, 1)
+    rows[0, [ViewColumn.TOP, ViewColumn.LEFT]] = torch.tensor([8, 3], dtype=torch.int32)
+    got = views(images, rows, 5)
+    assert got.equal((images[0, 8, 3] / 255)[None, :, None, None].expand(1, 3, 5, 5))
+
+
+def test_nothing_outside_the_crop_is_read(make_random_rows):
+    rows = make_random_rows(1, 1, 20, 20, 8)
+    rows[0, :5] = torch.tensor([0, 5, 6, 7, 9], dtype=torch.int32)
+    images = noise(1, 20, 20)
+    other = 255 - images
+    other[:, 5:12, 6:15] = images[:, 5:12, 6:15]
+    for antialias in (True, False):
+        for size in (3, 8, 40):
+            rows[0, 12:16] = 0
+            got = views(images, rows, size, antialias=antialias)
+            assert got.equal(views(other, rows, size, antialias=antialias))
+
+
+@pytest.mark.parametrize(
+    "box", [(0, 0, 6, 6), (0, 0, 1, 6), (5, 0, 6, 6), (0, 0, 6, 1), (0, 5, 6, 6), (2, 1, 4, 6)]
+)
+def test_the_box_shows_the_partner(box, make_plain_rows):
+    images = torch.zeros(2, 6, 6, 3, dtype=torch.uint8)
+    images[1] = 255
+    rows = make_plain_rows(1, 6, 6)
+    rows[0, ViewColumn.PARTNER_IMAGE] = 1
+    rows[0, 12:16] = torch.tensor(box, dtype=torch.int32)
+    want = torch.zeros(6, 6)
+    want[box[0] : box[2], box[1] : box[3]] = 1
+    assert views(images, rows, 6).equal(want.expand(1, 3, 6, 6))
+
+
+@pytest.mark.parametrize("box", [(3, 0, 3, 6), (4, 0, 2, 6), (0, 5, 6, 5), (0, 5, 6, 1)])
+def test_an_empty_box_and_a_whole_weight_ignore_the_partner(box, make_plain_rows):
+    images = noise(1, 6, 6)
+    rows = make_plain_rows(1, 6, 6)
+    rows[0, 6:12] = -7
+    rows[0, 12:16] = torch.tensor(box, dtype=torch.int32)
+    assert views(images, rows, 6).equal(images.permute(0, 3, 1, 2) / 255)
+
+
+@pytest.mark.parametrize(("weight", "want"), [(0, 1.0), (16384, 0.75), (32768, 0.5), (65536, 0.0)])
+def test_mixup_weights(weight, want, make_plain_rows):
+    images = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
+    images[1] = 255
+    rows = make_plain_rows(1, 4, 4)
+    rows[0, ViewColumn.PARTNER_IMAGE] = 1
+    rows[0, ViewColumn.WEIGHT] = weight
+    assert views(images, rows, 4).equal(torch.full((1, 3, 4, 4), want))
+
+
+def test_a_row_does_not_depend_on_its_batch(make_random_rows):
+    images = noise(6, 24, 24)
+    rows = make_random_rows(40, 6, 24, 24, 32, factor=2)
+    batch = views(images, rows, 32)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(3))
+    assert (views(images, rows[order], 32) - batch[order]).abs().max() < 2e-7
+    for n in range(40):
+        assert (views(images, rows[n : n + 1], 32) - batch[n : n + 1]).abs().max() < 2e-7
+
+
+def test_large_images_take_several_chunks(make_random_rows, make_torchvision_views):
+    images = noise(2, 260, 200)
+    rows = make_random_rows(5, 2, 260, 200, 224)
+    ours, theirs = compare(images, rows, 224, make_torchvision_views)
+    assert ours <= theirs + 2e-6
+    assert ours < 2e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_output_dtype_and_memory_format(dtype, channels_last, make_random_rows):
+    images = noise(2, 12, 12)
+    rows = make_random_rows(4, 2, 12, 12, 12)
+    exact = views(images, rows, 12, mean=MEAN, std=STD)
+    got = views(images, rows, 12, mean=MEAN, std=STD, out_dtype=dtype, channels_last=channels_last)
+    assert got.dtype == dtype
+    assert got.equal(exact.to(dtype))
+    assert got.is_contiguous() is not channels_last
+    assert got.is_contiguous(memory_format=torch.channels_last) is channels_last
+
+
+def test_no_rows_give_no_views(make_plain_rows):
+    assert views(noise(1, 4, 4), make_plain_rows(0, 4, 4), 8).shape == (0, 3, 8, 8)
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_opcheck(channels_last, make_random_rows):
+    images = noise(2, 6, 6)
+    rows = make_random_rows(4, 2, 6, 6, 6)
+    op = torch.ops.hellofmt_kernels.views.default
+    args = (images, rows, 6, True, list(MEAN), list(STD), torch.float32, channels_last)
+    torch.library.opcheck(op, args)
+
+
+BAD_ROWS = {
+    ViewColumn.IMAGE: (2, "view image 2; expected 0 to 1"),
+    ViewColumn.TOP: (1, "view crop (top, height) [1, 6]; expected within 0 to 6 px, not empty"),
+    ViewColumn.LEFT: (-1, "view crop (left, width) [-1, 9]; expected within 0 to 9 px, not empty"),
+    ViewColumn.HEIGHT: (0, "view crop (top, height) [0, 0]; expected within"),
+    ViewColumn.WIDTH: (10, "view crop (left, width) [0, 10]; expected within"),
+    ViewColumn.FLIP: (2, "view flip 2; expected 0 or 1"),
+    ViewColumn.PARTNER_IMAGE: (-1, "partner image -1; expected 0 to 1"),
+    ViewColumn.PARTNER_TOP: (1, "partner crop (top, height) [1, 6]; expected within"),
+    ViewColumn.PARTNER_LEFT: (1, "partner crop (left, width) [1, 9]; expected within"),
+    ViewColumn.PARTNER_HEIGHT: (7, "partner crop (top, height) [0, 7]; expected within"),
+    ViewColumn.PARTNER_WIDTH: (0, "partner crop (left, width) [0, 0]; expected within"),
+    ViewColumn.PARTNER_FLIP: (-1, "partner flip -1; expected 0 or 1"),
+    ViewColumn.WEIGHT: (65537, "weight 65537; expected 0 to 65536"),
+    ViewColumn.SHUFFLE: (9, "shuffle factor 9; expected 0 to 8"),
+    ViewColumn.PERMUTATION: (
+        36,
+        "(shuffle factor, permutation number) [3, 36]; expected a number below factor! squared",
+    ),
+}
+
+
+@pytest.mark.parametrize("column", BAD_ROWS)
+def test_bad_rows_are_refused(column, make_plain_rows):
+    value, message = BAD_ROWS[column]
+    rows = make_plain_rows(3, 6, 9)
+    rows[1, ViewColumn.WEIGHT] = 5
+    rows[1, ViewColumn.SHUFFLE] = 3
+    assert validate_view_rows(rows, (2, 6, 9)) == []
+    rows[1, column] = value
+    assert [problem[: len(message)] for problem in validate_view_rows(rows, (2, 6, 9))] == [message]
+    with pytest.raises(ValueError, match="rows") as caught:
+        views(noise(2, 6, 9), rows, 4)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_a_shuffle_must_divide_the_image(factor, make_plain_rows):
+    rows = make_plain_rows(2, 6, 9)
+    rows[1, ViewColumn.SHUFFLE] = factor
+    want = f"`rows`: shuffle factor {factor}; expected a divisor of 6 and 9 px"
+    with pytest.raises(ValueError, match="rows") as caught:
+        views(noise(1, 6, 9), rows, 4)
+    assert str(caught.value) == want
+
+
+def test_a_negative_shuffle_is_refused(make_plain_rows):
+    rows = make_plain_rows(1, 4, 4)
+    rows[0, ViewColumn.SHUFFLE] = -1
+    assert validate_view_rows(rows, (1, 4, 4)) == ["shuffle factor -1; expected 0 to 8"]
+
+
+REFUSED = {
+    "images_dtype": (
+        {"images": torch.zeros(1, 4, 4, 3)},
+        TypeError,
+        "`images`: dtype torch.float32; expected torch.uint8",
+    ),
+    "images_shape": (
+        {"images": torch.zeros(1, 3, 4, 4, dtype=torch.uint8)},
+        ValueError,
+        "`images`: shape (1, 3, 4, 4); expected (M, H, W, 3), not empty",
+    ),
+    "rows_dtype": (
+        {"rows": torch.zeros(1, 20)},
+        TypeError,
+        "`rows`: dtype torch.float32; expected torch.int32",
+    ),
+    "rows_shape": (
+        {"rows": torch.zeros(1, 19, dtype=torch.int32)},
+        ValueError,
+        "`rows`: shape (1, 19); expected (N, 20)",
+    ),
+    "rows_device": (
+        {"rows": torch.zeros(1, 20, dtype=torch.int32, device="meta")},
+        ValueError,
+        "`rows`: on meta; expected cpu or cpu, where `images` is",
+    ),
+    "size": ({"size": 0}, ValueError, "`size`: 0 px; expected > 0"),
+    "mean": (
+        {"mean": (0.5, 0.5)},
+        ValueError,
+        "`mean`: (0.5, 0.5); expected 3 finite numbers",
+    ),
+    "std": (
+        {"std": (math.inf, 1.0, 1.0)},
+        ValueError,
+        "`std`: (inf, 1.0, 1.0); expected 3 finite numbers",
+    ),
+    "std_zero": ({"std": (1.0, 0.0, 1.0)}, ValueError, "`std`: (1.0, 0.0, 1.0); expected 3 num"),
+    "out_dtype": (
+        {"out_dtype": torch.uint8},
+        TypeError,
+        "`out_dtype`: torch.uint8; expected float16, bfloat16, float32 or float64",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_arguments_are_refused(name, make_plain_rows):
+    change, error, message = REFUSED[name]
+    arguments = {"images": noise(1, 4, 4), "rows": make_plain_rows(1, 4, 4), "size": 4}
+    with pytest.raises(error) as caught:
+        views(**(arguments | change))
+    assert str(caught.value).startswith(message)
+
+
+def test_the_table_is_twenty_columns_in_this_order():
+    names = (
+        "IMAGE TOP LEFT HEIGHT WIDTH FLIP PARTNER_IMAGE PARTNER_TOP PARTNER_LEFT PARTNER_HEIGHT "
+        "PARTNER_WIDTH PARTNER_FLIP Y0 X0 Y1 X1 WEIGHT SHUFFLE PERMUTATION SPARE"
+    )
+    assert [column.name for column in ViewColumn] == names.split()
+    assert [int(column) for column in ViewColumn] == list(range(VIEW_COLUMNS))
+    assert WEIGHT_ONE == 2**16
