@@ -1,0 +1,24 @@
+"""Students: networks trained from an archive, by a named recipe, and measured on real images."""
+
+from __future__ import annotations
+
+from hellofmt.student.evaluate import evaluate, predict, prepare_images
+from hellofmt.student.networks import STUDENTS, ConvNet, SmallCnn, build_student
+from hellofmt.student.recipes import RECIPES, Recipe, recipe
+from hellofmt.student.train import ArrayBatches, ViewBatch, train_student
+
+__all__ = [
+    "RECIPES",
+    "STUDENTS",
+    "ArrayBatches",
+    "ConvNet",
+    "Recipe",
+    "SmallCnn",
+    "ViewBatch",
+    "build_student",
+    "evaluate",
+    "predict",
+    "prepare_images",
+    "recipe",
+    "train_student",
+]

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hellofmt.errors import UserInputError
+from hellofmt.student.networks import ConvNet, SmallCnn, build_student
+
+
+def parameters(network):
+    return sum(p.numel() for p in network.parameters())
+
+
+def test_the_small_cnn_has_the_documented_size():
+    assert parameters(SmallCnn(10)) == 94_986
+
+
+def test_convnet3_has_the_size_of_the_literature():
+    # 3 -> 128 -> 128 -> 128 with affine norms, 128 * 4 * 4 features: 320,010 at 32 px, 10 classes.
+    assert parameters(ConvNet(10, 32)) == 320_010
+
+
+def test_instance_norm_makes_images_independent():
+    torch.manual_seed(0)
+    network = ConvNet(4, 8, width=8, norm="instance").train()
+    images = torch.randn(3, 3, 8, 8)
+    torch.testing.assert_close(network(images)[:1], network(images[:1]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"size": 7}, "size: expected at least 8 pixels, got 7"),
+        ({"size": 8, "norm": "layer"}, "norm: expected `batch` or `instance`, got `layer`"),
+    ],
+)
+def test_convnet_refuses(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        ConvNet(4, **kwargs)
+
+
+def test_weights_depend_on_the_seed_alone():
+    torch.manual_seed(1)
+    first = build_student("cnn", 10, 16, seed=5)
+    state = torch.random.get_rng_state()
+    second = build_student("cnn", 10, 16, seed=5)
+    assert torch.equal(state, torch.random.get_rng_state())
+    other = build_student("cnn", 10, 16, seed=6)
+    same = [torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)]
+    assert all(same)
+    assert not torch.equal(first.head.weight, other.head.weight)
+
+
+@pytest.mark.parametrize(("size", "side"), [(32, 32), (96, 48)])
+def test_small_images_keep_their_resolution_in_a_resnet(size, side):
+    network = build_student("resnet18", 7, size).eval()
+    shapes = []
+    network.conv1.register_forward_hook(lambda _m, _i, out: shapes.append(out.shape[-1]))
+    network.layer1.register_forward_hook(lambda _m, _i, out: shapes.append(out.shape[-1]))
+    with torch.no_grad():
+        assert network(torch.zeros(1, 3, size, size)).shape == (1, 7)
+    assert shapes == [side, side if size <= 64 else side // 2]
+
+
+def test_unknown_name():
+    message = r"E_OPTION: unknown student `res\\x1bnet`; expected cnn, convnet3 or"
+    with pytest.raises(UserInputError, match=message):
+        build_student("res\x1bnet", 10, 32)

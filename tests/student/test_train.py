@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from hellofmt import rng
+from hellofmt.student.evaluate import evaluate
+from hellofmt.student.networks import build_student
+from hellofmt.student.recipes import Recipe, recipe
+from hellofmt.student.train import (
+    ArrayBatches,
+    learning_rate_factor,
+    loss_of,
+    optimiser_of,
+    positions,
+    train_student,
+)
+
+
+def softmax64(x):
+    e = np.exp(x - x.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+def test_kl_is_the_mean_divergence_without_a_temperature_factor():
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(size=(5, 7)) * 3, softmax64(random.normal(size=(5, 7)) * 2)
+    p = softmax64(logits / 4)
+    truth = (labels * np.log(labels / p)).sum(1).mean()
+    got = loss_of(
+        replace(recipe("kl"), temperature=4.0), torch.tensor(logits), torch.tensor(labels)
+    )
+    assert float(got) == pytest.approx(truth, rel=1e-12)
+
+
+def test_kl_of_labels_with_zeros_is_finite():
+    labels = torch.eye(3)
+    got = loss_of(replace(recipe("kl"), temperature=1.0), torch.zeros(3, 3), labels)
+    assert float(got) == pytest.approx(math.log(3))
+
+
+def test_mse_and_cross_entropy_add_up():
+    random = np.random.default_rng(1)
+    logits, target = random.normal(size=(4, 6)), random.normal(size=(4, 6))
+    hard = softmax64(random.normal(size=(4, 6)))
+    truth = ((logits - target) ** 2).mean() - 0.1 * (hard * np.log(softmax64(logits))).sum(1).mean()
+    tensors = [torch.tensor(x) for x in (logits, target, hard)]
+    assert float(loss_of(recipe("hello"), *tensors)) == pytest.approx(truth, rel=1e-12)
+
+
+def test_hard_labels_as_numbers_or_as_areas():
+    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    whole = torch.tensor([0, 2, 1, 1])
+    as_areas = torch.nn.functional.one_hot(whole, 3).float()
+    ce = recipe("hard")
+    torch.testing.assert_close(loss_of(ce, logits, whole), loss_of(ce, logits, as_areas))
+
+
+def test_losses_that_lack_something():
+    zeros = torch.zeros(1, 2)
+    with pytest.raises(ValueError, match="recipe: `kl` needs a temperature, got None"):
+        loss_of(recipe("kl"), zeros, zeros)
+    with pytest.raises(ValueError, match="recipe: `mse_ce` needs hard labels beside the logits"):
+        loss_of(recipe("hello"), zeros, zeros)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "at_half", "at_end"), [("cosine", 0.5, 0.0), ("half_cosine", 0.8536, 0.5)]
+)
+def test_schedules(schedule, at_half, at_end):
+    plan = Recipe("r", "ce", schedule=schedule)
+    assert learning_rate_factor(plan, 0, 100) == 1.0
+    assert learning_rate_factor(plan, 50, 100) == pytest.approx(at_half, abs=1e-4)
+    assert learning_rate_factor(plan, 100, 100) == pytest.approx(at_end, abs=1e-12)
+
+
+def test_warmup_rises_to_the_full_rate():
+    plan = Recipe("r", "ce", warmup=0.1)
+    rates = [learning_rate_factor(plan, step, 40) for step in range(6)]
+    assert rates[:5] == [pytest.approx(x) for x in (0.2, 0.4, 0.6, 0.8, 1.0)]
+    assert rates[5] < 1.0
+
+
+def test_decay_spares_biases_and_norms():
+    network = build_student("cnn", 3, 8)
+    groups = optimiser_of(network, recipe("hard")).param_groups
+    by_decay = {group["weight_decay"]: {p.ndim for p in group["params"]} for group in groups}
+    assert by_decay == {0.01: {2, 4}, 0.0: {1}}
+
+
+def test_positions_are_passes_over_shuffled_orders():
+    place = positions(3, 5, 0, 12)
+    assert place[:5, 0].tolist() == rng.order(3, 0, 5).tolist()
+    assert place[5:10, 0].tolist() == rng.order(3, 1, 5).tolist()
+    assert place[:, 1].tolist() == [0] * 5 + [1] * 5 + [2] * 2
+    assert np.array_equal(place[4:9], positions(3, 5, 4, 5))
+
+
+def test_a_batch_is_a_function_of_its_number(stripes, views):
+    pixels, labels = stripes()
+    batches = ArrayBatches(pixels, labels, 3, views(), 40, seed=2)
+    alone = batches.batch(2)
+    stream = iter(batches)
+    third = [next(stream) for _ in range(3)][2]
+    assert torch.equal(alone.views, third.views)
+    assert torch.equal(alone.hard, third.hard)
+    assert not torch.equal(alone.views, batches.batch(3).views)
+    torch.testing.assert_close(alone.hard.sum(1), torch.ones(40))
+    mean = torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)
+    std = torch.tensor([0.25, 0.5, 0.2]).view(3, 1, 1)
+    torch.testing.assert_close(alone.images, (alone.views - mean) / std)
+    assert 0 <= float(alone.views.min()) <= float(alone.views.max()) <= 1
+
+
+def test_unmixed_views_show_their_own_class(stripes, views):
+    pixels, labels = stripes()
+    plain = views(mix="none", scale=("1.0", "1.0"))
+    batch = ArrayBatches(pixels, labels, 3, plain, 24, seed=0).batch(0)
+    rows = positions(0, 24, 0, 24)[:, 0]
+    assert batch.hard.argmax(1).tolist() == labels[rows].tolist()
+    truth = torch.from_numpy(pixels[rows]).permute(0, 3, 1, 2) / 255
+    torch.testing.assert_close(batch.views, truth, rtol=0, atol=1e-6)
+
+
+def train(stripes, views, *, steps=40, seed=0):
+    pixels, labels = stripes()
+    batches = ArrayBatches(pixels, labels, 3, views(), 24, seed)
+    network = build_student("cnn", 3, 8, seed=seed)
+    losses = []
+    train_student(
+        network,
+        ((b.images, b.hard) for b in batches),
+        replace(recipe("hard"), learning_rate=3e-3),
+        steps=steps,
+        on_step=lambda step, loss: losses.append((step, float(loss))),
+    )
+    return network, losses
+
+
+def test_a_student_learns_and_can_be_repeated(stripes, views):
+    network, losses = train(stripes, views)
+    assert [step for step, _ in losses] == list(range(1, 41))
+    pixels, labels = stripes(per_class=20, seed=9)
+    untrained = build_student("cnn", 3, 8, seed=0)
+    assert evaluate(network, pixels, labels, views()) >= 95.0
+    assert evaluate(untrained, pixels, labels, views()) <= 60.0
+    again, _ = train(stripes, views)
+    assert torch.equal(network.head.weight, again.head.weight)
+
+
+def test_training_states_its_troubles(stripes, views):
+    network = build_student("cnn", 3, 8)
+    batch = (torch.zeros(2, 3, 8, 8), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="steps: expected at least 1, got 0"):
+        train_student(network, [batch], recipe("hard"), steps=0)
+    with pytest.raises(ValueError, match="batches: expected 3, got 2"):
+        train_student(network, [batch, batch], recipe("hard"), steps=3)
+    bad = (torch.full((2, 3, 8, 8), math.nan), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="loss: expected a finite number, got nan at step 0"):
+        train_student(network, [bad], recipe("hard"), steps=1)
