@@ -1,0 +1,289 @@
+"""The linear head: ``z = exp(logit_scale) * x W^T + b``, with ``W = W_start + s * B A``.
+
+A head that starts from text stores no start matrix: its rows are rebuilt from class names, prompts
+and the base's text tower, which is pinned by a digest of its own because the base's digest covers
+the image tower alone. With no delta and no bias it *is* CLIP's zero-shot classifier. A low-rank
+delta pays only while ``r < C D / (C + D)``; below that, or where text rows mean nothing, the whole
+matrix is stored, and trained as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hellofmt.archive.manifest import UNSET, Head, HeadText, decimal_string, decimal_value
+from hellofmt.archive.tensors import StoredTensor
+from hellofmt.errors import BaseModelError, SpecError, UserInputError, printable
+from hellofmt.projector import quantise
+from hellofmt.projector.lowrank import (
+    MAX_INNER,
+    Delta,
+    DeltaShape,
+    check_shapes,
+    initial_matrix,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from hellofmt.archive.classes import ClassLine
+    from hellofmt.archive.manifest import Storage
+    from hellofmt.projector.base import LoadedBase
+
+__all__ = ["LinearHead", "read_head"]
+
+_MEMBER = "__hello__/head"
+
+#: exp(logit_scale) beyond this overflows float32 logits of a cosine long before it means anything.
+MAX_LOGIT_SCALE = 20.0
+
+
+class LinearHead(nn.Module):
+    """z = exp(logit_scale) * x W^T + b over unit embeddings x.
+
+    Attributes:
+        weight: (C, D) start rows; trained only in a full stored head.
+        delta: low-rank change of the rows, or none.
+        bias: (C,), or none.
+        logit_scale: () float32, a parameter where it is trained.
+        prompts: of a head that starts from text, else empty.
+        text_digest: digest of the text tower of such a head, or none.
+    """
+
+    weight: Tensor
+    logit_scale: Tensor
+
+    def __init__(
+        self,
+        weight: Tensor,
+        *,
+        delta: Delta | None,
+        bias: Tensor | None,
+        logit_scale: float,
+        train_scale: bool,
+        prompts: Sequence[str] = (),
+        text_digest: str | None = None,
+    ) -> None:
+        """Take the parts; a stored start without a delta is trained, any other start is frozen."""
+        super().__init__()
+        is_full = text_digest is None and delta is None
+        self.weight = nn.Parameter(weight, requires_grad=is_full)
+        self.delta = delta
+        self.bias = None if bias is None else nn.Parameter(bias)
+        scale = torch.tensor(logit_scale, dtype=torch.float32)
+        self.logit_scale = nn.Parameter(scale, requires_grad=train_scale)
+        self.prompts = tuple(prompts)
+        self.text_digest = text_digest
+
+    @classmethod
+    def build(
+        cls,
+        base: LoadedBase,
+        classes: Sequence[ClassLine],
+        *,
+        start: str,
+        rank: int | None,
+        prompts: Sequence[str],
+        bias: bool,
+        train_scale: bool,
+        seed: int,
+        index: int,
+    ) -> LinearHead:
+        """The head that training starts from.
+
+        Args:
+            base: gives the text rows and the scale.
+            classes: their first names go into the prompts.
+            start: ``"text"`` or ``"stored"``. A stored start has the text rows of a base with a
+                text tower, else uniform rows from counter words.
+            rank: of the delta; none for no delta (text) or a full trained matrix (stored).
+            prompts: templates with ``{}``.
+            bias: whether to train one; it starts at 0.
+            train_scale: whether ``logit_scale`` is trained; it starts at the base's.
+            seed: of the initial values.
+            index: number of the head among the projector's initial matrices.
+
+        Returns:
+            The head.
+
+        Raises:
+            UserInputError: E_OPTION, an unknown start, a rank out of range, or a start from text
+                where the base has no text tower.
+        """
+        count, dim = len(classes), base.embed_dim
+        if start not in {"text", "stored"}:
+            raise UserInputError.make(
+                "E_OPTION", f"head start: expected `text` or `stored`, got `{printable(start)}`"
+            )
+        if rank is not None and not 1 <= rank <= MAX_INNER:
+            raise UserInputError.make(
+                "E_OPTION", f"head rank: expected from 1 to {MAX_INNER}, got {rank}"
+            )
+        if count < 1:
+            raise UserInputError.make("E_OPTION", "classes: expected at least one, got none")
+        if start == "text" or base.has_text:
+            weight = base.text_rows([line.names[0] for line in classes], prompts)
+        else:
+            weight = initial_matrix((count, dim), seed=seed, index=index + 1)
+        delta = None
+        if rank is not None:
+            shape = DeltaShape("weight", (count, dim), (rank, dim), (count, rank))
+            delta = Delta.start(shape, seed=seed, index=index)
+        return cls(
+            weight,
+            delta=delta,
+            bias=torch.zeros(count) if bias else None,
+            logit_scale=base.logit_scale,
+            train_scale=train_scale,
+            prompts=prompts if start == "text" else (),
+            text_digest=base.text_digest if start == "text" else None,
+        )
+
+    @property
+    def start(self) -> str:
+        """``"text"`` or ``"stored"``."""
+        return "stored" if self.text_digest is None else "text"
+
+    @property
+    def classes(self) -> int:
+        """Number of classes C."""
+        return self.weight.shape[0]
+
+    def merged(self) -> Tensor:
+        """(C, D) float32: the rows with their delta."""
+        return self.weight if self.delta is None else self.delta(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits before the temperature.
+
+        Args:
+            x: (N, D) float32 unit rows.
+
+        Returns:
+            (N, C) float32.
+        """
+        logits = self.logit_scale.exp() * (x @ self.merged().T)
+        return logits if self.bias is None else logits + self.bias
+
+    def store(self, storage: Storage, temperature: float) -> tuple[Head, dict[str, StoredTensor]]:
+        """The head as manifest entry and section.
+
+        Args:
+            storage: of factors and of a stored start.
+            temperature: default T of the labels.
+
+        Returns:
+            The manifest's ``head`` and the tensors of section ``head``.
+
+        Raises:
+            UserInputError: E_OPTION, a value that ``storage`` cannot hold.
+        """
+        tensors = {"logit_scale": _vector(self.logit_scale.reshape(1))}
+        if self.bias is not None:
+            tensors["bias"] = _vector(self.bias)
+        text: HeadText | Any = UNSET
+        if self.text_digest is None:
+            tensors |= quantise.write_matrix("weight", self.weight, storage)
+        else:
+            text = HeadText(prompts=list(self.prompts), tower=self.text_digest)
+        a_shape, b_shape = UNSET, UNSET
+        scale = 1.0
+        if self.delta is not None:
+            a, b = self.delta.a, self.delta.b
+            scale = self.delta.scale
+            tensors |= quantise.write_factors("weight", b, a, storage)
+            a_shape, b_shape = list(a.shape), list(b.shape)
+        head = Head(
+            bias=self.bias is not None,
+            scale=decimal_string(scale),
+            start="stored" if self.text_digest is None else "text",
+            storage=storage,
+            temperature=decimal_string(temperature),
+            a=a_shape,
+            b=b_shape,
+            text=text,
+        )
+        return head, tensors
+
+
+def _vector(tensor: Tensor) -> StoredTensor:
+    return StoredTensor.from_numpy(tensor.detach().to("cpu", torch.float32).contiguous().numpy())
+
+
+def read_head(
+    head: Head,
+    tensors: Mapping[str, NDArray[Any]],
+    base: LoadedBase,
+    names: Sequence[str],
+) -> LinearHead:
+    """The head of an archive, dequantised to float32.
+
+    Args:
+        head: manifest entry.
+        tensors: of section ``head``.
+        base: rebuilds the rows of a head that starts from text.
+        names: first name of every class.
+
+    Returns:
+        The head, trainable as it was.
+
+    Raises:
+        BaseModelError: E_BASE_WEIGHTS, the base's text tower is missing or another one.
+        SpecError: E_TENSOR or E_RANK, tensors do not fit the classes and the base.
+    """
+    count, dim = len(names), base.embed_dim
+    prompts: list[str] = []
+    text_digest = None
+    if head.text is not UNSET:
+        prompts, text_digest = head.text.prompts, head.text.tower
+        if base.text_digest != text_digest:
+            raise BaseModelError.make(
+                "E_BASE_WEIGHTS",
+                f"text tower of base `{printable(base.spec.name)}` differs; expected {text_digest},"
+                f" got {base.text_digest or 'none'}",
+            )
+        weight = base.text_rows(names, prompts)
+    else:
+        weight = quantise.read_matrix(tensors, "weight", (count, dim), head.storage, _MEMBER)
+    delta = None
+    if head.a is not UNSET and head.b is not UNSET:
+        a_shape, b_shape = tuple(head.a), tuple(head.b)
+        check_shapes("weight", (count, dim), a_shape, b_shape, member=_MEMBER)
+        a = quantise.read_matrix(tensors, "weight::A", a_shape, head.storage, _MEMBER)
+        b = quantise.read_matrix(tensors, "weight::B", b_shape, head.storage, _MEMBER)
+        delta = Delta("weight", a, b, decimal_value(head.scale))
+    logit_scale = float(_read_vector(tensors, "logit_scale", 1)[0])
+    if not (math.isfinite(logit_scale) and abs(logit_scale) <= MAX_LOGIT_SCALE):
+        raise SpecError.make(
+            "E_TENSOR",
+            f"`logit_scale` is {logit_scale:g}; expected at most {MAX_LOGIT_SCALE:g} in size",
+            member=_MEMBER,
+        )
+    bias = torch.from_numpy(_read_vector(tensors, "bias", count)) if head.bias else None
+    return LinearHead(
+        weight,
+        delta=delta,
+        bias=bias,
+        logit_scale=logit_scale,
+        train_scale=True,
+        prompts=prompts,
+        text_digest=text_digest,
+    )
+
+
+def _read_vector(
+    tensors: Mapping[str, NDArray[Any]], name: str, length: int
+) -> NDArray[np.float32]:
+    given = tensors[name].shape if name in tensors else None
+    if given != (length,):
+        raise SpecError.make(
+            "E_TENSOR", f"tensor `{name}`: expected shape {(length,)}, got {given}", member=_MEMBER
+        )
+    return np.array(tensors[name], np.float32)

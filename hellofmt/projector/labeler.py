@@ -1,0 +1,375 @@
+"""Serving labels: every delta merged once, then plain inference and one fused head.
+
+A labeler holds a copy of the image tower with merged weights, so no delta, dequantisation or file
+is left in the path of a batch. Labels are made without autograd and returned as ordinary tensors:
+an inference tensor could not be saved by the loss of the student that learns from it.
+
+Probes guard what digests cannot see: another activation, another resize, another normalisation or a
+delta applied twice give plausible, wrong labels and no error. A labeler built from a file first
+labels generated pictures, takes them through the whole path, and compares with the logits that the
+writer stored. Tolerances are constants here, never values of the file.
+"""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+import hellofmt_kernels
+from hellofmt.archive.manifest import UNSET, decimal_value
+from hellofmt.archive.probes import probe_images
+from hellofmt.errors import BaseModelError, UserInputError
+from hellofmt.projector.base import base_of
+from hellofmt.projector.head import read_head
+from hellofmt.projector.lowrank import merge_, read_deltas
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from hellofmt.archive import HelloFile
+    from hellofmt.archive.manifest import Adapter, Head
+    from hellofmt.projector.base import LoadedBase
+    from hellofmt.projector.head import LinearHead
+    from hellofmt.projector.lowrank import Delta
+
+__all__ = ["Labeler"]
+
+# Largest difference of a logit on the cosine scale, by how the numbers were computed. Measured on
+# a 12-layer transformer against float64: float32 6e-8, bfloat16 1.5e-3; the rest is room for other
+# machines, which add in another order.
+TOLERANCE_CPU = 1e-4
+TOLERANCE_GPU = 5e-4
+TOLERANCE_TF32 = 3e-3
+TOLERANCE_HALF = 2e-2
+
+
+class Labeler:
+    """Views to soft labels: softmax((exp(logit_scale) * normalise(E(v)) W^T + b) / T).
+
+    Attributes:
+        temperature: default T, dimensionless.
+        classes: number of classes C.
+        device: where it runs; views are moved there.
+        dtype: of the image tower and of the embeddings.
+    """
+
+    def __init__(
+        self,
+        base: LoadedBase,
+        deltas: Sequence[Delta],
+        head: LinearHead,
+        *,
+        temperature: float,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Merge ``deltas`` into a copy of the base, in float32, then move and cast.
+
+        Args:
+            base: float32 base; not modified.
+            deltas: of its image tower.
+            head: of its embeddings.
+            temperature: default T, > 0.
+            device: where to run.
+            dtype: of the image tower; float32 if none.
+
+        Raises:
+            UserInputError: E_OPTION, CUDA in a forked worker.
+        """
+        self.device = torch.device(device)
+        refuse_fork(self.device, os.getpid())
+        self.dtype = dtype or torch.float32
+        self.temperature = temperature
+        self._pid = os.getpid()
+        self._preprocess = base.spec.preprocess
+        encoder = copy.deepcopy(base.encoder)
+        merge_(encoder.visual, deltas)
+        encoder = encoder.to(self.device).eval().requires_grad_(requires_grad=False)
+        # Only the tower: views are resized and normalised in float32.
+        encoder.visual.to(self.dtype)
+        self._encoder = encoder
+        with torch.no_grad():
+            rows = head.merged().detach().float()
+            self._norms = rows.norm(dim=1).cpu()
+            self._weight = rows.to(self.device, self.dtype, copy=True)
+            self._bias = None if head.bias is None else head.bias.detach().to(self.device).clone()
+            self._scale = float(head.logit_scale.detach().double().exp())
+        self.classes = int(rows.shape[0])
+
+    @classmethod
+    def from_file(
+        cls,
+        file: HelloFile | str | os.PathLike[str],
+        base: str | Path | LoadedBase | nn.Module | None = None,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        check_probes: bool = True,
+    ) -> Labeler:
+        """The labeler of an archive.
+
+        Args:
+            file: an open archive, or the path of one.
+            base: where its base is, as for `hellofmt.projector.load_base`; not needed for seeded
+                and embedded bases.
+            device: where to run.
+            dtype: of the image tower; float32 if none.
+            check_probes: compare with the stored logits of the generated probes.
+
+        Returns:
+            The labeler, its probes checked.
+
+        Raises:
+            BaseModelError: E_BASE_MISSING, E_BASE_CONFIG, E_BASE_PREPROC, E_BASE_WEIGHTS: the base
+                is absent or another one; E_BASE_PROBES: it computes other logits.
+            SpecError: E_TENSOR, E_RANK: tensors do not fit the base.
+            UserInputError: E_OPTION, the archive has no projector, or CUDA in a forked worker.
+        """
+        if isinstance(file, (str, os.PathLike)):
+            from hellofmt.archive import open_archive
+
+            with open_archive(file) as opened:
+                return cls.from_file(
+                    opened, base, device=device, dtype=dtype, check_probes=check_probes
+                )
+        loaded = base_of(file, base)
+        adapter, head = projector_entries(file)
+        names = [names[0] for names in file.classes.names]
+        labeler = cls.assembled(
+            loaded,
+            adapter,
+            file.tensors("adapter"),
+            head,
+            file.tensors("head"),
+            names,
+            device=device,
+            dtype=dtype,
+        )
+        if check_probes:
+            labeler.check_probes(file.tensors("probes")["logits"])
+        return labeler
+
+    @classmethod
+    def assembled(
+        cls,
+        base: LoadedBase,
+        adapter: Adapter,
+        adapter_tensors: Mapping[str, NDArray[Any]],
+        head: Head,
+        head_tensors: Mapping[str, NDArray[Any]],
+        names: Sequence[str],
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> Labeler:
+        """The labeler of stored parts, which is what a reader of them computes.
+
+        Args:
+            base: checked base.
+            adapter: manifest entry of the deltas.
+            adapter_tensors: section ``adapter``.
+            head: manifest entry of the head.
+            head_tensors: section ``head``.
+            names: first name of every class.
+            device: where to run.
+            dtype: of the image tower; float32 if none.
+
+        Returns:
+            The labeler; no probes checked.
+
+        Raises:
+            SpecError: E_TENSOR, E_RANK: tensors do not fit the base.
+            BaseModelError: E_BASE_WEIGHTS, another text tower.
+            UserInputError: E_OPTION, CUDA in a forked worker.
+        """
+        deltas = read_deltas(adapter, adapter_tensors, parameter_shapes(base.visual))
+        linear = read_head(head, head_tensors, base, names)
+        return cls(
+            base,
+            deltas,
+            linear,
+            temperature=decimal_value(head.temperature),
+            device=device,
+            dtype=dtype,
+        )
+
+    @property
+    def kernel(self) -> str:
+        """Name of the algorithm that makes the labels of a usual batch, such as ``"reference"``."""
+        features = self._weight.shape[1]
+        return hellofmt_kernels.algorithm(128, features, self.classes, self.device, self.dtype)
+
+    def logits(self, views: Tensor) -> Tensor:
+        """Logits before the temperature.
+
+        Args:
+            views: (N, 3, S, S) float32 in [0, 1], finished views before any normalisation.
+
+        Returns:
+            (N, C) float32 on the labeler's device, without gradient.
+
+        Raises:
+            UserInputError: E_DATA, not such a batch; E_OPTION, CUDA in a forked worker.
+        """
+        return self._run(views, 1.0, "logits")
+
+    def labels(self, views: Tensor, temperature: float | None = None) -> Tensor:
+        """Soft labels: softmax(logits / T).
+
+        Args:
+            views: (N, 3, S, S) float32 in [0, 1], finished views before any normalisation.
+            temperature: T > 0; the archive's if none.
+
+        Returns:
+            (N, C) float32 on the labeler's device, rows sum to 1 within 1e-6, without gradient.
+
+        Raises:
+            UserInputError: E_DATA, not such a batch; E_OPTION, CUDA in a forked worker.
+            ValueError: the temperature is not a finite number > 0.
+        """
+        return self._run(views, self.temperature if temperature is None else temperature, "softmax")
+
+    def _run(self, views: Tensor, temperature: float, epilogue: str) -> Tensor:
+        refuse_fork(self.device, self._pid)
+        with torch.inference_mode():
+            x = self._encoder(views.to(self.device)).to(self.dtype)
+            out = hellofmt_kernels.soft_labels(
+                x,
+                self._weight,
+                self._bias,
+                self._scale,
+                temperature,
+                out_dtype=torch.float32,
+                epilogue=epilogue,
+            )
+        # A clone made outside is an ordinary tensor, which autograd may save.
+        return out.clone()
+
+    def probe_logits(self, count: int) -> NDArray[np.float32]:
+        """Logits of the generated probes, as an archive stores them.
+
+        Args:
+            count: number of probes P.
+
+        Returns:
+            (P, C) float32.
+        """
+        pictures = probe_images(self._preprocess.size, count)
+        views = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(torch.float32) / 255.0
+        # One at a time: probes are larger than views, and few.
+        logits = [self.logits(view[None]) for view in views]
+        return torch.cat(logits).cpu().numpy()
+
+    def check_probes(self, stored: NDArray[np.float32]) -> None:
+        """Compare with stored probe logits, on the cosine scale (z - b) / (exp(scale) |W_c|).
+
+        Args:
+            stored: (P, C) float32.
+
+        Raises:
+            BaseModelError: E_BASE_PROBES, a difference is above the tolerance of this device and
+                dtype.
+        """
+        if stored.ndim != 2 or stored.shape[1] != self.classes:
+            raise BaseModelError.make(
+                "E_BASE_PROBES",
+                f"probe logits have shape {stored.shape}; expected (P, {self.classes})",
+            )
+        got = self.probe_logits(stored.shape[0]).astype(np.float64)
+        # A row of zeros has no cosine; its logit is the bias alone, compared as it is.
+        norms = self._norms.double().numpy()
+        scale = self._scale * np.where(norms > 1e-12, norms, 1.0 / self._scale)
+        error = np.abs(got - stored.astype(np.float64)) / scale
+        worst, allowed = float(error.max()), self._tolerance()
+        # Written so that NaN fails.
+        if not worst <= allowed:
+            probe, cls = (int(i) for i in np.unravel_index(int(error.argmax()), error.shape))
+            raise BaseModelError.make(
+                "E_BASE_PROBES",
+                f"the label function computes other logits than its writer did: probe {probe}, "
+                f"class {cls} differs by {worst:.2g} on the cosine scale; expected at most "
+                f"{allowed:.0e} ({self._mode()}); the usual causes are another activation "
+                "(QuickGELU), resize, channel order or normalisation",
+            )
+
+    def _mode(self) -> str:
+        if self.dtype != torch.float32:
+            return str(self.dtype).removeprefix("torch.")
+        if self.device.type == "cpu":
+            return "float32 on a CPU"
+        return "float32 on a GPU" + (", TF32" if _is_tf32() else "")
+
+    def _tolerance(self) -> float:
+        if self.dtype != torch.float32:
+            return TOLERANCE_HALF
+        if self.device.type == "cpu":
+            return TOLERANCE_CPU
+        return TOLERANCE_TF32 if _is_tf32() else TOLERANCE_GPU
+
+
+def _is_tf32() -> bool:
+    """Whether float32 products on a GPU may be rounded to TF32; unknown counts as yes."""
+    try:
+        return bool(torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
+    except RuntimeError:
+        # torch refuses the question once its newer precision settings are in use.
+        return True
+
+
+def parameter_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """State-dict names and shapes of the parameters of ``module``."""
+    return {name: tuple(p.shape) for name, p in module.named_parameters()}
+
+
+def projector_entries(file: HelloFile) -> tuple[Adapter, Head]:
+    """The manifest's ``adapter`` and ``head``.
+
+    Args:
+        file: an open archive.
+
+    Returns:
+        Both entries.
+
+    Raises:
+        UserInputError: E_OPTION, the archive has no projector.
+    """
+    adapter, head = file.manifest.adapter, file.manifest.head
+    if adapter is UNSET or head is UNSET:
+        raise UserInputError.make(
+            "E_OPTION", "the archive has no projector; expected one to make soft labels"
+        )
+    return adapter, head
+
+
+def refuse_fork(device: torch.device, pid: int) -> None:
+    """Refuse CUDA in a worker that was forked.
+
+    Args:
+        device: where labels are to be made.
+        pid: process that built the labeler.
+
+    Raises:
+        UserInputError: E_OPTION, CUDA cannot work here.
+    """
+    if device.type != "cuda":
+        return
+    is_forked = pid != os.getpid() or (
+        get_worker_info() is not None and multiprocessing.get_start_method() == "fork"
+    )
+    if is_forked:
+        raise UserInputError.make(
+            "E_OPTION",
+            "labels on CUDA cannot be made in a forked DataLoader worker; expected labels='none' "
+            "in the workers and `hellofmt.soft_batches(loader, labeler)` in the main process",
+        )

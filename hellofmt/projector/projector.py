@@ -1,0 +1,262 @@
+"""The label function while it is made: base, trainable deltas, trainable head.
+
+``forward`` is differentiable in the low-rank factors, the head and nothing else; the tower stays in
+eval mode whatever mode the projector is put in, because batch-norm statistics that moved during a
+fit would silently become part of the payload. ``part`` quantises, reads its own bytes back the way
+a reader will, and stores *those* logits as probes: what is promised is what a reader computes, not
+what the writer had in float32.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hellofmt.archive.manifest import UNSET, Adapter, Target, decimal_string, decimal_value
+from hellofmt.errors import UserInputError
+from hellofmt.projector import quantise
+from hellofmt.projector.base import base_of
+from hellofmt.projector.head import LinearHead, read_head
+from hellofmt.projector.labeler import Labeler, parameter_shapes, projector_entries
+from hellofmt.projector.lowrank import Delta, delta_shapes, read_deltas
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from hellofmt.archive import HelloFile, ProjectorPart
+    from hellofmt.archive.classes import ClassLine
+    from hellofmt.archive.manifest import Storage
+    from hellofmt.archive.tensors import StoredTensor
+    from hellofmt.projector.base import LoadedBase
+
+__all__ = ["Projector"]
+
+
+class Projector(nn.Module):
+    """z = exp(logit_scale) * normalise(E_delta(v)) W^T + b, trainable in the low-rank factors.
+
+    Attributes:
+        base: the frozen base; not modified, unless the projector is moved to another device.
+        deltas: one per adapted parameter, sorted by name.
+        head: the linear head.
+        names: first name of every class.
+        temperature: default T of the labels.
+    """
+
+    def __init__(
+        self,
+        base: LoadedBase,
+        deltas: Sequence[Delta],
+        head: LinearHead,
+        *,
+        names: Sequence[str],
+        temperature: float,
+    ) -> None:
+        """Join the parts; see `build` and `from_file`."""
+        super().__init__()
+        self.base = base
+        self.encoder = base.encoder
+        self.deltas = nn.ModuleList(sorted(deltas, key=lambda delta: delta.param))
+        self.head = head
+        self.names = tuple(names)
+        self.temperature = temperature
+        self.train()
+
+    @classmethod
+    def build(
+        cls,
+        base: LoadedBase,
+        classes: Sequence[ClassLine],
+        *,
+        targets: str | Sequence[str] = "all",
+        rank: int = 8,
+        head_rank: int | None = None,
+        start: str = "text",
+        prompts: Sequence[str] = ("a photo of a {}.",),
+        bias: bool = True,
+        train_scale: bool = True,
+        temperature: float,
+        seed: int,
+    ) -> Self:
+        """A projector before training: CLIP's zero-shot classifier where it starts from text.
+
+        Args:
+            base: frozen base.
+            classes: their first names go into the prompts.
+            targets: what is adapted: ``"paper"``, ``"transformer"``, ``"all"`` or shell patterns
+                over state-dict names; see `hellofmt.projector.lowrank.delta_shapes`.
+            rank: of the deltas.
+            head_rank: of the head's delta; none leaves text rows frozen and trains a stored matrix
+                in full.
+            start: ``"text"``, or ``"stored"`` for a base without a useful text tower.
+            prompts: templates; ``{}`` stands for the class name.
+            bias: train a bias.
+            train_scale: train ``logit_scale``; else it stays the base's.
+            temperature: default T of the labels, > 0.
+            seed: of the initial factors, 0 <= seed < 2**64.
+
+        Returns:
+            The projector.
+
+        Raises:
+            UserInputError: E_OPTION, an argument does not fit the base.
+        """
+        if not (temperature > 0 and np.isfinite(temperature)):
+            raise UserInputError.make(
+                "E_OPTION", f"temperature: expected a finite number > 0, got {temperature}"
+            )
+        shapes = delta_shapes(parameter_shapes(base.visual), targets, rank)
+        deltas = [Delta.start(shape, seed=seed, index=i) for i, shape in enumerate(shapes)]
+        head = LinearHead.build(
+            base,
+            classes,
+            start=start,
+            rank=head_rank,
+            prompts=prompts,
+            bias=bias,
+            train_scale=train_scale,
+            seed=seed,
+            index=len(shapes),
+        )
+        names = [line.names[0] for line in classes]
+        return cls(base, deltas, head, names=names, temperature=temperature)
+
+    @classmethod
+    def from_file(
+        cls, file: HelloFile, base: str | Path | LoadedBase | nn.Module | None = None
+    ) -> Self:
+        """The projector of an archive, dequantised, ready to be trained further.
+
+        Args:
+            file: an open archive.
+            base: where its base is; see `hellofmt.projector.base_of`.
+
+        Returns:
+            The projector; probes are not checked.
+
+        Raises:
+            BaseModelError: the base is absent or another one.
+            SpecError: E_TENSOR, E_RANK: tensors do not fit the base.
+            UserInputError: E_OPTION, the archive has no projector.
+        """
+        loaded = base_of(file, base)
+        adapter, head = projector_entries(file)
+        names = [names[0] for names in file.classes.names]
+        return cls(
+            loaded,
+            read_deltas(adapter, file.tensors("adapter"), parameter_shapes(loaded.visual)),
+            read_head(head, file.tensors("head"), loaded, names),
+            names=names,
+            temperature=decimal_value(head.temperature),
+        )
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of deltas and head; the base stays in eval mode."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    def forward(self, views: Tensor) -> Tensor:
+        """Logits, differentiable in factors, bias, scale and a full stored head.
+
+        Args:
+            views: (N, 3, S, S) float32 in [0, 1], finished views before any normalisation.
+
+        Returns:
+            (N, C) float32.
+
+        Raises:
+            UserInputError: E_DATA, not such a batch.
+        """
+        adapted = {
+            f"visual.{delta.param}": delta(self.encoder.visual.get_parameter(delta.param))
+            for delta in self._deltas()
+        }
+        x = torch.func.functional_call(self.encoder, adapted, (views,))
+        return self.head(x)
+
+    def _deltas(self) -> list[Delta]:
+        return [delta for delta in self.deltas if isinstance(delta, Delta)]
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """What an optimiser gets: factors, bias, scale, and the matrix of a full stored head."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def trained_count(self) -> int:
+        """Number of trained values."""
+        return sum(p.numel() for p in self.trained_parameters())
+
+    def labeler(self, device: str | torch.device = "cpu") -> Labeler:
+        """A labeler of the present, unquantised factors; later training does not change it.
+
+        Args:
+            device: where it runs.
+
+        Returns:
+            The labeler.
+        """
+        return Labeler(
+            self.base, self._deltas(), self.head, temperature=self.temperature, device=device
+        )
+
+    def part(self, storage: Storage = "float16", probes: int = 2) -> ProjectorPart:
+        """Everything an archive stores of this projector.
+
+        Args:
+            storage: of every factor and of a stored start.
+            probes: how many generated pictures get their logits stored.
+
+        Returns:
+            For `hellofmt.archive.write_archive`.
+
+        Raises:
+            UserInputError: E_OPTION, a value that ``storage`` cannot hold, or no probes.
+        """
+        from hellofmt.archive import ProjectorPart
+
+        if probes < 1:
+            raise UserInputError.make("E_OPTION", f"probes: expected at least 1, got {probes}")
+        adapter_tensors: dict[str, StoredTensor] = {}
+        targets: list[Target] = []
+        for delta in self._deltas():
+            tensors = quantise.write_factors(delta.param, delta.b, delta.a, storage)
+            adapter_tensors |= tensors
+            targets.append(
+                Target(
+                    a=list(delta.a.shape),
+                    b=list(delta.b.shape),
+                    param=delta.param,
+                    scale=decimal_string(delta.scale),
+                    shape=list(self.encoder.visual.get_parameter(delta.param).shape),
+                    storage=storage,
+                )
+            )
+        adapter = Adapter(targets=targets)
+        head, head_tensors = self.head.store(storage, self.temperature)
+        reader = Labeler.assembled(
+            self.base,
+            adapter,
+            {name: tensor.numpy() for name, tensor in adapter_tensors.items()},
+            head,
+            {name: tensor.numpy() for name, tensor in head_tensors.items()},
+            self.names,
+        )
+        spec = self.base.spec
+        is_embedded = spec.kind == "embedded"
+        if head.start == "stored" and spec.text is not UNSET:
+            # Readers of a stored head need no text tower, so none is described to be generated.
+            spec = msgspec.structs.replace(spec, text=UNSET)
+        return ProjectorPart(
+            base=spec,
+            adapter=adapter,
+            head=head,
+            adapter_tensors=adapter_tensors,
+            head_tensors=head_tensors,
+            probe_logits=reader.probe_logits(probes),
+            base_tensors=self.base.stored_tensors() if is_embedded else None,
+        )

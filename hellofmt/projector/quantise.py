@@ -1,0 +1,211 @@
+"""Matrices at 32, 16, 8 or 4 bits per value, with one float32 scale per row below 16.
+
+Per row, because the rows of a low-rank factor differ in size by orders of magnitude once the
+product is balanced: with ``B A = U S V^T``, the factors ``B' = U sqrt(S)`` and ``A' = sqrt(S) V^T``
+share the singular values evenly, so that neither side's rounding dominates. Symmetric, without a
+zero point: factors are centred, and 0 stays 0. Rejected: scales per tensor (small singular
+directions vanish at 8 bits), scales per group (more bytes than they save at ranks this small).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hellofmt.archive.tensors import StoredTensor
+from hellofmt.errors import SpecError, UserInputError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from hellofmt.archive.manifest import Storage
+
+__all__ = ["balance", "dequantise", "quantise", "read_matrix", "write_factors", "write_matrix"]
+
+_LEVELS = {"int8": 127, "int4": 7}
+_FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def balance(b: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors of the same product that share its singular values: B' = U sqrt(S), A' = sqrt(S) V^T.
+
+    Computed in float64 from QR of the two factors, without forming the product. A product of zero
+    is returned as it came, because two zero factors could never be trained again.
+
+    Args:
+        b: (rows, r) float.
+        a: (r, columns) float.
+
+    Returns:
+        B' (rows, r) and A' (r, columns) float32; columns of B' and rows of A' beyond the rank of
+        the product are zero.
+    """
+    if not bool(b.any()) or not bool(a.any()):
+        return b, a
+    q_b, r_b = torch.linalg.qr(b.detach().double().cpu())
+    q_a, r_a = torch.linalg.qr(a.detach().double().cpu().T)
+    u, s, vt = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)
+    root = s.sqrt()
+    rank = s.numel()
+    balanced_b = torch.zeros(b.shape, dtype=torch.float64)
+    balanced_a = torch.zeros(a.shape, dtype=torch.float64)
+    balanced_b[:, :rank] = (q_b @ u) * root
+    balanced_a[:rank, :] = root[:, None] * (vt @ q_a.T)
+    return balanced_b.float(), balanced_a.float()
+
+
+def quantise(
+    matrix: NDArray[np.float32], storage: Storage
+) -> tuple[NDArray[np.int8] | NDArray[np.uint8], NDArray[np.float32]]:
+    """Integers q and scales with ``matrix[i, j]`` about ``q[i, j] * scale[i]``.
+
+    ``scale[i] = max_j |matrix[i, j]| / L``, L = 127 or 7, so that every entry is within
+    ``scale[i] / 2`` of its value (and a relative 2**-22); a row of zeros has scale 1.
+
+    Args:
+        matrix: (rows, columns), finite.
+        storage: ``"int8"`` or ``"int4"``.
+
+    Returns:
+        int8 (rows, columns) in -127..127; or uint8 (rows, ceil(columns / 2)), two values per byte,
+        low nibble first, each value + 8, the padding nibble 8. And float32 (rows,), all > 0.
+    """
+    levels = _LEVELS[storage]
+    top = np.abs(matrix).max(axis=1).astype(np.float64)
+    # A row below the smallest normal float would get a scale that rounds to zero.
+    scale = np.where(top > 1e-35, top / levels, 1.0).astype(np.float32)
+    q = np.rint(matrix.astype(np.float64) / scale[:, None].astype(np.float64))
+    q = np.clip(q, -levels, levels).astype(np.int8)
+    if storage == "int8":
+        return q, scale
+    nibbles = (q + 8).astype(np.uint8)
+    if nibbles.shape[1] % 2:
+        nibbles = np.pad(nibbles, ((0, 0), (0, 1)), constant_values=8)
+    return nibbles[:, 0::2] | (nibbles[:, 1::2] << 4), scale
+
+
+def dequantise(
+    values: NDArray[Any], scale: NDArray[np.float32] | None, columns: int, storage: Storage
+) -> NDArray[np.float32]:
+    """The float32 matrix that stored values stand for.
+
+    Args:
+        values: as `quantise` returns them, or a float matrix.
+        scale: (rows,), for int8 and int4.
+        columns: of the matrix.
+        storage: how it is stored.
+
+    Returns:
+        (rows, columns) float32.
+    """
+    if scale is None:
+        return values.astype(np.float32)
+    if storage == "int4":
+        low, high = values & 15, values >> 4
+        values = np.stack([low, high], axis=-1).reshape(values.shape[0], -1)[:, :columns]
+        values = values.astype(np.int8) - np.int8(8)
+    return values.astype(np.float32) * scale[:, None]
+
+
+def write_matrix(name: str, matrix: Tensor, storage: Storage) -> dict[str, StoredTensor]:
+    """A matrix as the tensors of a section: ``name``, and ``name_scale`` when quantised.
+
+    Args:
+        name: tensor name.
+        matrix: (rows, columns) float.
+        storage: how to store it.
+
+    Returns:
+        Tensors by name.
+
+    Raises:
+        UserInputError: E_OPTION, a value is not finite, or not in the range of float16.
+    """
+    values = matrix.detach().to("cpu", torch.float32).contiguous()
+    if storage in _LEVELS:
+        _check_finite(name, values, storage)
+        q, scale = quantise(values.numpy(), storage)
+        return {
+            name: StoredTensor.from_numpy(q),
+            f"{name}_scale": StoredTensor.from_numpy(scale),
+        }
+    cast = values.to(_FLOATS[storage])
+    _check_finite(name, cast, storage)
+    if storage == "bfloat16":
+        data = cast.view(torch.int16).numpy().astype("<i2", copy=False).tobytes()
+        return {name: StoredTensor(dtype="BF16", shape=tuple(cast.shape), data=data)}
+    return {name: StoredTensor.from_numpy(cast.numpy())}
+
+
+def write_factors(param: str, b: Tensor, a: Tensor, storage: Storage) -> dict[str, StoredTensor]:
+    """Both factors of a delta, ``<param>::A`` and ``<param>::B``; balanced before 8 or 4 bits.
+
+    Args:
+        param: name of the adapted parameter.
+        b: (rows, r) float.
+        a: (r, columns) float.
+        storage: how to store them.
+
+    Returns:
+        Tensors by name.
+
+    Raises:
+        UserInputError: E_OPTION, a value that ``storage`` cannot hold.
+    """
+    _check_finite(f"{param}::A", a, storage)
+    _check_finite(f"{param}::B", b, storage)
+    if storage in _LEVELS:
+        b, a = balance(b, a)
+    return write_matrix(f"{param}::A", a, storage) | write_matrix(f"{param}::B", b, storage)
+
+
+def _check_finite(name: str, values: Tensor, storage: str) -> None:
+    if not bool(values.isfinite().all()):
+        raise UserInputError.make(
+            "E_OPTION",
+            f"`{printable(name)}` has values that {storage} cannot hold; expected finite values "
+            "(the fit diverged, or needs storage float32)",
+        )
+
+
+def read_matrix(
+    tensors: Mapping[str, NDArray[Any]],
+    name: str,
+    shape: tuple[int, ...],
+    storage: Storage,
+    member: str,
+) -> Tensor:
+    """A matrix of a section, dequantised to float32.
+
+    Args:
+        tensors: of the section, bfloat16 as float32.
+        name: tensor name.
+        shape: (rows, columns) of the matrix.
+        storage: how it is stored.
+        member: archive member, for messages.
+
+    Returns:
+        (rows, columns) float32, a copy.
+
+    Raises:
+        SpecError: E_TENSOR, a tensor is missing or of another shape.
+    """
+    rows, columns = shape
+    wanted = {name: (rows, -(-columns // 2) if storage == "int4" else columns)}
+    if storage in _LEVELS:
+        wanted[f"{name}_scale"] = (rows,)
+    for key, expected in wanted.items():
+        given = tensors[key].shape if key in tensors else None
+        if given != expected:
+            raise SpecError.make(
+                "E_TENSOR",
+                f"tensor `{printable(key)}`: expected shape {expected}, got {given}",
+                member=member,
+            )
+    scale = tensors[f"{name}_scale"] if storage in _LEVELS else None
+    return torch.from_numpy(dequantise(tensors[name], scale, columns, storage).copy())
