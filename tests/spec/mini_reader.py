@@ -1,0 +1,189 @@
+"""A second reader of `.hello` files: standard library only, written from spec/hello-1.md alone.
+
+It shares no line with hellofmt: where the two agree, the page says enough to be implemented. It
+leaves out what needs more than the standard library (zstd, decoding images, the label function),
+the limits, and what spec/hello-1.schema.json already says.
+"""
+
+import hashlib
+import json
+import re
+import struct
+from itertools import accumulate
+from pathlib import Path
+
+ORDER = ["index", "classes", "adapter", "head", "probes", "base", "card", "license", "pixels"]
+WIDTHS = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1, "I32": 4, "U16": 2, "U64": 8}
+STORED = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8", "int4": "U8"}
+COLUMNS = {"size": "U64", "label": "I32", "height": "U16", "width": "U16"}
+CODES = {"U64": "Q", "I32": "i", "U16": "H"}
+LINE = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]+\t[^\x00-\x1f\x7f-\x9f\u2028\u2029]+"
+
+
+class Refused(Exception):
+    """Carries one error code of the specification."""
+
+
+def require(holds, code):
+    if not holds:
+        raise Refused(code)
+
+
+def digest(data):
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def canonical(value):
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
+
+
+def header(name, size):
+    texts = ["0000644", "0000000", "0000000", f"{size:011o}", "0" * 11, " " * 8, "0", "", "ustar"]
+    form = "100s 8s 8s 8s 12s 12s 8s 1s 100s 6s 2s 247x"
+    block = struct.pack(form, *(text.encode() for text in (name, *texts, "00")))
+    return block.replace(b" " * 8, b"%06o\0 " % sum(block))
+
+
+def no_float(text):
+    raise ValueError(text)
+
+
+def parse_manifest(data):
+    try:
+        m = json.loads(data, parse_float=no_float, parse_constant=no_float)
+        require(isinstance(m, dict) and canonical(m) == data, "E_JSON")
+        json.dumps(m, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError):
+        raise Refused("E_JSON") from None
+    require(re.fullmatch(r"(0|[1-9]\d{0,3})\.(0|[1-9]\d{0,3})", str(m.get("hello"))), "E_SCHEMA")
+    require(m["hello"].startswith("1."), "E_VERSION")
+    require(set(m["requires"]) <= {"images.packed"}, "E_FEATURE")
+    names = [section["name"] for section in m["sections"]]
+    known = [name for name in names if name in ORDER]
+    parts = {"adapter", "head", "probes"}
+    require(len({*parts, "base"} & set(m)) in (0, 4) and {"head", "images"} & set(m), "E_SCHEMA")
+    require(parts & set(names) == parts & set(m) and "classes" in names, "E_SCHEMA")
+    require(("images" in m) == ("index" in names), "E_SCHEMA")
+    require(known == names or m["hello"] != "1.0", "E_SCHEMA")
+    require(len(set(names)) == len(names), "E_DUPLICATE")
+    require(known == sorted(known, key=ORDER.index), "E_ORDER")
+    return m
+
+
+def implied(name, m):
+    """Name -> (dtype, shape) of every tensor in a section; None for `base`, which is free."""
+    images, head, matrices = m.get("images"), m.get("head"), []
+    if name == "index":
+        out = {key: (dtype, [images["count"]]) for key, dtype in COLUMNS.items()}
+        return out | {"sha256": ("U8", [images["count"], 32])}
+    if name == "pixels":
+        return {"pixels": ("U8", [images["count"], *images["shape"]])}
+    if name == "probes":
+        return {"logits": ("F32", [m["probes"]["count"], m["classes"]])}
+    out = {"logit_scale": ("F32", [1])} if name == "head" else {}
+    if name == "head" and head["bias"]:
+        out["bias"] = ("F32", [m["classes"]])
+    if name == "head" and head["start"] == "stored":
+        matrices = [("weight", [m["classes"], m["base"]["arch"]["embed_dim"]], head["storage"])]
+    deltas = m["adapter"]["targets"] if name == "adapter" else [head | {"param": "weight"}]
+    for d in (d for d in deltas if "a" in d):
+        matrices += [(f"{d['param']}::{k.upper()}", d[k], d["storage"]) for k in "ab"]
+    for key, (rows, columns), storage in matrices:
+        out[key] = (STORED[storage], [rows, -(-columns // 2) if storage == "int4" else columns])
+        if storage in ("int8", "int4"):
+            out[key + "_scale"] = ("F32", [rows])
+    return None if name == "base" else out
+
+
+def unique(pairs):
+    require(len(dict(pairs)) == len(pairs), "E_TENSOR")
+    return dict(pairs)
+
+
+def parse_tensors(data, name, m):
+    """Name -> bytes, after the strict check."""
+    size, found, out = int.from_bytes(data[:8], "little"), {}, {}
+    require(8 + size <= len(data) and data[8:9] == b"{", "E_TENSOR")
+    try:
+        entries = json.loads(data[8 : 8 + size].decode().rstrip(" "), object_pairs_hook=unique)
+    except (ValueError, RecursionError):
+        raise Refused("E_TENSOR") from None
+    schema, at, body = {"schema": f"hello.{name}/1"}, 0, data[8 + size :]
+    require(entries.pop("__metadata__", schema) == schema, "E_TENSOR")
+    for key, entry in entries.items():
+        require(set(entry) == {"dtype", "shape", "data_offsets"}, "E_TENSOR")
+        *_, length = accumulate([WIDTHS.get(entry["dtype"], 0), *entry["shape"]], int.__mul__)
+        require(length > 0 and entry["data_offsets"] == [at, at + length], "E_TENSOR")
+        out[key], found[key] = body[at : at + length], (entry["dtype"], entry["shape"])
+        at += length
+        values = struct.iter_unpack("<f", out[key]) if entry["dtype"] == "F32" else ()
+        require(all(abs(x) < float("inf") for (x,) in values), "E_TENSOR")
+    require(at == len(body) and implied(name, m) in (None, found), "E_TENSOR")
+    return out
+
+
+def content_id(m):
+    kept = {k: v for k, v in m.items() if k != "producer" and not k.startswith("x_")}
+    raw = [{"size": s["size"], "digest": s["digest"]} | {
+        k[4:]: s[k] for k in s if k.startswith("raw_")} | {"name": s["name"]}
+        for s in m["sections"] if s["name"] not in ("card", "license")]  # fmt: skip
+    return digest(b"hello/content/1\n" + canonical(kept | {"sections": raw}))
+
+
+def read(path):
+    """Everything in the archive, or Refused."""
+    data, at = Path(path).read_bytes(), 0
+    require(data and b"__hello__/manifest".startswith(data[:18]), "E_MAGIC")
+    require(len(data) >= 2048, "E_TRUNCATED")
+    require(re.fullmatch(rb"[0-7]{11}", data[124:135]), "E_HEADER")
+
+    def member(name, size, want=None, code=None):
+        nonlocal at
+        require(data[at : at + 512] == header(name, size), "E_HEADER")
+        at += 512 + size
+        payload, pad = data[at - size : at], -size % 512
+        require(len(payload) == size, "E_TRUNCATED")
+        require(want in (None, digest(payload)), code)
+        require(data[at : at + pad] == bytes(pad), "E_PADDING")
+        at += pad
+        return payload
+
+    raw = member("__hello__/manifest", int(data[124:135], 8))
+    require(member("__hello__/id", 65) == digest(raw)[7:].encode() + b"\n", "E_DIGEST_ROOT")
+    m = parse_manifest(raw)
+    sections, tensors, images, span = {}, {}, [], m.get("images", {}).get("span", 0)
+    total = at + sum(512 + s["size"] + -s["size"] % 512 for s in m["sections"]) + span + 1024
+    require(len(data) >= total, "E_TRUNCATED")
+    require(len(data) == total, "E_TRAILING")
+    for s in m["sections"]:
+        name = s["name"]
+        sections[name] = member(f"__hello__/{name}", s["size"], s["digest"], "E_DIGEST_INDEX")
+        if s["encoding"] == "none" and name == "classes":
+            lines = sections[name].decode(errors="surrogateescape").split("\n")
+            require(lines.pop() == "" and len(lines) == m["classes"], "E_CLASSES")
+            require(all(re.fullmatch(LINE, line) for line in lines), "E_CLASSES")
+        elif s["encoding"] == "none" and name in set(ORDER) - {"card", "license"}:
+            tensors[name] = parse_tensors(sections[name], name, m)
+    if "images" in m:
+        rows, first = m["images"]["count"], m.get("shard", {}).get("first", 0)
+        index = tensors["index"]
+        columns = (struct.unpack(f"<{rows}{CODES[t]}", index[k]) for k, t in COLUMNS.items())
+        sizes, labels, *sides = columns
+        require(list(labels) == sorted(labels) and labels[0] >= 0, "E_INDEX")
+        require(labels[-1] < m["classes"] and min(map(min, (sizes, *sides))) > 0, "E_INDEX")
+        packed, starts = m["images"]["layout"] == "packed", [0, *accumulate(sizes)]
+        require(packed or span == sum(512 + n + -n % 512 for n in sizes), "E_INDEX")
+        last = m.get("shard", {}).get("total", rows) - 1
+        wide, ext = max(4, len(str(m["classes"] - 1))), m["images"]["codec"].replace("peg", "pg")
+        for i, (size, label) in enumerate(zip(sizes, labels, strict=True)):
+            name = f"images/{label:0{wide}}/{i + first:0{max(6, len(str(last)))}}.{ext}"
+            want = "sha256:" + index["sha256"][32 * i : 32 * i + 32].hex()
+            if packed:
+                payload = tensors["pixels"]["pixels"][starts[i] : starts[i + 1]]
+                require(digest(payload) == want, "E_DIGEST_MEMBER")
+            else:
+                payload = member(name, size, want, "E_DIGEST_MEMBER")
+            images.append((name, label, payload))
+    require(data[at:] == bytes(1024), "E_PADDING")
+    return {"id": digest(raw), "content_id": content_id(m), "manifest": m, "sections": sections,
+            "tensors": tensors, "images": images}  # fmt: skip
