@@ -2,6 +2,28 @@
 
 from __future__ import annotations
 
-from hellofmt.loading.views import mixed_labels, normalise, plain_table, render, view_table
+from hellofmt.loading.dataset import HelloDataset
+from hellofmt.loading.sampler import EpochIndex, HelloSampler
+from hellofmt.loading.soft import SoftBatches, soft_batches
+from hellofmt.loading.views import (
+    mixed_labels,
+    normalise,
+    partners,
+    plain_table,
+    render,
+    view_table,
+)
 
-__all__ = ["mixed_labels", "normalise", "plain_table", "render", "view_table"]
+__all__ = [
+    "EpochIndex",
+    "HelloDataset",
+    "HelloSampler",
+    "SoftBatches",
+    "mixed_labels",
+    "normalise",
+    "partners",
+    "plain_table",
+    "render",
+    "soft_batches",
+    "view_table",
+]

@@ -376,8 +376,10 @@ def _render_one(
     top, left, height, width, flip = crop
     if shuffle[0] > 1:
         image = _shuffled(image, *shuffle)
-    part = image[top : top + height, left : left + width].transpose(2, 0, 1)
-    pixels = torch.from_numpy(np.divide(part, np.float32(255.0), dtype=np.float32, order="C"))
+    part = image[top : top + height, left : left + width]
+    # Left in its own memory order, which torch resizes as fast as planes and need not be copied to.
+    values = np.divide(part, np.float32(255.0), dtype=np.float32)
+    pixels = torch.from_numpy(values).permute(2, 0, 1)
     side = (views.size, views.size)
     if views.interpolation == "nearest":
         view = functional.interpolate(pixels[None], side, mode="nearest-exact")[0]

@@ -1,0 +1,505 @@
+"""A ``.hello`` archive as a torch data set: every pass gives new views and their labels.
+
+An item is a pure function of (seed, epoch, row), so the only state is the epoch. A plain
+``DataLoader`` never says which epoch it is in, and what is set in the parent process does not reach
+persistent workers; so the epoch comes with the index (``HelloSampler`` hands out ints that carry
+it) or, for any other sampler, is ``set_epoch``'s value plus the number of times that the row was
+served since, counted in memory that all workers share. A counter per row, not one per pass, because
+a worker sees only its own batches and cannot tell where a pass begins.
+
+The counters need no lock. Within a pass a row is in one batch and a batch in one worker, so each
+counter has one writer at a time, its store is one aligned word, and the next pass begins after the
+batch has come back through a queue. A sampler that draws a row twice at once (with replacement) may
+lose a count between two workers: one view repeats, nothing breaks. Workers fetch ahead, so a pass
+that is abandoned has counted rows that nobody saw; where that matters, use ``HelloSampler``.
+
+``DataLoader`` calls ``__getitems__`` with a whole batch, which is decoded, viewed and labelled at
+once: one call of the encoder for a batch instead of one per image.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from hellofmt.archive.manifest import UNSET, decimal_value
+from hellofmt.archive.reader import HelloFile, open_archive
+from hellofmt.errors import TrustError, UserInputError, printable
+from hellofmt.loading.sampler import EpochIndex
+from hellofmt.loading.views import (
+    mixed_labels,
+    normalise,
+    partners,
+    plain_table,
+    render,
+    view_table,
+)
+from hellofmt.projector.labeler import Labeler, refuse_fork
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from hellofmt.archive.manifest import Views
+    from hellofmt.projector.base import LoadedBase
+
+__all__ = ["AUTO_CACHE_BYTES", "HelloDataset", "ImageSource"]
+
+#: Decoded images that ``cache="auto"`` keeps in each process.
+AUTO_CACHE_BYTES = 512 << 20
+
+LabelKind = Literal["soft", "logits", "hard", "none"]
+_KINDS = ("soft", "logits", "hard", "none")
+
+
+class ImageSource(Protocol):
+    """Images that the user has already: a torchvision data set without a transform.
+
+    Items are images or (image, class) pairs; an image is a PIL image or a uint8 array (H, W, 3),
+    (H, W, 1) or (H, W).
+    """
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Any:
+        """One image, or a pair of image and class."""
+        ...
+
+
+def _rgb(image: object, row: int) -> NDArray[np.uint8]:
+    """The image as uint8 (H, W, 3)."""
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8:
+        pixels = cast("NDArray[np.uint8]", image)
+        if pixels.ndim == 2:
+            pixels = pixels[:, :, None]
+        if pixels.ndim == 3 and pixels.shape[2] in (1, 3) and pixels.size:
+            return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+    what = type(image).__name__
+    if isinstance(image, (np.ndarray, torch.Tensor)):
+        what += f" {image.dtype} {tuple(image.shape)}"
+    text = f"image {row}; expected a PIL image or a uint8 array (H, W, 3), got {printable(what)}"
+    raise UserInputError.make("E_DATA", text + "; views are made here, so give no transform")
+
+
+class _ArchiveImages:
+    """Images, sizes and classes of an archive."""
+
+    def __init__(self, file: HelloFile) -> None:
+        index = file.index
+        if index is None:
+            text = "the archive has no images; expected `images`, the data set to be labelled"
+            raise UserInputError.make("E_DATA", text)
+        self._file = file
+        self.heights = np.asarray(index.height, np.int64)
+        self.widths = np.asarray(index.width, np.int64)
+        self.labels = np.asarray(index.label, np.int64)
+
+    def read(self, row: int) -> NDArray[np.uint8]:
+        return self._file.decode_image(row)
+
+    def targets(self) -> list[int]:
+        return self.labels.tolist()
+
+
+class _GivenImages:
+    """Images of the user's data set; a size or class is known once its image was read."""
+
+    def __init__(self, images: ImageSource, classes: int) -> None:
+        count = len(images)
+        if count == 0:
+            raise UserInputError.make("E_DATA", "`images`; expected at least 1 image, got 0")
+        self._images = images
+        self._classes = classes
+        self.heights = np.zeros(count, np.int64)
+        self.widths = np.zeros(count, np.int64)
+        self.labels = np.full(count, -1, np.int64)
+
+    def read(self, row: int) -> NDArray[np.uint8]:
+        item = self._images[row]
+        if isinstance(item, (tuple, list)) and len(cast("Sequence[object]", item)) == 2:
+            item, label = cast("Sequence[Any]", item)
+            self.labels[row] = self._checked(label)
+        pixels = _rgb(item, row)
+        self.heights[row], self.widths[row] = pixels.shape[:2]
+        return pixels
+
+    def _checked(self, label: object) -> int:
+        try:
+            value = operator.index(cast("Any", label))
+        except TypeError:
+            value = -1
+        if not 0 <= value < self._classes:
+            text = f"class of an image; expected an integer from 0 to {self._classes - 1}"
+            raise UserInputError.make("E_DATA", f"{text}, got {printable(label)}")
+        return value
+
+    def targets(self) -> list[int]:
+        known = getattr(self._images, "targets", None)
+        if known is None:
+            text = "`images` has no attribute `targets`; expected one class per image"
+            raise UserInputError.make("E_DATA", text)
+        return [self._checked(label) for label in known]
+
+
+class HelloDataset(Dataset[Any]):
+    """Images of an archive with labels made on the fly, map-style: give it to a ``DataLoader``.
+
+    What an item is, by ``labels``:
+
+    =========  =====================================================================
+    soft       (image, float32 [C]): softmax(logits / temperature) of the view
+    logits     (image, float32 [C]): before the temperature
+    hard       (image, class): int where ``views`` do not mix, else float32 [C], each
+               class's share of the view's area
+    none       the view: float32 [3, S, S] in [0, 1], *not* normalised, for
+               ``soft_batches``, which labels it first and normalises it afterwards
+    =========  =====================================================================
+
+    The image is the labelled view, float32 [3, S, S], normalised by the manifest's ``views.mean``
+    and ``views.std``; or ``transform(view)`` if a transform is given, which then replaces the
+    normalisation. Either happens after the label was made, so a transform that changes what is
+    seen also changes what the label is about.
+
+    Usable from threads, forked and spawned workers. Each process builds its own labeler when it
+    first needs one; forked workers inherit one that exists, so call ``labeler()`` once before, or
+    use ``persistent_workers=True``.
+
+    Attributes:
+        file: the open archive.
+        classes: key of every class, in label order.
+        class_to_idx: label of every key.
+        views: the manifest's rules for views.
+
+    Args:
+        source: path of an archive, or an open one.
+        images: data set to be labelled; by default the archive's own images.
+        labels: what to label with, see above.
+        temperature: T > 0 of soft labels; by default the manifest's.
+        base: the base encoder, for a base that is neither seeded nor embedded: a path,
+            ``"open_clip:NAME:PRETRAINED"``, ``"hf-hub:..."``, ``"local-dir:..."`` or a loaded one.
+        transform: called with each view instead of the normalisation.
+        target_transform: called with each label.
+        views: ``"manifest"``: augmented as the manifest says; None: whole images, resized to
+            the views' size, neither flipped nor mixed.
+        seed: 0 <= seed < 2**64 of the views.
+        expect: the ``id`` the archive must have.
+        cache: decoded images kept in each process, bytes; ``"auto"`` is 512 MiB, 0 keeps none.
+            Images that come first stay: evicting would miss always in a cyclic scan.
+        device: where labels are made in ``__getitems__``; None is the CPU.
+        storage_options: of remote storage; not supported yet.
+
+    Raises:
+        OSError: the archive is missing or cannot be opened.
+        HelloError: the archive is refused, see ``open_archive``.
+        UserInputError: E_DATA, no images, or no projector for the labels asked for; E_OPTION, an
+            argument is out of range.
+        TrustError: E_PIN, another archive than ``expect``.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | HelloFile,
+        *,
+        images: ImageSource | None = None,
+        labels: LabelKind = "soft",
+        temperature: float | None = None,
+        base: str | Path | LoadedBase | nn.Module | None = None,
+        transform: Callable[[Tensor], Any] | None = None,
+        target_transform: Callable[[Any], Any] | None = None,
+        views: Literal["manifest"] | None = "manifest",
+        seed: int = 0,
+        expect: str | None = None,
+        cache: int | Literal["auto"] = "auto",
+        device: str | torch.device | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        _check_options(labels, temperature, views, seed, cache, storage_options)
+        if labels == "none" and target_transform is not None:
+            text = "`target_transform` with labels='none'; expected labels to transform"
+            raise UserInputError.make("E_OPTION", text)
+        self.file = _opened(source, expect)
+        self.labels: LabelKind = labels
+        self.transform = transform
+        self.target_transform = target_transform
+        self.views: Views = self.file.manifest.views
+        self.seed = seed
+        self.classes: list[str] = list(self.file.classes.keys)
+        self.class_to_idx: dict[str, int] = {key: i for i, key in enumerate(self.classes)}
+        self._temperature = temperature
+        self._base = base
+        self._is_augmented = views is not None
+        self._device = torch.device("cpu" if device is None else device)
+        self._budget = AUTO_CACHE_BYTES if cache == "auto" else cache
+        head = self.file.manifest.head
+        if labels in ("soft", "logits") and head is UNSET:
+            text = f"labels={labels!r} need a projector, which the archive lacks; expected 'hard'"
+            raise UserInputError.make("E_DATA", text + " or 'none'")
+        if images is None:
+            self._images = _ArchiveImages(self.file)
+        else:
+            self._images = _GivenImages(images, len(self.classes))
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+        self._served = torch.zeros(len(self), dtype=torch.int32).share_memory_()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._cached: dict[int, NDArray[np.uint8]] = {}
+        self._cached_bytes = 0
+        self._labelers: dict[str, Labeler] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but what each process makes for itself."""
+        state = self.__dict__.copy()
+        for name in ("_cached", "_cached_bytes", "_labelers"):
+            del state[name]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restored, with empty caches."""
+        self.__dict__.update(state)
+        self._forget()
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return self._images.heights.size
+
+    def __repr__(self) -> str:
+        return f"<HelloDataset {len(self)} images, labels={self.labels!r}, {self.file!r}>"
+
+    @property
+    def id(self) -> str:
+        """``sha256:...`` of the archive."""
+        return self.file.id
+
+    @property
+    def targets(self) -> list[int]:
+        """Hard label of every image.
+
+        Raises:
+            UserInputError: E_DATA, the given images have no ``targets`` or one is out of range.
+        """
+        return self._images.targets()
+
+    @property
+    def temperature(self) -> float | None:
+        """T of the soft labels, dimensionless; None for an archive without a projector."""
+        head = self.file.manifest.head
+        if self._temperature is not None or head is UNSET:
+            return self._temperature
+        return decimal_value(head.temperature)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start counting from ``epoch``; also reaches persistent workers.
+
+        Without effect on the indices of a ``HelloSampler``, which carry their epoch.
+
+        Args:
+            epoch: 0 <= epoch < 2**32.
+
+        Raises:
+            ValueError: ``epoch`` is out of range.
+        """
+        if not 0 <= epoch < 1 << 32:
+            raise ValueError(f"`epoch`: expected 0 <= epoch < 2**32, got {epoch}")
+        self._epoch.fill_(epoch)
+        self._served.zero_()
+
+    def labeler(self, device: str | torch.device | None = None) -> Labeler:
+        """The labeler of this archive, built and its probes checked at the first call.
+
+        Args:
+            device: where it runs; by default the data set's device.
+
+        Returns:
+            The same object at every call with the same device.
+
+        Raises:
+            BaseModelError: the base is missing or another one.
+            SpecError: the projector does not fit its base.
+            UserInputError: E_OPTION, no projector, or CUDA in a forked worker.
+        """
+        where = self._device if device is None else torch.device(device)
+        # Before a base is loaded in vain.
+        refuse_fork(where, os.getpid())
+        if str(where) not in self._labelers:
+            made = Labeler.from_file(self.file, self._base, device=where)
+            self._labelers[str(where)] = made
+        return self._labelers[str(where)]
+
+    def pixels(self, row: int) -> NDArray[np.uint8]:
+        """A stored image, from the cache if it is there.
+
+        Args:
+            row: 0 <= row < len(self).
+
+        Returns:
+            uint8 (H, W, 3), not to be written to.
+
+        Raises:
+            HelloError: the image cannot be read or decoded.
+        """
+        known = self._cached.get(row)
+        if known is not None:
+            return known
+        pixels = self._images.read(row)
+        if self._cached_bytes + pixels.nbytes <= self._budget:
+            # A view of a larger buffer would keep all of it.
+            self._cached[row] = pixels = np.ascontiguousarray(pixels)
+            self._cached_bytes += pixels.nbytes
+        return pixels
+
+    def table(
+        self, rows: NDArray[np.integer], epochs: NDArray[np.integer] | int
+    ) -> NDArray[np.int32]:
+        """View parameters of rows, see ``view_table``; reads images whose size is not known.
+
+        Args:
+            rows: (N,), each in 0..len(self) - 1.
+            epochs: one, or one per row.
+
+        Returns:
+            int32 (N, 20).
+        """
+        sizes = self._images
+        needed = np.asarray(rows, np.int64)
+        if self._is_augmented:
+            other = partners(
+                self.views, seed=self.seed, epochs=epochs, indices=needed, count=len(self)
+            )
+            needed = np.concatenate([needed, other])
+        for row in needed[sizes.heights[needed] == 0].tolist():
+            self.pixels(row)
+        if not self._is_augmented:
+            return plain_table(rows, sizes.heights, sizes.widths)
+        return view_table(
+            self.views,
+            seed=self.seed,
+            epochs=epochs,
+            indices=rows,
+            heights=sizes.heights,
+            widths=sizes.widths,
+            count=len(self),
+        )
+
+    def __getitem__(self, index: int) -> Any:
+        """One item; see the class."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """The items of a batch, decoded, viewed and labelled at once.
+
+        Args:
+            indices: rows, negative ones counted from the end; an ``EpochIndex`` fixes its epoch.
+
+        Returns:
+            One item per index; see the class.
+
+        Raises:
+            IndexError: a row is out of range.
+            HelloError: an image or the labels cannot be made.
+        """
+        if self.labels in ("soft", "logits"):
+            refuse_fork(self._device, os.getpid())
+        rows, epochs = self._places(indices)
+        table = self.table(rows, epochs)
+        used = np.unique(table[:, [0, 6]])
+        views = render({row: self.pixels(row) for row in used.tolist()}, table, self.views)
+        labels = self._label(views, table)
+        if self.transform is not None:
+            images = [self.transform(view) for view in views]
+        elif self.labels == "none":
+            images = list(views)
+        else:
+            images = list(normalise(views, self.views))
+        if labels is None:
+            return images
+        if self.target_transform is not None:
+            labels = [self.target_transform(label) for label in labels]
+        return list(zip(images, labels, strict=True))
+
+    def _places(self, indices: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Row and epoch of each index; counts the rows served."""
+        count, base = len(self), int(self._epoch)
+        served = self._served.numpy()
+        rows, epochs = np.empty(len(indices), np.int64), np.empty(len(indices), np.int64)
+        for k, index in enumerate(indices):
+            row = operator.index(index)
+            if not -count <= row < count:
+                raise IndexError(f"index {row} is out of range; expected {-count} to {count - 1}")
+            rows[k] = row = row % count
+            if isinstance(index, EpochIndex):
+                epochs[k] = index.epoch
+            else:
+                epochs[k] = base + served[row]
+                served[row] += 1
+        return rows, epochs
+
+    def _label(self, views: Tensor, table: NDArray[np.int32]) -> list[Any] | None:
+        if self.labels == "none":
+            return None
+        if self.labels == "hard":
+            return self._hard(table)
+        labeler = self.labeler()
+        if self.labels == "logits":
+            return list(labeler.logits(views).cpu())
+        return list(labeler.labels(views, self.temperature).cpu())
+
+    def _hard(self, table: NDArray[np.int32]) -> list[Any]:
+        labels = self._images.labels
+        unknown = [row for row in np.unique(table[:, [0, 6]]).tolist() if labels[row] < 0]
+        if unknown:
+            text = f"image {unknown[0]} has no class; expected items (image, class)"
+            raise UserInputError.make("E_DATA", text + " for labels='hard'")
+        if not self._is_augmented or self.views.mix == "none":
+            return labels[table[:, 0]].tolist()
+        return list(mixed_labels(table, labels, len(self.classes), size=self.views.size))
+
+
+def _check_options(
+    labels: str,
+    temperature: float | None,
+    views: str | None,
+    seed: int,
+    cache: int | str,
+    storage_options: Mapping[str, Any] | None,
+) -> None:
+    is_byte_count = isinstance(cache, int) and cache >= 0
+    problems = [
+        (labels in _KINDS, "labels", "'soft', 'logits', 'hard' or 'none'", labels),
+        (
+            temperature is None or (math.isfinite(temperature) and temperature > 0),
+            "temperature",
+            "a finite number > 0",
+            temperature,
+        ),
+        (views in ("manifest", None), "views", "'manifest' or None", views),
+        (0 <= seed < 1 << 64, "seed", "0 <= seed < 2**64", seed),
+        (cache == "auto" or is_byte_count, "cache", "'auto' or bytes >= 0", cache),
+        (storage_options is None, "storage_options", "None: only local files", "options"),
+    ]
+    for is_good, name, expected, value in problems:
+        if not is_good:
+            text = f"`{name}`; expected {expected}, got {printable(value)}"
+            raise UserInputError.make("E_OPTION", text)
+
+
+def _opened(source: str | os.PathLike[str] | HelloFile, expect: str | None) -> HelloFile:
+    if not isinstance(source, HelloFile):
+        return open_archive(source, expect=expect)
+    if expect is not None and source.id != expect:
+        raise TrustError.make("E_PIN", f"id of the archive; expected {expect}, got {source.id}")
+    return source

@@ -1,0 +1,290 @@
+"""Which rows each rank reads in which batch, as a pure function of (seed, epoch).
+
+The order of an epoch is one permutation P of all rows. Global batch b takes the positions
+[bG, (b + 1)G), with G = batch_size * num_replicas, and only then is it cut into one contiguous part
+per rank. So the same G gives the same global batches on any number of ranks, and a position in an
+epoch is one number, ``next_batch``. Splitting ranks first, as torch's ``DistributedSampler`` does,
+makes the batches a function of the number of ranks.
+
+A ``DataLoader`` with workers asks for batches well before the caller sees them, so the sampler
+cannot know how far training is: ``state_dict`` must be told.
+
+Workers learn the epoch from the indices: each is an int that carries it. ``set_epoch`` on a data
+set in the parent process never reaches a persistent worker.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch.distributed
+from torch.utils.data import Sampler
+
+from hellofmt.errors import StateError, printable
+from hellofmt.rng import order
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from hellofmt.loading.dataset import HelloDataset
+
+__all__ = ["EpochIndex", "HelloSampler"]
+
+_STATE_VERSION = 1
+_STATE_KEYS = ("v", "id", "seed", "epoch", "next_batch", "global_batch", "order")
+
+
+class EpochIndex(int):
+    """A row of a data set that knows in which epoch it is read.
+
+    Attributes:
+        epoch: 0 <= epoch < 2**32.
+        is_padding: the row repeats another one only to make the ranks' batches equally long.
+    """
+
+    epoch: int
+    is_padding: bool
+
+    def __new__(cls, row: int, epoch: int, is_padding: bool = False) -> Self:
+        """The row ``row`` in ``epoch``."""
+        self = super().__new__(cls, row)
+        self.epoch = epoch
+        self.is_padding = is_padding
+        return self
+
+    def __reduce__(self) -> tuple[type[EpochIndex], tuple[int, int, bool]]:
+        """How it travels to a worker process."""
+        return EpochIndex, (int(self), self.epoch, self.is_padding)
+
+
+def _world(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
+    is_running = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if num_replicas is None:
+        num_replicas = torch.distributed.get_world_size() if is_running else 1
+    if rank is None:
+        rank = torch.distributed.get_rank() if is_running else 0
+    if num_replicas < 1:
+        raise ValueError(f"`num_replicas`: expected at least 1, got {num_replicas}")
+    if not 0 <= rank < num_replicas:
+        raise ValueError(f"`rank`: expected 0 to {num_replicas - 1}, got {rank}")
+    return num_replicas, rank
+
+
+class HelloSampler(Sampler[list[int]]):
+    """Batches of rows for one rank: pass it to a ``DataLoader`` as ``batch_sampler``.
+
+    Each pass over it is one epoch: 0, 1, 2, ... unless ``set_epoch`` says otherwise. All ranks give
+    equally many batches. The last, short global batch of an epoch is, on one rank, a short batch;
+    on several it is filled up with at most num_replicas - 1 rows from the start of the epoch's
+    order, flagged ``is_padding``, so that every rank gets the same number; or it is left out
+    (``drop_last``).
+
+    Args:
+        dataset: its length and ``id`` are read.
+        batch_size: rows per rank and batch, >= 1.
+        num_replicas: ranks, >= 1; by default torch.distributed's world size, or 1.
+        rank: this rank; by default torch.distributed's, or 0.
+        shuffle: the order of ``hellofmt.rng.order``, else 0, 1, 2, ...
+        seed: 0 <= seed < 2**64, equal on all ranks.
+        drop_last: leave out a short last global batch.
+
+    Raises:
+        ValueError: an argument is out of range, the data set is empty, or ``drop_last`` would
+            leave no batch at all.
+    """
+
+    def __init__(
+        self,
+        dataset: HelloDataset,
+        *,
+        batch_size: int,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        drop_last: bool = False,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"`batch_size`: expected at least 1, got {batch_size}")
+        if not 0 <= seed < 1 << 64:
+            raise ValueError(f"`seed`: expected 0 <= seed < 2**64, got {seed}")
+        self._replicas, self._rank = _world(num_replicas, rank)
+        self._rows = len(dataset)
+        self._id = dataset.id
+        self._batch = batch_size
+        self._global_batch = batch_size * self._replicas
+        self._is_shuffled = shuffle
+        self._seed = seed
+        self._drop_last = drop_last
+        # The pass under way, or about to start if none is: its epoch and first batch.
+        self._epoch = 0
+        self._start = 0
+        self._is_started = False
+        if self._rows == 0:
+            raise ValueError("`dataset`: expected at least 1 row, got 0")
+        if drop_last and self._rows < self._global_batch:
+            raise ValueError(
+                f"`drop_last`: {self._rows} rows are fewer than one global batch; expected at"
+                f" least {self._global_batch} ({batch_size} x {self._replicas} ranks)"
+            )
+
+    @property
+    def dropped(self) -> int:
+        """Rows that ``drop_last`` leaves out of every epoch, over all ranks."""
+        return self._rows % self._global_batch if self._drop_last else 0
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch on this rank, also when an epoch is resumed in its middle."""
+        if self._drop_last:
+            return self._rows // self._global_batch
+        return -(-self._rows // self._global_batch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make ``epoch`` the next pass; a resumed position stays if its epoch is the same.
+
+        Args:
+            epoch: 0 <= epoch < 2**32.
+
+        Raises:
+            ValueError: ``epoch`` is out of range.
+        """
+        if not 0 <= epoch < 1 << 32:
+            raise ValueError(f"`epoch`: expected 0 <= epoch < 2**32, got {epoch}")
+        if self._is_started or epoch != self._epoch:
+            self._start = 0
+        self._epoch = epoch
+        self._is_started = False
+
+    def padding(self, batch: int) -> int:
+        """How many rows at the end of this rank's batch ``batch`` are padding.
+
+        Args:
+            batch: 0 <= batch < len(self), counted from the start of the epoch.
+
+        Returns:
+            Rows, 0 in every full batch.
+        """
+        return sum(self._cut(batch)[1])
+
+    def _cut(self, batch: int) -> tuple[list[int], list[bool]]:
+        """Positions in the epoch's order of a batch of this rank, and which are padding."""
+        first = batch * self._global_batch
+        here = min(self._global_batch, self._rows - first)
+        each = -(-here // self._replicas)
+        mine = range(self._rank * each, (self._rank + 1) * each)
+        is_padding = [i >= here for i in mine]
+        positions = [
+            (i - here) % self._rows if pad else first + i
+            for i, pad in zip(mine, is_padding, strict=True)
+        ]
+        return positions, is_padding
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """One epoch, or the rest of a resumed one.
+
+        A generator, because a DataLoader with workers calls ``iter`` twice for its first pass: only
+        the first ``next`` begins a pass.
+        """
+        if self._is_started:
+            self._epoch, self._start = self._epoch + 1, 0
+        self._is_started = True
+        epoch, start = self._epoch, self._start
+        if self._is_shuffled:
+            ids = order(self._seed, epoch, self._rows)
+        else:
+            ids = np.arange(self._rows, dtype=np.int64)
+        for batch in range(start, len(self)):
+            positions, is_padding = self._cut(batch)
+            rows = ids[positions].tolist()
+            yield [EpochIndex(r, epoch, p) for r, p in zip(rows, is_padding, strict=True)]
+
+    def state_dict(self, batches_done: int) -> dict[str, Any]:
+        """Where training stands, small enough for any checkpoint, equal on all ranks.
+
+        Args:
+            batches_done: batches that the training loop has *finished* since the pass under way
+                began (since the resume, if it was resumed).
+
+        Returns:
+            Strings and integers only; under 1 KiB as JSON. At the end of an epoch it is the start
+            of the next one.
+
+        Raises:
+            ValueError: the epoch has fewer batches left.
+        """
+        done = self._start + batches_done
+        if batches_done < 0 or done > len(self):
+            raise ValueError(
+                f"`batches_done`: expected 0 to {len(self) - self._start}, got {batches_done}"
+            )
+        is_over = done == len(self)
+        return {
+            "v": _STATE_VERSION,
+            "id": self._id,
+            "seed": self._seed,
+            "epoch": self._epoch + is_over,
+            "next_batch": 0 if is_over else done,
+            "global_batch": self._global_batch,
+            "order": self._order,
+        }
+
+    @property
+    def _order(self) -> str:
+        return "shuffled" if self._is_shuffled else "sequential"
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Make the next pass begin where ``state`` was taken.
+
+        The number of ranks may have changed if the global batch has not; at the start of an epoch
+        the global batch may have changed too.
+
+        Args:
+            state: as from ``state_dict``.
+
+        Raises:
+            StateError: E_STATE_DIGEST, the state belongs to another file; E_STATE_SHAPE, it is not
+                a state of this version, or its seed, order or global batch differs.
+        """
+        known = _parse_state(state)
+        if known["id"] != self._id:
+            text = f"state of another file; expected {self._id}, got {printable(known['id'])}"
+            raise StateError.make("E_STATE_DIGEST", text)
+        for key, mine in (("seed", self._seed), ("order", self._order)):
+            if known[key] != mine:
+                text = f"`{key}` differs; expected {mine}, got {printable(known[key])}"
+                raise StateError.make("E_STATE_SHAPE", text)
+        if known["next_batch"]:
+            if known["global_batch"] != self._global_batch:
+                text = (
+                    f"`global_batch` differs inside an epoch; expected {self._global_batch},"
+                    f" got {known['global_batch']}"
+                )
+                raise StateError.make("E_STATE_SHAPE", text)
+            if known["next_batch"] >= len(self):
+                text = (
+                    f"`next_batch` is beyond the epoch; expected 0 to {len(self) - 1},"
+                    f" got {known['next_batch']}"
+                )
+                raise StateError.make("E_STATE_SHAPE", text)
+        self._epoch = known["epoch"]
+        self._start = known["next_batch"]
+        self._is_started = False
+
+
+def _parse_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """``state`` with its keys and types checked."""
+    if sorted(state) != sorted(_STATE_KEYS):
+        text = f"unknown form of state; expected the keys {json.dumps(_STATE_KEYS)}"
+        raise StateError.make("E_STATE_SHAPE", f"{text}, got {printable(sorted(state))}")
+    if state["v"] != _STATE_VERSION:
+        text = f"`v` differs; expected {_STATE_VERSION}, got {printable(state['v'])}"
+        raise StateError.make("E_STATE_SHAPE", text)
+    bounds = {"seed": 1 << 64, "epoch": 1 << 32, "next_batch": 1 << 53, "global_batch": 1 << 53}
+    for key, end in bounds.items():
+        value = state[key]
+        if type(value) is not int or not 0 <= value < end:
+            text = f"`{key}` is out of range; expected an integer from 0 to {end - 1}"
+            raise StateError.make("E_STATE_SHAPE", f"{text}, got {printable(value)}")
+    return dict(state)

@@ -1,0 +1,152 @@
+"""Labels made in the main process, for data loaders whose workers have no GPU.
+
+Workers make the views, which is what takes CPU time, and one labeler on the GPU labels whole
+batches as they arrive. The view has to arrive as it is labelled, in [0, 1] and not normalised:
+undoing a normalisation in float32 is not exact, and two tensors per view would double the traffic.
+So the data set yields bare views (``labels="none"``), and the normalisation for the student follows
+here, after the label, on the labeler's device.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from hellofmt.errors import UserInputError
+from hellofmt.loading.dataset import HelloDataset
+from hellofmt.loading.sampler import HelloSampler
+from hellofmt.loading.views import normalise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from torch import Tensor
+    from torch.utils.data import DataLoader
+
+    from hellofmt.projector.labeler import Labeler
+
+__all__ = ["SoftBatches", "soft_batches"]
+
+
+def _dataset_of(loader: DataLoader[Any]) -> HelloDataset:
+    """The data set that the loader reads, through any ``Subset``."""
+    dataset: Any = loader.dataset
+    while not isinstance(dataset, HelloDataset) and hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    if not isinstance(dataset, HelloDataset):
+        text = f"`loader`; expected one over a HelloDataset, got {type(dataset).__name__}"
+        raise UserInputError.make("E_OPTION", text)
+    if dataset.labels != "none":
+        text = f"the loader's data set; expected labels='none', got {dataset.labels!r}"
+        raise UserInputError.make("E_OPTION", text)
+    if dataset.transform is not None:
+        text = "the loader's data set has a `transform`; expected none, it would change the view"
+        raise UserInputError.make("E_OPTION", text + " before it is labelled")
+    return dataset
+
+
+class SoftBatches:
+    """Batches of (images, labels) from a loader of views; each ``for`` loop over it is one pass.
+
+    Attributes:
+        batches_done: batches handed out in the pass under way.
+    """
+
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        labeler: Labeler,
+        labels: Literal["soft", "logits"],
+        temperature: float | None,
+    ) -> None:
+        """Use ``soft_batches``."""
+        dataset = _dataset_of(loader)
+        if labels not in ("soft", "logits"):
+            text = f"`labels`; expected 'soft' or 'logits', got {labels!r}"
+            raise UserInputError.make("E_OPTION", text)
+        self._loader = loader
+        self._labeler = labeler
+        self._labels = labels
+        self._temperature = dataset.temperature if temperature is None else temperature
+        self._views = dataset.views
+        self.batches_done = 0
+
+    def __len__(self) -> int:
+        """Batches of a whole pass."""
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass: images float32 (N, 3, S, S), normalised, and labels float32 (N, C)."""
+        self.batches_done = 0
+        for views in self._loader:
+            here = views.to(self._labeler.device, non_blocking=True)
+            if self._labels == "soft":
+                labels = self._labeler.labels(here, self._temperature)
+            else:
+                labels = self._labeler.logits(here)
+            # Counted before it is handed out: inside the loop's body this batch is in use.
+            self.batches_done += 1
+            yield normalise(here, self._views), labels
+
+    def _sampler(self) -> HelloSampler:
+        sampler: object = self._loader.batch_sampler
+        if not isinstance(sampler, HelloSampler):
+            text = "the loader's batch sampler; expected a HelloSampler, which has a state, got"
+            raise UserInputError.make("E_OPTION", f"{text} {type(sampler).__name__}")
+        return sampler
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the pass stands, the batch handed out last included.
+
+        Returns:
+            As ``HelloSampler.state_dict``.
+
+        Raises:
+            UserInputError: E_OPTION, the loader has no ``HelloSampler``.
+        """
+        return self._sampler().state_dict(self.batches_done)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Make the next pass begin where ``state`` was taken.
+
+        Args:
+            state: as from ``state_dict``.
+
+        Raises:
+            StateError: see ``HelloSampler.load_state_dict``.
+            UserInputError: E_OPTION, the loader has no ``HelloSampler``.
+        """
+        self._sampler().load_state_dict(state)
+        self.batches_done = 0
+
+
+def soft_batches(
+    loader: DataLoader[Any],
+    labeler: Labeler,
+    *,
+    labels: Literal["soft", "logits"] = "soft",
+    temperature: float | None = None,
+) -> SoftBatches:
+    """Batches of (normalised images, labels), labelled in this process on the labeler's device.
+
+    ::
+
+        dataset = HelloDataset(path, labels="none")
+        loader = DataLoader(dataset, batch_size=128, shuffle=True, num_workers=4, timeout=120)
+        for images, soft in soft_batches(loader, dataset.labeler("cuda")):
+            ...
+
+    Args:
+        loader: over a ``HelloDataset`` with ``labels="none"`` and no transform, or a ``Subset``.
+        labeler: usually ``dataset.labeler(device)``.
+        labels: ``"soft"``: softmax(logits / temperature); ``"logits"``.
+        temperature: T > 0; by default the data set's.
+
+    Returns:
+        An iterable; images float32 (N, 3, S, S) and labels float32 (N, C) on the labeler's device.
+        With a ``HelloSampler`` as the loader's batch sampler its ``state_dict()`` says where the
+        pass stands.
+
+    Raises:
+        UserInputError: E_OPTION, the loader or ``labels`` does not fit.
+    """
+    return SoftBatches(loader, labeler, labels, temperature)
