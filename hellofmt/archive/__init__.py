@@ -1,0 +1,152 @@
+"""Bytes to facts and back: the ``.hello`` archive, without torch.
+
+Names are imported when they are first used, so that opening a file costs what opening needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hellofmt.archive.classes import Classes, ClassLine
+    from hellofmt.archive.images import decode_image, encode_image
+    from hellofmt.archive.index import Index
+    from hellofmt.archive.limits import DEFAULT_LIMITS, Limits
+    from hellofmt.archive.manifest import (
+        UNSET,
+        Adapter,
+        Arch,
+        Base,
+        Dataset,
+        Head,
+        HeadText,
+        Images,
+        Manifest,
+        Preprocess,
+        Probes,
+        Producer,
+        Section,
+        Shard,
+        Storage,
+        Target,
+        TextArch,
+        Views,
+        VisionArch,
+        base_digest,
+        content_id,
+        decimal_string,
+        decimal_value,
+        manifest_bytes,
+        parse_manifest,
+        tensors_digest,
+        validate_manifest,
+    )
+    from hellofmt.archive.pack import default_views, pack_archive, read_class_lines
+    from hellofmt.archive.probes import probe_images
+    from hellofmt.archive.reader import HelloFile, open_archive
+    from hellofmt.archive.schema import json_schema
+    from hellofmt.archive.sign import (
+        Signature,
+        create_key,
+        sign_archive,
+        signature_path,
+        verify_signature,
+    )
+    from hellofmt.archive.tensors import StoredTensor
+    from hellofmt.archive.verify import VerifyReport, verify_archive
+    from hellofmt.archive.writer import (
+        Draft,
+        ImageItem,
+        ImageSet,
+        ProjectorPart,
+        write_archive,
+    )
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "UNSET",
+    "Adapter",
+    "Arch",
+    "Base",
+    "ClassLine",
+    "Classes",
+    "Dataset",
+    "Draft",
+    "Head",
+    "HeadText",
+    "HelloFile",
+    "ImageItem",
+    "ImageSet",
+    "Images",
+    "Index",
+    "Limits",
+    "Manifest",
+    "Preprocess",
+    "Probes",
+    "Producer",
+    "ProjectorPart",
+    "Section",
+    "Shard",
+    "Signature",
+    "Storage",
+    "StoredTensor",
+    "Target",
+    "TextArch",
+    "VerifyReport",
+    "Views",
+    "VisionArch",
+    "base_digest",
+    "content_id",
+    "create_key",
+    "decimal_string",
+    "decimal_value",
+    "decode_image",
+    "default_views",
+    "encode_image",
+    "json_schema",
+    "manifest_bytes",
+    "open_archive",
+    "pack_archive",
+    "parse_manifest",
+    "probe_images",
+    "read_class_lines",
+    "sign_archive",
+    "signature_path",
+    "tensors_digest",
+    "validate_manifest",
+    "verify_archive",
+    "verify_signature",
+    "write_archive",
+]
+
+_MODULES = {
+    "classes": ("ClassLine", "Classes"),
+    "images": ("decode_image", "encode_image"),
+    "index": ("Index",),
+    "limits": ("DEFAULT_LIMITS", "Limits"),
+    "pack": ("default_views", "pack_archive", "read_class_lines"),
+    "probes": ("probe_images",),
+    "reader": ("HelloFile", "open_archive"),
+    "schema": ("json_schema",),
+    "sign": ("Signature", "create_key", "sign_archive", "signature_path", "verify_signature"),
+    "tensors": ("StoredTensor",),
+    "verify": ("VerifyReport", "verify_archive"),
+    "writer": ("Draft", "ImageItem", "ImageSet", "ProjectorPart", "write_archive"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module at first use."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_MODULE_OF.get(name, 'manifest')}")
+    value = getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, imported or not."""
+    return list(__all__)

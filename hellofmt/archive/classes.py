@@ -1,0 +1,139 @@
+"""The classes section: one line per class, ``key TAB name[, synonym...]``.
+
+A text rather than JSON, so that `grep` finds a class, and ordered, so that the line number is the
+label. The first name is what a text head puts into its prompts.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from hellofmt.errors import SpecError, UserInputError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["ClassLine", "Classes", "class_bytes", "parse_classes"]
+
+_MEMBER: Final = "__hello__/classes"
+_LINE_BYTES: Final = 4096
+# Control characters, and the two separators that many tools take as line ends.
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+@dataclass(frozen=True)
+class ClassLine:
+    """One class.
+
+    Attributes:
+        key: its identifier, a WordNet id or a name; unique.
+        names: human names, at least one; the first goes into prompts.
+    """
+
+    key: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of an archive; the position is the label.
+
+    Attributes:
+        keys: identifiers, unique.
+        names: human names of each class, at least one each.
+    """
+
+    keys: list[str]
+    names: list[tuple[str, ...]]
+
+    def __len__(self) -> int:
+        """Number of classes."""
+        return len(self.keys)
+
+
+def class_bytes(lines: Sequence[ClassLine]) -> bytes:
+    """The bytes of the classes section.
+
+    Args:
+        lines: one per class, in label order.
+
+    Returns:
+        UTF-8, one line per class, each ended by a line feed.
+
+    Raises:
+        UserInputError: a key or name that a line cannot hold (E_DATA).
+    """
+    seen: set[str] = set()
+    out: list[str] = []
+    for label, line in enumerate(lines):
+        text = f"{line.key}\t{', '.join(line.names)}"
+        problem = _line_problem(text, label, seen)
+        if not problem and tuple(text.partition("\t")[2].split(", ")) != line.names:
+            problem = f"class {label}: a name holds a comma and a space, or is missing"
+        if problem:
+            raise UserInputError.make("E_DATA", problem)
+        out.append(text + "\n")
+    return "".join(out).encode("utf-8")
+
+
+def parse_classes(data: bytes, count: int) -> Classes:
+    """Narrow the bytes of the classes section to its lines.
+
+    Args:
+        data: the raw section.
+        count: classes that the manifest states.
+
+    Returns:
+        The classes.
+
+    Raises:
+        SpecError: not UTF-8, no last line feed, another number of lines, a line that is too long,
+            twice there, without TAB or name, or with control characters (E_CLASSES).
+    """
+
+    def fault(text: str) -> SpecError:
+        return SpecError.make("E_CLASSES", text, member=_MEMBER)
+
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise fault(f"not UTF-8 at byte {error.start}") from None
+    if not text.endswith("\n"):
+        raise fault("the last line has no line feed")
+    lines = text[:-1].split("\n")
+    if len(lines) != count:
+        raise fault(f"{len(lines)} lines; expected {count}")
+    seen: set[str] = set()
+    keys: list[str] = []
+    names: list[tuple[str, ...]] = []
+    for label, line in enumerate(lines):
+        problem = _line_problem(line, label, seen)
+        if problem:
+            raise fault(problem)
+        key, _, rest = line.partition("\t")
+        keys.append(key)
+        names.append(tuple(rest.split(", ")))
+    return Classes(keys, names)
+
+
+def _line_problem(line: str, label: int, seen: set[str]) -> str:
+    """What is wrong with a line, or an empty string; adds its key to ``seen``."""
+    key, tab, rest = line.partition("\t")
+    try:
+        size = len(line.encode("utf-8"))
+    except UnicodeEncodeError:
+        return f"class {label}: a lone surrogate"
+    if size > _LINE_BYTES:
+        return f"class {label}: line of {size} bytes; expected at most {_LINE_BYTES}"
+    if not tab or not key:
+        return f"class {label}: expected a key, a TAB and a name, got {printable(line, 80)}"
+    if _CONTROL.search(key) or _CONTROL.search(rest):
+        return f"class {label}: control character in {printable(line, 80)}"
+    if any(name != name.strip(" ") or not name for name in rest.split(", ")):
+        return f"class {label}: empty or padded name in {printable(line, 80)}"
+    if key in seen:
+        return f"class {label}: key {printable(key, 80)} stands twice"
+    seen.add(key)
+    return ""

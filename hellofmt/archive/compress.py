@@ -1,0 +1,95 @@
+"""zstd inside sections: one frame that states its size and carries a checksum.
+
+Python's bindings ignore ``max_output_size`` for a frame that states its size, accept bytes and
+frames after the first one, and allocate windows beyond ``max_window_size`` in one-shot calls. So
+the frame header is checked first and nothing is decompressed before it agrees with the manifest.
+Compression happens only where it saves 5 %, and never beyond the ratio or size that a reader
+accepts without a flag.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from hellofmt.archive.limits import DEFAULT_LIMITS
+from hellofmt.errors import CorruptError
+
+__all__ = ["compress", "decompress"]
+
+_FRAME_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_WINDOW_BYTES: Final = 8 << 20
+_LEVEL: Final = 19
+
+
+def compress(raw: bytes) -> bytes | None:
+    """``raw`` as one zstd frame, or None where storing it raw is better.
+
+    Args:
+        raw: bytes of a section.
+
+    Returns:
+        One frame with content size and checksum, window at most 8 MiB; None if it saves less than
+        5 %, or if a reader with default limits would refuse it.
+    """
+    if not 0 < len(raw) <= DEFAULT_LIMITS.zstd_bytes:
+        return None
+    import zstandard
+
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        _LEVEL,
+        source_size=len(raw),
+        window_log=min(23, max(10, (len(raw) - 1).bit_length())),
+        write_content_size=1,
+        write_checksum=1,
+        write_dict_id=0,
+        threads=0,
+    )
+    stored = zstandard.ZstdCompressor(compression_params=parameters).compress(raw)
+    if len(stored) * 100 > len(raw) * 95 or len(raw) > len(stored) * DEFAULT_LIMITS.zstd_ratio:
+        return None
+    return stored
+
+
+def decompress(stored: bytes, raw_size: int, *, member: str) -> bytes:
+    """The raw bytes of a section stored as one zstd frame.
+
+    Args:
+        stored: the frame, its digest already checked.
+        raw_size: bytes the manifest states, already within the limits.
+        member: archive member, for the error.
+
+    Returns:
+        ``raw_size`` bytes.
+
+    Raises:
+        CorruptError: E_ZSTD, anything but one frame of exactly that size with a checksum, a window
+            of at most 8 MiB and no dictionary.
+    """
+    import zstandard
+
+    def fault(text: str) -> CorruptError:
+        return CorruptError.make("E_ZSTD", text, member=member)
+
+    if stored[:4] != _FRAME_MAGIC:
+        raise fault("not a zstd frame")
+    try:
+        frame = zstandard.get_frame_parameters(stored)
+    except zstandard.ZstdError:
+        raise fault("damaged frame header") from None
+    if frame.content_size != raw_size:
+        raise fault(f"size stated by the frame; expected {raw_size}, got {frame.content_size}")
+    if frame.window_size > _WINDOW_BYTES:
+        raise fault(f"window; expected at most {_WINDOW_BYTES} bytes, got {frame.window_size}")
+    if not frame.has_checksum:
+        raise fault("the frame has no checksum")
+    if frame.dict_id != 0:
+        raise fault("the frame needs a dictionary")
+    try:
+        raw = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES).decompress(
+            stored, read_across_frames=False, allow_extra_data=False
+        )
+    except zstandard.ZstdError:
+        raise fault("damaged frame, or bytes after it") from None
+    if len(raw) != raw_size:
+        raise fault(f"raw size; expected {raw_size}, got {len(raw)}")
+    return raw

@@ -1,0 +1,417 @@
+"""Images: three codecs, each held to a strict profile before native code sees a byte.
+
+A short walk over the file structure comes first: it refuses what image libraries are attacked with
+(palettes, interlace, text and profile chunks, progressive scans, animation, trailing bytes) and
+gives the dimensions without decoding. Only then, and after digest and limits, is an image decoded,
+by the one plugin of its codec. Metadata segments that a JPEG may carry never reach the decoder.
+Bytes are stored as they are given; encoding is for callers who ask for it.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from hellofmt.archive.limits import IMAGE_SIDE, Limits, check_fixed, check_limit
+from hellofmt.errors import CorruptError, HelloError, SpecError, UserInputError, printable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Codec", "ImageShape", "decode_image", "encode_image", "parse_image", "parse_png_header"]
+
+Codec = Literal["png", "jpeg", "webp"]
+
+_PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+_PILLOW: Final = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
+# A marker inside entropy-coded data: 0xFF followed by neither a stuffed zero nor a restart number.
+_MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7]")
+# What Pillow's plugins raise on damaged input; anything else is a bug of ours and stays visible.
+_DECODE_ERRORS: Final = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    struct.error,
+    zlib.error,
+    EOFError,
+    KeyError,
+    IndexError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+)
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """Dimensions of an image as its file states them.
+
+    Attributes:
+        height: pixels.
+        width: pixels.
+        channels: 1 (grey) or 3 (RGB).
+    """
+
+    height: int
+    width: int
+    channels: int
+
+
+def parse_image(data: bytes | memoryview, codec: str, *, member: str = "") -> ImageShape:
+    """Hold an image file to the profile of its codec and read its dimensions, without decoding.
+
+    Args:
+        data: the whole file.
+        codec: ``png``, ``jpeg`` or ``webp``.
+        member: archive member, for the error.
+
+    Returns:
+        Its dimensions, each at least 1.
+
+    Raises:
+        SpecError: outside the profile (E_CODEC).
+        CorruptError: cut, or a checksum is wrong (E_IMAGE).
+    """
+    walk = {"png": _walk_png, "jpeg": _walk_jpeg, "webp": _walk_webp}[codec]
+    try:
+        shape = walk(data)
+    except _OutsideProfileError as error:
+        raise SpecError.make(
+            "E_CODEC", f"{codec} outside the profile: {error}", member=member
+        ) from None
+    except _DamagedError as error:
+        raise CorruptError.make("E_IMAGE", f"damaged {codec}: {error}", member=member) from None
+    if min(shape.height, shape.width) < 1:
+        raise SpecError.make("E_CODEC", f"{codec} outside the profile: no pixels", member=member)
+    return shape
+
+
+class _OutsideProfileError(ValueError):
+    """A file that may be valid elsewhere and that the profile does not allow."""
+
+
+class _DamagedError(ValueError):
+    """A file that no decoder could read in full."""
+
+
+def _walk_png(data: bytes | memoryview) -> ImageShape:
+    """8-bit grey or RGB, not interlaced; IHDR, sRGB if any, IDAT one after another, IEND."""
+    if bytes(data[:8]) != _PNG_SIGNATURE:
+        raise _OutsideProfileError("not a PNG file")
+    at, end = 8, len(data)
+    seen: list[bytes] = []
+    shape: ImageShape | None = None
+    while at < end:
+        if end - at < 12:
+            raise _DamagedError("cut inside a chunk")
+        size, name = int.from_bytes(data[at : at + 4], "big"), bytes(data[at + 4 : at + 8])
+        if size > end - at - 12:
+            raise _DamagedError(f"chunk {printable(name)} goes past the end")
+        body = data[at + 8 : at + 8 + size]
+        crc = int.from_bytes(data[at + 8 + size : at + 12 + size], "big")
+        if zlib.crc32(data[at + 4 : at + 8 + size]) != crc:
+            raise _DamagedError(f"checksum of chunk {printable(name)}")
+        if not seen:
+            shape = _png_header(name, body)
+        elif name == b"IDAT":
+            pass
+        elif name == b"IEND":
+            if size or b"IDAT" not in seen:
+                raise _OutsideProfileError("IEND before IDAT, or with data")
+            if at + 12 != end:
+                raise _OutsideProfileError("bytes after IEND")
+        elif name != b"sRGB" or size != 1 or seen != [b"IHDR"]:
+            raise _OutsideProfileError(
+                f"chunk {printable(name)}; expected IHDR, sRGB, IDAT and IEND only"
+            )
+        if not seen or seen[-1] != name:
+            seen.append(name)
+        at += 12 + size
+    if shape is None or seen[-1] != b"IEND":
+        raise _DamagedError("cut before IEND")
+    return shape
+
+
+def _png_header(name: bytes, body: bytes | memoryview) -> ImageShape:
+    if name != b"IHDR" or len(body) != 13:
+        raise _OutsideProfileError("does not begin with IHDR")
+    width, height, depth, colour, packing, filters, interlace = struct.unpack(">IIBBBBB", body)
+    if depth != 8 or colour not in (0, 2):
+        raise _OutsideProfileError(f"bit depth {depth}, colour type {colour}; expected 8, 0 or 2")
+    if packing or filters or interlace:
+        raise _OutsideProfileError("interlaced, or of an unknown compression or filter")
+    return ImageShape(height, width, 3 if colour == 2 else 1)
+
+
+def parse_png_header(head: bytes) -> ImageShape:
+    """Dimensions of a PNG image from its first 33 bytes alone; the rest is not looked at.
+
+    Args:
+        head: the signature and the first chunk.
+
+    Returns:
+        Its dimensions.
+
+    Raises:
+        SpecError: not a PNG file of the profile (E_CODEC).
+    """
+    if head[:8] != _PNG_SIGNATURE or len(head) < 33:
+        raise SpecError.make("E_CODEC", "png outside the profile: not a PNG file")
+    try:
+        return _png_header(head[12:16], head[16:29])
+    except _OutsideProfileError as error:
+        raise SpecError.make("E_CODEC", f"png outside the profile: {error}") from None
+
+
+def _segments(data: bytes | memoryview) -> list[tuple[int, int, int]]:
+    """Marker, begin and end of every JPEG segment; a scan includes its entropy-coded data."""
+    if bytes(data[:2]) != b"\xff\xd8":
+        raise _OutsideProfileError("not a JPEG file")
+    found: list[tuple[int, int, int]] = []
+    at, end = 2, len(data)
+    while at < end:
+        begin = at
+        if data[at] != 0xFF:
+            raise _DamagedError(f"no marker at byte {at}")
+        # Any number of 0xFF may fill the space before a marker.
+        while at < end and data[at] == 0xFF:
+            at += 1
+        if at == end:
+            break
+        marker = data[at]
+        at += 1
+        if marker == 0xD9:
+            if at != end:
+                raise _OutsideProfileError("bytes after the end marker")
+            return found
+        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
+            raise _OutsideProfileError(f"marker {marker:02x} outside a scan")
+        size = int.from_bytes(data[at : at + 2], "big")
+        if size < 2 or at + size > end:
+            raise _DamagedError(f"segment {marker:02x} goes past the end")
+        at += size
+        if marker == 0xDA:
+            after = _MARKER.search(data, at)
+            if after is None:
+                break
+            at = after.start()
+        found.append((marker, begin, at))
+    raise _DamagedError("cut before the end marker")
+
+
+def _walk_jpeg(data: bytes | memoryview) -> ImageShape:
+    """Sequential Huffman, 8 bits, 1 or 3 components, each coded in exactly one scan."""
+    shape: ImageShape | None = None
+    coded = components = 0
+    for marker, begin, end in _segments(data):
+        # Counted from the end of the fill bytes: marker byte, two bytes of length, then the body.
+        at = begin
+        while data[at] == 0xFF:
+            at += 1
+        body = data[at + 3 : end]
+        if marker in (0xC0, 0xC1):
+            if shape is not None or len(body) < 6:
+                raise _OutsideProfileError("two frame headers, or a short one")
+            depth, height, width, components = struct.unpack(">BHHB", body[:6])
+            if depth != 8 or components not in (1, 3) or len(body) != 6 + 3 * components:
+                raise _OutsideProfileError(
+                    f"{components} components of {depth} bits; expected 1 or 3 of 8"
+                )
+            shape = ImageShape(height, width, components)
+        elif marker == 0xDA:
+            if shape is None or not body or not 1 <= body[0] <= components - coded:
+                raise _OutsideProfileError("a component is coded in more than one scan")
+            coded += body[0]
+        elif 0xE0 <= marker <= 0xEF or marker in (0xC4, 0xDB, 0xDD, 0xFE):
+            continue
+        else:
+            kind = "progressive" if marker in (0xC2, 0xC6, 0xCA, 0xCE) else f"marker {marker:02x}"
+            raise _OutsideProfileError(f"{kind}; expected sequential Huffman coding")
+    if shape is None or coded != components:
+        raise _OutsideProfileError("a component is coded in no scan")
+    return shape
+
+
+def _walk_webp(data: bytes | memoryview) -> ImageShape:
+    """One still image in the simple file form: no alpha, no metadata."""
+    if bytes(data[:4]) != b"RIFF" or bytes(data[8:12]) != b"WEBP" or len(data) < 20:
+        raise _OutsideProfileError("not a WebP file")
+    size = int.from_bytes(data[4:8], "little")
+    if size + 8 > len(data):
+        raise _DamagedError(f"cut; expected {size + 8} bytes, got {len(data)}")
+    name, body_size = bytes(data[12:16]), int.from_bytes(data[16:20], "little")
+    if name not in (b"VP8 ", b"VP8L"):
+        raise _OutsideProfileError(
+            f"chunk {printable(name)}; expected one VP8 or VP8L image without metadata"
+        )
+    if size + 8 != len(data) or 20 + body_size + body_size % 2 != len(data):
+        raise _OutsideProfileError("more than one chunk, or bytes after it")
+    if body_size % 2 and data[-1] != 0:
+        raise _OutsideProfileError("padding byte is not zero")
+    body = bytes(data[20:30])
+    if name == b"VP8 ":
+        if body_size < 10 or body[0] & 1 or body[3:6] != b"\x9d\x01\x2a":
+            raise _DamagedError("no key frame")
+        width, height = struct.unpack("<HH", body[6:10])
+        if width >> 14 or height >> 14:
+            raise _OutsideProfileError("scaled frame")
+        return ImageShape(height, width, 3)
+    if body_size < 5 or body[0] != 0x2F:
+        raise _DamagedError("no lossless signature")
+    bits = int.from_bytes(body[1:5], "little")
+    if bits >> 28:
+        raise _OutsideProfileError("alpha, or an unknown version")
+    return ImageShape((bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1, 3)
+
+
+def check_image_limits(shape: ImageShape, size: int, limits: Limits, *, member: str = "") -> None:
+    """Refuse an image above the limits.
+
+    Args:
+        shape: its dimensions.
+        size: stored bytes.
+        limits: the reader's limits.
+        member: archive member, for the error.
+
+    Raises:
+        LimitError: E_LIMIT_IMAGE_BYTES, _IMAGE_SIDE, _IMAGE_PIXELS.
+    """
+    check_limit(limits, "image_bytes", size, member=member)
+    check_fixed("image_side", max(shape.height, shape.width), IMAGE_SIDE, member=member)
+    check_limit(limits, "image_pixels", shape.height * shape.width, member=member)
+
+
+def _check_png_data(data: bytes, shape: ImageShape) -> None:
+    """The compressed data of a PNG is exactly its rows: libpng tolerates less and more.
+
+    Raises:
+        _DamagedError: another length, or the stream is broken.
+    """
+    parts: list[bytes] = []
+    at = 8
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] == b"IDAT":
+            parts.append(data[at + 8 : at + 8 + size])
+        at += 12 + size
+    wanted = shape.height * (1 + shape.width * shape.channels)
+    stream = zlib.decompressobj()
+    try:
+        length = len(stream.decompress(b"".join(parts), wanted + 1))
+    except zlib.error as error:
+        raise _DamagedError(f"compressed data: {printable(error)}") from None
+    if length != wanted or not stream.eof or stream.unused_data:
+        raise _DamagedError(f"compressed data does not hold exactly {wanted} bytes")
+
+
+def _without_metadata(data: bytes) -> bytes:
+    """A JPEG without comments and application segments, but for JFIF and Adobe's colour flag."""
+    parts = [data[:2]]
+    for marker, begin, end in _segments(data):
+        if marker == 0xFE or (0xE0 <= marker <= 0xEF and marker not in (0xE0, 0xEE)):
+            continue
+        parts.append(data[begin:end])
+    return b"".join([*parts, b"\xff\xd9"])
+
+
+def decode_image(data: bytes, codec: str, limits: Limits, *, member: str = "") -> NDArray[np.uint8]:
+    """The pixels of an image file.
+
+    Exact for PNG and lossless WebP; JPEG decoders differ by small amounts between versions. EXIF
+    orientation and colour profiles are ignored.
+
+    Args:
+        data: the whole file.
+        codec: ``png``, ``jpeg`` or ``webp``.
+        limits: checked before anything is decoded.
+        member: archive member, for the error.
+
+    Returns:
+        uint8 (H, W, 3) RGB, or (H, W, 1) for grey.
+
+    Raises:
+        SpecError: outside the profile (E_CODEC).
+        CorruptError: cannot be decoded in full, or to other dimensions (E_IMAGE).
+        LimitError: above the limits.
+    """
+    import numpy as np
+    from PIL import Image
+
+    shape = parse_image(data, codec, member=member)
+    check_image_limits(shape, len(data), limits, member=member)
+    try:
+        if codec == "png":
+            _check_png_data(data, shape)
+        elif codec == "jpeg":
+            data = _without_metadata(data)
+        with Image.open(io.BytesIO(data), formats=(_PILLOW[codec],)) as image:
+            if image.size != (shape.width, shape.height):
+                raise _DamagedError(f"decodes to {image.size[0]} x {image.size[1]} pixels")
+            mode = "L" if shape.channels == 1 else "RGB"
+            if image.mode != mode:
+                raise _DamagedError(f"decodes to mode {image.mode}; expected {mode}")
+            pixels = np.asarray(image, np.uint8)
+    except _DECODE_ERRORS as error:
+        raise CorruptError.make(
+            "E_IMAGE", f"cannot be decoded: {printable(error)}", member=member
+        ) from None
+    return pixels.reshape(shape.height, shape.width, shape.channels)
+
+
+def encode_image(pixels: NDArray[np.uint8], codec: Codec, *, quality: int = 95) -> bytes:
+    """Encode pixels within the profile of the format.
+
+    Args:
+        pixels: uint8 (H, W, 3) RGB, or (H, W) or (H, W, 1) grey; sides from 1 to 4,096.
+        codec: ``png``, ``jpeg`` or ``webp``.
+        quality: 1 to 100; for WebP 100 is lossless; PNG always is and ignores it.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserInputError: another dtype or shape, or a quality out of range (E_DATA, E_OPTION).
+    """
+    import numpy as np
+    from PIL import Image
+
+    if not 1 <= quality <= 100:
+        raise UserInputError.make("E_OPTION", f"`quality`; expected 1 to 100, got {quality}")
+    grey = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 1)
+    if (
+        pixels.dtype != np.uint8
+        or not (grey or (pixels.ndim == 3 and pixels.shape[2] == 3))
+        or not min(pixels.shape[:2]) >= 1
+        or max(pixels.shape[:2]) > IMAGE_SIDE
+    ):
+        raise UserInputError.make(
+            "E_DATA",
+            f"image; expected uint8 H x W x 3 or H x W up to {IMAGE_SIDE} pixels, "
+            f"got {pixels.dtype} {pixels.shape}",
+        )
+    if grey and codec != "webp":
+        image = Image.fromarray(np.ascontiguousarray(pixels.reshape(pixels.shape[:2])))
+    elif grey:
+        # WebP has no grey form.
+        image = Image.fromarray(pixels.reshape(pixels.shape[:2])).convert("RGB")
+    else:
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+    out = io.BytesIO()
+    if codec == "png":
+        image.save(out, "PNG", compress_level=9)
+    elif codec == "jpeg":
+        image.save(out, "JPEG", quality=quality, optimize=True, progressive=False)
+    else:
+        image.save(out, "WEBP", quality=quality, lossless=quality == 100, exact=True, method=4)
+    data = out.getvalue()
+    try:
+        parse_image(data, codec)
+    except HelloError as error:
+        text = f"the {codec} encoder left the profile: {error}"
+        raise UserInputError.make("E_DATA", text) from None
+    return data

@@ -1,0 +1,175 @@
+"""Bytes of the container: headers, names, padding, order of members.
+
+An archive is a strict subset of USTAR, so that every tar tool lists it. Reading goes the other way
+round from a tar reader: the header of a member is a pure function of its name and size, both known
+beforehand, so the 512 bytes are *computed* and compared. Nothing of a header is ever interpreted,
+and a file that any two tools could read differently does not exist. Offsets are not stored either:
+they follow from the sizes, so holes and overlaps cannot be written down.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from hellofmt.errors import SpecError, printable
+
+__all__ = [
+    "BLOCK",
+    "EXTENSIONS",
+    "ID_MEMBER",
+    "ID_SIZE",
+    "MAGIC",
+    "MANIFEST_MEMBER",
+    "SECTION_ORDER",
+    "TRAILER",
+    "ZIP_END",
+    "ZIP_TAIL",
+    "describe_header",
+    "header",
+    "image_name",
+    "padded",
+    "section_member",
+]
+
+BLOCK: Final = 512
+"""Bytes of a header; payloads are padded with zeros to a multiple of it."""
+MANIFEST_MEMBER: Final = "__hello__/manifest"
+ID_MEMBER: Final = "__hello__/id"
+MAGIC: Final = MANIFEST_MEMBER.encode("ascii")
+"""The first 18 bytes of every archive."""
+ID_SIZE: Final = 65
+"""64 lower-case hexadecimal digits and a line feed."""
+TRAILER: Final = bytes(2 * BLOCK)
+"""The end of the file: exactly two zero blocks."""
+SECTION_ORDER: Final = (
+    "index",
+    "classes",
+    "adapter",
+    "head",
+    "probes",
+    "base",
+    "card",
+    "license",
+    "pixels",
+)
+"""Every section of version 1.0, in file order."""
+EXTENSIONS: Final = {"png": "png", "jpeg": "jpg", "webp": "webp"}
+"""Codec to file name extension."""
+ZIP_END: Final = b"PK\5\6"
+"""Signature of a ZIP archive's end record."""
+ZIP_TAIL: Final = 65_557
+"""ZIP readers look for ``ZIP_END`` in this many last bytes: a record and its longest comment."""
+
+_MAX_SIZE: Final = (1 << 33) - 1
+_FIXED: Final = b"0000644\0000000000\0000000000\0"
+_MTIME: Final = b"00000000000\0"
+_TAIL: Final = b"0" + bytes(100) + b"ustar\00000" + bytes(247)
+# Sum of every byte but name and size digits; the checksum field itself counts as eight spaces.
+_BASE_SUM: Final = sum(_FIXED) + sum(_MTIME) + 8 * 0x20 + sum(_TAIL)
+
+
+def padded(size: int) -> int:
+    """``size`` in bytes rounded up to a multiple of 512."""
+    return -(-size // BLOCK) * BLOCK
+
+
+def header(name: str, size: int) -> bytes:
+    """The one USTAR header of a member: a regular file, mode 644, owner 0, time 0.
+
+    Args:
+        name: 1 to 99 ASCII characters.
+        size: bytes of the payload, 0 to 8 GiB - 1.
+
+    Returns:
+        512 bytes.
+
+    Raises:
+        SpecError: the name or the size does not fit a header (E_NAME, E_HEADER).
+    """
+    if not (0 < len(name) < 100 and name.isascii() and name.isprintable()):
+        raise SpecError.make(
+            "E_NAME", f"member name; expected 1 to 99 ASCII characters, got {printable(name)}"
+        )
+    if not 0 <= size <= _MAX_SIZE:
+        raise SpecError.make(
+            "E_HEADER", f"member size; expected at most {_MAX_SIZE} bytes, got {size}", member=name
+        )
+    raw = name.encode("ascii")
+    digits = b"%011o\0" % size
+    checksum = b"%06o\0 " % (_BASE_SUM + sum(raw) + sum(digits))
+    return b"".join((raw, bytes(100 - len(raw)), _FIXED, digits, _MTIME, checksum, _TAIL))
+
+
+def describe_header(block: bytes, name: str, size: int, earlier: frozenset[str]) -> SpecError:
+    """The error for a header that is not ``header(name, size)``: which rule it breaks.
+
+    Args:
+        block: the 512 bytes found.
+        name: member expected there.
+        size: its expected size in bytes.
+        earlier: names of the members before it.
+
+    Returns:
+        E_DUPLICATE for a member seen before, E_ORDER for one that belongs elsewhere, E_NAME for an
+        unknown name, E_HEADER for anything that is not a canonical header or has another size.
+    """
+    found, found_size = _read_header(block)
+    if found is None:
+        at = next(
+            (i for i, (a, b) in enumerate(zip(block, header(name, size), strict=False)) if a != b),
+            len(block),
+        )
+        return SpecError.make(
+            "E_HEADER",
+            f"not the canonical header of this member; differs at byte {at}",
+            member=name,
+        )
+    shown = printable(found)
+    if found == name:
+        return SpecError.make(
+            "E_HEADER", f"size in the header; expected {size}, got {found_size}", member=name
+        )
+    if found in earlier:
+        return SpecError.make("E_DUPLICATE", f"member {shown} stands here again", member=name)
+    place, _, rest = found.partition("/")
+    if place == "images" or (place == "__hello__" and rest in (*SECTION_ORDER, "manifest", "id")):
+        return SpecError.make("E_ORDER", f"expected this member, got {shown}", member=name)
+    return SpecError.make("E_NAME", f"expected this member, got {shown}", member=name)
+
+
+def _read_header(block: bytes) -> tuple[str | None, int]:
+    """Name and size of a canonical header, or ``(None, 0)``."""
+    name = block[:100].rstrip(b"\0")
+    try:
+        text, size = name.decode("ascii"), int(block[124:135], 8)
+        if header(text, size) == block:
+            return text, size
+    except (ValueError, SpecError):
+        # Only tells apart what is wrong with a header that is refused already.
+        return None, 0
+    return None, 0
+
+
+def section_member(section: str) -> str:
+    """Member name of a section."""
+    return f"__hello__/{section}"
+
+
+def image_name(label: int, number: int, codec: str, classes: int, total: int) -> str:
+    """Member name of an image: ``images/<label>/<number>.<extension>``.
+
+    Padded so that byte order of the names is the order of the rows.
+
+    Args:
+        label: class of the image, < ``classes``.
+        number: row over the whole data set (all shards), < ``total``.
+        codec: ``png``, ``jpeg`` or ``webp``.
+        classes: number of classes.
+        total: number of images of the whole data set.
+
+    Returns:
+        ASCII, below 100 characters.
+    """
+    label_width = max(4, len(str(classes - 1)))
+    number_width = max(6, len(str(total - 1)))
+    return f"images/{label:0{label_width}d}/{number:0{number_width}d}.{EXTENSIONS[codec]}"

@@ -1,0 +1,148 @@
+"""What a reader refuses for size: defaults that a caller may raise, hard caps that nobody can.
+
+A file never raises its own limit. Every allocation while reading is at most the smaller of such a
+cap and the bytes that exist, so a small hostile file costs little memory and a large one no more
+than its own length. The caps are named once here; errors name the value, the cap and the option
+that raises it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Final
+
+from hellofmt.errors import LimitError, UserInputError
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "IMAGE_SIDE",
+    "MANIFEST_BYTES",
+    "SAFETENSORS_HEADER_BYTES",
+    "TENSORS_PER_SECTION",
+    "TEXT_BYTES",
+    "Limits",
+    "check_fixed",
+    "check_limit",
+]
+
+_MIB: Final = 1 << 20
+_GIB: Final = 1 << 30
+# A member's size field holds 11 octal digits.
+_MEMBER: Final = 8 * _GIB - 1
+
+MANIFEST_BYTES: Final = _MIB
+"""Most bytes of a manifest; fixed."""
+SAFETENSORS_HEADER_BYTES: Final = _MIB
+"""Most bytes of the JSON header of a tensor section; fixed."""
+TENSORS_PER_SECTION: Final = 4096
+"""Most tensors in one section; fixed."""
+TEXT_BYTES: Final = {"classes": 16 * _MIB, "card": _MIB, "license": _MIB}
+"""Most raw bytes of each text section; fixed."""
+IMAGE_SIDE: Final = 4096
+"""Most pixels along one side of an image; fixed."""
+
+_HARD: Final = {
+    "images": 10_000_000,
+    "index_bytes": 512 * _MIB,
+    "image_bytes": _MEMBER,
+    "image_pixels": 16_777_216,
+    "section_bytes": _MEMBER,
+    "sections_bytes": _MEMBER,
+    "zstd_bytes": _GIB,
+    "zstd_ratio": 1000,
+    "probes": 64,
+    "rank": 1024,
+    "file_bytes": 1 << 40,
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of one reader or writer; every field may be raised up to its hard cap.
+
+    Attributes:
+        images: rows of the index.
+        index_bytes: raw bytes of the index.
+        image_bytes: stored bytes of one image.
+        image_pixels: height x width of one image; a side has at most 4,096 pixels.
+        section_bytes: raw bytes of one section.
+        sections_bytes: raw bytes of all sections together.
+        zstd_bytes: raw bytes of one zstd section.
+        zstd_ratio: raw over stored bytes of one zstd section.
+        probes: stored probes.
+        rank: inner dimension of a low-rank factor pair.
+        file_bytes: bytes of the whole file.
+
+    Raises:
+        UserInputError: a field is below 1 or above its hard cap (E_OPTION).
+    """
+
+    images: int = 1_000_000
+    index_bytes: int = 64 * _MIB
+    image_bytes: int = 64 * _MIB
+    image_pixels: int = 1_048_576
+    section_bytes: int = _GIB
+    sections_bytes: int = 2 * _GIB
+    zstd_bytes: int = 64 * _MIB
+    zstd_ratio: int = 200
+    probes: int = 16
+    rank: int = 256
+    file_bytes: int = 64 * _GIB
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value: int = getattr(self, field.name)
+            if not 1 <= value <= _HARD[field.name]:
+                raise UserInputError.make(
+                    "E_OPTION",
+                    f"limit `{field.name}`; expected 1 to {_HARD[field.name]}, got {value}",
+                )
+
+
+DEFAULT_LIMITS: Final = Limits()
+"""What is used where the caller names no limits."""
+
+
+def check_limit(limits: Limits, name: str, value: int, *, member: str = "") -> None:
+    """Refuse ``value`` if it is above the limit called ``name``.
+
+    Args:
+        limits: the caller's limits.
+        name: a field of ``Limits``.
+        value: what the file asks for, in the unit of the field.
+        member: archive member it concerns.
+
+    Raises:
+        LimitError: E_LIMIT_<NAME>, naming the value, the cap and the option.
+    """
+    cap: int = getattr(limits, name)
+    if value > cap:
+        hard = _HARD[name]
+        advice = (
+            f"`--limit {name}={value}` raises it"
+            if value <= hard
+            else f"no option goes past {hard}"
+        )
+        raise LimitError.make(
+            f"E_LIMIT_{name.upper()}", f"`{name}` is {value}, cap {cap}; {advice}", member=member
+        )
+
+
+def check_fixed(name: str, value: int, cap: int, *, member: str = "") -> None:
+    """Refuse ``value`` above a cap of the format that no option raises.
+
+    Args:
+        name: what is limited, as it stands in the code ``E_LIMIT_<NAME>``.
+        value: what the file asks for.
+        cap: most allowed.
+        member: archive member it concerns.
+
+    Raises:
+        LimitError: E_LIMIT_<NAME>.
+    """
+    if value > cap:
+        raise LimitError.make(
+            f"E_LIMIT_{name.upper()}",
+            f"`{name}` is {value}, cap {cap}; no option raises it",
+            member=member,
+        )

@@ -1,0 +1,623 @@
+"""Opening and reading an archive: every byte that is handed out was verified first.
+
+The order of checks is fixed, so that one fault has one error: magic and length; the manifest's
+header; its digest against the ``id`` member, then against what the caller expects; only then is it
+parsed. From the manifest alone follow the offset of every section and the length of the file, which
+are compared before anything else is read. Sections are read on demand, digest first, then
+decompression, then the strict checks. Images are verified each time they are read, because a file
+may change while it is open. Nothing but ``HelloError`` comes out, apart from the ``OSError`` of
+opening the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from hellofmt.archive.classes import Classes, parse_classes
+from hellofmt.archive.compress import decompress
+from hellofmt.archive.layout import (
+    BLOCK,
+    ID_MEMBER,
+    ID_SIZE,
+    MAGIC,
+    MANIFEST_MEMBER,
+    TRAILER,
+    describe_header,
+    header,
+    image_name,
+    padded,
+    section_member,
+)
+from hellofmt.archive.limits import DEFAULT_LIMITS, MANIFEST_BYTES, Limits, check_fixed, check_limit
+from hellofmt.archive.manifest import (
+    UNSET,
+    Images,
+    Manifest,
+    Section,
+    check_manifest_limits,
+    content_id,
+    parse_manifest,
+)
+from hellofmt.archive.source import LocalSource
+from hellofmt.errors import (
+    CorruptError,
+    NotHelloError,
+    SpecError,
+    TrustError,
+    UserInputError,
+    printable,
+)
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from hellofmt.archive.index import Index
+    from hellofmt.archive.source import Source
+
+__all__ = ["HelloFile", "open_archive"]
+
+_SHORTEST: Final = 4 * BLOCK
+# One read that holds the manifest and the small sections of most archives.
+_HEAD_BYTES: Final = 1 << 16
+_TENSOR_SECTIONS: Final = frozenset({"index", "adapter", "head", "probes", "base", "pixels"})
+
+
+def open_archive(
+    path: str | os.PathLike[str],
+    *,
+    expect: str | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> HelloFile:
+    """Open an archive and verify its manifest, its length and the header of every section.
+
+    Args:
+        path: a ``.hello`` file.
+        expect: the ``id`` it must have, ``sha256:`` and 64 hex digits: the one check that holds
+            against people who change files on purpose.
+        limits: what to refuse for size.
+
+    Returns:
+        The open archive, a context manager.
+
+    Raises:
+        OSError: missing, a directory, not permitted.
+        NotHelloError: not an archive (E_MAGIC), or of an unknown version or feature.
+        CorruptError: changed, cut or extended.
+        SpecError: content that the format forbids.
+        LimitError: above ``limits``.
+        TrustError: another ``id`` than ``expect`` (E_PIN).
+        HelloIOError: reading failed.
+        UserInputError: ``expect`` is not an id (E_OPTION).
+    """
+    source = LocalSource(path)
+    try:
+        return HelloFile(source, expect=expect, limits=limits)
+    except BaseException:
+        source.close()
+        raise
+
+
+def sha256(data: bytes | memoryview) -> str:
+    """Digest of ``data`` in the manifest's spelling."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+class HelloFile:
+    """An open archive: read-only, usable from threads and forked workers at once.
+
+    Pickles as its path, id and limits; unpickling opens the file again and refuses another id.
+
+    Attributes:
+        path: what it was opened by.
+        id: ``sha256:...`` of the manifest, which fixes every byte of the file.
+        manifest: what the archive says of itself.
+        extras: free text under ``x_`` keys, never interpreted.
+        limits: what it was opened with.
+        size_bytes: length of the file.
+    """
+
+    def __init__(
+        self, source: Source, *, expect: str | None = None, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
+        """Run the checks of opening on ``source``; see ``open_archive``."""
+        if expect is not None and re.fullmatch(r"sha256:[0-9a-f]{64}", expect) is None:
+            raise UserInputError.make(
+                "E_OPTION",
+                f"`expect`; expected sha256: and 64 hex digits, got {printable(expect, 80)}",
+            )
+        self._source = source
+        self.limits = limits
+        self.path = source.name
+        self.size_bytes = source.size
+        self._head = source.read(0, min(source.size, _HEAD_BYTES))
+        data = _read_manifest(self._head, source)
+        self.id = sha256(data)
+        if expect is not None and expect != self.id:
+            raise TrustError.make(
+                "E_PIN", f"id of {printable(self.path)}; expected {expect}, got {self.id}"
+            )
+        manifest, extras = parse_manifest(data)
+        self.manifest: Manifest = manifest
+        self.extras: Mapping[str, str] = MappingProxyType(extras)
+        check_manifest_limits(manifest, limits)
+        self._offsets: dict[str, int] = {}
+        self._sections: dict[str, Section] = {}
+        at = BLOCK + padded(len(data)) + 2 * BLOCK
+        for section in manifest.sections:
+            self._sections[section.name] = section
+            self._offsets[section.name] = at + BLOCK
+            at += BLOCK + padded(section.size)
+        self._images_start = at
+        self._check_length(at)
+        self._check_section_headers()
+        self._index: Index | None = None
+        self._classes: Classes | None = None
+        self._pixels_start: int | None = None
+
+    def _check_length(self, images_start: int) -> None:
+        """The length that the manifest implies is the length of the file.
+
+        Raises:
+            LimitError: E_LIMIT_FILE_BYTES.
+            CorruptError: E_TRUNCATED, E_TRAILING.
+        """
+        images = self.manifest.images
+        span = 0 if images is UNSET else images.span
+        self.images_end = images_start + span
+        wanted = self.images_end + len(TRAILER)
+        check_limit(self.limits, "file_bytes", wanted)
+        if self.size_bytes < wanted:
+            raise CorruptError.make(
+                "E_TRUNCATED",
+                f"the file is cut; expected {wanted} bytes, got {self.size_bytes}",
+                offset=self.size_bytes,
+            )
+        if self.size_bytes > wanted:
+            raise CorruptError.make(
+                "E_TRAILING",
+                f"bytes after the end; expected {wanted} bytes, got {self.size_bytes}",
+                offset=wanted,
+            )
+
+    def _check_section_headers(self) -> None:
+        """Every section has its one header, and zeros behind its payload.
+
+        Raises:
+            SpecError: E_HEADER, E_NAME, E_ORDER, E_DUPLICATE.
+            CorruptError: E_PADDING.
+        """
+        sections = self.manifest.sections
+        ranges: list[tuple[int, int]] = []
+        for section in sections:
+            start = self._offsets[section.name]
+            ranges.append((start - BLOCK, BLOCK))
+            ranges.append((start + section.size, padded(section.size) - section.size))
+        found = self._read_ranges(ranges)
+        earlier = [MANIFEST_MEMBER, ID_MEMBER]
+        for i, section in enumerate(sections):
+            member = section_member(section.name)
+            if found[2 * i] != header(member, section.size):
+                raise describe_header(found[2 * i], member, section.size, frozenset(earlier))
+            check_padding(found[2 * i + 1], member, ranges[2 * i + 1][0])
+            earlier.append(member)
+
+    def _read_ranges(self, ranges: list[tuple[int, int]]) -> list[bytes]:
+        """Bytes of (offset, length) pairs, from the head where it holds them."""
+        head = self._head
+        outside = [(at, size) for at, size in ranges if size and at + size > len(head)]
+        fetched = iter(self._source.read_ranges(outside)) if outside else iter(())
+        return [
+            head[at : at + size] if at + size <= len(head) or not size else next(fetched)
+            for at, size in ranges
+        ]
+
+    @property
+    def content_id(self) -> str:
+        """What stays equal when a file is only compressed anew; never a pin."""
+        return content_id(self.manifest)
+
+    @property
+    def classes(self) -> Classes:
+        """The classes, in label order; read and verified at first use.
+
+        Raises:
+            CorruptError: changed since it was written.
+            SpecError: E_CLASSES.
+        """
+        if self._classes is None:
+            self._classes = parse_classes(
+                self._read_section(self._find_section("classes")), self.manifest.classes
+            )
+        return self._classes
+
+    @property
+    def index(self) -> Index | None:
+        """The images, row by row; None without images; read and verified at first use.
+
+        Raises:
+            CorruptError: changed since it was written.
+            SpecError: E_TENSOR, E_INDEX.
+            LimitError: an image above the limits.
+        """
+        if self._index is None and self.manifest.images is not UNSET:
+            from hellofmt.archive.index import parse_index
+
+            start = self._images_start
+            if self.manifest.images.layout == "packed":
+                start = self.pixels_start
+            raw = self._read_section(self._find_section("index"))
+            self._index = parse_index(raw, self.manifest, start, self.limits)
+        return self._index
+
+    def __len__(self) -> int:
+        """Number of images; 0 without."""
+        return 0 if self.manifest.images is UNSET else self.manifest.images.count
+
+    def __repr__(self) -> str:
+        return f"<HelloFile {self.path!r} {self.id[:19]}... {len(self)} images>"
+
+    def has_section(self, name: str) -> bool:
+        """Whether the archive has a section called ``name``."""
+        return name in self._sections
+
+    def section_sizes(self) -> dict[str, int]:
+        """Stored bytes per section, in file order, without headers and padding."""
+        return {section.name: section.size for section in self.manifest.sections}
+
+    def section_offset(self, name: str) -> int:
+        """Byte offset of a section's payload.
+
+        Raises:
+            UserInputError: no such section (E_OPTION).
+        """
+        self._find_section(name)
+        return self._offsets[name]
+
+    def _find_section(self, name: str) -> Section:
+        section = self._sections.get(name)
+        if section is None:
+            raise UserInputError.make(
+                "E_OPTION",
+                f"the archive has no section {printable(name, 40)}; "
+                f"it has {', '.join(self._sections)}",
+            )
+        return section
+
+    def section(self, name: str) -> bytes:
+        """The raw bytes of a section: digest, compression and content checked.
+
+        Args:
+            name: one of ``section_sizes()``.
+
+        Returns:
+            Decompressed bytes.
+
+        Raises:
+            CorruptError: changed (E_DIGEST_INDEX), or a bad frame (E_ZSTD).
+            SpecError: content that the format forbids (E_TENSOR, E_CLASSES, E_SCHEMA).
+            UserInputError: no such section (E_OPTION).
+        """
+        raw = self._read_section(self._find_section(name))
+        # Sections of a newer minor version are hashed and otherwise left alone.
+        if name in _TENSOR_SECTIONS:
+            self._parse_tensors(name, raw)
+        elif name == "classes":
+            parse_classes(raw, self.manifest.classes)
+        elif name in ("card", "license"):
+            _check_text(raw, section_member(name))
+        return raw
+
+    def _read_section(self, section: Section) -> bytes:
+        """Raw bytes of a section whose digests hold."""
+        member = section_member(section.name)
+        [stored] = self._read_ranges([(self._offsets[section.name], section.size)])
+        check_section_digest(sha256(stored), section.digest, member)
+        if section.raw_size is UNSET or section.raw_digest is UNSET:
+            return stored
+        raw = decompress(stored, section.raw_size, member=member)
+        check_section_digest(sha256(raw), section.raw_digest, member)
+        return raw
+
+    def _parse_tensors(self, name: str, raw: bytes) -> dict[str, Any]:
+        from hellofmt.archive.tensors import base_tensors_digest, expected_tensors, parse_tensors
+
+        tensors = parse_tensors(raw, name, expected_tensors(self.manifest, name))
+        if name == "base" and self.manifest.base is not UNSET:
+            digest = base_tensors_digest(tensors)
+            if digest != self.manifest.base.tensors:
+                raise SpecError.make(
+                    "E_TENSOR",
+                    f"digest of the tensors; expected {self.manifest.base.tensors}, got {digest}",
+                    member=section_member(name),
+                )
+        return tensors
+
+    def tensors(self, name: str) -> dict[str, NDArray[Any]]:
+        """The tensors of a section as NumPy arrays; BF16 as float32, which is exact.
+
+        Args:
+            name: ``index``, ``adapter``, ``head``, ``probes``, ``base`` or ``pixels``.
+
+        Returns:
+            By name; arrays may be read-only.
+
+        Raises:
+            CorruptError: changed (E_DIGEST_INDEX), or a bad frame (E_ZSTD).
+            SpecError: against the strict check (E_TENSOR).
+            UserInputError: no such tensor section (E_OPTION).
+        """
+        section = self._find_section(name)
+        if name not in _TENSOR_SECTIONS:
+            raise UserInputError.make("E_OPTION", f"section {printable(name, 40)} has no tensors")
+        tensors = self._parse_tensors(name, self._read_section(section))
+        return {key: tensor.numpy() for key, tensor in tensors.items()}
+
+    @property
+    def pixels_start(self) -> int:
+        """Byte offset of the first pixel of a packed archive.
+
+        Raises:
+            UserInputError: the archive is not packed (E_OPTION).
+            SpecError: the header of the section is not the one implied (E_TENSOR).
+        """
+        if self._pixels_start is None:
+            from hellofmt.archive.tensors import expected_tensors, parse_tensor_header
+
+            section = self._find_section("pixels")
+            at = self._offsets["pixels"]
+            [head] = self._read_ranges([(at, min(section.size, 8))])
+            length = min(int.from_bytes(head, "little"), MANIFEST_BYTES)
+            [head] = self._read_ranges([(at, min(section.size, 8 + length))])
+            entries = parse_tensor_header(
+                head, section.size, "pixels", expected_tensors(self.manifest, "pixels")
+            )
+            self._pixels_start = at + entries["pixels"][1]
+        return self._pixels_start
+
+    def _images_and_index(self, row: int) -> tuple[Images, Index]:
+        images, index = self.manifest.images, self.index
+        if images is UNSET or index is None:
+            raise UserInputError.make("E_OPTION", "the archive has no images")
+        if not 0 <= row < images.count:
+            raise UserInputError.make(
+                "E_OPTION", f"row; expected 0 to {images.count - 1}, got {row}"
+            )
+        return images, index
+
+    def image_name(self, row: int) -> str:
+        """Name of an image: its member name, or the one a file layout would give it.
+
+        Args:
+            row: 0 <= row < ``len(self)``.
+
+        Returns:
+            ``images/<label>/<number>.<extension>``.
+
+        Raises:
+            UserInputError: no such row (E_OPTION).
+        """
+        images, index = self._images_and_index(row)
+        codec = "png" if images.codec == "raw" else images.codec
+        shard = self.manifest.shard
+        first, total = (0, images.count) if shard is UNSET else (shard.first, shard.total)
+        label = int(index.label[row])
+        return image_name(label, first + row, codec, self.manifest.classes, total)
+
+    def read_image(self, row: int) -> bytes:
+        """The stored bytes of an image, header, digest and padding verified.
+
+        Args:
+            row: 0 <= row < ``len(self)``.
+
+        Returns:
+            The file; of a packed archive its pixels, row by row.
+
+        Raises:
+            CorruptError: changed (E_DIGEST_MEMBER, E_PADDING).
+            SpecError: not its header (E_HEADER, E_NAME, E_ORDER).
+            HelloIOError: reading failed.
+            UserInputError: no such row (E_OPTION).
+        """
+        images, index = self._images_and_index(row)
+        at, size = int(index.offset[row]), int(index.size[row])
+        name = self.image_name(row)
+        if images.layout == "packed":
+            data = self._source.read(at, size)
+            check_image_digest(data, index.sha256[row].tobytes(), name, at)
+            return data
+        block = self._source.read(at - BLOCK, BLOCK + padded(size))
+        data = block[BLOCK : BLOCK + size]
+        if block[:BLOCK] != header(name, size):
+            raise describe_header(block[:BLOCK], name, size, frozenset())
+        check_image_digest(data, index.sha256[row].tobytes(), name, at)
+        check_padding(block[BLOCK + size :], name, at + size)
+        return data
+
+    def decode_image(self, row: int) -> NDArray[np.uint8]:
+        """The pixels of an image, verified before they are decoded.
+
+        Args:
+            row: 0 <= row < ``len(self)``.
+
+        Returns:
+            uint8 (H, W, 3) RGB; grey is replicated.
+
+        Raises:
+            CorruptError: changed, or cannot be decoded (E_DIGEST_MEMBER, E_IMAGE, E_PADDING).
+            SpecError: outside the codec's profile, or of other dimensions than the index states.
+            LimitError: above the limits.
+            HelloIOError: reading failed.
+            UserInputError: no such row (E_OPTION).
+        """
+        import numpy as np
+
+        from hellofmt.archive.images import decode_image, parse_image
+
+        images, index = self._images_and_index(row)
+        data, name = self.read_image(row), self.image_name(row)
+        if images.shape is not UNSET:
+            pixels = np.frombuffer(data, np.uint8).reshape(images.shape)
+        else:
+            shape = parse_image(data, images.codec, member=name)
+            check_dimensions(shape, int(index.height[row]), int(index.width[row]), name)
+            pixels = decode_image(data, images.codec, self.limits, member=name)
+        return pixels.repeat(3, axis=2) if pixels.shape[2] == 1 else pixels
+
+    @property
+    def source(self) -> Source:
+        """Where the bytes come from, for ``verify_archive``."""
+        return self._source
+
+    def close(self) -> None:
+        """Close the file; reading afterwards is a ``HelloIOError``."""
+        self._source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.path, self.id, self.limits)
+
+
+def _reopen(path: str, archive_id: str, limits: Limits) -> HelloFile:
+    """What unpickling calls: the same archive or an error."""
+    return open_archive(path, expect=archive_id, limits=limits)
+
+
+def _read_manifest(head: bytes, source: Source) -> bytes:
+    """The manifest's bytes, matched by the ``id`` member.
+
+    Args:
+        head: the first bytes of the file.
+        source: the rest.
+
+    Raises:
+        NotHelloError: E_MAGIC.
+        CorruptError: E_TRUNCATED, E_PADDING, E_DIGEST_ROOT.
+        SpecError: E_HEADER and its kin.
+        LimitError: E_LIMIT_MANIFEST.
+    """
+    found = head[: len(MAGIC)]
+    if not found or found != MAGIC[: len(found)]:
+        what = f"got {printable(found)}" if found else "the file is empty"
+        raise NotHelloError.make(
+            "E_MAGIC",
+            f"not a .hello archive; expected the file to begin with {MANIFEST_MEMBER}, {what}",
+        )
+    if source.size < _SHORTEST:
+        raise CorruptError.make(
+            "E_TRUNCATED",
+            f"the file is cut; the shortest archive has {_SHORTEST} bytes, got {source.size}",
+            offset=source.size,
+        )
+    block = head[:BLOCK]
+    size = _stated_size(block)
+    if block != header(MANIFEST_MEMBER, size):
+        raise describe_header(block, MANIFEST_MEMBER, size, frozenset())
+    check_fixed("manifest", size, MANIFEST_BYTES, member=MANIFEST_MEMBER)
+    id_at = BLOCK + padded(size)
+    end = id_at + 2 * BLOCK
+    if end > source.size:
+        raise CorruptError.make(
+            "E_TRUNCATED",
+            f"the file is cut; manifest and id need {end} bytes, got {source.size}",
+            offset=source.size,
+        )
+    if end > len(head):
+        head = head + source.read(len(head), end - len(head))
+    data = head[BLOCK : BLOCK + size]
+    check_padding(head[BLOCK + size : id_at], MANIFEST_MEMBER, BLOCK + size)
+    block = head[id_at : id_at + BLOCK]
+    if block != header(ID_MEMBER, ID_SIZE):
+        raise describe_header(block, ID_MEMBER, ID_SIZE, frozenset({MANIFEST_MEMBER}))
+    digits = hashlib.sha256(data).hexdigest().encode("ascii") + b"\n"
+    stored = head[id_at + BLOCK : id_at + BLOCK + ID_SIZE]
+    if stored != digits:
+        raise CorruptError.make(
+            "E_DIGEST_ROOT",
+            f"digest of the manifest; expected {printable(stored, 80)}, "
+            f"got {digits[:64].decode('ascii')}",
+            member=MANIFEST_MEMBER,
+        )
+    check_padding(head[id_at + BLOCK + ID_SIZE : end], ID_MEMBER, id_at + BLOCK + ID_SIZE)
+    return data
+
+
+def _stated_size(block: bytes) -> int:
+    """The size in a header that is about to be compared with its one form; 0 if unreadable."""
+    digits = block[124:135]
+    return int(digits, 8) if re.fullmatch(rb"[0-7]{11}", digits) else 0
+
+
+def check_padding(found: bytes | memoryview, member: str, offset: int) -> None:
+    """Refuse padding that is not zero.
+
+    Raises:
+        CorruptError: E_PADDING.
+    """
+    if bytes(found).strip(b"\0"):
+        raise CorruptError.make(
+            "E_PADDING", "bytes after the payload; expected zeros", member=member, offset=offset
+        )
+
+
+def check_section_digest(found: str, wanted: str, member: str) -> None:
+    """Refuse a section whose bytes changed.
+
+    Raises:
+        CorruptError: E_DIGEST_INDEX.
+    """
+    if found != wanted:
+        raise CorruptError.make(
+            "E_DIGEST_INDEX", f"digest differs; expected {wanted}, got {found}", member=member
+        )
+
+
+def check_image_digest(data: bytes | memoryview, wanted: bytes, name: str, offset: int) -> None:
+    """Refuse an image whose bytes changed.
+
+    Raises:
+        CorruptError: E_DIGEST_MEMBER.
+    """
+    found = hashlib.sha256(data).digest()
+    if found != wanted:
+        raise CorruptError.make(
+            "E_DIGEST_MEMBER",
+            f"digest differs; expected {wanted.hex()}, got {found.hex()}",
+            member=name,
+            offset=offset,
+        )
+
+
+def check_dimensions(shape: Any, height: int, width: int, name: str) -> None:
+    """Refuse an image of other dimensions than the index states.
+
+    Raises:
+        SpecError: E_INDEX.
+    """
+    if (shape.height, shape.width) != (height, width):
+        raise SpecError.make(
+            "E_INDEX",
+            f"the image is {shape.height} x {shape.width} pixels; the index states "
+            f"{height} x {width}",
+            member=name,
+        )
+
+
+def _check_text(raw: bytes, member: str) -> None:
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SpecError.make(
+            "E_SCHEMA", f"not UTF-8 at byte {error.start}", member=member
+        ) from None

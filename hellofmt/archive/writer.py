@@ -1,0 +1,779 @@
+"""Writing an archive: the old file or the complete new one, never anything between.
+
+Sizes are known before the first byte is written, so the images go straight to their places and are
+read once; the manifest, which holds the digest of the index, follows last into the space left for
+it. All of it happens in a temporary file in the target's directory, which gets its name only after
+the strict reader has read it back from front to end. Whatever goes wrong before, including an
+interrupt, removes it. Nothing of the machine enters the bytes: no time, user, path or host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import msgspec
+import numpy as np
+
+from hellofmt.archive.classes import ClassLine, class_bytes
+from hellofmt.archive.compress import compress, decompress
+from hellofmt.archive.images import (
+    Codec,
+    ImageShape,
+    check_image_limits,
+    decode_image,
+    parse_image,
+    parse_png_header,
+)
+from hellofmt.archive.index import index_tensors
+from hellofmt.archive.layout import (
+    BLOCK,
+    ID_MEMBER,
+    ID_SIZE,
+    MANIFEST_MEMBER,
+    SECTION_ORDER,
+    TRAILER,
+    header,
+    image_name,
+    padded,
+    section_member,
+)
+from hellofmt.archive.limits import DEFAULT_LIMITS, Limits, check_limit
+from hellofmt.archive.manifest import (
+    UNSET,
+    Adapter,
+    Base,
+    Dataset,
+    Head,
+    Images,
+    Manifest,
+    Probes,
+    Producer,
+    Section,
+    Shard,
+    Views,
+    check_manifest_limits,
+    manifest_bytes,
+    parse_manifest,
+)
+from hellofmt.archive.reader import sha256
+from hellofmt.archive.tensors import (
+    StoredTensor,
+    expected_tensors,
+    parse_tensors,
+    serialize_tensors,
+)
+from hellofmt.archive.verify import verify_archive
+from hellofmt.errors import (
+    CorruptError,
+    HelloError,
+    HelloIOError,
+    SpecError,
+    UserInputError,
+    printable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["Draft", "ImageItem", "ImageSet", "ProjectorPart", "write_archive"]
+
+_FLUSH_BYTES: Final = 4 << 20
+
+
+@dataclass(frozen=True)
+class ImageItem:
+    """One image to pack.
+
+    Attributes:
+        label: its class, counted from 0.
+        source: its bytes, a file, or a function that gives the same bytes whenever it is called.
+    """
+
+    label: int
+    source: bytes | Path | Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The images to pack, in any order; they are sorted by label, otherwise kept in order.
+
+    Attributes:
+        codec: of every item.
+        items: at least one.
+        layout: ``files``, one member per image; ``packed``, the pixels of equally large PNG images
+            in one section; ``auto``, whichever is smaller.
+    """
+
+    codec: Codec
+    items: Sequence[ImageItem]
+    layout: Literal["auto", "files", "packed"] = "auto"
+
+
+@dataclass(frozen=True)
+class ProjectorPart:
+    """A label function to pack.
+
+    Attributes:
+        base: the encoder, pinned.
+        adapter: the low-rank deltas, sorted by parameter.
+        head: the linear head.
+        adapter_tensors: ``<param>::A``, ``<param>::B`` and their scales.
+        head_tensors: ``logit_scale`` and what ``head`` declares.
+        probe_logits: float32 (P, C), logits of the first P probe pictures.
+        base_tensors: the image tower, for a base of kind ``embedded``.
+    """
+
+    base: Base
+    adapter: Adapter
+    head: Head
+    adapter_tensors: Mapping[str, StoredTensor]
+    head_tensors: Mapping[str, StoredTensor]
+    probe_logits: NDArray[np.float32]
+    base_tensors: Mapping[str, StoredTensor] | None = None
+
+
+def _no_extras() -> Mapping[str, str]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What becomes an archive: images, a label function, or both.
+
+    Attributes:
+        dataset: what it is; ``ipc`` is set from the images.
+        classes: one line per class, in label order.
+        views: what the labels were fitted for.
+        images: the images, if any.
+        projector: the label function, if any.
+        card: Markdown for people.
+        license: text of the licence.
+        extras: free strings under ``x_`` keys.
+        shard: which part of a sharded data set it is.
+        producer: what wrote it; hellofmt and its version if absent.
+    """
+
+    dataset: Dataset
+    classes: Sequence[ClassLine]
+    views: Views
+    images: ImageSet | None = None
+    projector: ProjectorPart | None = None
+    card: str | None = None
+    license: str | None = None
+    extras: Mapping[str, str] = field(default_factory=_no_extras)
+    shard: Shard | None = None
+    producer: Producer | None = None
+
+
+def write_archive(
+    target: str | os.PathLike[str],
+    draft: Draft,
+    *,
+    force: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
+    progress: Callable[[int, int], None] | None = None,
+) -> str:
+    """Write ``draft`` to ``target``; the same draft gives the same bytes.
+
+    Args:
+        target: path of the new file, in a directory that exists.
+        draft: what to write.
+        force: replace a file that is there.
+        limits: also what the reader that checks the result refuses.
+        progress: called with images written and images in all.
+
+    Returns:
+        The ``id`` of the archive, ``sha256:`` and 64 hex digits.
+
+    Raises:
+        UserInputError: the draft cannot be an archive, or an image is outside its codec's profile
+            or changed while it was read (E_DATA, E_OPTION).
+        LimitError: above ``limits``.
+        HelloIOError: the target exists or is no file (E_TARGET), the disk is full (E_NOSPACE),
+            writing failed (E_WRITE); or the file is in place but its directory could not be
+            synchronised (E_DURABILITY).
+        OSError: an image cannot be read, or the directory not be written.
+    """
+    path = Path(target)
+    _check_target(path, force)
+    _remove_stale(path)
+    plan = _Plan(draft, limits)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(8)}.tmp")
+    fd = -1
+    try:
+        fd = _create(temporary)
+        archive_id = plan.write(_Output(fd), progress)
+        _synchronise(fd)
+        _verify_written(temporary, archive_id, plan, limits)
+        # Closed before the rename, because some file systems report a lost write only here.
+        closing, fd = fd, -1
+        _close(closing)
+        _publish(temporary, path, force)
+    except BaseException:
+        if fd >= 0:
+            os.close(fd)
+        temporary.unlink(missing_ok=True)
+        raise
+    _synchronise_directory(path)
+    return archive_id
+
+
+class _Output:
+    """Positioned writes to a file, gathered into large ones."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._parts: list[bytes] = []
+        self._at = self._pending = 0
+
+    def seek(self, offset: int) -> None:
+        """Continue at ``offset`` bytes."""
+        self.flush()
+        self._at = offset
+
+    def write(self, *parts: bytes) -> None:
+        """Append ``parts``."""
+        self._parts += parts
+        self._pending += sum(map(len, parts))
+        if self._pending >= _FLUSH_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand what was gathered to the system.
+
+        Raises:
+            HelloIOError: E_WRITE, E_NOSPACE.
+        """
+        data = memoryview(b"".join(self._parts))
+        self._parts, self._pending = [], 0
+        try:
+            while data:
+                written = os.pwrite(self._fd, data, self._at)
+                self._at += written
+                data = data[written:]
+        except OSError as error:
+            raise _write_error(error) from error
+
+
+def _write_error(error: OSError) -> HelloIOError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return HelloIOError.make(
+        "E_NOSPACE" if full else "E_WRITE", f"writing the archive failed: {error.strerror}"
+    )
+
+
+@dataclass
+class _Row:
+    """One image on its way into the archive."""
+
+    label: int
+    source: bytes | Path | Callable[[], bytes]
+    position: int
+    size: int
+    sha256: bytes | None
+
+    def describe(self) -> str:
+        """How errors name it: its place in the items, and its path if it has one."""
+        where = f" ({printable(self.source)})" if isinstance(self.source, Path) else ""
+        return f"image {self.position}{where}"
+
+    def read_head(self, length: int) -> bytes:
+        """At most its first ``length`` bytes."""
+        if isinstance(self.source, Path):
+            with self.source.open("rb") as file:
+                return file.read(length)
+        return _read_item(self.source)[:length]
+
+    def read(self) -> bytes:
+        """Its bytes, the same ones as when it was measured.
+
+        Raises:
+            UserInputError: E_DATA.
+        """
+        data = _read_item(self.source)
+        changed = len(data) != self.size
+        if not changed and self.sha256 is not None:
+            changed = hashlib.sha256(data).digest() != self.sha256
+        if changed:
+            raise UserInputError.make("E_DATA", f"{self.describe()} changed while it was packed")
+        return data
+
+
+def _read_item(source: bytes | Path | Callable[[], bytes]) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    if isinstance(source, Path):
+        return source.read_bytes()
+    return source()
+
+
+def _measure(item: ImageItem, position: int) -> _Row:
+    """Size of an item without keeping its bytes; digest too where they had to be made."""
+    if isinstance(item.source, bytes):
+        return _Row(item.label, item.source, position, len(item.source), None)
+    if isinstance(item.source, Path):
+        return _Row(item.label, item.source, position, item.source.stat().st_size, None)
+    data = item.source()
+    digest = hashlib.sha256(data).digest()
+    return _Row(item.label, item.source, position, len(data), digest)
+
+
+class _Plan:
+    """Everything that is known before the first byte is written."""
+
+    def __init__(self, draft: Draft, limits: Limits) -> None:
+        self._draft = draft
+        self._limits = limits
+        self._rows: list[_Row] = []
+        self._shape: ImageShape | None = None
+        self._stored: dict[str, tuple[Section, bytes]] = {}
+        self._store("classes", class_bytes(draft.classes))
+        part = draft.projector
+        if part is not None:
+            probes = StoredTensor.from_numpy(part.probe_logits)
+            self._store("adapter", serialize_tensors("adapter", part.adapter_tensors))
+            self._store("head", serialize_tensors("head", part.head_tensors))
+            self._store("probes", serialize_tensors("probes", {"logits": probes}))
+            if part.base_tensors is not None:
+                self._store("base", serialize_tensors("base", part.base_tensors))
+        for name, text in (("card", draft.card), ("license", draft.license)):
+            if text:
+                self._store(name, _text_bytes(name, text))
+        if draft.images is not None:
+            self._measure_images(draft.images)
+        self._check()
+
+    def _store(self, name: str, raw: bytes) -> None:
+        """Keep a section as it will be stored."""
+        packed = None if name in ("index", "pixels") else compress(raw)
+        if packed is None:
+            section = Section(digest=sha256(raw), encoding="none", name=name, size=len(raw))
+            self._stored[name] = section, raw
+            return
+        section = Section(
+            digest=sha256(packed),
+            encoding="zstd",
+            name=name,
+            size=len(packed),
+            raw_digest=sha256(raw),
+            raw_size=len(raw),
+        )
+        self._stored[name] = section, packed
+
+    def _measure_images(self, images: ImageSet) -> None:
+        """Size and order of the images, and whether they are packed."""
+        if not images.items:
+            raise UserInputError.make("E_DATA", "no images to pack; expected at least one")
+        check_limit(self._limits, "images", len(images.items))
+        classes = len(self._draft.classes)
+        for position, item in enumerate(images.items):
+            if not 0 <= item.label < classes:
+                raise UserInputError.make(
+                    "E_DATA",
+                    f"image {position} has label {item.label}; expected 0 to {classes - 1}",
+                )
+            row = _measure(item, position)
+            if row.size == 0:
+                raise UserInputError.make("E_DATA", f"{row.describe()} is empty")
+            check_limit(self._limits, "image_bytes", row.size)
+            self._rows.append(row)
+        self._rows.sort(key=lambda row: row.label)
+        if images.layout == "packed" and images.codec != "png":
+            raise UserInputError.make(
+                "E_OPTION",
+                "`layout` packed; expected codec png, whose pixels are exact everywhere, "
+                f"got {images.codec}",
+            )
+        if images.layout != "files" and images.codec == "png":
+            self._shape = self._packed_shape(images.layout)
+        # The index has the same size whatever it holds, so the front can be measured now.
+        blank = np.zeros(len(self._rows), np.int64)
+        self._store_index(blank, blank, np.zeros((len(self._rows), 32), np.uint8))
+
+    def _packed_shape(self, layout: str) -> ImageShape | None:
+        """The one shape of all images, or None where they are not packed."""
+        common: ImageShape | None = None
+        for row in self._rows:
+            try:
+                shape = parse_png_header(row.read_head(33))
+            except HelloError as error:
+                raise UserInputError.make("E_DATA", f"{row.describe()}: {error}") from None
+            if common is not None and shape != common:
+                if layout == "auto":
+                    return None
+                raise UserInputError.make(
+                    "E_DATA",
+                    f"{row.describe()} is {shape.height} x {shape.width} x {shape.channels}; "
+                    f"expected {common.height} x {common.width} x {common.channels} to pack",
+                )
+            common = shape
+        if common is None:
+            return None
+        pixels = common.height * common.width * common.channels * len(self._rows)
+        # A packed archive has one header and the few bytes of one tensor header.
+        packed_size = 2 * BLOCK + padded(pixels)
+        files_size = sum(BLOCK + padded(row.size) for row in self._rows)
+        return common if layout == "packed" or packed_size < files_size else None
+
+    def _store_index(
+        self, height: NDArray[Any], width: NDArray[Any], sha256s: NDArray[np.uint8]
+    ) -> None:
+        shape = self._shape
+        if shape is None:
+            size = np.array([row.size for row in self._rows], np.int64)
+        else:
+            one = shape.height * shape.width * shape.channels
+            size = np.full(len(self._rows), one, np.int64)
+        label = np.array([row.label for row in self._rows], np.int64)
+        tensors = index_tensors(size, label, height, width, sha256s)
+        self._store("index", serialize_tensors("index", tensors))
+
+    def _images(self) -> Images:
+        """The manifest's group for the images."""
+        images, shape = self._draft.images, self._shape
+        if shape is not None or images is None:
+            dimensions = [] if shape is None else [shape.height, shape.width, shape.channels]
+            return Images(
+                codec="raw", count=len(self._rows), layout="packed", span=0, shape=dimensions
+            )
+        span = sum(BLOCK + padded(row.size) for row in self._rows)
+        return Images(codec=images.codec, count=len(self._rows), layout="files", span=span)
+
+    def _dataset(self) -> Dataset:
+        """The data set with ``ipc`` as the images have it; a shard keeps that of the whole."""
+        dataset = self._draft.dataset
+        if self._draft.shard is not None:
+            return dataset
+        classes = len(self._draft.classes)
+        counts = np.bincount([row.label for row in self._rows], minlength=classes)
+        even = bool(self._rows) and bool((counts == counts[0]).all())
+        return msgspec.structs.replace(dataset, ipc=int(counts[0]) if even else UNSET)
+
+    def manifest(self) -> Manifest:
+        """The manifest, of the length it will have once the index is known."""
+        draft, part = self._draft, self._draft.projector
+        ordered = [self._stored[name][0] for name in SECTION_ORDER if name in self._stored]
+        return Manifest(
+            classes=len(draft.classes),
+            dataset=self._dataset(),
+            hello="1.0",
+            producer=draft.producer or Producer(name="hellofmt", version=_version()),
+            requires=["images.packed"] if self._shape is not None else [],
+            sections=ordered,
+            views=draft.views,
+            adapter=UNSET if part is None else part.adapter,
+            base=UNSET if part is None else part.base,
+            head=UNSET if part is None else part.head,
+            images=self._images() if self._rows else UNSET,
+            probes=UNSET if part is None else Probes(count=len(part.probe_logits)),
+            shard=draft.shard or UNSET,
+        )
+
+    def _check(self) -> None:
+        """Refuse early what the reader would refuse once everything is written.
+
+        Raises:
+            UserInputError: E_DATA.
+            LimitError: above the limits.
+        """
+        if self._shape is not None:
+            # The pixels are made while writing; the manifest is judged as if they were there.
+            blank = Section(digest="sha256:" + "0" * 64, encoding="none", name="pixels", size=1)
+            self._stored["pixels"] = blank, b""
+        manifest = self.manifest()
+        data = manifest_bytes(manifest, self._draft.extras)
+        try:
+            parse_manifest(data)
+            for name in ("adapter", "head", "probes", "base"):
+                if name in self._stored:
+                    self._check_tensors(manifest, name)
+        except SpecError as error:
+            raise UserInputError.make("E_DATA", f"cannot be packed: {error}") from None
+        check_manifest_limits(manifest, self._limits)
+
+    def _check_tensors(self, manifest: Manifest, name: str) -> None:
+        section, stored = self._stored[name]
+        raw = stored
+        if section.raw_size is not UNSET:
+            raw = decompress(stored, section.raw_size, member=section_member(name))
+        parse_tensors(raw, name, expected_tensors(manifest, name))
+
+    def write(self, output: _Output, progress: Callable[[int, int], None] | None) -> str:
+        """Write the archive.
+
+        Args:
+            output: an empty file.
+            progress: see ``write_archive``.
+
+        Returns:
+            Its id.
+        """
+        if self._shape is not None:
+            self._pack_pixels(self._shape, progress)
+        elif self._rows:
+            output.seek(self._front_size())
+            self._write_images(output, progress)
+            output.write(TRAILER)
+            output.seek(0)
+        data = manifest_bytes(self.manifest(), self._draft.extras)
+        digits = hashlib.sha256(data).hexdigest()
+        _write_member(output, MANIFEST_MEMBER, data)
+        _write_member(output, ID_MEMBER, f"{digits}\n".encode("ascii"))
+        for name in SECTION_ORDER:
+            if name in self._stored:
+                _write_member(output, section_member(name), self._stored[name][1])
+        if self._shape is not None or not self._rows:
+            output.write(TRAILER)
+        output.flush()
+        return f"sha256:{digits}"
+
+    def _front_size(self) -> int:
+        """Bytes before the first image."""
+        data = manifest_bytes(self.manifest(), self._draft.extras)
+        sizes = [len(data), ID_SIZE, *(len(stored) for _, stored in self._stored.values())]
+        return sum(BLOCK + padded(size) for size in sizes)
+
+    def _read_rows(
+        self, codec: str, progress: Callable[[int, int], None] | None
+    ) -> Iterator[tuple[int, _Row, bytes, ImageShape]]:
+        """Every image once, held to the profile."""
+        for i, row in enumerate(self._rows):
+            data = row.read()
+            try:
+                shape = parse_image(data, codec)
+            except HelloError as error:
+                raise UserInputError.make("E_DATA", f"{row.describe()}: {error}") from None
+            check_image_limits(shape, len(data), self._limits, member=row.describe())
+            yield i, row, data, shape
+            if progress is not None:
+                progress(i + 1, len(self._rows))
+
+    def _write_images(self, output: _Output, progress: Callable[[int, int], None] | None) -> None:
+        """Write every image to its place and store the index of them."""
+        images = self._draft.images
+        codec = "png" if images is None else images.codec
+        shard, count = self._draft.shard, len(self._rows)
+        first, total = (0, count) if shard is None else (shard.first, shard.total)
+        classes = len(self._draft.classes)
+        height, width = np.zeros(count, np.int64), np.zeros(count, np.int64)
+        digests = np.zeros((count, 32), np.uint8)
+        for i, row, data, shape in self._read_rows(codec, progress):
+            height[i], width[i] = shape.height, shape.width
+            digests[i] = np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
+            _write_member(output, image_name(row.label, first + i, codec, classes, total), data)
+        self._store_index(height, width, digests)
+
+    def _pack_pixels(self, packed: ImageShape, progress: Callable[[int, int], None] | None) -> None:
+        """Store the pixels of every image, and the index of them."""
+        count = len(self._rows)
+        pixels = np.empty((count, packed.height, packed.width, packed.channels), np.uint8)
+        digests = np.zeros((count, 32), np.uint8)
+        for i, row, data, shape in self._read_rows("png", progress):
+            if shape != packed:
+                raise UserInputError.make("E_DATA", f"{row.describe()} changed while it was packed")
+            try:
+                pixels[i] = decode_image(data, "png", self._limits)
+            except CorruptError as error:
+                raise UserInputError.make("E_DATA", f"{row.describe()}: {error}") from None
+            digests[i] = np.frombuffer(hashlib.sha256(pixels[i].data).digest(), np.uint8)
+        tensor = StoredTensor.from_numpy(pixels)
+        self._store("pixels", serialize_tensors("pixels", {"pixels": tensor}))
+        height = np.full(count, packed.height, np.int64)
+        self._store_index(height, np.full(count, packed.width, np.int64), digests)
+
+    def describe_member(self, member: str) -> str:
+        """What the caller calls an image member."""
+        first = 0 if self._draft.shard is None else self._draft.shard.first
+        return self._rows[int(Path(member).stem) - first].describe()
+
+
+def _text_bytes(name: str, text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserInputError.make("E_DATA", f"`{name}` holds a lone surrogate") from None
+
+
+def _version() -> str:
+    # Slow to import, and only a writer needs it.
+    from importlib import metadata
+
+    return metadata.version("hellofmt")
+
+
+def _write_member(output: _Output, name: str, data: bytes) -> None:
+    output.write(header(name, len(data)), data, bytes(padded(len(data)) - len(data)))
+
+
+def _check_target(path: Path, force: bool) -> None:
+    """Refuse early a target that cannot be written.
+
+    Raises:
+        HelloIOError: E_TARGET.
+    """
+    shown = printable(path)
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        raise HelloIOError.make("E_TARGET", f"{shown} is inside a file") from None
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise HelloIOError.make("E_TARGET", f"{shown} is no regular file")
+    if not force:
+        raise _exists_error(path)
+
+
+def _exists_error(path: Path) -> HelloIOError:
+    return HelloIOError.make("E_TARGET", f"{printable(path)} exists; `force` replaces it")
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove temporary files for ``path`` that writers left which no longer run."""
+    form = re.compile(re.escape(f".{path.name}.") + r"([0-9]{1,10})\.[0-9a-f]{16}\.tmp")
+    try:
+        names = [entry.name for entry in path.parent.iterdir() if form.fullmatch(entry.name)]
+    except OSError:
+        # Creating the temporary file says what is wrong with the directory.
+        return
+    for name in names:
+        match = form.fullmatch(name)
+        if match is not None and not _is_alive(int(match[1])):
+            _remove_unlocked(path.with_name(name))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _remove_unlocked(temporary: Path) -> None:
+    """Remove a file unless its writer, in another container or on another host, holds its lock."""
+    try:
+        fd = os.open(temporary, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        temporary.unlink(missing_ok=True)
+    except OSError:
+        return
+    finally:
+        os.close(fd)
+
+
+def _create(temporary: Path) -> int:
+    """Create the temporary file, locked for as long as it is open.
+
+    Raises:
+        HelloIOError: E_TARGET, E_NOSPACE.
+        OSError: not permitted.
+    """
+    try:
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except (FileNotFoundError, NotADirectoryError):
+        raise HelloIOError.make(
+            "E_TARGET", f"{printable(temporary.parent)} is no directory; expected one that exists"
+        ) from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _write_error(error) from error
+        raise
+    # Not every file system has locks; the process id in the name still tells.
+    with contextlib.suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return fd
+
+
+def _synchronise(fd: int) -> None:
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        raise _write_error(error) from error
+
+
+def _close(fd: int) -> None:
+    try:
+        os.close(fd)
+    except OSError as error:
+        raise _write_error(error) from error
+
+
+def _verify_written(temporary: Path, archive_id: str, plan: _Plan, limits: Limits) -> None:
+    """Read everything back before it gets its name.
+
+    Raises:
+        UserInputError: an image ends in a ZIP archive (E_DATA).
+        HelloError: what was written is not what was meant.
+    """
+    try:
+        verify_archive(temporary, expect=archive_id, limits=limits)
+    except SpecError as error:
+        if error.code == "E_CODEC" and error.member.startswith("images/"):
+            raise UserInputError.make(
+                "E_DATA", f"{plan.describe_member(error.member)}: {error}"
+            ) from None
+        raise
+
+
+def _publish(temporary: Path, path: Path, force: bool) -> None:
+    """Give the verified file its name.
+
+    Raises:
+        HelloIOError: somebody else made the target meanwhile (E_TARGET), or E_WRITE.
+    """
+    try:
+        if force:
+            temporary.replace(path)
+            return
+        try:
+            # A link refuses a name that exists, which a rename would silently replace.
+            path.hardlink_to(temporary)
+        except FileExistsError:
+            raise _exists_error(path) from None
+        except OSError:
+            # A file system without hard links: the check and the rename are two steps.
+            _check_target(path, force)
+            temporary.rename(path)
+            return
+        temporary.unlink()
+    except OSError as error:
+        raise _write_error(error) from error
+
+
+def _synchronise_directory(path: Path) -> None:
+    """Make the new name survive a power cut.
+
+    Raises:
+        HelloIOError: E_DURABILITY; the file is in place all the same.
+    """
+    try:
+        fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise HelloIOError.make(
+            "E_DURABILITY",
+            f"{printable(path)} is written, but its directory could not be synchronised: "
+            f"{error.strerror}; durability unknown",
+        ) from error
