@@ -420,7 +420,7 @@ def _describe(model: nn.Module, visual: nn.Module) -> Arch:
         pooler: Any = visual.attn_pool
         config = {
             "image_size": visual.image_size,
-            "patch_size": visual.patch_size[0],
+            "patch_size": cast("tuple[int, int]", visual.patch_size)[0],
             "width": width,
             "layers": len(visual.transformer.resblocks),
             "head_width": width // block.attn.num_heads,
@@ -555,8 +555,8 @@ def _text_module(model: Any) -> nn.Module | None:
         tower = nn.Module()
         for name in ("transformer", "token_embedding", "ln_final"):
             tower.add_module(name, getattr(model, name))
-        tower.register_parameter("positional_embedding", model.positional_embedding)
-        projection = model.text_projection
+        tower.register_parameter("positional_embedding", cast("Any", model).positional_embedding)
+        projection = cast("Any", model).text_projection
         if isinstance(projection, nn.Module):
             tower.add_module("text_projection", projection)
         elif projection is not None:
@@ -809,7 +809,7 @@ def _finish(
     tokenizer: Callable[[], Any] | None,
     declared: bool,
 ) -> LoadedBase:
-    visual = _freeze(cast("nn.Module", getattr(model, "visual", model)))
+    visual = _freeze(getattr(model, "visual", model))
     entrance = preprocess or _preprocess_of(visual, arch)
     tensors = _digest(_float_tensors(visual))
     tower = _text_module(model)

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 import hellofmt_kernels
+from hellofmt.archive import open_archive
 from hellofmt.archive.manifest import UNSET, decimal_value
 from hellofmt.archive.probes import probe_images
 from hellofmt.errors import BaseModelError, UserInputError
@@ -137,8 +138,6 @@ class Labeler:
             UserInputError: E_OPTION, the archive has no projector, or CUDA in a forked worker.
         """
         if isinstance(file, (str, os.PathLike)):
-            from hellofmt.archive import open_archive
-
             with open_archive(file) as opened:
                 return cls.from_file(
                     opened, base, device=device, dtype=dtype, check_probes=check_probes

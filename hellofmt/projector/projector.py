@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hellofmt.archive import ProjectorPart
 from hellofmt.archive.manifest import UNSET, Adapter, Target, decimal_string, decimal_value
 from hellofmt.errors import UserInputError
 from hellofmt.projector import quantise
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from hellofmt.archive import HelloFile, ProjectorPart
+    from hellofmt.archive import HelloFile
     from hellofmt.archive.classes import ClassLine
     from hellofmt.archive.manifest import Storage
     from hellofmt.archive.tensors import StoredTensor
@@ -217,8 +218,6 @@ class Projector(nn.Module):
         Raises:
             UserInputError: E_OPTION, a value that ``storage`` cannot hold, or no probes.
         """
-        from hellofmt.archive import ProjectorPart
-
         if probes < 1:
             raise UserInputError.make("E_OPTION", f"probes: expected at least 1, got {probes}")
         adapter_tensors: dict[str, StoredTensor] = {}

@@ -196,7 +196,9 @@ def read_matrix(
         SpecError: E_TENSOR, a tensor is missing or of another shape.
     """
     rows, columns = shape
-    wanted = {name: (rows, -(-columns // 2) if storage == "int4" else columns)}
+    wanted: dict[str, tuple[int, ...]] = {
+        name: (rows, -(-columns // 2) if storage == "int4" else columns)
+    }
     if storage in _LEVELS:
         wanted[f"{name}_scale"] = (rows,)
     for key, expected in wanted.items():
