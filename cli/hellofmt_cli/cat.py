@@ -1,0 +1,88 @@
+"""``hello cat``: one verified member to stdout."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from hellofmt.archive import UNSET, encode_image, manifest_bytes
+from hellofmt.errors import UserInputError, printable
+from hellofmt_cli.output import limit_option, opened, shown_path
+
+if TYPE_CHECKING:
+    from hellofmt.archive import HelloFile
+
+__all__ = ["cat", "image_bytes"]
+
+_TEXTS: Final = frozenset({"card", "classes", "license"})
+
+
+@click.command("cat")
+@click.argument("file")
+@click.argument("member")
+@click.option("--expect", metavar="ID", help="Refuse any archive but the one with this sha256 id.")
+@limit_option
+def cat(file: str, member: str, expect: str | None) -> None:
+    """Write MEMBER of FILE to stdout, after its digest was checked.
+
+    MEMBER is `manifest`, `id`, a section (`card` or `__hello__/card`; `hello ls` lists them) or an
+    image by its name, `images/0003/000042.png`. Sections come decompressed; images of a packed
+    archive come as PNG.
+
+    On a terminal texts are shown with their control characters escaped, and binary members are
+    refused: redirect them into a file.
+    """
+    with opened(file, expect=expect) as archive:
+        data, is_text = _read(archive, member)
+    if sys.stdout.isatty():
+        if not is_text:
+            raise UserInputError.make(
+                "E_OPTION", f"`{shown_path(member)}` is binary; redirect stdout into a file"
+            )
+        for line in data.decode("utf-8", "replace").splitlines():
+            click.echo(printable(line, limit=4096))
+        return
+    stdout = click.get_binary_stream("stdout")
+    stdout.write(data)
+    stdout.flush()
+
+
+def _read(archive: HelloFile, member: str) -> tuple[bytes, bool]:
+    """Bytes of a member, and whether they are text."""
+    section = member.removeprefix("__hello__/")
+    if section == "manifest":
+        return manifest_bytes(archive.manifest, archive.extras), True
+    if section == "id":
+        return f"{archive.id.removeprefix('sha256:')}\n".encode(), True
+    if archive.has_section(section):
+        return archive.section(section), section in _TEXTS
+    row = _find_image(archive, member)
+    if row is None:
+        raise UserInputError.make(
+            "E_OPTION", f"no member `{shown_path(member)}`; `hello ls` lists them"
+        )
+    return image_bytes(archive, row), False
+
+
+def _find_image(archive: HelloFile, name: str) -> int | None:
+    """Row of the image called ``name``, if there is one."""
+    stem = PurePosixPath(name).stem
+    # Names are computed from rows, so a name says where to look; only an equal one is a match.
+    if not (stem.isascii() and stem.isdigit() and len(stem) < 20):
+        return None
+    shard = archive.manifest.shard
+    row = int(stem) - (0 if shard is UNSET else shard.first)
+    if not 0 <= row < len(archive) or archive.image_name(row) != name:
+        return None
+    return row
+
+
+def image_bytes(archive: HelloFile, row: int) -> bytes:
+    """An image as a file that any viewer opens: the stored bytes, or PNG from a packed archive."""
+    images = archive.manifest.images
+    if images is not UNSET and images.codec == "raw":
+        return encode_image(archive.decode_image(row), "png")
+    return archive.read_image(row)

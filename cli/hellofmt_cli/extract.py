@@ -1,0 +1,138 @@
+"""``hello extract``: a verified archive as a directory.
+
+Never ``tarfile.extractall``: names are computed from the index, not read from headers, so a file
+cannot name a place outside. Everything goes into a new directory of mode 0700 beside the target,
+each file opened with ``O_CREAT | O_EXCL | O_NOFOLLOW``, and the directory gets its name only when
+it is complete. An existing target is refused, there is no option to merge or replace.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hellofmt.archive import UNSET, manifest_bytes, open_archive, verify_archive
+from hellofmt.errors import HelloIOError, printable
+from hellofmt_cli.cat import image_bytes
+from hellofmt_cli.output import (
+    count,
+    echo_json,
+    json_option,
+    limit_option,
+    limits,
+    progress,
+    reading,
+    shown_path,
+    size,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from hellofmt.archive import HelloFile
+
+__all__ = ["extract"]
+
+
+@click.command("extract")
+@click.argument("file")
+@click.argument("directory")
+@click.option("--expect", metavar="ID", help="Refuse any archive but the one with this sha256 id.")
+@limit_option
+@json_option
+def extract(file: str, directory: str, expect: str | None, as_json: bool) -> None:
+    """Unpack FILE into the new DIRECTORY, after verifying all of it.
+
+    The images land in DIRECTORY/images/<class number>/, so torchvision's ImageFolder reads them;
+    a class without images has no folder and would shift the numbers of those after it. Sections
+    land in DIRECTORY/__hello__/, decompressed. Images of a packed archive come as PNG.
+    """
+    target = Path(directory)
+    _refuse_existing(target)
+    reading(file)
+    with progress("verify", "image") as callback:
+        verified = verify_archive(file, expect=expect, limits=limits(), progress=callback)
+    # What was verified is what is read: the path could name another file by now.
+    with (
+        open_archive(file, expect=verified.id, limits=limits()) as archive,
+        progress("extract", "file") as callback,
+    ):
+        files, written = _extract(archive, target, callback)
+    if as_json:
+        document = {"schema": "hello.extract/1", "id": verified.id, "directory": directory}
+        echo_json({**document, "files": files, "bytes": written})
+    else:
+        click.echo(f"{count(files, 'file')}, {size(written)}, in {shown_path(directory)}")
+
+
+def _refuse_existing(target: Path) -> None:
+    if os.path.lexists(target):
+        raise HelloIOError.make("E_TARGET", f"`{printable(target)}` exists; give a new directory")
+
+
+def _members(archive: HelloFile) -> Iterator[tuple[str, bytes]]:
+    """Every file to write: (relative name, bytes), verified."""
+    yield "__hello__/manifest", manifest_bytes(archive.manifest, archive.extras)
+    yield "__hello__/id", f"{archive.id.removeprefix('sha256:')}\n".encode()
+    for section in archive.manifest.sections:
+        if section.name != "pixels":
+            yield f"__hello__/{section.name}", archive.section(section.name)
+    for row in range(len(archive)):
+        yield archive.image_name(row), image_bytes(archive, row)
+
+
+def _extract(
+    archive: HelloFile, target: Path, callback: Callable[[int, int], None] | None
+) -> tuple[int, int]:
+    """Write all members; the number of files and bytes."""
+    parent = target.absolute().parent
+    _check_space(archive, parent)
+    temporary = parent / f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    # Mode 0700: nobody else can put a link where a file is about to be made.
+    temporary.mkdir(mode=0o700)
+    total = len(archive.manifest.sections) + 2 + len(archive)
+    files = written = 0
+    try:
+        made: set[Path] = set()
+        for name, data in _members(archive):
+            path = temporary / name
+            if path.parent not in made:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                made.add(path.parent)
+            _write(path, data)
+            files += 1
+            written += len(data)
+            if callback is not None:
+                callback(files, total)
+        # A rename would replace an empty directory that appeared meanwhile.
+        _refuse_existing(target)
+        temporary.rename(target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return files, written
+
+
+def _check_space(archive: HelloFile, parent: Path) -> None:
+    """Refuse before writing rather than fill the disk: raw sections, images, a block for each."""
+    room = os.statvfs(parent)
+    block = max(room.f_frsize, 1)
+    sections = archive.manifest.sections
+    raw = sum(s.size if s.raw_size is UNSET else s.raw_size for s in sections)
+    index = archive.index
+    images = 0 if index is None else int(index.size.sum())
+    need = raw + images + block * (len(sections) + len(archive))
+    free = room.f_bavail * block
+    if need > free:
+        raise HelloIOError.make("E_NOSPACE", f"needs {size(need)}, {size(free)} are free")
+
+
+def _write(path: Path, data: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    with os.fdopen(os.open(path, flags, 0o600), "wb") as stream:
+        stream.write(data)

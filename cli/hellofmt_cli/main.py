@@ -1,0 +1,194 @@
+"""The group ``hello``: commands loaded on use, errors mapped to exit codes in one place.
+
+A command's module is imported when that command runs, and ``hello --help`` prints one line per
+command from the table below without importing any: ``hello inspect`` must not pay for torch.
+
+Exit codes are a contract. Every ``HelloError`` carries its own; a missing file, a directory or a
+missing permission stays the ``OSError`` it is and gives 9; usage is click's 2; 130, 143 and 141
+are SIGINT, SIGTERM and a closed pipe, as a shell would report them. Anything else is a bug of ours:
+it keeps its traceback and gives 1. Mapping happens in ``invoke``, not in ``main``, so that click's
+test runner, a program that calls the group and a shell all see the same codes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import click
+
+import hellofmt
+from hellofmt.errors import HelloError
+from hellofmt_cli.output import FILE_KEY, JSON_KEY, echo_json, shown_path
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+__all__ = ["COMMANDS", "hello", "main"]
+
+EXIT_IO: Final = 9
+EXIT_SIGINT: Final = 130
+EXIT_SIGPIPE: Final = 141
+EXIT_SIGTERM: Final = 143
+
+
+class Entry(NamedTuple):
+    """One command: the module that holds a click command of the same name, and its short help."""
+
+    module: str
+    help: str
+
+
+COMMANDS: Final[dict[str, Entry]] = {
+    "demo": Entry("demo", "Distil and train on real digits in minutes; no download."),
+    "pack": Entry("pack", "Pack images, with a label function or without, into an archive."),
+    "inspect": Entry("inspect", "Show what an archive holds, what it weighs and what it saves."),
+    "verify": Entry("verify", "Check every byte of an archive; pins, signatures, label function."),
+    "ls": Entry("ls", "List the members of an archive."),
+    "cat": Entry("cat", "Write one verified member to stdout."),
+    "extract": Entry("extract", "Unpack a verified archive into a new directory."),
+    "diff": Entry("diff", "Say in what two archives differ."),
+    "train": Entry("train", "Train a student from an archive and measure it."),
+    "sign": Entry("sign", "Sign an archive with an Ed25519 key."),
+    "schema": Entry("schema", "Print the JSON Schema of the manifest."),
+}
+"""Every command, in the order of ``hello --help``: first making, then reading, then the rest."""
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; an exception, so that temporary files are removed on the way out."""
+
+
+class _Hello(click.Group):
+    """Loads a command's module on use and turns what it raises into an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every name of ``COMMANDS``, in its order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command object, or None for an unknown name."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        command = getattr(importlib.import_module(f"hellofmt_cli.{entry.module}"), cmd_name)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"`{entry.module}.{cmd_name}`: expected a click command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """One line per command from the table; click's own would import every module."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command of ``args[0]``; a name of no command is refused without a guess."""
+        # click's own suggestion of similar names would also ask every command to load.
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"no such command `{shown_path(args[0])}`; see `hello --help`")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; exit with the code of whatever it raises.
+
+        Raises:
+            click.exceptions.Exit: with the exit code, after the error was printed.
+        """
+        try:
+            result = super().invoke(ctx)
+            # A closed pipe may show only here, and then belongs to this command.
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _silence_stdout()
+            ctx.exit(EXIT_SIGPIPE)
+        except HelloError as error:
+            code = error.code, error.member, error.offset
+            _report(ctx, str(error), error.exit_code, *code)
+            ctx.exit(error.exit_code)
+        except OSError as error:
+            ctx.meta.pop(FILE_KEY, None)
+            _report(ctx, _os_error_text(error), EXIT_IO)
+            ctx.exit(EXIT_IO)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(EXIT_SIGINT)
+        except Terminated:
+            click.echo("Terminated.", err=True)
+            ctx.exit(EXIT_SIGTERM)
+        else:
+            return result
+
+
+def _os_error_text(error: OSError) -> str:
+    """``path: No such file or directory``, as every other tool prints it."""
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.filename is None:
+        return reason
+    name = os.fsdecode(error.filename) if not isinstance(error.filename, int) else error.filename
+    return f"{shown_path(name)}: {reason}"
+
+
+def _report(
+    ctx: click.Context,
+    text: str,
+    exit_code: int,
+    code: str = "",
+    member: str = "",
+    offset: int | None = None,
+) -> None:
+    """One line on stderr and, where ``--json`` was asked for, one document on stdout."""
+    path = ctx.meta.get(FILE_KEY)
+    line = " ".join((f"{shown_path(path)}: {text}" if path else text).splitlines())
+    click.echo(f"Error: {line}", err=True)
+    if ctx.meta.get(JSON_KEY):
+        with contextlib.suppress(OSError):
+            echo_json(
+                {
+                    "schema": "hello.error/1",
+                    "ok": False,
+                    "code": code or None,
+                    "member": member or None,
+                    "offset": offset,
+                    "message": line,
+                    "exit": exit_code,
+                }
+            )
+
+
+def _silence_stdout() -> None:
+    """Let the interpreter's last flush of a closed stdout go nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+
+
+@click.group(cls=_Hello, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(hellofmt.__version__, "--version", message="hellofmt %(version)s")
+def hello() -> None:
+    """Make, read and train from .hello archives.
+
+    A .hello archive is a distilled dataset in one file: a few images, and instead of gigabytes of
+    soft labels the small function that makes them.
+    """
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def main() -> None:
+    """Run ``hello`` with the arguments of the process and exit."""
+    # Not at import: a program that imports the group keeps its own handlers.
+    signal.signal(signal.SIGTERM, _terminate)
+    hello()
+
+
+if __name__ == "__main__":
+    main()

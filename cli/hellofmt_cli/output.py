@@ -1,0 +1,230 @@
+"""What commands print, and how: sizes, aligned pages, JSON documents, progress.
+
+Data goes to stdout, progress and warnings to stderr. Content of a file never reaches a terminal
+unescaped: every value from an archive passes through ``errors.printable`` here, so that no command
+can forget it. There is no colour, so ``NO_COLOR`` has nothing to switch off. Progress bars appear
+only on a terminal; tqdm is imported only then, since ``hello inspect`` should answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hellofmt.errors import HelloIOError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    from hellofmt.archive import HelloFile, Limits
+
+__all__ = [
+    "count",
+    "echo_json",
+    "echo_page",
+    "json_option",
+    "limit_option",
+    "limits",
+    "opened",
+    "progress",
+    "reading",
+    "shown_path",
+    "size",
+    "warn",
+    "write_text",
+]
+
+JSON_KEY = "hellofmt.json"
+"""Key of ``ctx.meta``: the user asked for one JSON document, so an error is one as well."""
+
+FILE_KEY = "hellofmt.file"
+"""Key of ``ctx.meta``: the archive a command is reading, named in front of its errors."""
+
+LIMITS_KEY = "hellofmt.limits"
+"""Key of ``ctx.meta``: the limits of ``--limit``."""
+
+_UNITS = ("KiB", "MiB", "GiB", "TiB")
+
+
+def size(number: int) -> str:
+    """Bytes in an IEC unit and exactly: ``5.59 GiB (6,000,000,000 bytes)``."""
+    if number < 1024:
+        return f"{number:,} bytes" if number != 1 else "1 byte"
+    power = 1
+    # 1023.996 would print as 1024.00 of the smaller unit.
+    while power < len(_UNITS) and number / 1024**power >= 1023.995:
+        power += 1
+    return f"{number / 1024**power:.2f} {_UNITS[power - 1]} ({number:,} bytes)"
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """``1 image``, ``10,000 images``; ``plural`` where an s does not make it."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def shown_path(path: object) -> str:
+    """A path the user typed, on one line: letters of any script stay, control characters do not."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in str(path)
+    )
+
+
+def echo_page(rows: Sequence[tuple[str, str] | None], indent: int = 0) -> None:
+    """Print ``label  value`` lines with the values in one column; None is an empty line.
+
+    Both are escaped, so a caller may pass text from a file as it is.
+    """
+    escaped = [row and (printable(row[0], 120), printable(row[1], 400)) for row in rows]
+    width = max((len(row[0]) for row in escaped if row), default=0)
+    for row in escaped:
+        click.echo(f"{' ' * indent}{row[0]:<{width}}  {row[1]}".rstrip() if row else "")
+
+
+def echo_json(document: dict[str, Any]) -> None:
+    """Print one document: ASCII, two spaces of indent, keys in the order given."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False))
+
+
+def warn(text: str) -> None:
+    """Print ``Warning: text`` to stderr."""
+    click.echo(f"Warning: {text}", err=True)
+
+
+def _remember_json(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
+    ctx.meta[JSON_KEY] = value
+    return value
+
+
+json_option = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    callback=_remember_json,
+    # Eager, so that an error in any other option already finds it set.
+    is_eager=True,
+    help="Print one JSON document instead of text.",
+)
+"""``--json``, passed to the command as ``as_json``."""
+
+
+def _parse_limits(ctx: click.Context, _: click.Parameter, values: tuple[str, ...]) -> None:
+    """Keep the limits that ``--limit`` raises or lowers."""
+    from hellofmt.archive import DEFAULT_LIMITS
+
+    known = {field.name for field in fields(DEFAULT_LIMITS)}
+    changed: dict[str, int] = {}
+    for value in values:
+        name, _, number = value.partition("=")
+        if name not in known or not (number.isascii() and number.isdigit()):
+            raise click.BadParameter(
+                f"expected NAME=NUMBER with a name of {', '.join(sorted(known))}"
+            )
+        changed[name] = int(number)
+    ctx.meta[LIMITS_KEY] = replace(DEFAULT_LIMITS, **changed)
+
+
+limit_option = click.option(
+    "--limit",
+    multiple=True,
+    metavar="NAME=NUMBER",
+    callback=_parse_limits,
+    expose_value=False,
+    help="Move a limit of the reader; the error of a limit names it.",
+)
+"""``--limit``, which ``limits()`` returns to the command."""
+
+
+def limits() -> Limits:
+    """The limits the user asked for, else the default ones."""
+    from hellofmt.archive import DEFAULT_LIMITS
+
+    return click.get_current_context().meta.get(LIMITS_KEY, DEFAULT_LIMITS)
+
+
+@contextmanager
+def opened(path: str, *, expect: str | None = None) -> Generator[HelloFile]:
+    """Open an archive for a command; an error names the file.
+
+    Args:
+        path: of the archive.
+        expect: the ``sha256:...`` id the user demands, if any.
+
+    Yields:
+        The open archive.
+
+    Raises:
+        HelloError: not an archive, or a damaged one.
+        OSError: missing, a directory, no permission.
+    """
+    from hellofmt.archive import open_archive
+
+    reading(path)
+    with open_archive(path, expect=expect, limits=limits()) as file:
+        yield file
+
+
+def write_text(path: str, text: str, *, force: bool) -> None:
+    """Write a whole UTF-8 file or none; an existing one is replaced only with ``force``.
+
+    Raises:
+        HelloIOError: E_TARGET, the file exists.
+        OSError: it cannot be written.
+    """
+    target = Path(path)
+    if not force and os.path.lexists(target):
+        raise HelloIOError.make("E_TARGET", f"`{printable(target)}` exists; --force replaces it")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def reading(path: str) -> None:
+    """Name ``path`` in front of whatever goes wrong from here on."""
+    ctx = click.get_current_context(silent=True)
+    if ctx is not None:
+        ctx.meta[FILE_KEY] = path
+
+
+@contextmanager
+def progress(label: str, unit: str) -> Generator[Callable[[int, int], None] | None]:
+    """A progress bar on stderr, or None where stderr is not a terminal.
+
+    Args:
+        label: what is being done.
+        unit: what is counted; ``B`` counts bytes in IEC units.
+
+    Yields:
+        ``callback(done, total)``, or None.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    is_bytes = unit == "B"
+    with tqdm(
+        desc=label,
+        unit=unit,
+        unit_scale=is_bytes,
+        unit_divisor=1024 if is_bytes else 1000,
+        leave=False,
+        file=sys.stderr,
+    ) as bar:
+
+        def update(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield update

@@ -1,0 +1,168 @@
+"""``hello pack``: images on disk into one archive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hellofmt.archive import decimal_string, open_archive, pack_archive, read_class_lines
+from hellofmt.errors import UserInputError
+from hellofmt_cli.output import (
+    count,
+    echo_json,
+    echo_page,
+    json_option,
+    limit_option,
+    limits,
+    progress,
+    shown_path,
+    size,
+)
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+__all__ = ["pack"]
+
+
+@click.command("pack")
+@click.argument("source", nargs=-1, required=True)
+@click.option("-o", "--output", required=True, metavar="FILE", help="The archive to write.")
+@click.option("--projector", metavar="FILE", help="Archive whose label function is copied.")
+@click.option("--classes", metavar="FILE", help="Class list: `key` or `key TAB name` a line.")
+@click.option("--force", is_flag=True, help="Replace an existing archive.")
+@click.option(
+    "--reencode",
+    type=click.Choice(["png", "jpeg", "webp"]),
+    help="Convert images of another codec or outside the profile.",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["auto", "files", "packed"]),
+    default="auto",
+    show_default=True,
+    help="One member per image, one array of all pixels, or the smaller of the two.",
+)
+@click.option("--name", help="Of the data set.  [default: name of SOURCE]")
+@click.option("--version", default="1.0.0", show_default=True, help="Of the data set.")
+@click.option("--license", help="SPDX expression.  [default: NOASSERTION]")
+@click.option("--license-file", metavar="FILE", help="Text of the licence.")
+@click.option("--card", metavar="FILE", help="Dataset card, Markdown.")
+@click.option("--method", help="How the images were made.")
+@click.option("--from", "sources", multiple=True, help="Data set the images come from.")
+@click.option("--note", multiple=True, metavar="KEY=TEXT", help="Free text, kept as `x_KEY`.")
+@click.option("--view-size", type=click.IntRange(1, 4096), help="Side of a view in pixels.")
+@click.option(
+    "--view-crop", nargs=2, type=click.FloatRange(0, 1, min_open=True), help="Area of crops."
+)
+@click.option("--view-flip", type=click.FloatRange(0, 1), help="Probability of a flip.")
+@click.option(
+    "--view-mix", type=click.Choice(["none", "cutmix", "mixup"]), help="How views are mixed."
+)
+@limit_option
+@json_option
+def pack(
+    source: tuple[str, ...],
+    output: str,
+    projector: str | None,
+    classes: str | None,
+    force: bool,
+    reencode: Literal["png", "jpeg", "webp"] | None,
+    layout: Literal["auto", "files", "packed"],
+    name: str | None,
+    version: str,
+    license: str | None,
+    license_file: str | None,
+    card: str | None,
+    method: str | None,
+    sources: tuple[str, ...],
+    note: tuple[str, ...],
+    view_size: int | None,
+    view_crop: tuple[float, float] | None,
+    view_flip: float | None,
+    view_mix: str | None,
+    as_json: bool,
+) -> None:
+    """Pack the images of SOURCE into an archive.
+
+    SOURCE is a folder with one folder per class (torchvision's ImageFolder, the output of RDED and
+    SRe2L), one or more WebDataset shards (.tar, with a .cls number beside each image), or another
+    archive. Bytes are kept exactly; an image outside its profile is refused by name.
+
+    Folders get their numbers from --classes or the projector, by name; or, if they are numbers
+    themselves, by number. Without a list they are sorted by name, numbered ones by number.
+
+    Without --projector the archive has hard labels only. Its views then are random crops of 8 to
+    100 % of the area and flips, not mixed, as large as the images but at most 224 pixels.
+    """
+    with progress("pack", "image") as callback:
+        archive_id = pack_archive(
+            source,
+            output,
+            projector=projector,
+            classes=None if classes is None else read_class_lines(classes),
+            views=_views(view_size, view_crop, view_flip, view_mix),
+            name=name,
+            version=version,
+            license=license,
+            license_text=_text(license_file),
+            card=_text(card),
+            method=method,
+            sources=sources or None,
+            extras=dict(_note(text) for text in note),
+            reencode=reencode,
+            layout=layout,
+            force=force,
+            limits=limits(),
+            progress=callback,
+        )
+    with open_archive(output, expect=archive_id, limits=limits()) as file:
+        images, total, number = len(file), file.size_bytes, file.manifest.classes
+    if as_json:
+        document = {"schema": "hello.pack/1", "path": output, "id": archive_id, "bytes": total}
+        echo_json({**document, "images": images, "classes": number})
+    else:
+        what = f"{count(images, 'image')} of {count(number, 'class', 'classes')}, {size(total)}"
+        echo_page([("packed", shown_path(output)), ("holds", what), ("id", archive_id)])
+
+
+def _views(
+    view_size: int | None,
+    crop: tuple[float, float] | None,
+    flip: float | None,
+    mix: str | None,
+) -> dict[str, Any]:
+    """Fields of the views that the user changes."""
+    changes: dict[str, Any] = {}
+    if view_size is not None:
+        changes["size"] = view_size
+    if crop is not None:
+        if crop[0] > crop[1]:
+            raise click.BadParameter("--view-crop: expected the smaller area first")
+        changes["crop_scale"] = [decimal_string(bound) for bound in crop]
+    if flip is not None:
+        changes["flip"] = decimal_string(flip)
+    if mix is not None:
+        changes["mix"] = mix
+        changes["mix_probability"] = "0.0" if mix == "none" else "1.0"
+    return changes
+
+
+def _text(path: str | None) -> str | None:
+    """A whole UTF-8 text file."""
+    if path is None:
+        return None
+    try:
+        return Path(path).read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        raise UserInputError.make("E_DATA", f"`{shown_path(path)}`: not UTF-8") from None
+
+
+def _note(text: str) -> tuple[str, str]:
+    """``KEY=TEXT`` as a free field of the manifest."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise click.BadParameter(f"--note: expected KEY=TEXT, got {shown_path(text)}")
+    return (key if key.startswith("x_") else f"x_{key}"), value

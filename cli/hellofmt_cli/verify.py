@@ -1,0 +1,141 @@
+"""``hello verify``: every byte, and who vouches for it.
+
+Full by default: a check that somebody has to ask for is a check that is not made. Each check that
+passed is named, and nothing is printed for one that did not: the first fault in file order ends the
+command with its exit code. ``--base`` and ``--probes`` import torch; without them nothing does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hellofmt.archive import UNSET, open_archive, verify_archive, verify_signature
+from hellofmt.errors import UserInputError
+from hellofmt_cli.output import (
+    count,
+    echo_json,
+    echo_page,
+    json_option,
+    limit_option,
+    limits,
+    progress,
+    reading,
+    size,
+)
+
+if TYPE_CHECKING:
+    from hellofmt.archive import HelloFile
+
+__all__ = ["verify"]
+
+
+@click.command("verify")
+@click.argument("file")
+@click.option("--fast", is_flag=True, help="Stop before the images.")
+@click.option("--pixels", is_flag=True, help="Decode every image and print a digest of the pixels.")
+@click.option("--expect", metavar="ID", help="Refuse any archive but the one with this sha256 id.")
+@click.option("--pubkey", metavar="PEM", help="Demand a signature by this Ed25519 key.")
+@click.option("--signature", metavar="SIG", help="Signature file.  [default: FILE.sig]")
+@click.option(
+    "--least-version", metavar="X.Y.Z", help="With --pubkey: refuse an older data set version."
+)
+@click.option("--probes", is_flag=True, help="Build the label function and check its probes.")
+@click.option(
+    "--base", metavar="BASE", help="Base for --probes, where the archive does not bring its own."
+)
+@limit_option
+@json_option
+def verify(
+    file: str,
+    fast: bool,
+    pixels: bool,
+    expect: str | None,
+    pubkey: str | None,
+    signature: str | None,
+    least_version: str | None,
+    probes: bool,
+    base: str | None,
+    as_json: bool,
+) -> None:
+    """Check FILE and name every check that passed; any other outcome is an error.
+
+    All bytes are checked unless --fast is given. An archive that passes is undamaged and harmless
+    to load with hellofmt. Who made it, only --expect or --pubkey can tell; whether its images and
+    labels are any good, no check can.
+
+    BASE is what `HelloDataset(base=...)` takes: "open_clip:NAME:PRETRAINED", a path,
+    "local-dir:..." or "hf-hub:...". Seeded and embedded bases need none.
+    """
+    if pubkey is None and (signature is not None or least_version is not None):
+        raise click.UsageError("--signature and --least-version need --pubkey")
+    if pixels and fast:
+        raise click.UsageError("--pixels reads the images, which --fast leaves out")
+    reading(file)
+    with progress("verify", "image") as callback:
+        report = verify_archive(
+            file,
+            level="fast" if fast else "full",
+            expect=expect,
+            limits=limits(),
+            progress=callback,
+            pixels=pixels,
+        )
+    document: dict[str, Any] = {
+        "schema": "hello.verify/1",
+        "ok": True,
+        "id": report.id,
+        "content_id": report.content_id,
+        "level": "fast" if fast else "full",
+        "checks": list(report.checks),
+        "images": report.images,
+        "bytes": report.bytes,
+        "signature": None,
+        "pixels": report.pixel_digest,
+        "probes": None,
+    }
+    # What was verified is what is read: the path could name another file by now.
+    with open_archive(file, expect=report.id, limits=limits()) as archive:
+        if pubkey is not None:
+            signed = verify_signature(
+                archive, pubkey, signature=signature, least_version=least_version
+            )
+            document["checks"].append("signature")
+            document["signature"] = {
+                "key_id": signed.key_id,
+                "name": signed.name,
+                "version": signed.version,
+            }
+        if probes or base is not None:
+            document["probes"] = _check_probes(archive, base)
+            document["checks"].append("probes")
+    if as_json:
+        echo_json(document)
+    else:
+        _echo(document)
+
+
+def _check_probes(archive: HelloFile, base: str | None) -> dict[str, Any]:
+    """Build the label function, which checks the base's digest and the probes."""
+    manifest = archive.manifest
+    if manifest.probes is UNSET or manifest.base is UNSET:
+        raise UserInputError.make("E_OPTION", "the archive has no label function to check")
+    from hellofmt.projector import Labeler
+
+    Labeler.from_file(archive, base, check_probes=True)
+    return {"count": manifest.probes.count, "base": manifest.base.digest}
+
+
+def _echo(document: dict[str, Any]) -> None:
+    rows: list[tuple[str, str] | None] = [("ok", check) for check in document["checks"]]
+    rows.append(None)
+    rows.append(("id", document["id"]))
+    if document["pixels"] is not None:
+        rows.append(("pixels", document["pixels"]))
+    if document["signature"] is not None:
+        rows.append(("key id", document["signature"]["key_id"]))
+    images = document["images"]
+    what = "metadata only" if document["level"] == "fast" else count(images, "image")
+    rows.append(("read", f"{size(document['bytes'])}, {what}"))
+    echo_page(rows)

@@ -1,0 +1,331 @@
+"""Detached Ed25519 signatures of archives: ``x.hello.sig`` beside ``x.hello``.
+
+Signed are the ``id``, the data set's name and its version. The id fixes every byte of the archive,
+so one small signature authenticates ranged reads as well, without reading the whole file; the name
+and the version let a reader refuse the right key on the wrong data set, or an old version. A
+signature inside the archive was rejected: it would give one content two encodings.
+
+Trust is explicit: the caller brings the public key. There is no key in the file, no trust on first
+use, no key server. Cryptography comes from the package ``cryptography``, imported on use (extra
+``sign``); ``model-signing`` signs any single file and works beside this.
+
+The message is checked against what the *archive* says, never against what the signature file says
+of itself: its fields only make a refusal readable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from hellofmt.archive.manifest import Digest, Name, canonical
+from hellofmt.errors import HelloIOError, TrustError, UserInputError, printable
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+        Ed25519PrivateKey,
+        Ed25519PublicKey,
+    )
+
+    from hellofmt.archive.reader import HelloFile
+
+__all__ = ["Signature", "create_key", "sign_archive", "signature_path", "verify_signature"]
+
+_MAX_BYTES = 4096
+_DOMAIN = "hello/sig/v1"
+_VERSION = re.compile(r"(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){0,7}")
+
+
+class Signature(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The content of a ``.sig`` file: canonical JSON of at most 4 KiB.
+
+    Attributes:
+        algorithm: always ``ed25519``.
+        id: the archive's ``sha256:...``.
+        key_id: ``sha256:`` + SHA-256 of the 32 raw bytes of the public key.
+        name: the data set's name.
+        signature: 64 bytes as 128 lower-case hex digits.
+        version: the data set's version.
+    """
+
+    algorithm: Literal["ed25519"]
+    id: Digest
+    key_id: Digest
+    name: Name
+    signature: Annotated[str, Meta(pattern=r"^[0-9a-f]{128}(?![\s\S])")]
+    version: Name
+
+
+def signature_path(path: str | os.PathLike[str]) -> Path:
+    """Where the signature of ``path`` lies: ``path`` + ``.sig``."""
+    return Path(f"{os.fspath(path)}.sig")
+
+
+def create_key(path: str | os.PathLike[str]) -> str:
+    """Write a new private key to ``path`` (PEM, mode 0600) and its public key to ``path.pub``.
+
+    Args:
+        path: new file; neither it nor ``path.pub`` may exist.
+
+    Returns:
+        The key id, ``sha256:...``.
+
+    Raises:
+        HelloIOError: E_TARGET, a file exists.
+        UserInputError: E_OPTION, the package ``cryptography`` is missing.
+        OSError: the files cannot be written.
+    """
+    _require_cryptography()
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        NoEncryption,
+        PrivateFormat,
+        PublicFormat,
+    )
+
+    private, public = Path(path), Path(f"{os.fspath(path)}.pub")
+    for target in (private, public):
+        if os.path.lexists(target):
+            raise _target_exists(target)
+    key = Ed25519PrivateKey.generate()
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    _write_new(private, secret, mode=0o600)
+    _write_new(
+        public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
+    return _key_id(key.public_key())
+
+
+def sign_archive(
+    path: str | os.PathLike[str],
+    key: str | os.PathLike[str],
+    *,
+    target: str | os.PathLike[str] | None = None,
+    force: bool = False,
+) -> Signature:
+    """Verify an archive in full, then write its detached signature.
+
+    Args:
+        path: the archive.
+        key: private Ed25519 key in PEM form, not encrypted.
+        target: the signature file; ``path`` + ``.sig`` unless given.
+        force: replace an existing signature.
+
+    Returns:
+        What was written.
+
+    Raises:
+        HelloError: the archive fails its verification; E_TARGET, the signature exists.
+        UserInputError: E_OPTION, not an Ed25519 key, or the package ``cryptography`` is missing.
+        OSError: a file is missing or cannot be written.
+    """
+    from hellofmt.archive.reader import open_archive
+    from hellofmt.archive.verify import verify_archive
+
+    signer = _private_key(Path(key))
+    out = signature_path(path) if target is None else Path(target)
+    if not force and os.path.lexists(out):
+        raise _target_exists(out)
+    # A signature vouches for bytes; vouching for a damaged archive would help nobody.
+    verified = verify_archive(path)
+    # The path could name another file by now.
+    with open_archive(path, expect=verified.id) as file:
+        message = _message(file)
+        dataset = file.manifest.dataset
+    made = Signature(
+        algorithm="ed25519",
+        id=verified.id,
+        key_id=_key_id(signer.public_key()),
+        name=dataset.name,
+        signature=signer.sign(message).hex(),
+        version=dataset.version,
+    )
+    _write_new(out, canonical(msgspec.to_builtins(made)), force=force)
+    return made
+
+
+def verify_signature(
+    file: HelloFile,
+    key: str | os.PathLike[str],
+    *,
+    signature: str | os.PathLike[str] | None = None,
+    least_version: str | None = None,
+) -> Signature:
+    """Check that the owner of ``key`` signed this very archive.
+
+    Args:
+        file: the open archive; its id then guards every later read.
+        key: public Ed25519 key in PEM form.
+        signature: the signature file; the archive's path + ``.sig`` unless given.
+        least_version: lowest acceptable version of the data set, such as ``1.2.0``.
+
+    Returns:
+        The signature, whose ``key_id`` is worth showing.
+
+    Raises:
+        TrustError: E_SIG_MISSING; E_SIG_BAD, not a signature or not valid; E_SIG_IDENTITY, of
+            another archive or by another key; E_ROLLBACK, an older version than demanded.
+        UserInputError: E_OPTION, not an Ed25519 key, or the package ``cryptography`` is missing.
+        OSError: the key cannot be read.
+    """
+    public = _public_key(Path(key))
+    path = signature_path(file.path) if signature is None else Path(signature)
+    claimed = _read_signature(path)
+    dataset = file.manifest.dataset
+    known = (
+        ("id", claimed.id, file.id),
+        ("name", claimed.name, dataset.name),
+        ("version", claimed.version, dataset.version),
+        ("key", claimed.key_id, _key_id(public)),
+    )
+    for what, got, expected in known:
+        if got != expected:
+            raise TrustError.make(
+                "E_SIG_IDENTITY",
+                f"the signature is for another {what}; expected {printable(expected)}, "
+                f"got {printable(got)}",
+            )
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        public.verify(bytes.fromhex(claimed.signature), _message(file))
+    except InvalidSignature:
+        raise TrustError.make(
+            "E_SIG_BAD", f"the signature is not valid under key {claimed.key_id}"
+        ) from None
+    if least_version is not None:
+        _check_version(dataset.version, least_version)
+    return claimed
+
+
+def _check_version(version: str, least: str) -> None:
+    """Refuse a version below ``least``; both are dotted numbers, compared number by number."""
+    if not _VERSION.fullmatch(least):
+        raise UserInputError.make(
+            "E_OPTION", f"least version: expected dotted numbers, got `{printable(least)}`"
+        )
+    if not _VERSION.fullmatch(version):
+        raise TrustError.make(
+            "E_ROLLBACK",
+            f"version `{printable(version)}` cannot be compared; expected at least {least}",
+        )
+    have, want = ([int(part) for part in text.split(".")] for text in (version, least))
+    length = max(len(have), len(want))
+    # 1.2 and 1.2.0 are one version.
+    if have + [0] * (length - len(have)) < want + [0] * (length - len(want)):
+        raise TrustError.make(
+            "E_ROLLBACK", f"older than demanded; expected version {least} or newer, got {version}"
+        )
+
+
+def _message(file: HelloFile) -> bytes:
+    """What is signed: domain, id, name and version, one per line, without a last line end."""
+    dataset = file.manifest.dataset
+    return "\n".join((_DOMAIN, file.id, dataset.name, dataset.version)).encode()
+
+
+def _read_signature(path: Path) -> Signature:
+    """Read and parse a signature file; anything but the canonical form is E_SIG_BAD."""
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(_MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise TrustError.make(
+            "E_SIG_MISSING", f"no signature; expected `{printable(path)}`"
+        ) from None
+    if len(data) > _MAX_BYTES:
+        raise TrustError.make("E_SIG_BAD", f"signature file: expected at most {_MAX_BYTES} bytes")
+    try:
+        signature = msgspec.json.decode(data, type=Signature)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise TrustError.make("E_SIG_BAD", f"not a signature file: {printable(error)}") from None
+    if canonical(msgspec.to_builtins(signature)) != data:
+        raise TrustError.make("E_SIG_BAD", "signature file: expected canonical JSON")
+    return signature
+
+
+def _require_cryptography() -> None:
+    """Say in one line what to install, rather than fail deep inside an import."""
+    if importlib.util.find_spec("cryptography") is None:
+        raise UserInputError.make(
+            "E_OPTION",
+            "signatures need the package `cryptography`; pip install 'hellofmt[sign]'",
+        )
+
+
+def _private_key(path: Path) -> Ed25519PrivateKey:
+    _require_cryptography()
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except TypeError:
+        raise UserInputError.make(
+            "E_OPTION", f"`{printable(path)}`: encrypted; expected a PEM key without passphrase"
+        ) from None
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise UserInputError.make(
+            "E_OPTION", f"`{printable(path)}`: expected a private Ed25519 key in PEM form"
+        )
+    return key
+
+
+def _public_key(path: Path) -> Ed25519PublicKey:
+    _require_cryptography()
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        key = load_pem_public_key(path.read_bytes())
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PublicKey):
+        raise UserInputError.make(
+            "E_OPTION", f"`{printable(path)}`: expected a public Ed25519 key in PEM form"
+        )
+    return key
+
+
+def _key_id(key: Ed25519PublicKey) -> str:
+    return "sha256:" + hashlib.sha256(key.public_bytes_raw()).hexdigest()
+
+
+def _target_exists(path: Path) -> HelloIOError:
+    return HelloIOError.make("E_TARGET", f"`{printable(path)}` exists")
+
+
+def _write_new(path: Path, data: bytes, *, mode: int = 0o644, force: bool = False) -> None:
+    """Write a small file at once: old, new or none under its name, never a part of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if force:
+            temporary.replace(path)
+        else:
+            try:
+                # Unlike a rename, a link fails where the name was taken meanwhile.
+                os.link(temporary, path)
+            except FileExistsError:
+                raise _target_exists(path) from None
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
