@@ -450,29 +450,30 @@ def manifest_bytes(manifest: Manifest, extras: Mapping[str, str]) -> bytes:
     return canonical({**msgspec.to_builtins(manifest), **extras})
 
 
-def content_id(manifest: Manifest) -> str:
+def content_id(data: bytes) -> str:
     r"""Identity of the content: what stays equal when a file is only compressed anew.
 
     SHA-256 over ``hello/content/1\n`` and the canonical JSON of the manifest without ``producer``,
     ``x_`` keys, ``card`` and ``license``, each section with its raw size and digest. It answers
-    "same data set?" and is never a pin: only ``id`` fixes the bytes.
+    "same data set?" and is never a pin: only ``id`` fixes the bytes. Keys that this reader does not
+    know take part, or readers of two versions would give one file two identities.
 
     Args:
-        manifest: a valid manifest.
+        data: the stored bytes of a valid manifest.
 
     Returns:
         ``sha256:`` and 64 hex digits.
     """
-    document: dict[str, Any] = msgspec.to_builtins(manifest)
-    del document["producer"]
+    stored: dict[str, Any] = json.loads(data)
+    document = {k: v for k, v in stored.items() if k != "producer" and not k.startswith("x_")}
     document["sections"] = [
         {
-            "digest": section.digest if section.raw_digest is UNSET else section.raw_digest,
-            "name": section.name,
-            "size": section.size if section.raw_size is UNSET else section.raw_size,
+            "digest": section.get("raw_digest", section["digest"]),
+            "name": section["name"],
+            "size": section.get("raw_size", section["size"]),
         }
-        for section in manifest.sections
-        if section.name not in ("card", "license")
+        for section in stored["sections"]
+        if section["name"] not in ("card", "license")
     ]
     return _sha256(b"hello/content/1\n" + canonical(document))
 

@@ -144,6 +144,7 @@ class HelloFile:
                 "E_PIN", f"id of {printable(self.path)}; expected {expect}, got {self.id}"
             )
         manifest, extras = parse_manifest(data)
+        self._manifest_bytes = data
         self.manifest: Manifest = manifest
         self.extras: Mapping[str, str] = MappingProxyType(extras)
         check_manifest_limits(manifest, limits)
@@ -221,7 +222,7 @@ class HelloFile:
     @property
     def content_id(self) -> str:
         """What stays equal when a file is only compressed anew; never a pin."""
-        return content_id(self.manifest)
+        return content_id(self._manifest_bytes)
 
     @property
     def classes(self) -> Classes:
