@@ -877,7 +877,7 @@ def _validate_views(views: Views) -> list[Problem]:
     problems: list[Problem] = []
     for name, pair, high in (
         ("crop_scale", views.crop_scale, 1.0),
-        ("crop_ratio", views.crop_ratio, 1e9),
+        ("crop_ratio", views.crop_ratio, 10000.0),
     ):
         for i, text in enumerate(pair):
             problems += _in_range(f"views.{name}.{i}", text, 0.0, high, open_low=True)
