@@ -1,8 +1,38 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 
-from hellofmt.archive.manifest import Views
+from hellofmt.archive import (
+    Arch,
+    ClassLine,
+    Dataset,
+    Draft,
+    ImageItem,
+    ImageSet,
+    Preprocess,
+    Views,
+    VisionArch,
+    encode_image,
+    write_archive,
+)
+from hellofmt.projector import Projector, seeded_base
+
+CLASSES = (ClassLine("n1", ("tench",)), ClassLine("n2", ("shark",)), ClassLine("n3", ("cock",)))
+VIT = Arch(
+    embed_dim=16,
+    quick_gelu=False,
+    vision=VisionArch(image_size=16, layers=1, width=32, patch_size=4, head_width=16),
+)
+BICUBIC = Preprocess(
+    antialias=True,
+    interpolation="bicubic",
+    mean=["0.5", "0.5", "0.5"],
+    resize_mode="squash",
+    size=16,
+    std=["0.25", "0.25", "0.25"],
+)
 
 
 def make_views(**changes):
@@ -23,6 +53,68 @@ def make_views(**changes):
     return Views(**{**values, **changes})
 
 
+def make_pictures(count, side=None):
+    generator = np.random.default_rng(count)
+    shapes = generator.integers(8, 25, (count, 2)) if side is None else np.full((count, 2), side)
+    return [generator.integers(0, 256, (h, w, 3), np.uint8) for h, w in shapes]
+
+
+def make_archive(path, *, count=11, side=None, with_projector=True, **changes):
+    pictures = make_pictures(count, side)
+    labels = [i * len(CLASSES) // max(count, 1) for i in range(count)]
+    images = projector = None
+    if count:
+        items = [
+            ImageItem(label, encode_image(p, "png"))
+            for label, p in zip(labels, pictures, strict=True)
+        ]
+        images = ImageSet("png", items)
+    if with_projector:
+        base = seeded_base(VIT, BICUBIC, seed=3)
+        built = Projector.build(base, CLASSES, rank=2, start="stored", temperature=2.0, seed=1)
+        noise = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for name, value in built.named_parameters():
+                if name.endswith((".b", "bias", "weight")):
+                    value.add_(0.2 * torch.randn(value.shape, generator=noise))
+        projector = built.part()
+    dataset = Dataset(name="tiny", version="1", license="CC0-1.0", method="test", sources=[])
+    draft = Draft(dataset, CLASSES, make_views(**changes), images=images, projector=projector)
+    write_archive(path, draft)
+    return path
+
+
 @pytest.fixture(scope="session")
 def views_of():
     return make_views
+
+
+@pytest.fixture(scope="session")
+def pictures_of():
+    return make_pictures
+
+
+@pytest.fixture(scope="session")
+def archive_of(tmp_path_factory):
+    """Path of an archive with these properties, written once."""
+    known = {}
+
+    def archive(**changes):
+        key = repr(sorted(changes.items()))
+        if key not in known:
+            path = tmp_path_factory.mktemp("archive") / "tiny.hello"
+            known[key] = make_archive(path, **changes)
+        return known[key]
+
+    return archive
+
+
+@pytest.fixture(scope="session")
+def mixing(archive_of):
+    """Eleven images of unequal shapes, CutMix in about half of the views."""
+    return archive_of(mix="cutmix", mix_probability="0.5", shuffle=2)
+
+
+@pytest.fixture(scope="session")
+def projector_only(archive_of):
+    return archive_of(count=0, mix="cutmix", mix_probability="0.5")
