@@ -7,10 +7,35 @@ compilation (registers, spills, shared memory), not from run times, which are un
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-__all__ = ["MIN_CAPABILITY", "Device", "LabelAlgorithm", "choose_labels", "padded_row"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = [
+    "KL_MAX_BLOCK",
+    "MIN_CAPABILITY",
+    "NORMALISE_CLASSES",
+    "ROW_MAX_CLASSES",
+    "Device",
+    "LabelAlgorithm",
+    "LabelTile",
+    "ViewTile",
+    "choose_kl_block",
+    "choose_kl_rows",
+    "choose_label_tile",
+    "choose_labels",
+    "choose_view_tile",
+    "choose_views",
+    "fastest",
+    "is_autotuned",
+    "label_tile_candidates",
+    "padded_row",
+    "shared_bytes",
+    "view_taps",
+]
 
 LabelAlgorithm = Literal["reference", "row", "stats"]
 
@@ -20,7 +45,21 @@ MIN_CAPABILITY = (8, 0)
 #: Up to this many classes one program holds whole rows of logits in registers.
 ROW_MAX_CLASSES = 256
 
-_ROW_DTYPES = ("float16", "bfloat16", "float32")
+#: Classes that one program of the normalising pass rescales.
+NORMALISE_CLASSES = 4096
+
+#: Widest row that a program of the loss holds: 8,192 takes 156 to 183 registers, 16,384 spills.
+KL_MAX_BLOCK = 8192
+
+#: The exponentials between the two passes of the loss should stay in the L2 cache, bytes.
+_KL_SCRATCH_BYTES = 24 << 20
+
+#: Shared memory that one program may use, bytes, by compute capability (CUDA C++ programming
+#: guide, technical specifications per compute capability: 99, 163 and 227 KiB).
+_SHARED_BYTES = {(8, 0): 166912, (8, 7): 166912, (9, 0): 232448, (10, 0): 232448}
+_SHARED_BYTES_OTHERS = 101376
+
+_FUSED_DTYPES = ("float16", "bfloat16", "float32")
 
 
 @dataclass(frozen=True)
@@ -43,7 +82,43 @@ class Device:
         return self.kind == "cuda" and self.has_triton and self.capability >= MIN_CAPABILITY
 
 
-def choose_labels(n: int, d: int, c: int, dtype: str, device: Device) -> LabelAlgorithm:
+@dataclass(frozen=True)
+class LabelTile:
+    """Shape of one program of the label GEMM.
+
+    Attributes:
+        block_n: rows.
+        block_c: classes.
+        block_d: features per step of the sum.
+        num_warps: warps of 32 threads.
+        num_stages: steps whose operands are in shared memory at once.
+    """
+
+    block_n: int
+    block_c: int
+    block_d: int
+    num_warps: int
+    num_stages: int
+
+
+@dataclass(frozen=True)
+class ViewTile:
+    """Shape of one program of `views`.
+
+    Attributes:
+        block_y: rows of output pixels.
+        block_x: columns of output pixels.
+        num_warps: warps of 32 threads.
+    """
+
+    block_y: int
+    block_x: int
+    num_warps: int
+
+
+def choose_labels(
+    n: int, d: int, c: int, dtype: str, device: Device, out_dtype: str = "float32"
+) -> LabelAlgorithm:
     """Algorithm for (n, d) embeddings against c classes.
 
     Args:
@@ -52,14 +127,188 @@ def choose_labels(n: int, d: int, c: int, dtype: str, device: Device) -> LabelAl
         c: classes.
         dtype: name of the operands' dtype, such as ``"float16"``.
         device: where the tensors are.
+        out_dtype: name of the result's dtype.
 
     Returns:
         ``"reference"``: torch, the definition. ``"row"``: a whole row of classes in one program,
         one pass. ``"stats"``: tiles of classes with their row statistics, then a normalising pass.
     """
-    if not device.is_fused or dtype not in _ROW_DTYPES or n == 0 or d == 0:
+    is_supported = dtype in _FUSED_DTYPES and out_dtype in _FUSED_DTYPES
+    if not device.is_fused or not is_supported or n == 0 or d == 0:
         return "reference"
     return "row" if c <= ROW_MAX_CLASSES else "stats"
+
+
+def choose_views(n: int, out_dtype: str, device: Device) -> Literal["reference", "fused"]:
+    """Algorithm for n views.
+
+    Args:
+        n: views.
+        out_dtype: name of the result's dtype.
+        device: where the images are.
+
+    Returns:
+        ``"reference"``: torch. ``"fused"``: one Triton kernel.
+    """
+    is_fused = device.is_fused and out_dtype in _FUSED_DTYPES and n > 0
+    return "fused" if is_fused else "reference"
+
+
+def shared_bytes(tile: LabelTile, itemsize: int) -> int:
+    """Shared memory of the operands of a tile.
+
+    Args:
+        tile: of the program.
+        itemsize: bytes per operand element.
+
+    Returns:
+        Bytes; the compiler adds little for its own conversions.
+    """
+    return tile.num_stages * (tile.block_n + tile.block_c) * tile.block_d * itemsize
+
+
+def _next_power_of_two(value: int) -> int:
+    return 1 << max(0, value - 1).bit_length()
+
+
+def label_tile_candidates(
+    n: int, d: int, c: int, itemsize: int, capability: tuple[int, int]
+) -> list[LabelTile]:
+    """Tiles worth trying for a shape, the table's own choice first.
+
+    Registers and spills behind the choice are those of ahead-of-time compilation: on sm_80 the
+    128 x 256 tile of the statistics spills at 255 registers, so it is offered on sm_90 only.
+    Fewer than 64 rows per tile would give up Hopper's warp-group products.
+
+    Args:
+        n: rows.
+        d: features.
+        c: classes.
+        itemsize: bytes per operand element.
+        capability: CUDA compute capability.
+
+    Returns:
+        At least one tile; all fit in shared memory.
+    """
+    is_hopper = capability >= (9, 0)
+    if itemsize == 4:
+        # tf32x3 keeps three products of every operand in registers.
+        block_c = min(128, max(16, _next_power_of_two(c)))
+        tiles = [LabelTile(64, block_c, 32, 4, 2), LabelTile(32, min(block_c, 64), 32, 4, 2)]
+        if block_c < c <= ROW_MAX_CLASSES:
+            tiles = [LabelTile(32, 256, 32, 8, 2)]
+    elif c <= ROW_MAX_CLASSES:
+        block_c = max(16, _next_power_of_two(c))
+        tiles = [LabelTile(64, block_c, 64, 4 if is_hopper or block_c < 256 else 8, 3)]
+        tiles.append(LabelTile(128, block_c, 64, 8, 3))
+    else:
+        tiles = [LabelTile(128, 128, 64, 8, 3), LabelTile(64, 128, 64, 4, 3)]
+        if is_hopper:
+            tiles.append(LabelTile(128, 256, 64, 8, 3))
+            # Above ten waves of programs the wider tile reads a quarter less of both operands.
+            if c >= 8192 and n >= 512:
+                tiles.reverse()
+        if n <= 64:
+            tiles.sort(key=lambda tile: tile.block_n)
+    limit = _SHARED_BYTES.get(capability, _SHARED_BYTES_OTHERS)
+    fitting = [tile for tile in tiles if shared_bytes(tile, itemsize) <= limit]
+    smallest = LabelTile(64, tiles[0].block_c, 32, tiles[0].num_warps, 2)
+    return fitting or [smallest]
+
+
+def choose_label_tile(
+    n: int, d: int, c: int, itemsize: int, capability: tuple[int, int]
+) -> LabelTile:
+    """The table's tile for a shape.
+
+    Args:
+        n: rows.
+        d: features.
+        c: classes.
+        itemsize: bytes per operand element.
+        capability: CUDA compute capability.
+
+    Returns:
+        The first of `label_tile_candidates`.
+    """
+    return label_tile_candidates(n, d, c, itemsize, capability)[0]
+
+
+def choose_kl_block(c: int) -> tuple[int, int]:
+    """Classes per step of the loss, and warps: a whole row up to 8,192 classes.
+
+    Args:
+        c: classes.
+
+    Returns:
+        (a power of two, warps per program).
+    """
+    block = min(KL_MAX_BLOCK, max(16, _next_power_of_two(c)))
+    return block, 8 if block > 2048 else 4
+
+
+def choose_kl_rows(n: int, c: int, itemsize: int) -> int:
+    """Rows of the loss that are handled at once, so that their exponentials stay in the L2 cache.
+
+    Args:
+        n: rows.
+        c: classes.
+        itemsize: bytes per stored exponential.
+
+    Returns:
+        At least 128, at most n, a multiple of 128 where it is less than n.
+    """
+    rows = max(128, _KL_SCRATCH_BYTES // (c * itemsize) // 128 * 128)
+    return min(n, rows)
+
+
+def view_taps(extent: int, size: int, antialias: bool) -> int:
+    """Source pixels that can reach one output pixel along an axis.
+
+    The triangle filter is open on both sides and 2 max(n, S) / S source pixels wide.
+
+    Args:
+        extent: of the stored image, pixels: the largest possible crop n.
+        size: S, output pixels.
+        antialias: widen the filter where the crop is larger than the output.
+
+    Returns:
+        2 up to the output size, else ceil(2 extent / S).
+    """
+    return -(-2 * max(extent, size) // size) if antialias else 2
+
+
+def choose_view_tile(size: int, channels_last: bool) -> ViewTile:
+    """Tile of output pixels of one program of `views`.
+
+    Args:
+        size: S, output pixels.
+        channels_last: memory format of the result.
+
+    Returns:
+        Tile of at most 32 x 32.
+    """
+    side = min(32, max(16, _next_power_of_two(size)))
+    # Narrow stores need the registers of twice the threads.
+    return ViewTile(side, side, 8 if channels_last and side == 32 else 4)
+
+
+def is_autotuned() -> bool:
+    """The user asked for measured tiles with ``HELLOFMT_AUTOTUNE=1``."""
+    return os.environ.get("HELLOFMT_AUTOTUNE", "") == "1"
+
+
+def fastest(candidates: Sequence[LabelTile], time_ms: Callable[[LabelTile], float]) -> LabelTile:
+    """The candidate with the least time; the first of equals.
+
+    Args:
+        candidates: at least one.
+        time_ms: measures one, milliseconds.
+
+    Returns:
+        One of the candidates.
+    """
+    return min(candidates, key=time_ms)
 
 
 def padded_row(c: int, device_kind: str) -> int:

@@ -11,6 +11,9 @@ a silently missing gradient would look like a model that does not learn.
 
 from __future__ import annotations
 
+import functools
+import importlib
+import logging
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +34,45 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _EPILOGUES = ("softmax", "logits")
 
 
+_logger = logging.getLogger(__name__)
+
+
+@functools.cache
+def _has_triton() -> bool:
+    try:
+        importlib.import_module("triton")
+    except ImportError:
+        return False
+    return True
+
+
+@functools.cache
 def _device(device: torch.device) -> config.Device:
-    return config.Device(device.type)
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return config.Device(device.type)
+    found = config.Device("cuda", torch.cuda.get_device_capability(device), _has_triton())
+    if not found.is_fused:
+        _logger.warning(
+            "%s: compute capability %d.%d, triton %s; the fused kernels need %d.%d and triton, "
+            "so torch computes labels and views",
+            device,
+            *found.capability,
+            "found" if found.has_triton else "missing",
+            *config.MIN_CAPABILITY,
+        )
+    return found
+
+
+def _padded(tensor: Tensor) -> Tensor:
+    """The same values with rows as far apart as the kernels leave them."""
+    stride = config.padded_row(tensor.shape[1], tensor.device.type)
+    out = tensor.new_empty((tensor.shape[0], stride))[:, : tensor.shape[1]]
+    return out.copy_(tensor)
+
+
+def _fake_rows(like: Tensor, n: int, c: int, dtype: torch.dtype) -> Tensor:
+    stride = config.padded_row(c, like.device.type)
+    return like.new_empty_strided((n, c), (stride, 1), dtype=dtype)
 
 
 def _dtype_name(dtype: torch.dtype) -> str:
@@ -45,6 +85,7 @@ def algorithm(
     c: int,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    out_dtype: torch.dtype | None = None,
 ) -> LabelAlgorithm:
     """Name of the algorithm that `soft_labels` takes for (n, d) embeddings and c classes.
 
@@ -54,11 +95,13 @@ def algorithm(
         c: classes.
         device: where the tensors are.
         dtype: of the embeddings and the weight.
+        out_dtype: of the labels; that of the embeddings if none.
 
     Returns:
         ``"reference"``, ``"row"`` or ``"stats"``, as `hellofmt_kernels.config.choose_labels` says.
     """
-    return config.choose_labels(n, d, c, _dtype_name(dtype), _device(torch.device(device)))
+    names = _dtype_name(dtype), _dtype_name(dtype if out_dtype is None else out_dtype)
+    return config.choose_labels(n, d, c, names[0], _device(torch.device(device)), names[1])
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:
@@ -204,6 +247,7 @@ def soft_labels(
 @torch.library.custom_op(
     "hellofmt_kernels::soft_labels",
     mutates_args=(),
+    device_types="cpu",
     schema=(
         "(Tensor x, Tensor weight, Tensor? bias, Tensor? a, Tensor? b, float factor, "
         "float scale, float temperature, ScalarType dtype, bool is_softmax) -> Tensor"
@@ -226,6 +270,45 @@ def _soft_labels(
     return reference.soft_labels(x, weight, bias, scale, temperature, dtype, epilogue, low_rank)
 
 
+def _soft_labels_cuda(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    a: Tensor | None,
+    b: Tensor | None,
+    factor: float,
+    scale: float,
+    temperature: float,
+    dtype: torch.dtype,
+    is_softmax: bool,
+) -> Tensor:
+    low_rank = None if a is None or b is None else (a, b, factor)
+    (n, d), c = x.shape, weight.shape[0]
+    if algorithm(n, d, c, x.device, x.dtype, dtype) == "reference":
+        epilogue = "softmax" if is_softmax else "logits"
+        return _padded(
+            reference.soft_labels(x, weight, bias, scale, temperature, dtype, epilogue, low_rank)
+        )
+    from hellofmt_kernels import soft_labels_triton
+
+    capability = _device(x.device).capability
+    with torch.cuda.device(x.device):
+        return soft_labels_triton.launch(
+            x,
+            weight,
+            bias,
+            scale,
+            temperature,
+            dtype,
+            is_softmax,
+            low_rank,
+            capability=capability,
+        )
+
+
+_soft_labels.register_kernel("cuda", _soft_labels_cuda)
+
+
 @_soft_labels.register_fake
 def _soft_labels_fake(
     x: Tensor,
@@ -239,7 +322,7 @@ def _soft_labels_fake(
     dtype: torch.dtype,
     is_softmax: bool,
 ) -> Tensor:
-    return x.new_empty((x.shape[0], weight.shape[0]), dtype=dtype)
+    return _fake_rows(x, x.shape[0], weight.shape[0], dtype)
 
 
 def _soft_labels_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -343,6 +426,7 @@ def soft_label_kl(
 @torch.library.custom_op(
     "hellofmt_kernels::soft_label_kl",
     mutates_args=(),
+    device_types="cpu",
     schema=(
         "(Tensor x, Tensor weight, Tensor? bias, Tensor? a, Tensor? b, float factor, "
         "float scale, float temperature, Tensor student, float student_temperature, "
@@ -369,6 +453,49 @@ def _soft_label_kl(
     return loss, gradient.to(student.dtype) if needs_gradient else student.new_empty((0, 0))
 
 
+def _soft_label_kl_cuda(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    a: Tensor | None,
+    b: Tensor | None,
+    factor: float,
+    scale: float,
+    temperature: float,
+    student: Tensor,
+    student_temperature: float,
+    needs_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    low_rank = None if a is None or b is None else (a, b, factor)
+    (n, d), c = x.shape, weight.shape[0]
+    if algorithm(n, d, c, x.device, x.dtype, student.dtype) == "reference":
+        loss, gradient = reference.soft_label_kl(
+            x, weight, bias, scale, temperature, student, student_temperature, low_rank
+        )
+        if not needs_gradient:
+            return loss, student.new_empty((0, 0))
+        return loss, _padded(gradient.to(student.dtype))
+    from hellofmt_kernels import soft_label_kl_triton
+
+    capability = _device(x.device).capability
+    with torch.cuda.device(x.device):
+        return soft_label_kl_triton.launch(
+            x,
+            weight,
+            bias,
+            scale,
+            temperature,
+            student,
+            student_temperature,
+            needs_gradient,
+            low_rank,
+            capability=capability,
+        )
+
+
+_soft_label_kl.register_kernel("cuda", _soft_label_kl_cuda)
+
+
 @_soft_label_kl.register_fake
 def _soft_label_kl_fake(
     x: Tensor,
@@ -385,7 +512,9 @@ def _soft_label_kl_fake(
 ) -> tuple[Tensor, Tensor]:
     is_double = torch.float64 in (x.dtype, student.dtype)
     loss = x.new_empty((x.shape[0],), dtype=torch.float64 if is_double else torch.float32)
-    return loss, student.new_empty(student.shape if needs_gradient else (0, 0))
+    if not needs_gradient:
+        return loss, student.new_empty((0, 0))
+    return loss, _fake_rows(student, student.shape[0], student.shape[1], student.dtype)
 
 
 def _soft_label_kl_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -486,6 +615,7 @@ def views(
 @torch.library.custom_op(
     "hellofmt_kernels::views",
     mutates_args=(),
+    device_types="cpu",
     schema=(
         "(Tensor images, Tensor rows, SymInt size, bool antialias, float[] mean, float[] std, "
         "ScalarType dtype, bool channels_last) -> Tensor"
@@ -501,14 +631,41 @@ def _views(
     dtype: torch.dtype,
     channels_last: bool,
 ) -> Tensor:
-    if rows.device.type == "cpu":
-        count, height, width, _ = images.shape
-        problems = validate_view_rows(rows, (count, height, width))
-        if problems:
-            msg = f"`rows`: {'; '.join(problems)}"
-            raise ValueError(msg)
-    rows = rows.to(images.device, non_blocking=True)
+    _check_rows(images, rows)
     return reference.views(images, rows, size, antialias, mean, std, dtype, channels_last)
+
+
+def _check_rows(images: Tensor, rows: Tensor) -> None:
+    count, height, width, _ = images.shape
+    problems = validate_view_rows(rows, (count, height, width))
+    if problems:
+        msg = f"`rows`: {'; '.join(problems)}"
+        raise ValueError(msg)
+
+
+def _views_cuda(
+    images: Tensor,
+    rows: Tensor,
+    size: int,
+    antialias: bool,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype,
+    channels_last: bool,
+) -> Tensor:
+    if rows.device.type == "cpu":
+        _check_rows(images, rows)
+        rows = rows.to(images.device, non_blocking=True)
+    device = _device(images.device)
+    if config.choose_views(rows.shape[0], _dtype_name(dtype), device) == "reference":
+        return reference.views(images, rows, size, antialias, mean, std, dtype, channels_last)
+    from hellofmt_kernels import views_triton
+
+    with torch.cuda.device(images.device):
+        return views_triton.launch(images, rows, size, antialias, mean, std, dtype, channels_last)
+
+
+_views.register_kernel("cuda", _views_cuda)
 
 
 @_views.register_fake

@@ -1,0 +1,44 @@
+"""One kernel launch as a value: planned in one place, run, compiled ahead of time or inspected.
+
+``plan`` functions of the ``*_triton`` modules return launches; ``run`` makes the call on a device
+and in the interpreter, ``hellofmt_kernels.aot`` compiles the very same arguments without a device.
+Planning twice would let the two drift apart, and the budget would be checked on another kernel
+than the one that runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Launch"]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A Triton kernel with everything its call needs.
+
+    Attributes:
+        kernel: function decorated with ``triton.jit``.
+        grid: programs per axis, one to three.
+        arguments: by name; tensors, integers and floats that the kernel gets at run time.
+        constants: by name; what the kernel is compiled for.
+        num_warps: warps of 32 threads per program.
+        num_stages: depth of the software pipeline of loads.
+    """
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]
+    constants: dict[str, Any]
+    num_warps: int
+    num_stages: int
+
+    def run(self) -> None:
+        """Launch on the current device and stream; in the interpreter, run to the end."""
+        self.kernel[self.grid](
+            **self.arguments,
+            **self.constants,
+            num_warps=self.num_warps,
+            num_stages=self.num_stages,
+        )

@@ -1,0 +1,360 @@
+# pyright: basic, reportArgumentType=false, reportGeneralTypeIssues=false
+"""Augmented views in Triton: one launch from stored bytes to normalised views.
+
+A program makes one tile of output pixels of one view: index arithmetic in one dimension per axis,
+then a gather of the taps, and a store of three channels. Weights are the exact integers of
+``reference._axis_weights`` until one division, so no float coordinate is ever rounded.
+
+The view itself and its partner are two rounds of the same loop. A tile that lies outside the box
+runs the first only, one inside it the second only, so a CutMix row costs what a plain one does
+but for the tiles that the box's edge crosses; a MixUp row runs both.
+
+The kernel is bound by instructions rather than bytes: one thread per output *value* compiles to
+twice the instructions of one per output pixel. Rejected: ``grid_sample`` and ``roi_align``, which
+read beyond the crop.
+
+Rows of parameters are trusted here; ``ops.views`` checks those that come from the CPU. Run times
+on a GPU are unmeasured.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+import triton.language as tl
+
+from hellofmt_kernels import config
+from hellofmt_kernels.launch import Launch
+from hellofmt_kernels.view_row import VIEW_COLUMNS, WEIGHT_ONE, ViewColumn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["launch", "plan"]
+
+_ROW = tl.constexpr(VIEW_COLUMNS)
+_ONE = tl.constexpr(WEIGHT_ONE)
+_PARTNER = tl.constexpr(int(ViewColumn.PARTNER_IMAGE))
+_Y0 = tl.constexpr(int(ViewColumn.Y0))
+_WEIGHT = tl.constexpr(int(ViewColumn.WEIGHT))
+_SHUFFLE = tl.constexpr(int(ViewColumn.SHUFFLE))
+
+#: Cells 0 to 7 in order, four bits each.
+_IN_ORDER = tl.constexpr(0x76543210)
+
+
+@triton.jit
+def _factorial(factor):
+    product = 1
+    for k in tl.static_range(2, 9):
+        if k <= factor:
+            product *= k
+    return product
+
+
+@triton.jit
+def _packed_permutation(rank, factor, orders):
+    """The permutation of a lexicographic rank, four bits per cell, place 0 in the lowest bits."""
+    left = tl.full((), _IN_ORDER, tl.int64)
+    packed = tl.zeros((), tl.int64)
+    for k in tl.static_range(8):
+        if k < factor:
+            orders = orders // (factor - k)
+            digit = (4 * (rank // orders)).to(tl.int64)
+            rank = rank % orders
+            packed += ((left >> digit) & 15) << (4 * k)
+            # Take the cell out of the ordered list of those that are left.
+            below = left & ((1 << digit) - 1)
+            left = below | ((left >> (digit + 4)) << digit)
+    return packed
+
+
+@triton.jit
+def _reach(length, SIZE: tl.constexpr, ANTIALIAS: tl.constexpr):
+    if ANTIALIAS:
+        return tl.maximum(length, SIZE)
+    else:
+        return SIZE
+
+
+@triton.jit
+def _first_tap(i, length, SIZE: tl.constexpr, ANTIALIAS: tl.constexpr):
+    """First pixel j of the crop with (2j + 1) S > (2i + 1) n - 2m."""
+    low = (2 * i + 1) * length - 2 * _reach(length, SIZE, ANTIALIAS) - SIZE
+    return tl.where(low < 0, 0, low // (2 * SIZE) + 1)
+
+
+@triton.jit
+def _tap_weight(i, j, length, SIZE: tl.constexpr, ANTIALIAS: tl.constexpr):
+    distance = tl.abs((2 * j + 1) * SIZE - (2 * i + 1) * length)
+    weight = tl.maximum(2 * _reach(length, SIZE, ANTIALIAS) - distance, 0)
+    return tl.where(j < length, weight, 0).to(tl.float32)
+
+
+@triton.jit
+def _stored(position, extent, factor, packed):
+    """Where the pixel at a position of the shuffled image is stored."""
+    if factor > 1:
+        side = extent // factor
+        cell = position // side
+        old = ((packed >> (4 * cell).to(tl.int64)) & 15).to(tl.int32)
+        position = old * side + position % side
+    return position
+
+
+@triton.jit
+def _tap(
+    i,
+    tap,
+    start,
+    length,
+    extent,
+    factor,
+    packed,
+    SIZE: tl.constexpr,
+    ANTIALIAS: tl.constexpr,
+):
+    """Weight of one tap of every output along an axis, and where its pixel is stored."""
+    j = _first_tap(i, length, SIZE, ANTIALIAS) + tap
+    weight = _tap_weight(i, j, length, SIZE, ANTIALIAS)
+    return weight, _stored(start + tl.minimum(j, length - 1), extent, factor, packed)
+
+
+@triton.jit
+def _total_weight(
+    i,
+    length,
+    SIZE: tl.constexpr,
+    ANTIALIAS: tl.constexpr,
+    TAPS: tl.constexpr,
+    UNROLL: tl.constexpr,
+):
+    first = _first_tap(i, length, SIZE, ANTIALIAS)
+    total = tl.zeros_like(i).to(tl.float32)
+    for tap in tl.range(0, TAPS, loop_unroll_factor=UNROLL):
+        total += _tap_weight(i, first + tap, length, SIZE, ANTIALIAS)
+    return total
+
+
+@triton.jit
+def _scaled(value, shift, scale, share):
+    """Share of a channel in [0, 1] after division by 255, then by an affine."""
+    # Reciprocal, then one correction with the exact remainder: the correctly rounded quotient
+    # (Markstein 1990) for a third of the cost of a division.
+    quotient = value * 0.003921568859368563
+    quotient = tl.fma(tl.fma(-255.0, quotient, value), 0.003921568859368563, quotient)
+    return share * (quotient * scale + shift)
+
+
+@triton.jit
+def _views_kernel(
+    images_ptr,  # (M, H, W, 3) uint8
+    rows_ptr,  # (N, 20) int32
+    out_ptr,  # (N, 3, S, S)
+    height,
+    width,
+    scale_0,
+    scale_1,
+    scale_2,
+    shift_0,
+    shift_1,
+    shift_2,
+    SIZE: tl.constexpr,
+    ANTIALIAS: tl.constexpr,
+    TAPS_Y: tl.constexpr,
+    TAPS_X: tl.constexpr,
+    UNROLL_Y: tl.constexpr,
+    UNROLL_X: tl.constexpr,
+    IS_CHANNELS_LAST: tl.constexpr,
+    BLOCK_Y: tl.constexpr,
+    BLOCK_X: tl.constexpr,
+):
+    n = tl.program_id(0)
+    tiles_x: tl.constexpr = (SIZE + BLOCK_X - 1) // BLOCK_X
+    from_y = (tl.program_id(1) // tiles_x) * BLOCK_Y
+    from_x = (tl.program_id(1) % tiles_x) * BLOCK_X
+    y = from_y + tl.arange(0, BLOCK_Y)
+    x = from_x + tl.arange(0, BLOCK_X)
+    # Outputs beyond the edge repeat the last one, so that no load needs a mask.
+    y_in = tl.minimum(y, SIZE - 1)
+    x_in = tl.minimum(x, SIZE - 1)
+
+    row_ptr = rows_ptr + n * _ROW
+    box_y0 = tl.load(row_ptr + _Y0)
+    box_x0 = tl.load(row_ptr + _Y0 + 1)
+    box_y1 = tl.load(row_ptr + _Y0 + 2)
+    box_x1 = tl.load(row_ptr + _Y0 + 3)
+    weight = tl.load(row_ptr + _WEIGHT)
+    factor = tl.load(row_ptr + _SHUFFLE)
+    packed_y = tl.zeros((), tl.int64)
+    packed_x = tl.zeros((), tl.int64)
+    if factor > 1:
+        number = tl.load(row_ptr + _SHUFFLE + 1)
+        orders = _factorial(factor)
+        packed_x = _packed_permutation(number // orders, factor, orders)
+        packed_y = _packed_permutation(number % orders, factor, orders)
+
+    is_inside = ((y >= box_y0) & (y < box_y1))[:, None] & ((x >= box_x0) & (x < box_x1))[None, :]
+    to_y = tl.minimum(from_y + BLOCK_Y, SIZE)
+    to_x = tl.minimum(from_x + BLOCK_X, SIZE)
+    is_covered = (box_y0 <= from_y) & (to_y <= box_y1) & (box_x0 <= from_x) & (to_x <= box_x1)
+    is_touched = (tl.maximum(box_y0, from_y) < tl.minimum(box_y1, to_y)) & (
+        tl.maximum(box_x0, from_x) < tl.minimum(box_x1, to_x)
+    )
+    needs_own = (weight > 0) & (is_covered == 0)
+    needs_partner = (weight < _ONE) | is_touched
+    share = tl.where(is_inside, 0.0, weight.to(tl.float32) / _ONE)
+
+    red = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
+    green = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
+    blue = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
+    for source in range(1 - needs_own.to(tl.int32), 1 + needs_partner.to(tl.int32)):
+        crop_ptr = row_ptr + source * _PARTNER
+        image = tl.load(crop_ptr).to(tl.int64)
+        top = tl.load(crop_ptr + 1)
+        left = tl.load(crop_ptr + 2)
+        crop_height = tl.load(crop_ptr + 3)
+        crop_width = tl.load(crop_ptr + 4)
+        flip = tl.load(crop_ptr + 5)
+        image_ptr = images_ptr + image * (height * width * 3)
+        x_of = tl.where(flip > 0, SIZE - 1 - x_in, x_in)
+        total_y = _total_weight(y_in, crop_height, SIZE, ANTIALIAS, TAPS_Y, UNROLL_Y)
+        total_x = _total_weight(x_of, crop_width, SIZE, ANTIALIAS, TAPS_X, UNROLL_X)
+        full_red = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
+        full_green = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
+        full_blue = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
+        for tap_y in tl.range(0, TAPS_Y, loop_unroll_factor=UNROLL_Y):
+            weight_y, line = _tap(
+                y_in, tap_y, top, crop_height, height, factor, packed_y, SIZE, ANTIALIAS
+            )
+            weight_y = tl.div_rn(weight_y, total_y)[:, None]
+            line_ptr = image_ptr + (line * (3 * width))[:, None]
+            half_red = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
+            half_green = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
+            half_blue = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
+            for tap_x in tl.range(0, TAPS_X, loop_unroll_factor=UNROLL_X):
+                weight_x, column = _tap(
+                    x_of, tap_x, left, crop_width, width, factor, packed_x, SIZE, ANTIALIAS
+                )
+                weight_x = tl.div_rn(weight_x, total_x)[None, :]
+                at = line_ptr + (3 * column)[None, :]
+                half_red += weight_x * tl.load(at).to(tl.float32)
+                half_green += weight_x * tl.load(at + 1).to(tl.float32)
+                half_blue += weight_x * tl.load(at + 2).to(tl.float32)
+            full_red += weight_y * half_red
+            full_green += weight_y * half_green
+            full_blue += weight_y * half_blue
+        part = tl.where(source == 0, share, 1.0 - share)
+        red += _scaled(full_red, shift_0, scale_0, part)
+        green += _scaled(full_green, shift_1, scale_1, part)
+        blue += _scaled(full_blue, shift_2, scale_2, part)
+
+    mask = (y[:, None] < SIZE) & (x[None, :] < SIZE)
+    view_ptr = out_ptr + n.to(tl.int64) * (3 * SIZE * SIZE)
+    pixel = y[:, None] * SIZE + x[None, :]
+    dtype = out_ptr.dtype.element_ty
+    if IS_CHANNELS_LAST:
+        tl.store(view_ptr + 3 * pixel, red.to(dtype), mask=mask)
+        tl.store(view_ptr + 3 * pixel + 1, green.to(dtype), mask=mask)
+        tl.store(view_ptr + 3 * pixel + 2, blue.to(dtype), mask=mask)
+    else:
+        tl.store(view_ptr + pixel, red.to(dtype), mask=mask)
+        tl.store(view_ptr + SIZE * SIZE + pixel, green.to(dtype), mask=mask)
+        tl.store(view_ptr + 2 * SIZE * SIZE + pixel, blue.to(dtype), mask=mask)
+
+
+def plan(
+    images: torch.Tensor,
+    rows: torch.Tensor,
+    out: torch.Tensor,
+    antialias: bool,
+    mean: Sequence[float],
+    std: Sequence[float],
+    tile: config.ViewTile | None = None,
+) -> Launch:
+    """The launch that fills ``out`` with views.
+
+    Args:
+        images: (M, H, W, 3) uint8, contiguous.
+        rows: (N, 20) int32, contiguous, N > 0.
+        out: (N, 3, S, S), contiguous or channels_last.
+        antialias: widen the filter where a crop is larger than S.
+        mean: three numbers.
+        std: three numbers > 0.
+        tile: instead of the one the table gives.
+
+    Returns:
+        One launch.
+    """
+    _, height, width, _ = images.shape
+    n, _, size, _ = out.shape
+    # With one channel's stride of 1 the layout is channels_last, whatever the size is.
+    is_channels_last = out.stride(1) == 1
+    if tile is None:
+        tile = config.choose_view_tile(size, is_channels_last)
+    taps_y = config.view_taps(height, size, antialias)
+    taps_x = config.view_taps(width, size, antialias)
+    tiles = triton.cdiv(size, tile.block_y) * triton.cdiv(size, tile.block_x)
+    return Launch(
+        kernel=_views_kernel,
+        grid=(n, tiles),
+        arguments={
+            "images_ptr": images,
+            "rows_ptr": rows,
+            "out_ptr": out,
+            "height": height,
+            "width": width,
+            **{f"scale_{c}": 1.0 / std[c] for c in range(3)},
+            **{f"shift_{c}": -mean[c] / std[c] for c in range(3)},
+        },
+        constants={
+            "SIZE": size,
+            "ANTIALIAS": antialias,
+            "TAPS_Y": taps_y,
+            "TAPS_X": taps_x,
+            # Two taps are the common case and worth straight code; many would not fit a cache.
+            "UNROLL_Y": taps_y if taps_y == 2 else 1,
+            "UNROLL_X": taps_x if taps_x == 2 else 1,
+            "IS_CHANNELS_LAST": is_channels_last,
+            "BLOCK_Y": tile.block_y,
+            "BLOCK_X": tile.block_x,
+        },
+        num_warps=tile.num_warps,
+        num_stages=1,
+    )
+
+
+def launch(
+    images: torch.Tensor,
+    rows: torch.Tensor,
+    size: int,
+    antialias: bool,
+    mean: Sequence[float],
+    std: Sequence[float],
+    out_dtype: torch.dtype,
+    is_channels_last: bool,
+    tile: config.ViewTile | None = None,
+) -> torch.Tensor:
+    """Views of stored images, as `hellofmt_kernels.reference.views` defines them.
+
+    Args:
+        images: (M, H, W, 3) uint8.
+        rows: (N, 20) int32 on the same device, N > 0; trusted.
+        size: S, pixels.
+        antialias: widen the filter where a crop is larger than S.
+        mean: three numbers.
+        std: three numbers > 0.
+        out_dtype: float16, bfloat16 or float32.
+        is_channels_last: memory format of the result.
+        tile: instead of the one the table gives.
+
+    Returns:
+        (N, 3, S, S).
+    """
+    memory_format = torch.channels_last if is_channels_last else torch.contiguous_format
+    shape = (rows.shape[0], 3, size, size)
+    out = torch.empty(shape, dtype=out_dtype, device=images.device, memory_format=memory_format)
+    plan(images.contiguous(), rows.contiguous(), out, antialias, mean, std, tile).run()
+    return out
