@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from hellofmt.student.batches import ArchiveBatches, ArrayBatches, PassSampler, ViewBatch
 from hellofmt.student.evaluate import evaluate, predict, prepare_images
 from hellofmt.student.networks import STUDENTS, ConvNet, SmallCnn, build_student
 from hellofmt.student.recipes import RECIPES, Recipe, recipe
-from hellofmt.student.train import ArrayBatches, ViewBatch, train_student
+from hellofmt.student.train import train_student
 
 __all__ = [
     "RECIPES",
     "STUDENTS",
+    "ArchiveBatches",
     "ArrayBatches",
     "ConvNet",
+    "PassSampler",
     "Recipe",
     "SmallCnn",
     "ViewBatch",

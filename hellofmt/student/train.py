@@ -1,133 +1,29 @@
 """Train a student: a recipe, a stream of batches, a number of steps.
 
 One loop for every kind of label. It reads ``(images, targets)`` or, for the loss that needs both,
-``(images, logits, hard labels)``; where they come from is not its business: a plain
-``DataLoader`` over a ``HelloDataset``, ``ArrayBatches`` over images in memory (the control with all
-data), or anything that iterates.
-
-Steps, not epochs, are the unit: ten images and a thousand images are compared at equal numbers of
-gradient steps. A distilled set can be smaller than a batch, so batches are filled across passes:
-position p of the endless stream is image ``order(epoch)[p mod N]`` of epoch
-``p div N``. No batch is short and the schedule never depends on N. The order, the views and the
-weights at the start are functions of one seed.
+``(images, logits, hard labels)``; where they come from is not its business: an archive, images in
+memory (``hellofmt.student.batches``), a plain ``DataLoader``, or anything that iterates.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch.nn import functional
 
-from hellofmt import rng
-from hellofmt.loading import mixed_labels, normalise, render, view_table
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
-    from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from hellofmt.archive.manifest import Views
+    from hellofmt.student.batches import Batch
     from hellofmt.student.recipes import Recipe
 
-__all__ = [
-    "ArrayBatches",
-    "ViewBatch",
-    "learning_rate_factor",
-    "loss_of",
-    "optimiser_of",
-    "positions",
-    "train_student",
-]
+__all__ = ["learning_rate_factor", "loss_of", "optimiser_of", "train_student"]
 
 _CHECK_EVERY = 64
-
-Batch: TypeAlias = "tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]"
-
-
-def positions(seed: int, n: int, first: int, count: int) -> NDArray[np.int64]:
-    """Rows and epochs of positions ``first .. first + count - 1`` of the endless stream.
-
-    Args:
-        seed: of the order.
-        n: number of images, >= 1.
-        first: first position.
-        count: number of positions.
-
-    Returns:
-        int64 (count, 2): row, epoch.
-    """
-    place = np.arange(first, first + count, dtype=np.int64)
-    epochs, within = np.divmod(place, n)
-    rows = np.empty(count, np.int64)
-    for epoch in np.unique(epochs):
-        here = epochs == epoch
-        rows[here] = rng.order(seed, int(epoch), n)[within[here]]
-    return np.stack([rows, epochs], axis=1)
-
-
-@dataclass(frozen=True)
-class ViewBatch:
-    """One batch of views with everything a teacher, a projector or a student reads.
-
-    Attributes:
-        views: float32 (N, 3, S, S) in [0, 1], before any normalisation: what is labelled.
-        images: the same, normalised for the student.
-        hard: float32 (N, C), the hard labels mixed by area.
-    """
-
-    views: Tensor
-    images: Tensor
-    hard: Tensor
-
-
-@dataclass(frozen=True)
-class ArrayBatches:
-    """Views of images in memory; batch k is a pure function of (seed, k).
-
-    Attributes:
-        pixels: uint8 (N, H, W, 3).
-        labels: int64 (N,), each in [0, classes).
-        classes: C.
-        views: how a view is made.
-        batch_size: views per batch, >= 1; may exceed N.
-        seed: of order and views.
-    """
-
-    pixels: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    classes: int
-    views: Views
-    batch_size: int
-    seed: int
-
-    def batch(self, k: int) -> ViewBatch:
-        """Batch number k >= 0."""
-        n, height, width = self.pixels.shape[:3]
-        place = positions(self.seed, n, k * self.batch_size, self.batch_size)
-        table = view_table(
-            self.views,
-            seed=self.seed,
-            epochs=place[:, 1],
-            indices=place[:, 0],
-            heights=np.full(n, height, np.int64),
-            widths=np.full(n, width, np.int64),
-            count=n,
-        )
-        views = render(self.pixels, table, self.views)
-        hard = mixed_labels(table, self.labels, self.classes, size=self.views.size)
-        return ViewBatch(views, normalise(views, self.views), hard)
-
-    def __iter__(self) -> Iterator[ViewBatch]:
-        """Batches 0, 1, 2, ... without end."""
-        k = 0
-        while True:
-            yield self.batch(k)
-            k += 1
 
 
 def loss_of(recipe: Recipe, logits: Tensor, targets: Tensor, hard: Tensor | None = None) -> Tensor:

@@ -1,0 +1,222 @@
+"""Streams of batches: views of an archive, or of images in memory, in one order.
+
+Steps, not epochs, are the unit of training here: ten images and a thousand images are compared at
+equal numbers of gradient steps. A distilled set can be smaller than a batch, so batches are filled
+across passes: position p of the endless stream is image ``order(epoch)[p mod N]`` of epoch
+``p div N``. No batch is short and the schedule never depends on N. ``PassSampler`` gives that order
+to a plain ``DataLoader`` over a ``HelloDataset``; ``ArrayBatches`` does the same for images that
+are in memory already: the real data that teachers and projectors are fitted on, and the control
+that trains on all of it. Both are pure functions of one seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias, cast
+
+import numpy as np
+from torch.utils.data import DataLoader, Sampler
+
+from hellofmt import rng
+from hellofmt.loading import mixed_labels, normalise, render, view_table
+from hellofmt.loading.sampler import EpochIndex
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from hellofmt.archive.manifest import Views
+    from hellofmt.loading import HelloDataset
+    from hellofmt.student.recipes import Recipe
+
+__all__ = [
+    "ArchiveBatches",
+    "ArrayBatches",
+    "Batch",
+    "PassSampler",
+    "ViewBatch",
+    "positions",
+]
+
+Batch: TypeAlias = "tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]"
+"""``(images, targets)``, or ``(images, logits, hard labels)``."""
+
+# A worker that was stopped would be waited for without end (pytorch issue 21554).
+_TIMEOUT_SECONDS = 120
+
+
+def positions(seed: int, n: int, first: int, count: int) -> NDArray[np.int64]:
+    """Rows and epochs of positions ``first .. first + count - 1`` of the endless stream.
+
+    Args:
+        seed: of the order.
+        n: number of images, >= 1.
+        first: first position.
+        count: number of positions.
+
+    Returns:
+        int64 (count, 2): row, epoch.
+    """
+    place = np.arange(first, first + count, dtype=np.int64)
+    epochs, within = np.divmod(place, n)
+    rows = np.empty(count, np.int64)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        rows[here] = rng.order(seed, int(epoch), n)[within[here]]
+    return np.stack([rows, epochs], axis=1)
+
+
+@dataclass(frozen=True)
+class ViewBatch:
+    """One batch of views with everything a teacher, a projector or a student reads.
+
+    Attributes:
+        views: float32 (N, 3, S, S) in [0, 1], before any normalisation: what is labelled.
+        images: the same, normalised for the student.
+        hard: float32 (N, C), the hard labels mixed by area.
+    """
+
+    views: Tensor
+    images: Tensor
+    hard: Tensor
+
+
+@dataclass(frozen=True)
+class ArrayBatches:
+    """Views of images in memory; batch k is a pure function of (seed, k).
+
+    Attributes:
+        pixels: uint8 (N, H, W, 3).
+        labels: int64 (N,), each in [0, classes).
+        classes: C.
+        views: how a view is made.
+        batch_size: views per batch, >= 1; may exceed N.
+        seed: of order and views.
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: int
+    views: Views
+    batch_size: int
+    seed: int
+
+    def batch(self, k: int) -> ViewBatch:
+        """Batch number k >= 0."""
+        n, height, width = self.pixels.shape[:3]
+        place = positions(self.seed, n, k * self.batch_size, self.batch_size)
+        table = view_table(
+            self.views,
+            seed=self.seed,
+            epochs=place[:, 1],
+            indices=place[:, 0],
+            heights=np.full(n, height, np.int64),
+            widths=np.full(n, width, np.int64),
+            count=n,
+        )
+        images = cast("Sequence[NDArray[np.uint8]]", self.pixels)
+        views = render(images, table, self.views)
+        hard = mixed_labels(table, self.labels, self.classes, size=self.views.size)
+        return ViewBatch(views, normalise(views, self.views), hard)
+
+    def __iter__(self) -> Iterator[ViewBatch]:
+        """Batches 0, 1, 2, ... without end."""
+        k = 0
+        while True:
+            yield self.batch(k)
+            k += 1
+
+
+class PassSampler(Sampler[list[int]]):
+    """Full batches of rows, filled across passes; for a ``DataLoader``'s ``batch_sampler``.
+
+    Each index carries its epoch, so that a row that stands twice in a batch has two views.
+    """
+
+    def __init__(self, rows: int, batch_size: int, *, batches: int, seed: int) -> None:
+        """Choose the order.
+
+        Args:
+            rows: of the data set, >= 1.
+            batch_size: rows per batch, >= 1; may exceed ``rows``.
+            batches: number of batches.
+            seed: of the order.
+
+        Raises:
+            ValueError: rows or batch_size < 1.
+        """
+        if rows < 1 or batch_size < 1:
+            raise ValueError(
+                f"rows and batch_size: expected at least 1, got {rows} and {batch_size}"
+            )
+        self._rows, self._batch_size = rows, batch_size
+        self._batches, self._seed = batches, seed
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return self._batches
+
+    def places(self, k: int) -> NDArray[np.int64]:
+        """Rows and epochs of batch k: int64 (batch_size, 2)."""
+        return positions(self._seed, self._rows, k * self._batch_size, self._batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """The batches, as lists of ``EpochIndex``."""
+        for k in range(self._batches):
+            yield [EpochIndex(row, epoch) for row, epoch in self.places(k).tolist()]
+
+
+@dataclass(frozen=True)
+class ArchiveBatches:
+    """Batches of an archive for one recipe, through a plain ``DataLoader``.
+
+    Attributes:
+        dataset: with the ``labels`` that the recipe reads.
+        recipe: gives the batch size, and says whether hard labels go beside the logits.
+        steps: number of batches.
+        seed: of the order; the seed of the views is the data set's.
+        workers: of the ``DataLoader``.
+    """
+
+    dataset: HelloDataset
+    recipe: Recipe
+    steps: int
+    seed: int
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        """Check that the data set gives what the recipe reads.
+
+        Raises:
+            ValueError: another kind of labels.
+        """
+        if self.dataset.labels != self.recipe.labels:
+            raise ValueError(
+                f"labels: recipe `{self.recipe.name}` reads `{self.recipe.labels}`,"
+                f" got a data set with `{self.dataset.labels}`"
+            )
+
+    def __iter__(self) -> Iterator[Batch]:
+        """``steps`` batches, from the start at every call."""
+        sampler = PassSampler(
+            len(self.dataset), self.recipe.batch_size, batches=self.steps, seed=self.seed
+        )
+        loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+            self.dataset,
+            batch_sampler=sampler,
+            num_workers=self.workers,
+            timeout=_TIMEOUT_SECONDS if self.workers else 0,
+        )
+        for k, (images, targets) in enumerate(loader):
+            if self.recipe.loss == "mse_ce" and self.recipe.hard_weight:
+                yield images, targets, self._hard(sampler.places(k))
+            else:
+                yield images, targets
+
+    def _hard(self, places: NDArray[np.int64]) -> Tensor:
+        # The table is a pure function of (seed, epoch, row), so it need not travel with the batch.
+        table = self.dataset.table(places[:, 0], places[:, 1])
+        classes, size = len(self.dataset.classes), self.dataset.views.size
+        return mixed_labels(table, np.asarray(self.dataset.targets), classes, size=size)

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hellofmt.distillation.select import SelectSettings, crop_table, select_images
+from hellofmt.errors import UserInputError
+from hellofmt_kernels import ViewColumn
+
+WHOLE = (1.0, 1.0)
+
+
+class Brightness:
+    """Logit 0 is the mean of the view: class 0 likes bright crops, the others dark ones."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, views):
+        self.seen.append(views)
+        mean = views.mean((1, 2, 3))
+        return torch.stack([8 * mean, 8 * (1 - mean), torch.zeros_like(mean)], dim=1)
+
+
+def settings(**changes):
+    return SelectSettings(**{"ipc": 2, "crops": 1, "crop_scale": WHOLE, **changes})
+
+
+def test_whole_images_of_lowest_loss_are_chosen_exactly(stripes, views):
+    source = stripes(per_class=6)
+    teacher = Brightness()
+    chosen = select_images(source, teacher, views(), settings())
+    assert chosen.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    logits = Brightness()(torch.from_numpy(source.pixels).permute(0, 3, 1, 2).double() / 255)
+    loss = torch.nn.functional.cross_entropy(
+        logits, torch.from_numpy(source.labels), reduction="none"
+    ).numpy()
+    for label in range(3):
+        members = np.flatnonzero(source.labels == label)
+        best = members[np.argsort(loss[members])][:2]
+        mine = chosen.labels == label
+        assert chosen.rows[mine, 0].tolist() == best.tolist()
+        np.testing.assert_allclose(chosen.losses[mine, 0], loss[best], rtol=1e-5)
+    assert np.array_equal(chosen.pixels, source.pixels[chosen.rows[:, 0]])
+
+
+def test_each_image_gives_its_best_crop(stripes, views):
+    source = stripes(per_class=4)
+    plan = settings(ipc=4, crops=5, crop_scale=(0.2, 0.6))
+    chosen = select_images(source, Brightness(), views(), plan)
+    assert all(len(set(chosen.rows[chosen.labels == c, 0])) == 4 for c in range(3))
+    one = select_images(source, Brightness(), views(), settings(ipc=4, crop_scale=(0.2, 0.6)))
+    assert chosen.losses.sum() < one.losses.sum()
+    again = select_images(source, Brightness(), views(), plan)
+    assert np.array_equal(chosen.pixels, again.pixels)
+    other = select_images(
+        source, Brightness(), views(), settings(ipc=4, crops=5, crop_scale=(0.2, 0.6), seed=1)
+    )
+    assert not np.array_equal(chosen.pixels, other.pixels)
+
+
+def test_crops_are_square_inside_and_spread(stripes):
+    del stripes
+    plan = SelectSettings(ipc=1, crop_scale=(0.25, 1.0), seed=3)
+    table = crop_table(np.arange(400), 12, 20, plan)
+    assert len(table) == 2000
+    top, left, height, width = (table[:, c] for c in range(1, 5))
+    assert np.array_equal(height, width)
+    # sqrt(0.25 * 240) = 7.7, and no more than the shorter side.
+    assert (height.min(), height.max()) == (8, 12)
+    assert top.min() == left.min() == 0
+    assert (top + height).max() == 12
+    assert (left + width).max() == 20
+    assert table[:, ViewColumn.IMAGE].tolist() == np.repeat(np.arange(400), 5).tolist()
+    alone = crop_table(np.array([7]), 12, 20, plan)
+    assert np.array_equal(alone, table[35:40])
+
+
+def test_mosaics_interleave_the_ranked_crops(stripes, views):
+    source = stripes(per_class=9)
+    chosen = select_images(source, Brightness(), views(), settings(factor=2))
+    ranked = select_images(source, Brightness(), views(), settings(ipc=8))
+    for label in range(3):
+        rows = ranked.rows[ranked.labels == label, 0]
+        mine = chosen.rows[chosen.labels == label]
+        assert mine.shape == (2, 4)
+        # Cell k of image i is crop k * ipc + i; losses at 4 px rank like those at 8 px here.
+        assert sorted(mine.ravel().tolist()) == sorted(rows.tolist())
+        losses = chosen.losses[chosen.labels == label]
+        assert (np.diff(losses.T.ravel()) >= 0).all()
+    pixels = source.pixels[chosen.rows[0]].astype(float)
+    small = pixels.reshape(4, 4, 2, 4, 2, 3).mean((2, 4))
+    image = chosen.pixels[0].astype(float)
+    cells = [image[:4, :4], image[:4, 4:], image[4:, :4], image[4:, 4:]]
+    # Antialiased halving is a weighted mean, so inner pixels are near the plain mean.
+    for cell, truth in zip(cells, small, strict=True):
+        assert np.abs(cell - truth).mean() < 12
+
+
+def test_small_crops_are_scored_on_the_mean_colour(stripes, views):
+    teacher = Brightness()
+    select_images(stripes(), teacher, views(), settings(factor=2, ipc=1))
+    border = teacher.seen[0].clone()
+    border[:, :, 2:6, 2:6] = torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)
+    truth = torch.tensor([0.5, 0.4, 0.3]).view(1, 3, 1, 1).expand_as(border)
+    torch.testing.assert_close(border, truth)
+    assert teacher.seen[0].shape[-2:] == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ipc": 0}, "E_OPTION: `ipc`, `factor` and `crops`: expected at least 1, got 0, 1, 1"),
+        ({"crop_scale": (0.0, 1.0)}, "E_OPTION: `crop_scale`: expected 0 < low <= high <= 1"),
+        ({"factor": 3}, "E_OPTION: `factor`: expected a divisor of the view size 8, got 3"),
+        ({"ipc": 9}, "E_DATA: class `rows` has 8 candidates; expected at least 9 for 9 images"),
+        ({"ipc": 3, "candidates": 2}, "class `rows` has 2 candidates; expected at least 3"),
+    ],
+)
+def test_impossible_choices(stripes, views, changes, message):
+    with pytest.raises(UserInputError, match=message):
+        select_images(stripes(), Brightness(), views(), settings(**changes))

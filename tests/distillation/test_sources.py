@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hellofmt.archive import ClassLine
+from hellofmt.distillation.sources import (
+    ArrayImages,
+    digits,
+    read_image_folder,
+    stratified_split,
+)
+from hellofmt.errors import UserInputError
+
+TWO = (ClassLine("a", ("a",)), ClassLine("b", ("b",)))
+
+
+def save(path, colour=(10, 20, 30), size=(8, 8)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "labels", "classes", "message"),
+    [
+        (np.zeros((2, 8, 8, 3)), [0, 1], TWO, "pixels: expected uint8 .*, got float64"),
+        (np.zeros((2, 8, 8), np.uint8), [0, 1], TWO, r"pixels: expected .* got uint8 \(2, 8, 8\)"),
+        (np.zeros((2, 8, 8, 3), np.uint8), [0], TWO, r"labels: expected int64 \(2,\), got"),
+        (np.zeros((2, 8, 8, 3), np.uint8), [0, 0], TWO[:1], "at least two classes; got 1"),
+        (np.zeros((2, 8, 8, 3), np.uint8), [0, 2], TWO, "labels: expected 0 to 1, got 0 to 2"),
+        (np.zeros((2, 8, 8, 3), np.uint8), [0, 0], TWO, "class `b` has no images"),
+    ],
+)
+def test_unusable_arrays(pixels, labels, classes, message):
+    with pytest.raises(UserInputError, match="E_DATA: .*" + message):
+        ArrayImages(pixels, np.array(labels, np.int64), classes)
+
+
+def test_a_subset_keeps_the_classes(stripes):
+    source = stripes()
+    part = source.subset(np.array([20, 0, 9], np.int64))
+    assert part.labels.tolist() == [2, 0, 1]
+    assert np.array_equal(part.pixels[1], source.pixels[0])
+    assert part.classes == source.classes
+
+
+def test_a_split_is_stratified_disjoint_and_complete():
+    labels = np.repeat([0, 1, 2], [50, 30, 21])
+    rest, out = stratified_split(labels, 20, seed=4)
+    assert np.bincount(labels[out]).tolist() == [10, 6, 4]
+    assert sorted([*rest, *out]) == list(range(101))
+    again = stratified_split(labels, 20, seed=4)[1]
+    assert np.array_equal(out, again)
+    assert not np.array_equal(out, stratified_split(labels, 20, seed=5)[1])
+
+
+@pytest.mark.parametrize("held_out", [-1, 4])
+def test_a_split_out_of_range(held_out):
+    with pytest.raises(ValueError, match=f"held_out: expected 0 to 3, got {held_out}"):
+        stratified_split(np.array([0, 1, 1]), held_out, seed=0)
+
+
+def test_digits_are_the_real_scans():
+    data = digits(8)
+    assert data.pixels.shape == (1797, 8, 8, 3)
+    assert np.bincount(data.labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    # The first row of the first scan is 0 0 5 13 9 1 0 0 in sixteenths.
+    assert data.pixels[0, 0, :, 0].tolist() == [0, 0, 80, 207, 143, 16, 0, 0]
+    assert np.array_equal(data.pixels[..., 0], data.pixels[..., 2])
+    assert [line.key for line in data.classes] == list("0123456789")
+    assert digits(16).pixels.shape == (1797, 16, 16, 3)
+
+
+def test_digits_without_scikit_learn(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(UserInputError, match=r"pip install 'hellofmt\[demo\]'"):
+        digits()
+
+
+def test_a_folder_is_read_by_image_folders_rule(tmp_path):
+    save(tmp_path / "b" / "2.png", (1, 2, 3))
+    save(tmp_path / "b" / "1.webp", (200, 0, 0))
+    save(tmp_path / "a" / "x.JPG", (0, 0, 250))
+    (tmp_path / ".hidden").mkdir()
+    source = read_image_folder(tmp_path)
+    assert [line.key for line in source.classes] == ["a", "b"]
+    assert source.labels.tolist() == [0, 1, 1]
+    assert source.name == tmp_path.name
+    assert source.pixels[2, 0, 0].tolist() == [1, 2, 3]
+    assert source.pixels[1, 0, 0, 0] > 150
+    swapped = read_image_folder(tmp_path, classes=["b", "a"])
+    assert swapped.labels.tolist() == [0, 0, 1]
+
+
+def test_other_sizes_are_resized_and_cropped_at_the_centre(tmp_path):
+    wide = np.zeros((8, 24, 3), np.uint8)
+    wide[:, 8:16] = 200
+    (tmp_path / "a").mkdir()
+    Image.fromarray(wide).save(tmp_path / "a" / "1.png")
+    save(tmp_path / "b" / "1.png")
+    source = read_image_folder(tmp_path, 4)
+    assert source.pixels.shape == (2, 4, 4, 3)
+    assert source.pixels[0, :, 1:3].min() > 190
+
+
+def folder_without_classes(root):
+    (root / "readme.txt").write_text("x")
+
+
+def folder_with_one_class(root):
+    save(root / "a" / "1.png")
+
+
+def folder_with_an_empty_class(root):
+    save(root / "a" / "1.png")
+    (root / "b").mkdir()
+
+
+def folder_with_text(root):
+    save(root / "a" / "1.png")
+    save(root / "b" / "1.png")
+    (root / "b" / "notes.txt").write_text("x")
+
+
+def folder_with_a_broken_image(root):
+    save(root / "a" / "1.png")
+    save(root / "b" / "1.png")
+    (root / "b" / "2.png").write_bytes((root / "b" / "1.png").read_bytes()[:40])
+
+
+def folder_with_a_renamed_format(root):
+    save(root / "a" / "1.png")
+    save(root / "b" / "1.bmp")
+    (root / "b" / "1.bmp").rename(root / "b" / "1.png")
+
+
+def folder_with_two_shapes(root):
+    save(root / "a" / "1.png")
+    save(root / "b" / "1.png", size=(9, 8))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (folder_without_classes, "has no class folders"),
+        (folder_with_one_class, "at least two classes; got 1"),
+        (folder_with_an_empty_class, "class `b` has no images"),
+        (folder_with_text, r"notes.txt` is not an image; expected .jpeg, .jpg, .png, .webp"),
+        (folder_with_a_broken_image, r"cannot read image `.*2\.png`"),
+        (folder_with_a_renamed_format, r"cannot read image `.*1\.png`"),
+        (folder_with_two_shapes, "is 9 x 8 pixels, others are 8 x 8; pass a size"),
+    ],
+)
+def test_unusable_folders(tmp_path, build, message):
+    build(tmp_path)
+    with pytest.raises(UserInputError, match="E_DATA: .*" + message):
+        read_image_folder(tmp_path)
+
+
+def test_a_folder_must_have_the_data_sets_classes(tmp_path):
+    save(tmp_path / "a" / "1.png")
+    save(tmp_path / "c" / "1.png")
+    message = "differ from the data set's, first in `b`; expected 2 classes, got 2"
+    with pytest.raises(UserInputError, match=message):
+        read_image_folder(tmp_path, classes=["a", "b"])
+
+
+def test_a_missing_folder_stays_an_os_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_image_folder(tmp_path / "none")
