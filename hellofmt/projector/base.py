@@ -172,15 +172,15 @@ class Encoder(nn.Module):
 
 def _check_views(views: Tensor) -> None:
     shape = tuple(views.shape)
-    if views.ndim != 4 or shape[1] != 3 or 0 in shape[2:] or views.dtype != torch.float32:
+    if views.ndim != 4 or shape[1] != 3 or 0 in shape or views.dtype != torch.float32:
         raise UserInputError.make(
             "E_DATA",
-            "views: not a batch of images; expected (N, 3, S, S) float32, "
+            "views: not a batch of images; expected (N, 3, S, S) float32, N >= 1, "
             f"got {shape} {str(views.dtype).removeprefix('torch.')}",
         )
     # A batch that was normalised for a student is the usual mistake, and it gives plausible but
     # wrong labels. Bicubic views overshoot [0, 1] a little. Not on a GPU: it would synchronise.
-    if views.device.type == "cpu" and views.numel():
+    if views.device.type == "cpu":
         low, high = (float(v) for v in torch.aminmax(views.detach()))
         if not (low >= -0.5 and high <= 1.5):
             raise UserInputError.make(
@@ -461,7 +461,7 @@ def _check_size(arch: Arch, text: TextArch | None) -> None:
     layers = config["layers"]
     depth = sum(cast("list[int]", layers)) if isinstance(layers, list) else cast("int", layers)
     side, width = cast("int", config["image_size"]), cast("int", config["width"])
-    patches = -((-side // cast("int", config["patch_size"])) ** 2)
+    patches = math.ceil(side / cast("int", config["patch_size"])) ** 2
     numbers = {
         "image_size": (side, _MAX_SIDE),
         "width": (width, _MAX_WIDTH),
@@ -748,16 +748,13 @@ def _from_name(name: str, pretrained: str | None, preprocess: Preprocess | None)
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             # The activation is pinned by the architecture; the warning fires for tags only.
             warnings.filterwarnings("ignore", message="QuickGELU mismatch")
-            model = cast(
-                "nn.Module",
-                open_clip.create_model(
-                    name,
-                    pretrained=pretrained,
-                    precision="fp32",
-                    pretrained_image=False,
-                    pretrained_text=False,
-                    require_pretrained=True,
-                ),
+            model = open_clip.create_model(
+                name,
+                pretrained=pretrained,
+                precision="fp32",
+                pretrained_image=False,
+                pretrained_text=False,
+                require_pretrained=True,
             )
     except OSError:
         raise
@@ -827,7 +824,7 @@ def _finish(
     return LoadedBase(
         spec=spec,
         encoder=Encoder(visual, entrance).eval(),
-        logit_scale=float(scale) if isinstance(scale, Tensor) else LOGIT_SCALE,
+        logit_scale=float(scale.detach()) if isinstance(scale, Tensor) else LOGIT_SCALE,
         text_digest=_digest(_float_tensors(tower)) if tower is not None and has_text else None,
         preprocess_declared=declared or preprocess is not None,
         texts=_texts(model, tokenizer) if has_text and tokenizer is not None else None,

@@ -44,18 +44,8 @@ def test_fitting_and_serving_compute_the_label_function(
     if (tower, targets) == ("vit", "paper"):
         targets = "transformer"
     base = request.getfixturevalue(tower)
-    projector = randomise(
-        Projector.build(
-            base,
-            classes,
-            targets=targets,
-            rank=3,
-            head_rank=2,
-            start="stored",
-            temperature=3.0,
-            seed=2,
-        )  # fmt: skip
-    )
+    options = {"targets": targets, "rank": 3, "head_rank": 2, "start": "stored"}
+    projector = randomise(Projector.build(base, classes, temperature=3.0, seed=2, **options))
     views = torch.rand(5, 3, size, size, generator=torch.Generator().manual_seed(8))
     expected = float64_logits(projector, views)
     fitted = projector(views)
@@ -252,6 +242,7 @@ def test_no_classes_and_no_probes_are_refused(vit, trained):
     ("views", "text"),
     [
         (torch.zeros(3, 16, 16), r"got \(3, 16, 16\) float32"),
+        (torch.zeros(0, 3, 16, 16), r"N >= 1, got \(0, 3, 16, 16\) float32"),
         (torch.zeros(1, 1, 16, 16), r"got \(1, 1, 16, 16\) float32"),
         (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), "got .* uint8"),
         (torch.full((1, 3, 16, 16), -2.1), "expected the view before normalisation, got values"),

@@ -1,0 +1,348 @@
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from hellofmt.archive import open_archive
+from hellofmt.errors import BaseModelError, SpecError, UserInputError
+from hellofmt.projector import Encoder, Labeler, Projector, load_base, seeded_base
+from hellofmt.projector.labeler import refuse_fork
+
+
+def assemble(base, part, adapter=None):
+    return Labeler.assembled(
+        base,
+        adapter or part.adapter,
+        {n: t.numpy() for n, t in part.adapter_tensors.items()},
+        part.head,
+        {n: t.numpy() for n, t in part.head_tensors.items()},
+        ["a", "b", "c", "d"],
+    )
+
+
+# What a reader may get wrong without any digest or shape noticing.
+
+
+class _Swapped(Encoder):
+    """BGR for RGB."""
+
+    def forward(self, views):
+        return super().forward(views.flip(1))
+
+
+class _Raw(Encoder):
+    """No mean, no standard deviation."""
+
+    def forward(self, views):
+        self.mean.zero_()
+        self.std.fill_(1.0)
+        return super().forward(views)
+
+
+def quick_gelu(base):
+    arch = msgspec.structs.replace(base.spec.arch, quick_gelu=True)
+    return seeded_base(arch, base.spec.preprocess, seed=base.spec.seed)
+
+
+def entrance(kind, **changes):
+    def change(base):
+        preprocess = msgspec.structs.replace(base.spec.preprocess, **changes)
+        return dataclasses.replace(base, encoder=kind(base.visual, preprocess).eval())
+
+    return change
+
+
+FAULTS = {
+    "quickgelu": quick_gelu,
+    "no antialias": entrance(Encoder, antialias=False),
+    "bilinear for bicubic": entrance(Encoder, interpolation="bilinear"),
+    "nearest": entrance(Encoder, interpolation="nearest"),
+    "bgr": entrance(_Swapped),
+    "mean and std off": entrance(_Raw),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_probes_refuse_a_silent_fault(trained, fault):
+    part = trained.part("int8")
+    with pytest.raises(BaseModelError, match="computes other logits than its writer did") as info:
+        assemble(FAULTS[fault](trained.base), part).check_probes(part.probe_logits)
+    assert info.value.code == "E_BASE_PROBES"
+    assert info.value.exit_code == 8
+
+
+def test_probes_refuse_an_attention_output_delta_applied_twice(trained):
+    part = trained.part("int8")
+    param = "transformer.resblocks.1.attn.out_proj.weight"
+    targets = [
+        msgspec.structs.replace(t, scale="2.0") if t.param == param else t
+        for t in part.adapter.targets
+    ]
+    doubled = msgspec.structs.replace(part.adapter, targets=targets)
+    assemble(trained.base, part).check_probes(part.probe_logits)
+    with pytest.raises(BaseModelError, match="expected at most 1e-04") as info:
+        assemble(trained.base, part, doubled).check_probes(part.probe_logits)
+    assert info.value.code == "E_BASE_PROBES"
+
+
+def test_probes_are_compared_on_the_cosine_scale(trained):
+    """A logit is off by exp(scale) |W_c| times the cosine's error, so that is divided out."""
+    labeler = trained.labeler()
+    logits = labeler.probe_logits(2)
+    with torch.no_grad():
+        scale = float(trained.head.logit_scale.exp())
+        norms = trained.head.weight.norm(dim=1).numpy()
+    for cls in range(4):
+        for error, is_refused in ((0.9e-4, False), (1.2e-4, True)):
+            stored = logits.copy()
+            stored[1, cls] += error * scale * norms[cls]
+            if is_refused:
+                with pytest.raises(
+                    BaseModelError, match=f"probe 1, class {cls} differs by 0.00012"
+                ):
+                    labeler.check_probes(stored)
+            else:
+                labeler.check_probes(stored)
+
+
+def test_probes_of_nan_or_of_other_classes_are_refused(trained):
+    labeler = trained.labeler()
+    with pytest.raises(BaseModelError, match="other logits"):
+        labeler.check_probes(np.full((1, 4), np.nan, np.float32))
+    with pytest.raises(BaseModelError, match=r"shape \(1, 3\); expected \(P, 4\)"):
+        labeler.check_probes(np.zeros((1, 3), np.float32))
+
+
+def test_half_precision_is_near_and_says_so(trained, views):
+    half = Labeler(
+        trained.base, list(trained.deltas), trained.head, temperature=4.0, dtype=torch.bfloat16
+    )
+    labels = half.labels(views)
+    assert labels.dtype == torch.float32
+    difference = float((labels - trained.labeler().labels(views)).abs().max())
+    assert 1e-6 < difference < 2e-2
+    half.check_probes(trained.labeler().probe_logits(2))
+    with pytest.raises(BaseModelError, match=r"expected at most 2e-02 \(bfloat16\)"):
+        half.check_probes(trained.labeler().probe_logits(2) + 1.0)
+
+
+def test_labels_can_be_learned_from(trained, views):
+    """Inference tensors could not be saved for backward."""
+    student = torch.zeros(6, 4, requires_grad=True)
+    labels = trained.labeler().labels(views)
+    assert not labels.requires_grad
+    functional.kl_div(student.log_softmax(1), labels, reduction="sum").backward()
+    np.testing.assert_allclose(student.grad.numpy(), 0.25 - labels.numpy(), rtol=0, atol=1e-6)
+    logits = trained.labeler().logits(views)
+    (student.detach().requires_grad_() - logits).square().sum().backward()
+
+
+def test_labels_do_not_depend_on_the_batch(trained, views):
+    labeler = trained.labeler()
+    together = labeler.labels(views)
+    alone = torch.cat([labeler.labels(v[None]) for v in views])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
+
+
+def test_kernel_names_the_algorithm(trained):
+    labeler = trained.labeler()
+    assert (labeler.kernel, labeler.classes, labeler.temperature) == ("reference", 4, 4.0)
+    assert labeler.device == torch.device("cpu")
+
+
+def test_a_bad_temperature_is_refused(trained, views):
+    with pytest.raises(ValueError, match="expected a finite number > 0"):
+        trained.labeler().labels(views, temperature=0.0)
+
+
+def _in_fork(queue, pid):
+    try:
+        refuse_fork(torch.device("cuda"), pid)
+    except UserInputError as error:
+        queue.put(str(error))
+    else:
+        queue.put("accepted")
+
+
+def test_cuda_in_a_forked_worker_is_refused():
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    worker = context.Process(target=_in_fork, args=(queue, os.getpid()))
+    worker.start()
+    worker.join(30)
+    assert worker.exitcode == 0
+    message = queue.get()
+    assert message.startswith(
+        "E_OPTION: labels on CUDA cannot be made in a forked DataLoader worker"
+    )
+    assert "hellofmt.soft_batches(loader, labeler)" in message
+    refuse_fork(torch.device("cuda"), os.getpid())
+    refuse_fork(torch.device("cpu"), 0)
+
+
+# Archives.
+
+
+@pytest.mark.parametrize("storage", ["float32", "float16", "bfloat16", "int8", "int4"])
+@pytest.mark.parametrize("start", ["text", "stored"])
+def test_an_archive_gives_the_labels_that_were_fitted(
+    tmp_path, text_vit, vit, classes, randomise, write_projector, views, storage, start
+):
+    base, head_rank = (text_vit, 2) if start == "text" else (vit, None)
+    projector = randomise(
+        Projector.build(
+            base, classes, start=start, head_rank=head_rank, rank=4, temperature=4.0, seed=1
+        )
+    )
+    path = tmp_path / "p.hello"
+    write_projector(path, projector, classes, storage)
+    labeler = Labeler.from_file(path)
+    allowed = {"float32": 1e-6, "float16": 2e-3, "bfloat16": 2e-2, "int8": 1e-2, "int4": 0.3}
+    expected = projector.labeler().labels(views)
+    moved = float((labeler.labels(views) - expected).abs().max())
+    assert moved <= allowed[storage]
+    assert labeler.temperature == 4.0
+    with open_archive(path) as file:
+        again = Projector.from_file(file)
+        # A reader's projector computes what its labeler computes, and can be written again.
+        torch.testing.assert_close(again(views).detach(), labeler.logits(views), rtol=0, atol=1e-4)
+        assert again.names == projector.names
+        if storage == "float32":
+            assert again.part(storage).adapter_tensors == projector.part(storage).adapter_tensors
+
+
+def test_a_loaded_base_may_be_given(tmp_path, trained, classes, write_projector, views):
+    path = tmp_path / "p.hello"
+    write_projector(path, trained, classes)
+    with open_archive(path) as file:
+        labels = Labeler.from_file(file, trained.base).labels(views)
+    assert torch.equal(labels, Labeler.from_file(path).labels(views))
+
+
+def test_another_base_is_refused_by_the_part_that_differs(
+    tmp_path, trained, classes, write_projector, with_preprocess
+):
+    path = tmp_path / "p.hello"
+    write_projector(path, trained, classes)
+    spec = trained.base.spec
+    other_weights = seeded_base(spec.arch, spec.preprocess, seed=99)
+    with pytest.raises(BaseModelError, match="weights of base `seeded` differ") as info:
+        Labeler.from_file(path, other_weights)
+    assert info.value.code == "E_BASE_WEIGHTS"
+    assert spec.tensors in str(info.value)
+    assert other_weights.spec.tensors in str(info.value)
+
+    other_arch = quick_gelu(trained.base)
+    with pytest.raises(BaseModelError, match="`quick_gelu` False against True") as info:
+        Labeler.from_file(path, other_arch)
+    assert info.value.code == "E_BASE_CONFIG"
+    assert spec.digest in str(info.value)
+    assert other_arch.spec.digest in str(info.value)
+
+    entrance = msgspec.structs.replace(spec.preprocess, interpolation="bilinear")
+    other_entrance = seeded_base(spec.arch, entrance, seed=spec.seed)
+    with pytest.raises(BaseModelError, match="`interpolation` bicubic against bilinear") as info:
+        Labeler.from_file(path, other_entrance)
+    assert info.value.code == "E_BASE_PREPROC"
+    assert spec.digest in str(info.value)
+    assert other_entrance.spec.digest in str(info.value)
+
+
+def test_another_text_tower_is_refused(tmp_path, text_vit, vit, classes, write_projector):
+    path = tmp_path / "p.hello"
+    projector = Projector.build(text_vit, classes, head_rank=2, temperature=1.0, seed=0)
+    write_projector(path, projector, classes)
+    with pytest.raises(BaseModelError, match="text tower of base `seeded` differs") as info:
+        Labeler.from_file(path, vit)
+    assert info.value.code == "E_BASE_WEIGHTS"
+    assert f"expected {text_vit.text_digest}, got none" in str(info.value)
+
+
+def test_probes_are_checked_at_opening_unless_told_otherwise(
+    tmp_path, trained, classes, write_projector, monkeypatch
+):
+    path = tmp_path / "p.hello"
+    part = trained.part
+    monkeypatch.setattr(
+        Projector,
+        "part",
+        lambda self, *a: dataclasses.replace(
+            part(*a), probe_logits=part(*a).probe_logits + np.float32(0.5)
+        ),
+    )
+    write_projector(path, trained, classes)
+    with pytest.raises(BaseModelError, match="E_BASE_PROBES"):
+        Labeler.from_file(path)
+    Labeler.from_file(path, check_probes=False)
+
+
+def test_an_archive_without_a_projector_has_no_labeler(tmp_path):
+    from hellofmt.archive import ClassLine, Draft, ImageItem, ImageSet, encode_image, write_archive
+    from hellofmt.archive.manifest import Dataset, Views
+
+    png = encode_image(np.zeros((4, 4, 3), np.uint8), "png")
+    draft = Draft(
+        dataset=Dataset(name="x", version="1", license="CC0-1.0", method="none", sources=[]),
+        classes=[ClassLine("a", ("a",))],
+        views=Views(
+            antialias=True, crop_ratio=["1.0", "1.0"], crop_scale=["1.0", "1.0"], flip="0.0",
+            interpolation="bilinear", mean=["0.0"] * 3, mix="none", mix_alpha="1.0",
+            mix_probability="0.0", shuffle=1, size=4, std=["1.0"] * 3,
+        ),
+        images=ImageSet(codec="png", items=[ImageItem(0, png)]),
+    )  # fmt: skip
+    path = tmp_path / "images.hello"
+    write_archive(path, draft)
+    with pytest.raises(UserInputError, match="the archive has no projector") as info:
+        Labeler.from_file(path)
+    assert info.value.code == "E_OPTION"
+
+
+def test_an_embedded_base_needs_nothing_else(
+    tmp_path, vit, classes, randomise, write_projector, views
+):
+    projector = randomise(
+        Projector.build(vit.embedded(), classes, start="stored", temperature=2.0, seed=0)
+    )
+    path = tmp_path / "p.hello"
+    write_projector(path, projector, classes)
+    labels = Labeler.from_file(path).labels(views)
+    torch.testing.assert_close(labels, projector.labeler().labels(views), rtol=0, atol=1e-6)
+
+
+def test_a_missing_file_stays_an_os_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Labeler.from_file(tmp_path / "none.hello")
+    with pytest.raises(FileNotFoundError):
+        load_base(tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"logit_scale": np.array([50.0], np.float32)}, "`logit_scale` is 50; expected at most 20"),
+        ({"logit_scale": np.zeros(2, np.float32)}, r"`logit_scale`: expected shape \(1,\)"),
+        ({"bias": np.zeros(3, np.float32)}, r"`bias`: expected shape \(4,\), got \(3,\)"),
+    ],
+)
+def test_head_tensors_that_do_not_fit_are_refused(trained, change, text):
+    part = trained.part("float32")
+    tensors = {n: t.numpy() for n, t in part.head_tensors.items()} | change
+    with pytest.raises(SpecError, match=text) as info:
+        Labeler.assembled(
+            trained.base,
+            part.adapter,
+            {n: t.numpy() for n, t in part.adapter_tensors.items()},
+            part.head,
+            tensors,
+            ["a", "b", "c", "d"],
+        )
+    assert info.value.code == "E_TENSOR"
+    assert info.value.member == "__hello__/head"
