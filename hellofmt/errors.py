@@ -33,6 +33,18 @@ _FORM = re.compile(
     r"(?P<code>E_[A-Z0-9_]+)(?: member=(?P<member>[^ :]+))?(?: offset=(?P<offset>[0-9]+))?(?:: |$)"
 )
 
+# A DataLoader puts its worker's traceback in front; the message follows the class's name.
+_AFTER_TRACEBACK = re.compile(r"(?<=: )" + _FORM.pattern)
+
+
+def _form(message: str) -> re.Match[str] | None:
+    """The parts of ``message``, as it was made or as it came from a worker process."""
+    match = _FORM.match(message)
+    if match or not message.startswith("Caught "):
+        return match
+    # Of chained errors the last is the one that was raised.
+    return next(reversed(list(_AFTER_TRACEBACK.finditer(message))), None)
+
 
 def printable(value: object, limit: int = 200) -> str:
     r"""``value`` as one line of printable ASCII, at most ``limit`` characters.
@@ -92,19 +104,19 @@ class HelloError(Exception):
     @property
     def code(self) -> str:
         """The ``E_...`` code, or an empty string."""
-        match = _FORM.match(str(self))
+        match = _form(str(self))
         return match["code"] if match else ""
 
     @property
     def member(self) -> str:
         """The archive member the error concerns, or an empty string."""
-        match = _FORM.match(str(self))
+        match = _form(str(self))
         return (match["member"] or "") if match else ""
 
     @property
     def offset(self) -> int | None:
         """The byte offset the error concerns, if known."""
-        match = _FORM.match(str(self))
+        match = _form(str(self))
         return int(match["offset"]) if match and match["offset"] else None
 
 

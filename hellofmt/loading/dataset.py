@@ -271,6 +271,9 @@ class HelloDataset(Dataset[Any]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restored, with empty caches."""
         self.__dict__.update(state)
+        # No effect in a worker; a copy gets counters that its own workers share.
+        self._epoch.share_memory_()
+        self._served.share_memory_()
         self._forget()
 
     def __len__(self) -> int:

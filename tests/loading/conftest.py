@@ -74,8 +74,8 @@ def make_archive(path, *, count=11, side=None, with_projector=True, **changes):
         built = Projector.build(base, CLASSES, rank=2, start="stored", temperature=2.0, seed=1)
         noise = torch.Generator().manual_seed(5)
         with torch.no_grad():
-            for name, value in built.named_parameters():
-                if name.endswith((".b", "bias", "weight")):
+            for value in built.parameters():
+                if value.requires_grad:
                     value.add_(0.2 * torch.randn(value.shape, generator=noise))
         projector = built.part()
     dataset = Dataset(name="tiny", version="1", license="CC0-1.0", method="test", sources=[])

@@ -131,7 +131,6 @@ def test_sequential_order_still_counts_epochs():
         (0, {}),
         (2, {}),
         (2, {"persistent_workers": True}),
-        (1, {"multiprocessing_context": "spawn", "persistent_workers": True}),
     ],
 )
 def test_the_epoch_reaches_every_kind_of_worker(workers, options):
