@@ -43,11 +43,10 @@ def cat(file: str, member: str, expect: str | None) -> None:
                 "E_OPTION", f"`{shown_path(member)}` is binary; redirect stdout into a file"
             )
         for line in data.decode("utf-8", "replace").splitlines():
-            click.echo(printable(line, limit=4096))
+            # No character needs more than the ten of \\UNNNNNNNN: nothing is cut.
+            click.echo(printable(line, limit=10 * len(line) + 10))
         return
-    stdout = click.get_binary_stream("stdout")
-    stdout.write(data)
-    stdout.flush()
+    click.echo(data, nl=False)
 
 
 def _read(archive: HelloFile, member: str) -> tuple[bytes, bool]:

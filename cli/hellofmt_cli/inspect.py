@@ -307,10 +307,10 @@ def _echo_document(document: dict[str, Any]) -> None:
         rows.append(("images", "none"))
     else:
         per_class = f", {dataset['ipc']} per class" if dataset["ipc"] else ""
-        packed = ", packed" if images["layout"] == "packed" else ""
         sides = f"{_span(images['height'])} x {_span(images['width'])} pixels"
-        what = f"{images['count']:,} {images['codec']}, {sides}{per_class}{packed}"
-        rows.append(("images", what))
+        is_packed = images["layout"] == "packed"
+        codec = "packed as raw pixels" if is_packed else images["codec"]
+        rows.append(("images", f"{images['count']:,} {codec}, {sides}{per_class}"))
     rows.append(("views", _views_line(document["views"])))
     rows.append(None)
     rows += _label_rows(document)

@@ -11,6 +11,8 @@ import base64
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
+from hellofmt.archive import UNSET
+from hellofmt_cli.cat import image_bytes
 from hellofmt_cli.inspect import avoided_rows, byte_rows
 from hellofmt_cli.output import count, size, write_text
 
@@ -25,7 +27,8 @@ MAX_IMAGES: Final = 120
 MAX_BYTES: Final = 16 << 20
 """Stored bytes of images in one page; a browser copes, a mail server may."""
 
-_MIME: Final = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+# Packed images are shown as PNG.
+_MIME: Final = {"raw": "image/png", "png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --ink: #1d2327; --soft: #68737d; --line: #d9dee2;
@@ -169,19 +172,14 @@ def _rows_shown(labels: list[int]) -> list[int]:
 
 def _sheet(archive: HelloFile) -> list[str]:
     """The contact sheet, or nothing for an archive without images."""
-    from hellofmt.archive import encode_image
-
     index, images = archive.index, archive.manifest.images
-    if index is None:
+    if index is None or images is UNSET:
         return []
     names = archive.classes.names
     figures: list[str] = []
     used = 0
     for row in _rows_shown(index.label.tolist()):
-        if images.codec == "raw":
-            data, mime = encode_image(archive.decode_image(row), "png"), _MIME["png"]
-        else:
-            data, mime = archive.read_image(row), _MIME[images.codec]
+        data, mime = image_bytes(archive, row), _MIME[images.codec]
         used += len(data)
         if used > MAX_BYTES:
             break

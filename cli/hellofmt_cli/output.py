@@ -122,7 +122,7 @@ def _parse_limits(ctx: click.Context, _: click.Parameter, values: tuple[str, ...
     known = {field.name for field in fields(DEFAULT_LIMITS)}
     changed: dict[str, int] = {}
     for value in values:
-        name, _, number = value.partition("=")
+        name, number = value.partition("=")[::2]
         if name not in known or not (number.isascii() and number.isdigit()):
             raise click.BadParameter(
                 f"expected NAME=NUMBER with a name of {', '.join(sorted(known))}"

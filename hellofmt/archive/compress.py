@@ -3,14 +3,15 @@
 Python's bindings ignore ``max_output_size`` for a frame that states its size, accept bytes and
 frames after the first one, and allocate windows beyond ``max_window_size`` in one-shot calls. So
 the frame header is checked first and nothing is decompressed before it agrees with the manifest.
-Compression happens only where it saves 5 %, and never beyond the ratio or size that a reader
-accepts without a flag.
+Compression happens only where it saves 5 % and a block of 512 bytes, and never beyond the ratio or
+size that a reader accepts without a flag.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from hellofmt.archive.layout import padded
 from hellofmt.archive.limits import DEFAULT_LIMITS
 from hellofmt.errors import CorruptError
 
@@ -29,7 +30,7 @@ def compress(raw: bytes) -> bytes | None:
 
     Returns:
         One frame with content size and checksum, window at most 8 MiB; None if it saves less than
-        5 %, or if a reader with default limits would refuse it.
+        5 % or no block of the file, or if a reader with default limits would refuse it.
     """
     if not 0 < len(raw) <= DEFAULT_LIMITS.zstd_bytes:
         return None
@@ -45,7 +46,8 @@ def compress(raw: bytes) -> bytes | None:
         threads=0,
     )
     stored = zstandard.ZstdCompressor(compression_params=parameters).compress(raw)
-    if len(stored) * 100 > len(raw) * 95 or len(raw) > len(stored) * DEFAULT_LIMITS.zstd_ratio:
+    saves = len(stored) * 100 <= len(raw) * 95 and padded(len(stored)) < padded(len(raw))
+    if not saves or len(raw) > len(stored) * DEFAULT_LIMITS.zstd_ratio:
         return None
     return stored
 

@@ -361,8 +361,7 @@ def _read_folder(root: Path) -> _Source:
     for key in keys:
         before = len(pictures)
         # Links are followed: class folders are often links into a larger data set.
-        for folder, subfolders, files in os.walk(root / key, followlinks=True):
-            subfolders.sort()
+        for folder, _, files in sorted(os.walk(root / key, followlinks=True)):
             for file in sorted(files):
                 codec = _codec_of(file)
                 if codec is not None:
@@ -604,7 +603,7 @@ def _labelled(read: _Source, lines: list[ClassLine] | None) -> tuple[list[ClassL
 
 def _one_codec(pictures: Sequence[_Picture]) -> Codec:
     """The codec that all pictures have."""
-    codecs = sorted({picture.codec for picture in pictures})
+    codecs: list[Codec] = sorted({picture.codec for picture in pictures})
     if len(codecs) > 1:
         counts = [f"{sum(p.codec == c for p in pictures)} {c}" for c in codecs]
         raise UserInputError.make(

@@ -326,6 +326,11 @@ def _write_new(path: Path, data: bytes, *, mode: int = 0o644, force: bool = Fals
                 os.link(temporary, path)
             except FileExistsError:
                 raise _target_exists(path) from None
+            except OSError:
+                # A file system without hard links: the check and the rename are two steps.
+                if os.path.lexists(path):
+                    raise _target_exists(path) from None
+                temporary.rename(path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()

@@ -59,6 +59,7 @@ _STORAGE: Final[dict[Storage, str]] = {
 }
 BASE_DTYPES: Final = frozenset({"F32", "F16", "BF16"})
 _FIELDS: Final = {"dtype", "shape", "data_offsets"}
+_ITEM_BYTES: Final = {name: np.dtype(code).itemsize for name, (code, _) in _DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -293,31 +294,38 @@ def _parse_entry(name: str, entry: Any, start: int, fault: Any) -> tuple[TensorK
     Raises:
         SpecError: E_TENSOR, made by ``fault``.
     """
-    shown = printable(name)
+    problem, size = "", 0
     if not (0 < len(name) <= 512 and name.isprintable()):
-        raise fault(f"tensor name {shown}; expected 1 to 512 printable characters")
-    if not isinstance(entry, dict) or set(entry) != _FIELDS:
-        raise fault(f"tensor {shown}; expected exactly dtype, shape and data_offsets")
-    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise fault(f"tensor {shown}; dtype {printable(dtype, 20)} is not one the format stores")
-    if not (
-        isinstance(shape, list)
-        and 1 <= len(shape) <= 5
-        and all(type(n) is int and n >= 1 for n in shape)
-    ):
-        raise fault(f"tensor {shown}; expected 1 to 5 dimensions, each at least 1")
-    if not (
-        isinstance(offsets, list)
-        and len(offsets) == 2
-        and all(type(n) is int for n in offsets)
-        and offsets[0] == start
-    ):
-        raise fault(f"tensor {shown}; expected data from offset {start}")
-    size = math.prod(shape) * np.dtype(_DTYPES[dtype][0]).itemsize
-    if offsets[1] != start + size:
-        raise fault(f"tensor {shown}; expected data up to offset {start + size}")
-    return (dtype, tuple(shape)), start + size
+        problem = "expected a name of 1 to 512 printable characters"
+    elif not isinstance(entry, dict) or set(entry) != _FIELDS:
+        problem = "expected exactly dtype, shape and data_offsets"
+    elif not isinstance(entry["dtype"], str) or entry["dtype"] not in _DTYPES:
+        problem = f"dtype {printable(entry['dtype'], 20)} is not one the format stores"
+    elif not _is_shape(entry["shape"]):
+        problem = "expected 1 to 5 dimensions, each at least 1"
+    else:
+        size = math.prod(entry["shape"]) * _ITEM_BYTES[entry["dtype"]]
+        # Compared as integers: True would equal 1.
+        if entry["data_offsets"] != [start, start + size] or not _is_integers(
+            entry["data_offsets"]
+        ):
+            problem = f"expected data from offset {start} to {start + size}"
+    if problem:
+        raise fault(f"tensor {printable(name)}: {problem}")
+    return (entry["dtype"], tuple(entry["shape"])), start + size
+
+
+def _is_integers(value: list[Any]) -> bool:
+    return all(type(n) is int for n in value)
+
+
+def _is_shape(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and 1 <= len(value) <= 5
+        and _is_integers(value)
+        and min(value) >= 1
+    )
 
 
 def parse_tensors(
