@@ -55,8 +55,9 @@ def parse_manifest(data):
         json.dumps(m, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError):
         raise Refused("E_JSON") from None
-    require(re.fullmatch(r"(0|[1-9]\d{0,3})\.(0|[1-9]\d{0,3})", str(m.get("hello"))), "E_SCHEMA")
-    require(m["hello"].startswith("1."), "E_VERSION")
+    version = re.fullmatch(r"(0|[1-9]\d{0,3})\.(0|[1-9]\d{0,3})", str(m.get("hello")))
+    require(version, "E_SCHEMA")
+    require(version[1] == "1", "E_VERSION")
     require(set(m["requires"]) <= {"images.packed"}, "E_FEATURE")
     names = [section["name"] for section in m["sections"]]
     known = [name for name in names if name in ORDER]
@@ -81,10 +82,10 @@ def implied(name, m):
     if name == "probes":
         return {"logits": ("F32", [m["probes"]["count"], m["classes"]])}
     out = {"logit_scale": ("F32", [1])} if name == "head" else {}
-    if name == "head" and head["bias"]:
-        out["bias"] = ("F32", [m["classes"]])
-    if name == "head" and head["start"] == "stored":
-        matrices = [("weight", [m["classes"], m["base"]["arch"]["embed_dim"]], head["storage"])]
+    if name == "head":
+        out |= {"bias": ("F32", [m["classes"]])} if head["bias"] else {}
+        whole = ("weight", [m["classes"], m["base"]["arch"]["embed_dim"]], head["storage"])
+        matrices = [whole] if head["start"] == "stored" else []
     deltas = m["adapter"]["targets"] if name == "adapter" else [head | {"param": "weight"}]
     for d in (d for d in deltas if "a" in d):
         matrices += [(f"{d['param']}::{k.upper()}", d[k], d["storage"]) for k in "ab"]
@@ -153,15 +154,13 @@ def read(path):
     m = parse_manifest(raw)
     sections, tensors, images, span = {}, {}, [], m.get("images", {}).get("span", 0)
     total = at + sum(512 + s["size"] + -s["size"] % 512 for s in m["sections"]) + span + 1024
-    require(len(data) >= total, "E_TRUNCATED")
-    require(len(data) == total, "E_TRAILING")
+    require(len(data) == total, "E_TRUNCATED" if len(data) < total else "E_TRAILING")
     for s in m["sections"]:
         name = s["name"]
         sections[name] = member(f"__hello__/{name}", s["size"], s["digest"], "E_DIGEST_INDEX")
         if s["encoding"] == "none" and name == "classes":
-            lines = sections[name].decode(errors="surrogateescape").split("\n")
-            require(lines.pop() == "" and len(lines) == m["classes"], "E_CLASSES")
-            require(all(re.fullmatch(LINE, line) for line in lines), "E_CLASSES")
+            text = sections[name].decode(errors="surrogateescape")
+            require(re.fullmatch(f"({LINE}\n){{{m['classes']}}}", text), "E_CLASSES")
         elif s["encoding"] == "none" and name in set(ORDER) - {"card", "license"}:
             tensors[name] = parse_tensors(sections[name], name, m)
     if "images" in m:
@@ -169,9 +168,9 @@ def read(path):
         index = tensors["index"]
         columns = (struct.unpack(f"<{rows}{CODES[t]}", index[k]) for k, t in COLUMNS.items())
         sizes, labels, *sides = columns
-        require(list(labels) == sorted(labels) and labels[0] >= 0, "E_INDEX")
-        require(labels[-1] < m["classes"] and min(map(min, (sizes, *sides))) > 0, "E_INDEX")
         packed, starts = m["images"]["layout"] == "packed", [0, *accumulate(sizes)]
+        require(list(labels) == sorted(labels) and labels[-1] < m["classes"], "E_INDEX")
+        require(labels[0] >= 0 and min(map(min, (sizes, *sides))) > 0, "E_INDEX")
         require(packed or span == sum(512 + n + -n % 512 for n in sizes), "E_INDEX")
         last = m.get("shard", {}).get("total", rows) - 1
         wide, ext = max(4, len(str(m["classes"] - 1))), m["images"]["codec"].replace("peg", "pg")
@@ -184,6 +183,7 @@ def read(path):
             else:
                 payload = member(name, size, want, "E_DIGEST_MEMBER")
             images.append((name, label, payload))
-    require(data[at:] == bytes(1024), "E_PADDING")
+    require(data[at:] == bytes(1024), "E_TRAILING")
+    require(b"PK\5\6" not in data[-65557:], "E_CODEC")
     return {"id": digest(raw), "content_id": content_id(m), "manifest": m, "sections": sections,
             "tensors": tensors, "images": images}  # fmt: skip

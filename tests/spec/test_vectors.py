@@ -1,0 +1,90 @@
+"""Every vector is read, or refused, exactly as the JSON file beside it says."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zstandard
+
+from hellofmt import errors
+from hellofmt.archive import open_archive, probe_images, verify_archive
+
+VECTORS = Path(__file__).resolve().parents[2] / "spec" / "vectors"
+VALID = sorted((VECTORS / "valid").glob("*.hello"))
+INVALID = sorted((VECTORS / "invalid").glob("*.hello"))
+# What the committed zstd sections were made with.
+LIBZSTD = (1, 5, 7)
+
+
+def name_of(path):
+    return path.stem
+
+
+def expected(path):
+    return json.loads(path.with_suffix(".json").read_text())
+
+
+@pytest.mark.parametrize("path", VALID, ids=name_of)
+def test_a_valid_vector_reads_as_its_file_says(path, make_vectors):
+    report = verify_archive(path, pixels=True)
+    found = make_vectors.expectation(path)
+    assert found == expected(path)
+    assert (report.id, report.content_id) == (found["id"], found["content_id"])
+    assert report.images == len(found["images"])
+
+
+@pytest.mark.parametrize("path", INVALID, ids=name_of)
+def test_an_invalid_vector_is_refused_with_its_code(path):
+    with pytest.raises(errors.HelloError) as caught:
+        verify_archive(path, pixels=True)
+    error = caught.value
+    assert {"error": type(error).__name__, "code": error.code, "exit": error.exit_code} == (
+        expected(path)
+    )
+
+
+def test_every_code_of_a_damaged_or_forbidden_file_has_a_vector():
+    listed = {
+        code.strip(",.:")
+        for kind in (errors.NotHelloError, errors.CorruptError, errors.SpecError)
+        for code in kind.__doc__.split()
+        if code.startswith("E_")
+    }
+    assert listed <= {expected(path)["code"] for path in INVALID}
+
+
+def test_vectors_are_small_and_have_their_file():
+    for path in [*VALID, *INVALID]:
+        assert path.stat().st_size < 1 << 16, path.name
+    for folder in ("valid", "invalid"):
+        names = {path.stem for path in (VECTORS / folder).glob("*.json")}
+        assert names == {path.stem for path in (VECTORS / folder).glob("*.hello")}
+
+
+def test_vectors_are_what_the_generator_writes(tmp_path, make_vectors):
+    make_vectors.make(tmp_path)
+    made = {p.relative_to(tmp_path) for p in tmp_path.rglob("*.*")}
+    assert made == {p.relative_to(VECTORS) for p in VECTORS.rglob("*.*")}
+    for path in sorted(made):
+        new, old = (tmp_path / path).read_bytes(), (VECTORS / path).read_bytes()
+        if zstandard.ZSTD_VERSION == LIBZSTD:
+            assert new == old, path
+        elif path.match("valid/*.json"):
+            assert json.loads(new)["content_id"] == json.loads(old)["content_id"], path
+
+
+@pytest.mark.parametrize("name", ["projector", "everything"])
+def test_the_label_function_of_a_vector_gives_its_probes(name):
+    torch = pytest.importorskip("torch")
+    from hellofmt.projector import Labeler
+
+    with open_archive(VECTORS / "valid" / f"{name}.hello") as file:
+        labeler = Labeler.from_file(file)
+        stored = file.tensors("probes")["logits"]
+    pictures = torch.from_numpy(probe_images(8, len(stored))).permute(0, 3, 1, 2).float() / 255
+    logits = labeler.logits(pictures)
+    # 2**-13 from the rounding of the stored ones, the rest for the machine.
+    np.testing.assert_allclose(logits.numpy(), stored, atol=2**-12, rtol=0)
+    labels = labeler.labels(pictures)
+    np.testing.assert_allclose(labels, torch.softmax(logits.double() / 4.0, dim=1), atol=1e-6)
