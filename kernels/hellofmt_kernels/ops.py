@@ -547,7 +547,8 @@ def views(
 
     Equal to torchvision's functional transforms of each sample in float32 (shuffle of patches,
     resized crop, flip, CutMix or MixUp with the partner's finished view, normalise) within 1e-4
-    of the value range; `hellofmt_kernels.reference.views` has the exact definition. No gradient.
+    of the value range; `hellofmt_kernels.reference.views` has the exact definition. On one device a
+    view has the same bits in every batch. No gradient.
 
     Args:
         images: (M, H, W, 3) uint8.

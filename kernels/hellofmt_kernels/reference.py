@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hellofmt_kernels.view_row import WEIGHT_ONE, ViewColumn, inverse_permutations, is_mixed
+from hellofmt_kernels.config import view_taps
+from hellofmt_kernels.view_row import WEIGHT_ONE, ViewColumn, is_mixed, permutations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["logits", "soft_label_kl", "soft_labels", "views"]
 
-#: Numbers of one intermediate of `views`: 1 MiB of float32, which stays in a core's own cache.
-_CHUNK_NUMBERS = 1 << 18
+#: Numbers of one intermediate of `views`: 512 KiB of float32, which stays in a core's own cache.
+_CHUNK_NUMBERS = 1 << 17
 
 
 def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -130,15 +131,15 @@ def soft_label_kl(
     return terms.sum(dim=1), (log_q.exp() - p) / student_temperature
 
 
-def _axis_weights(
-    positions: Tensor,
+def _taps(
     start: Tensor,
     length: Tensor,
     flip: Tensor | None,
     size: int,
     antialias: bool,
-) -> Tensor:
-    """Weight of every stored pixel in every output pixel along one axis.
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """The source pixels that reach every output pixel along one axis, and their weights.
 
     With n pixels in the crop, S outputs and m = max(n, S), or m = S without antialias, pixel j of
     the crop counts max(0, 2m - |(2j + 1) S - (2i + 1) n|) towards output i: a triangle filter as
@@ -146,81 +147,90 @@ def _axis_weights(
     that division everything is an exact integer.
 
     Args:
-        positions: (P, L) where each stored pixel lies after the shuffle.
-        start: (P, 1) first pixel of the crop.
-        length: (P, 1) pixels of the crop.
-        flip: (P, 1) 1 where the outputs run backwards, or none.
+        start: (P,) first pixel of the crop.
+        length: (P,) pixels of the crop.
+        flip: (P,) 1 where the outputs run backwards, or none.
         size: S, outputs.
         antialias: widen the filter where the crop is larger than the output.
+        dtype: of the weights.
 
     Returns:
-        (P, S, L), every row of which sums to 1.
+        Weights (P, S, K) that sum to 1 over K, and pixels (P, S, K) int64 within the crop.
     """
-    dtype = positions.dtype
-    j = positions - start
-    outputs = torch.arange(size, dtype=dtype, device=positions.device).expand(j.shape[0], size)
+    start, length = start[:, None, None], length[:, None, None]
+    outputs = torch.arange(size, device=start.device)[None, :, None]
     if flip is not None:
-        outputs = torch.where(flip > 0, size - 1 - outputs, outputs)
+        outputs = torch.where(flip[:, None, None] > 0, size - 1 - outputs, outputs)
     reach = length.clamp(min=size) if antialias else torch.full_like(length, size)
-    is_outside = (j < 0) | (j >= length)
-    # A position so far away that no filter reaches it: one subtraction masks the crop's outside.
-    centre = ((2 * j + 1) * size).masked_fill_(is_outside, torch.inf)
-    distance = centre[:, None, :] - ((2 * outputs + 1) * length)[:, :, None]
-    weights = distance.abs_().neg_().add_(2 * reach[:, :, None]).clamp_(min=0)
-    return weights.div_(weights.sum(dim=2, keepdim=True))
+    middle = (2 * outputs + 1) * length
+    # The first j with (2j + 1) S > (2i + 1) n - 2m.
+    before = middle - 2 * reach - size
+    first = torch.where(before < 0, 0, before // (2 * size) + 1)
+    count = view_taps(int(length.max()), size, antialias)
+    j = first + torch.arange(count, device=start.device)
+    weights = (2 * reach - ((2 * j + 1) * size - middle).abs_()).clamp_(min=0) * (j < length)
+    weights = weights.to(dtype) / weights.sum(dim=2, keepdim=True).to(dtype)
+    return weights, torch.minimum(j, length - 1) + start
 
 
-def _positions(
-    extent: int, factor: Tensor, rank: Tensor, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """(P, extent) where the stored pixels of an axis lie after their shuffle."""
-    places = torch.arange(extent, device=device).expand(factor.shape[0], extent).clone()
+def _stored(positions: Tensor, factor: Tensor, rank: Tensor, extent: int) -> Tensor:
+    """Where the pixels at (P, S, K) positions of an axis of the shuffled image are stored."""
+    places = positions.clone()
     for cells in factor.unique().tolist():
         if cells > 1:
             chosen = factor == cells
             side = extent // cells
-            inverse = inverse_permutations(cells).to(device)[rank[chosen]]
-            shuffled = inverse[:, :, None] * side + torch.arange(side, device=device)
-            places[chosen] = shuffled.reshape(-1, extent)
-    return places.to(dtype)
+            old_cells = permutations(cells).to(positions.device)[rank[chosen]]
+            at = positions[chosen]
+            old = old_cells.gather(1, (at // side).flatten(1)).view_as(at)
+            places[chosen] = old * side + at % side
+    return places
+
+
+def _resize(lines: Tensor, weights: Tensor, at: Tensor, dtype: torch.dtype) -> Tensor:
+    """Weighted sums of whole lines: sum over k of weights[p, i, k] * lines[at[p, i, k]].
+
+    One product and one addition at a time, each rounded by itself: a matrix product is no faster
+    for two taps, and its last bit depends on the rest of the batch.
+
+    Args:
+        lines: (L, B) any dtype.
+        weights: (P, S, K).
+        at: (P, S, K) int64, below L.
+        dtype: of the sums.
+
+    Returns:
+        (P, S, B).
+    """
+    count, size, taps = at.shape
+    out = lines.new_empty(0)
+    for k in range(taps):
+        part = lines.index_select(0, at[:, :, k].reshape(-1)).to(dtype)
+        part = part.view(count, size, lines.shape[1]).mul_(weights[:, :, k, None])
+        out = part if k == 0 else out.add_(part)
+    return out
 
 
 def _render(
     images: Tensor, crops: Tensor, shuffles: Tensor, size: int, antialias: bool, dtype: torch.dtype
 ) -> Tensor:
-    """Crops of stored images, resized and flipped: (P, S, 3, S) with values from 0 to 255.
-
-    Two batched matrix products, one per axis, with dense weights. The weights of an axis say where
-    each *stored* pixel goes, so flips and shuffles cost nothing.
-    """
-    _, height, width, _ = images.shape
-    device = images.device
-    # Integers up to 4 * extent * S must be exact.
-    exact = torch.float32 if 4 * max(height, width) * size < 2**24 else torch.float64
+    """Crops of stored images, resized and flipped: (P, Sx, 3, Sy) with values from 0 to 255."""
+    stored, height, width, _ = images.shape
+    count = crops.shape[0]
     index, top, left, crop_height, crop_width, flip = crops.unbind(1)
-    y0, x0, y1, x1 = 0, 0, height, width
-    if bool((shuffles[:, 0] > 1).any()):
-        factor, number = shuffles.unbind(1)
-        orders = torch.tensor([len(inverse_permutations(max(f, 1))) for f in factor.tolist()])
-        orders = orders.to(device)
-        rows = _positions(height, factor, number % orders, exact, device)
-        columns = _positions(width, factor, number // orders, exact, device)
-    else:
-        y0, x0 = int(top.min()), int(left.min())
-        y1, x1 = int((top + crop_height).max()), int((left + crop_width).max())
-        rows = torch.arange(y0, y1, dtype=exact, device=device).expand(len(index), -1)
-        columns = torch.arange(x0, x1, dtype=exact, device=device).expand(len(index), -1)
-    top, left, crop_height, crop_width = (
-        value[:, None].to(exact) for value in (top, left, crop_height, crop_width)
-    )
-    weights_y = _axis_weights(rows, top, crop_height, None, size, antialias).to(dtype)
-    weights_x = _axis_weights(columns, left, crop_width, flip[:, None], size, antialias).to(dtype)
-    pixels = images[index, y0:y1, x0:x1].permute(0, 1, 3, 2)
-    pixels = pixels.to(dtype, memory_format=torch.contiguous_format)
-    count, used_y, _, used_x = pixels.shape
-    half = torch.bmm(weights_y, pixels.view(count, used_y, 3 * used_x))
-    full = torch.bmm(half.view(count, size * 3, used_x), weights_x.mT)
-    return full.view(count, size, 3, size)
+    weights_y, rows = _taps(top, crop_height, None, size, antialias, dtype)
+    weights_x, columns = _taps(left, crop_width, flip, size, antialias, dtype)
+    factor, number = shuffles.unbind(1)
+    if bool((factor > 1).any()):
+        orders = torch.tensor([len(permutations(max(f, 1))) for f in factor.tolist()])
+        orders = orders.to(number.device)
+        rows = _stored(rows, factor, number % orders, height)
+        columns = _stored(columns, factor, number // orders, width)
+    lines = images.reshape(stored * height, width * 3)
+    half = _resize(lines, weights_y, rows + index[:, None, None] * height, dtype)
+    half = half.view(count, size, width, 3).permute(0, 2, 3, 1).reshape(count * width, 3 * size)
+    each = torch.arange(count, device=images.device)[:, None, None] * width
+    return _resize(half, weights_x, columns + each, dtype).view(count, size, 3, size)
 
 
 def views(
@@ -238,7 +248,8 @@ def views(
     What torchvision's functional transforms compute one sample at a time, in float from the
     start: ``to_dtype(float32, scale=True)``, shuffle of patches, ``resized_crop`` (bilinear),
     ``horizontal_flip``, the partner's finished view pasted in the box or blended by its weight,
-    ``normalize``. Neighbours outside the crop are never read.
+    ``normalize``. Neighbours outside the crop are never read. A view has the same bits in every
+    batch.
 
     Args:
         images: (M, H, W, 3) uint8.
@@ -277,18 +288,18 @@ def views(
             ).div_(255)
             view[mixed] = _mix(view[mixed], partner, partners)
         view.sub_(shift).div_(spread)
-        out[first : first + chunk] = view.permute(0, 2, 1, 3)
+        out[first : first + chunk] = view.permute(0, 2, 3, 1)
     return out
 
 
 def _mix(own: Tensor, partner: Tensor, rows: Tensor) -> Tensor:
-    """(P, S, 3, S) views with their partners pasted in the box, or blended by the weight."""
+    """(P, Sx, 3, Sy) views with their partners pasted in the box, or blended by the weight."""
     at = torch.arange(own.shape[1], device=own.device)
     y0, x0, y1, x1 = (
         rows[:, column, None]
         for column in (ViewColumn.Y0, ViewColumn.X0, ViewColumn.Y1, ViewColumn.X1)
     )
-    is_inside = ((at >= y0) & (at < y1))[:, :, None] & ((at >= x0) & (at < x1))[:, None, :]
+    is_inside = ((at >= x0) & (at < x1))[:, :, None] & ((at >= y0) & (at < y1))[:, None, :]
     share = rows[:, ViewColumn.WEIGHT].to(own.dtype) / WEIGHT_ONE
     share = share[:, None, None].expand_as(is_inside).masked_fill(is_inside, 0.0)[:, :, None]
     return (own * share).add_(partner.mul_(1 - share))

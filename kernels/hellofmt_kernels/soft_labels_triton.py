@@ -21,7 +21,7 @@ Run times on a GPU are unmeasured.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 import triton
@@ -379,7 +379,7 @@ def _measured_tile(
 
         def time_ms(tile: config.LabelTile) -> float:
             launches = plan(*arguments, tile=tile, capability=capability)
-            return triton.testing.do_bench(lambda: [one.run() for one in launches])
+            return cast("float", triton.testing.do_bench(lambda: [one.run() for one in launches]))
 
         candidates = config.label_tile_candidates(n, d, c, x.element_size(), capability)
         _measured[key] = config.fastest(candidates, time_ms)

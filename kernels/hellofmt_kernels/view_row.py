@@ -25,8 +25,8 @@ __all__ = [
     "VIEW_COLUMNS",
     "WEIGHT_ONE",
     "ViewColumn",
-    "inverse_permutations",
     "is_mixed",
+    "permutations",
     "validate_view_rows",
 ]
 
@@ -76,18 +76,16 @@ class ViewColumn(IntEnum):
 
 
 @functools.cache
-def inverse_permutations(factor: int) -> Tensor:
-    """Inverse of every permutation of ``factor`` cells, in the lexicographic order of the ranks.
+def permutations(factor: int) -> Tensor:
+    """Every permutation of ``factor`` cells, in the lexicographic order of the ranks.
 
     Args:
         factor: 1 to 8.
 
     Returns:
-        (factor!, factor) int64; row r maps an old cell to its place under the permutation of
-        rank r.
+        (factor!, factor) int64; row r names the old cell at each place.
     """
-    forward = torch.tensor(list(itertools.permutations(range(factor))), dtype=torch.int64)
-    return forward.argsort(dim=1)
+    return torch.tensor(list(itertools.permutations(range(factor))), dtype=torch.int64)
 
 
 def is_mixed(rows: Tensor) -> Tensor:
@@ -165,7 +163,7 @@ def _shuffle_problem(rows: Tensor, height: int, width: int) -> str | None:
     if not bool(is_shuffled.any()) and bool((factor >= 0).all()):
         return None
     cells = factor.clamp(1, MAX_SHUFFLE_FACTOR)
-    orders = torch.tensor([len(inverse_permutations(f)) for f in cells.unique().tolist()])
+    orders = torch.tensor([len(permutations(f)) for f in cells.unique().tolist()])
     orders = orders[cells.unique(return_inverse=True)[1]]
     checks = (
         (
