@@ -9,9 +9,12 @@ they follow from the sizes, so holes and overlaps cannot be written down.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from hellofmt.errors import SpecError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Container
 
 __all__ = [
     "BLOCK",
@@ -100,7 +103,7 @@ def header(name: str, size: int) -> bytes:
     return b"".join((raw, bytes(100 - len(raw)), _FIXED, digits, _MTIME, checksum, _TAIL))
 
 
-def describe_header(block: bytes, name: str, size: int, earlier: frozenset[str]) -> SpecError:
+def describe_header(block: bytes, name: str, size: int, earlier: Container[str]) -> SpecError:
     """The error for a header that is not ``header(name, size)``: which rule it breaks.
 
     Args:

@@ -882,7 +882,7 @@ def _validate_views(views: Views) -> list[Problem]:
         for i, text in enumerate(pair):
             problems += _in_range(f"views.{name}.{i}", text, 0.0, high, open_low=True)
         if float(pair[0]) > float(pair[1]):
-            problems.append(Problem(f"views.{name}", "order", "expected low <= high"))
+            problems.append(Problem(f"views.{name}", "value", "expected low <= high"))
     problems += _in_range("views.flip", views.flip, 0.0, 1.0, open_low=False)
     problems += _in_range("views.mix_probability", views.mix_probability, 0.0, 1.0, open_low=False)
     problems += _in_range("views.mix_alpha", views.mix_alpha, 0.0, 1000.0, open_low=True)

@@ -11,6 +11,7 @@ opening the file.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import re
 from types import MappingProxyType
@@ -66,6 +67,9 @@ __all__ = ["HelloFile", "open_archive"]
 _SHORTEST: Final = 4 * BLOCK
 # One read that holds the manifest and the small sections of most archives.
 _HEAD_BYTES: Final = 1 << 16
+# What is read in one piece before its digest is known: as much as the default limit of an image.
+_WHOLE_BYTES: Final = 64 << 20
+_WINDOW_BYTES: Final = 8 << 20
 _TENSOR_SECTIONS: Final = frozenset({"index", "adapter", "head", "probes", "base", "pixels"})
 
 
@@ -318,6 +322,9 @@ class HelloFile:
     def _read_section(self, section: Section) -> bytes:
         """Raw bytes of a section whose digests hold."""
         member = section_member(section.name)
+        if section.size > _WHOLE_BYTES:
+            # Hashed in windows first: a large section that was changed is refused in little memory.
+            check_section_digest(self._hash_section(section), section.digest, member)
         [stored] = self._read_ranges([(self._offsets[section.name], section.size)])
         check_section_digest(sha256(stored), section.digest, member)
         if section.raw_size is UNSET or section.raw_digest is UNSET:
@@ -326,10 +333,26 @@ class HelloFile:
         check_section_digest(sha256(raw), section.raw_digest, member)
         return raw
 
+    def _hash_section(self, section: Section) -> str:
+        """Digest of a section's stored bytes, a window at a time."""
+        at, end = self._offsets[section.name], self._offsets[section.name] + section.size
+        digest = hashlib.sha256()
+        for start in range(at, end, _WINDOW_BYTES):
+            digest.update(self._source.read(start, min(_WINDOW_BYTES, end - start)))
+        return f"sha256:{digest.hexdigest()}"
+
     def _parse_tensors(self, name: str, raw: bytes) -> dict[str, Any]:
-        from hellofmt.archive.tensors import base_tensors_digest, expected_tensors, parse_tensors
+        from hellofmt.archive.tensors import (
+            base_tensors_digest,
+            expected_tensors,
+            parse_tensors,
+            validate_nibbles,
+        )
 
         tensors = parse_tensors(raw, name, expected_tensors(self.manifest, name))
+        problems = validate_nibbles(tensors, self.manifest, name)
+        if problems:
+            raise SpecError.make("E_TENSOR", problems[0], member=section_member(name))
         if name == "base" and self.manifest.base is not UNSET:
             digest = base_tensors_digest(tensors)
             if digest != self.manifest.base.tensors:
@@ -436,7 +459,7 @@ class HelloFile:
         block = self._source.read(at - BLOCK, BLOCK + padded(size))
         data = block[BLOCK : BLOCK + size]
         if block[:BLOCK] != header(name, size):
-            raise describe_header(block[:BLOCK], name, size, frozenset())
+            raise describe_header(block[:BLOCK], name, size, EarlierMembers(self, row))
         check_image_digest(data, index.sha256[row].tobytes(), name, at)
         check_padding(block[BLOCK + size :], name, at + size)
         return data
@@ -488,6 +511,25 @@ class HelloFile:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.path, self.id, self.limits)
+
+
+class EarlierMembers:
+    """The names of all members before an image, without making a list of a million."""
+
+    def __init__(self, file: HelloFile, row: int) -> None:
+        """Of ``file``, before image ``row``."""
+        self._file = file
+        self._row = row
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a member of this name stands before the image."""
+        sections = self._file.section_sizes()
+        if name in (MANIFEST_MEMBER, ID_MEMBER, *(section_member(found) for found in sections)):
+            return True
+        # Rows are in the byte order of their names.
+        rows = range(self._row)
+        at = bisect.bisect_left(rows, str(name), key=self._file.image_name)
+        return at < len(rows) and self._file.image_name(at) == name
 
 
 def _reopen(path: str, archive_id: str, limits: Limits) -> HelloFile:

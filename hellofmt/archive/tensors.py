@@ -33,6 +33,7 @@ __all__ = [
     "parse_tensor_header",
     "parse_tensors",
     "serialize_tensors",
+    "validate_nibbles",
     "validate_values",
 ]
 
@@ -254,8 +255,9 @@ def parse_tensor_header(
         raise fault(f"header: {error}") from None
     except (ValueError, RecursionError):
         raise fault("the header is not JSON") from None
-    metadata = listed.pop("__metadata__", None)
-    if metadata is not None and metadata != {"schema": f"hello.{section}/1"}:
+    metadata = {"schema": f"hello.{section}/1"}
+    # A null is not the same as no metadata.
+    if listed.pop("__metadata__", metadata) != metadata:
         raise fault(f"metadata; expected only schema hello.{section}/1")
     check_fixed("tensors", len(listed), TENSORS_PER_SECTION, member=member)
     start = 8 + length
@@ -321,10 +323,7 @@ def _is_integers(value: list[Any]) -> bool:
 
 def _is_shape(value: Any) -> bool:
     return (
-        isinstance(value, list)
-        and 1 <= len(value) <= 5
-        and _is_integers(value)
-        and min(value) >= 1
+        isinstance(value, list) and 1 <= len(value) <= 5 and _is_integers(value) and min(value) >= 1
     )
 
 
@@ -397,6 +396,38 @@ def validate_values(tensors: Mapping[str, StoredTensor]) -> list[str]:
         elif tensor.dtype == "U8" and not bool(((raw & 15) > 0).all() and (raw > 15).all()):
             problems.append(f"tensor {printable(name)}; expected int4 values from -7 to 7")
     return problems
+
+
+def validate_nibbles(
+    tensors: Mapping[str, StoredTensor], manifest: Manifest, section: str
+) -> list[str]:
+    """The unused half of the last byte of an int4 row, which has one value like everything else.
+
+    Args:
+        tensors: of the section, as ``parse_tensors`` gives them.
+        manifest: a valid manifest that has the section.
+        section: its name.
+
+    Returns:
+        One line per matrix of an odd number of columns where it is not 8, the value 0.
+    """
+    columns: dict[str, int] = {}
+    if section == "adapter" and manifest.adapter is not UNSET:
+        for target in manifest.adapter.targets:
+            if target.storage == "int4":
+                columns[f"{target.param}::A"] = target.a[1]
+                columns[f"{target.param}::B"] = target.b[1]
+    elif section == "head" and manifest.head is not UNSET and manifest.base is not UNSET:
+        head = manifest.head
+        if head.storage == "int4":
+            columns["weight"] = manifest.base.arch.embed_dim
+        if head.storage == "int4" and head.a is not UNSET and head.b is not UNSET:
+            columns["weight::A"], columns["weight::B"] = head.a[1], head.b[1]
+    return [
+        f"tensor {printable(name)}; expected 8 in the unused half of the last byte of a row"
+        for name, count in columns.items()
+        if count % 2 and name in tensors and (tensors[name].numpy()[:, -1] >> 4 != 8).any()
+    ]
 
 
 def base_tensors_digest(tensors: Mapping[str, StoredTensor]) -> str:

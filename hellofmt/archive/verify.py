@@ -24,6 +24,7 @@ from hellofmt.archive.layout import (
 from hellofmt.archive.limits import DEFAULT_LIMITS, Limits
 from hellofmt.archive.manifest import UNSET
 from hellofmt.archive.reader import (
+    EarlierMembers,
     HelloFile,
     check_dimensions,
     check_image_digest,
@@ -161,7 +162,7 @@ def _verify_files(file: HelloFile, index: Index) -> Iterator[int]:
         at, size, name = starts[row] - base, sizes[row], file.image_name(row)
         block = bytes(window[at : at + BLOCK])
         if block != header(name, size):
-            raise describe_header(block, name, size, frozenset())
+            raise describe_header(block, name, size, EarlierMembers(file, row))
         data = window[at + BLOCK : at + BLOCK + size]
         check_image_digest(data, index.sha256[row].tobytes(), name, starts[row] + BLOCK)
         check_padding(
