@@ -29,3 +29,8 @@ def mini_reader():
 @pytest.fixture(scope="session")
 def make_vectors():
     return load("make_vectors")
+
+
+@pytest.fixture(scope="session")
+def load_beside():
+    return load
