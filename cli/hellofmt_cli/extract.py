@@ -102,7 +102,7 @@ def _extract(
         for name, data in _members(archive):
             path = temporary / name
             if path.parent not in made:
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
                 made.add(path.parent)
             _write(path, data)
             files += 1
@@ -134,5 +134,5 @@ def _check_space(archive: HelloFile, parent: Path) -> None:
 
 def _write(path: Path, data: bytes) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    with os.fdopen(os.open(path, flags, 0o600), "wb") as stream:
+    with os.fdopen(os.open(path, flags, 0o666), "wb") as stream:
         stream.write(data)

@@ -1,0 +1,329 @@
+"""`hello inspect`: every field, against what was put in."""
+
+import base64
+import hashlib
+import re
+
+import pytest
+
+from hellofmt.archive import open_archive
+
+INSPECT_KEYS = [
+    "schema",
+    "id",
+    "content_id",
+    "format_version",
+    "dataset",
+    "producer",
+    "images",
+    "classes",
+    "base",
+    "delta",
+    "head",
+    "temperature",
+    "views",
+    "shard",
+    "bytes",
+    "labels_avoided",
+    "gflop_per_label",
+    "extras",
+]
+
+
+def test_document_field_by_field(full, invoke_json):
+    document = invoke_json("inspect", full)
+    assert list(document) == INSPECT_KEYS
+    with open_archive(full) as file:
+        assert document["id"] == file.id
+        assert document["content_id"] == file.content_id
+        sizes = file.section_sizes()
+        stored = int(file.index.size.sum())
+    assert document["schema"] == "hello.inspect/1"
+    assert document["format_version"] == "1.0"
+    assert document["dataset"] == {
+        "name": "images",
+        "version": "1.0.0",
+        "license": "NOASSERTION",
+        "method": "hello",
+        "sources": ["toy"],
+        "ipc": 2,
+    }
+    assert document["producer"]["name"] == "hellofmt"
+    assert document["images"] == {
+        "count": 6,
+        "codec": "png",
+        "layout": "files",
+        "height": [8, 8],
+        "width": [8, 8],
+        "bytes": stored,
+    }
+    assert document["classes"] == 3
+    base = document["base"]
+    assert (base["kind"], base["name"], base["pretrained"]) == ("seeded", "tiny", None)
+    assert (base["size"], base["embed_dim"]) == (8, 8)
+    assert re.fullmatch("sha256:[0-9a-f]{64}", base["digest"])
+    # A (2, 8) and B (24, 2) on one weight; a full head of 3 classes by 8 features.
+    assert document["delta"] == {"parameters": 64, "bytes": sizes["adapter"], "targets": 1}
+    assert document["head"] == {
+        "start": "stored",
+        "rank": None,
+        "storage": "float16",
+        "bias": False,
+        "parameters": 24,
+        "bytes": sizes["head"],
+    }
+    assert document["temperature"] == 4.0
+    assert document["views"] == {
+        "size": 8,
+        "mix": "none",
+        "mix_probability": 0.0,
+        "crop_scale": [0.08, 1.0],
+        "flip": 0.5,
+        "shuffle": 1,
+    }
+    payload = sizes["adapter"] + sizes["head"] + sizes["probes"]
+    total = full.stat().st_size
+    assert document["bytes"] == {
+        "total": total,
+        "payload": payload,
+        "base": 0,
+        "images": stored,
+        "framing": total - stored - sum(sizes.values()),
+        "sections": sizes,
+    }
+    # 300 epochs x 6 images x 3 classes x 2 bytes; one epoch is 36 bytes.
+    assert document["labels_avoided"] == {
+        "epochs": 300,
+        "bytes": 10800,
+        "ratio": payload / 10800,
+        "break_even": payload // 36 + 1,
+    }
+    assert document["gflop_per_label"] is None
+    assert (document["shard"], document["extras"]) == (None, {})
+
+
+def test_absent_groups_are_null(packed, make_projector, invoke_json):
+    document = invoke_json("inspect", packed)
+    for group in ("base", "delta", "head", "temperature", "labels_avoided"):
+        assert document[group] is None
+    assert document["bytes"]["payload"] == 0
+    document = invoke_json("inspect", make_projector())
+    assert document["images"] is None
+    assert document["labels_avoided"] is None
+    assert document["head"]["parameters"] == 24
+
+
+def test_epochs_scale_the_labels(full, invoke_json):
+    document = invoke_json("inspect", full, "--epochs", 10)
+    assert document["labels_avoided"]["bytes"] == 10 * 6 * 3 * 2
+    assert document["labels_avoided"]["epochs"] == 10
+
+
+def test_break_even_is_the_first_epoch_that_pays(full, invoke_json):
+    payload = invoke_json("inspect", full)["bytes"]["payload"]
+    epoch = invoke_json("inspect", full)["labels_avoided"]["break_even"]
+    for epochs, smaller in ((epoch, True), (epoch - 1, False)):
+        labels = invoke_json("inspect", full, "--epochs", epochs)["labels_avoided"]["bytes"]
+        assert (payload < labels) == smaller
+
+
+def test_lists(full, invoke_json):
+    document = invoke_json("inspect", full, "--classes", "--tensors")
+    assert document["class_list"][1] == {"key": "dog", "names": ["a dog"]}
+    assert document["tensors"] == [
+        {
+            "param": "transformer.resblocks.0.attn.in_proj_weight",
+            "shape": [24, 8],
+            "a": [2, 8],
+            "b": [24, 2],
+            "scale": "1.0",
+            "storage": "float16",
+        }
+    ]
+
+
+def test_sections_add_up(full, invoke_json):
+    sizes = invoke_json("inspect", full)["bytes"]
+    assert sum(sizes["sections"].values()) + sizes["images"] + sizes["framing"] == sizes["total"]
+
+
+def test_page(full, invoke):
+    page = invoke("inspect", full, "--classes", "--tensors").stdout
+    assert "images       6 png, 8 x 8 pixels, 2 per class\n" in page
+    assert "delta        64 values on 1 weight\n" in page
+    assert "head         24 values, full, stored, as float16\n" in page
+    assert re.search(r"total +\d+\.\d\d KiB \(\d+,\d{3} bytes\)", page)
+    assert "stored labels   10.55 KiB (10,800 bytes): 300 epochs, float16\n" in page
+    assert re.search(r"label function  \d+ bytes: \d+\.\d+ % of that\n", page)
+    assert "  1  dog: a dog\n" in page
+    assert "in_proj_weight  24 x 8: A 2 x 8, B 24 x 2, scale 1.0, float16\n" in page
+    assert all(" " <= c <= "~" or c == "\n" for c in page)
+
+
+def test_small_label_spaces_are_told_so(full, invoke):
+    page = invoke("inspect", full, "--epochs", 2).stdout
+    assert re.search(r"stored labels would be smaller up to epoch \d+: few images or classes", page)
+
+
+def test_packed_layout_and_no_labels(image_folder, tmp_path, invoke):
+    path = tmp_path / "p.hello"
+    assert invoke("pack", image_folder, "-o", path, "--layout", "packed").exit_code == 0
+    page = invoke("inspect", path).stdout
+    assert "6 packed as raw pixels, 8 x 8 pixels, 2 per class" in page
+    assert "labels      hard labels only; no label function" in page
+
+
+def test_words_of_the_file_reach_no_terminal(image_folder, tmp_path, invoke, invoke_json):
+    path = tmp_path / "e.hello"
+    evil = "\x1b]0;owned\x07\u202e"
+    options = ["--name", evil, "--license", evil, "--method", evil, "--note", f"note={evil}"]
+    assert invoke("pack", image_folder, "-o", path, *options).exit_code == 0
+    page = invoke("inspect", path).stdout
+    assert all(" " <= c <= "~" or c == "\n" for c in page)
+    assert page.count("\\x1b]0;owned\\x07\\u202e") == 4
+    assert invoke_json("inspect", path)["dataset"]["name"] == evil
+    assert "\x1b" not in invoke("diff", path, path).stdout
+    html = tmp_path / "e.html"
+    assert invoke("inspect", path, "--html", html).exit_code == 0
+
+
+class TestGflop:
+    """A published base is known by its name, and only if its shape agrees."""
+
+    @pytest.mark.parametrize(
+        ("kind", "name", "size", "dim", "expected"),
+        [
+            ("open_clip", "RN50-quickgelu", 224, 1024, 12.22),
+            ("open_clip", "RN50", 224, 1024, 12.22),
+            ("open_clip", "ViT-B-32", 224, 512, 8.82),
+            ("open_clip", "ViT-B-16", 224, 512, 35.13),
+            ("open_clip", "ViT-L-14", 224, 768, 162.03),
+            ("open_clip", "ViT-B-16", 240, 512, None),
+            ("open_clip", "RN50", 224, 512, None),
+            ("open_clip", "mine", 224, 512, None),
+            ("embedded", "RN50", 224, 1024, None),
+        ],
+    )
+    def test_published_figures(self, make_projector, kind, name, size, dim, expected):
+        import msgspec
+
+        from hellofmt_cli.inspect import _gflop
+
+        with open_archive(make_projector()) as file:
+            base = file.manifest.base
+            change = msgspec.structs.replace
+            base = change(
+                base,
+                kind=kind,
+                name=name,
+                arch=change(base.arch, embed_dim=dim),
+                preprocess=change(base.preprocess, size=size),
+            )
+            assert _gflop(change(file.manifest, base=base)) == expected
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"),
+    [
+        (0.0609259, "6.09 %"),
+        (2.9e-5, "0.0029 %"),
+        (1e-7, "0.00001 %"),
+        (1.0, "100 %"),
+        (12.4, "1,240 %"),
+        (0.9999, "100 %"),
+    ],
+)
+def test_percent(ratio, text):
+    from hellofmt_cli.inspect import percent
+
+    assert percent(ratio) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (1023, "1,023 bytes"),
+        (1024, "1.00 KiB (1,024 bytes)"),
+        (1024**2 - 1, "1.00 MiB (1,048,575 bytes)"),
+        (6_000_000_000, "5.59 GiB (6,000,000,000 bytes)"),
+        (5 * 1024**5, "5120.00 TiB (5,629,499,534,213,120 bytes)"),
+    ],
+)
+def test_sizes(number, text):
+    from hellofmt_cli.output import size
+
+    assert size(number) == text
+
+
+class TestHtml:
+    def test_images_are_those_of_the_archive(self, full, tmp_path, invoke):
+        out = tmp_path / "r.html"
+        assert invoke("inspect", full, "--html", out).exit_code == 0
+        page = out.read_text()
+        shown = [base64.b64decode(b) for b in re.findall(r"data:image/png;base64,([^\"]+)", page)]
+        with open_archive(full) as file:
+            stored = [file.read_image(row) for row in range(len(file))]
+        assert [hashlib.sha256(b).digest() for b in shown] == [
+            hashlib.sha256(b).digest() for b in stored
+        ]
+        assert "Images: all 6" in page
+        assert "10,800 bytes" in page
+
+    def test_nothing_from_outside_and_no_script(self, full, tmp_path, invoke):
+        out = tmp_path / "r.html"
+        invoke("inspect", full, "--html", out)
+        page = out.read_text()
+        assert "default-src 'none'" in page
+        assert not re.search(r"<script|https?:|//|url\(|@import|\son\w+=", page.split("base64,")[0])
+
+    def test_words_are_escaped(self, image_folder, tmp_path, invoke):
+        path, out = tmp_path / "e.hello", tmp_path / "e.html"
+        evil = "<script>alert(1)</script>\"'&"
+        (image_folder / "cat").rename(image_folder / 'cat" onload="x')
+        options = ["--name", evil, "--license", evil, "--method", evil, "--from", evil]
+        assert invoke("pack", image_folder, "-o", path, *options).exit_code == 0
+        assert invoke("inspect", path, "--html", out).exit_code == 0
+        page = out.read_text()
+        assert "<script" not in page
+        assert 'onload="x' not in page
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#x27;&amp;" in page
+
+    def test_an_existing_page_stays(self, full, tmp_path, invoke):
+        out = tmp_path / "r.html"
+        out.write_text("mine")
+        result = invoke("inspect", full, "--html", out)
+        assert result.exit_code == 10
+        assert "exists; --force replaces it" in result.stderr
+        assert (out.read_text(), result.stdout) == ("mine", "")
+        assert invoke("inspect", full, "--html", out, "--force").exit_code == 0
+        assert out.read_text().startswith("<!doctype html>")
+
+    def test_a_damaged_image_makes_no_page(self, full, tmp_path, invoke):
+        with open_archive(full) as file:
+            offset = int(file.index.offset[3])
+        data = bytearray(full.read_bytes())
+        data[offset + 30] ^= 1
+        full.write_bytes(data)
+        result = invoke("inspect", full, "--html", tmp_path / "r.html")
+        assert result.exit_code == 4
+        assert not (tmp_path / "r.html").exists()
+
+    def test_packed_archives_show_png(self, image_folder, tmp_path, invoke):
+        path, out = tmp_path / "p.hello", tmp_path / "p.html"
+        invoke("pack", image_folder, "-o", path, "--layout", "packed")
+        assert invoke("inspect", path, "--html", out).exit_code == 0
+        shown = re.findall(r"data:image/png;base64,([^\"]+)", out.read_text())
+        assert len(shown) == 6
+        assert base64.b64decode(shown[0]).startswith(b"\x89PNG")
+
+    def test_many_images_show_some_of_every_class(self):
+        from hellofmt_cli.inspect_page import MAX_IMAGES, _rows_shown
+
+        labels = sorted([0] * 500 + [1] * 3 + [2] * 200)
+        shown = _rows_shown(labels)
+        assert len(shown) == MAX_IMAGES
+        assert shown == sorted(shown)
+        counts = [sum(labels[row] == c for row in shown) for c in range(3)]
+        assert counts == [59, 3, 58]

@@ -1,0 +1,275 @@
+"""One table of outcomes and exit codes, and the few that only a process of its own can show."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import hellofmt_cli.main
+from hellofmt.errors import HelloError
+from hellofmt_cli.main import COMMANDS, hello
+
+
+def flip(path, offset, bit=0):
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1 << bit
+    path.write_bytes(data)
+
+
+def make_bad(kind, archive):
+    """Damage ``archive`` in place, or put something else there."""
+    if kind == "empty":
+        archive.write_bytes(b"")
+    elif kind == "text":
+        archive.write_text("hello, I am a text file\n" * 100)
+    elif kind == "cut":
+        archive.write_bytes(archive.read_bytes()[:-600])
+    elif kind == "extended":
+        archive.write_bytes(archive.read_bytes() + b"\0" * 512)
+    elif kind == "manifest":
+        flip(archive, 600)
+    elif kind == "header":
+        flip(archive, 110)
+    elif kind == "directory":
+        archive.unlink()
+        archive.mkdir()
+    elif kind == "missing":
+        archive.unlink()
+
+
+# What is wrong with the file, exit code, what the one line on stderr says after `Error: PATH: `.
+BAD_FILES = [
+    ("missing", 9, "No such file or directory"),
+    ("directory", 9, "Is a directory"),
+    ("empty", 3, "E_MAGIC: not a .hello archive"),
+    ("text", 3, "E_MAGIC: not a .hello archive"),
+    ("cut", 4, "E_TRUNCATED"),
+    ("extended", 4, "E_TRAILING"),
+    ("manifest", 4, "E_DIGEST_ROOT"),
+    ("header", 5, "E_HEADER"),
+]
+READERS = [
+    ("inspect", "{}"),
+    ("verify", "{}"),
+    ("ls", "{}"),
+    ("cat", "{}", "id"),
+    ("extract", "{}", "{}.out"),
+    ("diff", "{}", "{}"),
+]
+
+
+@pytest.mark.parametrize("command", READERS, ids=lambda c: c[0])
+@pytest.mark.parametrize(("kind", "code", "text"), BAD_FILES, ids=[b[0] for b in BAD_FILES])
+def test_bad_files(command, kind, code, text, packed, tmp_path, tree, invoke):
+    make_bad(kind, packed)
+    before = tree(tmp_path)
+    result = invoke(*[part.format(packed) for part in command])
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"Error: {packed}: {text}")
+    assert result.stderr.count("\n") == 1
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", ["missing", "text", "cut"])
+@pytest.mark.parametrize("command", ["inspect", "verify", "ls"])
+def test_json_errors_are_one_document(command, kind, packed, invoke):
+    make_bad(kind, packed)
+    result = invoke(command, packed, "--json")
+    document = json.loads(result.stdout)
+    assert document["schema"] == "hello.error/1"
+    assert (document["ok"], document["exit"]) == (False, result.exit_code)
+    assert result.stderr == f"Error: {document['message']}\n"
+    assert (document["code"] or "") in document["message"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["nothing"], "no such command `nothing`"),
+        (["inspect"], "Missing argument 'FILE'"),
+        (["inspect", "--colour", "x"], "No such option"),
+        (["inspect", "x", "--epochs", "0"], "0 is not in the range x>=1"),
+        (["inspect", "x", "--epochs", "many"], "'many' is not a valid integer range"),
+        (["verify", "x", "--signature", "y"], "--signature and --least-version need --pubkey"),
+        (["verify", "x", "--fast", "--pixels"], "--pixels reads the images"),
+        (["pack", "x"], "Missing option '-o' / '--output'"),
+        (["pack", "x", "-o", "y", "--reencode", "gif"], "'gif' is not one of"),
+        (["pack", "x", "-o", "y", "--view-crop", "0.9", "0.1"], "expected the smaller area first"),
+        (["pack", "x", "-o", "y", "--note", "text"], "--note: expected KEY=TEXT, got text"),
+        (["inspect", "x", "--limit", "images"], "expected NAME=NUMBER with a name of"),
+        (["inspect", "x", "--limit", "fun=3"], "expected NAME=NUMBER with a name of"),
+        (["inspect", "x", "--limit", "images=0"], "limit `images`; expected 1 to"),
+        (["inspect", "x", "--expect", "abc"], "No such file"),
+        (["sign", "x"], "give one of --key and --new-key"),
+        (["sign", "--key", "k"], "Missing argument 'FILE'"),
+    ],
+)
+def test_usage(arguments, text, invoke, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = invoke(*arguments)
+    assert result.exit_code == (9 if text == "No such file" else 2)
+    assert text in result.stderr
+    assert result.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_pin(packed, invoke):
+    other = "sha256:" + "0" * 64
+    for command in (["inspect"], ["verify"], ["ls"], ["verify", "--fast"]):
+        result = invoke(*command, packed, "--expect", other)
+        assert result.exit_code == 7
+        assert "E_PIN" in result.stderr
+    result = invoke("inspect", packed, "--expect", "abc")
+    assert result.exit_code == 2
+    assert "E_OPTION: `expect`; expected sha256: and 64 hex digits, got abc" in result.stderr
+
+
+def test_limits_can_be_moved(packed, invoke):
+    result = invoke("inspect", packed, "--limit", "images=5")
+    assert result.exit_code == 6
+    assert result.stderr.startswith(f"Error: {packed}: E_LIMIT_IMAGES ")
+    assert "`images` is 6, cap 5; `--limit images=6` raises it" in result.stderr
+    assert invoke("inspect", packed, "--limit", "images=6").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "text"),
+    [
+        (HelloError("E_X: two\nlines"), 1, "Error: E_X: two lines\n"),
+        (PermissionError(13, "Permission denied", "a\x1b[31mb"), 9, "a\\x1b[31mb: Permission"),
+        (OSError("bare"), 9, "Error: bare\n"),
+        (KeyboardInterrupt(), 130, "Interrupted.\n"),
+        (hellofmt_cli.main.Terminated(), 143, "Terminated.\n"),
+        (BrokenPipeError(), 141, ""),
+    ],
+)
+def test_what_is_raised_decides_the_exit_code(raised, code, text, monkeypatch, invoke):
+    def fail(**_):
+        raise raised
+
+    def no_pipe():
+        pass
+
+    monkeypatch.setattr(hellofmt_cli.main, "_silence_stdout", no_pipe)
+    command = click.Command("schema", callback=fail)
+    monkeypatch.setattr(hello, "get_command", lambda *_: command)
+    result = invoke("schema")
+    assert result.exit_code == code
+    assert text in result.stderr
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def fail(**_):
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(hello, "get_command", lambda *_: click.Command("schema", callback=fail))
+    result = CliRunner().invoke(hello, ["schema"])
+    assert (result.exit_code, type(result.exception)) == (1, RuntimeError)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_loads_and_explains_itself(name, invoke):
+    assert hello.get_command(click.Context(hello), name).name == name
+    result = invoke(name, "--help")
+    assert result.exit_code == 0
+    assert "Usage: " in result.stdout
+
+
+def test_help_lists_every_command_on_a_line(invoke):
+    lines = invoke("--help").stdout.splitlines()
+    for name, entry in COMMANDS.items():
+        assert f"  {name:<7}  {entry.help}" in lines
+
+
+def test_processes(packed, run_hello, tmp_path):
+    done = run_hello("inspect", tmp_path / "none.hello")
+    assert (done.returncode, done.stdout) == (9, "")
+    assert done.stderr == f"Error: {tmp_path / 'none.hello'}: No such file or directory\n"
+    done = run_hello("verify", packed)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert run_hello("--version").stdout == f"hellofmt {hello_version()}\n"
+
+
+def hello_version():
+    import hellofmt
+
+    return hellofmt.__version__
+
+
+def test_closed_pipe(packed):
+    # `head -c 1` closes the pipe while most of the output is still to come.
+    line = f"{sys.executable} -m hellofmt schema | head -c 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(  # noqa: S603
+        ["/bin/bash", "-c", line], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) in ((141, ""), (0, ""))
+
+
+def test_closed_pipe_before_the_first_byte():
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "hellofmt", "schema"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+# Stops in the middle of writing, says so, and waits there for the signal.
+SLOW_PACK = """
+import sys, time
+from hellofmt.archive import writer
+real = writer._read_item
+def slow(source):
+    slow.calls += 1
+    if slow.calls == 4:
+        print("half way", flush=True)
+        time.sleep(60)
+    return real(source)
+slow.calls = 0
+writer._read_item = slow
+from hellofmt_cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("existing", [False, True])
+def test_interrupted_pack_leaves_the_old_file_or_none(
+    number, code, existing, image_folder, tmp_path, tree
+):
+    target = tmp_path / "x.hello"
+    arguments = ["pack", str(image_folder), "-o", str(target), "--layout", "files"]
+    if existing:
+        target.write_text("old")
+        arguments.append("--force")
+    before = tree(tmp_path)
+    process = subprocess.Popen(  # noqa: S603
+        [sys.executable, "-c", SLOW_PACK, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "half way\n"
+    # The temporary file is there, so there is something to leave behind.
+    assert len(tree(tmp_path)) == len(before) + 1
+    time.sleep(0.05)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert stderr in ("Interrupted.\n", "Terminated.\n")
+    assert tree(tmp_path) == before
+    if existing:
+        assert target.read_text() == "old"
