@@ -158,6 +158,7 @@ def read(path):
     for s in m["sections"]:
         name = s["name"]
         sections[name] = member(f"__hello__/{name}", s["size"], s["digest"], "E_DIGEST_INDEX")
+        require(s["encoding"] == "none" or name not in ("index", "pixels"), "E_SCHEMA")
         if s["encoding"] == "none" and name == "classes":
             text = sections[name].decode(errors="surrogateescape")
             require(re.fullmatch(f"({LINE}\n){{{m['classes']}}}", text), "E_CLASSES")
