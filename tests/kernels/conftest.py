@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 
 import pytest
 import torch
@@ -104,3 +105,17 @@ def make_plain_rows():
 @pytest.fixture(scope="session")
 def make_random_rows():
     return random_rows
+
+
+IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def pytest_collection_modifyitems(items):
+    """Triton decides on import whether it interprets or compiles: one process cannot do both."""
+    for item in items:
+        if item.get_closest_marker("interp") and not IS_INTERPRETED:
+            item.add_marker(pytest.mark.skip(reason="needs TRITON_INTERPRET=1 before import"))
+        if item.get_closest_marker("aot") and IS_INTERPRETED:
+            item.add_marker(pytest.mark.skip(reason="TRITON_INTERPRET=1 is set: no compiler"))
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
