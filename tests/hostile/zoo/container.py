@@ -90,7 +90,7 @@ def outer_gzip():
 def a_zip_file():
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("__hello__/manifest", valid()[512:1024])
+        archive.writestr(zipfile.ZipInfo("__hello__/manifest"), valid()[512:1024])
     return out.getvalue()
 
 
@@ -476,9 +476,10 @@ def another_archive_after_the_end():
 
 
 def zip_bytes():
+    # ZipInfo has a fixed date; a bare name would bring the clock into the bytes.
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("evil.py", "print()")
+        archive.writestr(zipfile.ZipInfo("evil.py"), "print()")
     return out.getvalue()
 
 
