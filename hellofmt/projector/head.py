@@ -232,7 +232,7 @@ def read_head(
         names: first name of every class.
 
     Returns:
-        The head, trainable as it was.
+        The head; its scale is trainable, whether or not it was trained before.
 
     Raises:
         BaseModelError: E_BASE_WEIGHTS, the base's text tower is missing or another one.
