@@ -101,9 +101,7 @@ class _Hello(click.Group):
             click.exceptions.Exit: with the exit code, after the error was printed.
         """
         try:
-            result = super().invoke(ctx)
-            # A closed pipe may show only here, and then belongs to this command.
-            sys.stdout.flush()
+            return super().invoke(ctx)
         except BrokenPipeError:
             _silence_stdout()
             ctx.exit(EXIT_SIGPIPE)
@@ -121,8 +119,6 @@ class _Hello(click.Group):
         except Terminated:
             click.echo("Terminated.", err=True)
             ctx.exit(EXIT_SIGTERM)
-        else:
-            return result
 
 
 def _os_error_text(error: OSError) -> str:

@@ -344,10 +344,13 @@ class TestShards:
         text = refused(UserInputError, shard, tmp_path / "x.hello", layout="files")
         assert "a.tar:k/1.png`: E_CODEC" in text
 
-    def test_links_are_refused(self, tmp_path):
+    @pytest.mark.parametrize(
+        "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE]
+    )
+    def test_links_and_special_files_are_refused(self, tmp_path, kind):
         with tarfile.open(tmp_path / "a.tar", "w") as tar:
             info = tarfile.TarInfo("a.png")
-            info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            info.type, info.linkname = kind, "/etc/passwd"
             tar.addfile(info)
         text = refused(UserInputError, tmp_path / "a.tar", tmp_path / "x.hello")
         assert "`a.png` is a link or special file" in text

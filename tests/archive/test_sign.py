@@ -196,6 +196,13 @@ def test_rollback(signed, public, least, accepted):
         )
 
 
+def test_short_versions(tmp_path, key, public):
+    path = write_archive(tmp_path, "y.hello", version="1.2")
+    sign_archive(path, key)
+    assert check(path, public, least_version="1.2.0").version == "1.2"
+    assert "E_ROLLBACK" in refusal(path, public, least_version="1.2.0.1")
+
+
 def test_versions_that_are_no_numbers(tmp_path, key, public):
     path = write_archive(tmp_path, "y.hello", version="beta")
     sign_archive(path, key)

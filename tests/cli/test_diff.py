@@ -1,5 +1,6 @@
 """`hello diff`: same or not, and in what."""
 
+import hashlib
 import json
 
 import jsonschema
@@ -7,6 +8,7 @@ import msgspec
 import pytest
 
 from hellofmt.archive import open_archive
+from hellofmt_cli.diff import _facts
 
 
 @pytest.fixture
@@ -92,6 +94,16 @@ def test_order_of_classes(make, tmp_path, invoke):
     page = invoke("diff", a, b).stdout
     assert "in another order\n" in page
     assert "0 in common, 6 with another label\n" in page
+
+
+def test_a_section_is_compared_unpacked(make, tmp_path):
+    listed = tmp_path / "classes.txt"
+    listed.write_text("cat\ndog\nowl\n" + "".join(f"class number {i}\n" for i in range(500)))
+    with open_archive(make("a.hello", "--classes", listed)) as file:
+        section = next(s for s in file.manifest.sections if s.name == "classes")
+        assert section.encoding == "zstd"
+        digest = hashlib.sha256(file.section("classes")).hexdigest()
+        assert _facts(file)["sections"]["classes"] == f"sha256:{digest}"
 
 
 def test_errors_name_the_file_at_fault(make, tmp_path, invoke):

@@ -223,6 +223,21 @@ class TestExtract:
         assert "2.50 KiB (2,560 bytes) are free" in result.stderr
         assert tree(tmp_path) == before
 
+    def test_a_target_that_appears_meanwhile_is_not_replaced(
+        self, packed, tmp_path, invoke, monkeypatch
+    ):
+        real = extract_module._write
+        target = tmp_path / "out"
+
+        def write(path, data):
+            target.mkdir(exist_ok=True)
+            real(path, data)
+
+        monkeypatch.setattr(extract_module, "_write", write)
+        assert invoke("extract", packed, target).exit_code == 10
+        assert list(target.iterdir()) == []
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["images", "out", "x.hello"]
+
     def test_no_link_is_followed(self, tmp_path):
         victim = tmp_path / "victim"
         victim.write_text("mine")
