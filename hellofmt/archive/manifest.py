@@ -355,7 +355,7 @@ def decimal_string(x: float) -> str:
     r"""``x`` in the manifest's form for decimals: the shortest one that reads back as ``x``.
 
     A double that needs more than 17 digits after the point is rounded to 17 (half to even); the
-    error is then at most 5e-18.
+    decimal is then within 5e-18 of it.
 
     Args:
         x: finite, \|x\| < 1e9.
