@@ -415,8 +415,6 @@ class HelloDataset(Dataset[Any]):
             IndexError: a row is out of range.
             HelloError: an image or the labels cannot be made.
         """
-        if self.labels in ("soft", "logits"):
-            refuse_fork(self._device, os.getpid())
         rows, epochs = self._places(indices)
         table = self.table(rows, epochs)
         used = np.unique(table[:, [0, 6]])

@@ -100,6 +100,15 @@ def test_the_same_global_batch_on_any_number_of_ranks():
         assert joined[2][:2] == whole[2]
 
 
+def test_padding_repeats_the_start_of_the_order():
+    for count, world in ((10, 4), (1, 8), (3, 8)):
+        ranks = [list(sampler_of(count, 4, num_replicas=world, rank=r)) for r in range(world)]
+        padding = [int(i) for batches in ranks for i in batches[-1] if i.is_padding]
+        expected = np.resize(order(0, 0, count), len(padding)).tolist()
+        assert len(padding) == -count % world
+        assert padding == expected
+
+
 def test_one_rank_ends_with_a_short_batch():
     batches = list(sampler_of(10, 4))
     assert [len(batch) for batch in batches] == [4, 4, 2]
