@@ -46,8 +46,8 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 code { font: 13px ui-monospace, monospace; }
 svg { width: 100%; height: auto; } svg text { fill: var(--ink); font: 13px system-ui, sans-serif; }
 svg .soft { fill: var(--soft); } svg .bar { fill: var(--bar); } svg .stored { fill: var(--bar2); }
-.sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(5.5rem, 1fr));
-  gap: .9rem .7rem; }
+.sheet { display: grid; grid-template-columns: repeat(10, minmax(0, 1fr)); gap: .9rem .7rem; }
+@media (max-width: 40rem) { .sheet { grid-template-columns: repeat(5, minmax(0, 1fr)); } }
 figure { margin: 0; } img { width: 100%; aspect-ratio: 1; object-fit: contain;
   background: var(--line); border-radius: 3px; display: block; }
 .pixelated img { image-rendering: pixelated; }
@@ -105,7 +105,8 @@ def render(archive: HelloFile, document: dict[str, Any]) -> str:
         body += [
             "<h2>Labels avoided</h2>",
             _chart(bars),
-            _definitions([(name, escape(text)) for name, text in rows]),
+            # The first row is the first bar.
+            _definitions([(name, escape(text)) for name, text in rows[1:]]),
         ]
     body += _sheet(archive)
     return (

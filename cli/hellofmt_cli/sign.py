@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from hellofmt.errors import printable
-from hellofmt_cli.output import echo_json, echo_page, json_option, reading
+from hellofmt_cli.output import echo_json, echo_page, json_option, limit_option, limits, reading
 
 __all__ = ["sign"]
 
@@ -20,6 +20,7 @@ __all__ = ["sign"]
     metavar="PEM",
     help="Make a key pair first: PEM (mode 0600) and PEM.pub; then sign with it, if FILE is given.",
 )
+@limit_option
 @json_option
 def sign(
     file: str | None,
@@ -46,7 +47,7 @@ def sign(
     if file is None:
         raise click.UsageError("Missing argument 'FILE'.")
     reading(file)
-    made = sign_archive(file, key or new_key or "", target=output, force=force)
+    made = sign_archive(file, key or new_key or "", target=output, force=force, limits=limits())
     path = str(signature_path(file) if output is None else output)
     if as_json:
         echo_json(

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from hellofmt.archive.limits import DEFAULT_LIMITS, Limits
 from hellofmt.archive.manifest import Digest, Name, canonical
 from hellofmt.errors import HelloIOError, TrustError, UserInputError, printable
 
@@ -112,6 +113,7 @@ def sign_archive(
     *,
     target: str | os.PathLike[str] | None = None,
     force: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Signature:
     """Verify an archive in full, then write its detached signature.
 
@@ -120,6 +122,7 @@ def sign_archive(
         key: private Ed25519 key in PEM form, not encrypted.
         target: the signature file; ``path`` + ``.sig`` unless given.
         force: replace an existing signature.
+        limits: of the archive.
 
     Returns:
         What was written.
@@ -137,9 +140,9 @@ def sign_archive(
     if not force and os.path.lexists(out):
         raise _target_exists(out)
     # A signature vouches for bytes; vouching for a damaged archive would help nobody.
-    verified = verify_archive(path)
+    verified = verify_archive(path, limits=limits)
     # The path could name another file by now.
-    with open_archive(path, expect=verified.id) as file:
+    with open_archive(path, expect=verified.id, limits=limits) as file:
         message = _message(file)
         dataset = file.manifest.dataset
     made = Signature(
