@@ -1,0 +1,54 @@
+"""A fixed sequence of random inputs through every target: accepted, or refused with our error.
+
+The sequence is the same in every run, so a failure here can be repeated; ``tests/fuzz/run.py`` is
+the search that finds new ones.
+"""
+
+import plain
+import pytest
+import targets
+from run import MODES, TARGETS
+from zoo import ZOO
+
+# A container is read to its end and its pictures are decoded, which costs ten times as much.
+RUNS = {"container": 15_000, "manifest": 50_000, "tensors": 50_000, "index": 50_000}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_random_inputs(target, mode):
+    accepted, _ = plain.fuzz(target, mode, RUNS[target])
+    if (target, mode) == ("container", "raw"):
+        # Every byte of an archive is covered by a digest or fixed.
+        assert accepted == 0
+    else:
+        assert accepted > 0
+
+
+def test_the_zoo_through_the_container_target():
+    for file in ZOO.values():
+        made = file.make()
+        if isinstance(made, bytes) and file.code:
+            assert targets.run_one("container", "raw", made) is False
+        if isinstance(made, bytes):
+            targets.run_one("container", "resigned", made)
+
+
+def test_a_foreign_exception_is_a_crash(monkeypatch):
+    # What a missing check would let out.
+    def broken(data):
+        if b"9" in data:
+            raise KeyError("9")
+
+    monkeypatch.setitem(targets.RUN, "manifest", broken)
+    monkeypatch.setattr(plain, "seeds", lambda _: [b"{}", b'{"a":1}'])
+    with pytest.raises(plain.Crash, match="manifest raw"):
+        plain.fuzz("manifest", "raw", 10_000)
+
+
+def test_an_accepted_lie_is_a_crash(monkeypatch):
+    # A reader that takes two spellings of one manifest for the same.
+    data = targets.seeds("manifest")[0]
+    monkeypatch.setattr(targets, "manifest_bytes", lambda *_: b"another spelling")
+    with pytest.raises(targets.Violated):
+        targets.run_one("manifest", "raw", data)
