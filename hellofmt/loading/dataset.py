@@ -378,14 +378,15 @@ class HelloDataset(Dataset[Any]):
             int32 (N, 20).
         """
         sizes = self._images
-        needed = np.asarray(rows, np.int64)
-        if self._is_augmented:
-            other = partners(
-                self.views, seed=self.seed, epochs=epochs, indices=needed, count=len(self)
-            )
-            needed = np.concatenate([needed, other])
-        for row in needed[sizes.heights[needed] == 0].tolist():
-            self.pixels(row)
+        if isinstance(sizes, _GivenImages):
+            needed = np.asarray(rows, np.int64)
+            if self._is_augmented:
+                other = partners(
+                    self.views, seed=self.seed, epochs=epochs, indices=needed, count=len(self)
+                )
+                needed = np.concatenate([needed, other])
+            for row in needed[sizes.heights[needed] == 0].tolist():
+                self.pixels(row)
         if not self._is_augmented:
             return plain_table(rows, sizes.heights, sizes.widths)
         return view_table(
