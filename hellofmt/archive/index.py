@@ -135,7 +135,7 @@ def parse_index(data: bytes, manifest: Manifest, start: int, limits: Limits) -> 
         if int(ends[-1]) != images.span:
             raise fault(f"images span {int(ends[-1])} bytes; the manifest states {images.span}")
         offset = start + ends - step + BLOCK
-    for column in (size, label, height, width, offset):
+    for column in (size, label, height, width, sha256, offset):
         column.flags.writeable = False
     return Index(size, label, height, width, sha256, offset)
 

@@ -32,7 +32,14 @@ from hellofmt.archive.layout import (
     padded,
     section_member,
 )
-from hellofmt.archive.limits import DEFAULT_LIMITS, MANIFEST_BYTES, Limits, check_fixed, check_limit
+from hellofmt.archive.limits import (
+    DEFAULT_LIMITS,
+    MANIFEST_BYTES,
+    SAFETENSORS_HEADER_BYTES,
+    Limits,
+    check_fixed,
+    check_limit,
+)
 from hellofmt.archive.manifest import (
     UNSET,
     Images,
@@ -397,7 +404,12 @@ class HelloFile:
             section = self._find_section("pixels")
             at = self._offsets["pixels"]
             [head] = self._read_ranges([(at, min(section.size, 8))])
-            length = min(int.from_bytes(head, "little"), MANIFEST_BYTES)
+            length = int.from_bytes(head, "little")
+            # No digest was checked yet, so a length beyond all bounds is damage, not a large file.
+            if length > SAFETENSORS_HEADER_BYTES:
+                raise SpecError.make(
+                    "E_TENSOR", f"header of {length} bytes", member=section_member("pixels")
+                )
             [head] = self._read_ranges([(at, min(section.size, 8 + length))])
             entries = parse_tensor_header(
                 head, section.size, "pixels", expected_tensors(self.manifest, "pixels")
@@ -501,6 +513,7 @@ class HelloFile:
 
     def close(self) -> None:
         """Close the file; reading afterwards is a ``HelloIOError``."""
+        self._head = b""
         self._source.close()
 
     def __enter__(self) -> Self:

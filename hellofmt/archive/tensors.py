@@ -100,7 +100,7 @@ class StoredTensor:
         """The values; BF16 as float32, which is exact.
 
         Returns:
-            An array of ``shape``; read-only where it shares the stored bytes.
+            An array of ``shape``, which may share the stored bytes.
         """
         raw = np.frombuffer(self.data, np.dtype(_DTYPES[self.dtype][0]))
         if self.dtype == "BF16":

@@ -72,6 +72,7 @@ from hellofmt.archive.tensors import (
     expected_tensors,
     parse_tensors,
     serialize_tensors,
+    validate_nibbles,
 )
 from hellofmt.archive.verify import verify_archive
 from hellofmt.errors import (
@@ -509,7 +510,10 @@ class _Plan:
         raw = stored
         if section.raw_size is not UNSET:
             raw = decompress(stored, section.raw_size, member=section_member(name))
-        parse_tensors(raw, name, expected_tensors(manifest, name))
+        tensors = parse_tensors(raw, name, expected_tensors(manifest, name))
+        problems = validate_nibbles(tensors, manifest, name)
+        if problems:
+            raise SpecError.make("E_TENSOR", problems[0], member=section_member(name))
 
     def write(self, output: _Output, progress: Callable[[int, int], None] | None) -> str:
         """Write the archive.
@@ -595,7 +599,9 @@ class _Plan:
         self._store_index(height, np.full(count, packed.width, np.int64), digests)
 
     def describe_member(self, member: str) -> str:
-        """What the caller calls an image member."""
+        """What the caller calls a member."""
+        if not member.startswith("images/"):
+            return f"`{member.removeprefix('__hello__/')}`"
         first = 0 if self._draft.shard is None else self._draft.shard.first
         return self._rows[int(Path(member).stem) - first].describe()
 
@@ -721,16 +727,16 @@ def _verify_written(temporary: Path, archive_id: str, plan: _Plan, limits: Limit
     """Read everything back before it gets its name.
 
     Raises:
-        UserInputError: an image ends in a ZIP archive (E_DATA).
+        UserInputError: an image or a text ends in a ZIP archive (E_DATA).
         HelloError: what was written is not what was meant.
     """
     try:
         verify_archive(temporary, expect=archive_id, limits=limits)
     except SpecError as error:
-        if error.code == "E_CODEC" and error.member.startswith("images/"):
-            raise UserInputError.make(
-                "E_DATA", f"{plan.describe_member(error.member)}: {error}"
-            ) from None
+        # Every image was held to its profile before, so this is the end record of a ZIP archive.
+        if error.code == "E_CODEC":
+            what = plan.describe_member(error.member)
+            raise UserInputError.make("E_DATA", f"{what}: {error}") from None
         raise
 
 

@@ -15,7 +15,9 @@ def frame(data, **options):
     return zstandard.ZstdCompressor(compression_params=made).compress(data)
 
 
-@given(st.binary(min_size=1, max_size=30).flatmap(lambda b: st.integers(20, 90).map(lambda n: b * n)))
+@given(
+    st.binary(min_size=1, max_size=30).flatmap(lambda b: st.integers(20, 90).map(lambda n: b * n))
+)
 def test_round_trip(raw):
     stored = compress(raw)
     if stored is None:

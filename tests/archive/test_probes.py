@@ -20,7 +20,12 @@ def test_pixels_follow_the_rule(size):
     side = 8 * cell
     assert images.shape == (3, side, side, 3)
     assert images.dtype == np.uint8
-    for p, y, x, c in [(0, 0, 0, 0), (2, side - 1, side - 1, 2), (1, 3, 7, 1), (1, side // 2, 1, 0)]:
+    for p, y, x, c in [
+        (0, 0, 0, 0),
+        (2, side - 1, side - 1, 2),
+        (1, 3, 7, 1),
+        (1, side // 2, 1, 0),
+    ]:
         colour = word(p, ((y // cell) * 8 + x // cell) * 3 + c) >> 56
         noise = (word(p, 192 + (y * side + x) * 3 + c) >> 59) - 16
         assert images[p, y, x, c] == min(max(colour + noise, 0), 255)
@@ -28,7 +33,10 @@ def test_pixels_follow_the_rule(size):
 
 def test_golden_digest():
     data = probe_images(32, 2).tobytes()
-    assert hashlib.sha256(data).hexdigest() == "efe2decd403b00702631489a0f0a5d0c5b2829650484804a63cb90c2e85dc4b3"
+    assert (
+        hashlib.sha256(data).hexdigest()
+        == "efe2decd403b00702631489a0f0a5d0c5b2829650484804a63cb90c2e85dc4b3"
+    )
 
 
 def test_a_picture_does_not_depend_on_the_count():

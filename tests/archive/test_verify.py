@@ -1,0 +1,142 @@
+import hashlib
+
+import numpy as np
+import pytest
+
+from hellofmt.archive import (
+    ImageItem,
+    ImageSet,
+    Limits,
+    open_archive,
+    verify_archive,
+    write_archive,
+)
+from hellofmt.archive import verify as verify_module
+from hellofmt.errors import TrustError, UserInputError
+
+
+def test_report(samples, everything):
+    seen = []
+    report = verify_archive(everything, progress=lambda done, total: seen.append((done, total)))
+    with open_archive(everything) as file:
+        assert report.id == file.id
+        assert report.content_id == file.content_id
+    assert report.bytes == everything.stat().st_size
+    assert report.images == 2
+    assert report.pixel_digest is None
+    assert seen == [(1, 2), (2, 2)]
+    assert report.checks == [
+        "manifest", "id", "length", "headers",
+        *(f"section {name}" for name in samples_sections(everything)),
+        "images", "trailer", "no zip",
+    ]  # fmt: skip
+
+
+def samples_sections(path):
+    with open_archive(path) as file:
+        return list(file.section_sizes())
+
+
+def test_fast_reads_no_image(samples, everything_bytes, tmp_path):
+    path = tmp_path / "x.hello"
+    data = bytearray(everything_bytes)
+    data[-1024 - 512 - 40] ^= 1
+    path.write_bytes(data)
+    report = verify_archive(path, level="fast")
+    assert report.images == 0
+    assert report.checks[-1] == "section license"
+
+
+def test_options(everything):
+    known = verify_archive(everything).id
+    assert "expect" in verify_archive(everything, expect=known).checks
+    with pytest.raises(TrustError, match="E_PIN"):
+        verify_archive(everything, expect="sha256:" + "0" * 64)
+    for options in ({"level": "slow"}, {"level": "fast", "pixels": True}):
+        with pytest.raises(UserInputError, match="E_OPTION: `level`; expected full, or fast"):
+            verify_archive(everything, **options)
+
+
+@pytest.mark.parametrize("layout", ["files", "packed"])
+def test_pixel_digest(samples, tmp_path, layout):
+    path = tmp_path / "x.hello"
+    write_archive(path, samples.draft(images=samples.images(4, layout=layout)))
+    report = verify_archive(path, pixels=True)
+    wanted = hashlib.sha256()
+    for source in (0, 2, 1, 3):
+        wanted.update(samples.pattern(source, 8, 8, 3).tobytes())
+    assert report.pixel_digest == f"sha256:{wanted.hexdigest()}"
+    assert "pixels" in report.checks
+
+
+@pytest.mark.parametrize("window", [1, 700, 2000, 10_000])
+@pytest.mark.parametrize("layout", ["files", "packed"])
+def test_windows_of_any_size(samples, tmp_path, monkeypatch, window, layout):
+    monkeypatch.setattr(verify_module, "_WINDOW_BYTES", window)
+    path = tmp_path / "x.hello"
+    items = [
+        ImageItem(i % 2, samples.png(samples.pattern(i, *side, 3)))
+        for i, side in enumerate(
+            [(8, 8)] * 7 if layout == "packed" else [(3, i + 1) for i in range(9)]
+        )
+    ]
+    write_archive(path, samples.draft(images=ImageSet("png", items, layout)))
+    assert verify_archive(path).images == len(items)
+    data = bytearray(path.read_bytes())
+    with open_archive(path) as file:
+        for row in range(len(items)):
+            at = int(file.index.offset[row]) + 5
+            data[at] ^= 4
+            path.write_bytes(data)
+            with pytest.raises(Exception, match="E_DIGEST_MEMBER") as caught:
+                verify_archive(path)
+            assert caught.value.member == file.image_name(row)
+            data[at] ^= 4
+
+
+def test_zip_guard(samples, refusal, tmp_path):
+    path = tmp_path / "x.hello"
+    write_archive(path, samples.draft(images=samples.images(2), card="x"))
+    data = path.read_bytes()
+    manifest, sections, rest = samples.split(data)
+    sections["card"] = b"PK\5\6 is what a ZIP archive ends with"
+    error = refusal(samples.join(manifest, sections, rest))
+    assert (error.code, error.member) == ("E_CODEC", "__hello__/card")
+    assert "the end record of a ZIP archive; expected none in the last 65557 bytes" in str(error)
+    # Too far from the end for any ZIP reader, the same bytes are only text.
+    big = ImageItem(0, samples.png(samples.pattern(3, 160, 160, 3)))
+    draft = samples.draft(images=ImageSet("png", [big], "files"), card="PK\5\6")
+    write_archive(path, draft, force=True)
+    assert verify_archive(path).images == 1
+
+
+def test_trailer(everything_bytes, refusal):
+    for at in (1, 512, 1024):
+        data = bytearray(everything_bytes)
+        data[-at] = 1
+        error = refusal(bytes(data))
+        assert error.code == "E_TRAILING"
+        assert error.offset == len(data) - 1024
+
+
+def test_packed_section_digest(samples, refusal, tmp_path):
+    path = tmp_path / "x.hello"
+    write_archive(path, samples.draft(images=samples.images(4, layout="packed")))
+    manifest, sections, rest = samples.split(path.read_bytes())
+    next(s for s in manifest["sections"] if s["name"] == "pixels")["encoding"] = "none"
+    joined = samples.join(manifest, sections, rest)
+    assert joined == path.read_bytes()
+    # Every row holds, only the header of the section was changed behind its digest.
+    at = joined.rindex(b'"pixels":{"dtype"')
+    spaced = joined[:at].rfind(b"hello.pixels/1")
+    data = joined[:spaced] + b"hello.pixels/2" + joined[spaced + 14 :]
+    assert refusal(data).code == "E_TENSOR"
+
+
+def test_image_limits(samples, tmp_path):
+    path = tmp_path / "x.hello"
+    write_archive(path, samples.draft(images=samples.images(2)))
+    with pytest.raises(Exception, match="E_LIMIT_IMAGE_PIXELS"):
+        verify_archive(path, limits=Limits(image_pixels=63))
+    assert np.prod([8, 8]) == 64
+    assert verify_archive(path, limits=Limits(image_pixels=64)).images == 2
