@@ -9,6 +9,7 @@ except top-level ``x_...`` strings, which nothing interprets. The types below ar
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -592,6 +593,12 @@ def _known_only(value: Any, kind: Any) -> Any:
     return value
 
 
+@functools.cache
+def _manifest_type() -> msgspec.inspect.Type:
+    """The types of the manifest as data; evaluates our own annotations, so not once per file."""
+    return msgspec.inspect.type_info(Manifest)
+
+
 def _check_version(document: dict[str, Any]) -> int:
     """The minor version of a manifest of major version 1.
 
@@ -645,7 +652,7 @@ def parse_manifest(data: bytes) -> tuple[Manifest, dict[str, str]]:
             )
     if minor > KNOWN_MINOR:
         _check_generic(document)
-        document = _known_only(document, msgspec.inspect.type_info(Manifest))
+        document = _known_only(document, _manifest_type())
     try:
         manifest = msgspec.convert(document, Manifest)
     except msgspec.ValidationError as error:
