@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from hellofmt.student.batches import ArchiveBatches, ArrayBatches, PassSampler, ViewBatch
 from hellofmt.student.evaluate import evaluate, predict, prepare_images
-from hellofmt.student.networks import STUDENTS, ConvNet, SmallCnn, build_student
+from hellofmt.student.networks import SMALL_IMAGE_SIZE, STUDENTS, ConvNet, SmallCnn, build_student
 from hellofmt.student.recipes import RECIPES, Recipe, recipe
-from hellofmt.student.train import train_student
+from hellofmt.student.train import train_from_archive, train_student
 
 __all__ = [
     "RECIPES",
+    "SMALL_IMAGE_SIZE",
     "STUDENTS",
     "ArchiveBatches",
     "ArrayBatches",
@@ -23,5 +24,6 @@ __all__ = [
     "predict",
     "prepare_images",
     "recipe",
+    "train_from_archive",
     "train_student",
 ]

@@ -8,20 +8,34 @@ memory (``hellofmt.student.batches``), a plain ``DataLoader``, or anything that 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
+from hellofmt.loading import HelloDataset
+from hellofmt.student.batches import ArchiveBatches
+
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from torch import Tensor, nn
 
+    from hellofmt.archive import HelloFile
+    from hellofmt.projector import LoadedBase
     from hellofmt.student.batches import Batch
     from hellofmt.student.recipes import Recipe
 
-__all__ = ["learning_rate_factor", "loss_of", "optimiser_of", "train_student"]
+__all__ = [
+    "learning_rate_factor",
+    "loss_of",
+    "optimiser_of",
+    "train_from_archive",
+    "train_student",
+]
 
 _CHECK_EVERY = 64
 
@@ -133,3 +147,51 @@ def train_student(
         if on_step is not None:
             on_step(step + 1, loss.detach())
     return network
+
+
+def train_from_archive(
+    network: nn.Module,
+    source: str | os.PathLike[str] | HelloFile,
+    recipe: Recipe,
+    *,
+    steps: int,
+    seed: int = 0,
+    base: str | Path | LoadedBase | nn.Module | None = None,
+    expect: str | None = None,
+    device: str | torch.device | None = None,
+    workers: int = 0,
+    on_step: Callable[[int, Tensor], None] | None = None,
+) -> nn.Module:
+    """Train ``network`` on nothing but an archive, in place.
+
+    Args:
+        network: takes normalised images (N, 3, S, S), gives logits (N, C); trained on its device.
+        source: path of an archive, or an open one.
+        recipe: loss, labels, optimiser, schedule; without a temperature it takes the archive's.
+        steps: number of gradient steps, >= 1.
+        seed: of order and views.
+        base: base encoder, as for ``HelloDataset``; seeded and embedded bases need none.
+        expect: id the archive must have.
+        device: where labels are made; None is the CPU.
+        workers: processes that decode and make views and labels.
+        on_step: called after each step with the number of steps done and the detached loss.
+
+    Returns:
+        The same network, in train mode.
+
+    Raises:
+        HelloError: the archive is refused, or lacks what the recipe's labels need.
+        ValueError: steps < 1, or the loss is not finite.
+    """
+    dataset = HelloDataset(
+        source,
+        labels=recipe.labels,
+        temperature=recipe.temperature,
+        base=base,
+        seed=seed,
+        expect=expect,
+        device=device,
+    )
+    plan = replace(recipe, temperature=dataset.temperature)
+    batches = ArchiveBatches(dataset, plan, steps, seed, workers)
+    return train_student(network, batches, plan, steps=steps, on_step=on_step)

@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 
 from hellofmt import rng
-from hellofmt.student.batches import ArrayBatches, positions
+from hellofmt.archive import open_archive
+from hellofmt.loading import HelloDataset
+from hellofmt.student.batches import ArchiveBatches, ArrayBatches, PassSampler, positions
+from hellofmt.student.networks import build_student
+from hellofmt.student.recipes import recipe
+from hellofmt.student.train import loss_of, train_from_archive
 
 
 def test_positions_are_passes_over_shuffled_orders():
@@ -39,3 +47,67 @@ def test_unmixed_views_show_their_own_class(stripes, views):
     assert batch.hard.argmax(1).tolist() == labels[rows].tolist()
     truth = torch.from_numpy(pixels[rows]).permute(0, 3, 1, 2) / 255
     torch.testing.assert_close(batch.views, truth, rtol=0, atol=1e-6)
+
+
+def test_batches_of_an_archive_are_full_and_carry_their_epochs():
+    sampler = PassSampler(3, 5, batches=2, seed=1)
+    batches = list(sampler)
+    assert len(sampler) == len(batches) == 2
+    assert [(int(i), i.epoch) for batch in batches for i in batch] == [
+        tuple(place) for place in positions(1, 3, 0, 10).tolist()
+    ]
+    with pytest.raises(ValueError, match="rows and batch_size: expected at least 1, got 0 and 5"):
+        PassSampler(0, 5, batches=2, seed=1)
+
+
+def batches_of(archive, name, **changes):
+    plan = replace(recipe(name), batch_size=8, **changes)
+    dataset = HelloDataset(archive, labels=plan.labels, temperature=plan.temperature, seed=4)
+    return list(ArchiveBatches(dataset, plan, 2, seed=4))
+
+
+def test_every_kind_of_label_belongs_to_the_same_views(archive):
+    soft, logits, hard = (batches_of(archive, name) for name in ("kl", "hello", "hard"))
+    for a, b, c in zip(soft, logits, hard, strict=True):
+        assert a[0].shape == (8, 3, 8, 8)
+        assert torch.equal(a[0], b[0])
+        assert torch.equal(a[0], c[0])
+        torch.testing.assert_close(a[1], torch.softmax(b[1] / 3.0, dim=1))
+        torch.testing.assert_close(b[2], c[1])
+    # Six images in batches of eight: the second view of an image is another one.
+    assert not torch.equal(soft[0][0], soft[1][0])
+
+
+def test_an_archive_and_its_pixels_in_memory_give_the_same_views(archive):
+    with open_archive(archive) as file:
+        pixels = np.stack([file.decode_image(row) for row in range(len(file))])
+        labels = np.asarray(file.index.label, np.int64)
+        stream = ArrayBatches(pixels, labels, 3, file.manifest.views, 8, seed=4)
+    for k, (images, hard) in enumerate(batches_of(archive, "hard")):
+        batch = stream.batch(k)
+        torch.testing.assert_close(batch.images, images)
+        torch.testing.assert_close(batch.hard, hard)
+
+
+def test_labels_must_be_those_of_the_recipe(archive):
+    with pytest.raises(ValueError, match="recipe `hard` reads `hard`, got a data set with `soft`"):
+        ArchiveBatches(HelloDataset(archive), recipe("hard"), 1, seed=0)
+
+
+@pytest.mark.parametrize("name", ["kl", "hello", "rded", "hard"])
+def test_a_student_trains_from_a_path_alone(archive, name):
+    network = build_student("cnn", 3, 8)
+    plan = replace(recipe(name), batch_size=8)
+    losses = []
+    train_from_archive(
+        network, archive, plan, steps=3, seed=1, on_step=lambda _, loss: losses.append(float(loss))
+    )
+    assert len(losses) == 3
+    # The first loss by hand: same seed, same views, same labels, same fresh network.
+    fresh = build_student("cnn", 3, 8).to(memory_format=torch.channels_last)
+    dataset = HelloDataset(archive, labels=plan.labels, temperature=plan.temperature, seed=1)
+    plan = replace(plan, temperature=dataset.temperature)
+    images, *targets = next(iter(ArchiveBatches(dataset, plan, 1, seed=1)))
+    first = loss_of(plan, fresh(images.contiguous(memory_format=torch.channels_last)), *targets)
+    assert losses[0] == pytest.approx(float(first.detach()), rel=1e-5)
+    assert dataset.temperature == (20.0 if name == "rded" else 3.0)

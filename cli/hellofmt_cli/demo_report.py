@@ -1,0 +1,320 @@
+"""What ``hello demo`` shows: one table, one picture, one JSON document.
+
+The picture has three parts: the distilled images with the soft labels the file gives them, the
+accuracies, and the bytes. The label bars are made from the archive alone, as a reader would make
+them. Colours are from the Okabe-Ito palette, which stays distinct for colour-blind readers.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from hellofmt.loading import HelloDataset
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+__all__ = ["bytes_sentence", "draw_report", "report_text", "write_json"]
+
+_COLUMNS: Final = {
+    "hard": "hard labels",
+    "hello": "labels from the .hello file",
+    "teacher": "labels from the teacher itself",
+    "full": "all data",
+}
+_COLOURS: Final = {"hard": "#999999", "hello": "#D55E00", "teacher": "#0072B2", "full": "#555555"}
+_INK: Final = "#222222"
+
+
+def _ipcs(result: dict[str, Any]) -> list[int]:
+    return sorted(int(key.removeprefix("ipc")) for key in result["bytes"])
+
+
+def _cell(result: dict[str, Any], ipc: int, column: str) -> str:
+    mean, spread = result["accuracy"], result["spread"]
+    if column == "full":
+        return f"{mean['full']:.1f} ± {spread['full']:.1f}"
+    row = f"ipc{ipc}"
+    return f"{mean[row][column]:.1f} ± {spread[row][column]:.1f}"
+
+
+def bytes_sentence(result: dict[str, Any]) -> str:
+    """Says which is smaller here, the label function or stored labels, and from when on."""
+    first = result["bytes"][f"ipc{_ipcs(result)[0]}"]
+    payload, stored = first["payload"], first["stored_labels"]
+    if payload < stored:
+        verdict = (
+            f"Here the label function ({payload:,} bytes) is smaller than the stored labels of the"
+            f" same training ({stored:,} bytes), but only {stored / payload:.1f} times"
+        )
+    else:
+        verdict = (
+            f"Here stored labels would be SMALLER: {stored:,} bytes for the same training against"
+            f" {payload:,} bytes for the label function"
+        )
+    return (
+        f"{verdict}: with 10 classes a label is 20 bytes, and a shorter training would store less"
+        f" still. The teacher itself would be {first['teacher_float16']:,} bytes. Ten classes show"
+        " the mechanism, not the saving; with 1,000 classes and 300 epochs stored labels are"
+        " 600 MB for every image per class, while a label function does not grow with epochs."
+    )
+
+
+def report_text(result: dict[str, Any]) -> str:
+    """The table of accuracies, the bytes, and what to make of them; plain text."""
+    ipcs = _ipcs(result)
+    header = ["images per class", *_COLUMNS.values()]
+    rows = [[str(ipc), *(_cell(result, ipc, column) for column in _COLUMNS)] for ipc in ipcs]
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+
+    def line(cells: list[str]) -> str:
+        return "| " + " | ".join(c.rjust(w) for c, w in zip(cells, widths, strict=True)) + " |"
+
+    rule = "|" + "|".join("-" * (w + 1) + ":" for w in widths) + "|"
+    table = [line(header), rule, *(line(row) for row in rows)]
+    caption = (
+        f"Top-1 in percent on the {result['measured_on']} images, mean ± standard deviation over"
+        f" {len(result['seeds'])} seeds; {result['steps']} steps of {result['batch_size']} views"
+        " in every column."
+    )
+    lines = [*table, "", caption, "", "Bytes:"]
+    for ipc in ipcs:
+        account = result["bytes"][f"ipc{ipc}"]
+        parts = ", ".join(f"{name} {size:,}" for name, size in account["parts"].items())
+        stored = (
+            f"  labels stored instead  {account['stored_labels']:,} as float16 for the same"
+            f" {account['epochs']:g} epochs, + {account['view_records']:,} to say of which views"
+        )
+        lines += [f"  digits-ipc{ipc}.hello  {account['total']:,} = {parts}", stored]
+    return "\n".join([*lines, "", bytes_sentence(result)])
+
+
+def write_json(path: Path, result: dict[str, Any]) -> None:
+    """Write ``result`` as an indented JSON document.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def draw_report(out: Path, result: dict[str, Any]) -> None:
+    """Write ``report.png``: images with soft labels, accuracies, bytes.
+
+    Args:
+        out: folder of the demo, with its archives.
+        result: document of ``result.json``.
+
+    Raises:
+        OSError: a file cannot be read or written.
+        HelloError: an archive is damaged.
+    """
+    ipcs = _ipcs(result)
+    figure = Figure(figsize=(12.5, 11.5), facecolor="white")
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(
+        3,
+        2,
+        height_ratios=[3.0, 3.4, 0.9],
+        hspace=0.34,
+        wspace=0.12,
+        left=0.055,
+        right=0.975,
+        top=0.925,
+        bottom=0.06,
+    )
+    figure.suptitle(
+        "Digits, distilled: the images and the labels that one .hello file gives",
+        x=0.055,
+        y=0.975,
+        ha="left",
+        fontsize=16,
+        color=_INK,
+        weight="bold",
+    )
+    _draw_labelled(figure, grid[0, :], out, ipcs[0])
+    _draw_images(figure.add_subplot(grid[1, 0]), out, ipcs[-1])
+    _draw_accuracy(figure.add_subplot(grid[1, 1]), result)
+    _draw_bytes(figure.add_subplot(grid[2, :]), result)
+    figure.savefig(out / "report.png", dpi=110)
+
+
+def _dataset(out: Path, ipc: int) -> HelloDataset:
+    return HelloDataset(out / f"digits-ipc{ipc}.hello", labels="soft", seed=0)
+
+
+def _view_pixels(dataset: HelloDataset, image: Any) -> NDArray[np.float64]:
+    """A normalised image of the data set back as an RGB picture, (S, S, 3) in [0, 1]."""
+    mean = np.array([float(v) for v in dataset.views.mean])
+    std = np.array([float(v) for v in dataset.views.std])
+    return np.clip(image.numpy().transpose(1, 2, 0) * std + mean, 0.0, 1.0)
+
+
+def _plain(axes: Axes) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _draw_labelled(figure: Figure, place: Any, out: Path, ipc: int) -> None:
+    """One stored image per class, three of its views, and the labels of each."""
+    dataset = _dataset(out, ipc)
+    classes = len(dataset.classes)
+    firsts = [dataset.targets.index(label) for label in range(classes)]
+    passes = 3
+    frame = figure.add_subplot(place)
+    _plain(frame)
+    frame.set_title(
+        f"{ipc} image per class (top), three views of each, and the soft labels the file"
+        " computes for them",
+        loc="left",
+        fontsize=11,
+        color=_INK,
+        pad=12,
+    )
+    cells = place.subgridspec(passes + 1, 2 * classes, wspace=0.12, hspace=0.18)
+    for label, row in enumerate(firsts):
+        axes = figure.add_subplot(cells[0, 2 * label : 2 * label + 2])
+        axes.imshow(dataset.pixels(row), interpolation="nearest")
+        axes.set_title(dataset.classes[label], fontsize=9, color=_INK, pad=2)
+        _plain(axes)
+    for k in range(passes):
+        items = dataset.__getitems__(firsts)
+        for label, (image, soft) in enumerate(items):
+            picture = figure.add_subplot(cells[k + 1, 2 * label])
+            picture.imshow(_view_pixels(dataset, image), interpolation="nearest")
+            _plain(picture)
+            bars = figure.add_subplot(cells[k + 1, 2 * label + 1])
+            colours = [_COLOURS["hello"] if c == label else "#56B4E9" for c in range(classes)]
+            bars.barh(np.arange(classes), soft.numpy(), color=colours, height=0.9)
+            bars.set_xlim(0, 1)
+            bars.set_ylim(classes - 0.5, -0.5)
+            _plain(bars)
+            bars.axvline(0, color="#bbbbbb", linewidth=0.8)
+            if label == 0:
+                bars.set_yticks([0, 9], ["0", "9"], fontsize=6, color="#777777")
+                bars.tick_params(length=0, pad=1)
+
+
+def _draw_images(axes: Axes, out: Path, ipc: int) -> None:
+    """Every stored image of the larger set, one row per class."""
+    dataset = _dataset(out, ipc)
+    classes, size = len(dataset.classes), dataset.views.size
+    gap = 2
+    sheet = np.full((classes * (size + gap), ipc * (size + gap), 3), 255, np.uint8)
+    place = [0] * classes
+    for row, label in enumerate(dataset.targets):
+        top, left = label * (size + gap), place[label] * (size + gap)
+        sheet[top : top + size, left : left + size] = dataset.pixels(row)
+        place[label] += 1
+    axes.imshow(sheet, interpolation="nearest")
+    axes.set_title(
+        f"All {len(dataset)} images of digits-ipc{ipc}.hello, a row per class",
+        loc="left",
+        fontsize=11,
+        color=_INK,
+    )
+    _plain(axes)
+
+
+def _draw_accuracy(axes: Axes, result: dict[str, Any]) -> None:
+    """Accuracy by source of the labels, a group for each number of images per class."""
+    ipcs = _ipcs(result)
+    columns = ("hard", "hello", "teacher")
+    for group, ipc in enumerate(ipcs):
+        for k, column in enumerate(columns):
+            mean = result["accuracy"][f"ipc{ipc}"][column]
+            spread = result["spread"][f"ipc{ipc}"][column]
+            at = group * 4 + k
+            axes.bar(
+                at,
+                mean,
+                yerr=spread,
+                width=0.86,
+                color=_COLOURS[column],
+                capsize=4,
+                ecolor=_INK,
+                label=_COLUMNS[column] if group == 0 else None,
+            )
+            axes.text(at, mean + spread + 0.6, f"{mean:.1f}", ha="center", fontsize=10, color=_INK)
+    full = result["accuracy"]["full"]
+    axes.axhline(
+        full,
+        color=_COLOURS["full"],
+        linestyle="--",
+        linewidth=1.2,
+        label=f"all data, hard labels: {full:.1f}",
+    )
+    lowest = min(result["accuracy"][f"ipc{ipc}"][c] for ipc in ipcs for c in columns)
+    axes.set_ylim(max(0.0, 10 * np.floor((lowest - 8) / 10)), 112)
+    axes.set_yticks(np.arange(axes.get_ylim()[0], 101, 10))
+    names = [f"{ipc} image{'' if ipc == 1 else 's'} per class" for ipc in ipcs]
+    axes.set_xticks([group * 4 + 1 for group in range(len(ipcs))], names)
+    axes.set_title(
+        f"Accuracy of new networks on {result['measured_on']} images, % (axis does not start at 0)",
+        loc="left",
+        fontsize=11,
+        color=_INK,
+    )
+    axes.legend(loc="upper left", fontsize=8.5, frameon=False, ncols=2)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=_INK, length=0)
+
+
+def _draw_bytes(axes: Axes, result: dict[str, Any]) -> None:
+    """Bytes of each file by part, beside stored labels for the same training."""
+    ipcs = _ipcs(result)
+    palette = {
+        "pixels": "#009E73",
+        "label function": _COLOURS["hello"],
+        "index and classes": "#F0E442",
+        "texts": "#CC79A7",
+        "framing": "#BBBBBB",
+    }
+    names: list[str] = []
+    seen: set[str] = set()
+    for ipc in ipcs:
+        account, left = result["bytes"][f"ipc{ipc}"], 0
+        for part, size in account["parts"].items():
+            axes.barh(
+                len(names),
+                size / 1024,
+                left=left,
+                color=palette.get(part, "#888888"),
+                label=None if part in seen else part,
+            )
+            seen.add(part)
+            left += size / 1024
+        names.append(f"digits-ipc{ipc}.hello")
+    account = result["bytes"][f"ipc{ipcs[0]}"]
+    axes.barh(
+        len(names), account["stored_labels"] / 1024, color="#56B4E9", label="stored labels, float16"
+    )
+    axes.barh(
+        len(names),
+        account["view_records"] / 1024,
+        left=account["stored_labels"] / 1024,
+        color="#BFE3F7",
+        label="their view records",
+    )
+    names.append("labels stored instead")
+    axes.set_yticks(range(len(names)), names, fontsize=9)
+    axes.invert_yaxis()
+    axes.set_title(
+        "KiB. Ten classes show the mechanism, not the saving: labels this short are small",
+        loc="left",
+        fontsize=11,
+        color=_INK,
+    )
+    axes.legend(loc="lower right", fontsize=8, frameon=False, ncols=2)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=_INK, length=0)
