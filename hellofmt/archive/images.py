@@ -168,11 +168,14 @@ def parse_png_header(head: bytes) -> ImageShape:
         raise SpecError.make("E_CODEC", f"png outside the profile: {error}") from None
 
 
-def _segments(data: bytes | memoryview) -> list[tuple[int, int, int]]:
-    """Marker, begin and end of every JPEG segment; a scan includes its entropy-coded data."""
+def _segments(data: bytes | memoryview) -> list[tuple[int, int, int, int]]:
+    """Marker, begin, begin of the body and end of every JPEG segment.
+
+    A segment begins with its fill bytes; a scan ends after its entropy-coded data.
+    """
     if bytes(data[:2]) != b"\xff\xd8":
         raise _OutsideProfileError("not a JPEG file")
-    found: list[tuple[int, int, int]] = []
+    found: list[tuple[int, int, int, int]] = []
     at, end = 2, len(data)
     while at < end:
         begin = at
@@ -191,7 +194,8 @@ def _segments(data: bytes | memoryview) -> list[tuple[int, int, int]]:
             return found
         if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
             raise _OutsideProfileError(f"marker {marker:02x} outside a scan")
-        size = int.from_bytes(data[at : at + 2], "big")
+        body = at + 2
+        size = data[at] << 8 | data[at + 1] if body <= end else 0
         if size < 2 or at + size > end:
             raise _DamagedError(f"segment {marker:02x} goes past the end")
         at += size
@@ -200,7 +204,7 @@ def _segments(data: bytes | memoryview) -> list[tuple[int, int, int]]:
             if after is None:
                 break
             at = after.start()
-        found.append((marker, begin, at))
+        found.append((marker, begin, body, at))
     raise _DamagedError("cut before the end marker")
 
 
@@ -208,25 +212,20 @@ def _walk_jpeg(data: bytes | memoryview) -> ImageShape:
     """Sequential Huffman, 8 bits, 1 or 3 components, each coded in exactly one scan."""
     shape: ImageShape | None = None
     coded = components = 0
-    for marker, begin, end in _segments(data):
-        # Counted from the end of the fill bytes: marker byte, two bytes of length, then the body.
-        at = begin
-        while data[at] == 0xFF:
-            at += 1
-        body = data[at + 3 : end]
+    for marker, _, body, end in _segments(data):
         if marker in (0xC0, 0xC1):
-            if shape is not None or len(body) < 6:
+            if shape is not None or end - body < 6:
                 raise _OutsideProfileError("two frame headers, or a short one")
-            depth, height, width, components = struct.unpack(">BHHB", body[:6])
-            if depth != 8 or components not in (1, 3) or len(body) != 6 + 3 * components:
+            depth, height, width, components = struct.unpack_from(">BHHB", data, body)
+            if depth != 8 or components not in (1, 3) or end - body != 6 + 3 * components:
                 raise _OutsideProfileError(
                     f"{components} components of {depth} bits; expected 1 or 3 of 8"
                 )
             shape = ImageShape(height, width, components)
         elif marker == 0xDA:
-            if shape is None or not body or not 1 <= body[0] <= components - coded:
+            if shape is None or body == end or not 1 <= data[body] <= components - coded:
                 raise _OutsideProfileError("a component is coded in more than one scan")
-            coded += body[0]
+            coded += data[body]
         elif 0xE0 <= marker <= 0xEF or marker in (0xC4, 0xDB, 0xDD, 0xFE):
             continue
         else:
@@ -312,7 +311,7 @@ def _check_png_data(data: bytes, shape: ImageShape) -> None:
 def _without_metadata(data: bytes) -> bytes:
     """A JPEG without comments and application segments, but for JFIF and Adobe's colour flag."""
     parts = [data[:2]]
-    for marker, begin, end in _segments(data):
+    for marker, begin, _, end in _segments(data):
         if marker == 0xFE or (0xE0 <= marker <= 0xEF and marker not in (0xE0, 0xEE)):
             continue
         parts.append(data[begin:end])

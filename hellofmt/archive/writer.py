@@ -560,7 +560,7 @@ class _Plan:
                 shape = parse_image(data, codec)
             except HelloError as error:
                 raise UserInputError.make("E_DATA", f"{row.describe()}: {error}") from None
-            check_image_limits(shape, len(data), self._limits, member=row.describe())
+            check_image_limits(shape, len(data), self._limits, member=f"image {row.position}")
             yield i, row, data, shape
             if progress is not None:
                 progress(i + 1, len(self._rows))

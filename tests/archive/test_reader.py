@@ -145,7 +145,7 @@ def test_wrong_names_and_rows(everything):
 @pytest.mark.parametrize(
     ("data", "kind", "text"),
     [
-        (b"", NotHelloError, "expected the file to begin with __hello__/manifest, the file is empty"),
+        (b"", NotHelloError, "begin with __hello__/manifest, the file is empty"),
         (b"just a text\n", NotHelloError, r"E_MAGIC: .*, got just a text\\n$"),
         (b"\x1b[31m" + bytes(4000), NotHelloError, r"E_MAGIC: .*, got \\x1b\[31m"),
         (b"PK\3\4" + bytes(4000), NotHelloError, "E_MAGIC"),
