@@ -65,6 +65,7 @@ class LocalSource:
             OSError: missing, a directory, not permitted.
             HelloIOError: neither file nor directory, such as a pipe or a device (E_READ).
         """
+        self._fd = -1
         self.name = os.fspath(path)
         # Without O_NONBLOCK, opening a pipe would wait for a writer.
         self._fd = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -108,6 +109,10 @@ class LocalSource:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+    def __del__(self) -> None:
+        """A data set keeps its archive open for as long as it lives, and is never closed."""
+        self.close()
 
 
 def _regular_size(fd: int, name: str) -> int:

@@ -87,8 +87,8 @@ def _series(a: float) -> tuple[float, ...]:
     coefficients = [1.0]
     term = total = 1.0
     while term > total * 2.0**-60:
-        n = len(coefficients)
-        factor = (2.0 * a + n - 1.0) / (a + n)
+        i = len(coefficients) - 1
+        factor = (2.0 * a + i) / (a + i + 1.0)
         coefficients.append(coefficients[-1] * factor)
         term *= 0.5 * factor
         total += term

@@ -111,7 +111,12 @@ def _rules(
     )
     problems = [
         (0 < rules.scale[0] <= rules.scale[1] <= 1, "crop_scale", "0 < low <= high <= 1", scale),
-        (0 < rules.ratio[0] <= rules.ratio[1] <= 1e9, "crop_ratio", "0 < low <= high", ratio),
+        (
+            0 < rules.ratio[0] <= rules.ratio[1] <= 1e4,
+            "crop_ratio",
+            "0 < low <= high <= 10000",
+            ratio,
+        ),
         (0 <= rules.flip <= 1, "flip", "a probability", flip),
         (0 <= rules.probability <= 1, "mix_probability", "a probability", mix[2]),
         (

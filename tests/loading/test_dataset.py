@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import operator
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,6 +202,17 @@ def test_it_looks_like_a_torchvision_data_set(mixing):
         dataset[11]
     with pytest.raises(IndexError, match="index -12 is out of range"):
         dataset[-12]
+
+
+def test_a_forgotten_data_set_closes_its_file(mixing):
+    def open_files():
+        return len(list(Path("/dev/fd").iterdir()))
+
+    before = open_files()
+    for _ in range(3):
+        HelloDataset(mixing, labels="none")[0]
+    gc.collect()
+    assert open_files() == before
 
 
 class Given:
