@@ -274,8 +274,8 @@ def test_crops_lie_inside_the_image(views_of, height, width, ratio, scale, epoch
     [
         ({"crop_scale": ["0.0", "1.0"]}, "crop_scale.*0 < low <= high <= 1"),
         ({"crop_scale": ["0.5", "1.5"]}, "crop_scale.*0 < low <= high <= 1"),
-        ({"crop_ratio": ["2.0", "1.0"]}, "crop_ratio.*0 < low <= high <= 1e4"),
-        ({"crop_ratio": ["1.0", "20000.0"]}, "crop_ratio.*0 < low <= high <= 1e4"),
+        ({"crop_ratio": ["2.0", "1.0"]}, "crop_ratio.*0 < low <= high <= 10000"),
+        ({"crop_ratio": ["1.0", "20000.0"]}, "crop_ratio.*0 < low <= high <= 10000"),
         ({"flip": "1.5"}, "flip.*a probability"),
         ({"mix_probability": "-0.5"}, "mix_probability.*a probability"),
         ({"mix": "mixup", "mix_alpha": "0.0"}, "mix_alpha.*0 < alpha <= 1000"),
