@@ -192,11 +192,16 @@ def label_tile_candidates(
     """
     is_hopper = capability >= (9, 0)
     if itemsize == 4:
-        # tf32x3 keeps three products of every operand in registers.
-        block_c = min(128, max(16, _next_power_of_two(c)))
-        tiles = [LabelTile(64, block_c, 32, 4, 2), LabelTile(32, min(block_c, 64), 32, 4, 2)]
-        if block_c < c <= ROW_MAX_CLASSES:
+        # tf32x3 keeps three products of every operand in registers, so that wide tiles spill.
+        block_c = max(16, _next_power_of_two(c))
+        if c <= 128:
+            tiles = [LabelTile(64, block_c, 32, 4 if is_hopper or block_c < 128 else 8, 2)]
+        elif c <= ROW_MAX_CLASSES:
             tiles = [LabelTile(32, 256, 32, 8, 2)]
+        else:
+            tiles = [LabelTile(64, 64, 32, 4, 3)]
+            if is_hopper:
+                tiles.insert(0, LabelTile(64, 128, 32, 4, 2))
     elif c <= ROW_MAX_CLASSES:
         block_c = max(16, _next_power_of_two(c))
         tiles = [LabelTile(64, block_c, 64, 4 if is_hopper or block_c < 256 else 8, 3)]
@@ -278,19 +283,20 @@ def view_taps(extent: int, size: int, antialias: bool) -> int:
     return -(-2 * max(extent, size) // size) if antialias else 2
 
 
-def choose_view_tile(size: int, channels_last: bool) -> ViewTile:
+def choose_view_tile(size: int) -> ViewTile:
     """Tile of output pixels of one program of `views`.
+
+    Four warps leave eight neighbouring pixels to a thread, which shares the arithmetic of their
+    rows and columns: eight warps compile to half as many instructions again per value.
 
     Args:
         size: S, output pixels.
-        channels_last: memory format of the result.
 
     Returns:
         Tile of at most 32 x 32.
     """
     side = min(32, max(16, _next_power_of_two(size)))
-    # Narrow stores need the registers of twice the threads.
-    return ViewTile(side, side, 8 if channels_last and side == 32 else 4)
+    return ViewTile(side, side, 4)
 
 
 def is_autotuned() -> bool:

@@ -34,11 +34,15 @@ class Launch:
     num_warps: int
     num_stages: int
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Compiler options; fusion of a product and a sum is set, for its default is in flux."""
+        return {
+            "num_warps": self.num_warps,
+            "num_stages": self.num_stages,
+            "enable_fp_fusion": True,
+        }
+
     def run(self) -> None:
         """Launch on the current device and stream; in the interpreter, run to the end."""
-        self.kernel[self.grid](
-            **self.arguments,
-            **self.constants,
-            num_warps=self.num_warps,
-            num_stages=self.num_stages,
-        )
+        self.kernel[self.grid](**self.arguments, **self.constants, **self.options)

@@ -113,12 +113,23 @@ def _tap(
     extent,
     factor,
     packed,
+    total,
     SIZE: tl.constexpr,
     ANTIALIAS: tl.constexpr,
+    TAPS: tl.constexpr,
 ):
     """Weight of one tap of every output along an axis, and where its pixel is stored."""
-    j = _first_tap(i, length, SIZE, ANTIALIAS) + tap
-    weight = _tap_weight(i, j, length, SIZE, ANTIALIAS)
+    if TAPS == 2:
+        # The filter spans two pixels and the weights sum to 2S, but where one is cut off.
+        numerator = tl.maximum((2 * i + 1) * length - SIZE, 0)
+        first = numerator // (2 * SIZE)
+        j = first + tap
+        second = (numerator % (2 * SIZE)).to(tl.float32) * (0.5 / SIZE)
+        second = tl.where(first + 1 < length, second, 0.0)
+        weight = tl.where(tap == 0, 1.0 - second, second)
+    else:
+        j = _first_tap(i, length, SIZE, ANTIALIAS) + tap
+        weight = tl.div_rn(_tap_weight(i, j, length, SIZE, ANTIALIAS), total)
     return weight, _stored(start + tl.minimum(j, length - 1), extent, factor, packed)
 
 
@@ -129,12 +140,13 @@ def _total_weight(
     SIZE: tl.constexpr,
     ANTIALIAS: tl.constexpr,
     TAPS: tl.constexpr,
-    UNROLL: tl.constexpr,
 ):
-    first = _first_tap(i, length, SIZE, ANTIALIAS)
+    """Sum of the weights of every output; two taps need none."""
     total = tl.zeros_like(i).to(tl.float32)
-    for tap in tl.range(0, TAPS, loop_unroll_factor=UNROLL):
-        total += _tap_weight(i, first + tap, length, SIZE, ANTIALIAS)
+    if TAPS > 2:
+        first = _first_tap(i, length, SIZE, ANTIALIAS)
+        for tap in range(TAPS):
+            total += _tap_weight(i, first + tap, length, SIZE, ANTIALIAS)
     return total
 
 
@@ -220,25 +232,45 @@ def _views_kernel(
         flip = tl.load(crop_ptr + 5)
         image_ptr = images_ptr + image * (height * width * 3)
         x_of = tl.where(flip > 0, SIZE - 1 - x_in, x_in)
-        total_y = _total_weight(y_in, crop_height, SIZE, ANTIALIAS, TAPS_Y, UNROLL_Y)
-        total_x = _total_weight(x_of, crop_width, SIZE, ANTIALIAS, TAPS_X, UNROLL_X)
+        total_y = _total_weight(y_in, crop_height, SIZE, ANTIALIAS, TAPS_Y)
+        total_x = _total_weight(x_of, crop_width, SIZE, ANTIALIAS, TAPS_X)
         full_red = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
         full_green = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
         full_blue = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
         for tap_y in tl.range(0, TAPS_Y, loop_unroll_factor=UNROLL_Y):
             weight_y, line = _tap(
-                y_in, tap_y, top, crop_height, height, factor, packed_y, SIZE, ANTIALIAS
+                y_in,
+                tap_y,
+                top,
+                crop_height,
+                height,
+                factor,
+                packed_y,
+                total_y,
+                SIZE,
+                ANTIALIAS,
+                TAPS_Y,
             )
-            weight_y = tl.div_rn(weight_y, total_y)[:, None]
+            weight_y = weight_y[:, None]
             line_ptr = image_ptr + (line * (3 * width))[:, None]
             half_red = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
             half_green = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
             half_blue = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
             for tap_x in tl.range(0, TAPS_X, loop_unroll_factor=UNROLL_X):
                 weight_x, column = _tap(
-                    x_of, tap_x, left, crop_width, width, factor, packed_x, SIZE, ANTIALIAS
+                    x_of,
+                    tap_x,
+                    left,
+                    crop_width,
+                    width,
+                    factor,
+                    packed_x,
+                    total_x,
+                    SIZE,
+                    ANTIALIAS,
+                    TAPS_X,
                 )
-                weight_x = tl.div_rn(weight_x, total_x)[None, :]
+                weight_x = weight_x[None, :]
                 at = line_ptr + (3 * column)[None, :]
                 half_red += weight_x * tl.load(at).to(tl.float32)
                 half_green += weight_x * tl.load(at + 1).to(tl.float32)
@@ -293,7 +325,7 @@ def plan(
     # With one channel's stride of 1 the layout is channels_last, whatever the size is.
     is_channels_last = out.stride(1) == 1
     if tile is None:
-        tile = config.choose_view_tile(size, is_channels_last)
+        tile = config.choose_view_tile(size)
     taps_y = config.view_taps(height, size, antialias)
     taps_x = config.view_taps(width, size, antialias)
     tiles = triton.cdiv(size, tile.block_y) * triton.cdiv(size, tile.block_x)
