@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from hellofmt.archive import UNSET, encode_image, manifest_bytes
+from hellofmt.archive import UNSET, encode_image
 from hellofmt.errors import UserInputError, printable
 from hellofmt_cli.output import limit_option, opened, shown_path
 
@@ -53,7 +53,7 @@ def _read(archive: HelloFile, member: str) -> tuple[bytes, bool]:
     """Bytes of a member, and whether they are text."""
     section = member.removeprefix("__hello__/")
     if section == "manifest":
-        return manifest_bytes(archive.manifest, archive.extras), True
+        return archive.manifest_bytes, True
     if section == "id":
         return f"{archive.id.removeprefix('sha256:')}\n".encode(), True
     if archive.has_section(section):

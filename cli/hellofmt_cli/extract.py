@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hellofmt.archive import UNSET, manifest_bytes, open_archive, verify_archive
+from hellofmt.archive import UNSET, open_archive, verify_archive
 from hellofmt.errors import HelloIOError, printable
 from hellofmt_cli.cat import image_bytes
 from hellofmt_cli.output import (
@@ -77,7 +77,7 @@ def _refuse_existing(target: Path) -> None:
 
 def _members(archive: HelloFile) -> Iterator[tuple[str, bytes]]:
     """Every file to write: (relative name, bytes), verified."""
-    yield "__hello__/manifest", manifest_bytes(archive.manifest, archive.extras)
+    yield "__hello__/manifest", archive.manifest_bytes
     yield "__hello__/id", f"{archive.id.removeprefix('sha256:')}\n".encode()
     for section in archive.manifest.sections:
         if section.name != "pixels":

@@ -231,6 +231,11 @@ class HelloFile:
         ]
 
     @property
+    def manifest_bytes(self) -> bytes:
+        """The manifest as it is stored, with the keys of a newer version that this one ignores."""
+        return self._manifest_bytes
+
+    @property
     def content_id(self) -> str:
         """What stays equal when a file is only compressed anew; never a pin."""
         return content_id(self._manifest_bytes)
