@@ -213,7 +213,15 @@ def test_jpeg_that_is_fine():
         assert decode_image(data, "jpeg", Limits()).shape[0] == side
 
 
-def test_jpeg_metadata_does_not_reach_the_decoder():
+def test_jpeg_metadata_does_not_reach_the_decoder(monkeypatch):
+    seen = []
+    opened = Image.open
+
+    def spy(file, **options):
+        seen.append(file.getvalue())
+        return opened(file, **options)
+
+    monkeypatch.setattr(Image, "open", spy)
     exif = Image.Exif()
     exif[0x0112] = 6
     rotated = saved("JPEG", exif=exif, comment=b"hello")
@@ -222,6 +230,9 @@ def test_jpeg_metadata_does_not_reach_the_decoder():
     assert (decode_image(rotated, "jpeg", Limits()) == plain).all()
     broken = with_segment(0xE1, b"Exif\0\0" + b"\xff" * 40)
     assert (decode_image(broken, "jpeg", Limits()) == plain).all()
+    # JFIF is kept, for it tells the colour model; the rest is the same file each time.
+    assert seen == [JPEG] * 3
+    assert b"JFIF" in JPEG
 
 
 def test_jpeg_that_does_not_decode():
