@@ -1,0 +1,84 @@
+"""The kernels on a device: the same comparisons as in the interpreter, and what only a GPU has."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hellofmt_kernels import algorithm, reference, soft_label_kl, soft_labels, views
+
+pytestmark = pytest.mark.gpu
+
+
+def head(n, c, d, dtype):
+    g = torch.Generator().manual_seed(0)
+    x = torch.nn.functional.normalize(torch.randn(n, d, generator=g), dim=1)
+    w = torch.nn.functional.normalize(torch.randn(c, d, generator=g), dim=1)
+    return x.to(dtype).cuda(), w.to(dtype).cuda(), torch.randn(c, generator=g).cuda()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("n", [1, 7, 33, 1024])
+@pytest.mark.parametrize(("c", "d"), [(10, 40), (130, 72), (257, 96), (1000, 768), (21841, 512)])
+@pytest.mark.parametrize("epilogue", ["softmax", "logits"])
+def test_labels_equal_float64(dtype, n, c, d, epilogue):
+    x, w, bias = head(n, c, d, dtype)
+    assert algorithm(n, d, c, x.device, dtype) == ("row" if c <= 256 else "stats")
+    want = reference.soft_labels(x.double(), w.double(), bias, 100.0, 2.0, None, epilogue)
+    got = soft_labels(x, w, bias, 100.0, 2.0, epilogue=epilogue)
+    z = 100.0 * (x @ w.T) + bias.to(dtype)
+    theirs = torch.softmax(z / 2.0, dim=1) if epilogue == "softmax" else z
+    limit = 2 * (theirs.double() - want).abs().max() + 1e-6
+    assert (got.double() - want).abs().max() <= limit
+
+
+@pytest.mark.parametrize(("c", "d"), [(10, 40), (1000, 768), (21841, 512)])
+def test_loss_equals_float64(c, d):
+    x, w, bias = head(700, c, d, torch.float16)
+    student = torch.randn(700, c, device="cuda", requires_grad=True)
+    want, gradient = reference.soft_label_kl(
+        x.double(), w.double(), bias, 50.0, 2.0, student.detach().double(), 2.0
+    )
+    loss = soft_label_kl(x, w, bias, 50.0, 2.0, student, 2.0)
+    loss.sum().backward()
+    assert (loss - want).abs().max() < 2e-3
+    assert (student.grad - gradient).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(("stored", "size"), [(32, 32), (40, 33), (64, 24)])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_views_equal_float64(stored, size, channels_last, make_random_rows):
+    g = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (5, stored, stored, 3), generator=g, dtype=torch.uint8)
+    rows = make_random_rows(64, 5, stored, stored, size)
+    want = reference.views(images, rows, size, out_dtype=torch.float64)
+    for where in (rows, rows.cuda()):
+        got = views(images.cuda(), where, size, channels_last=channels_last).cpu()
+        assert (got - want).abs().max() < 2e-6
+
+
+def test_an_identity_crop_is_bit_equal_to_the_pixels(make_plain_rows):
+    images = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(1, 16, 16, 3)
+    got = views(images.cuda(), make_plain_rows(1, 16, 16), 16).cpu()
+    assert got.equal(images.permute(0, 3, 1, 2) / 255)
+
+
+def test_the_named_kernels_run(make_plain_rows):
+    x, w, bias = head(64, 1000, 512, torch.float16)
+    images, rows = torch.zeros(1, 8, 8, 3, dtype=torch.uint8).cuda(), make_plain_rows(2, 8, 8)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        soft_labels(x, w, bias, 100.0, 1.0)
+        views(images, rows, 8)
+    names = " ".join(event.key for event in profile.key_averages())
+    assert "_labels_fwd_kernel" in names
+    assert "_views_kernel" in names
+
+
+def test_labels_replay_in_a_graph():
+    x, w, bias = head(64, 1000, 512, torch.float16)
+    want = soft_labels(x, w, bias, 100.0, 1.0)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = soft_labels(x, w, bias, 100.0, 1.0)
+    graph.replay()
+    assert got.equal(want)
