@@ -1,0 +1,298 @@
+"""Times of the label, loss and view operators beside what one would write without them.
+
+On a CPU: the operators against eager torch and against torchvision one sample at a time. On a
+CUDA device also: Triton against torch.compile with float32 logits, replayed from a CUDA graph so
+that dispatch is apart, with the floor that arithmetic and memory set beside. Every row first
+checks that the rivals agree; no time is reported for a wrong answer.
+
+    python benchmarks/kernels.py --out benchmarks/results/kernels-cpu
+
+prints a table and JSON, and writes both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torchvision.transforms.v2 import functional
+
+from hellofmt_kernels import WEIGHT_ONE, ViewColumn, algorithm, soft_label_kl, soft_labels, views
+
+SCALE, TEMPERATURE = 100.0, 2.0
+
+# One H200, measured: dense half-precision GEMM and copy. Floors are for it alone.
+FLOP_PER_S, BYTES_PER_S = 790e12, 4.3e12
+
+
+def time_cpu(call, repeats=15):
+    """Median seconds of a call, after one that warms up.
+
+    With one thread, of that thread's own time: other work on the machine then counts for little.
+    """
+    now = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    call()
+    times = []
+    for _ in range(repeats):
+        start = now()
+        call()
+        times.append(now() - start)
+    return statistics.median(times)
+
+
+def time_graph(call, inner=20, repeats=15):
+    """Median seconds of a call on a CUDA device, replayed from a graph of several calls."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(inner):
+            call()
+    times = []
+    for _ in range(repeats):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) / 1000 / inner)
+    return statistics.median(times)
+
+
+def head(n, c, d, dtype, device):
+    g = torch.Generator().manual_seed(0)
+    x = torch.nn.functional.normalize(torch.randn(n, d, generator=g), dim=1)
+    w = torch.nn.functional.normalize(torch.randn(c, d, generator=g), dim=1)
+    return x.to(device, dtype), w.to(device, dtype), torch.randn(c, generator=g).to(device)
+
+
+def eager_labels(x, w, bias):
+    z = torch.nn.functional.linear(x, w) * SCALE + bias.to(x.dtype)
+    return torch.softmax(z / TEMPERATURE, dim=1)
+
+
+def wide_labels(x, w, bias):
+    """The strongest rival: float32 logits out of a half-precision GEMM, the rest fused."""
+    z = torch.mm(x, w.T, out_dtype=torch.float32) if x.dtype != torch.float32 else x @ w.T
+    return torch.softmax((z * SCALE + bias) / TEMPERATURE, dim=1).to(x.dtype)
+
+
+def row(what, shape, milliseconds, agree, **more):
+    return {"what": what, "shape": shape, "ms": milliseconds, "difference": agree} | more
+
+
+def label_rows(device, is_cuda):
+    clock = time_graph if is_cuda else time_cpu
+    shapes = [(128, 512, 10), (128, 1024, 100), (128, 512, 1000)]
+    if is_cuda:
+        shapes = [(1024, 768, 100), (1024, 768, 1000), (1024, 768, 21841)]
+    dtypes = [torch.float16, torch.bfloat16] if is_cuda else [torch.float32, torch.bfloat16]
+    for n, d, c in shapes:
+        for dtype in dtypes:
+            x, w, bias = head(n, c, d, dtype, device)
+            rivals = {
+                "hellofmt": lambda x=x, w=w, b=bias: soft_labels(x, w, b, SCALE, TEMPERATURE),
+                "eager torch": lambda x=x, w=w, b=bias: eager_labels(x, w, b),
+            }
+            more = {"algorithm": algorithm(n, d, c, device, dtype)}
+            if is_cuda:
+                compiled = torch.compile(wide_labels, mode="max-autotune-no-cudagraphs")
+                rivals["torch.compile"] = lambda x=x, w=w, b=bias, f=compiled: f(x, w, b)
+                moved = (n * d + c * d + n * c) * x.element_size()
+                floor = max(2 * n * c * d / FLOP_PER_S, moved / BYTES_PER_S)
+                more["floor_ms"] = floor * 1000
+            exact = torch.softmax(
+                (SCALE * x.double() @ w.double().T + bias.double()) / TEMPERATURE, dim=1
+            )
+            difference = {k: (f().double() - exact).abs().max().item() for k, f in rivals.items()}
+            if difference["hellofmt"] > 2e-2:
+                raise SystemExit(f"labels {n}x{d}x{c} {dtype}: wrong by {difference['hellofmt']}")
+            times = {name: clock(call) * 1000 for name, call in rivals.items()}
+            shape = f"{n}x{d}x{c} {str(dtype).removeprefix('torch.')}"
+            yield row("soft labels", shape, times, difference, **more)
+
+
+def loss_rows(device, is_cuda):
+    clock = time_graph if is_cuda else time_cpu
+    for n, d, c in [(1024, 768, 1000), (1024, 768, 21841)] if is_cuda else [(128, 512, 1000)]:
+        dtype = torch.float16 if is_cuda else torch.float32
+        x, w, bias = head(n, c, d, dtype, device)
+        student = torch.randn(n, c, device=device).to(dtype).requires_grad_()
+
+        def ours(x=x, w=w, bias=bias, student=student):
+            loss = soft_label_kl(x, w, bias, SCALE, TEMPERATURE, student).mean()
+            return loss, torch.autograd.grad(loss, student)[0]
+
+        def eager(x=x, w=w, bias=bias, student=student):
+            p = wide_labels(x, w, bias).float() if x.is_cuda else eager_labels(x, w, bias)
+            q = torch.log_softmax(student.float(), dim=1)
+            loss = torch.nn.functional.kl_div(q, p, reduction="batchmean")
+            return loss, torch.autograd.grad(loss, student)[0]
+
+        difference = abs(ours()[0].item() - eager()[0].item())
+        if difference > 1e-2:
+            raise SystemExit(f"loss {n}x{d}x{c}: differs by {difference}")
+        times = {"hellofmt": clock(ours) * 1000, "eager torch": clock(eager) * 1000}
+        yield row("loss and gradient", f"{n}x{d}x{c}", times, {"eager torch": difference})
+
+
+def view_table(count, images, side, is_mixed):
+    g = torch.Generator().manual_seed(0)
+    rows = torch.zeros(count, 20, dtype=torch.int32)
+    for first in (ViewColumn.IMAGE, ViewColumn.PARTNER_IMAGE):
+        # Areas from a quarter of the image up, as RandomResizedCrop(0.25) draws them.
+        height = torch.randint(side // 2, side + 1, (count,), generator=g)
+        width = torch.randint(side // 2, side + 1, (count,), generator=g)
+        rows[:, first] = torch.randint(0, images, (count,), generator=g)
+        rows[:, first + 1] = torch.randint(0, 1 << 30, (count,), generator=g) % (side - height + 1)
+        rows[:, first + 2] = torch.randint(0, 1 << 30, (count,), generator=g) % (side - width + 1)
+        rows[:, first + 3], rows[:, first + 4] = height, width
+        rows[:, first + 5] = torch.randint(0, 2, (count,), generator=g)
+    rows[:, ViewColumn.WEIGHT] = WEIGHT_ONE
+    if is_mixed:
+        rows[:, ViewColumn.Y1] = rows[:, ViewColumn.X1] = side // 2
+    return rows
+
+
+def one_by_one(images, rows, size, mean, std):
+    out = []
+    for values in rows.tolist():
+        pair = []
+        for first in (0, 6):
+            y0, x0, y1, x1 = values[12:16]
+            if first and (y0 >= y1 or x0 >= x1):
+                continue
+            image, top, left, height, width, flip = values[first : first + 6]
+            view = functional.to_dtype(images[image].permute(2, 0, 1), torch.float32, scale=True)
+            view = functional.resized_crop(view, top, left, height, width, [size, size])
+            pair.append(functional.horizontal_flip(view) if flip else view)
+        if len(pair) == 2:
+            pair[0][:, y0:y1, x0:x1] = pair[1][:, y0:y1, x0:x1]
+        out.append(functional.normalize(pair[0], mean, std))
+    return torch.stack(out)
+
+
+def view_rows(device, is_cuda):
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    for side in (32, 64, 224) if is_cuda else (16, 32, 64, 224):
+        for is_mixed in (False, True):
+            count = 1024 if is_cuda else 128 if side < 100 else 16
+            g = torch.Generator().manual_seed(0)
+            images = torch.randint(0, 256, (50, side, side, 3), generator=g, dtype=torch.uint8)
+            images = images.to(device)
+            rows = view_table(count, 50, side, is_mixed)
+
+            def ours(images=images, rows=rows, side=side):
+                return views(images, rows, side, mean=mean, std=std)
+
+            def theirs(images=images, rows=rows, side=side):
+                return one_by_one(images, rows, side, mean, std)
+
+            difference = (ours() - theirs()).abs().max().item()
+            if difference > 1e-3:
+                raise SystemExit(f"views {side} px: differ by {difference}")
+            on_device = rows.to(device)
+
+            def resident(images=images, rows=on_device, side=side):
+                return views(images, rows, side, mean=mean, std=std, out_dtype=torch.float16)
+
+            # A loop of launches, one sample at a time, is bound by the host: no graph for it.
+            times = {
+                "hellofmt": (time_graph(resident) if is_cuda else time_cpu(ours)) * 1000,
+                "torchvision, one by one": time_cpu(
+                    (lambda f=theirs: (f(), torch.cuda.synchronize())) if is_cuda else theirs, 5
+                )
+                * 1000,
+            }
+            more = {}
+            if is_cuda:
+                more["floor_ms"] = count * side * side * 3 * (1 + 2) / BYTES_PER_S * 1000
+            shape = f"{count} x {side} px{', CutMix' if is_mixed else ''}"
+            yield row("views", shape, times, {"torchvision": difference}, **more)
+
+
+def device_facts(is_cuda):
+    if is_cuda:
+        name = torch.cuda.get_device_name()
+    else:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+        name = models[0] if models else platform.processor()
+    packages = ("torch", "torchvision", "triton", "numpy")
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {package: version(package) for package in packages},
+    }
+
+
+def table(result):
+    facts = result["facts"]
+    versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
+    lines = [
+        "# Kernels: times",
+        "",
+        f"{facts['device']}, {facts['threads']} thread(s), Python {facts['python']}, {versions}.",
+        "Medians, milliseconds per call; with one thread, of that thread's own time.",
+        "",
+    ]
+    if not result["is_cuda"]:
+        lines += ["Run times on a GPU are unmeasured.", ""]
+    lines += [
+        "| what | shape | hellofmt | rival | times faster |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for one in result["rows"]:
+        ours = one["ms"]["hellofmt"]
+        for rival, time_ms in one["ms"].items():
+            if rival != "hellofmt":
+                lines.append(
+                    f"| {one['what']} | {one['shape']} | {ours:.3f} | {rival}: {time_ms:.3f} "
+                    f"| {time_ms / ours:.2f} |"
+                )
+        if "floor_ms" in one:
+            lines.append(
+                f"| {one['what']} | {one['shape']} | {ours:.3f} | floor: {one['floor_ms']:.3f} "
+                f"| {one['floor_ms'] / ours:.2f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU")
+    parser.add_argument("--out", type=Path, help="write OUT.json and OUT.md")
+    options = parser.parse_args()
+    is_cuda = options.device.startswith("cuda")
+    if not is_cuda:
+        torch.set_num_threads(options.threads)
+    rows = []
+    for part in (label_rows, loss_rows, view_rows):
+        for one in part(torch.device(options.device), is_cuda):
+            sys.stderr.write(f"{one['what']} {one['shape']}: {one['ms']}\n")
+            rows.append(one)
+    result = {"facts": device_facts(is_cuda), "is_cuda": is_cuda, "rows": rows}
+    text = table(result)
+    print(json.dumps(result, indent=1))
+    print(text)
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+        options.out.with_suffix(".md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
