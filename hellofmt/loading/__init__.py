@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from hellofmt.loading.dataset import HelloDataset
+from hellofmt.loading.pixels import normalise, render
 from hellofmt.loading.sampler import EpochIndex, HelloSampler
 from hellofmt.loading.soft import SoftBatches, soft_batches
 from hellofmt.loading.views import (
     mixed_labels,
-    normalise,
     partners,
     plain_table,
-    render,
     view_table,
 )
 

@@ -32,13 +32,12 @@ from torch.utils.data import Dataset
 from hellofmt.archive.manifest import UNSET, decimal_value
 from hellofmt.archive.reader import HelloFile, open_archive
 from hellofmt.errors import TrustError, UserInputError, printable
+from hellofmt.loading.pixels import normalise_, render
 from hellofmt.loading.sampler import EpochIndex
 from hellofmt.loading.views import (
     mixed_labels,
-    normalise,
     partners,
     plain_table,
-    render,
     view_table,
 )
 from hellofmt.projector.labeler import Labeler, refuse_fork
@@ -426,7 +425,7 @@ class HelloDataset(Dataset[Any]):
         elif self.labels == "none":
             images = list(views)
         else:
-            images = list(normalise(views, self.views))
+            images = list(normalise_(views, self.views))
         if labels is None:
             return images
         if self.target_transform is not None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hellofmt.errors import UserInputError
 from hellofmt.loading.dataset import HelloDataset
+from hellofmt.loading.pixels import normalise
 from hellofmt.loading.sampler import HelloSampler
-from hellofmt.loading.views import normalise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -1,11 +1,11 @@
 """Views: which part of which image, mixed with what, as a pure function of (seed, epoch, index).
 
-``view_table`` decides, in integers; ``render`` makes the pixels; ``mixed_labels`` reads the mixing
-back out of the table. A row of the table depends on its own coordinates and on nothing else: not on
-the rest of the batch, the worker, the rank or earlier rows. So every quantity is drawn from a
-numbered word (below) and never "until it fits": all ten tries of a random resized crop have their
-own words whether they are needed or not. float64 and only operations that every machine rounds
-alike (``hellofmt.loading.exact``), so the table is bit-identical everywhere.
+``view_table`` decides, in integers; ``hellofmt.loading.pixels`` makes the pixels; ``mixed_labels``
+reads the mixing back out of the table. A row of the table depends on its own coordinates and on
+nothing else: not on the rest of the batch, the worker, the rank or earlier rows. So every quantity
+is drawn from a numbered word (below) and never "until it fits": all ten tries of a random resized
+crop have their own words whether they are needed or not. float64 and only operations that every
+machine rounds alike (``hellofmt.loading.exact``), so the table is bit-identical everywhere.
 
 ==============  ====  ==========================================================================
 stream          word  use
@@ -29,26 +29,19 @@ that it has itself in this epoch; its own mixing is ignored and it takes the row
 row that is not mixed, or whose box or weight leaves nothing of the partner, has its own columns as
 partner.
 
-``render`` makes one view at a time. ``hellofmt_kernels.views`` computes a batch in two matrix
-products, on a CPU 2 to 3 times faster at 16 pixels and 2 times slower at 224; but the size of those
-products, and with it the rounding of a view's last bit, depends on the rest of the batch. A data
-set's pixels must not.
-
 Rejected: mixing inside the batch, as in CutMix's own code. It saves a second decode, which the
 cache of decoded images saves too, and would make a label depend on who else is in the batch.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from hellofmt.errors import UserInputError
 from hellofmt.loading.exact import MAX_BETA, beta_quantile, exp, log
@@ -56,14 +49,14 @@ from hellofmt.rng import Stream, below, uniform, words
 from hellofmt_kernels.view_row import MAX_SHUFFLE_FACTOR, VIEW_COLUMNS, WEIGHT_ONE, ViewColumn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
 
     from hellofmt.archive.manifest import Views
 
-__all__ = ["mixed_labels", "normalise", "partners", "plain_table", "render", "view_table"]
+__all__ = ["mixed_labels", "partners", "plain_table", "view_table"]
 
 _TRIES = 10
 _FLIP, _TOP, _LEFT, _PERMUTATION, _FIRST_TRY = 0, 1, 2, 3, 4
@@ -352,111 +345,6 @@ def plain_table(
     table[:, ViewColumn.WEIGHT] = WEIGHT_ONE
     table[:, ViewColumn.SHUFFLE] = 1
     return table
-
-
-@lru_cache(maxsize=8)
-def _permutations(factor: int) -> tuple[tuple[int, ...], ...]:
-    return tuple(itertools.permutations(range(factor)))
-
-
-def _source_lines(length: int, factor: int, rank: int) -> NDArray[np.int64]:
-    """Old line at each place when ``factor`` cells are permuted; a remainder stays at the end."""
-    cell = length // factor
-    order = np.array(_permutations(factor)[rank], np.int64)
-    moved = (order[:, None] * cell + np.arange(cell)).ravel()
-    return np.concatenate([moved, np.arange(factor * cell, length)])
-
-
-def _shuffled(image: NDArray[np.uint8], factor: int, number: int) -> NDArray[np.uint8]:
-    column_rank, row_rank = divmod(number, math.factorial(factor))
-    rows = _source_lines(image.shape[0], factor, row_rank)
-    columns = _source_lines(image.shape[1], factor, column_rank)
-    return image[rows][:, columns]
-
-
-def _render_one(
-    image: NDArray[np.uint8], crop: Sequence[int], shuffle: tuple[int, int], views: Views
-) -> Tensor:
-    """(3, S, S) float32: one image's part of a view, before mixing."""
-    top, left, height, width, flip = crop
-    if shuffle[0] > 1:
-        image = _shuffled(image, *shuffle)
-    part = image[top : top + height, left : left + width]
-    # Left in its own memory order, which torch resizes as fast as planes and need not be copied to.
-    values = np.divide(part, np.float32(255.0), dtype=np.float32)
-    pixels = torch.from_numpy(values).permute(2, 0, 1)
-    side = (views.size, views.size)
-    if views.interpolation == "nearest":
-        view = functional.interpolate(pixels[None], side, mode="nearest-exact")[0]
-    else:
-        view = functional.interpolate(
-            pixels[None], side, mode=views.interpolation, antialias=views.antialias
-        )[0]
-    return view.flip(-1) if flip else view
-
-
-def render(
-    images: Sequence[NDArray[np.uint8]] | Mapping[int, NDArray[np.uint8]],
-    table: NDArray[np.integer],
-    views: Views,
-) -> Tensor:
-    """Pixels of the views that ``table`` describes, as the labeler takes them: not normalised.
-
-    Per view: stored image / 255, patches shuffled (columns, then rows; lines left over by the
-    division stay in place), cropped and resized to S x S with float weights, flipped, then
-    the partner's view pasted inside the box or blended by the weight. Neighbours clamp to the crop.
-    ``nearest`` takes the pixel under each output centre; ``bicubic`` is clamped to [0, 1].
-    torchvision's functional transforms give the same to 1e-6.
-
-    Args:
-        images: image of each data set row that the table names, uint8 (H, W, 3).
-        table: (N, 20) as from ``view_table``.
-        views: size, interpolation and antialias are read.
-
-    Returns:
-        float32 (N, 3, S, S) in [0, 1], on the CPU. A view has the same bits in every batch.
-    """
-    out = torch.empty((len(table), 3, views.size, views.size), dtype=torch.float32)
-    for target, row in zip(out, cast("list[list[int]]", table.tolist()), strict=True):
-        shuffle = (row[ViewColumn.SHUFFLE], row[ViewColumn.PERMUTATION])
-        own, other = row[_OWN], row[_OTHER]
-        y0, x0, y1, x1 = row[_BOX]
-        weight = row[ViewColumn.WEIGHT]
-        target.copy_(_render_one(images[own[0]], own[1:], shuffle, views))
-        if weight < WEIGHT_ONE or (y0 < y1 and x0 < x1):
-            partner = _render_one(images[other[0]], other[1:], shuffle, views)
-            if weight < WEIGHT_ONE:
-                share = weight / WEIGHT_ONE
-                target.mul_(share).add_(partner, alpha=1.0 - share)
-            target[:, y0:y1, x0:x1] = partner[:, y0:y1, x0:x1]
-    # Bicubic weights are negative in places and overshoot at edges.
-    return out.clamp_(0.0, 1.0) if views.interpolation == "bicubic" else out
-
-
-def normalise(batch: Tensor, views: Views) -> Tensor:
-    """(batch - mean) / std of ``views``, per channel: what a student is given.
-
-    Args:
-        batch: (..., 3, S, S) floating point in [0, 1], any device.
-        views: mean and std are read.
-
-    Returns:
-        A new tensor of the same shape, dtype and device.
-    """
-    mean, std = _affine(tuple(views.mean), tuple(views.std))
-    shape = (3, 1, 1)
-    m = torch.tensor(mean, dtype=batch.dtype, device=batch.device).view(shape)
-    s = torch.tensor(std, dtype=batch.dtype, device=batch.device).view(shape)
-    return (batch - m) / s
-
-
-@lru_cache(maxsize=64)
-def _affine(mean: tuple[str, ...], std: tuple[str, ...]) -> tuple[list[float], list[float]]:
-    values = [float(v) for v in std]
-    if not all(v > 0 for v in values):
-        text = f"`views.std` is out of range; expected numbers > 0, got {std}"
-        raise UserInputError.make("E_OPTION", text)
-    return [float(v) for v in mean], values
 
 
 def mixed_labels(
