@@ -118,32 +118,28 @@ def draw_report(out: Path, result: dict[str, Any]) -> None:
         HelloError: an archive is damaged.
     """
     ipcs = _ipcs(result)
-    figure = Figure(figsize=(12.5, 11.5), facecolor="white")
+    figure = Figure(figsize=(12.5, 11.0), facecolor="white")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(
-        3,
-        2,
-        height_ratios=[3.0, 3.4, 0.9],
-        hspace=0.34,
-        wspace=0.12,
-        left=0.055,
-        right=0.975,
-        top=0.925,
-        bottom=0.06,
-    )
+    left, right = 0.04, 0.975
     figure.suptitle(
         "Digits, distilled: the images and the labels that one .hello file gives",
-        x=0.055,
-        y=0.975,
+        x=left,
+        y=0.98,
         ha="left",
         fontsize=16,
         color=_INK,
         weight="bold",
     )
-    _draw_labelled(figure, grid[0, :], out, ipcs[0])
-    _draw_images(figure.add_subplot(grid[1, 0]), out, ipcs[-1])
-    _draw_accuracy(figure.add_subplot(grid[1, 1]), result)
-    _draw_bytes(figure.add_subplot(grid[2, :]), result)
+    top = figure.add_gridspec(1, 1, left=left, right=right, top=0.895, bottom=0.575)
+    _draw_labelled(figure, top[0, 0], out, ipcs[0])
+    middle = figure.add_gridspec(
+        1, 2, left=left, right=right, top=0.52, bottom=0.19, wspace=0.06, width_ratios=[2, 3]
+    )
+    _draw_images(figure.add_subplot(middle[0, 0]), out, ipcs[-1])
+    _draw_accuracy(figure.add_subplot(middle[0, 1]), result)
+    # The names of the files stand left of these bars.
+    bottom = figure.add_gridspec(1, 1, left=0.15, right=right, top=0.13, bottom=0.055)
+    _draw_bytes(figure.add_subplot(bottom[0, 0]), result)
     figure.savefig(out / "report.png", dpi=110)
 
 
@@ -174,12 +170,13 @@ def _draw_labelled(figure: Figure, place: Any, out: Path, ipc: int) -> None:
     frame = figure.add_subplot(place)
     _plain(frame)
     frame.set_title(
-        f"{ipc} image per class (top), three views of each, and the soft labels the file"
-        " computes for them",
+        f"{ipc} image per class (top), three of its views, and the soft labels that the file"
+        " computes for them\n(orange: the image's own class; views are crops, about half of them"
+        " with a box from another image)",
         loc="left",
         fontsize=11,
         color=_INK,
-        pad=12,
+        pad=15,
     )
     cells = place.subgridspec(passes + 1, 2 * classes, wspace=0.12, hspace=0.18)
     for label, row in enumerate(firsts):
@@ -196,7 +193,8 @@ def _draw_labelled(figure: Figure, place: Any, out: Path, ipc: int) -> None:
             bars = figure.add_subplot(cells[k + 1, 2 * label + 1])
             colours = [_COLOURS["hello"] if c == label else "#56B4E9" for c in range(classes)]
             bars.barh(np.arange(classes), soft.numpy(), color=colours, height=0.9)
-            bars.set_xlim(0, 1)
+            # At the temperature of the labels no class has much more than half.
+            bars.set_xlim(0, 0.6)
             bars.set_ylim(classes - 0.5, -0.5)
             _plain(bars)
             bars.axvline(0, color="#bbbbbb", linewidth=0.8)
@@ -217,6 +215,7 @@ def _draw_images(axes: Axes, out: Path, ipc: int) -> None:
         sheet[top : top + size, left : left + size] = dataset.pixels(row)
         place[label] += 1
     axes.imshow(sheet, interpolation="nearest")
+    axes.set_anchor("NW")
     axes.set_title(
         f"All {len(dataset)} images of digits-ipc{ipc}.hello, a row per class",
         loc="left",
@@ -245,7 +244,16 @@ def _draw_accuracy(axes: Axes, result: dict[str, Any]) -> None:
                 ecolor=_INK,
                 label=_COLUMNS[column] if group == 0 else None,
             )
-            axes.text(at, mean + spread + 0.6, f"{mean:.1f}", ha="center", fontsize=10, color=_INK)
+            axes.text(
+                at,
+                mean - spread - 1.2,
+                f"{mean:.1f}",
+                ha="center",
+                va="top",
+                fontsize=12,
+                color="white",
+                weight="bold",
+            )
     full = result["accuracy"]["full"]
     axes.axhline(
         full,
@@ -255,12 +263,13 @@ def _draw_accuracy(axes: Axes, result: dict[str, Any]) -> None:
         label=f"all data, hard labels: {full:.1f}",
     )
     lowest = min(result["accuracy"][f"ipc{ipc}"][c] for ipc in ipcs for c in columns)
-    axes.set_ylim(max(0.0, 10 * np.floor((lowest - 8) / 10)), 112)
+    axes.set_ylim(max(0.0, 10 * np.floor((lowest - 8) / 10)), 108)
     axes.set_yticks(np.arange(axes.get_ylim()[0], 101, 10))
     names = [f"{ipc} image{'' if ipc == 1 else 's'} per class" for ipc in ipcs]
     axes.set_xticks([group * 4 + 1 for group in range(len(ipcs))], names)
     axes.set_title(
-        f"Accuracy of new networks on {result['measured_on']} images, % (axis does not start at 0)",
+        f"Accuracy of new networks on {result['measured_on']} images, %"
+        + ("" if axes.get_ylim()[0] == 0 else f" (the axis starts at {axes.get_ylim()[0]:.0f})"),
         loc="left",
         fontsize=11,
         color=_INK,
@@ -310,11 +319,11 @@ def _draw_bytes(axes: Axes, result: dict[str, Any]) -> None:
     axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.invert_yaxis()
     axes.set_title(
-        "KiB. Ten classes show the mechanism, not the saving: labels this short are small",
+        "KiB. Ten classes show the mechanism, not the saving: labels of ten numbers are small",
         loc="left",
         fontsize=11,
         color=_INK,
     )
-    axes.legend(loc="lower right", fontsize=8, frameon=False, ncols=2)
+    axes.legend(loc="upper left", bbox_to_anchor=(-0.01, -0.3), fontsize=8, frameon=False, ncols=7)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=_INK, length=0)
