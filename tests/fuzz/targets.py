@@ -46,6 +46,8 @@ def require(holds, what):
 class Memory:
     """An archive in memory, as a source of the reader."""
 
+    is_remote = False
+
     def __init__(self, data):
         self.name = "memory"
         self.size = len(data)

@@ -1,0 +1,271 @@
+"""Switch off every check of the reader in turn; the zoo must notice: ``run.py [--only TEXT]``.
+
+A mutant is one module of the reader with one statement changed: a ``raise`` of ours becomes
+``pass`` (in an ``except`` block a bare ``raise``, so that the foreign exception comes out), a call
+of a ``check_...`` function or a problem that is appended disappears. Each mutant lives in a forked
+process that imports the mutated module fresh and reads the valid archives, the zoo, the vectors of
+the specification and a sample of bit flips, until one outcome differs (killed) or none does
+(survived). A survivor is a check without a test, or one that no input can reach.
+"""
+
+import argparse
+import ast
+import collections
+import importlib.abc
+import importlib.machinery
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(HERE.parent / "hostile"))
+# Everything slow is imported before the fork; nothing of hellofmt is.
+import msgspec.inspect  # noqa: E402, F401
+import numpy as np  # noqa: E402, F401
+import PIL.JpegImagePlugin  # noqa: E402
+import PIL.PngImagePlugin  # noqa: E402
+import PIL.WebPImagePlugin  # noqa: E402, F401
+import safetensors  # noqa: E402, F401
+import zstandard  # noqa: E402, F401
+from zoo import VALID, ZOO  # noqa: E402
+
+MODULES = (
+    *("layout", "manifest", "tensors", "index", "images", "limits", "reader", "verify"),
+    *("compress", "classes"),
+)
+# What raises or collects a refusal; errors of callers and of writers are none.
+RAISED = {
+    *("SpecError", "CorruptError", "NotHelloError", "LimitError", "TrustError", "fault"),
+    *("describe_header", "_schema_error", "_OutsideProfileError", "_DamagedError"),
+    *("_RefusedNumber", "_RefusedHeader"),
+}
+SECONDS = 15
+
+
+def named(node):
+    """The name that a call is made by: ``SpecError`` of ``SpecError.make(...)``."""
+    while isinstance(node, ast.Call | ast.Attribute):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def is_problem(node):
+    """``problems.append(...)``, ``problems += ...``, ``problem = "..."``."""
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        function = node.value.func
+        return isinstance(function, ast.Attribute) and ast.unparse(function) == "problems.append"
+    if isinstance(node, ast.AugAssign):
+        return ast.unparse(node.target) == "problems"
+    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant | ast.JoinedStr):
+        return ast.unparse(node.targets[0]) in ("problem", "fault") and ast.unparse(
+            node.value
+        ) not in ("''", '""')
+    if isinstance(node, ast.Return) and isinstance(node.value, ast.Constant | ast.JoinedStr):
+        return ast.unparse(node.value).strip("f'\"").startswith("class ")
+    return (
+        isinstance(node, ast.Return)
+        and isinstance(node.value, ast.List)
+        and any(named(item) == "Problem" for item in node.value.elts)
+    )
+
+
+def is_check(node):
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Call)
+        and named(node.value.func).lstrip("_").startswith("check")
+    ) or (
+        # self._check_length(...): the name stands last.
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Call)
+        and isinstance(node.value.func, ast.Attribute)
+        and node.value.func.attr.startswith("_check")
+    )
+
+
+class Sites(ast.NodeTransformer):
+    """Finds the statements that refuse; replaces the one numbered ``target``."""
+
+    def __init__(self, target=-1):
+        self.found = []
+        self._target = target
+        self._handlers = 0
+
+    def visit_ExceptHandler(self, node):
+        self._handlers += 1
+        self.generic_visit(node)
+        self._handlers -= 1
+        return node
+
+    def _site(self, node, replacement):
+        self.found.append((node.lineno, ast.unparse(node).splitlines()[0][:90]))
+        if len(self.found) - 1 == self._target:
+            return ast.copy_location(replacement, node)
+        return node
+
+    def generic_visit(self, node):
+        if isinstance(node, ast.Raise) and node.exc is not None and named(node.exc) in RAISED:
+            return self._site(node, ast.Raise() if self._handlers else ast.Pass())
+        if is_check(node) or is_problem(node):
+            empty = ast.Return(ast.List([], ast.Load())) if isinstance(node, ast.Return) else None
+            if empty and isinstance(node.value, ast.Constant | ast.JoinedStr):
+                empty = ast.Pass()
+            return self._site(node, empty or ast.Pass())
+        return super().generic_visit(node)
+
+
+def source(module):
+    return (ROOT / "hellofmt" / "archive" / f"{module}.py").read_text(encoding="utf-8")
+
+
+def sites(module):
+    finder = Sites()
+    finder.visit(ast.parse(source(module)))
+    return finder.found
+
+
+class Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports one module from its changed tree."""
+
+    def __init__(self, module, target):
+        self._name = f"hellofmt.archive.{module}"
+        self._module, self._target = module, target
+
+    def find_spec(self, name, path, target=None):
+        if name != self._name:
+            return None
+        return importlib.machinery.ModuleSpec(name, self)
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        tree = Sites(self._target).visit(ast.parse(source(self._module)))
+        code = compile(ast.fix_missing_locations(tree), f"<{self._name} mutated>", "exec")
+        exec(code, module.__dict__)  # noqa: S102 (our own source, one statement changed)
+
+
+def vectors():
+    """(name, bytes, expected code) of the committed invalid vectors, if there are any."""
+    for path in sorted((ROOT / "spec" / "vectors" / "invalid").glob("*.hello")):
+        described = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        yield f"vector {path.stem}", path.read_bytes(), described["code"]
+
+
+def cases():
+    """(name, bytes, expected code); None stands for any error of ours."""
+    made = [(f"valid {name}", make(), "") for name, make in VALID.items()]
+    for name, file in ZOO.items():
+        data = file.make()
+        if isinstance(data, bytes):
+            made.append((name, data, file.code))
+    # The cheap ones first: most mutants die early.
+    made.sort(key=lambda case: len(case[1]))
+    made += vectors()
+    data = VALID["projector"]()
+    for at in range(0, len(data), 7):
+        flipped = bytearray(data)
+        flipped[at] ^= 1 << at % 8
+        made.append((f"flip of byte {at}", bytes(flipped), None))
+    return made
+
+
+class Memory:
+    """An archive in memory, as a source of the reader."""
+
+    is_remote = False
+
+    def __init__(self, data):
+        self.name, self.size, self._data = "memory", len(data), data
+
+    def read(self, offset, length):
+        return self._data[offset : offset + length]
+
+    def read_ranges(self, ranges):
+        return [self.read(*found) for found in ranges]
+
+    def close(self):
+        pass
+
+
+def judge(everything):
+    """The first case that the imported reader gets wrong, or an empty string."""
+    from hellofmt.archive import verify
+    from hellofmt.archive.reader import HelloFile
+    from hellofmt.errors import HelloError
+
+    def read(data, **options):
+        try:
+            file = HelloFile(Memory(data), **options)
+            verify._verify(file, "full", False, None, True)
+            for row in range(len(file)):
+                file.read_image(row)
+            for name in file.section_sizes():
+                file.section(name)
+        except HelloError as error:
+            return error.code
+        except Exception as error:
+            return type(error).__name__
+        return ""
+
+    for name, data, code in everything:
+        found = read(data)
+        if found != code and not (code is None and found.startswith("E_")):
+            return f"{name}: {found or 'accepted'}"
+    if read(VALID["images"](), expect="sha256:" + "0" * 64) != "E_PIN":
+        return "pin of another file: accepted"
+    return ""
+
+
+def outcome(module, target, everything):
+    """What killed a mutant, or an empty string."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        sys.meta_path.insert(0, Mutated(module, target))
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(SECONDS * 4)
+        try:
+            said = judge(everything)
+        except BaseException as error:
+            said = f"import: {type(error).__name__}"
+        os.write(write, said.encode()[:4000])
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as stream:
+        said = stream.read()
+    _, status = os.waitpid(pid, 0)
+    return said if status == 0 else f"signal {os.WTERMSIG(status)}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="modules or statements that contain this")
+    only = parser.parse_args().only
+    everything = cases()
+    if said := outcome("layout", -1, everything):
+        raise SystemExit(f"the reader itself fails: {said}")
+    counts, start = collections.Counter(), time.perf_counter()
+    sys.stdout.write("| line | statement | killed by |\n| --- | --- | --- |\n")
+    for module in MODULES:
+        for number, (line, text) in enumerate(sites(module)):
+            if only not in f"{module}.py:{line} {text}":
+                continue
+            killer = outcome(module, number, everything)
+            counts[bool(killer)] += 1
+            shown = text.replace("|", "\\|")
+            sys.stdout.write(f"| {module}.py:{line} | `{shown}` | {killer or '**survived**'} |\n")
+            sys.stdout.flush()
+    seconds = time.perf_counter() - start
+    sys.stdout.write(
+        f"\n{counts[True]} killed, {counts[False]} survived, {seconds:.0f} s, "
+        f"{len(everything)} inputs each at most\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
