@@ -9,6 +9,7 @@ and says in the manifest what was done.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hellofmt.archive import (
@@ -22,6 +23,7 @@ from hellofmt.archive.manifest import Dataset
 from hellofmt.distillation.fit import Fidelity, FitSettings, fit_projector
 from hellofmt.distillation.select import Selection, SelectSettings, select_images
 from hellofmt.distillation.teacher import check_teacher, teacher_accuracy
+from hellofmt.errors import HelloIOError, printable
 from hellofmt.projector import Projector
 
 if TYPE_CHECKING:
@@ -165,6 +167,9 @@ def distill(
             used.
         HelloIOError: the target exists (E_TARGET) or cannot be written.
     """
+    # Before hours of work rather than after; the writer checks again.
+    if not force and Path(target).exists():
+        raise HelloIOError.make("E_TARGET", f"`{printable(target)}` exists; `force` replaces it")
     measured = source if held_out is None else held_out
     accuracy = check_teacher(teacher, measured, views.size)
     projector = Projector.build(
