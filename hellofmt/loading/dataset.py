@@ -32,6 +32,7 @@ from torch.utils.data import Dataset
 from hellofmt.archive.manifest import UNSET, decimal_value
 from hellofmt.archive.reader import HelloFile, open_archive
 from hellofmt.errors import TrustError, UserInputError, printable
+from hellofmt.loading.cache import DecodedImages
 from hellofmt.loading.pixels import normalise_, render
 from hellofmt.loading.sampler import EpochIndex
 from hellofmt.loading.views import (
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AUTO_CACHE_BYTES", "HelloDataset", "ImageSource"]
 
-#: Decoded images that ``cache="auto"`` keeps in each process.
+#: Bytes of decoded images that ``cache="auto"`` keeps.
 AUTO_CACHE_BYTES = 512 << 20
 
 LabelKind = Literal["soft", "logits", "hard", "none"]
@@ -196,8 +197,10 @@ class HelloDataset(Dataset[Any]):
             the views' size, neither flipped nor mixed.
         seed: 0 <= seed < 2**64 of the views.
         expect: the ``id`` the archive must have.
-        cache: decoded images kept in each process, bytes; ``"auto"`` is 512 MiB, 0 keeps none.
-            Images that come first stay: evicting would miss always in a cyclic scan.
+        cache: decoded images kept, bytes; ``"auto"`` is 512 MiB, 0 keeps none. Forked workers share
+            the archive's images with this process, also from pass to pass; spawned workers, and all
+            where ``images`` are given, keep their own. The first ones stay: evicting would always
+            miss in a cyclic scan.
         device: where labels are made in ``__getitems__``; None is the CPU.
         storage_options: of remote storage; not supported yet.
 
@@ -258,12 +261,16 @@ class HelloDataset(Dataset[Any]):
     def _forget(self) -> None:
         self._cached: dict[int, NDArray[np.uint8]] = {}
         self._cached_bytes = 0
+        # Given images have sizes only once they were read, so they have no places to share.
+        is_shared = isinstance(self._images, _ArchiveImages)
+        sizes = self._images.heights, self._images.widths
+        self._decoded = DecodedImages(*sizes, self._budget) if is_shared else None
         self._labelers: dict[str, Labeler] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what each process makes for itself."""
         state = self.__dict__.copy()
-        for name in ("_cached", "_cached_bytes", "_labelers"):
+        for name in ("_cached", "_cached_bytes", "_decoded", "_labelers"):
             del state[name]
         return state
 
@@ -354,10 +361,12 @@ class HelloDataset(Dataset[Any]):
         Raises:
             HelloError: the image cannot be read or decoded.
         """
-        known = self._cached.get(row)
+        known = self._cached.get(row) if self._decoded is None else self._decoded.get(row)
         if known is not None:
             return known
         pixels = self._images.read(row)
+        if self._decoded is not None:
+            return self._decoded.put(row, pixels)
         if self._cached_bytes + pixels.nbytes <= self._budget:
             # A view of a larger buffer would keep all of it.
             self._cached[row] = pixels = np.ascontiguousarray(pixels)

@@ -1,0 +1,96 @@
+"""Decoded images in memory that a process shares with the workers it forks.
+
+A plain ``DataLoader`` forks new workers for every pass, and what they decoded would die with them:
+a distilled set of a few thousand images would be decoded again in every one of 300 epochs. So the
+decoded pixels lie in one anonymous shared mapping, made before any fork. It takes no memory until
+it is written to, and no name in ``/dev/shm``, whose size containers limit to 64 MB. Spawned workers
+cannot inherit it and keep a mapping of their own, as long as they live.
+
+There is no lock, because a lock held by one thread while another one forks is held in the child for
+ever. A place belongs to one row and every process writes the same bytes there, so two writers do
+no harm; what remains is that nobody may see the flag before the pixels.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["DecodedImages"]
+
+
+def _fence() -> None:
+    """Keep memory accesses before and after in this order, on machines that may reorder them.
+
+    The release of one lock and the acquisition of the next are such a barrier; both are local, so
+    nothing is waited for.
+    """
+    for _ in range(2):
+        with threading.Lock():
+            pass
+
+
+def _sealed(place: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    place.flags.writeable = False
+    return place
+
+
+class DecodedImages:
+    """Pixels of the first rows of a data set, as many as fit in a budget.
+
+    Which rows have a place is fixed, so that a cyclic scan, which would always miss in a cache that
+    evicts, hits for all of them.
+    """
+
+    def __init__(self, heights: NDArray[np.int64], widths: NDArray[np.int64], budget: int) -> None:
+        """Plan the places; memory is taken as they are filled.
+
+        Args:
+            heights: (N,) pixels.
+            widths: (N,) pixels.
+            budget: bytes of pixels, >= 0.
+        """
+        self._shapes = np.stack([heights, widths], axis=1)
+        sizes = 3 * heights * widths
+        ends = np.cumsum(sizes)
+        self._starts = ends - sizes
+        self.rows = int(np.searchsorted(ends, budget, side="right"))
+        pixels = int(ends[self.rows - 1]) if self.rows else 0
+        # An empty mapping is an error.
+        self._memory = np.frombuffer(mmap.mmap(-1, pixels + self.rows + 1), np.uint8)
+        self._pixels, self._is_filled = self._memory[:pixels], self._memory[pixels:]
+
+    def _place(self, row: int) -> NDArray[np.uint8]:
+        height, width = (int(n) for n in self._shapes[row])
+        start = int(self._starts[row])
+        return self._pixels[start : start + 3 * height * width].reshape(height, width, 3)
+
+    def get(self, row: int) -> NDArray[np.uint8] | None:
+        """Pixels of a row, uint8 (H, W, 3), read-only; None if they are not here."""
+        if row >= self.rows or not self._is_filled[row]:
+            return None
+        _fence()
+        return _sealed(self._place(row))
+
+    def put(self, row: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Keep the pixels of a row if it has a place.
+
+        Args:
+            row: of the data set.
+            pixels: uint8 (H, W, 3), of the size that was announced.
+
+        Returns:
+            The pixels, from the cache if they are kept.
+        """
+        if row >= self.rows:
+            return pixels
+        np.copyto(self._place(row), pixels)
+        _fence()
+        self._is_filled[row] = 1
+        return _sealed(self._place(row))
