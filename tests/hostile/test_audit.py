@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from conftest import HERE
+from tracing import HERE
 from zoo import VALID, ZOO
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import HERE, can_trace
+from tracing import HERE, can_trace
 from zoo import VALID, ZOO
 
 REFUSED = [

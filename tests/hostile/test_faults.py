@@ -20,7 +20,7 @@ from pathlib import Path
 
 import packing
 import pytest
-from conftest import HERE, can_trace
+from tracing import HERE, can_trace
 
 PACKING = HERE / "packing.py"
 KILLED = {"kill", "late kill", "SIGKILL"}

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import HERE
+from tracing import HERE
 from zoo import VALID, ZOO
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS and /proc are Linux's")
