@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hellofmt.archive import decimal_string, open_archive, pack_archive, read_class_lines
+from hellofmt.archive import (
+    decimal_string,
+    open_archive,
+    pack_archive,
+    read_class_lines,
+    shard_path,
+)
 from hellofmt.errors import UserInputError
 from hellofmt_cli.output import (
     count,
@@ -45,6 +51,11 @@ __all__ = ["pack"]
     show_default=True,
     help="One member per image, one array of all pixels, or the smaller of the two.",
 )
+@click.option(
+    "--shards",
+    type=click.IntRange(1, 99_999),
+    help="Spread the images over so many files, NAME-00000-of-00016.hello.",
+)
 @click.option("--name", help="Of the data set.  [default: name of SOURCE]")
 @click.option("--version", default="1.0.0", show_default=True, help="Of the data set.")
 @click.option("--license", help="SPDX expression.  [default: NOASSERTION]")
@@ -71,6 +82,7 @@ def pack(
     force: bool,
     reencode: Literal["png", "jpeg", "webp"] | None,
     layout: Literal["auto", "files", "packed"],
+    shards: int | None,
     name: str | None,
     version: str,
     license: str | None,
@@ -114,17 +126,31 @@ def pack(
             extras=dict(_note(text) for text in note),
             reencode=reencode,
             layout=layout,
+            shards=shards,
             force=force,
             limits=limits(),
             progress=callback,
         )
-    with open_archive(output, expect=archive_id, limits=limits()) as file:
+    files: str | list[Path] = output
+    if shards is not None:
+        files = [shard_path(output, index, shards) for index in range(shards)]
+    with open_archive(files, expect=archive_id, limits=limits()) as file:
         images, total, number = len(file), file.size_bytes, file.manifest.classes
     if as_json:
-        document = {"schema": "hello.pack/1", "path": output, "id": archive_id, "bytes": total}
+        document: dict[str, Any] = {
+            "schema": "hello.pack/1",
+            "path": output,
+            "id": archive_id,
+            "bytes": total,
+        }
+        if shards is not None:
+            document["shards"] = shards
         echo_json({**document, "images": images, "classes": number})
     else:
         what = f"{count(images, 'image')} of {count(number, 'class', 'classes')}, {size(total)}"
+        if shards is not None:
+            output = f"{shard_path(output, 0, shards)} ..."
+            what += f" in {count(shards, 'shard')}"
         echo_page([("packed", shown_path(output)), ("holds", what), ("id", archive_id)])
 
 

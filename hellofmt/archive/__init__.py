@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from hellofmt.archive.probes import probe_images
     from hellofmt.archive.reader import HelloFile, open_archive
     from hellofmt.archive.schema import json_schema
+    from hellofmt.archive.shards import HelloSet, shard_path, write_shards
     from hellofmt.archive.sign import (
         Signature,
         create_key,
@@ -76,6 +77,7 @@ __all__ = [
     "Head",
     "HeadText",
     "HelloFile",
+    "HelloSet",
     "ImageItem",
     "ImageSet",
     "Images",
@@ -111,6 +113,7 @@ __all__ = [
     "parse_manifest",
     "probe_images",
     "read_class_lines",
+    "shard_path",
     "sign_archive",
     "signature_path",
     "tensors_digest",
@@ -118,6 +121,7 @@ __all__ = [
     "verify_archive",
     "verify_signature",
     "write_archive",
+    "write_shards",
 ]
 
 _MODULES = {
@@ -129,6 +133,7 @@ _MODULES = {
     "probes": ("probe_images",),
     "reader": ("HelloFile", "open_archive"),
     "schema": ("json_schema",),
+    "shards": ("HelloSet", "shard_path", "write_shards"),
     "sign": ("Signature", "create_key", "sign_archive", "signature_path", "verify_signature"),
     "tensors": ("StoredTensor",),
     "verify": ("VerifyReport", "verify_archive"),

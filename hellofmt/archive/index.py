@@ -23,7 +23,7 @@ from hellofmt.errors import SpecError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Index", "index_tensors", "parse_index"]
+__all__ = ["Index", "check_labels", "index_tensors", "parse_index"]
 
 _MEMBER: Final = "__hello__/index"
 _COLUMNS: Final = {
@@ -107,25 +107,21 @@ def parse_index(data: bytes, manifest: Manifest, start: int, limits: Limits) -> 
         SpecError: against the strict check (E_TENSOR), or rows that contradict each other or the
             manifest (E_INDEX).
     """
-
-    def fault(text: str) -> SpecError:
-        return SpecError.make("E_INDEX", text, member=_MEMBER)
-
     images = manifest.images
     if images is UNSET:
-        raise fault("index without images")
+        raise _fault("index without images")
     # Everything is judged on the bytes as they are; copies are made only of a sound index.
     columns = _columns(data, manifest)
     size, label, sha256 = columns["size"], columns["label"], columns["sha256"]
     height, width = columns["height"], columns["width"]
-    _check_labels(label, manifest, fault)
+    check_labels(label, manifest)
     if int(size.min()) == 0:
-        raise fault(f"row {int(size.argmin())}: size 0")
+        raise _fault(f"row {int(size.argmin())}: size 0")
     # Compared as unsigned, so that 2**63 and above cannot pass as negative.
     check_limit(limits, "image_bytes", int(size.max()), member=_MEMBER)
     size = size.view(np.int64)
     if int(min(height.min(), width.min())) == 0:
-        raise fault("a row has height or width 0")
+        raise _fault("a row has height or width 0")
     check_fixed("image_side", int(max(height.max(), width.max())), IMAGE_SIDE, member=_MEMBER)
     pixels = np.multiply(height, width, dtype=np.uint32)
     check_limit(limits, "image_pixels", int(pixels.max()), member=_MEMBER)
@@ -134,9 +130,9 @@ def parse_index(data: bytes, manifest: Manifest, start: int, limits: Limits) -> 
         tall, wide, channels = images.shape
         one = tall * wide * channels
         if (height != tall).any() or (width != wide).any():
-            raise fault(f"packed rows; expected all {tall} x {wide} pixels")
+            raise _fault(f"packed rows; expected all {tall} x {wide} pixels")
         if (size != one).any():
-            raise fault(f"packed rows; expected all {one} bytes")
+            raise _fault(f"packed rows; expected all {one} bytes")
         offset = start + np.arange(images.count, dtype=np.int64) * one
     else:
         span = sum(
@@ -144,7 +140,7 @@ def parse_index(data: bytes, manifest: Manifest, start: int, limits: Limits) -> 
             for i in range(0, len(size), _CHUNK_ROWS)
         )
         if span != images.span:
-            raise fault(f"images span {span} bytes; the manifest states {images.span}")
+            raise _fault(f"images span {span} bytes; the manifest states {images.span}")
         offset = np.cumsum(_member_bytes(size))
         offset -= _member_bytes(size)
         offset += start + BLOCK
@@ -183,18 +179,30 @@ def _member_bytes(size: NDArray[np.int64]) -> NDArray[np.int64]:
     return blocks
 
 
-def _check_labels(label: NDArray[np.int32], manifest: Manifest, fault: Any) -> None:
-    """Labels are sorted classes, and as many per class as ``dataset.ipc`` states."""
+def _fault(text: str) -> SpecError:
+    return SpecError.make("E_INDEX", text, member=_MEMBER)
+
+
+def check_labels(label: NDArray[np.integer], manifest: Manifest) -> None:
+    """Refuse labels that are not sorted classes, as many per class as ``dataset.ipc`` states.
+
+    Args:
+        label: (N,), N >= 1.
+        manifest: of these images; ``ipc`` says nothing of the images of one shard.
+
+    Raises:
+        SpecError: E_INDEX.
+    """
     if int(label[0]) < 0 or int(label.max()) >= manifest.classes:
-        raise fault(
+        raise _fault(
             f"labels from {int(label.min())} to {int(label.max())}; "
             f"expected 0 to {manifest.classes - 1}"
         )
     if (label[1:] < label[:-1]).any():
-        raise fault("labels are not sorted")
+        raise _fault("labels are not sorted")
     ipc = manifest.dataset.ipc
     if ipc is not UNSET and manifest.shard is UNSET:
         counts = np.bincount(label, minlength=manifest.classes)
         if (counts != ipc).any():
             wrong = int((counts != ipc).argmax())
-            raise fault(f"class {wrong} has {int(counts[wrong])} images; `ipc` states {ipc}")
+            raise _fault(f"class {wrong} has {int(counts[wrong])} images; `ipc` states {ipc}")

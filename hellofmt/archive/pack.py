@@ -32,6 +32,7 @@ from hellofmt.archive.images import Codec, encode_image, parse_image
 from hellofmt.archive.limits import DEFAULT_LIMITS, Limits
 from hellofmt.archive.manifest import UNSET, Dataset, Views, decimal_string
 from hellofmt.archive.reader import HelloFile, open_archive
+from hellofmt.archive.shards import write_shards
 from hellofmt.archive.tensors import StoredTensor, expected_tensors, parse_tensors
 from hellofmt.archive.writer import Draft, ImageItem, ImageSet, ProjectorPart, write_archive
 from hellofmt.errors import HelloError, UserInputError, printable
@@ -166,6 +167,7 @@ def pack_archive(
     extras: Mapping[str, str] | None = None,
     reencode: Literal["png", "jpeg", "webp"] | None = None,
     layout: Literal["auto", "files", "packed"] = "auto",
+    shards: int | None = None,
     force: bool = False,
     limits: Limits = DEFAULT_LIMITS,
     progress: Callable[[int, int], None] | None = None,
@@ -194,12 +196,14 @@ def pack_archive(
         extras: notes, keys starting ``x_``.
         reencode: convert images of another codec or outside the profile; quality 95 for JPEG.
         layout: ``files``, ``packed`` (one array, for tiny images of one size) or the smaller.
+        shards: spread the images over so many files, ``name-00000-of-00016.hello`` beside the
+            target, which itself is not written.
         force: replace an existing target.
         limits: of the archive.
         progress: called with steps done and in all.
 
     Returns:
-        The ``sha256:...`` id.
+        The ``sha256:...`` id; with ``shards`` that of the set.
 
     Raises:
         UserInputError: the source has no images or mixed codecs, its classes do not match, a shard
@@ -256,6 +260,10 @@ def pack_archive(
             extras=dict(extras or {}),
         )
         try:
+            if shards is not None:
+                return write_shards(
+                    target, draft, shards, force=force, limits=limits, progress=progress
+                )
             return write_archive(target, draft, force=force, limits=limits, progress=progress)
         except UserInputError as error:
             if "E_CODEC" in str(error) and reencode is None:

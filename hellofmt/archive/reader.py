@@ -5,15 +5,18 @@ header; its digest against the ``id`` member, then against what the caller expec
 parsed. From the manifest alone follow the offset of every section and the length of the file, which
 are compared before anything else is read. Sections are read on demand, digest first, then
 decompression, then the strict checks. Images are verified each time they are read, because a file
-may change while it is open. Nothing but ``HelloError`` comes out, apart from the ``OSError`` of
-opening the file.
+may change while it is open. Bytes that came over a network and fail are fetched once more, since an
+accident on the way is likelier than a damaged file. Nothing but ``HelloError`` comes out, apart
+from the ``OSError`` of opening the file.
 """
 
 from __future__ import annotations
 
 import bisect
 import hashlib
+import os
 import re
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -49,9 +52,10 @@ from hellofmt.archive.manifest import (
     content_id,
     parse_manifest,
 )
-from hellofmt.archive.source import LocalSource
+from hellofmt.archive.source import LocalSource, display_name, is_url
 from hellofmt.errors import (
     CorruptError,
+    HelloIOError,
     NotHelloError,
     SpecError,
     TrustError,
@@ -60,39 +64,98 @@ from hellofmt.errors import (
 )
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from hellofmt.archive.cache import DigestCache
     from hellofmt.archive.index import Index
     from hellofmt.archive.source import Source
 
-__all__ = ["HelloFile", "open_archive"]
+__all__ = ["Access", "HelloFile", "open_archive"]
 
 _SHORTEST: Final = 4 * BLOCK
+# What a pattern of shards has and hardly any path.
+_PATTERN: Final = re.compile(r"[*?\[{]")
 # One read that holds the manifest and the small sections of most archives.
 _HEAD_BYTES: Final = 1 << 16
+# A remote archive whose metadata fits into this is fetched in one more request.
+_REMOTE_HEAD_BYTES: Final = 1 << 20
 # What is read in one piece before its digest is known: as much as the default limit of an image.
 _WHOLE_BYTES: Final = 64 << 20
 _WINDOW_BYTES: Final = 8 << 20
 _TENSOR_SECTIONS: Final = frozenset({"index", "adapter", "head", "probes", "base", "pixels"})
 
 
+def _no_options() -> Mapping[str, Any]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Access:
+    """How the bytes of archives are reached: what opening one again needs besides its path.
+
+    Attributes:
+        storage_options: for the storage of a URL.
+        cache_dir: folder for what comes over the network; empty for none.
+    """
+
+    storage_options: Mapping[str, Any] = field(default_factory=_no_options)
+    cache_dir: str = ""
+
+    def open(self, path: str | os.PathLike[str], expect: str | None, limits: Limits) -> HelloFile:
+        """Open one archive; see ``open_archive``."""
+        source: Source
+        if is_url(path) or self.storage_options:
+            from hellofmt.archive.remote import open_source
+
+            source = open_source(path, self.storage_options)
+        else:
+            source = LocalSource(path)
+        try:
+            return HelloFile(source, expect=expect, limits=limits, access=self)
+        except BaseException:
+            source.close()
+            raise
+
+    def cache(self, source: Source) -> DigestCache | None:
+        """The cache in front of ``source``, if it is worth one."""
+        if not (self.cache_dir and source.is_remote):
+            return None
+        from hellofmt.archive.cache import DigestCache
+
+        return DigestCache(self.cache_dir)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A mapping proxy cannot be pickled.
+        return Access, (dict(self.storage_options), self.cache_dir)
+
+
 def open_archive(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     expect: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    storage_options: Mapping[str, Any] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> HelloFile:
     """Open an archive and verify its manifest, its length and the header of every section.
 
+    The exact name of one file opens that file, also if it is a shard. A pattern or a list opens the
+    files of a sharded data set as one, a ``HelloSet``: ``name-*-of-00016.hello``,
+    ``name-{00000..00015}-of-00016.hello``, or the names in any order.
+
     Args:
-        path: a ``.hello`` file.
+        path: a ``.hello`` file; a URL that fsspec knows (``https://``, ``s3://``, ``hf://``), read
+            by ranges; a pattern; or the files of a set.
         expect: the ``id`` it must have, ``sha256:`` and 64 hex digits: the one check that holds
             against people who change files on purpose.
         limits: what to refuse for size.
+        storage_options: of a URL: what fsspec passes to its storage, such as credentials; for
+            http(s) also ``timeout``, seconds for one read with all its retries (60).
+        cache_dir: folder that keeps what came from a URL, at most 16 GiB; else the environment's
+            ``HELLOFMT_CACHE``; empty for none. What it gives is verified like everything else.
 
     Returns:
         The open archive, a context manager.
@@ -105,14 +168,21 @@ def open_archive(
         LimitError: above ``limits``.
         TrustError: another ``id`` than ``expect`` (E_PIN).
         HelloIOError: reading failed.
-        UserInputError: ``expect`` is not an id (E_OPTION).
+        UserInputError: ``expect`` is not an id, a package for the URL is missing (E_OPTION); or
+            the files are not one complete set (E_DATA).
     """
-    source = LocalSource(path)
-    try:
-        return HelloFile(source, expect=expect, limits=limits)
-    except BaseException:
-        source.close()
-        raise
+    from hellofmt.archive.cache import CACHE_VARIABLE
+
+    folder = os.environ.get(CACHE_VARIABLE, "") if cache_dir is None else os.fspath(cache_dir)
+    access = Access(MappingProxyType(dict(storage_options or {})), folder)
+    if isinstance(path, os.PathLike) or (isinstance(path, str) and not _PATTERN.search(path)):
+        return access.open(path, expect, limits)
+    from hellofmt.archive.shards import find_shards, open_set
+
+    shards = find_shards(path, access)
+    if isinstance(shards, str):
+        return access.open(shards, expect, limits)
+    return open_set(shards, expect, limits, access)
 
 
 def sha256(data: bytes | memoryview) -> str:
@@ -135,30 +205,47 @@ class HelloFile:
     """
 
     def __init__(
-        self, source: Source, *, expect: str | None = None, limits: Limits = DEFAULT_LIMITS
+        self,
+        source: Source,
+        *,
+        expect: str | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+        access: Access | None = None,
     ) -> None:
         """Run the checks of opening on ``source``; see ``open_archive``."""
-        if expect is not None and re.fullmatch(r"sha256:[0-9a-f]{64}", expect) is None:
-            raise UserInputError.make(
-                "E_OPTION",
-                f"`expect`; expected sha256: and 64 hex digits, got {printable(expect, 80)}",
-            )
+        check_expect(expect)
         self._source = source
+        self._access = access or Access()
+        self._cache = self._access.cache(source)
         self.limits = limits
         self.path = source.name
         self.size_bytes = source.size
+        try:
+            self._open(expect)
+        except (CorruptError, NotHelloError, SpecError):
+            if not source.is_remote:
+                raise
+            self._open(expect)
+        self._index: Index | None = None
+        self._classes: Classes | None = None
+        self._pixels_start: int | None = None
+
+    def _open(self, expect: str | None) -> None:
+        """Read and check everything that stands before the first payload."""
+        source = self._source
         self._head = source.read(0, min(source.size, _HEAD_BYTES))
         data = _read_manifest(self._head, source)
         self.id = sha256(data)
         if expect is not None and expect != self.id:
             raise TrustError.make(
-                "E_PIN", f"id of {printable(self.path)}; expected {expect}, got {self.id}"
+                "E_PIN",
+                f"id of {printable(display_name(self.path))}; expected {expect}, got {self.id}",
             )
         manifest, extras = parse_manifest(data)
         self._manifest_bytes = data
         self.manifest: Manifest = manifest
         self.extras: Mapping[str, str] = MappingProxyType(extras)
-        check_manifest_limits(manifest, limits)
+        check_manifest_limits(manifest, self.limits)
         self._offsets: dict[str, int] = {}
         self._sections: dict[str, Section] = {}
         at = BLOCK + padded(len(data)) + 2 * BLOCK
@@ -168,10 +255,10 @@ class HelloFile:
             at += BLOCK + padded(section.size)
         self._images_start = at
         self._check_length(at)
+        known = len(self._head)
+        if source.is_remote and known < at <= _REMOTE_HEAD_BYTES:
+            self._head += source.read(known, at - known)
         self._check_section_headers()
-        self._index: Index | None = None
-        self._classes: Classes | None = None
-        self._pixels_start: int | None = None
 
     def _check_length(self, images_start: int) -> None:
         """The length that the manifest implies is the length of the file.
@@ -278,7 +365,7 @@ class HelloFile:
         return 0 if self.manifest.images is UNSET else self.manifest.images.count
 
     def __repr__(self) -> str:
-        return f"<HelloFile {self.path!r} {self.id[:19]}... {len(self)} images>"
+        return f"<HelloFile {display_name(self.path)!r} {self.id[:19]}... {len(self)} images>"
 
     def has_section(self, name: str) -> bool:
         """Whether the archive has a section called ``name``."""
@@ -334,16 +421,70 @@ class HelloFile:
     def _read_section(self, section: Section) -> bytes:
         """Raw bytes of a section whose digests hold."""
         member = section_member(section.name)
-        if section.size > _WHOLE_BYTES:
-            # Hashed in windows first: a large section that was changed is refused in little memory.
-            check_section_digest(self._hash_section(section), section.digest, member)
-        [stored] = self._read_ranges([(self._offsets[section.name], section.size)])
-        check_section_digest(sha256(stored), section.digest, member)
+        stored = self._read_stored(section, member)
         if section.raw_size is UNSET or section.raw_digest is UNSET:
             return stored
         raw = decompress(stored, section.raw_size, member=member)
         check_section_digest(sha256(raw), section.raw_digest, member)
         return raw
+
+    def _read_stored(self, section: Section, member: str) -> bytes:
+        """Stored bytes of a section whose digest holds."""
+        digest = bytes.fromhex(section.digest.removeprefix("sha256:"))
+        if self._cache is not None:
+            known = self._cache.get(digest, section.size)
+            if known is not None:
+                return known
+        if section.size > _WHOLE_BYTES and not self._source.is_remote:
+            # Hashed in windows first: a large section that was changed is refused in little memory.
+            check_section_digest(self._hash_section(section), section.digest, member)
+        ranges = [(self._offsets[section.name], section.size)]
+
+        def check(found: list[bytes]) -> bytes:
+            check_section_digest(sha256(found[0]), section.digest, member)
+            return found[0]
+
+        stored = self.checked(self._read_ranges(ranges), ranges, check)
+        if self._cache is not None:
+            self._cache.put(digest, stored)
+        return stored
+
+    def checked(
+        self,
+        found: list[bytes],
+        ranges: list[tuple[int, int]],
+        check: Callable[[list[bytes]], bytes],
+    ) -> bytes:
+        """What ``check`` makes of ``found``; remote bytes that it refuses are fetched once more.
+
+        Args:
+            found: the bytes of ``ranges``.
+            ranges: (offset, length) pairs.
+            check: gives the verified bytes or raises a ``CorruptError`` or ``SpecError``.
+
+        Raises:
+            CorruptError: refused.
+            SpecError: refused.
+            HelloIOError: refused, and the server shows that the file was replaced (E_READ); or
+                reading failed.
+        """
+        source = self._source
+        try:
+            return check(found)
+        except (CorruptError, SpecError):
+            if not source.is_remote:
+                raise
+        try:
+            return check(source.read_ranges(ranges))
+        except (CorruptError, SpecError) as error:
+            change = source.describe_change()
+            if not change:
+                raise
+            raise HelloIOError.make(
+                "E_READ",
+                f"{printable(display_name(self.path))} was replaced since it was opened, "
+                f"{change}: {error}",
+            ) from error
 
     def _hash_section(self, section: Section) -> str:
         """Digest of a section's stored bytes, a window at a time."""
@@ -466,14 +607,56 @@ class HelloFile:
             HelloIOError: reading failed.
             UserInputError: no such row (E_OPTION).
         """
+        return self.read_images([row])[0]
+
+    def read_images(self, rows: Sequence[int]) -> list[bytes]:
+        """The stored bytes of many images, neighbours in one read; see ``read_image``.
+
+        Args:
+            rows: each 0 <= row < ``len(self)``, in any order, also more than once.
+
+        Returns:
+            One file per row.
+
+        Raises:
+            CorruptError: one changed (E_DIGEST_MEMBER, E_PADDING).
+            SpecError: not its header (E_HEADER, E_NAME, E_ORDER).
+            HelloIOError: reading failed.
+            UserInputError: no such row (E_OPTION).
+        """
+        found: dict[int, bytes] = {}
+        missing: dict[int, tuple[int, int]] = {}
+        for row in map(int, rows):
+            images, index = self._images_and_index(row)
+            at, size = int(index.offset[row]), int(index.size[row])
+            known = None
+            if self._cache is not None and row not in found:
+                known = self._cache.get(index.sha256[row].tobytes(), size)
+            if known is not None:
+                found[row] = known
+            elif row not in found:
+                packed = images.layout == "packed"
+                missing[row] = (at, size) if packed else (at - BLOCK, BLOCK + padded(size))
+        blocks = self._source.read_ranges(list(missing.values()))
+        for (row, place), block in zip(missing.items(), blocks, strict=True):
+
+            def check(found: list[bytes], row: int = row) -> bytes:
+                return self._check_image(row, found[0])
+
+            found[row] = self.checked([block], [place], check)
+            if self._cache is not None:
+                index = self._images_and_index(row)[1]
+                self._cache.put(index.sha256[row].tobytes(), found[row])
+        return [found[int(row)] for row in rows]
+
+    def _check_image(self, row: int, block: bytes) -> bytes:
+        """The stored bytes of an image out of its member, header, digest and padding verified."""
         images, index = self._images_and_index(row)
         at, size = int(index.offset[row]), int(index.size[row])
         name = self.image_name(row)
         if images.layout == "packed":
-            data = self._source.read(at, size)
-            check_image_digest(data, index.sha256[row].tobytes(), name, at)
-            return data
-        block = self._source.read(at - BLOCK, BLOCK + padded(size))
+            check_image_digest(block, index.sha256[row].tobytes(), name, at)
+            return block
         data = block[BLOCK : BLOCK + size]
         if block[:BLOCK] != header(name, size):
             raise describe_header(block[:BLOCK], name, size, EarlierMembers(self, row))
@@ -497,12 +680,31 @@ class HelloFile:
             HelloIOError: reading failed.
             UserInputError: no such row (E_OPTION).
         """
+        return self.decode_images([row])[0]
+
+    def decode_images(self, rows: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """The pixels of many images, neighbours in one read; see ``decode_image``.
+
+        Args:
+            rows: each 0 <= row < ``len(self)``.
+
+        Returns:
+            uint8 (H, W, 3) RGB per row.
+
+        Raises:
+            HelloError: as ``decode_image``, for the first row that fails.
+        """
+        files = self.read_images(rows)
+        return [self._decode(int(row), data) for row, data in zip(rows, files, strict=True)]
+
+    def _decode(self, row: int, data: bytes) -> NDArray[np.uint8]:
+        """Pixels of verified bytes."""
         import numpy as np
 
         from hellofmt.archive.images import decode_image, parse_image
 
         images, index = self._images_and_index(row)
-        data, name = self.read_image(row), self.image_name(row)
+        name = self.image_name(row)
         if images.shape is not UNSET:
             pixels = np.frombuffer(data, np.uint8).reshape(images.shape)
         else:
@@ -510,6 +712,11 @@ class HelloFile:
             check_dimensions(shape, int(index.height[row]), int(index.width[row]), name)
             pixels = decode_image(data, images.codec, self.limits, member=name)
         return pixels.repeat(3, axis=2) if pixels.shape[2] == 1 else pixels
+
+    @property
+    def shards(self) -> Sequence[HelloFile]:
+        """The files of a sharded set in order; of a single file, shard or not, itself."""
+        return [self]
 
     @property
     def source(self) -> Source:
@@ -528,7 +735,20 @@ class HelloFile:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.path, self.id, self.limits)
+        return _reopen, (self.path, self.id, self.limits, self._access)
+
+
+def check_expect(expect: str | None) -> None:
+    """Refuse a pin that is none.
+
+    Raises:
+        UserInputError: E_OPTION.
+    """
+    if expect is not None and re.fullmatch(r"sha256:[0-9a-f]{64}", expect) is None:
+        raise UserInputError.make(
+            "E_OPTION",
+            f"`expect`; expected sha256: and 64 hex digits, got {printable(expect, 80)}",
+        )
 
 
 class EarlierMembers:
@@ -550,9 +770,9 @@ class EarlierMembers:
         return at < len(rows) and self._file.image_name(at) == name
 
 
-def _reopen(path: str, archive_id: str, limits: Limits) -> HelloFile:
+def _reopen(path: str, archive_id: str, limits: Limits, access: Access) -> HelloFile:
     """What unpickling calls: the same archive or an error."""
-    return open_archive(path, expect=archive_id, limits=limits)
+    return access.open(path, archive_id, limits)
 
 
 def _read_manifest(head: bytes, source: Source) -> bytes:

@@ -7,17 +7,51 @@ and forked workers may use one source at once.
 
 from __future__ import annotations
 
+import bisect
 import errno
 import os
+import re
 import stat
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from hellofmt.errors import HelloIOError, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-__all__ = ["LocalSource", "Source"]
+__all__ = [
+    "LocalSource",
+    "Source",
+    "cut_ranges",
+    "display_name",
+    "is_url",
+    "merge_ranges",
+    "read_merged",
+]
+
+_URL: Final = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::)*[A-Za-z][A-Za-z0-9+.-]*://")
+# A page of gap costs less than a system call.
+_LOCAL_GAP: Final = 4096
+_MERGED_BYTES: Final = 8 << 20
+
+
+def is_url(path: object) -> bool:
+    """Whether ``path`` is a string that names storage by a scheme: ``https://``, ``tar://...``."""
+    return isinstance(path, str) and _URL.match(path) is not None
+
+
+def display_name(name: str) -> str:
+    """``name`` as it may stand in a message: a URL without user, password, query and fragment."""
+    if not is_url(name):
+        return name
+    from urllib.parse import urlsplit, urlunsplit
+
+    shown: list[str] = []
+    for part in name.split("::"):
+        url = urlsplit(part)
+        host = url.netloc.rpartition("@")[2]
+        shown.append(urlunsplit((url.scheme, host, url.path, "", "")) if url.scheme else part)
+    return "::".join(shown)
 
 
 class Source(Protocol):
@@ -26,10 +60,12 @@ class Source(Protocol):
     Attributes:
         name: path or URL it can be opened by again.
         size: bytes.
+        is_remote: whether wrong bytes may be an accident on the way, worth asking for once more.
     """
 
     name: str
     size: int
+    is_remote: bool
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly ``length`` bytes from ``offset``.
@@ -47,6 +83,10 @@ class Source(Protocol):
         """
         ...
 
+    def describe_change(self) -> str:
+        """What shows that the file was replaced since it was opened; empty if nothing does."""
+        ...
+
     def close(self) -> None:
         """Release what is held; reading afterwards is an error."""
         ...
@@ -54,6 +94,8 @@ class Source(Protocol):
 
 class LocalSource:
     """A regular file, read by ``pread``."""
+
+    is_remote = False
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Open ``path`` for reading.
@@ -101,7 +143,11 @@ class LocalSource:
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """See ``Source.read_ranges``."""
-        return [self.read(offset, length) for offset, length in ranges]
+        return read_merged(ranges, self.read, _LOCAL_GAP)
+
+    def describe_change(self) -> str:
+        """See ``Source.describe_change``: never known of a local file."""
+        return ""
 
     def close(self) -> None:
         """See ``Source.close``."""
@@ -130,3 +176,53 @@ def _regular_size(fd: int, name: str) -> int:
             "E_READ", f"not a regular file: {printable(name)}; archives are read by position"
         )
     return status.st_size
+
+
+def merge_ranges(ranges: Sequence[tuple[int, int]], gap: int) -> list[tuple[int, int]]:
+    """Fewer, larger ranges that cover all of ``ranges``.
+
+    Args:
+        ranges: (offset, length) pairs in any order.
+        gap: bytes that nobody asked for, which may lie between two ranges that become one.
+
+    Returns:
+        (offset, length) pairs in the order of the file; longer than 8 MiB only where one range is.
+    """
+    merged: list[tuple[int, int]] = []
+    for offset, length in sorted(ranges):
+        if merged:
+            start, size = merged[-1]
+            end = max(start + size, offset + length)
+            if offset <= start + size + gap and end - start <= max(_MERGED_BYTES, size):
+                merged[-1] = start, end - start
+                continue
+        merged.append((offset, length))
+    return merged
+
+
+def read_merged(
+    ranges: Sequence[tuple[int, int]], read: Callable[[int, int], bytes], gap: int
+) -> list[bytes]:
+    """The bytes of every range, with neighbours read at once; see ``merge_ranges``."""
+    if len(ranges) < 2:
+        return [read(offset, length) for offset, length in ranges]
+    merged = merge_ranges(ranges, gap)
+    return cut_ranges(ranges, merged, [read(offset, length) for offset, length in merged])
+
+
+def cut_ranges(
+    ranges: Sequence[tuple[int, int]],
+    merged: Sequence[tuple[int, int]],
+    blocks: Sequence[bytes],
+) -> list[bytes]:
+    """The bytes of every range out of the blocks of the merged ones."""
+    starts = [start for start, _ in merged]
+    found: list[bytes] = []
+    for offset, length in ranges:
+        # Overlapping ranges may have been kept apart for size: the last that begins in time.
+        i = bisect.bisect_right(starts, offset) - 1
+        while starts[i] + len(blocks[i]) < offset + length:
+            i -= 1
+        at = offset - starts[i]
+        found.append(blocks[i][at : at + length])
+    return found

@@ -232,6 +232,26 @@ def write_archive(
     return archive_id
 
 
+def plan_images(draft: Draft, limits: Limits) -> tuple[Dataset, Literal["files", "packed"]]:
+    """What shards of one data set must share, as all of its images decide it.
+
+    Args:
+        draft: the whole data set, with images.
+        limits: of its archives.
+
+    Returns:
+        The data set with its ``ipc``, and the layout that ``auto`` means.
+
+    Raises:
+        UserInputError: the draft cannot be an archive (E_DATA, E_OPTION).
+        LimitError: above ``limits``.
+        OSError: an image cannot be read.
+    """
+    manifest = _Plan(draft, limits).manifest()
+    packed = manifest.images is not UNSET and manifest.images.layout == "packed"
+    return manifest.dataset, "packed" if packed else "files"
+
+
 class _Output:
     """Positioned writes to a file, gathered into large ones."""
 

@@ -1,0 +1,132 @@
+"""A folder of bytes that came over the network, each under its own SHA-256.
+
+What is kept is what the manifest and the index have digests of: stored sections and image files.
+So an entry needs no trust and no expiry: its name says what it must contain, it is held to that
+name at every read, and one that fails is deleted and fetched again. Two archives that share images
+or a base share the entries.
+
+Any number of processes may use one folder. An entry appears by a rename, complete or not at all;
+those that were used longest ago go when the folder grows past its bound. Nothing about the cache is
+ever an error: a full disk or a folder without permission means only that bytes are fetched again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import Final
+
+__all__ = ["CACHE_BYTES", "CACHE_VARIABLE", "DigestCache"]
+
+CACHE_VARIABLE: Final = "HELLOFMT_CACHE"
+"""Environment variable that names the folder where the caller names none."""
+CACHE_BYTES: Final = 16 << 30
+"""Bound of a folder in bytes."""
+
+# After an eviction there is room for a while.
+_KEPT_SHARE: Final = 0.9
+_RECOUNT_SHARE: Final = 1 / 64
+
+
+class DigestCache:
+    """Bytes by digest, in a folder.
+
+    Attributes:
+        folder: where the entries lie; made at the first ``put``.
+        limit: bytes it may hold before the oldest entries go.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], limit: int = CACHE_BYTES) -> None:
+        """Use ``folder``, which need not exist.
+
+        Args:
+            folder: of entries only; its other files are left alone.
+            limit: bytes > 0.
+        """
+        self.folder = Path(folder)
+        self.limit = limit
+        # Unknown until the folder was counted: the first `put` counts it.
+        self._until_count = 0
+
+    def get(self, digest: bytes, size: int) -> bytes | None:
+        """The bytes with this digest, or None.
+
+        Args:
+            digest: SHA-256, 32 bytes.
+            size: of the bytes wanted.
+        """
+        path = self._path(digest)
+        try:
+            # Not through a link, and without waiting for the writer of a pipe.
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return None
+        try:
+            with os.fdopen(fd, "rb") as stream:
+                status = os.fstat(fd)
+                if not stat.S_ISREG(status.st_mode) or status.st_size != size:
+                    data = b""
+                else:
+                    data = stream.read(size)
+                    # The time of last use, which mounts without access times do not keep.
+                    os.utime(fd)
+        except OSError:
+            return None
+        if hashlib.sha256(data).digest() != digest:
+            self._remove(path)
+            return None
+        return data
+
+    def put(self, digest: bytes, data: bytes) -> None:
+        """Keep verified bytes.
+
+        Args:
+            digest: SHA-256 of ``data``, 32 bytes.
+            data: the bytes.
+        """
+        path = self._path(digest)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # No fsync: what a crash leaves is held to its digest like everything else.
+            with temporary.open("xb") as stream:
+                stream.write(data)
+            temporary.replace(path)
+        except OSError:
+            self._remove(temporary)
+            return
+        self._until_count -= len(data)
+        if self._until_count <= 0:
+            self._evict()
+            self._until_count = max(1, int(self.limit * _RECOUNT_SHARE))
+
+    def _path(self, digest: bytes) -> Path:
+        name = digest.hex()
+        return self.folder / "sha256" / name[:2] / name
+
+    def _evict(self) -> None:
+        """Remove the entries that were used longest ago, if there is too much."""
+        entries: list[tuple[float, int, Path]] = []
+        with contextlib.suppress(OSError):
+            for folder in (self.folder / "sha256").iterdir():
+                with contextlib.suppress(OSError):
+                    for path in folder.iterdir():
+                        status = path.lstat()
+                        entries.append((status.st_mtime, status.st_size, path))
+        total = sum(size for _, size, _ in entries)
+        if total <= self.limit:
+            return
+        for _, size, path in sorted(entries):
+            self._remove(path)
+            total -= size
+            if total <= self.limit * _KEPT_SHARE:
+                return
+
+    @staticmethod
+    def _remove(path: Path) -> None:
+        with contextlib.suppress(OSError):
+            path.unlink()

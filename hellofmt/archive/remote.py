@@ -1,0 +1,515 @@
+"""Archives behind a URL, read by ranges: the head first, then only what is asked for.
+
+Storage comes from fsspec (``s3://``, ``hf://``, ``gs://``, ``memory://``, chains such as
+``tar://x.hello::file:///all.tar``). HTTP is the exception in one point: fsspec's HTTP file system
+reads whatever a server answers to a range, the whole file or an endless one, and compares nothing.
+So its session, options and event loop are used, but the GET is made here: the answer must be 206
+with exactly the asked ``Content-Range`` and the known total, undecoded, and not one byte beyond the
+asked ones is read. A second HTTP stack was rejected: proxies, certificates and credentials would
+have to be configured twice.
+
+No answer is trusted for its content; every byte is held to a digest or to a computed header by the
+reader. What this module adds is that a short or wrong answer is an error of its own and that
+accidents are tried again: five times with growing, jittered pauses, within a time limit for the
+whole read, continuing where the connection broke. An ETag is no condition, because the servers
+behind one name may differ in it; it only explains a digest that does not match.
+
+Nothing is shared across a fork: a process other than the one that connected makes its own session
+and event loop at its first read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import importlib
+import os
+import re
+import secrets
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from hellofmt.archive.source import LocalSource, cut_ranges, display_name, is_url, merge_ranges
+from hellofmt.errors import HelloError, HelloIOError, UserInputError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from hellofmt.archive.source import Source
+
+__all__ = ["RemoteSource", "list_urls", "open_source"]
+
+_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
+_EMPTY_RANGE: Final = re.compile(r"bytes \*/0")
+_HEAD_BYTES: Final = 1 << 16
+_CHUNK_BYTES: Final = 1 << 16
+# Fetching this much in vain costs less than another request.
+_GAP: Final = 1 << 15
+_CONCURRENT: Final = 16
+_RETRIES: Final = 5
+_PAUSE_SECONDS: Final = 0.2
+_TIMEOUT_SECONDS: Final = 60.0
+# A quarter of the time limit without a byte is a dead connection, and leaves time to try again.
+_SILENT_SHARE: Final = 0.25
+# What is still no stall: below it, a large range would never end.
+_LEAST_BYTES_PER_SECOND: Final = 16 << 10
+_PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 509})
+_EXTRA: Final = frozenset({"http", "https", "s3", "s3a"})
+
+_random = secrets.SystemRandom()
+# Sessions made before a fork: closing them in the child would speak on the parent's connections.
+_inherited: list[Any] = []
+
+
+def open_source(
+    path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
+) -> Source:
+    """Where the bytes of ``path`` come from: a local file, or a URL read by ranges.
+
+    Args:
+        path: path of a local file, or any URL that fsspec knows.
+        storage_options: what fsspec passes to the storage, such as credentials; for http(s) also
+            ``timeout``, seconds for one read with all its retries (60).
+
+    Returns:
+        The open source.
+
+    Raises:
+        OSError: missing, a directory, not permitted.
+        HelloIOError: reading failed (E_READ, E_SHORT_READ, E_HTTP, E_TIMEOUT).
+        UserInputError: unknown scheme, a package is missing, or options for a local file
+            (E_OPTION).
+    """
+    options = dict(storage_options or {})
+    if not (isinstance(path, str) and is_url(path)):
+        if options:
+            raise UserInputError.make("E_OPTION", "`storage_options`; expected none: a local file")
+        return LocalSource(path)
+    scheme = path.partition("://")[0].lower()
+    if scheme in ("file", "local"):
+        import fsspec
+
+        return LocalSource(fsspec.get_filesystem_class("file")._strip_protocol(path))  # noqa: SLF001
+    if scheme in ("http", "https"):
+        return RemoteSource(path, _Http(path, options))
+    return RemoteSource(path, _Storage(path, options))
+
+
+def list_urls(pattern: str, storage_options: Mapping[str, Any]) -> list[str]:
+    """The URLs of the files that match a URL with ``*``, sorted.
+
+    Args:
+        pattern: of a storage that can list; a web server cannot.
+        storage_options: see ``open_source``.
+
+    Raises:
+        UserInputError: http(s), or the storage cannot be used (E_OPTION).
+        HelloIOError: listing failed (E_READ).
+    """
+    scheme = pattern.partition("://")[0].lower()
+    if scheme in ("http", "https"):
+        raise UserInputError.make(
+            "E_OPTION",
+            f"`{_shown(pattern)}`; web servers list no files; expected {{00000..00015}} for them",
+        )
+    filesystem, path = _place(pattern, storage_options)
+    try:
+        return sorted(f"{scheme}://{_bare(name)}" for name in filesystem.glob(path))
+    except Exception as error:
+        raise HelloIOError.make(
+            "E_READ", f"{_shown(pattern)}: {printable(_reason(error))}"
+        ) from error
+
+
+def _bare(name: str) -> str:
+    return name.partition("://")[2] or name
+
+
+@dataclass
+class _Answer:
+    """What came of one range.
+
+    Attributes:
+        data: its first bytes; all of them unless ``error`` is set.
+        error: why not all of them came.
+        passes: whether another attempt may succeed.
+    """
+
+    data: bytes = b""
+    error: Exception | None = None
+    passes: bool = False
+
+
+class _Transport(Protocol):
+    """Ranges of one remote file, one attempt at a time."""
+
+    timeout: float
+
+    def open(self) -> tuple[int, bytes]:
+        """Length of the file in bytes, and as many of its first bytes as came with it."""
+        ...
+
+    def fetch(self, ranges: Sequence[tuple[int, int]], seconds: float) -> list[_Answer]:
+        """One attempt at (start, end) ranges; raises nothing but what a bug would."""
+        ...
+
+    def describe_change(self) -> str:
+        """See ``Source.describe_change``."""
+        ...
+
+
+class RemoteSource:
+    """A file behind a URL; see ``Source``."""
+
+    is_remote = True
+
+    def __init__(self, url: str, transport: _Transport) -> None:
+        """Ask for the length and the first bytes of ``url``.
+
+        Raises:
+            OSError: missing, not permitted.
+            HelloIOError: it cannot be read.
+        """
+        self.name = url
+        self._transport: _Transport | None = transport
+        self.size, self._first = transport.open()
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See ``Source.read``."""
+        return self.read_ranges([(offset, length)])[0]
+
+    def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """See ``Source.read_ranges``."""
+        if self._transport is None:
+            raise HelloIOError.make("E_READ", f"the archive is closed: {_shown(self.name)}")
+        if len(ranges) == 1 and not ranges[0][0] and ranges[0][1] <= len(self._first):
+            # Came with the length; kept only until the reader has it.
+            first, self._first = self._first, b""
+            return [first[: ranges[0][1]]]
+        merged = merge_ranges([(at, size) for at, size in ranges if size], _GAP)
+        blocks = _fetch_all(self._transport, [(at, at + size) for at, size in merged])
+        found = iter(cut_ranges([pair for pair in ranges if pair[1]], merged, blocks))
+        return [next(found) if size else b"" for _, size in ranges]
+
+    def describe_change(self) -> str:
+        """See ``Source.describe_change``."""
+        return "" if self._transport is None else self._transport.describe_change()
+
+    def close(self) -> None:
+        """See ``Source.close``; connections are shared and stay with fsspec."""
+        self._transport = None
+
+
+def _fetch_all(transport: _Transport, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    """All bytes of (start, end) ranges, with retries.
+
+    Raises:
+        OSError: missing, not permitted.
+        HelloIOError: an answer cannot be used, or attempts or time ran out.
+    """
+    parts = [bytearray() for _ in ranges]
+    waiting = list(range(len(ranges)))
+    total = sum(end - start for start, end in ranges)
+    deadline = time.monotonic() + transport.timeout + total / _LEAST_BYTES_PER_SECOND
+    attempt = 0
+    while waiting:
+        rest = [(ranges[i][0] + len(parts[i]), ranges[i][1]) for i in waiting]
+        failed: list[tuple[int, Exception]] = []
+        for i, answer in zip(
+            waiting, transport.fetch(rest, deadline - time.monotonic()), strict=True
+        ):
+            parts[i] += answer.data
+            if answer.error is not None:
+                if not answer.passes:
+                    raise answer.error
+                failed.append((i, answer.error))
+        waiting = [i for i, _ in failed]
+        if waiting:
+            pause = _PAUSE_SECONDS * 2**attempt * _random.uniform(0.5, 1.5)
+            if attempt == _RETRIES or time.monotonic() + pause >= deadline:
+                raise failed[0][1]
+            time.sleep(pause)
+            attempt += 1
+    return [bytes(part) for part in parts]
+
+
+class _Http:
+    """Ranges of one http(s) URL, through the session of fsspec's HTTP file system."""
+
+    def __init__(self, url: str, options: dict[str, Any]) -> None:
+        timeout = options.pop("timeout", _TIMEOUT_SECONDS)
+        if not isinstance(timeout, (int, float)) or not timeout > 0:
+            raise UserInputError.make(
+                "E_OPTION", f"`timeout`; expected seconds > 0, got {printable(timeout)}"
+            )
+        self.timeout = float(timeout)
+        self._url = url
+        # Compressed answers would have other lengths, and a decoder in front of every check.
+        client = {"auto_decompress": False, **options.pop("client_kwargs", {})}
+        self._options = {**options, "client_kwargs": client}
+        self._filesystem: Any = None
+        self._pid = 0
+        self._total = -1
+        self._tag: str | None = None
+        self._other_tag = ""
+
+    def open(self) -> tuple[int, bytes]:
+        """See ``_Transport.open``: one request."""
+        [first] = _fetch_all(self, [(0, _HEAD_BYTES)])
+        return self._total, first
+
+    def describe_change(self) -> str:
+        """See ``Source.describe_change``."""
+        return self._other_tag
+
+    def fetch(self, ranges: Sequence[tuple[int, int]], seconds: float) -> list[_Answer]:
+        """See ``_Transport.fetch``."""
+        filesystem = self._connected()
+        from fsspec.asyn import sync
+
+        answers: Any
+        try:
+            answers = sync(filesystem.loop, self._get_all, filesystem, ranges, max(seconds, 0.001))
+        except Exception as error:
+            # Of options that the client refuses; the requests themselves answer.
+            raise UserInputError.make(
+                "E_OPTION", f"{_shown(self._url)}: {printable(_reason(error))}"
+            ) from error
+        return answers
+
+    def _connected(self) -> Any:
+        """The file system of this process."""
+        if self._pid != os.getpid():
+            if self._filesystem is not None:
+                _inherited.append(self._filesystem)
+            # Threads that come here together get one object: fsspec keeps one per options.
+            self._filesystem = _filesystem("http", self._options)
+            self._pid = os.getpid()
+        return self._filesystem
+
+    async def _get_all(
+        self, filesystem: Any, ranges: Sequence[tuple[int, int]], seconds: float
+    ) -> list[_Answer]:
+        """All ranges, some at a time."""
+        session = await filesystem.set_session()
+        places = asyncio.Semaphore(_CONCURRENT)
+
+        async def get(start: int, end: int) -> _Answer:
+            async with places:
+                return await self._get(filesystem, session, start, end, seconds)
+
+        return await asyncio.gather(*(get(start, end) for start, end in ranges))
+
+    async def _get(
+        self, filesystem: Any, session: Any, start: int, end: int, seconds: float
+    ) -> _Answer:
+        """One range, one request; errors come in the answer."""
+        import aiohttp
+
+        options = dict(filesystem.kwargs)
+        headers = {
+            **options.pop("headers", {}),
+            "Range": f"bytes={start}-{end - 1}",
+            "Accept-Encoding": "identity",
+        }
+        silent = min(self.timeout * _SILENT_SHARE, seconds)
+        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=silent, sock_read=silent)
+        data = bytearray()
+        if self._total >= 0:
+            end = min(end, self._total)
+        try:
+            async with session.get(
+                filesystem.encode_url(self._url), headers=headers, timeout=timeout, **options
+            ) as response:
+                try:
+                    answer = self._judge(response, start, end)
+                    if answer is not None:
+                        return answer
+                    # The first answer told the total, which may be less than was asked for.
+                    end = min(end, self._total)
+                    while len(data) < end - start:
+                        wanted = min(_CHUNK_BYTES, end - start - len(data))
+                        chunk = await response.content.read(wanted)
+                        if not chunk:
+                            break
+                        data += chunk
+                finally:
+                    # Unless the body ended, what may still come must not be waited for.
+                    if not response.content.at_eof():
+                        response.close()
+        except aiohttp.InvalidURL:
+            return _Answer(error=UserInputError.make("E_OPTION", f"not a URL: {self._shown()}"))
+        except (aiohttp.TooManyRedirects, aiohttp.ClientSSLError) as error:
+            # No accidents; their own text may show the query of the URL.
+            return _Answer(error=self._fault(type(error).__name__))
+        except TimeoutError:
+            return _Answer(bytes(data), self._fault("no answer in time", "E_TIMEOUT"), passes=True)
+        except (aiohttp.ClientError, OSError) as error:
+            what, code = _reason(error), "E_SHORT_READ" if data else "E_HTTP"
+            return _Answer(bytes(data), self._fault(what, code), passes=True)
+        if len(data) < end - start:
+            text = f"the answer ended early; expected {end - start} bytes, got {len(data)}"
+            return _Answer(bytes(data), self._fault(text, "E_SHORT_READ"), passes=True)
+        return _Answer(bytes(data))
+
+    def _judge(self, response: Any, start: int, end: int) -> _Answer | None:
+        """None if the body is exactly the asked range, else the answer without it."""
+        status, headers = response.status, response.headers
+        if status in (404, 410):
+            return _Answer(error=FileNotFoundError(errno.ENOENT, "No such file", self._shown()))
+        if status in (401, 403):
+            return _Answer(error=PermissionError(errno.EACCES, "Not permitted", self._shown()))
+        stated = headers.get("Content-Range", "")
+        if status == 416 and self._total < 0 and _EMPTY_RANGE.fullmatch(stated):
+            self._total = 0
+            return _Answer()
+        if status != 206:
+            hint = "; the server does not serve ranges" if status == 200 else ""
+            fault = self._fault(f"status {status}; expected 206 to a range{hint}")
+            return _Answer(error=fault, passes=status in _PASSING)
+        if headers.get("Content-Encoding", "identity").lower() != "identity":
+            coding = printable(headers["Content-Encoding"], 40)
+            return _Answer(error=self._fault(f"`Content-Encoding` {coding}; expected none"))
+        match = _CONTENT_RANGE.fullmatch(stated)
+        total = int(match[3]) if match else -1
+        last = (end if self._total >= 0 else min(end, total)) - 1
+        if match is None or (int(match[1]), int(match[2])) != (start, last):
+            text = f"`Content-Range` {printable(stated, 80)}; expected bytes {start}-{last}"
+            return _Answer(error=self._fault(text))
+        if self._total < 0:
+            self._total = total
+        elif total != self._total:
+            text = f"changed while it was open; expected {self._total} bytes in all, got {total}"
+            return _Answer(error=self._fault(text, "E_READ"))
+        length = headers.get("Content-Length")
+        if length is not None and length != str(last + 1 - start):
+            text = f"`Content-Length` {printable(length, 40)}; expected {last + 1 - start}"
+            return _Answer(error=self._fault(text))
+        self._compare_tag(headers.get("ETag") or headers.get("Last-Modified") or "")
+        return None
+
+    def _compare_tag(self, tag: str) -> None:
+        """Remember what the server calls this version of the file."""
+        if self._tag is None:
+            self._tag = tag
+        elif tag != self._tag:
+            self._other_tag = (
+                f"the server now has {printable(tag, 60) or 'no tag'}, "
+                f"it had {printable(self._tag, 60) or 'none'}"
+            )
+
+    def _shown(self) -> str:
+        return _shown(self._url)
+
+    def _fault(self, text: str, code: str = "E_HTTP") -> HelloIOError:
+        return HelloIOError.make(code, f"{self._shown()}: {text}")
+
+
+class _Storage:
+    """Ranges of a file in any other storage of fsspec."""
+
+    def __init__(self, url: str, options: dict[str, Any]) -> None:
+        self.timeout = _TIMEOUT_SECONDS
+        self._url = url
+        self._options = options
+        self._place: tuple[Any, str] | None = None
+        self._pid = 0
+
+    def open(self) -> tuple[int, bytes]:
+        """See ``_Transport.open``."""
+        try:
+            filesystem, path = self._connected()
+            facts: dict[str, Any] = filesystem.info(path)
+        except (HelloError, FileNotFoundError, PermissionError):
+            raise
+        except Exception as error:
+            raise self._fault(error) from error
+        if facts.get("type") == "directory":
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), _shown(self._url))
+        size = facts.get("size")
+        if not isinstance(size, int) or size < 0:
+            raise HelloIOError.make("E_READ", f"{_shown(self._url)}: no file of known length")
+        return size, b""
+
+    def describe_change(self) -> str:
+        """See ``Source.describe_change``: not known of other storages."""
+        return ""
+
+    def fetch(self, ranges: Sequence[tuple[int, int]], seconds: float) -> list[_Answer]:
+        """See ``_Transport.fetch``."""
+        filesystem, path = self._connected()
+        starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
+        # Asynchronous storages take both; the others read one range after another.
+        limits = {"batch_size": _CONCURRENT, "timeout": seconds} if filesystem.async_impl else {}
+        try:
+            found = filesystem.cat_ranges(
+                [path] * len(ranges), starts, ends, on_error="return", **limits
+            )
+        except Exception as error:
+            found = [error] * len(ranges)
+        return [
+            self._answer(data, end - start)
+            for data, (start, end) in zip(found, ranges, strict=True)
+        ]
+
+    def _answer(self, found: Any, wanted: int) -> _Answer:
+        if isinstance(found, (FileNotFoundError, PermissionError)):
+            return _Answer(error=found)
+        if isinstance(found, Exception):
+            return _Answer(error=self._fault(found), passes=True)
+        if len(found) != wanted:
+            code = "E_SHORT_READ" if len(found) < wanted else "E_READ"
+            text = f"{_shown(self._url)}: expected {wanted} bytes, got {len(found)}"
+            return _Answer(error=HelloIOError.make(code, text), passes=len(found) < wanted)
+        return _Answer(bytes(found))
+
+    def _connected(self) -> tuple[Any, str]:
+        """File system and path, of this process."""
+        if self._place is None or self._pid != os.getpid():
+            if self._place is not None:
+                _inherited.append(self._place)
+            self._place = _place(self._url, self._options)
+            self._pid = os.getpid()
+        return self._place
+
+    def _fault(self, error: Exception) -> HelloIOError:
+        code = "E_TIMEOUT" if isinstance(error, TimeoutError) else "E_READ"
+        return HelloIOError.make(code, f"{_shown(self._url)}: {printable(_reason(error))}")
+
+
+def _filesystem(protocol: str, options: Mapping[str, Any]) -> Any:
+    """A file system of fsspec.
+
+    Raises:
+        UserInputError: unknown, its package is missing, or it refuses the options (E_OPTION).
+    """
+    fsspec = importlib.import_module("fsspec")
+    try:
+        return fsspec.filesystem(protocol, **options)
+    except (ImportError, ValueError, TypeError) as error:
+        raise _unusable(protocol, error) from error
+
+
+def _place(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
+    """File system and path of a URL, see ``_filesystem``."""
+    core = importlib.import_module("fsspec.core")
+    try:
+        return core.url_to_fs(url, **options)
+    except (ImportError, ValueError, TypeError) as error:
+        raise _unusable(url.partition("://")[0], error) from error
+
+
+def _unusable(protocol: str, error: Exception) -> UserInputError:
+    what = f"{printable(protocol, 40)}://: {printable(_reason(error))}"
+    if isinstance(error, ImportError) and protocol.rpartition("::")[2].lower() in _EXTRA:
+        what += "; pip install 'hellofmt[remote]'"
+    return UserInputError.make("E_OPTION", what)
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _shown(url: str) -> str:
+    return printable(display_name(url))

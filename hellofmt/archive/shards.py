@@ -1,0 +1,559 @@
+"""A sharded data set: its files read as one archive, or written from one draft.
+
+Each shard is a full archive. What makes them one is checked at opening: manifests equal in all that
+does not concern the images, no shard missing or given twice, rows that follow each other; and, once
+the index is read, labels sorted over all of them. ``HelloSet`` is a ``HelloFile`` in everything but
+where its bytes lie, so whatever reads an archive reads a set.
+
+A single shard that is named exactly is opened as the archive it is, and a pattern never opens a
+part of a set: a training run on 15 of 16 files would look like any other.
+"""
+
+from __future__ import annotations
+
+import bisect
+import errno
+import hashlib
+import json
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import msgspec
+
+from hellofmt.archive.limits import DEFAULT_LIMITS, Limits, check_limit
+from hellofmt.archive.manifest import UNSET, Images, Manifest, Shard
+from hellofmt.archive.reader import HelloFile, check_expect
+from hellofmt.archive.source import display_name, is_url
+from hellofmt.errors import HelloIOError, SpecError, TrustError, UserInputError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from hellofmt.archive.classes import Classes
+    from hellofmt.archive.index import Index
+    from hellofmt.archive.reader import Access
+    from hellofmt.archive.source import Source
+    from hellofmt.archive.writer import Draft
+
+__all__ = ["HelloSet", "find_shards", "open_set", "set_id", "shard_path", "write_shards"]
+
+_BRACES: Final = re.compile(r"(.*)\{([0-9]{1,9})\.\.([0-9]{1,9})\}([^{}]*)", re.DOTALL)
+_OWN_KEYS: Final = ("shard", "images")
+_OWN_SECTIONS: Final = frozenset({"index", "pixels"})
+# Names have five digits.
+_MOST_SHARDS: Final = 99_999
+_THREADS: Final = 8
+
+
+def set_id(ids: Sequence[str]) -> str:
+    r"""Identity of a set: SHA-256 over ``hello/set/1\n`` and its ids in order, a line each.
+
+    Args:
+        ids: ``sha256:...`` of every shard.
+
+    Returns:
+        ``sha256:`` and 64 hex digits.
+    """
+    text = "hello/set/1\n" + "".join(f"{one}\n" for one in ids)
+    return "sha256:" + hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def shard_path(target: str | os.PathLike[str], index: int, count: int) -> Path:
+    """``name-00003-of-00016.hello`` of ``name.hello``."""
+    path = Path(target)
+    return path.with_name(f"{path.stem}-{index:05d}-of-{count:05d}{path.suffix}")
+
+
+def find_shards(path: str | Sequence[str | os.PathLike[str]], access: Access) -> str | list[str]:
+    """The file or the files that a pattern or a list means.
+
+    Args:
+        path: a pattern with ``*``, ``?``, ``[...]`` or ``{00000..00015}``; or the names themselves.
+            In a URL only ``*`` and braces are a pattern.
+        access: for listing the files of a URL.
+
+    Returns:
+        The one file whose name this is, literally; else the files, at least one.
+
+    Raises:
+        FileNotFoundError: no file matches.
+        UserInputError: an empty list, or a pattern that cannot be listed (E_OPTION).
+    """
+    if not isinstance(path, str):
+        names = [os.fspath(name) for name in path]
+        if not names:
+            raise UserInputError.make("E_OPTION", "no files; expected those of a sharded data set")
+        return names
+    if not is_url(path) and os.path.lexists(path):
+        return path
+    braces = _BRACES.fullmatch(path)
+    if braces is not None:
+        return _expanded(path, *braces.groups())
+    if is_url(path):
+        return _listed(path, access) if "*" in path else path
+    # Path.glob takes no absolute patterns.
+    import glob
+
+    names = sorted(glob.glob(path))  # noqa: PTH207
+    if not names:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    return names
+
+
+def _expanded(path: str, before: str, low: str, high: str, after: str) -> list[str]:
+    """``a-{00..03}-b`` written out."""
+    first, last = int(low), int(high)
+    if len(low) != len(high) or not first <= last < first + _MOST_SHARDS:
+        raise UserInputError.make(
+            "E_OPTION", f"`{printable(display_name(path))}`; expected digits like {{00000..00015}}"
+        )
+    return [f"{before}{number:0{len(low)}d}{after}" for number in range(first, last + 1)]
+
+
+def _listed(path: str, access: Access) -> list[str]:
+    """The URLs that match a URL with ``*``."""
+    from hellofmt.archive.remote import list_urls
+
+    names = list_urls(path, access.storage_options)
+    if not names:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), display_name(path))
+    return names
+
+
+def open_set(names: Sequence[str], expect: str | None, limits: Limits, access: Access) -> HelloFile:
+    """Open the files of a sharded data set, in any order, as one archive.
+
+    Args:
+        names: paths or URLs; a single one that is no shard is opened as the file it is.
+        expect: the id of the set.
+        limits: of each file; ``images`` also of all together.
+        access: how their bytes are reached.
+
+    Returns:
+        A ``HelloSet``, or the single file.
+
+    Raises:
+        OSError: one cannot be opened.
+        HelloError: one is refused, see ``open_archive``.
+        UserInputError: not one complete set (E_DATA).
+        SpecError: rows that do not follow each other (E_INDEX).
+        TrustError: another id than ``expect`` (E_PIN).
+    """
+    check_expect(expect)
+    files = _open_all(names, limits, access)
+    try:
+        if len(files) > 1 or files[0].manifest.shard is not UNSET:
+            made = HelloSet(files, limits, access)
+            _check_pin(made, expect)
+            return made
+    except BaseException:
+        _close_all(files)
+        raise
+    _close_all(files)
+    return access.open(names[0], expect, limits)
+
+
+def _check_pin(made: HelloSet, expect: str | None) -> None:
+    """Refuse another set than the expected one.
+
+    Raises:
+        TrustError: E_PIN.
+    """
+    if expect is not None and expect != made.id:
+        raise TrustError.make("E_PIN", f"id of the set; expected {expect}, got {made.id}")
+
+
+def _open_all(names: Sequence[str], limits: Limits, access: Access) -> list[HelloFile]:
+    """All of the files or none; over a network several at a time."""
+    files: list[HelloFile] = []
+    fault: BaseException | None = None
+    with ThreadPoolExecutor(_THREADS if any(map(is_url, names)) else 1) as pool:
+        waiting = [pool.submit(access.open, name, None, limits) for name in names]
+        for future in waiting:
+            try:
+                files.append(future.result())
+            except BaseException as error:
+                fault = fault or error
+                for other in waiting:
+                    other.cancel()
+    if fault is not None:
+        _close_all(files)
+        raise fault
+    return files
+
+
+def _close_all(files: Sequence[HelloFile]) -> None:
+    for file in files:
+        file.close()
+
+
+class HelloSet(HelloFile):
+    """The files of a sharded data set as one archive; see ``open_archive``.
+
+    Rows are numbered over all shards, and so are image names. ``manifest`` is that of a shard with
+    the images of all; ``section`` and ``tensors`` read the first shard, which has the same bytes as
+    the others. What lies at a byte offset lies in one shard only: ``index.offset`` counts in the
+    shard of its row, and ``source``, ``pixels_start``, ``section_offset``, ``manifest_bytes`` and
+    the raw sections ``index`` and ``pixels`` are to be had from ``shards``.
+
+    Attributes:
+        path: name of the first file and how many there are, for messages.
+    """
+
+    def __init__(  # pyright: ignore[reportMissingSuperCall]
+        self, files: Sequence[HelloFile], limits: Limits, access: Access
+    ) -> None:
+        """Check that ``files`` are one complete set and take them over.
+
+        Args:
+            files: the open shards, in any order.
+            limits: ``images`` bounds all of them together.
+            access: how they were opened.
+
+        Raises:
+            UserInputError: not one complete set (E_DATA).
+            SpecError: rows that do not follow each other (E_INDEX).
+            LimitError: too many images.
+        """
+        self._shards = _in_order(files)
+        first = self._shards[0]
+        images = [_images_of(file) for file in self.shards]
+        self._firsts = [_shard_of(file).first for file in self.shards]
+        total = sum(one.count for one in images)
+        check_limit(limits, "images", total)
+        self.manifest: Manifest = msgspec.structs.replace(
+            first.manifest,
+            shard=UNSET,
+            images=msgspec.structs.replace(
+                images[0], count=total, span=sum(one.span for one in images)
+            ),
+        )
+        self.extras: Mapping[str, str] = MappingProxyType(dict(first.extras))
+        self.id = set_id([file.id for file in self.shards])
+        self.limits = limits
+        self.path = f"{first.path} ... ({len(self.shards)} shards)"
+        self.size_bytes = sum(file.size_bytes for file in self.shards)
+        self._access = access
+        self._index: Index | None = None
+
+    def __repr__(self) -> str:
+        name = display_name(self.shards[0].path)
+        return f"<HelloSet {name!r} ... {len(self.shards)} shards, {len(self)} images>"
+
+    @property
+    def shards(self) -> Sequence[HelloFile]:
+        """The open files, in order."""
+        return self._shards
+
+    @property
+    def content_id(self) -> str:
+        """What stays equal when shards are only compressed anew; never a pin."""
+        return set_id([file.content_id for file in self.shards])
+
+    @property
+    def classes(self) -> Classes:
+        """The classes, in label order."""
+        return self.shards[0].classes
+
+    @property
+    def index(self) -> Index:
+        """The images of all shards, row by row; ``offset`` counts in the shard of the row.
+
+        Raises:
+            HelloError: the index of a shard is damaged, or labels are not sorted over
+                all of them (E_INDEX).
+        """
+        if self._index is None:
+            self._index = _joined([_index_of(file) for file in self.shards], self.manifest)
+        return self._index
+
+    def has_section(self, name: str) -> bool:
+        """Whether the shards have a section called ``name``."""
+        return self.shards[0].has_section(name)
+
+    def section_sizes(self) -> dict[str, int]:
+        """Stored bytes per section, summed over the shards, each of which has all of them."""
+        sizes = dict.fromkeys(self.shards[0].section_sizes(), 0)
+        for file in self.shards:
+            for name, size in file.section_sizes().items():
+                sizes[name] += size
+        return sizes
+
+    def section(self, name: str) -> bytes:
+        """Raw bytes of a section that all shards have alike; see ``HelloFile.section``."""
+        if name in _OWN_SECTIONS:
+            self._refuse(f"section `{name}`")
+        return self.shards[0].section(name)
+
+    def tensors(self, name: str) -> dict[str, NDArray[Any]]:
+        """Tensors of a section that all shards have alike; see ``HelloFile.tensors``."""
+        if name in _OWN_SECTIONS:
+            self._refuse(f"section `{name}`")
+        return self.shards[0].tensors(name)
+
+    def section_offset(self, name: str) -> int:
+        """Refused: a set has no offsets."""
+        self._refuse(f"offset of `{name}`")
+
+    @property
+    def manifest_bytes(self) -> bytes:
+        """Refused: each shard has its own."""
+        self._refuse("stored manifest")
+
+    @property
+    def pixels_start(self) -> int:
+        """Refused: a set has no offsets."""
+        self._refuse("offset of the pixels")
+
+    @property
+    def source(self) -> Source:
+        """Refused: each shard has its own."""
+        self._refuse("source")
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise UserInputError.make(
+            "E_OPTION", f"{printable(what)}: each shard of a set has its own; open one"
+        )
+
+    def image_name(self, row: int) -> str:
+        """Name of an image, numbered over the whole set; see ``HelloFile.image_name``."""
+        self._images_and_index(row)
+        shard, local = self._place(row)
+        return self.shards[shard].image_name(local)
+
+    def read_images(self, rows: Sequence[int]) -> list[bytes]:
+        """The stored bytes of many images; see ``HelloFile.read_images``."""
+        wanted: dict[int, list[int]] = {}
+        places: list[tuple[int, int]] = []
+        for row in map(int, rows):
+            self._images_and_index(row)
+            shard, local = self._place(row)
+            places.append((shard, len(wanted.setdefault(shard, []))))
+            wanted[shard].append(local)
+
+        def read(shard: int) -> list[bytes]:
+            return self.shards[shard].read_images(wanted[shard])
+
+        if len(wanted) > 1 and is_url(self.shards[0].path):
+            with ThreadPoolExecutor(_THREADS) as pool:
+                found = dict(zip(wanted, pool.map(read, wanted), strict=True))
+        else:
+            found = {shard: read(shard) for shard in wanted}
+        return [found[shard][at] for shard, at in places]
+
+    def _place(self, row: int) -> tuple[int, int]:
+        """Shard of a row, and its row there."""
+        shard = bisect.bisect_right(self._firsts, row) - 1
+        return shard, row - self._firsts[shard]
+
+    def close(self) -> None:
+        """Close every file; reading afterwards is a ``HelloIOError``."""
+        _close_all(self.shards)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        names = [file.path for file in self.shards]
+        return _reopen_set, (names, self.id, self.limits, self._access)
+
+
+def _reopen_set(names: list[str], expect: str, limits: Limits, access: Access) -> HelloFile:
+    """What unpickling calls: the same set or an error."""
+    return open_set(names, expect, limits, access)
+
+
+def _shard_of(file: HelloFile) -> Shard:
+    """Which part a file is.
+
+    Raises:
+        UserInputError: none (E_DATA).
+    """
+    shard = file.manifest.shard
+    if shard is UNSET:
+        raise _no_set(f"{_shown(file)} is no shard; expected the files of one data set")
+    return shard
+
+
+def _images_of(file: HelloFile) -> Images:
+    images = file.manifest.images
+    # The schema has no shard without images.
+    return _no_images() if images is UNSET else images
+
+
+def _index_of(file: HelloFile) -> Index:
+    index = file.index
+    return _no_images() if index is None else index
+
+
+def _no_images() -> NoReturn:
+    raise SpecError.make("E_SCHEMA", "a shard without images")
+
+
+def _no_set(text: str) -> UserInputError:
+    return UserInputError.make("E_DATA", text)
+
+
+def _shown(file: HelloFile) -> str:
+    return f"`{printable(display_name(file.path))}`"
+
+
+def _in_order(files: Sequence[HelloFile]) -> list[HelloFile]:
+    """The shards by number: all of one set, none missing, none twice.
+
+    Raises:
+        UserInputError: they are not (E_DATA).
+        SpecError: their rows do not follow each other (E_INDEX).
+    """
+    ordered = sorted(files, key=lambda file: _shard_of(file).index)
+    count, total = _shard_of(ordered[0]).count, _shard_of(ordered[0]).total
+    given: dict[int, HelloFile] = {}
+    for file in ordered:
+        shard = _shard_of(file)
+        if (shard.count, shard.total) != (count, total):
+            raise _no_set(
+                f"{_shown(file)} is of {shard.count} shards with {shard.total} images, "
+                f"{_shown(ordered[0])} of {count} with {total}"
+            )
+        if shard.index in given:
+            raise _no_set(
+                f"{_shown(file)} and {_shown(given[shard.index])} are both shard {shard.index}"
+            )
+        given[shard.index] = file
+    missing = next((i for i in range(count) if i not in given), None)
+    if missing is not None:
+        raise _no_set(f"shard {missing} is missing; expected {count} shards, got {len(ordered)}")
+    known = _common(ordered[0])
+    row = 0
+    for file in ordered:
+        key = _difference(known, _common(file))
+        if key:
+            raise _no_set(f"{_shown(file)} is of another data set: `{key}` differs")
+        if _shard_of(file).first != row:
+            raise SpecError.make(
+                "E_INDEX",
+                f"{_shown(file)} begins at image {_shard_of(file).first}; expected {row}",
+                member="__hello__/manifest",
+            )
+        row += _images_of(file).count
+    if row != total:
+        raise SpecError.make(
+            "E_INDEX",
+            f"the shards have {row} images; expected {total}",
+            member="__hello__/manifest",
+        )
+    return ordered
+
+
+def _common(file: HelloFile) -> dict[str, Any]:
+    """What must be equal in all shards of a set."""
+    # From the bytes, so that keys of a newer version take part.
+    document: dict[str, Any] = json.loads(file.manifest_bytes)
+    images = _images_of(file)
+    for key in _OWN_KEYS:
+        document.pop(key, None)
+    document["sections"] = [
+        section for section in document["sections"] if section["name"] not in _OWN_SECTIONS
+    ]
+    # One reader decodes them all.
+    shape = None if images.shape is UNSET else list(images.shape)
+    document["images"] = [images.codec, images.layout, shape]
+    return document
+
+
+def _difference(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """The first key in which two documents differ; empty if none."""
+    keys = sorted(one.keys() | other.keys())
+    return printable(next((key for key in keys if one.get(key) != other.get(key)), ""), 80)
+
+
+def _joined(parts: Sequence[Index], manifest: Manifest) -> Index:
+    """One index of all shards.
+
+    Raises:
+        SpecError: labels are not sorted over all of them, or not as many per class as stated
+            (E_INDEX).
+    """
+    import numpy as np
+
+    from hellofmt.archive.index import Index, check_labels
+
+    columns = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("size", "label", "height", "width", "sha256", "offset")
+    }
+    for column in columns.values():
+        column.flags.writeable = False
+    check_labels(columns["label"], manifest)
+    return Index(**columns)
+
+
+def write_shards(
+    target: str | os.PathLike[str],
+    draft: Draft,
+    count: int,
+    *,
+    force: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
+    progress: Callable[[int, int], None] | None = None,
+) -> str:
+    """Write ``draft`` as ``count`` archives ``name-00000-of-00016.hello`` beside each other.
+
+    Each file appears complete or not at all; if one cannot be written, those that were written
+    before it are removed again, unless they replaced others.
+
+    Args:
+        target: ``name.hello``, which itself is not written.
+        draft: what to write, with at least ``count`` images.
+        count: number of files; they differ by at most one image.
+        force: replace files that are there.
+        limits: of each file.
+        progress: called with images written and images in all.
+
+    Returns:
+        The id of the set.
+
+    Raises:
+        UserInputError: the draft cannot be archives (E_DATA), or has fewer images than files
+            (E_OPTION).
+        HelloIOError: a target exists (E_TARGET) or cannot be written.
+        HelloError: see ``write_archive``.
+        OSError: an image cannot be read, or a directory not be written.
+    """
+    from hellofmt.archive.writer import ImageSet, plan_images, write_archive
+
+    whole = draft.images
+    if whole is None:
+        raise UserInputError.make("E_OPTION", "no images; expected images to spread over shards")
+    total = len(whole.items)
+    if not 1 <= count <= min(total, _MOST_SHARDS):
+        raise UserInputError.make("E_OPTION", f"`shards`; expected 1 to {total}, got {count}")
+    paths = [shard_path(target, index, count) for index in range(count)]
+    taken = [path for path in paths if os.path.lexists(path)]
+    if taken and not force:
+        raise HelloIOError.make("E_TARGET", f"{printable(taken[0])} exists; `force` replaces it")
+    items = sorted(whole.items, key=lambda item: item.label)
+    dataset, layout = plan_images(draft, limits)
+    draft = replace(draft, dataset=dataset)
+    ids: list[str] = []
+    written: list[Path] = []
+    try:
+        for index, path in enumerate(paths):
+            first, end = index * total // count, (index + 1) * total // count
+            images = ImageSet(whole.codec, items[first:end], layout)
+            shard = Shard(count=count, first=first, index=index, total=total)
+            part = replace(draft, images=images, shard=shard)
+            ids.append(write_archive(path, part, force=force, limits=limits, progress=None))
+            if path not in taken:
+                written.append(path)
+            if progress is not None:
+                progress(end, total)
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
+    return set_id(ids)
