@@ -642,9 +642,9 @@ def parse_manifest(data: bytes) -> tuple[Manifest, dict[str, str]]:
     extras = {key: document.pop(key) for key in [k for k in document if k.startswith("x_")]}
     problems = _validate_extras(extras)
     requires: Any = document.get("requires")
-    if isinstance(requires, list):
+    if isinstance(requires, list) and all(isinstance(name, str) for name in requires):
         unknown = [name for name in requires if name not in KNOWN_FEATURES]
-        if unknown and all(isinstance(name, str) for name in requires):
+        if unknown:
             raise NotHelloError.make(
                 "E_FEATURE",
                 f"this reader does not know the required {printable(', '.join(unknown))}",
