@@ -6,6 +6,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 from zoo import VALID, ZOO
+from zoo.parts import images_only
 
 from hellofmt.archive import open_archive, verify_archive
 from hellofmt.errors import HelloError
@@ -66,6 +67,9 @@ def test_refused(name, tmp_path):
     assert outcome(verify_archive, path, pixels=True) == wanted
     assert outcome(verify_archive, path) == (("", "", 0) if file.decode else wanted)
     assert outcome(read_everything, path) == (("", "", 0) if file.full else wanted)
+    if file.group == "index" and file.code == "E_INDEX":
+        # Before any image is read: what a loader would use to plan an epoch.
+        assert outcome(lambda: open_archive(path).index) == wanted
 
 
 def test_the_zoo_is_no_smaller_than_promised():
@@ -132,6 +136,17 @@ def test_exit_of_the_process(name, tmp_path):
     assert (done.returncode, done.stdout) == (file.exit, "")
     assert file.code in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+def test_no_depth_is_too_deep_for_an_error_of_ours(opening, tmp_path):
+    # Parsing and writing back give up at depths that differ by a few levels.
+    closing = {"[": "]", '{"a":': "}"}[opening]
+    path = tmp_path / "deep.hello"
+    for depth in range(700, 1001, 2):
+        text = f'{{"a":{opening * depth}1{closing * depth}}}'
+        path.write_bytes(images_only().build(text.encode()))
+        assert outcome(verify_archive, path)[2] == 5
 
 
 def test_a_pin_and_an_id_come_before_the_content(tmp_path):

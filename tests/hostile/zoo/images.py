@@ -230,6 +230,8 @@ for name, data, code in (
     ("segment_of_one_byte", lambda: b"\xff\xd8\xff\xe0\0\1" + baseline()[2:], "E_IMAGE"),
     ("segment_of_no_byte", lambda: b"\xff\xd8\xff\xe0\0\0" + baseline()[2:], "E_IMAGE"),
     ("stray_byte", lambda: b"\xff\xd8A" + baseline()[2:], "E_IMAGE"),
+    # A segment that lacks its 0xFF; the metadata that it is would be cut away before decoding.
+    ("segment_without_its_marker", lambda: b"\xff\xd8\xe1\0\4ab" + baseline()[2:], "E_IMAGE"),
     ("is_a_png", png, "E_CODEC"),
     ("is_jpeg_2000", lambda: b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(30), "E_CODEC"),
     ("is_jpeg_2000_stream", lambda: b"\xff\x4f\xff\x51" + bytes(30), "E_CODEC"),
@@ -349,6 +351,7 @@ for name, data, code in (
     ),
     ("cut", lambda: lossy()[:-8], "E_IMAGE"),
     ("only_its_head", lambda: b"RIFF\x04\0\0\0WEBP", "E_CODEC"),
+    ("unknown_chunk", lambda: riff(part(b"EVIL", body_of(lossless()))), "E_CODEC"),
     ("is_a_wav", lambda: b"RIFF\x24\0\0\0WAVEfmt " + bytes(28), "E_CODEC"),
     ("is_a_png", png, "E_CODEC"),
 ):

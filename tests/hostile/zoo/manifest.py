@@ -159,6 +159,7 @@ def dropping(path, kit=projector):
 
 
 LONG = "x" * 4097
+TEXT_TOWER = {"context_length": 8, "heads": 1, "layers": 1, "vocab_size": 9, "width": 8}
 for name, path, value, code in (
     ("version_as_number", "hello", 1, "E_SCHEMA"),
     ("version_of_two_zeros", "hello", "1.00", "E_SCHEMA"),
@@ -172,6 +173,8 @@ for name, path, value, code in (
     ("requires_escape_sequence", "requires", ["\x1b[2J"], "E_FEATURE"),
     ("requires_not_a_list", "requires", "images.packed", "E_SCHEMA"),
     ("requires_number", "requires", [1], "E_SCHEMA"),
+    ("requires_object", "requires", [{}], "E_SCHEMA"),
+    ("requires_list", "requires", ["images.packed", []], "E_SCHEMA"),
     ("requires_packed_without_it", "requires", ["images.packed"], "E_SCHEMA"),
     ("unknown_key", "run", "rm -rf /", "E_SCHEMA"),
     ("unknown_key_inside", "base.module", "os", "E_SCHEMA"),
@@ -224,7 +227,7 @@ for name, path, value, code in (
     (
         "base_text_beside_a_stored_head",
         "base.text",
-        {"context_length": 8, "heads": 1, "layers": 1, "vocab_size": 9, "width": 8},
+        TEXT_TOWER,
         "E_SCHEMA",
     ),
     ("base_rule_unknown", "base.rule", "normal-1", "E_SCHEMA"),
@@ -422,6 +425,21 @@ def manifest_embedded_base_with_text_head():
 
 
 @spelling("E_SCHEMA")
+def manifest_embedded_base_with_a_text_tower():
+    kit = embedded()
+    kit.manifest["base"]["text"] = TEXT_TOWER
+    return kit.build()
+
+
+@spelling("E_SCHEMA")
+def manifest_views_of_nine_cells():
+    def change(head, _):
+        head["views"] |= {"size": 16, "shuffle": 9}
+
+    return edited(change)
+
+
+@spelling("E_SCHEMA")
 def manifest_shard_without_pictures():
     kit = projector_only()
     kit.manifest["shard"] = {"count": 1, "first": 0, "index": 0, "total": 1}
@@ -591,13 +609,7 @@ def newer_version_with_more():
 @harmless()
 def prompt_of_python_format():
     kit = projector()
-    kit.manifest["base"]["text"] = {
-        "context_length": 8,
-        "heads": 1,
-        "layers": 1,
-        "vocab_size": 9,
-        "width": 8,
-    }
+    kit.manifest["base"]["text"] = TEXT_TOWER
     sign_base(kit.manifest["base"])
     kit.manifest["head"] |= {
         "start": "text",

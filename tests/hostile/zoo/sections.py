@@ -51,7 +51,6 @@ for name, key, value, code in (
     ("label_minimum", "label", ("I32", [3], struct.pack("<3i", -(2**31), 0, 1)), "E_INDEX"),
     ("label_too_large", "label", ("I32", [3], struct.pack("<3i", 0, 0, 2)), "E_INDEX"),
     ("label_unsorted", "label", ("I32", [3], struct.pack("<3i", 0, 1, 0)), "E_INDEX"),
-    ("size_zero", "size", ("U64", [3], U64(0, 80, 80)), "E_INDEX"),
     ("size_2_to_63", "size", ("U64", [3], U64(80, 1 << 63, 80)), "E_LIMIT_IMAGE_BYTES"),
     ("size_2_to_64_minus_1", "size", ("U64", [3], U64(80, 2**64 - 1, 80)), "E_LIMIT_IMAGE_BYTES"),
     ("sizes_that_wrap", "size", ("U64", [3], U64(1 << 63, 1 << 63, 80)), "E_LIMIT_IMAGE_BYTES"),
@@ -77,6 +76,49 @@ def index_size_wrong_within_its_block():
     kit = images_only()
     sizes = [len(row.data) for row in kit.rows]
     return column(size=("U64", [3], U64(sizes[0] - 1, *sizes[1:])))
+
+
+@index("E_INDEX")
+def index_size_zero():
+    # Everything else fits: the span, and the digest of no bytes.
+    kit = images_only()
+    kit.rows[0].data = b""
+    return kit.reindex().build()
+
+
+def index_stored(change):
+    """An archive whose index section was changed as a whole."""
+    kit = images_only()
+    kit.files["index"] = change(kit.files["index"])
+    return kit.build()
+
+
+def reheaded(data, change):
+    """A tensor section with its header's text changed and its length right."""
+    (size,) = struct.unpack_from("<Q", data)
+    text = change(data[8 : 8 + size])
+    return struct.pack("<Q", len(text)) + text + data[8 + size :]
+
+
+for name, change in {
+    "trailing_byte": lambda data: data + b"\0",
+    "cut": lambda data: data[:-1],
+    "space_before_its_header": lambda data: reheaded(data, lambda text: b" " + text),
+    "line_feed_after_its_header": lambda data: reheaded(data, lambda text: text + b"\n"),
+    "nul_after_its_header": lambda data: reheaded(data, lambda text: text + b"\0"),
+    "header_of_another_length": lambda data: struct.pack("<Q", len(data)) + data[8:],
+    "header_of_half_its_length": lambda data: struct.pack("<Q", 40) + data[8:],
+    "metadata_of_another": lambda data: reheaded(
+        data, lambda text: text.replace(b"hello.index/1", b"hello.index/2")
+    ),
+    "float_offset": lambda data: reheaded(
+        data, lambda text: text.replace(b"[0, 24]", b"[0.0, 24]")
+    ),
+    "exponent_in_a_shape": lambda data: reheaded(
+        data, lambda text: text.replace(b"[3, 32]", b"[3e0, 32]")
+    ),
+}.items():
+    add(f"index_section_{name}", "E_TENSOR", partial(index_stored, change), group="index")
 
 
 @index("E_INDEX")

@@ -16,6 +16,8 @@ from zoo.parts import (
     hostile,
     pair,
     projector,
+    sha,
+    sign_base,
     tensor_bytes,
 )
 
@@ -292,6 +294,8 @@ for name, section, key, dtype, shape, data in (
     ("scale_infinite", "adapter", "conv1.weight::B_scale", "F32", [4], f32(1, 1, INF, 1)),
     ("int8_minus_128", "adapter", "conv1.weight::A", "I8", [2, 8], b"\x80" + bytes(15)),
     ("int4_odd_row_with_a_sixth_value", "adapter", "proj::A", "U8", [3, 3], b"\x97" * 9),
+    ("int4_nibble_zero", "adapter", "proj::A", "U8", [3, 3], b"\x90\x97\x87" * 3),
+    ("int4_high_nibble_zero", "adapter", "proj::A", "U8", [3, 3], b"\x07\x97\x87" * 3),
     ("logit_scale_nan", "head", "logit_scale", "F32", [1], f32(NAN)),
     ("logit_scale_infinite", "head", "logit_scale", "F32", [1], f32(-INF)),
     ("bias_nan", "head", "bias", "F32", [2], f32(0, NAN)),
@@ -380,6 +384,35 @@ def tensor_embedded_base_of_other_weights():
         },
     )
     return kit.build()
+
+
+def in_the_base(name, dtype, shape, data):
+    """The embedded base with one more tensor, and the digest of all of them."""
+    kit = embedded()
+    weights = {"a.weight": ("F16", [2, 2], b"\x00\x3c" * 4), name: (dtype, shape, data)}
+    kit.tensors("base", weights)
+    lines = [(name, "x".join(map(str, shape)), data), ("a.weight", "2x2", f32(1, 1, 1, 1))]
+    text = "".join(f"{key}|F32|{dims}|{sha(body)}\n" for key, dims, body in sorted(lines))
+    kit.manifest["base"]["tensors"] = "sha256:" + sha(text.encode())
+    sign_base(kit.manifest["base"])
+    return kit.build()
+
+
+for name, key, shape, data in (
+    ("name_empty", "", [1], f32(1)),
+    ("name_control", "a\x07b", [1], f32(1)),
+    ("name_nul", "../../x\0y", [1], f32(1)),
+    ("name_of_513_characters", "n" * 513, [1], f32(1)),
+    ("shape_zero", "b", [0], b""),
+    ("shape_of_no_dimension", "b", [], f32(1)),
+    ("shape_of_six", "b", [1] * 6, f32(1)),
+):
+    add(
+        f"tensor_embedded_base_{name}",
+        "E_TENSOR",
+        partial(in_the_base, key, "F32", shape, data),
+        group="tensors",
+    )
 
 
 @tensors("E_TENSOR")
