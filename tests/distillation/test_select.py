@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from hellofmt.distillation import select
 from hellofmt.distillation.select import SelectSettings, crop_table, select_images
 from hellofmt.errors import UserInputError
 from hellofmt_kernels import ViewColumn
@@ -89,13 +90,22 @@ def test_mosaics_interleave_the_ranked_crops(stripes, views):
         assert sorted(mine.ravel().tolist()) == sorted(rows.tolist())
         losses = chosen.losses[chosen.labels == label]
         assert (np.diff(losses.T.ravel()) >= 0).all()
-    pixels = source.pixels[chosen.rows[0]].astype(float)
-    small = pixels.reshape(4, 4, 2, 4, 2, 3).mean((2, 4))
-    image = chosen.pixels[0].astype(float)
-    cells = [image[:4, :4], image[:4, 4:], image[4:, :4], image[4:, 4:]]
-    # Antialiased halving is a weighted mean, so inner pixels are near the plain mean.
-    for cell, truth in zip(cells, small, strict=True):
-        assert np.abs(cell - truth).mean() < 12
+
+
+def test_a_mosaic_has_each_crop_in_its_cell_rounded():
+    # Crop number k * ipc + i shows its number; channel 2 is the row, so that a transpose shows.
+    crops = torch.zeros(12, 3, 2, 2)
+    crops[:, 0] = (torch.arange(12).float() / 255).view(12, 1, 1)
+    crops[:, 1] = 99.6 / 255
+    crops[:, 2, 1] = 1.0
+    images = select._mosaics(crops, ipc=3, factor=2)
+    assert images.shape == (3, 4, 4, 3)
+    for i, image in enumerate(images):
+        cells = [image[y : y + 2, x : x + 2] for y in (0, 2) for x in (0, 2)]
+        assert [int(cell[0, 0, 0]) for cell in cells] == [k * 3 + i for k in range(4)]
+        for cell in cells:
+            assert (cell[..., 1] == 100).all()
+            assert cell[..., 2].tolist() == [[0, 0], [255, 255]]
 
 
 def test_small_crops_are_scored_on_the_mean_colour(stripes, views):

@@ -69,5 +69,5 @@ def test_swapped_classes_are_refused(trained, stripes):
 
 def test_another_number_of_classes_is_refused(stripes, views):
     teacher = Teacher(build_student("cnn", 5, 8), views())
-    with pytest.raises(UserInputError, match=r"expected shape \(1, 3\) .* got \(1, 5\)"):
+    with pytest.raises(UserInputError, match=r"expected shape \(24, 3\) .* got \(24, 5\)"):
         check_teacher(teacher, stripes(), 8)
