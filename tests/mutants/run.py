@@ -78,7 +78,7 @@ def is_check(node):
     return (
         isinstance(node, ast.Expr)
         and isinstance(node.value, ast.Call)
-        and named(node.value.func).lstrip("_").startswith("check")
+        and named(node.value.func).lstrip("_").startswith("check_")
     ) or (
         # self._check_length(...): the name stands last.
         isinstance(node, ast.Expr)

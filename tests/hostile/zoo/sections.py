@@ -290,6 +290,8 @@ def license_not_utf8():
 
 zstd = partial(hostile, "zstd")
 RAW = b"# card\n" * 100
+SUM = frame(RAW)[-4:]
+"""The right checksum, so that a frame is refused for what else it says."""
 
 
 def as_frame(stored, raw=RAW, **notes):
@@ -399,24 +401,24 @@ def zstd_wrong_checksum():
 
 @zstd("E_ZSTD")
 def zstd_window_of_16_mib():
-    return as_frame(raw_frame([(0, len(RAW), RAW)], size=len(RAW), window=0x70, checksum=bytes(4)))
+    return as_frame(raw_frame([(0, len(RAW), RAW)], size=len(RAW), window=0x70, checksum=SUM))
 
 
 @zstd("E_ZSTD")
 def zstd_window_of_1_gib():
-    return as_frame(raw_frame([(0, len(RAW), RAW)], size=len(RAW), window=0xA0, checksum=bytes(4)))
+    return as_frame(raw_frame([(0, len(RAW), RAW)], size=len(RAW), window=0xA0, checksum=SUM))
 
 
 @zstd("E_ZSTD")
 def zstd_window_of_3_tib():
-    return as_frame(raw_frame([(0, len(RAW), RAW)], size=len(RAW), window=0xFF, checksum=bytes(4)))
+    return as_frame(raw_frame([(0, len(RAW), RAW)], size=len(RAW), window=0xFF, checksum=SUM))
 
 
 @zstd("E_ZSTD")
 def zstd_dictionary():
     # A frame that names a dictionary by its number.
     stored = raw_frame(
-        [(0, len(RAW), RAW)], size=len(RAW), window=0x50, checksum=bytes(4), dictionary=b"\x07"
+        [(0, len(RAW), RAW)], size=len(RAW), window=0x50, checksum=SUM, dictionary=b"\x07"
     )
     return as_frame(stored)
 
@@ -432,13 +434,13 @@ def zstd_dictionary_without_a_name():
 @zstd("E_ZSTD")
 def zstd_reserved_bit():
     return as_frame(
-        raw_frame([(0, len(RAW), RAW)], size=len(RAW), window=0x50, checksum=bytes(4), descriptor=8)
+        raw_frame([(0, len(RAW), RAW)], size=len(RAW), window=0x50, checksum=SUM, descriptor=8)
     )
 
 
 @zstd("E_ZSTD")
 def zstd_reserved_block_type():
-    return as_frame(raw_frame([(3, 8, RAW[:8])], size=len(RAW), window=0x50, checksum=bytes(4)))
+    return as_frame(raw_frame([(3, 8, RAW[:8])], size=len(RAW), window=0x50, checksum=SUM))
 
 
 @zstd("E_ZSTD")
