@@ -1,7 +1,10 @@
 """Every hostile file gives one class, one code and one exit, however it is opened."""
 
+import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 
 import pytest
 from click.testing import CliRunner
@@ -136,6 +139,30 @@ def test_exit_of_the_process(name, tmp_path):
     assert (done.returncode, done.stdout) == (file.exit, "")
     assert file.code in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_other_tar_readers_see_the_members_that_ours_reads(tmp_path):
+    accepted = [*VALID.values(), *(file.make for file in ZOO.values() if not file.code)]
+    path = tmp_path / "accepted.hello"
+    tar = shutil.which("tar")
+    for make in accepted:
+        path.write_bytes(make())
+        with open_archive(path) as file:
+            wanted = ["__hello__/manifest", "__hello__/id"]
+            wanted += [f"__hello__/{name}" for name in file.section_sizes()]
+            if not file.has_section("pixels"):
+                wanted += [file.image_name(row) for row in range(len(file))]
+            with tarfile.open(path, "r:") as other:
+                members = other.getmembers()
+                assert [member.name for member in members] == wanted
+                assert {member.type for member in members} == {tarfile.REGTYPE}
+                assert other.extractfile(members[0]).read() == file.manifest_bytes
+        assert not zipfile.is_zipfile(path)
+        if tar is not None:
+            listed = subprocess.run(  # noqa: S603 (a list, nothing is unpacked)
+                [tar, "tf", path], capture_output=True, text=True, check=True
+            )
+            assert (listed.stdout.splitlines(), listed.stderr) == (wanted, "")
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":'])

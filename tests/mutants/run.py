@@ -11,6 +11,7 @@ the specification and a sample of bit flips, until one outcome differs (killed) 
 import argparse
 import ast
 import collections
+import hashlib
 import importlib.abc
 import importlib.machinery
 import json
@@ -215,8 +216,8 @@ def judge(everything):
             file.section(name)
 
     ways = {
-        "full": lambda file: verify._verify(file, "full", False, None, False),
-        "pixels": lambda file: verify._verify(file, "full", False, None, True),
+        "full": lambda file: verify._verify(file, "full", [], None, None),
+        "pixels": lambda file: verify._verify(file, "full", [], None, hashlib.sha256()),
         "read": everything_of,
         "index": lambda file: file.index,
     }
