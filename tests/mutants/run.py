@@ -210,6 +210,7 @@ def judge(everything):
     from hellofmt.errors import HelloError
 
     def everything_of(file):
+        len(file.classes)
         for row in range(len(file)):
             file.decode_image(row)
         for name in file.section_sizes():
