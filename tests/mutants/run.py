@@ -155,7 +155,7 @@ def vectors():
     """(name, bytes, expected codes) of the committed invalid vectors, if there are any."""
     for path in sorted((ROOT / "spec" / "vectors" / "invalid").glob("*.hello")):
         described = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        yield f"vector {path.stem}", path.read_bytes(), {"full": described["code"]}
+        yield f"vector {path.stem}", path.read_bytes(), {"pixels": described["code"]}
 
 
 def cases():
