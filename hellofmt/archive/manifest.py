@@ -153,7 +153,9 @@ class VisionArch(_Closed, frozen=True):
     """open_clip's ``vision_cfg``, the keys that are data and only those.
 
     Keys that name files or download weights have no place here. ``timm_model_name`` is looked up in
-    timm's own registry, never imported.
+    timm's own registry, never imported. ``block_type`` is stated only where none of the options of
+    a custom block (``qk_norm`` and the four ``scale_...``) implies it. ``timm_proj`` ``""`` is
+    open_clip's null: timm's own classifier is the projection.
     """
 
     image_size: Positive | UnsetType = UNSET
@@ -175,6 +177,12 @@ class VisionArch(_Closed, frozen=True):
     pool_type: Literal["tok", "avg", "none"] | UnsetType = UNSET
     norm_eps: DecimalString | UnsetType = UNSET
     act_approximate: Literal["tanh"] | UnsetType = UNSET
+    block_type: Literal["custom"] | UnsetType = UNSET
+    qk_norm: bool | UnsetType = UNSET
+    scale_heads: bool | UnsetType = UNSET
+    scale_attn_inner: bool | UnsetType = UNSET
+    scale_attn: bool | UnsetType = UNSET
+    scale_fc: bool | UnsetType = UNSET
     timm_model_name: Annotated[str, Meta(pattern=r"^[a-z0-9_.]{1,100}" + _END)] | UnsetType = UNSET
     timm_pool: Literal["", "avg", "map", "token", "tok", "abs_attn", "rot_attn"] | UnsetType = UNSET
     timm_proj: Literal["", "linear", "mlp", "none"] | UnsetType = UNSET

@@ -30,7 +30,12 @@ import open_clip
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import LayerScale, QuickGELU, VisionTransformer
+from open_clip.transformer import (
+    CustomResidualAttentionBlock,
+    LayerScale,
+    QuickGELU,
+    VisionTransformer,
+)
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -89,6 +94,11 @@ _VISION_DEFAULTS: dict[str, object] = {
     "final_ln_after_pool": False,
     "pool_type": "tok",
     "norm_eps": 1e-5,
+    "qk_norm": False,
+    "scale_heads": False,
+    "scale_attn_inner": False,
+    "scale_attn": False,
+    "scale_fc": False,
     "timm_pool": "avg",
     "timm_proj": "linear",
     "timm_proj_bias": False,
@@ -118,7 +128,11 @@ _VIT_KEYS = (frozenset(_VISION_DEFAULTS) - _TIMM_KEYS) | {
     "patch_size",
     "ls_init_value",
     "act_approximate",
+    "block_type",
 }
+# Any of them makes a block a custom one (scaled cosine attention too, but open_clip 3.3 cannot run
+# it: a batched product of four-dimensional tensors).
+_BLOCK_KEYS = frozenset({"qk_norm", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"})
 _POOLER_KEYS = frozenset({"attn_pooler_queries", "attn_pooler_heads"})
 
 
@@ -153,21 +167,40 @@ class Encoder(nn.Module):
         Raises:
             UserInputError: E_DATA, not such a batch.
         """
-        _check_views(views)
-        x, size = views, self.preprocess.size
-        if tuple(x.shape[-2:]) != (size, size):
-            mode = _INTERPOLATION[self.preprocess.interpolation]
-            smooth = mode != "nearest-exact"
-            x = functional.interpolate(
-                x, size=(size, size), mode=mode, antialias=smooth and self.preprocess.antialias
-            )
+        x = self.resized(views)
         mean, std = cast("Tensor", self.mean), cast("Tensor", self.std)
         x = (x - mean) / std
-        features = self.visual(x.to(next(self.visual.parameters()).dtype))
-        # Towers configured for CoCa return (pooled, tokens).
-        if isinstance(features, tuple):
-            features = cast("tuple[Tensor, ...]", features)[0]
-        return functional.normalize(cast("Tensor", features).float(), dim=-1)
+        return unit_rows(self.visual(x.to(next(self.visual.parameters()).dtype)))
+
+    def resized(self, views: Tensor) -> Tensor:
+        """Views of the base's size, not normalised.
+
+        Args:
+            views: (N, 3, S, S) float32 in [0, 1], before any normalisation.
+
+        Returns:
+            float32 of the same form.
+
+        Raises:
+            UserInputError: E_DATA, not such a batch.
+        """
+        _check_views(views)
+        size = self.preprocess.size
+        if tuple(views.shape[-2:]) == (size, size):
+            return views
+        mode = _INTERPOLATION[self.preprocess.interpolation]
+        smooth = mode != "nearest-exact"
+        return functional.interpolate(
+            views, size=(size, size), mode=mode, antialias=smooth and self.preprocess.antialias
+        )
+
+
+def unit_rows(features: object) -> Tensor:
+    """What an image tower returns, as float32 (N, D) with rows of unit length."""
+    # Towers configured for CoCa return (pooled, tokens).
+    if isinstance(features, tuple):
+        features = cast("tuple[Tensor, ...]", features)[0]
+    return functional.normalize(cast("Tensor", features).float(), dim=-1)
 
 
 def _check_views(views: Tensor) -> None:
@@ -345,15 +378,24 @@ def _flat_config(config: Mapping[str, object]) -> dict[str, object]:
     flat.update({f"act_{k}": v for k, v in act.items()})
     flat.update({f"norm_{k}": v for k, v in norm.items()})
     if flat.get("block_type") == "default":
-        del flat["block_type"]
+        # Plain blocks, whatever else is said of custom ones.
+        flat = {k: v for k, v in flat.items() if k not in _BLOCK_KEYS | {"block_type"}}
+    elif any(flat.get(key) for key in _BLOCK_KEYS):
+        flat.pop("block_type", None)
+    if "timm_model_name" in flat and "timm_proj" in config:
+        # Null means something else than absence: no projection but timm's own classifier.
+        flat["timm_proj"] = config["timm_proj"] or ""
     known = _VIT_KEYS | _RESNET_KEYS | _TIMM_KEYS
-    for key, value in flat.items():
-        if key not in known and value:
-            raise UserInputError.make(
-                "E_OPTION",
-                f"base uses open_clip's option `{printable(key)}`, which an archive cannot state; "
-                "expected a base without it",
-            )
+    unknown = {key for key, value in flat.items() if key not in known and value}
+    if "timm_model_name" in flat and config.get("timm_pool", "") is None:
+        # Null is the pooling of the timm model, whichever that is.
+        unknown.add("timm_pool")
+    if unknown:
+        raise UserInputError.make(
+            "E_OPTION",
+            f"base uses open_clip's option `{printable(min(unknown))}`, which an archive cannot "
+            "state; expected a base without it",
+        )
     return {k: v for k, v in flat.items() if k in known}
 
 
@@ -414,7 +456,7 @@ def _describe(model: nn.Module, visual: nn.Module) -> Arch:
             "head_width": width * 32 // visual.attnpool.num_heads,
         }
         dim = visual.output_dim
-    elif isinstance(visual, VisionTransformer) and not getattr(visual, "attn_pool_type", ""):
+    elif isinstance(visual, VisionTransformer):
         block: Any = visual.transformer.resblocks[0]
         width = visual.conv1.out_channels
         pooler: Any = visual.attn_pool
@@ -430,8 +472,10 @@ def _describe(model: nn.Module, visual: nn.Module) -> Arch:
             "final_ln_after_pool": visual.final_ln_after_pool,
             "pool_type": visual.pool_type,
             "norm_kwargs": {"eps": visual.ln_post.eps},
-            "attentional_pool": pooler is not None,
+            "attentional_pool": getattr(visual, "attn_pool_type", "") or pooler is not None,
         }
+        if isinstance(block, CustomResidualAttentionBlock):
+            config |= _describe_custom(block)
         if pooler is not None:
             config["attn_pooler_queries"] = pooler.query.shape[0]
             config["attn_pooler_heads"] = pooler.attn.num_heads
@@ -445,6 +489,19 @@ def _describe(model: nn.Module, visual: nn.Module) -> Arch:
             'name, such as "open_clip:NAME:PRETRAINED", or the argument `arch`',
         )
     return _arch_of_config({"embed_dim": dim, "quick_gelu": quick, "vision_cfg": config})
+
+
+def _describe_custom(block: Any) -> dict[str, object]:
+    """Options of a custom attention block, read off its modules."""
+    return {
+        "block_type": "custom",
+        "qk_norm": not isinstance(block.attn.ln_q, nn.Identity),
+        "scaled_cosine_attn": block.attn.scaled_cosine,
+        "scale_heads": block.attn.head_scale is not None,
+        "scale_attn_inner": not isinstance(block.attn.ln_inner, nn.Identity),
+        "scale_attn": not isinstance(block.ln_attn, nn.Identity),
+        "scale_fc": not isinstance(block.mlp.ln, nn.Identity),
+    }
 
 
 def _mlp_ratio(hidden: int, width: int) -> float:
@@ -743,10 +800,11 @@ def load_base(
 
 def _from_name(name: str, pretrained: str | None, preprocess: Preprocess | None) -> LoadedBase:
     """A model by open_clip name and pretrained tag or file, or by its own directory or hub name."""
+    _check_activation(name, pretrained)
     try:
         config = cast("dict[str, Any]", open_clip.get_model_config(name))
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            # The activation is pinned by the architecture; the warning fires for tags only.
+            # A tag that says nothing of its activation; `_check_activation` has refused the others.
             warnings.filterwarnings("ignore", message="QuickGELU mismatch")
             model = open_clip.create_model(
                 name,
@@ -763,8 +821,7 @@ def _from_name(name: str, pretrained: str | None, preprocess: Preprocess | None)
             "E_OPTION", f"open_clip cannot load base `{printable(name)}`: {printable(error)}"
         ) from error
     # open_clip takes a pretrained string that is no tag for a file, whose preprocessing it guesses.
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    declared = pretrained is None or pretrained in tags
+    declared = pretrained is None or bool(open_clip.get_pretrained_cfg(name, pretrained))
     spec_name = name.rsplit("/", 1)[-1] if name.startswith("local-dir:") else name
     return _finish(
         model,
@@ -775,6 +832,21 @@ def _from_name(name: str, pretrained: str | None, preprocess: Preprocess | None)
         tokenizer=lambda: open_clip.get_tokenizer(name),
         declared=declared,
     )
+
+
+def _check_activation(name: str, pretrained: str | None) -> None:
+    """Refuse weights trained with QuickGELU in a model without it.
+
+    open_clip warns and goes on; the features are then another function's, and nothing fails.
+    """
+    tags = cast("Mapping[str, Any]", open_clip.get_pretrained_cfg(name, pretrained or ""))
+    config = cast("Mapping[str, Any]", open_clip.get_model_config(name) or {}) if tags else {}
+    if tags and tags.get("quick_gelu") and not config.get("quick_gelu"):
+        raise UserInputError.make(
+            "E_OPTION",
+            f"base `{name}` has GELU, but its weights `{pretrained}` were trained with QuickGELU; "
+            f'expected "open_clip:{name}-quickgelu:{pretrained}"',
+        )
 
 
 def _from_model(model: nn.Module, arch: Arch | None, preprocess: Preprocess | None) -> LoadedBase:
@@ -897,6 +969,8 @@ def _missing(spec: Base) -> BaseModelError:
     name = printable(spec.name)
     known = spec.name in open_clip.list_models()
     argument = f'base="open_clip:{name}:{pretrained}"' if known else 'base="local-dir:PATH"'
+    if spec.name.startswith("hf-hub:"):
+        argument = f'base="{name}"'
     return BaseModelError.make(
         "E_BASE_MISSING",
         f"the labels need base `{name}` with digest {spec.digest}; nothing is downloaded because a "

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,7 +36,18 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.manifest import Adapter
 
-__all__ = ["MAX_INNER", "PRESETS", "Delta", "DeltaShape", "delta_shapes", "merge_", "read_deltas"]
+__all__ = [
+    "MAX_INNER",
+    "PRESETS",
+    "Delta",
+    "DeltaShape",
+    "TargetRule",
+    "delta_shapes",
+    "is_paper",
+    "merge_",
+    "parse_target",
+    "read_deltas",
+]
 
 #: Largest inner dimension of a product B A that is made; readers refuse more unless told otherwise.
 MAX_INNER = 256
@@ -46,15 +58,25 @@ HARD_INNER = 1024
 #: Names that `delta_shapes` takes instead of patterns.
 PRESETS = ("paper", "transformer", "all")
 
-_TRANSFORMER = (
-    "*.attn.in_proj_weight",
-    "*.attn.out_proj.weight",
-    "*.mlp.c_fc.weight",
-    "*.mlp.c_proj.weight",
+# Attention and MLP weights of a block, whatever a library calls them: `attn.in_proj_weight` and
+# `mlp.c_fc.weight` in open_clip, `attn.qkv.weight` and `mlp.fc1.weight` in timm. Not the pool.
+_BLOCK = re.compile(r"(?!.*(?:attn_pool|rel_pos))(?:.*\.)?(attn|mlp)\..*")
+
+# Positions, learned tokens and queries are inputs, not maps: a product of low rank has no meaning
+# there.
+_NOT_MAPS = (
+    "positional_embedding",
+    "class_embedding",
+    "pos_embed",
+    "cls_token",
+    "reg_token",
+    "query",
+    "latent",
+    "relative_position_bias_table",
 )
 
-# Positions and learned tokens are inputs, not maps: a product of low rank has no meaning there.
-_NOT_MAPS = ("positional_embedding", "class_embedding", "pos_embed", "cls_token", "reg_token")
+#: Largest scale of a delta, in size (spec/hello-1.md, "Limits").
+MAX_SCALE = 1000.0
 
 # The initial factors have a key of their own, so that they cannot meet other words of the fit.
 _EPOCH = 2**32 - 1
@@ -69,12 +91,14 @@ class DeltaShape:
         shape: of the parameter.
         a: shape of A, (r, rest) or (r k, C_in k).
         b: shape of B, (O, r) or (O k, r k).
+        scale: s.
     """
 
     param: str
     shape: tuple[int, ...]
     a: tuple[int, int]
     b: tuple[int, int]
+    scale: float = 1.0
 
     @property
     def count(self) -> int:
@@ -95,70 +119,173 @@ def _convolution_shape(param: str, shape: tuple[int, ...], rank: int) -> DeltaSh
     return DeltaShape(param, shape, (rank * k, inputs * k), (outputs * k, rank * k))
 
 
+@dataclass(frozen=True)
+class TargetRule:
+    """Which parameters get a delta, of which rank and scale.
+
+    Attributes:
+        pattern: a preset of `PRESETS`, or a shell pattern over state-dict names.
+        rank: r, or none for the projector's.
+        scale: s of W0 + s B A.
+    """
+
+    pattern: str
+    rank: int | None = None
+    scale: float = 1.0
+
+
+def parse_target(text: str) -> TargetRule:
+    """``PATTERN[:RANK[:SCALE]]`` as a rule; the rank may be left empty (``*.mlp.*::0.5``).
+
+    Args:
+        text: as a user types it; state-dict names hold no colon.
+
+    Returns:
+        The rule.
+
+    Raises:
+        UserInputError: E_OPTION, not of this form, or a number out of range.
+
+    Example:
+        >>> parse_target("*.attn.*:16:0.5")
+        TargetRule(pattern='*.attn.*', rank=16, scale=0.5)
+    """
+    pattern, *numbers = text.split(":")
+    rank_text, scale_text = [*numbers, "", ""][:2]
+    # Digits only: int() and float() would also take "1_0", " 8" and "nan".
+    is_number = re.fullmatch(r"[0-9]{0,6}", rank_text, re.ASCII) and re.fullmatch(
+        r"(-?[0-9]{1,9}(\.[0-9]{1,16})?)?", scale_text, re.ASCII
+    )
+    if not pattern or len(numbers) > 2 or not is_number:
+        raise UserInputError.make(
+            "E_OPTION",
+            f"target `{printable(text)}`: expected `PATTERN[:RANK[:SCALE]]`, such as `*.attn.*:8` "
+            f"or one of {', '.join(PRESETS)}",
+        )
+    rule = TargetRule(
+        pattern,
+        int(rank_text) if rank_text else None,
+        float(scale_text) if scale_text else 1.0,
+    )
+    _check_rule(rule)
+    return rule
+
+
+def _check_rule(rule: TargetRule) -> None:
+    if rule.rank is not None and rule.rank < 1:
+        raise UserInputError.make("E_OPTION", f"rank: expected at least 1, got {rule.rank}")
+    if not 0 < abs(rule.scale) <= MAX_SCALE:
+        raise UserInputError.make(
+            "E_OPTION",
+            f"target `{printable(rule.pattern)}`: scale is {rule.scale:g}; expected not 0, and at "
+            f"most {MAX_SCALE:g} in size",
+        )
+
+
+def _rules(targets: str | Sequence[str | TargetRule]) -> list[TargetRule]:
+    if not isinstance(targets, str):
+        return [parse_target(t) if isinstance(t, str) else t for t in targets]
+    rule = parse_target(targets)
+    if rule.pattern not in PRESETS:
+        raise UserInputError.make(
+            "E_OPTION",
+            f"targets: unknown preset `{printable(rule.pattern)}`; expected one of "
+            f"{', '.join(PRESETS)}, or patterns",
+        )
+    return [rule]
+
+
+def is_paper(targets: str | Sequence[str | TargetRule]) -> bool:
+    """Whether ``targets`` are preset ``paper`` alone, which also fixes the scale and has no bias.
+
+    Args:
+        targets: as `delta_shapes` takes them.
+
+    Returns:
+        True for the preset, with or without a rank of its own.
+
+    Raises:
+        UserInputError: E_OPTION, a target that cannot be parsed.
+    """
+    rules = _rules(targets)
+    return bool(rules) and all(rule.pattern == "paper" for rule in rules)
+
+
+def _matches(rule: TargetRule, maps: Mapping[str, tuple[int, ...]]) -> set[str]:
+    if rule.pattern == "paper":
+        # A depthwise filter has one input channel, and so no rank to lower.
+        return {
+            name
+            for name, shape in maps.items()
+            if len(shape) == 4 and shape[2:] == (3, 3) and shape[1] > 1
+        }
+    if rule.pattern == "transformer":
+        found = {n for n, shape in maps.items() if len(shape) == 2 and _BLOCK.fullmatch(n)}
+        # MLPs alone are no transformer: ConvNeXt has such blocks too.
+        return found if any(".attn." in f".{name}" for name in found) else set()
+    if rule.pattern == "all":
+        return set(maps)
+    return {name for name in maps if fnmatch.fnmatchcase(name, rule.pattern)}
+
+
 def delta_shapes(
-    parameters: Mapping[str, tuple[int, ...]], targets: str | Sequence[str], rank: int
+    parameters: Mapping[str, tuple[int, ...]],
+    targets: str | Sequence[str | TargetRule],
+    rank: int,
 ) -> list[DeltaShape]:
-    """Which parameters get a delta, and of which shapes.
+    """Which parameters get a delta, and of which shapes and scales.
 
     Args:
         parameters: state-dict names and shapes of the image tower's parameters.
-        targets: ``"paper"``: every 3 x 3 convolution, in the convolution form; ``"transformer"``:
-            attention and MLP weights of a ViT; ``"all"``: every weight of two or more dimensions
-            except positions and tokens, flattened; or shell patterns over the names, flattened,
-            where no pattern at all means no delta (a linear probe).
-        rank: r >= 1.
+        targets: a preset, or rules, ``PATTERN[:RANK[:SCALE]]`` each, whose pattern is a preset or a
+            shell pattern over the names; of several rules for one parameter the last holds, and no
+            rule at all means no delta (a linear probe). Presets: ``"paper"``: every 3 x 3
+            convolution but depthwise ones, in the convolution form; ``"transformer"``: attention
+            and MLP weights of the blocks, flattened; ``"all"``: every weight of two or more
+            dimensions except positions, tokens and vectors in disguise (such as (C, 1, 1)),
+            flattened. Patterns choose among these and flatten too.
+        rank: r >= 1 of rules that state none.
 
     Returns:
         Sorted by name.
 
     Raises:
-        UserInputError: E_OPTION, an unknown preset, a pattern or preset that matches nothing, or a
-            rank out of range.
+        UserInputError: E_OPTION, an unknown preset, a rule that matches nothing, or a rank or scale
+            out of range.
     """
-    if rank < 1:
-        raise UserInputError.make("E_OPTION", f"rank: expected at least 1, got {rank}")
     maps = {
         name: shape
         for name, shape in parameters.items()
-        if len(shape) >= 2 and name.rsplit(".", 1)[-1] not in _NOT_MAPS
+        if len(shape) >= 2
+        and min(shape[0], math.prod(shape[1:])) > 1
+        and name.rsplit(".", 1)[-1] not in _NOT_MAPS
     }
-    if targets == "paper":
-        chosen = [
-            _convolution_shape(name, shape, rank)
-            for name, shape in maps.items()
-            if len(shape) == 4 and shape[2:] == (3, 3)
-        ]
-        found = {"3 x 3 convolutions": bool(chosen)}
-    elif targets == "all":
-        chosen = [flat_shape(name, shape, rank) for name, shape in maps.items()]
-        found = {"weights": bool(chosen)}
-    else:
-        if isinstance(targets, str) and targets != "transformer":
-            raise UserInputError.make(
-                "E_OPTION",
-                f"targets: unknown preset `{printable(targets)}`; expected one of "
-                f"{', '.join(PRESETS)}, or patterns",
-            )
-        patterns = _TRANSFORMER if targets == "transformer" else tuple(targets)
-        matches = {p: {n for n in maps if fnmatch.fnmatchcase(n, p)} for p in patterns}
-        found = {f"`{printable(p)}`": bool(names) for p, names in matches.items()}
-        names = set[str]().union(*matches.values())
-        chosen = [flat_shape(name, maps[name], rank) for name in names]
-    missing = [what for what, is_found in found.items() if not is_found]
+    chosen: dict[str, DeltaShape] = {}
+    missing: list[str] = []
+    _check_rule(TargetRule("", rank))
+    for rule in _rules(targets):
+        _check_rule(rule)
+        names = _matches(rule, maps)
+        if not names:
+            missing.append(f"`{printable(rule.pattern)}`")
+        form = _convolution_shape if rule.pattern == "paper" else flat_shape
+        for name in names:
+            shape = form(name, maps[name], rule.rank or rank)
+            chosen[name] = replace(shape, scale=rule.scale)
     if missing:
         raise UserInputError.make(
             "E_OPTION",
             f"targets: the image tower has no weight for {', '.join(missing)}; expected names of "
             f"its {len(maps)} weights, such as {', '.join(sorted(maps)[:3])}",
         )
-    for target in chosen:
+    for target in chosen.values():
         if target.a[0] > MAX_INNER:
             raise UserInputError.make(
                 "E_OPTION",
-                f"rank {rank}: inner dimension of `{target.param}` is {target.a[0]}; "
+                f"rank: inner dimension of `{target.param}` is {target.a[0]}; "
                 f"expected at most {MAX_INNER}",
             )
-    return sorted(chosen, key=lambda target: target.param)
+    return sorted(chosen.values(), key=lambda target: target.param)
 
 
 def check_shapes(
@@ -237,7 +364,7 @@ class Delta(nn.Module):
             A delta that changes nothing yet.
         """
         a = initial_matrix(shape.a, seed=seed, index=index)
-        return cls(shape.param, a, torch.zeros(shape.b))
+        return cls(shape.param, a, torch.zeros(shape.b), shape.scale)
 
     def forward(self, weight: Tensor) -> Tensor:
         """W + s * reshape(B A, W.shape), in W's shape; differentiable in A and B.

@@ -23,7 +23,7 @@ from hellofmt.projector import quantise
 from hellofmt.projector.base import base_of
 from hellofmt.projector.head import LinearHead, read_head
 from hellofmt.projector.labeler import Labeler, parameter_shapes, projector_entries
-from hellofmt.projector.lowrank import Delta, delta_shapes, read_deltas
+from hellofmt.projector.lowrank import Delta, delta_shapes, is_paper, read_deltas
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from hellofmt.archive.manifest import Storage
     from hellofmt.archive.tensors import StoredTensor
     from hellofmt.projector.base import LoadedBase
+    from hellofmt.projector.lowrank import TargetRule
 
 __all__ = ["Projector"]
 
@@ -74,13 +75,13 @@ class Projector(nn.Module):
         base: LoadedBase,
         classes: Sequence[ClassLine],
         *,
-        targets: str | Sequence[str] = "all",
+        targets: str | Sequence[str | TargetRule] = "all",
         rank: int = 8,
         head_rank: int | None = None,
         start: str = "text",
         prompts: Sequence[str] = ("a photo of a {}.",),
-        bias: bool = True,
-        train_scale: bool = True,
+        bias: bool | None = None,
+        train_scale: bool | None = None,
         temperature: float,
         seed: int,
     ) -> Self:
@@ -89,15 +90,18 @@ class Projector(nn.Module):
         Args:
             base: frozen base.
             classes: their first names go into the prompts.
-            targets: what is adapted: ``"paper"``, ``"transformer"``, ``"all"`` or shell patterns
-                over state-dict names; see `hellofmt.projector.lowrank.delta_shapes`.
-            rank: of the deltas.
+            targets: what is adapted: ``"paper"``, ``"transformer"``, ``"all"`` or rules
+                ``PATTERN[:RANK[:SCALE]]`` over state-dict names; see
+                `hellofmt.projector.lowrank.delta_shapes`.
+            rank: of deltas whose rule states none.
             head_rank: of the head's delta; none leaves text rows frozen and trains a stored matrix
                 in full.
             start: ``"text"``, or ``"stored"`` for a base without a useful text tower.
             prompts: templates; ``{}`` stands for the class name.
-            bias: train a bias.
-            train_scale: train ``logit_scale``; else it stays the base's.
+            bias: train a bias; if none, in every case but preset ``paper``.
+            train_scale: train ``logit_scale``, else it stays the base's; if none, in every case
+                but preset ``paper`` (816,856 values for RN50 leave no room for either, arXiv
+                2408.08201).
             temperature: default T of the labels, > 0.
             seed: of the initial factors, 0 <= seed < 2**64.
 
@@ -112,6 +116,7 @@ class Projector(nn.Module):
                 "E_OPTION", f"temperature: expected a finite number > 0, got {temperature}"
             )
         shapes = delta_shapes(parameter_shapes(base.visual), targets, rank)
+        is_free = not is_paper(targets)
         deltas = [Delta.start(shape, seed=seed, index=i) for i, shape in enumerate(shapes)]
         head = LinearHead.build(
             base,
@@ -119,8 +124,8 @@ class Projector(nn.Module):
             start=start,
             rank=head_rank,
             prompts=prompts,
-            bias=bias,
-            train_scale=train_scale,
+            bias=is_free if bias is None else bias,
+            train_scale=is_free if train_scale is None else train_scale,
             seed=seed,
             index=len(shapes),
         )

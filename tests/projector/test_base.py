@@ -386,14 +386,103 @@ def test_a_directory_without_weights_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"qk_norm": True}, "option `qk_norm`, which an archive cannot state"),
+        (
+            {"scaled_cosine_attn": True},
+            "option `scaled_cosine_attn`, which an archive cannot state",
+        ),
         ({"norm_kwargs": {"bias": True}}, "option `norm_bias`"),
+        ({"timm_model_name": "convnext_tiny", "timm_pool": None}, "option `timm_pool`"),
+        ({"attentional_pool": "cascade"}, "cannot be stated in an archive: .*attentional_pool"),
+        ({"image_size": [16, 32]}, "architecture cannot be stated in an archive"),
+        ({"act_kwargs": {"approximate": "fast"}}, "architecture cannot be stated in an archive"),
     ],
 )
 def test_options_that_an_archive_cannot_state_are_refused(change, text):
     with pytest.raises(UserInputError, match=text) as info:
         _arch_of_config(CONFIG | {"vision_cfg": VISION | change})
     assert info.value.code == "E_OPTION"
+
+
+def test_a_null_projection_is_not_the_default():
+    """open_clip's `timm_proj: null` is timm's classifier; an absent key is a linear layer."""
+    vision = {"timm_model_name": "eva02_base_patch16_clip_224", "image_size": 224}
+    stated = [
+        _arch_of_config({"embed_dim": 8, "vision_cfg": vision | extra}).vision.timm_proj
+        for extra in ({"timm_proj": None}, {"timm_proj": "linear"}, {}, {"timm_proj": "none"})
+    ]
+    assert stated == ["", UNSET, UNSET, "none"]
+
+
+def test_plain_blocks_have_no_options_of_custom_ones():
+    plain = {"block_type": "default", "qk_norm": True}
+    custom = {"block_type": "custom", "qk_norm": True, "scale_fc": False}
+    for extra, expected in ((plain, VISION), (custom, VISION | {"qk_norm": True})):
+        arch = _arch_of_config(CONFIG | {"vision_cfg": VISION | extra})
+        assert msgspec.to_builtins(arch.vision) == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"block_type": "custom"},
+        {"qk_norm": True, "scale_heads": True},
+        {"scale_attn_inner": True, "scale_attn": True, "scale_fc": True},
+    ],
+)
+def test_custom_blocks_are_read_off_their_modules(options):
+    config = CONFIG | {"vision_cfg": VISION | options}
+    model = CLIP(**config)
+    assert _normal_arch(_describe(model, model.visual)) == _normal_arch(_arch_of_config(config))
+
+
+@pytest.fixture
+def tagged(monkeypatch, directory):
+    """A model with a tag in open_clip's own lists, whose download is a file that is here."""
+    checkpoint = directory / "open_clip_model.safetensors"
+    entry = {"url": "none", "mean": (0.1, 0.2, 0.3), "interpolation": "bilinear"}
+    tags = {"plain": entry, "quick": entry | {"quick_gelu": True}}
+    for name, quick_gelu in (("tiny-test", False), ("tiny-test-quickgelu", True)):
+        config = CONFIG | {"quick_gelu": quick_gelu}
+        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config)
+        monkeypatch.setitem(open_clip.pretrained._PRETRAINED, name, tags)
+    monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *_, **__: str(checkpoint))
+    return checkpoint
+
+
+def test_a_name_with_a_tag(tagged, tmp_path, classes):
+    base = load_base("open_clip:tiny-test:plain")
+    assert (base.spec.name, base.spec.pretrained) == ("tiny-test", "plain")
+    assert base.spec.preprocess.mean == ["0.1", "0.2", "0.3"]
+    assert base.spec.preprocess.interpolation == "bilinear"
+    projector = Projector.build(base, classes, head_rank=2, rank=2, temperature=1.0, seed=0)
+    path = write(tmp_path / "p.hello", projector, classes)
+    with pytest.raises(BaseModelError, match='pass base="open_clip:tiny-test:plain"'):
+        Labeler.from_file(path)
+    Labeler.from_file(path, "open_clip:tiny-test:plain")
+
+
+def test_weights_of_quick_gelu_are_refused_in_a_model_without_it(tagged):
+    """open_clip warns and computes another function."""
+    with pytest.raises(UserInputError, match='expected "open_clip:tiny-test-quickgelu:quick"'):
+        load_base("open_clip:tiny-test:quick")
+    assert load_base("open_clip:tiny-test-quickgelu:quick").spec.arch.quick_gelu
+    # A checkpoint file says nothing of its activation; the name decides.
+    assert not load_base(f"open_clip:tiny-test:{tagged}").spec.arch.quick_gelu
+
+
+def test_a_base_from_the_hub(monkeypatch, directory, clip, tmp_path, classes):
+    config = json.loads((directory / "open_clip_config.json").read_text())
+    weights = str(directory / "open_clip_model.safetensors")
+    monkeypatch.setattr(open_clip.factory, "_get_hf_config", lambda *_, **__: config)
+    monkeypatch.setattr(open_clip.factory, "download_pretrained_from_hf", lambda *_, **__: weights)
+    base = load_base("hf-hub:someone/model")
+    assert base.spec.digest == load_base(directory).spec.digest
+    assert base.spec.name == "hf-hub:someone/model"
+    projector = Projector.build(base, classes, start="stored", rank=2, temperature=1.0, seed=0)
+    path = write(tmp_path / "p.hello", projector, classes)
+    with pytest.raises(BaseModelError, match='pass base="hf-hub:someone/model"'):
+        Labeler.from_file(path)
+    Labeler.from_file(path, "hf-hub:someone/model")
 
 
 def test_a_preprocessing_that_an_archive_cannot_state_is_refused(tmp_path, clip):

@@ -14,10 +14,12 @@ from hellofmt.projector import Encoder, LoadedBase, Projector
 from hellofmt.projector.lowrank import (
     Delta,
     DeltaShape,
+    TargetRule,
     check_shapes,
     delta_shapes,
     initial_matrix,
     merge_,
+    parse_target,
     read_deltas,
 )
 from hellofmt.rng import uniform, words
@@ -155,6 +157,98 @@ def test_presets_choose_by_parameter(vit, resnet):
     assert delta_shapes(shapes_of(vit.visual), [], 2) == []
 
 
+def test_rules_give_each_parameter_its_rank_and_scale(vit):
+    rules = [
+        "transformer:2",
+        "*.1.*:3:-0.5",
+        TargetRule("proj", scale=0.25),
+        "*.attn.out_proj.*::2",
+    ]
+    found = {s.param: (s.a[0], s.scale) for s in delta_shapes(shapes_of(vit.visual), rules, 5)}
+    block = "transformer.resblocks"
+    assert found == {
+        f"{block}.0.attn.in_proj_weight": (2, 1.0),
+        f"{block}.0.attn.out_proj.weight": (5, 2.0),
+        f"{block}.0.mlp.c_fc.weight": (2, 1.0),
+        f"{block}.0.mlp.c_proj.weight": (2, 1.0),
+        f"{block}.1.attn.in_proj_weight": (3, -0.5),
+        f"{block}.1.attn.out_proj.weight": (5, 2.0),
+        f"{block}.1.mlp.c_fc.weight": (3, -0.5),
+        f"{block}.1.mlp.c_proj.weight": (3, -0.5),
+        "proj": (5, 0.25),
+    }
+    shape = next(s for s in delta_shapes(shapes_of(vit.visual), rules, 5) if s.param == "proj")
+    assert Delta.start(shape, seed=0, index=0).scale == 0.25
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("all", TargetRule("all")),
+        ("*.weight:16", TargetRule("*.weight", 16)),
+        ("a:16:0.5", TargetRule("a", 16, 0.5)),
+        ("a::-3", TargetRule("a", None, -3.0)),
+        ("a:", TargetRule("a")),
+    ],
+)
+def test_a_target_is_pattern_rank_scale(text, rule):
+    assert parse_target(text) == rule
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", r"target ``: expected `PATTERN\[:RANK\[:SCALE\]\]`"),
+        (":8", "expected `PATTERN"),
+        ("a:8:1:2", "expected `PATTERN"),
+        ("a:eight", "expected `PATTERN"),
+        ("a:-8", "expected `PATTERN"),
+        ("a:1_0", "expected `PATTERN"),
+        ("a:8:nan", "expected `PATTERN"),
+        ("a:8:1e3", "expected `PATTERN"),
+        ("a:0", "rank: expected at least 1, got 0"),
+        ("a:8:0", "scale is 0; expected not 0, and at most 1000"),
+        ("a:8:1001", "scale is 1001; expected not 0"),
+    ],
+)
+def test_targets_that_cannot_be_parsed_are_refused(text, problem):
+    with pytest.raises(UserInputError, match=problem) as info:
+        parse_target(text)
+    assert info.value.code == "E_OPTION"
+
+
+def test_weights_that_are_no_maps_get_no_delta():
+    parameters = {
+        "trunk.attn_pool.latent": (1, 1, 24),
+        "attn_pool.query": (6, 24),
+        "trunk.blocks.0.attn.relative_position_bias_table": (9, 2),
+        "trunk.stages.0.layer_scale.gamma": (24, 1, 1),
+        "trunk.pos_embed": (1, 16, 24),
+        "trunk.stem.weight": (24, 3, 3, 3),
+        "trunk.depthwise.weight": (24, 1, 3, 3),
+    }
+    assert [s.param for s in delta_shapes(parameters, "all", 8)] == [
+        "trunk.depthwise.weight",
+        "trunk.stem.weight",
+    ]
+    assert [s.param for s in delta_shapes(parameters, "paper", 8)] == ["trunk.stem.weight"]
+
+
+def test_the_transformer_preset_knows_timm_s_names():
+    names = ["attn.qkv", "attn.q_proj", "attn.proj", "mlp.fc1", "mlp.fc2", "mlp.w12", "norm1"]
+    parameters = {f"trunk.blocks.0.{n}.weight": (8, 8) for n in names} | {
+        "trunk.attn_pool.mlp.fc1.weight": (8, 8),
+        "trunk.blocks.0.attn.rel_pos.mlp.fc1.weight": (8, 8),
+        "trunk.patch_embed.proj.weight": (8, 3, 4, 4),
+        "trunk.head.weight": (8, 8),
+    }
+    found = [s.param for s in delta_shapes(parameters, "transformer", 2)]
+    assert found == sorted(f"trunk.blocks.0.{n}.weight" for n in names[:-1])
+    # MLP blocks without attention are ConvNeXt's.
+    with pytest.raises(UserInputError, match="no weight for `transformer`"):
+        delta_shapes({"stages.0.blocks.0.mlp.fc1.weight": (8, 8)}, "transformer", 2)
+
+
 def test_rank_is_cut_where_the_product_is_full():
     (shape,) = delta_shapes({"w": (3, 100)}, "all", 8)
     assert (shape.a, shape.b, shape.count) == ((3, 100), (3, 3), 309)
@@ -163,7 +257,7 @@ def test_rank_is_cut_where_the_product_is_full():
 @pytest.mark.parametrize(
     ("targets", "rank", "text"),
     [
-        ("paper", 8, "no weight for 3 x 3 convolutions"),
+        ("paper", 8, "no weight for `paper`"),
         (["proj", "layer9.*"], 8, r"no weight for `layer9.\*`"),
         (["positional_embedding"], 8, "no weight for `positional_embedding`"),
         ("lora", 8, "unknown preset `lora`; expected one of paper, transformer, all"),
@@ -266,12 +360,13 @@ def test_the_paper_s_parameter_counts(vit):
             targets="paper",
             rank=8,
             head_rank=head_rank,
-            bias=False,
-            train_scale=False,
             temperature=20.0,
             seed=0,
         )
         encoder = sum(p.numel() for d in projector.deltas for p in d.parameters())
         assert (len(projector.deltas), encoder) == (19, 557_784)
         assert projector.trained_count() == total
+        # No bias, and the scale of the base: neither would fit into the paper's count.
+        assert projector.head.bias is None
+        assert not projector.head.logit_scale.requires_grad
     assert total - encoder == 64 * (1024 + 100)
