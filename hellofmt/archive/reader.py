@@ -225,6 +225,7 @@ class HelloFile:
         except (CorruptError, NotHelloError, SpecError):
             if not source.is_remote:
                 raise
+            source.forget()
             self._open(expect)
         self._index: Index | None = None
         self._classes: Classes | None = None
@@ -474,6 +475,7 @@ class HelloFile:
         except (CorruptError, SpecError):
             if not source.is_remote:
                 raise
+        source.forget()
         try:
             return check(source.read_ranges(ranges))
         except (CorruptError, SpecError) as error:

@@ -117,9 +117,7 @@ def list_urls(pattern: str, storage_options: Mapping[str, Any]) -> list[str]:
     try:
         return sorted(f"{scheme}://{_bare(name)}" for name in filesystem.glob(path))
     except Exception as error:
-        raise HelloIOError.make(
-            "E_READ", f"{_shown(pattern)}: {printable(_reason(error))}"
-        ) from error
+        raise HelloIOError.make("E_READ", f"{_shown(pattern)}: {_reason(error)}") from error
 
 
 def _bare(name: str) -> str:
@@ -183,14 +181,19 @@ class RemoteSource:
         """See ``Source.read_ranges``."""
         if self._transport is None:
             raise HelloIOError.make("E_READ", f"the archive is closed: {_shown(self.name)}")
-        if len(ranges) == 1 and not ranges[0][0] and ranges[0][1] <= len(self._first):
-            # Came with the length; kept only until the reader has it.
-            first, self._first = self._first, b""
-            return [first[: ranges[0][1]]]
-        merged = merge_ranges([(at, size) for at, size in ranges if size], _GAP)
+        first = self._first
+        outside = [(at, size) for at, size in ranges if size and at + size > len(first)]
+        merged = merge_ranges(outside, _GAP)
         blocks = _fetch_all(self._transport, [(at, at + size) for at, size in merged])
-        found = iter(cut_ranges([pair for pair in ranges if pair[1]], merged, blocks))
-        return [next(found) if size else b"" for _, size in ranges]
+        found = iter(cut_ranges(outside, merged, blocks))
+        return [
+            next(found) if size and at + size > len(first) else first[at : at + size]
+            for at, size in ranges
+        ]
+
+    def forget(self) -> None:
+        """See ``Source.forget``."""
+        self._first = b""
 
     def describe_change(self) -> str:
         """See ``Source.describe_change``."""
@@ -274,7 +277,7 @@ class _Http:
         except Exception as error:
             # Of options that the client refuses; the requests themselves answer.
             raise UserInputError.make(
-                "E_OPTION", f"{_shown(self._url)}: {printable(_reason(error))}"
+                "E_OPTION", f"{_shown(self._url)}: {_reason(error)}"
             ) from error
         return answers
 
@@ -340,9 +343,9 @@ class _Http:
                         response.close()
         except aiohttp.InvalidURL:
             return _Answer(error=UserInputError.make("E_OPTION", f"not a URL: {self._shown()}"))
-        except (aiohttp.TooManyRedirects, aiohttp.ClientSSLError) as error:
-            # No accidents; their own text may show the query of the URL.
-            return _Answer(error=self._fault(type(error).__name__))
+        except (aiohttp.ClientResponseError, aiohttp.ClientSSLError) as error:
+            # A certificate, endless redirects, no HTTP at all: not what passes.
+            return _Answer(error=self._fault(_reason(error)))
         except TimeoutError:
             return _Answer(bytes(data), self._fault("no answer in time", "E_TIMEOUT"), passes=True)
         except (aiohttp.ClientError, OSError) as error:
@@ -475,7 +478,7 @@ class _Storage:
 
     def _fault(self, error: Exception) -> HelloIOError:
         code = "E_TIMEOUT" if isinstance(error, TimeoutError) else "E_READ"
-        return HelloIOError.make(code, f"{_shown(self._url)}: {printable(_reason(error))}")
+        return HelloIOError.make(code, f"{_shown(self._url)}: {_reason(error)}")
 
 
 def _filesystem(protocol: str, options: Mapping[str, Any]) -> Any:
@@ -501,14 +504,16 @@ def _place(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
 
 
 def _unusable(protocol: str, error: Exception) -> UserInputError:
-    what = f"{printable(protocol, 40)}://: {printable(_reason(error))}"
+    what = f"{printable(protocol, 40)}://: {_reason(error)}"
     if isinstance(error, ImportError) and protocol.rpartition("::")[2].lower() in _EXTRA:
         what += "; pip install 'hellofmt[remote]'"
     return UserInputError.make("E_OPTION", what)
 
 
 def _reason(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    """What an error says, without the whole URL that aiohttp adds to some."""
+    text = getattr(error, "message", "") if hasattr(error, "request_info") else str(error)
+    return printable(text or type(error).__name__)
 
 
 def _shown(url: str) -> str:

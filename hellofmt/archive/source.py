@@ -48,7 +48,12 @@ def display_name(name: str) -> str:
 
     shown: list[str] = []
     for part in name.split("::"):
-        url = urlsplit(part)
+        try:
+            url = urlsplit(part)
+        except ValueError:
+            # Not a URL after all; what of it is a secret cannot be told.
+            shown.append(part.partition("://")[0] + "://...")
+            continue
         host = url.netloc.rpartition("@")[2]
         shown.append(urlunsplit((url.scheme, host, url.path, "", "")) if url.scheme else part)
     return "::".join(shown)
@@ -81,6 +86,10 @@ class Source(Protocol):
         Raises:
             HelloIOError: they cannot be had (E_READ, E_SHORT_READ).
         """
+        ...
+
+    def forget(self) -> None:
+        """Drop bytes kept in memory, because they turned out to be wrong."""
         ...
 
     def describe_change(self) -> str:
@@ -144,6 +153,9 @@ class LocalSource:
     def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """See ``Source.read_ranges``."""
         return read_merged(ranges, self.read, _LOCAL_GAP)
+
+    def forget(self) -> None:
+        """See ``Source.forget``: nothing is kept."""
 
     def describe_change(self) -> str:
         """See ``Source.describe_change``: never known of a local file."""
