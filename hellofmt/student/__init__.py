@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from hellofmt.student.batches import ArchiveBatches, ArrayBatches, PassSampler, ViewBatch
 from hellofmt.student.evaluate import evaluate, predict, prepare_images
-from hellofmt.student.networks import SMALL_IMAGE_SIZE, STUDENTS, ConvNet, SmallCnn, build_student
+from hellofmt.student.networks import (
+    SMALL_IMAGE_SIZE,
+    STUDENTS,
+    ConvNet,
+    SmallCnn,
+    SmallResNet,
+    build_student,
+)
 from hellofmt.student.recipes import RECIPES, Recipe, recipe
 from hellofmt.student.train import train_from_archive, train_student
 
@@ -18,6 +25,7 @@ __all__ = [
     "PassSampler",
     "Recipe",
     "SmallCnn",
+    "SmallResNet",
     "ViewBatch",
     "build_student",
     "evaluate",

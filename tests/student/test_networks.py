@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hellofmt.errors import UserInputError
-from hellofmt.student.networks import ConvNet, SmallCnn, build_student
+from hellofmt.student.networks import ConvNet, SmallCnn, SmallResNet, build_student
 
 
 def parameters(network):
@@ -18,6 +18,17 @@ def test_the_small_cnn_has_the_documented_size():
 def test_convnet3_has_the_size_of_the_literature():
     # 3 -> 128 -> 128 -> 128 with affine norms, 128 * 4 * 4 features: 320,010 at 32 px, 10 classes.
     assert parameters(ConvNet(10, 32)) == 320_010
+
+
+def test_resnet10w32_has_the_documented_size_and_strides():
+    assert parameters(SmallResNet(100)) == 1_252_100
+    network = build_student("resnet10w32", 5, 64).eval()
+    sides = []
+    for block in network.blocks:
+        block.register_forward_hook(lambda _m, _i, out: sides.append(tuple(out.shape[1:])))
+    with torch.no_grad():
+        assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
+    assert sides == [(32, 64, 64), (64, 32, 32), (128, 16, 16), (256, 8, 8)]
 
 
 def test_instance_norm_makes_images_independent():
@@ -63,6 +74,6 @@ def test_small_images_keep_their_resolution_in_a_resnet(size, side):
 
 
 def test_unknown_name():
-    message = r"E_OPTION: unknown student `res\\x1bnet`; expected cnn, convnet3 or"
+    message = r"E_OPTION: unknown student `res\\x1bnet`; expected cnn, convnet3, resnet10w32 or"
     with pytest.raises(UserInputError, match=message):
         build_student("res\x1bnet", 10, 32)

@@ -1,0 +1,350 @@
+"""A teacher and how it came to be: one training run, kept at nine evenly spaced moments.
+
+Small distilled sets want *weak* teachers: with one image per class, labels of a half-trained
+network teach more than those of the finished one (``sunnytqin/no-distillation`` finds the best
+expert for ImageNet-1K at 17.3, 35.8 and 60.9 % for 1, 10 and 50 images per class; Teddy, arXiv
+2410.07579, draws its pool from early checkpoints). So a run is kept as a trajectory, and the
+teacher for a given number of images per class is the mean of the three checkpoints nearest to a
+fraction of the final accuracy.
+
+A folder holds ``teacher.json`` and one safetensors file per checkpoint. The JSON is written last:
+where it is, the run is finished. Until then ``state.safetensors`` continues a killed run with the
+same bits.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import torch
+
+from hellofmt import rng
+from hellofmt.archive.manifest import Views
+from hellofmt.distillation.resume import read_state, write_state
+from hellofmt.distillation.stages import digest_of, write_file
+from hellofmt.distillation.teacher import (
+    TEACHER_RECIPE,
+    Teacher,
+    TeacherPool,
+    load_teacher,
+    save_teacher,
+    teacher_accuracy,
+)
+from hellofmt.errors import HelloIOError, UserInputError, printable
+from hellofmt.student.batches import ArrayBatches
+from hellofmt.student.networks import build_student
+from hellofmt.student.train import learning_rate_factor, loss_of, optimiser_of
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor, nn
+
+    from hellofmt.distillation.sources import ArrayImages
+    from hellofmt.student.recipes import Recipe
+
+__all__ = [
+    "CHECKPOINTS",
+    "TRAJECTORY_FILE",
+    "Checkpoint",
+    "Trajectory",
+    "maturity",
+    "read_trajectory",
+    "train_trajectory",
+    "weak_checkpoints",
+]
+
+CHECKPOINTS: Final = 9
+"""Kept moments of a run, as in the paper."""
+
+TRAJECTORY_FILE: Final = "teacher.json"
+_STATE_FILE: Final = "state.safetensors"
+_SCHEMA: Final = "hello.teacher/1"
+_POOL: Final = 3
+
+_MATURITY_MANY: Final = ((100, 1.0), (50, 0.9), (10, 0.5), (1, 0.25))
+_MATURITY_FEW: Final = ((100, 1.0), (50, 1.0), (10, 0.9), (1, 0.6))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One kept moment.
+
+    Attributes:
+        file: name in the folder.
+        step: gradient steps done.
+        accuracy: top-1 on held-out images, percent.
+    """
+
+    file: str
+    step: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A finished run.
+
+    Attributes:
+        folder: where it lies.
+        network: name it was built by.
+        classes: keys in label order.
+        views: how it saw images; gives size, mean and std.
+        checkpoints: by step.
+        run: digest of data and settings.
+    """
+
+    folder: Path
+    network: str
+    classes: tuple[str, ...]
+    views: Views
+    checkpoints: tuple[Checkpoint, ...]
+    run: str
+
+    def load(self, number: int, build: Callable[..., nn.Module] = build_student) -> Teacher:
+        """The teacher of checkpoint ``number``, 0 the earliest, -1 the final one.
+
+        Raises:
+            OSError: its file cannot be read.
+            UserInputError: it is not of this network (E_TEACHER).
+        """
+        count = len(self.classes)
+        module = build(self.network, count, self.views.size)
+        path = self.folder / self.checkpoints[number].file
+        return load_teacher(path, module, count, self.views)
+
+    def pool(self, fraction: float, build: Callable[..., nn.Module] = build_student) -> TeacherPool:
+        """The mean of the three checkpoints nearest to a fraction of the final accuracy."""
+        numbers = weak_checkpoints([c.accuracy for c in self.checkpoints], fraction)
+        return TeacherPool([self.load(number, build) for number in numbers])
+
+
+def maturity(ipc: int, classes: int) -> float:
+    """Fraction of its final accuracy at which a teacher suits ``ipc`` images per class.
+
+    0.25, 0.5, 0.9 and 1 from 1, 10, 50 and 100 images per class for a thousand classes or more;
+    0.6, 0.9, 1 and 1 below: the fractions of ``sunnytqin/no-distillation``.
+
+    Args:
+        ipc: images per class, >= 1.
+        classes: number of classes.
+
+    Returns:
+        In (0, 1].
+    """
+    table = _MATURITY_MANY if classes >= 1000 else _MATURITY_FEW
+    return next((fraction for least, fraction in table if ipc >= least), table[-1][1])
+
+
+def weak_checkpoints(accuracies: Sequence[float], fraction: float) -> list[int]:
+    """The three checkpoints whose accuracy is nearest to ``fraction`` of the last one's.
+
+    Args:
+        accuracies: percent, by step.
+        fraction: in (0, 1]; ties go to the later checkpoint.
+
+    Returns:
+        Numbers in ascending order; fewer than three of a shorter run.
+    """
+    wanted = fraction * accuracies[-1]
+    order = sorted(range(len(accuracies)), key=lambda k: (abs(accuracies[k] - wanted), -k))
+    return sorted(order[:_POOL])
+
+
+def read_trajectory(folder: str | os.PathLike[str]) -> Trajectory:
+    """Read the folder of a finished run.
+
+    Raises:
+        UserInputError: ``teacher.json`` is not what ``train_trajectory`` writes (E_TEACHER).
+        OSError: it cannot be read; without it, the run is not finished.
+    """
+    root = Path(folder)
+    path = root / TRAJECTORY_FILE
+    try:
+        document: Any = json.loads(path.read_bytes())
+        checkpoints = tuple(
+            Checkpoint(Path(c["file"]).name, int(c["step"]), float(c["accuracy"]))
+            for c in document["checkpoints"]
+        )
+        return Trajectory(
+            root,
+            str(document["network"]),
+            tuple(str(key) for key in document["classes"]),
+            msgspec.convert(document["views"], Views),
+            checkpoints,
+            {_SCHEMA: str(document["run"])}[document["schema"]],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserInputError.make(
+            "E_TEACHER", f"`{printable(path)}` does not describe a teacher"
+        ) from error
+
+
+def train_trajectory(
+    source: ArrayImages,
+    views: Views,
+    folder: str | os.PathLike[str],
+    *,
+    network: str,
+    steps: int,
+    held_out: ArrayImages,
+    checkpoints: int = CHECKPOINTS,
+    batch_size: int | None = None,
+    seed: int = 0,
+    recipe: Recipe = TEACHER_RECIPE,
+    device: str | torch.device = "cpu",
+    build: Callable[..., nn.Module] = build_student,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Trajectory:
+    """Train a teacher on real images with hard labels and keep its trajectory.
+
+    A killed run continues from its last checkpoint, on a CPU with the bits of an uninterrupted
+    one; a finished run of the same data and settings is read, not repeated.
+
+    Args:
+        source: training images.
+        views: how it sees them; mixed views have labels mixed by area.
+        folder: created; must be empty, or hold this very run.
+        network: name for ``build``.
+        steps: gradient steps.
+        held_out: images whose accuracy is recorded at each checkpoint.
+        checkpoints: kept moments, evenly spaced, the last at the end; at most ``steps``.
+        batch_size: views per step; None takes the recipe's.
+        seed: of weights, order and views.
+        recipe: a ``ce`` recipe.
+        device: where it trains.
+        build: makes the network from (name, classes, size, seed=seed).
+        on_step: called with the steps done and their number.
+
+    Returns:
+        The trajectory.
+
+    Raises:
+        HelloIOError: the folder holds another run (E_TARGET).
+        UserInputError: an unknown network, or a loss that is not finite (E_OPTION).
+        OSError: something cannot be written; what is finished stays.
+    """
+    if steps < 1 or not checkpoints >= 1:
+        raise UserInputError.make(
+            "E_OPTION",
+            f"steps and checkpoints: expected at least 1, got {steps} and {checkpoints}",
+        )
+    if batch_size is not None:
+        recipe = replace(recipe, batch_size=batch_size)
+    checkpoints = min(checkpoints, steps)
+    root = Path(folder)
+    run = digest_of([network, steps, checkpoints, recipe, seed, views, source, held_out])
+    if (root / TRAJECTORY_FILE).exists():
+        done = read_trajectory(root)
+        if done.run != run:
+            raise HelloIOError.make(
+                "E_TARGET",
+                f"`{printable(root)}` holds a teacher of other data or settings; expected an empty"
+                " folder, or the same run",
+            )
+        return done
+    count = len(source.classes)
+    model = build(network, count, views.size, seed=seed).to(device)
+    model.to(memory_format=torch.channels_last)
+    model.train()
+    optimiser = optimiser_of(model, recipe)
+    batches = ArrayBatches(source.pixels, source.labels, count, views, recipe.batch_size, seed)
+    root.mkdir(parents=True, exist_ok=True)
+    state = root / _STATE_FILE
+    start = read_state(state, run, model.state_dict(), optimiser)
+    marks = {round(steps * (k + 1) / checkpoints): k for k in range(checkpoints)}
+    # Dropout draws from torch's global state: seeded by the step, so that a continued run sees
+    # the same masks, and given back as it was.
+    with torch.random.fork_rng():
+        for step in range(start, steps):
+            torch.manual_seed(int(rng.words(seed, 0, rng.Stream.FIT, step, 1)[0]))
+            _step(model, optimiser, recipe, batches, step, steps)
+            if step + 1 in marks:
+                save_teacher(
+                    _frozen_copy(model, build, network, count, views),
+                    root / _file(marks[step + 1], step + 1),
+                )
+                write_state(state, run, step + 1, model.state_dict(), optimiser)
+            if on_step is not None:
+                on_step(step + 1, steps)
+    trajectory = Trajectory(
+        root,
+        network,
+        tuple(line.key for line in source.classes),
+        views,
+        tuple(Checkpoint(_file(k, step), step, 0.0) for step, k in sorted(marks.items())),
+        run,
+    )
+    # Measured from the files, so that what is recorded is what a reader of them gets.
+    measured = tuple(
+        replace(
+            checkpoint,
+            accuracy=teacher_accuracy(
+                trajectory.load(number, build).to(device), held_out, views.size
+            ),
+        )
+        for number, checkpoint in enumerate(trajectory.checkpoints)
+    )
+    trajectory = replace(trajectory, checkpoints=measured)
+    write_file(root / TRAJECTORY_FILE, _document(trajectory))
+    state.unlink(missing_ok=True)
+    return trajectory
+
+
+def _file(number: int, step: int) -> str:
+    return f"checkpoint-{number + 1}-step-{step}.safetensors"
+
+
+def _document(trajectory: Trajectory) -> bytes:
+    document = {
+        "schema": _SCHEMA,
+        "network": trajectory.network,
+        "classes": list(trajectory.classes),
+        "views": msgspec.to_builtins(trajectory.views),
+        "checkpoints": [
+            {"file": c.file, "step": c.step, "accuracy": c.accuracy} for c in trajectory.checkpoints
+        ],
+        "run": trajectory.run,
+    }
+    return (json.dumps(document, indent=2, ensure_ascii=True) + "\n").encode("ascii")
+
+
+def _frozen_copy(
+    model: nn.Module, build: Callable[..., nn.Module], network: str, count: int, views: Views
+) -> Teacher:
+    """The network as it is now, as a teacher; wrapping itself would freeze it."""
+    copy = build(network, count, views.size)
+    copy.load_state_dict(model.state_dict())
+    return Teacher(copy, views)
+
+
+def _step(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    recipe: Recipe,
+    batches: ArrayBatches,
+    step: int,
+    steps: int,
+) -> Tensor:
+    """One gradient step; only the model's and the optimiser's tensors outlive it."""
+    device = next(model.parameters()).device
+    for group in optimiser.param_groups:
+        group["lr"] = recipe.learning_rate * learning_rate_factor(recipe, step, steps)
+    batch = batches.batch(step)
+    images = batch.images.to(device).contiguous(memory_format=torch.channels_last)
+    loss = loss_of(recipe, model(images), batch.hard.to(device))
+    if not bool(torch.isfinite(loss)):
+        raise UserInputError.make(
+            "E_OPTION",
+            f"loss: expected a finite number, got {loss.item()} at step {step};"
+            " a lower learning rate helps",
+        )
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
+    return loss.detach()
