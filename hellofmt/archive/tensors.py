@@ -277,8 +277,6 @@ def parse_tensor_header(
     missing = [name for name in expected or () if name not in entries]
     if missing:
         raise fault(f"tensor {printable(missing[0])} is missing ({len(missing)} in all)")
-    if not entries and size != start:
-        raise fault("no tensors, but data")
     if start != size:
         raise fault(f"the tensors end at byte {start}; expected {size}")
     return entries
