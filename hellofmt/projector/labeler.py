@@ -1,8 +1,9 @@
 """Serving labels: every delta merged once, then plain inference and one fused head.
 
 A labeler holds a copy of the image tower with merged weights, so no delta, dequantisation or file
-is left in the path of a batch. Labels are made without autograd and returned as ordinary tensors:
-an inference tensor could not be saved by the loss of the student that learns from it.
+is left in the path of a batch; what else is constant is folded in (``hellofmt.projector.serving``).
+Labels are made without autograd and returned as ordinary tensors: an inference tensor could not be
+saved by the loss of the student that learns from it.
 
 Probes guard what digests cannot see: another activation, another resize, another normalisation or a
 delta applied twice give plausible, wrong labels and no error. A labeler built from a file first
@@ -30,6 +31,7 @@ from hellofmt.errors import BaseModelError, UserInputError
 from hellofmt.projector.base import base_of
 from hellofmt.projector.head import read_head
 from hellofmt.projector.lowrank import merge_, read_deltas
+from hellofmt.projector.serving import ServingEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,6 +76,8 @@ class Labeler:
         temperature: float,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
+        compile: bool = False,
+        cuda_graph: bool = False,
     ) -> None:
         """Merge ``deltas`` into a copy of the base, in float32, then move and cast.
 
@@ -84,6 +88,9 @@ class Labeler:
             temperature: default T, > 0.
             device: where to run.
             dtype: of the image tower; float32 if none.
+            compile: run the image tower through ``torch.compile``.
+            cuda_graph: replay the image tower as a CUDA graph, which pays for small batches;
+                without effect on a CPU.
 
         Raises:
             UserInputError: E_OPTION, CUDA in a forked worker.
@@ -96,10 +103,13 @@ class Labeler:
         self._preprocess = base.spec.preprocess
         encoder = copy.deepcopy(base.encoder)
         merge_(encoder.visual, deltas)
-        encoder = encoder.to(self.device).eval().requires_grad_(requires_grad=False)
-        # Only the tower: views are resized and normalised in float32.
-        encoder.visual.to(self.dtype)
-        self._encoder = encoder
+        self._encoder = ServingEncoder(
+            encoder,
+            device=self.device,
+            dtype=self.dtype,
+            compile=compile,
+            cuda_graph=cuda_graph and self.device.type == "cuda",
+        )
         with torch.no_grad():
             rows = head.merged().detach().float()
             self._norms = rows.norm(dim=1).cpu()
@@ -117,6 +127,8 @@ class Labeler:
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
         check_probes: bool = True,
+        compile: bool = False,
+        cuda_graph: bool = False,
     ) -> Labeler:
         """The labeler of an archive.
 
@@ -127,6 +139,8 @@ class Labeler:
             device: where to run.
             dtype: of the image tower; float32 if none.
             check_probes: compare with the stored logits of the generated probes.
+            compile: run the image tower through ``torch.compile``.
+            cuda_graph: replay the image tower as a CUDA graph, which pays for small batches.
 
         Returns:
             The labeler, its probes checked.
@@ -140,7 +154,13 @@ class Labeler:
         if isinstance(file, (str, os.PathLike)):
             with open_archive(file) as opened:
                 return cls.from_file(
-                    opened, base, device=device, dtype=dtype, check_probes=check_probes
+                    opened,
+                    base,
+                    device=device,
+                    dtype=dtype,
+                    check_probes=check_probes,
+                    compile=compile,
+                    cuda_graph=cuda_graph,
                 )
         loaded = base_of(file, base)
         adapter, head = projector_entries(file)
@@ -154,6 +174,8 @@ class Labeler:
             names,
             device=device,
             dtype=dtype,
+            compile=compile,
+            cuda_graph=cuda_graph,
         )
         if check_probes:
             labeler.check_probes(file.tensors("probes")["logits"])
@@ -171,6 +193,8 @@ class Labeler:
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
+        compile: bool = False,
+        cuda_graph: bool = False,
     ) -> Labeler:
         """The labeler of stored parts, which is what a reader of them computes.
 
@@ -183,6 +207,8 @@ class Labeler:
             names: first name of every class.
             device: where to run.
             dtype: of the image tower; float32 if none.
+            compile: run the image tower through ``torch.compile``.
+            cuda_graph: replay the image tower as a CUDA graph.
 
         Returns:
             The labeler; no probes checked.
@@ -201,6 +227,8 @@ class Labeler:
             temperature=decimal_value(head.temperature),
             device=device,
             dtype=dtype,
+            compile=compile,
+            cuda_graph=cuda_graph,
         )
 
     @property
@@ -208,6 +236,11 @@ class Labeler:
         """Name of the algorithm that makes the labels of a usual batch, such as ``"reference"``."""
         features = self._weight.shape[1]
         return hellofmt_kernels.algorithm(128, features, self.classes, self.device, self.dtype)
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """What was done to the image tower to serve faster, such as ``"normalisation folded"``."""
+        return self._encoder.steps
 
     def logits(self, views: Tensor) -> Tensor:
         """Logits before the temperature.

@@ -33,17 +33,17 @@ def assemble(base, part, adapter=None):
 class _Swapped(Encoder):
     """BGR for RGB."""
 
-    def forward(self, views):
-        return super().forward(views.flip(1))
+    def resized(self, views):
+        return super().resized(views.flip(1))
 
 
 class _Raw(Encoder):
     """No mean, no standard deviation."""
 
-    def forward(self, views):
+    def __init__(self, visual, preprocess):
+        super().__init__(visual, preprocess)
         self.mean.zero_()
         self.std.fill_(1.0)
-        return super().forward(views)
 
 
 def quick_gelu(base):

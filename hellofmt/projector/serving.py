@@ -1,0 +1,224 @@
+"""Image towers made ready to serve: folds that change the work and not the function.
+
+Serving runs one fixed tower millions of times, so whatever is a constant is multiplied out once, in
+float32, before the weights are cast:
+
+- BatchNorm in eval mode is an affine map of each channel, and the convolution before it takes it
+  over.
+- The base's normalisation (v - mean) / std is an affine map too, and a patch embedding without
+  padding takes it over. A *padded* first convolution may not: it pads the normalised image with
+  zeros, that is with the mean colour, and after the fold the zeros would mean black. CLIP's ResNets
+  have such a stem, so they keep the separate step; the fold would be wrong at every border.
+
+Both leave the function as it is up to rounding. The probes of an archive, checked afterwards, would
+tell.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from open_clip.modified_resnet import Bottleneck, ModifiedResNet
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from hellofmt.projector.base import unit_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from hellofmt.projector.base import Encoder
+
+__all__ = [
+    "GraphedTower",
+    "ServingEncoder",
+    "fold_batch_norms_",
+    "fold_normalisation_",
+    "has_convolutions",
+]
+
+
+def has_convolutions(visual: nn.Module) -> bool:
+    """Whether ``visual`` is a convolutional network, which runs faster in channels_last."""
+    return isinstance(visual, ModifiedResNet)
+
+
+def _pairs(visual: ModifiedResNet) -> Iterator[tuple[nn.Module, str, str]]:
+    """(owner, convolution, BatchNorm) by attribute, for each pair that runs one after the other."""
+    for module in visual.modules():
+        if isinstance(module, (ModifiedResNet, Bottleneck)):
+            for k in (1, 2, 3):
+                yield module, f"conv{k}", f"bn{k}"
+        if isinstance(module, Bottleneck) and module.downsample is not None:
+            # An OrderedDict of open_clip: "-1" average pool, "0" convolution, "1" BatchNorm.
+            yield module.downsample, "0", "1"
+
+
+def fold_batch_norms_(visual: nn.Module) -> int:
+    """Fold every BatchNorm of a CLIP ResNet into the convolution before it, in place.
+
+    ``conv(x) * g / sqrt(var + eps) + (beta - mean * g / sqrt(var + eps))`` as one convolution with
+    a bias (Jacob et al., arXiv 1712.05877, section 3.2).
+
+    Args:
+        visual: in eval mode; other towers are left alone.
+
+    Returns:
+        Number of BatchNorms folded.
+    """
+    if not isinstance(visual, ModifiedResNet):
+        return 0
+    folded = 0
+    for owner, conv, norm in list(_pairs(visual)):
+        pair = getattr(owner, conv), getattr(owner, norm)
+        setattr(owner, conv, fuse_conv_bn_eval(*pair))
+        setattr(owner, norm, nn.Identity())
+        folded += 1
+    return folded
+
+
+def fold_normalisation_(visual: nn.Module, mean: Tensor, std: Tensor) -> bool:
+    """Let the first weights of ``visual`` take views in [0, 1], where that is exact, in place.
+
+    ``W (v - mean) / std`` is ``(W / std) v - sum(W mean / std)``, if no pixel of the input is
+    padding.
+
+    Args:
+        visual: image tower.
+        mean: three numbers.
+        std: three numbers > 0.
+
+    Returns:
+        Whether it was folded; false leaves the tower as it is, and the normalisation to the caller.
+    """
+    if not isinstance(visual, VisionTransformer):
+        return False
+    stem = visual.conv1
+    if any(cast("tuple[int, ...]", stem.padding)):
+        return False
+    with torch.no_grad():
+        weight = stem.weight.double() / std.double().view(1, 3, 1, 1)
+        shift = -(weight * mean.double().view(1, 3, 1, 1)).sum(dim=(1, 2, 3))
+        if stem.bias is not None:
+            shift += stem.bias.double()
+        stem.weight.copy_(weight)
+        stem.bias = nn.Parameter(shift.to(stem.weight), requires_grad=False)
+    return True
+
+
+class ServingEncoder(nn.Module):
+    """An encoder with everything constant multiplied out: views to unit embeddings.
+
+    The same function as the ``Encoder`` it is made of, up to rounding.
+
+    Attributes:
+        steps: what was done to it, for reports.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        compile: bool = False,
+        cuda_graph: bool = False,
+    ) -> None:
+        """Take over ``encoder``, whose deltas are merged: it is folded, moved and cast in place.
+
+        Args:
+            encoder: float32, not used by anybody else.
+            device: where to run.
+            dtype: of the image tower; views are resized and normalised in float32.
+            compile: run the tower through ``torch.compile``.
+            cuda_graph: replay it as a CUDA graph.
+        """
+        super().__init__()
+        encoder.eval().requires_grad_(requires_grad=False)
+        visual = encoder.visual
+        steps: list[str] = []
+        norms = fold_batch_norms_(visual)
+        if norms:
+            steps.append(f"{norms} BatchNorms folded")
+        mean, std = cast("Tensor", encoder.mean), cast("Tensor", encoder.std)
+        self._is_folded = fold_normalisation_(visual, mean.flatten(), std.flatten())
+        if self._is_folded:
+            steps.append("normalisation folded")
+        self._format = torch.contiguous_format
+        if has_convolutions(visual):
+            self._format = torch.channels_last
+            steps.append("channels_last")
+        visual.to(dtype)
+        if self._format is torch.channels_last:
+            visual.to(memory_format=torch.channels_last)
+        self._encoder = encoder.to(device)
+        self._dtype = dtype
+        tower: Callable[[Tensor], Any] = visual
+        if compile:
+            tower = torch.compile(visual)
+            steps.append("compiled")
+        if cuda_graph:
+            tower = GraphedTower(tower)
+            steps.append("CUDA graph")
+        self._tower = tower
+        self.steps = tuple(steps)
+
+    def forward(self, views: Tensor) -> Tensor:
+        """Embeddings of views.
+
+        Args:
+            views: (N, 3, S, S) float32 in [0, 1], before any normalisation.
+
+        Returns:
+            (N, D) float32, rows of unit length.
+
+        Raises:
+            UserInputError: E_DATA, not such a batch.
+        """
+        x = self._encoder.resized(views)
+        if not self._is_folded:
+            x = (x - cast("Tensor", self._encoder.mean)) / cast("Tensor", self._encoder.std)
+        return unit_rows(self._tower(x.to(dtype=self._dtype, memory_format=self._format)))
+
+
+class GraphedTower:
+    """A tower replayed as one CUDA graph per shape: no launches to wait for with small batches.
+
+    Unmeasured: no GPU was at hand. A shape is captured when it comes for the second time, so that
+    probes and the short last batch of an only epoch cost no capture.
+    """
+
+    def __init__(self, tower: Callable[[Tensor], Tensor]) -> None:
+        """Wrap ``tower``, which must allocate nothing that depends on values."""
+        self._tower = tower
+        self._seen: set[tuple[int, ...]] = set()
+        self._graphs: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``tower(x)``; valid until the next call."""
+        shape = tuple(x.shape)
+        if shape not in self._seen:
+            self._seen.add(shape)
+            return self._tower(x)
+        if shape not in self._graphs:
+            self._graphs[shape] = self._captured(x)
+        graph, given, made = self._graphs[shape]
+        given.copy_(x)
+        graph.replay()
+        return made
+
+    def _captured(self, x: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
+        given = x.clone()
+        stream = torch.cuda.Stream(x.device)
+        stream.wait_stream(torch.cuda.current_stream(x.device))
+        with torch.cuda.stream(stream):
+            # Libraries choose their algorithms in the first calls, which a capture must not see.
+            for _ in range(2):
+                self._tower(given)
+        torch.cuda.current_stream(x.device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            made = self._tower(given)
+        return graph, given, made
