@@ -162,6 +162,13 @@ def remarked(marker):
     return data[: at + 1] + bytes([marker]) + data[at + 2 :]
 
 
+def empty_scans():
+    """A picture with a thousand scans of no component before its own."""
+    data = baseline()
+    at = data.index(b"\xff\xda")
+    return data[:at] + segment(0xDA, b"\0\0\x3f\0") * 1000 + data[at:]
+
+
 def scanned_again():
     data = baseline()
     at = data.index(b"\xff\xda")
@@ -202,6 +209,7 @@ for name, data, code in (
     ),
     ("short_frame", lambda: baseline()[:2] + segment(0xC0, b"\x08\0") + baseline()[2:], "E_CODEC"),
     ("scan_twice", scanned_again, "E_CODEC"),
+    ("1000_scans_of_no_component", empty_scans, "E_CODEC"),
     (
         "1000_scans",
         lambda: (
