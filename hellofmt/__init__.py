@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hellofmt.archive import pack_archive as pack
     from hellofmt.archive import verify_archive as verify
     from hellofmt.distillation import distill, fit_projector
-    from hellofmt.loading import HelloDataset, HelloSampler, soft_batches
+    from hellofmt.loading import HelloDataset, HelloLoader, HelloSampler, soft_batches
     from hellofmt.projector import Labeler, Projector
 
 __version__ = "0.1.0"
@@ -28,6 +28,7 @@ __all__ = [
     "HelloDataset",
     "HelloError",
     "HelloFile",
+    "HelloLoader",
     "HelloSampler",
     "Labeler",
     "Projector",
@@ -43,6 +44,7 @@ __all__ = [
 _LAZY: Final = {
     "HelloDataset": ("hellofmt.loading", "HelloDataset"),
     "HelloFile": ("hellofmt.archive", "HelloFile"),
+    "HelloLoader": ("hellofmt.loading", "HelloLoader"),
     "HelloSampler": ("hellofmt.loading", "HelloSampler"),
     "Labeler": ("hellofmt.projector", "Labeler"),
     "Projector": ("hellofmt.projector", "Projector"),

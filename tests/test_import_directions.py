@@ -23,7 +23,14 @@ ALLOWED = {
     "student": LEAVES | {"archive", "projector", "loading"},
     "distillation": LEAVES | {"archive", "projector", "loading", "student"},
 }
-KERNEL_USERS = {"projector/labeler.py", "loading/pixels.py", "loading/views.py", "student/train.py"}
+KERNEL_USERS = {
+    "projector/labeler.py",
+    "loading/loader.py",
+    "loading/pixels.py",
+    "loading/view_recipes.py",
+    "loading/views.py",
+    "student/train.py",
+}
 TORCH_FREE = {"errors", "rng", "archive", "ledger"}
 HEAVY = {"torch", "torchvision", "open_clip", "timm", "triton", "hellofmt_kernels"}
 

@@ -13,6 +13,7 @@ PUBLIC = {
     "HelloDataset": "hellofmt.loading.dataset",
     "HelloError": "hellofmt.errors",
     "HelloFile": "hellofmt.archive.reader",
+    "HelloLoader": "hellofmt.loading.loader",
     "HelloSampler": "hellofmt.loading.sampler",
     "Labeler": "hellofmt.projector.labeler",
     "Projector": "hellofmt.projector.projector",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from hellofmt.loading.dataset import HelloDataset
+from hellofmt.loading.loader import HelloLoader
 from hellofmt.loading.pixels import normalise, render
 from hellofmt.loading.sampler import EpochIndex, HelloSampler
 from hellofmt.loading.soft import SoftBatches, soft_batches
+from hellofmt.loading.view_recipes import VIEW_RECIPES, view_recipe
 from hellofmt.loading.views import (
+    ViewColumn,
     mixed_labels,
     partners,
     plain_table,
@@ -14,15 +17,19 @@ from hellofmt.loading.views import (
 )
 
 __all__ = [
+    "VIEW_RECIPES",
     "EpochIndex",
     "HelloDataset",
+    "HelloLoader",
     "HelloSampler",
     "SoftBatches",
+    "ViewColumn",
     "mixed_labels",
     "normalise",
     "partners",
     "plain_table",
     "render",
     "soft_batches",
+    "view_recipe",
     "view_table",
 ]

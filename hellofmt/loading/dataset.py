@@ -36,6 +36,7 @@ from hellofmt.loading.cache import DecodedImages
 from hellofmt.loading.pixels import normalise_, render
 from hellofmt.loading.sampler import EpochIndex
 from hellofmt.loading.views import (
+    ViewColumn,
     mixed_labels,
     partners,
     plain_table,
@@ -108,8 +109,8 @@ class _ArchiveImages:
         self.widths = np.asarray(index.width, np.int64)
         self.labels = np.asarray(index.label, np.int64)
 
-    def read(self, row: int) -> NDArray[np.uint8]:
-        return self._file.decode_image(row)
+    def read(self, rows: Sequence[int]) -> list[NDArray[np.uint8]]:
+        return self._file.decode_images(rows)
 
     def targets(self) -> list[int]:
         return self.labels.tolist()
@@ -128,7 +129,10 @@ class _GivenImages:
         self.widths = np.zeros(count, np.int64)
         self.labels = np.full(count, -1, np.int64)
 
-    def read(self, row: int) -> NDArray[np.uint8]:
+    def read(self, rows: Sequence[int]) -> list[NDArray[np.uint8]]:
+        return [self._read(row) for row in rows]
+
+    def _read(self, row: int) -> NDArray[np.uint8]:
         item = self._images[row]
         if isinstance(item, (tuple, list)) and len(cast("Sequence[object]", item)) == 2:
             item, label = cast("Sequence[Any]", item)
@@ -185,7 +189,8 @@ class HelloDataset(Dataset[Any]):
         views: the manifest's rules for views.
 
     Args:
-        source: path of an archive, or an open one.
+        source: path of an archive, a URL, the files of a sharded set or their pattern (see
+            ``open_archive``), or an open archive.
         images: data set to be labelled; by default the archive's own images.
         labels: what to label with, see above.
         temperature: T > 0 of soft labels; by default the manifest's.
@@ -202,7 +207,8 @@ class HelloDataset(Dataset[Any]):
             where ``images`` are given, keep their own. The first ones stay: evicting would always
             miss in a cyclic scan.
         device: where labels are made in ``__getitems__``; None is the CPU.
-        storage_options: of remote storage; not supported yet.
+        storage_options: of a URL: what fsspec passes to its storage, such as credentials.
+        cache_dir: folder that keeps what came from a URL, see ``open_archive``.
 
     Raises:
         OSError: the archive is missing or cannot be opened.
@@ -214,7 +220,7 @@ class HelloDataset(Dataset[Any]):
 
     def __init__(
         self,
-        source: str | os.PathLike[str] | HelloFile,
+        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | HelloFile,
         *,
         images: ImageSource | None = None,
         labels: LabelKind = "soft",
@@ -228,12 +234,13 @@ class HelloDataset(Dataset[Any]):
         cache: int | Literal["auto"] = "auto",
         device: str | torch.device | None = None,
         storage_options: Mapping[str, Any] | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        _check_options(labels, temperature, views, seed, cache, storage_options)
+        _check_options(labels, temperature, views, seed, cache)
         if labels == "none" and target_transform is not None:
             text = "`target_transform` with labels='none'; expected labels to transform"
             raise UserInputError.make("E_OPTION", text)
-        self.file = _opened(source, expect)
+        self.file = _opened(source, expect, storage_options, cache_dir)
         self.labels: LabelKind = labels
         self.transform = transform
         self.target_transform = target_transform
@@ -293,6 +300,11 @@ class HelloDataset(Dataset[Any]):
     def id(self) -> str:
         """``sha256:...`` of the archive."""
         return self.file.id
+
+    @property
+    def sizes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Heights and widths of the images, (N,) pixels; 0 where an image was not read yet."""
+        return self._images.heights, self._images.widths
 
     @property
     def targets(self) -> list[int]:
@@ -361,10 +373,34 @@ class HelloDataset(Dataset[Any]):
         Raises:
             HelloError: the image cannot be read or decoded.
         """
-        known = self._cached.get(row) if self._decoded is None else self._decoded.get(row)
-        if known is not None:
-            return known
-        pixels = self._images.read(row)
+        return self.pixels_of([row])[row]
+
+    def pixels_of(self, rows: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
+        """Stored images by row, those that are not in the cache read at once.
+
+        Args:
+            rows: each 0 <= row < len(self).
+
+        Returns:
+            uint8 (H, W, 3) per row, not to be written to.
+
+        Raises:
+            HelloError: an image cannot be read or decoded.
+        """
+        found: dict[int, NDArray[np.uint8]] = {}
+        missing: list[int] = []
+        for row in rows:
+            known = self._cached.get(row) if self._decoded is None else self._decoded.get(row)
+            if known is None:
+                missing.append(row)
+            else:
+                found[row] = known
+        for row, pixels in zip(missing, self._images.read(missing), strict=True):
+            found[row] = self._keep(row, pixels)
+        return found
+
+    def _keep(self, row: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The pixels, from the cache if they have a place in it."""
         if self._decoded is not None:
             return self._decoded.put(row, pixels)
         if self._cached_bytes + pixels.nbytes <= self._budget:
@@ -407,6 +443,47 @@ class HelloDataset(Dataset[Any]):
             count=len(self),
         )
 
+    def draw(
+        self, rows: NDArray[np.integer], epochs: NDArray[np.integer] | int
+    ) -> tuple[Tensor, NDArray[np.int32]]:
+        """Views, as a labeler takes them, and the parameters that say what they show.
+
+        Args:
+            rows: (N,), each in 0..len(self) - 1.
+            epochs: one, or one per row.
+
+        Returns:
+            float32 (N, 3, S, S) in [0, 1] on the CPU, not normalised, and int32 (N, 20).
+
+        Raises:
+            HelloError: an image cannot be read or decoded.
+        """
+        table = self.table(rows, epochs)
+        used = np.unique(table[:, [ViewColumn.IMAGE, ViewColumn.PARTNER_IMAGE]])
+        return render(self.pixels_of(used.tolist()), table, self.views), table
+
+    def hard_labels(self, table: NDArray[np.int32]) -> Tensor:
+        """Hard labels of views.
+
+        Args:
+            table: (N, 20) as from ``table`` or ``draw``.
+
+        Returns:
+            int64 (N,) where views do not mix, else float32 (N, C): each class's share of the view.
+
+        Raises:
+            UserInputError: E_DATA, an image of ``images`` has no class.
+        """
+        labels = self._images.labels
+        used = np.unique(table[:, [ViewColumn.IMAGE, ViewColumn.PARTNER_IMAGE]])
+        unknown = [row for row in used.tolist() if labels[row] < 0]
+        if unknown:
+            text = f"image {unknown[0]} has no class; expected items (image, class)"
+            raise UserInputError.make("E_DATA", text + " for labels='hard'")
+        if not self._is_augmented or self.views.mix == "none":
+            return torch.from_numpy(labels[table[:, ViewColumn.IMAGE]])
+        return mixed_labels(table, labels, len(self.classes), size=self.views.size)
+
     def __getitem__(self, index: int) -> Any:
         """One item; see the class."""
         return self.__getitems__([index])[0]
@@ -424,10 +501,7 @@ class HelloDataset(Dataset[Any]):
             IndexError: a row is out of range.
             HelloError: an image or the labels cannot be made.
         """
-        rows, epochs = self._places(indices)
-        table = self.table(rows, epochs)
-        used = np.unique(table[:, [0, 6]])
-        views = render({row: self.pixels(row) for row in used.tolist()}, table, self.views)
+        views, table = self.draw(*self._places(indices))
         labels = self._label(views, table)
         if self.transform is not None:
             images = [self.transform(view) for view in views]
@@ -462,21 +536,12 @@ class HelloDataset(Dataset[Any]):
         if self.labels == "none":
             return None
         if self.labels == "hard":
-            return self._hard(table)
+            hard = self.hard_labels(table)
+            return hard.tolist() if hard.ndim == 1 else list(hard)
         labeler = self.labeler()
         if self.labels == "logits":
             return list(labeler.logits(views).cpu())
         return list(labeler.labels(views, self.temperature).cpu())
-
-    def _hard(self, table: NDArray[np.int32]) -> list[Any]:
-        labels = self._images.labels
-        unknown = [row for row in np.unique(table[:, [0, 6]]).tolist() if labels[row] < 0]
-        if unknown:
-            text = f"image {unknown[0]} has no class; expected items (image, class)"
-            raise UserInputError.make("E_DATA", text + " for labels='hard'")
-        if not self._is_augmented or self.views.mix == "none":
-            return labels[table[:, 0]].tolist()
-        return list(mixed_labels(table, labels, len(self.classes), size=self.views.size))
 
 
 def _check_options(
@@ -485,7 +550,6 @@ def _check_options(
     views: str | None,
     seed: int,
     cache: int | str,
-    storage_options: Mapping[str, Any] | None,
 ) -> None:
     is_byte_count = isinstance(cache, int) and cache >= 0
     problems = [
@@ -499,7 +563,6 @@ def _check_options(
         (views in ("manifest", None), "views", "'manifest' or None", views),
         (0 <= seed < 1 << 64, "seed", "0 <= seed < 2**64", seed),
         (cache == "auto" or is_byte_count, "cache", "'auto' or bytes >= 0", cache),
-        (storage_options is None, "storage_options", "None: only local files", "options"),
     ]
     for is_good, name, expected, value in problems:
         if not is_good:
@@ -507,9 +570,19 @@ def _check_options(
             raise UserInputError.make("E_OPTION", text)
 
 
-def _opened(source: str | os.PathLike[str] | HelloFile, expect: str | None) -> HelloFile:
+def _opened(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | HelloFile,
+    expect: str | None,
+    storage_options: Mapping[str, Any] | None,
+    cache_dir: str | os.PathLike[str] | None,
+) -> HelloFile:
     if not isinstance(source, HelloFile):
-        return open_archive(source, expect=expect)
+        return open_archive(
+            source, expect=expect, storage_options=storage_options, cache_dir=cache_dir
+        )
+    if storage_options is not None or cache_dir is not None:
+        text = "`storage_options`, `cache_dir`; expected none: the archive is open already"
+        raise UserInputError.make("E_OPTION", text)
     if expect is not None and source.id != expect:
         raise TrustError.make("E_PIN", f"id of the archive; expected {expect}, got {source.id}")
     return source

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.manifest import Views
 
-__all__ = ["mixed_labels", "partners", "plain_table", "view_table"]
+__all__ = ["ViewColumn", "mixed_labels", "partners", "plain_table", "view_table"]
 
 _TRIES = 10
 _FLIP, _TOP, _LEFT, _PERMUTATION, _FIRST_TRY = 0, 1, 2, 3, 4

@@ -116,5 +116,11 @@ def mixing(archive_of):
 
 
 @pytest.fixture(scope="session")
+def mixing_even(archive_of):
+    """The same with images of one size, which a GPU draws also where patches are shuffled."""
+    return archive_of(side=16, mix="cutmix", mix_probability="0.5", shuffle=2)
+
+
+@pytest.fixture(scope="session")
 def projector_only(archive_of):
     return archive_of(count=0, mix="cutmix", mix_probability="0.5")

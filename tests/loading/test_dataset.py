@@ -333,7 +333,7 @@ def test_nothing_writes_to_cached_pixels(mixing, pictures_of):
         ({"seed": 2**64}, "`seed`; expected 0 <= seed < 2"),
         ({"cache": -1}, "`cache`; expected 'auto' or bytes >= 0, got -1"),
         ({"cache": "all"}, "`cache`; expected 'auto' or bytes >= 0, got all"),
-        ({"storage_options": {}}, "`storage_options`; expected None: only local files"),
+        ({"storage_options": {"key": 1}}, "`storage_options`; expected none: a local file"),
         (
             {"labels": "none", "target_transform": int},
             "`target_transform` with labels='none'; expected labels to transform",

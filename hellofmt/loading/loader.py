@@ -1,0 +1,343 @@
+"""Batches made where they are used: resident images, views and labels on one device.
+
+``HelloDataset`` in a ``DataLoader`` spends a GPU's time waiting for CPU workers and copies every
+view across. A distilled set is small, so here it is decoded once and kept on the device as uint8;
+a batch then costs 80 bytes of parameters per view to send, one kernel for its views, the encoder
+and one kernel for its labels. The next batch is made on a second stream while the student uses this
+one. Sets that do not fit stay in pinned memory, and a batch sends the images it shows.
+
+It computes the same function as every other way: the sampler's order, ``view_table``'s parameters,
+and on a CPU the very pixels of ``HelloDataset``, bit for bit, because the same code draws them. A
+GPU rounds elsewhere: pixels agree within 1e-5, labels within the tolerance of its precision.
+
+On a CPU there is no thread that works ahead: drawing, labelling and the student's step are bound by
+the same cores, and a thread only makes them wait for each other.
+
+What the fused kernel cannot draw (other filters than bilinear; a patch shuffle of images of unequal
+size, or of a size that the factor does not divide) is drawn on the CPU and copied.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+import torch
+
+import hellofmt_kernels
+from hellofmt.loading.dataset import HelloDataset
+from hellofmt.loading.pixels import normalise_
+from hellofmt.loading.sampler import HelloSampler
+from hellofmt.loading.views import ViewColumn
+from hellofmt.projector.labeler import Labeler
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from hellofmt.archive.reader import HelloFile
+    from hellofmt.loading.dataset import ImageSource, LabelKind
+    from hellofmt.loading.sampler import EpochIndex
+    from hellofmt.projector.base import LoadedBase
+
+__all__ = ["HelloLoader"]
+
+#: Share of a GPU's free memory that resident images may take by default.
+RESIDENT_SHARE = 0.5
+
+
+class HelloLoader:
+    """Batches of (images, labels) on a device; each ``for`` loop over it is one epoch.
+
+    ::
+
+        loader = hellofmt.HelloLoader("my.hello", batch_size=128, device="cuda")
+        for epoch in range(300):
+            for images, soft in loader:
+                ...
+
+    Images are float32 (N, 3, S, S), normalised by the manifest; what labels are, ``labels`` says as
+    for ``HelloDataset``, and ``"none"`` gives the bare views in [0, 1].
+
+    **Several ranks.** Inside ``torch.distributed`` it takes world size and rank from there and
+    splits global batches as ``HelloSampler`` does; do not wrap it in ``DistributedSampler``. Give
+    it to Lightning as it is: Lightning calls ``sampler.set_epoch``. Accelerate's ``prepare`` leaves
+    it alone, since it is no ``DataLoader``: construct it after ``Accelerator()``, with
+    ``device=accelerator.device``. ``state_dict`` and ``load_state_dict`` are torchdata's stateful
+    protocol.
+
+    Attributes:
+        dataset: where rows, classes and sizes come from.
+        sampler: which rows stand in which batch; also ``batch_sampler``.
+        batch_size: rows per rank and batch.
+        device: where batches are made.
+        batches_done: batches handed out in the epoch under way, since the resume if it was resumed.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | HelloFile,
+        *,
+        batch_size: int,
+        device: str | torch.device | None = None,
+        images: ImageSource | None = None,
+        labels: LabelKind = "soft",
+        temperature: float | None = None,
+        base: str | Path | LoadedBase | nn.Module | None = None,
+        views: Literal["manifest"] | None = "manifest",
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+        expect: str | None = None,
+        dtype: torch.dtype | None = None,
+        compile: bool = False,
+        cuda_graph: bool = False,
+        channels_last: bool = False,
+        resident: int | Literal["auto"] = "auto",
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Open the archive, check its label function, and decode the images to the device.
+
+        Args:
+            source: path of an archive, or an open one.
+            batch_size: rows per rank and batch, >= 1.
+            device: None is the CPU.
+            images: data set to be labelled; by default the archive's own images.
+            labels: ``"soft"``, ``"logits"``, ``"hard"`` or ``"none"``.
+            temperature: T > 0 of soft labels; by default the manifest's.
+            base: the base encoder, as for ``HelloDataset``.
+            views: ``"manifest"``, or None for whole images.
+            seed: 0 <= seed < 2**64, of order and views.
+            shuffle: shuffle rows in every epoch.
+            drop_last: leave out a short last global batch.
+            num_replicas: ranks; by default torch.distributed's.
+            rank: this rank; by default torch.distributed's.
+            expect: the ``id`` the archive must have.
+            dtype: of the image tower; float32 if none. float16 suits OpenAI's weights; the probes
+                are checked in it.
+            compile: run the image tower through ``torch.compile``.
+            cuda_graph: replay the image tower as one CUDA graph; pays below some 64 views a batch.
+            channels_last: memory format of the images handed out.
+            resident: bytes of images kept on a GPU; ``"auto"`` is half of what is free. More stay
+                in pinned memory. Without effect on a CPU.
+            storage_options: of remote storage.
+
+        Raises:
+            OSError: the archive is missing or cannot be opened.
+            HelloError: the archive is refused, or cannot give these labels.
+            ValueError: a number is out of range, see ``HelloSampler``.
+        """
+        self.device = torch.device("cpu" if device is None else device)
+        self.dataset = HelloDataset(
+            source,
+            images=images,
+            labels=labels,
+            temperature=temperature,
+            base=base,
+            views=views,
+            seed=seed,
+            expect=expect,
+            device=self.device,
+            storage_options=storage_options,
+        )
+        self.sampler = HelloSampler(
+            self.dataset,
+            batch_size=batch_size,
+            num_replicas=num_replicas,
+            rank=rank,
+            shuffle=shuffle,
+            seed=seed,
+            drop_last=drop_last,
+        )
+        self.batch_size = batch_size
+        self.batches_done = 0
+        self._channels_last = channels_last
+        self._labeler: Labeler | None = None
+        if labels in ("soft", "logits"):
+            self._labeler = Labeler.from_file(
+                self.dataset.file,
+                base,
+                device=self.device,
+                dtype=dtype,
+                compile=compile,
+                cuda_graph=cuda_graph,
+            )
+        self._stored: _Resident | None = None
+        if self.device.type == "cuda" and _is_drawable(self.dataset):
+            self._stored = _Resident(self.dataset, self.device, resident)
+
+    @property
+    def batch_sampler(self) -> HelloSampler:
+        """The sampler, by the name that loops look for."""
+        return self.sampler
+
+    @property
+    def kernel(self) -> dict[str, str]:
+        """What makes ``views`` and ``labels`` here: names of algorithms, for reports."""
+        made = {"views": "pixels" if self._stored is None else "views"}
+        if self._labeler is not None:
+            made["labels"] = self._labeler.kernel
+        return made
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch on this rank."""
+        return len(self.sampler)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make ``epoch`` the next one; without it epochs count up from 0.
+
+        Args:
+            epoch: 0 <= epoch < 2**32.
+
+        Raises:
+            ValueError: ``epoch`` is out of range.
+        """
+        self.sampler.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the epoch stands, the batch handed out last included.
+
+        Returns:
+            As ``HelloSampler.state_dict``: strings and integers, equal on all ranks.
+        """
+        return self.sampler.state_dict(self.batches_done)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Make the next epoch begin where ``state`` was taken.
+
+        Args:
+            state: as from ``state_dict``; of any number of ranks with the same global batch.
+
+        Raises:
+            StateError: see ``HelloSampler.load_state_dict``.
+        """
+        self.sampler.load_state_dict(state)
+        self.batches_done = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        """One epoch, or the rest of a resumed one: (images, labels), or bare views."""
+        self.batches_done = 0
+        batches = self._overlapped() if self.device.type == "cuda" else self._plain()
+        for batch in batches:
+            # Counted before it is handed out: inside the loop's body this batch is in use.
+            self.batches_done += 1
+            yield batch[0] if self.dataset.labels == "none" else (batch[0], batch[1])
+
+    def _plain(self) -> Iterator[list[Tensor]]:
+        for indices in self.sampler:
+            yield self._make(indices)
+
+    def _overlapped(self) -> Iterator[list[Tensor]]:
+        """Each batch is queued on a second stream before the one ahead of it is handed out."""
+        stream = torch.cuda.Stream(self.device)
+        # What was built on the first stream is ready before the second one reads it.
+        stream.wait_stream(torch.cuda.current_stream(self.device))
+        waiting: tuple[list[Tensor], torch.cuda.Event] | None = None
+        for indices in self.sampler:
+            with torch.cuda.stream(stream):
+                made = self._make(indices)
+                done = torch.cuda.Event()
+                done.record(stream)
+            if waiting is not None:
+                yield self._received(*waiting)
+            waiting = made, done
+        if waiting is not None:
+            yield self._received(*waiting)
+
+    def _received(self, batch: list[Tensor], done: torch.cuda.Event) -> list[Tensor]:
+        current = torch.cuda.current_stream(self.device)
+        current.wait_event(done)
+        for part in batch:
+            # Its memory may be used again only after the student has read it.
+            part.record_stream(current)
+        return batch
+
+    def _make(self, indices: Sequence[int]) -> list[Tensor]:
+        rows = np.array(indices, np.int64)
+        epochs = np.array([cast("EpochIndex", i).epoch for i in indices], np.int64)
+        dataset = self.dataset
+        if self._stored is None:
+            views, table = dataset.draw(rows, epochs)
+            views = views.to(self.device, non_blocking=True)
+        else:
+            table = dataset.table(rows, epochs)
+            views = self._stored.draw(table, self._channels_last)
+        if dataset.labels == "none":
+            return [self._formatted(views)]
+        if self._labeler is None:
+            labels = dataset.hard_labels(table).to(self.device, non_blocking=True)
+        elif dataset.labels == "logits":
+            labels = self._labeler.logits(views)
+        else:
+            labels = self._labeler.labels(views, dataset.temperature)
+        return [self._formatted(normalise_(views, dataset.views)), labels]
+
+    def _formatted(self, views: Tensor) -> Tensor:
+        if self._channels_last:
+            return views.contiguous(memory_format=torch.channels_last)
+        return views
+
+
+def _is_drawable(dataset: HelloDataset) -> bool:
+    """Whether ``hellofmt_kernels.views`` defines these views."""
+    heights, widths = dataset.sizes
+    views = dataset.views
+    if views.interpolation != "bilinear" or not heights.all():
+        return False
+    if views.shuffle <= 1:
+        return True
+    sides = np.concatenate([heights, widths])
+    is_equal = (heights == heights[0]).all() and (widths == widths[0]).all()
+    return bool(is_equal and (sides % views.shuffle == 0).all())
+
+
+class _Resident:
+    """Decoded images on a device, or in pinned memory beside it, each in the largest frame."""
+
+    def __init__(
+        self, dataset: HelloDataset, device: torch.device, budget: int | Literal["auto"]
+    ) -> None:
+        heights, widths = dataset.sizes
+        count = len(dataset)
+        # A crop lies inside its own image, so what fills up the frame is never read.
+        shape = (count, int(heights.max()), int(widths.max()), 3)
+        self._views = dataset.views
+        self._device = device
+        if budget == "auto":
+            free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+            budget = int(RESIDENT_SHARE * free)
+        images = torch.zeros(shape, dtype=torch.uint8)
+        self._is_resident = images.nbytes <= budget
+        is_pinned = device.type == "cuda" and not self._is_resident
+        images = images.pin_memory() if is_pinned else images
+        pixels = images.numpy()
+        for row in range(count):
+            pixels[row, : heights[row], : widths[row]] = dataset.pixels(row)
+        self._images = images.to(device) if self._is_resident else images
+
+    def draw(self, table: NDArray[np.int32], channels_last: bool) -> Tensor:
+        """Views of a table, float32 (N, 3, S, S) in [0, 1], on the device."""
+        images = self._images
+        if not self._is_resident:
+            columns = [ViewColumn.IMAGE, ViewColumn.PARTNER_IMAGE]
+            used, places = np.unique(table[:, columns], return_inverse=True)
+            table = table.copy()
+            table[:, columns] = places.reshape(-1, 2)
+            staged = images.new_empty(
+                (used.size, *images.shape[1:]), pin_memory=self._device.type == "cuda"
+            )
+            torch.index_select(images, 0, torch.from_numpy(used.astype(np.int64)), out=staged)
+            images = staged.to(self._device, non_blocking=True)
+        return hellofmt_kernels.views(
+            images,
+            torch.from_numpy(table),
+            self._views.size,
+            antialias=self._views.antialias,
+            channels_last=channels_last,
+        )

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from hellofmt.archive import open_archive
+from hellofmt.errors import StateError, TrustError, UserInputError
+from hellofmt.loading import HelloDataset, HelloLoader, HelloSampler, loader, normalise
+from hellofmt.projector import Labeler
+
+KINDS = ("soft", "logits", "hard", "none")
+
+
+def joined(batches):
+    batches = [b if isinstance(b, (tuple, list)) else (b,) for b in batches]
+    return tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
+
+
+def from_data_loader(path, labels, **options):
+    """The same epochs through a DataLoader with two workers, one list of batches per epoch."""
+    dataset = HelloDataset(path, labels=labels, seed=5)
+    sampler = HelloSampler(dataset, seed=5, **options)
+    batches = DataLoader(dataset, batch_sampler=sampler, num_workers=2)
+    return lambda epoch: sampler.set_epoch(epoch) or list(batches)
+
+
+@pytest.mark.parametrize("labels", KINDS)
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_batches_are_those_of_a_data_loader(mixing, labels, shuffle):
+    made = HelloLoader(mixing, batch_size=4, labels=labels, seed=5, shuffle=shuffle)
+    expected = from_data_loader(mixing, labels, batch_size=4, shuffle=shuffle)
+    assert len(made) == 3
+    for epoch in (0, 1, 7):
+        if epoch == 7:
+            made.set_epoch(7)
+        batches = list(made)
+        assert made.batches_done == 3
+        assert [len(b if labels == "none" else b[0]) for b in batches] == [4, 4, 3]
+        got, wanted = joined(batches), joined(expected(epoch))
+        # The same pixels to the last bit, though nothing was drawn in the same process.
+        assert torch.equal(got[0], wanted[0])
+        if labels != "none":
+            assert got[1].dtype == wanted[1].dtype
+            assert (got[1].double() - wanted[1].double()).abs().max() < 1e-5
+
+
+def test_hard_labels_of_views_that_do_not_mix_are_integers(archive_of):
+    made = HelloLoader(archive_of(mix="none"), batch_size=11, labels="hard", shuffle=False)
+    ((_, labels),) = list(made)
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == made.dataset.targets
+
+
+def test_a_data_set_that_the_user_has(projector_only, pictures_of):
+    pictures = pictures_of(9)
+    options = {"images": pictures, "seed": 2}
+    got = joined(list(HelloLoader(projector_only, batch_size=4, shuffle=False, **options)))
+    dataset = HelloDataset(projector_only, **options)
+    images, labels = joined(list(DataLoader(dataset, batch_size=9)))
+    assert torch.equal(got[0], images)
+    assert (got[1] - labels).abs().max() < 1e-5
+
+
+def test_options_reach_what_they_are_for(mixing):
+    made = HelloLoader(mixing, batch_size=11, temperature=0.3, shuffle=False, dtype=torch.bfloat16)
+    ((images, soft),) = list(made)
+    views, _ = made.dataset.draw(np.arange(11), 0)
+    labeler = Labeler.from_file(open_archive(mixing), dtype=torch.bfloat16)
+    assert torch.equal(soft, labeler.labels(views, 0.3))
+    assert torch.equal(images, normalise(views, made.dataset.views))
+    whole = HelloLoader(mixing, batch_size=3, views=None, labels="none", channels_last=True)
+    assert next(iter(whole)).is_contiguous(memory_format=torch.channels_last)
+    assert next(iter(whole)).min() >= 0
+    with pytest.raises(TrustError, match="E_PIN"):
+        HelloLoader(mixing, batch_size=3, expect="sha256:" + "0" * 64)
+    with pytest.raises(UserInputError, match="`labels`; expected"):
+        HelloLoader(mixing, batch_size=3, labels="firm")
+    with pytest.raises(ValueError, match="`batch_size`: expected at least 1"):
+        HelloLoader(mixing, batch_size=0)
+
+
+def test_what_makes_a_batch_is_named(mixing):
+    assert HelloLoader(mixing, batch_size=2).kernel == {"views": "pixels", "labels": "reference"}
+    assert HelloLoader(mixing, batch_size=2, labels="hard").kernel == {"views": "pixels"}
+
+
+@pytest.mark.parametrize("done", [0, 1, 2, 3])
+def test_an_epoch_can_be_resumed_wherever_it_stood(mixing, done):
+    def fresh():
+        return HelloLoader(mixing, batch_size=4, seed=3)
+
+    whole = fresh()
+    expected = [*list(whole)[done:], *list(whole)]
+    first = fresh()
+    stream = iter(first)
+    for _ in range(done):
+        next(stream)
+    state = json.loads(json.dumps(first.state_dict()))
+    second = fresh()
+    second.load_state_dict(state)
+    assert second.state_dict() == state
+    got = [*(list(second) if done < 3 else []), *list(second)]
+    assert len(got) == len(expected)
+    for a, b in zip(got, expected, strict=True):
+        assert torch.equal(a[0], b[0])
+        assert torch.equal(a[1], b[1])
+
+
+def test_a_state_of_another_archive_is_refused(mixing, archive_of):
+    state = HelloLoader(mixing, batch_size=4).state_dict()
+    other = HelloLoader(archive_of(mix="none"), batch_size=4)
+    with pytest.raises(StateError, match="E_STATE_DIGEST"):
+        other.load_state_dict(state)
+
+
+def test_ranks_share_a_global_batch_and_a_state(mixing):
+    def ranks(**options):
+        return [
+            HelloLoader(mixing, batch_size=2, num_replicas=2, rank=r, labels="none", **options)
+            for r in range(2)
+        ]
+
+    whole = list(HelloLoader(mixing, batch_size=4, labels="none"))
+    pairs = list(zip(*ranks(), strict=True))
+    for batch, parts in zip(whole[:2], pairs[:2], strict=True):
+        assert torch.equal(torch.cat(parts), batch)
+    # Three rows are left for two ranks: one of them repeats the first row of the epoch.
+    assert torch.equal(torch.cat(pairs[2])[:3], whole[2])
+    assert torch.equal(pairs[2][1][1], whole[0][0])
+    one = HelloLoader(mixing, batch_size=4, labels="none")
+    next(iter(one))
+    resumed = ranks()
+    for each in resumed:
+        each.load_state_dict(one.state_dict())
+    for batch, parts in zip(whole[1:2], zip(*resumed, strict=True), strict=False):
+        assert torch.equal(torch.cat(parts), batch)
+    assert [len(each) for each in ranks(drop_last=True)] == [2, 2]
+
+
+def test_training_loops_find_the_sampler_by_its_usual_names(mixing):
+    made = HelloLoader(mixing, batch_size=4, labels="none")
+    again = HelloLoader(mixing, batch_size=4, labels="none")
+    # What Lightning does at the start of an epoch.
+    made.sampler.set_epoch(4)
+    again.set_epoch(4)
+    assert made.batch_sampler is made.sampler
+    assert torch.equal(joined(list(made))[0], joined(list(again))[0])
+
+
+def test_every_global_random_state_stays_as_it_was(mixing):
+    def states():
+        legacy = np.random.get_state()  # noqa: NPY002 - the state users' own code draws from
+        return torch.get_rng_state().tolist(), legacy[1].tolist(), legacy[2], random.getstate()
+
+    before = states()
+    list(HelloLoader(mixing, batch_size=4))
+    assert states() == before
+
+
+# What a GPU holds, on a CPU: the frames, the columns of a table, and which views it can draw.
+
+
+@pytest.mark.parametrize("budget", [0, 10**9])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_images_of_unequal_sizes_share_a_frame(archive_of, budget, channels_last):
+    dataset = HelloDataset(archive_of(mix="cutmix"), labels="none")
+    assert len({tuple(size) for size in zip(*dataset.sizes, strict=True)}) > 5
+    stored = loader._Resident(dataset, torch.device("cpu"), budget)
+    for rows, epoch in ((np.array([7, 2, 2, 9]), 3), (np.arange(11), 0)):
+        views, table = dataset.draw(rows, epoch)
+        got = stored.draw(table, channels_last)
+        assert (got - views).abs().max() < 1e-5
+        assert got.is_contiguous(
+            memory_format=torch.channels_last if channels_last else torch.contiguous_format
+        )
+        assert got.device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"mix": "cutmix"}, True),
+        ({"mix": "mixup", "shuffle": 2, "side": 16}, True),
+        ({"shuffle": 3, "side": 16}, False),
+        ({"shuffle": 2}, False),
+        ({"interpolation": "bicubic"}, False),
+    ],
+)
+def test_only_views_that_the_kernel_defines_are_drawn_by_it(archive_of, changes, expected):
+    assert loader._is_drawable(HelloDataset(archive_of(**changes))) is expected
+
+
+def test_images_whose_size_is_unknown_are_drawn_on_the_cpu(projector_only, pictures_of):
+    assert not loader._is_drawable(HelloDataset(projector_only, images=pictures_of(3)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("resident", ["auto", 0])
+@pytest.mark.parametrize("labels", KINDS)
+def test_a_gpu_gives_the_same_batches(mixing_even, labels, resident):
+    made = HelloLoader(
+        mixing_even, batch_size=4, labels=labels, seed=5, device="cuda", resident=resident
+    )
+    expected = from_data_loader(mixing_even, labels, batch_size=4)
+    for epoch in range(2):
+        got, wanted = joined(list(made)), joined(expected(epoch))
+        assert got[0].device.type == "cuda"
+        assert (got[0].cpu() - wanted[0]).abs().max() < 1e-4
+        if labels != "none":
+            assert (got[1].cpu().double() - wanted[1].double()).abs().max() < 2e-3
+
+
+@pytest.mark.gpu
+def test_a_gpus_batch_comes_through_the_fused_kernels(mixing_even):
+    made = HelloLoader(mixing_even, batch_size=4, device="cuda")
+    assert made.kernel == {"views": "views", "labels": "row"}
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profiled:
+        list(made)
+        torch.cuda.synchronize()
+    names = " ".join(event.key for event in profiled.key_averages())
+    assert "_labels_fwd_kernel" in names
+    assert "_views_kernel" in names
