@@ -4,6 +4,21 @@ from __future__ import annotations
 
 from hellofmt.projector.base import Encoder, LoadedBase, base_of, load_base, seeded_base
 from hellofmt.projector.labeler import Labeler
+from hellofmt.projector.lowrank import PRESETS, TargetRule, parse_target
+from hellofmt.projector.precision import PrecisionRow, precision_table
 from hellofmt.projector.projector import Projector
 
-__all__ = ["Encoder", "Labeler", "LoadedBase", "Projector", "base_of", "load_base", "seeded_base"]
+__all__ = [
+    "PRESETS",
+    "Encoder",
+    "Labeler",
+    "LoadedBase",
+    "PrecisionRow",
+    "Projector",
+    "TargetRule",
+    "base_of",
+    "load_base",
+    "parse_target",
+    "precision_table",
+    "seeded_base",
+]

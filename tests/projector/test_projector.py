@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from hellofmt.errors import UserInputError
-from hellofmt.projector import Labeler, Projector, seeded_base
+from hellofmt.projector import Labeler, Projector, load_base, seeded_base
 
 VIEWS = [("vit", 16), ("resnet", 32)]
 
@@ -103,6 +103,61 @@ def test_text_start_is_open_clip_s_zero_shot_classifier(text_vit, classes):
     assert float(expected.std(dim=1).min()) > 1e-3
 
 
+@pytest.mark.parametrize("quick_gelu", [False, True])
+def test_a_directory_is_zero_shot_before_it_is_fitted(
+    quick_gelu, tmp_path, classes, write_projector
+):
+    """Saved, loaded by open_clip and by us: its classifier and our stored projector, to 1e-5."""
+    import json
+
+    import open_clip
+    from open_clip.model import CLIP
+    from safetensors.torch import save_file
+
+    torch.manual_seed(5)
+    config = {
+        "embed_dim": 32,
+        "quick_gelu": quick_gelu,
+        "vision_cfg": {"image_size": 16, "layers": 2, "width": 64, "patch_size": 4},
+        "text_cfg": {
+            "context_length": 16,
+            "vocab_size": 49408,
+            "width": 64,
+            "heads": 2,
+            "layers": 2,
+        },
+    }
+    entrance = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "resize_mode": "squash"}
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": config, "preprocess_cfg": entrance})
+    )
+    save_file(CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
+
+    source = f"local-dir:{folder}"
+    model = open_clip.create_model(source).eval()
+    prompts = ("a photo of a {}.", "a drawing of the {}.")
+    rows = open_clip.build_zero_shot_classifier(
+        model, open_clip.get_tokenizer(source), [line.names[0] for line in classes], prompts
+    )
+    views = torch.rand(9, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    x = (views - torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)) / torch.tensor([0.2, 0.3, 0.4]).view(
+        3, 1, 1
+    )
+    with torch.no_grad():
+        expected = model.logit_scale.exp() * model.encode_image(x, normalize=True) @ rows
+    projector = Projector.build(
+        load_base(source), classes, targets="transformer", rank=2, head_rank=2, start="text",
+        prompts=prompts, temperature=1.0, seed=0,
+    )  # fmt: skip
+    torch.testing.assert_close(projector(views).detach(), expected, rtol=0, atol=1e-5)
+    write_projector(tmp_path / "p.hello", projector, classes, "int8")
+    served = Labeler.from_file(tmp_path / "p.hello", source).logits(views)
+    torch.testing.assert_close(served, expected, rtol=0, atol=1e-5)
+    assert float(expected.std(dim=1).min()) > 1e-3
+
+
 def _clip_of(base):
     """The open_clip model behind a base's text function."""
     (model,) = (
@@ -166,6 +221,30 @@ def test_batch_norm_stays_in_eval_mode(resnet, classes):
     torch.testing.assert_close(projector(views[:1]), first[:1], rtol=1e-4, atol=1e-4)
     for name, buffer in resnet.visual.named_buffers():
         assert torch.equal(buffer, before[name]), name
+
+
+def test_batch_norm_statistics_do_not_move_in_a_fit(resnet, classes):
+    """53,248 running statistics of an RN50 would silently join its payload."""
+    projector = Projector.build(
+        resnet, classes, targets="paper", rank=2, start="stored", temperature=1.0, seed=0
+    ).train()
+    before = {n: b.clone() for n, b in resnet.visual.named_buffers()}
+    factors = [p.detach().clone() for p in projector.deltas.parameters()]
+    optimiser = torch.optim.AdamW(projector.trained_parameters(), lr=1e-2)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        views = torch.rand(4, 3, 32, 32, generator=generator)
+        loss = functional.cross_entropy(projector.train()(views), torch.arange(4))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert any("running_mean" in name for name in before)
+    for name, buffer in resnet.visual.named_buffers():
+        assert torch.equal(buffer, before[name]), name
+    moved = [
+        not torch.equal(a, b) for a, b in zip(projector.deltas.parameters(), factors, strict=True)
+    ]
+    assert all(moved)
 
 
 def test_two_projectors_share_one_base(vit, classes, randomise, views):
