@@ -2,43 +2,99 @@
 
 from __future__ import annotations
 
-from hellofmt.distillation.fit import Fidelity, FitSettings, fidelity, fit_projector
-from hellofmt.distillation.pipeline import DistillReport, distill, write_distilled
+from hellofmt.distillation.fit import (
+    STORAGES,
+    Fidelity,
+    FitSettings,
+    Precision,
+    default_steps,
+    fidelity,
+    fit_projector,
+    precision_table,
+    predicted_seconds,
+)
+from hellofmt.distillation.named import build_network, is_network, load_named_teacher
+from hellofmt.distillation.pipeline import (
+    DistillReport,
+    ProjectorSettings,
+    distill,
+    fitted_projector,
+    split_validation,
+    write_distilled,
+)
+from hellofmt.distillation.ranks import joined
+from hellofmt.distillation.refine import Refinement, RefineSettings, refine_images
 from hellofmt.distillation.select import Selection, SelectSettings, select_images
 from hellofmt.distillation.sources import (
     ArrayImages,
     digits,
     read_image_folder,
+    read_source,
     stratified_split,
 )
+from hellofmt.distillation.stages import Stages, digest_of
 from hellofmt.distillation.teacher import (
+    TEACHER_RECIPE,
     Teacher,
+    TeacherPool,
     check_teacher,
     load_teacher,
     save_teacher,
     teacher_accuracy,
     train_teacher,
 )
+from hellofmt.distillation.trajectory import (
+    CHECKPOINTS,
+    Trajectory,
+    maturity,
+    read_trajectory,
+    train_trajectory,
+)
 
 __all__ = [
+    "CHECKPOINTS",
+    "STORAGES",
+    "TEACHER_RECIPE",
     "ArrayImages",
     "DistillReport",
     "Fidelity",
     "FitSettings",
+    "Precision",
+    "ProjectorSettings",
+    "RefineSettings",
+    "Refinement",
     "SelectSettings",
     "Selection",
+    "Stages",
     "Teacher",
+    "TeacherPool",
+    "Trajectory",
+    "build_network",
     "check_teacher",
+    "default_steps",
+    "digest_of",
     "digits",
     "distill",
     "fidelity",
     "fit_projector",
+    "fitted_projector",
+    "is_network",
+    "joined",
+    "load_named_teacher",
     "load_teacher",
+    "maturity",
+    "precision_table",
+    "predicted_seconds",
     "read_image_folder",
+    "read_source",
+    "read_trajectory",
+    "refine_images",
     "save_teacher",
     "select_images",
+    "split_validation",
     "stratified_split",
     "teacher_accuracy",
     "train_teacher",
+    "train_trajectory",
     "write_distilled",
 ]

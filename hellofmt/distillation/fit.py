@@ -11,6 +11,10 @@ cross-entropy on unmixed views only. Softmax ignores a constant added to a row o
 not, and CLIP's logits share a large one (about 20 at scale 100), so the row means are subtracted
 first unless ``raw_logits`` asks for the published form.
 
+Nothing of a step depends on the step before it but the trained tensors and the optimiser's moments,
+so a run is continued from a file of those (``resume``), and divided among processes by the rows of
+its batches (``ranks``).
+
 What is reported is *fidelity* on views that were not trained on: agreement (same top class) and KL.
 Accuracy of a student is noisy, KL is not.
 """
@@ -18,24 +22,48 @@ Accuracy of a student is noisy, KL is not.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
 
 import torch
 from torch.nn import functional
 
+from hellofmt.distillation import ranks
+from hellofmt.distillation.resume import read_state, write_state
+from hellofmt.errors import UserInputError
+from hellofmt.projector import Labeler
 from hellofmt.student.batches import ArrayBatches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import os
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
-    from hellofmt.archive.manifest import Views
+    from hellofmt.archive.manifest import Storage, Views
     from hellofmt.distillation.sources import ArrayImages
     from hellofmt.projector import Projector
 
-__all__ = ["Fidelity", "FitSettings", "fidelity", "fit_loss", "fit_projector"]
+__all__ = [
+    "STORAGES",
+    "Fidelity",
+    "FitSettings",
+    "Precision",
+    "default_steps",
+    "fidelity",
+    "fit_loss",
+    "fit_projector",
+    "precision_table",
+    "predicted_seconds",
+]
+
+MOST_EPOCHS: Final = 50
+MOST_STEPS: Final = 4000
+
+STORAGES: Final[tuple[Storage, ...]] = ("float32", "float16", "bfloat16", "int8", "int4")
+"""Every way that a delta can be stored, by size."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +110,15 @@ class Fidelity:
     views: int
 
 
-def fit_loss(settings: FitSettings, logits: Tensor, teacher: Tensor, hard: Tensor) -> Tensor:
+def fit_loss(
+    settings: FitSettings,
+    logits: Tensor,
+    teacher: Tensor,
+    hard: Tensor,
+    *,
+    rows: int | None = None,
+    unmixed_rows: int | None = None,
+) -> Tensor:
     """The loss of a batch, a scalar; see the module for both forms.
 
     Args:
@@ -90,29 +126,39 @@ def fit_loss(settings: FitSettings, logits: Tensor, teacher: Tensor, hard: Tenso
         logits: (N, C), of the projector.
         teacher: (N, C), logits of the teacher on the same views.
         hard: (N, C), hard labels mixed by area; rows with a 1 are unmixed.
+        rows: of the whole batch, where these are a part of it.
+        unmixed_rows: of the whole batch.
 
     Returns:
-        Mean over the batch.
+        Mean over the batch; of a part, its share of that mean, so that shares add up to it.
     """
+    rows = len(logits) if rows is None else rows
     if settings.loss == "kl":
         temperature = settings.temperature
         divergence = functional.kl_div(
             functional.log_softmax(logits / temperature, dim=1),
             functional.log_softmax(teacher / temperature, dim=1),
-            reduction="batchmean",
+            reduction="sum",
             log_target=True,
         )
-        return temperature**2 * divergence
+        return temperature**2 * (divergence / rows)
     difference = logits - teacher
     if not settings.raw_logits:
         difference = difference - difference.mean(1, keepdim=True)
-    loss = difference.square().mean()
-    top = hard.max(1)
-    unmixed = top.values == 1
+    loss = difference.square().sum() / (rows * logits.shape[1])
+    unmixed = _unmixed(hard)
+    unmixed_rows = int(unmixed.sum()) if unmixed_rows is None else unmixed_rows
     if settings.hard_weight and bool(unmixed.any()):
-        cross_entropy = functional.cross_entropy(logits[unmixed], top.indices[unmixed])
-        loss = loss + settings.hard_weight * cross_entropy
+        cross_entropy = functional.cross_entropy(
+            logits[unmixed], hard[unmixed].argmax(1), reduction="sum"
+        )
+        loss = loss + settings.hard_weight * (cross_entropy / unmixed_rows)
     return loss
+
+
+def _unmixed(hard: Tensor) -> Tensor:
+    """Rows that are of one image: bool (N,)."""
+    return hard.amax(1) == 1
 
 
 def fidelity(
@@ -168,6 +214,108 @@ def _rate(settings: FitSettings, step: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, settings.steps - warmup)))
 
 
+def default_steps(images: int, batch_size: int) -> int:
+    """Steps of a fit that nobody chose: 50 passes over the images, at most 4,000.
+
+    Args:
+        images: of the source.
+        batch_size: views per step.
+
+    Returns:
+        At least 1.
+    """
+    return max(1, min(-(-MOST_EPOCHS * images // batch_size), MOST_STEPS))
+
+
+def _device_of(module: torch.nn.Module) -> torch.device:
+    return next(module.parameters()).device
+
+
+def _step_loss(
+    projector: Projector,
+    teacher: Callable[[Tensor], Tensor],
+    batches: ArrayBatches,
+    settings: FitSettings,
+    step: int,
+    mixed: bool,
+) -> Tensor:
+    """This process's share of the loss of a step, ready for ``backward``."""
+    device = _device_of(projector)
+    part = ranks.share(settings.batch_size)
+    batch = batches.batch(step, part)
+    views, hard = batch.views.to(device), batch.hard.to(device)
+    unmixed_rows = None
+    if ranks.current().world > 1:
+        unmixed_rows = int(ranks.sum_(_unmixed(hard).sum()))
+    with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+        with torch.no_grad():
+            target = teacher(views).float()
+        logits = projector(views).float()
+    return fit_loss(
+        settings, logits, target, hard, rows=settings.batch_size, unmixed_rows=unmixed_rows
+    )
+
+
+def _sum_gradients(trained: Sequence[torch.nn.Parameter], loss: Tensor) -> Tensor:
+    """Add up gradients and loss over all processes in one message; the loss of the whole batch."""
+    if ranks.current().world == 1:
+        return loss
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in trained]
+    flat = torch.cat([loss.reshape(1), *(g.reshape(-1) for g in gradients)])
+    ranks.sum_(flat)
+    start = 1
+    for parameter, gradient in zip(trained, gradients, strict=True):
+        parameter.grad = flat[start : start + gradient.numel()].view_as(gradient).clone()
+        start += gradient.numel()
+    return flat[0]
+
+
+def predicted_seconds(
+    projector: Projector,
+    teacher: Callable[[Tensor], Tensor],
+    source: ArrayImages,
+    views: Views,
+    settings: FitSettings,
+    *,
+    measured: int = 3,
+) -> float:
+    """Seconds that a fit will take: the median of a few real steps, which change nothing.
+
+    Args:
+        projector: about to be fitted; keeps its tensors, loses its gradients.
+        teacher: as for ``fit_projector``.
+        source: as for ``fit_projector``.
+        views: as for ``fit_projector``.
+        settings: as for ``fit_projector``.
+        measured: steps timed, after one that warms up.
+
+    Returns:
+        Seconds, for ``settings.steps`` steps.
+    """
+    batches = _batches(source, views, settings)
+    mixed = _device_of(projector).type == "cuda"
+    times: list[float] = []
+    for step in range(measured + 1):
+        start = time.perf_counter()
+        _step_loss(projector, teacher, batches, settings, step, mixed).backward()
+        if mixed:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    projector.zero_grad(set_to_none=True)
+    return settings.steps * sorted(times[1:])[measured // 2]
+
+
+def _batches(source: ArrayImages, views: Views, settings: FitSettings) -> ArrayBatches:
+    return ArrayBatches(
+        source.pixels,
+        source.labels,
+        len(source.classes),
+        views,
+        settings.batch_size,
+        settings.seed,
+    )
+
+
 def fit_projector(
     projector: Projector,
     teacher: Callable[[Tensor], Tensor],
@@ -176,59 +324,162 @@ def fit_projector(
     settings: FitSettings | None = None,
     *,
     held_out: ArrayImages | None = None,
+    state: str | os.PathLike[str] | None = None,
+    run: str = "",
+    state_every: int = 100,
+    evaluations: int = 0,
     on_step: Callable[[int, Tensor], None] | None = None,
+    on_fidelity: Callable[[int, Fidelity], None] | None = None,
 ) -> Fidelity:
     """Fit ``projector`` to ``teacher`` in place.
 
+    On CUDA the towers run in bfloat16 autocast; on a CPU everything is float32, and the result of
+    a run that was killed and continued has the same bits as one that was not. Under ``torchrun``
+    every process takes its share of each batch; the result is that of one process up to the
+    rounding of sums.
+
     Args:
-        projector: from ``Projector.build``; its trained tensors move.
+        projector: from ``Projector.build``; its trained tensors move. Views go to its device.
         teacher: views (N, 3, S, S) in [0, 1] to logits (N, C), without gradients.
         source: real images the views are made of.
         views: of the data set: what students will ask labels for.
         settings: loss, optimiser, steps; None takes the defaults.
         held_out: images for the fidelity; None uses the training images under new views.
+        state: file that keeps the state of the run; continued from, if it is there.
+        run: digest of everything the run depends on; a state of another run is refused.
+        state_every: steps between two states.
+        evaluations: how often fidelity is measured on the way, on few views.
         on_step: called after each step with the number of steps done and the detached loss.
+        on_fidelity: called with the steps done and the fidelity on the way.
 
     Returns:
         Fidelity on views that were not trained on.
 
     Raises:
-        ValueError: steps < 1, or the loss is not finite.
+        ValueError: steps < 1; as a ``UserInputError``, the loss is not finite (E_OPTION).
+        StateError: the state is of another run (E_STATE_DIGEST, E_STATE_SHAPE).
+        OSError: the state cannot be written; the former one stays.
     """
     settings = FitSettings() if settings is None else settings
     if settings.steps < 1:
         raise ValueError(f"steps: expected at least 1, got {settings.steps}")
-    trained = [p for p in projector.parameters() if p.requires_grad]
+    named = {name: p for name, p in projector.named_parameters() if p.requires_grad}
+    trained = list(named.values())
     optimiser = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(settings, step))
-    batches = ArrayBatches(
-        source.pixels,
-        source.labels,
-        len(source.classes),
-        views,
-        settings.batch_size,
-        settings.seed,
-    )
+    path = None if state is None else Path(state)
+    first = 0 if path is None else read_state(path, run, named, optimiser)
+    batches = _batches(source, views, settings)
+    mixed = _device_of(projector).type == "cuda"
+    measured = source if held_out is None else held_out
+    every = max(1, settings.steps // evaluations) if evaluations else settings.steps
     projector.train()
-    for step in range(settings.steps):
-        batch = batches.batch(step)
-        with torch.no_grad():
-            target = teacher(batch.views)
-        loss = fit_loss(settings, projector(batch.views), target, batch.hard)
-        if not math.isfinite(value := loss.item()):
-            raise ValueError(f"loss: expected a finite number, got {value} at step {step}")
+    for step in range(first, settings.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = settings.learning_rate * _rate(settings, step)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        share = _step_loss(projector, teacher, batches, settings, step, mixed)
+        share.backward()
+        loss = _sum_gradients(trained, share.detach())
+        if not math.isfinite(value := loss.item()):
+            raise UserInputError.make(
+                "E_OPTION",
+                f"loss: expected a finite number, got {value} at step {step};"
+                " a lower learning rate helps, unless the teacher's logits are not finite",
+            )
         torch.nn.utils.clip_grad_norm_(trained, settings.clip)
         optimiser.step()
-        schedule.step()
+        done = step + 1
+        if path is not None and ranks.current().rank == 0 and done % state_every == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_state(path, run, done, named, optimiser)
         if on_step is not None:
-            on_step(step + 1, loss.detach())
+            on_step(done, loss)
+        if on_fidelity is not None and done % every == 0 and done < settings.steps:
+            on_fidelity(done, _measure(projector, teacher, measured, views, settings, 256))
     projector.eval()
+    return _measure(projector, teacher, measured, views, settings, 1024)
+
+
+def _measure(
+    projector: Projector,
+    teacher: Callable[[Tensor], Tensor],
+    source: ArrayImages,
+    views: Views,
+    settings: FitSettings,
+    count: int,
+) -> Fidelity:
+    device = _device_of(projector)
+
+    def on_device(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda batch: function(batch.to(device)).float().cpu()
+
     return fidelity(
-        projector,
-        teacher,
-        source if held_out is None else held_out,
+        on_device(projector),
+        on_device(teacher),
+        source,
         views,
+        count=count,
         seed=settings.seed + 1,
     )
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What a storage costs and what it keeps.
+
+    Attributes:
+        storage: of deltas and head.
+        size_bytes: of the label function's sections.
+        fidelity: of the labels that a reader of the file gets.
+    """
+
+    storage: Storage
+    size_bytes: int
+    fidelity: Fidelity
+
+
+def precision_table(
+    projector: Projector,
+    teacher: Callable[[Tensor], Tensor],
+    source: ArrayImages,
+    views: Views,
+    *,
+    storages: Sequence[Storage] = STORAGES,
+    count: int = 512,
+    seed: int = 1,
+) -> list[Precision]:
+    """Bytes against fidelity for each storage, on the same views.
+
+    Every row is measured on what a reader will rebuild from the stored bytes.
+
+    Args:
+        projector: fitted.
+        teacher: what it was fitted to.
+        source: images the views are made of; held out ones, if there are any.
+        views: of the data set.
+        storages: which; all five by default.
+        count: views compared.
+        seed: of the views.
+
+    Returns:
+        One row per storage.
+
+    Raises:
+        UserInputError: a value that a storage cannot hold (E_OPTION).
+    """
+    rows: list[Precision] = []
+    for storage in storages:
+        part = projector.part(storage, probes=1)
+        labeler = Labeler.assembled(
+            projector.base,
+            part.adapter,
+            {name: tensor.numpy() for name, tensor in part.adapter_tensors.items()},
+            part.head,
+            {name: tensor.numpy() for name, tensor in part.head_tensors.items()},
+            projector.names,
+        )
+        tensors = (*part.adapter_tensors.values(), *part.head_tensors.values())
+        size_bytes = sum(len(tensor.data) for tensor in tensors)
+        measured = fidelity(labeler.logits, teacher, source, views, count=count, seed=seed)
+        rows.append(Precision(storage, size_bytes, measured))
+    return rows

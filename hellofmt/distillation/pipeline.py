@@ -1,18 +1,24 @@
 """From real images and a teacher to one archive: teacher, projector, images, file.
 
 The order is the argument. The teacher is measured first, because everything imitates it. The
-projector is fitted on the whole source, so one fit serves every number of images per class. Images
-are chosen last and cost seconds. Each stage is a function of its own; this module only joins them
-and says in the manifest what was done.
+projector is fitted on the whole source but a validation part, so one fit serves every number of
+images per class. Images are chosen last and cost seconds. Each stage is a function of its own; this
+module only joins them, keeps what is finished in a work folder (``stages``) and says in the
+manifest what was done.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
 
 from hellofmt.archive import (
+    UNSET,
     Draft,
     ImageItem,
     ImageSet,
@@ -20,14 +26,22 @@ from hellofmt.archive import (
     write_archive,
 )
 from hellofmt.archive.manifest import Dataset
-from hellofmt.distillation.fit import Fidelity, FitSettings, fit_projector
-from hellofmt.distillation.select import Selection, SelectSettings, select_images
+from hellofmt.distillation import ranks
+from hellofmt.distillation.fit import Fidelity, FitSettings, default_steps, fit_projector
+from hellofmt.distillation.refine import RefineSettings, refine_images
+from hellofmt.distillation.select import (
+    Selection,
+    SelectSettings,
+    check_selection,
+    select_images,
+)
+from hellofmt.distillation.sources import stratified_split
+from hellofmt.distillation.stages import Result, Stages, digest_of
 from hellofmt.distillation.teacher import check_teacher, teacher_accuracy
-from hellofmt.errors import HelloIOError, printable
+from hellofmt.errors import HelloIOError, UserInputError, printable
 from hellofmt.projector import Projector
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
     from torch import Tensor
@@ -36,7 +50,74 @@ if TYPE_CHECKING:
     from hellofmt.distillation.sources import ArrayImages
     from hellofmt.projector import LoadedBase
 
-__all__ = ["DistillReport", "distill", "write_distilled"]
+__all__ = [
+    "DistillReport",
+    "ProjectorSettings",
+    "distill",
+    "fitted_projector",
+    "split_validation",
+    "write_distilled",
+]
+
+_VALIDATION_SHARE = 20
+_MOST_VALIDATION = 2000
+
+
+@dataclass(frozen=True)
+class ProjectorSettings:
+    """What is adapted, and from where it starts; see ``Projector.build``.
+
+    Attributes:
+        targets: preset, or rules.
+        rank: of the deltas.
+        head_rank: of the head's delta; None stores or freezes the whole matrix.
+        start: ``text`` or ``stored``.
+        prompts: of a start from text.
+        temperature: default T of the labels.
+        seed: of the initial factors.
+    """
+
+    targets: str | tuple[str, ...] = "all"
+    rank: int = 8
+    head_rank: int | None = None
+    start: str = "text"
+    prompts: tuple[str, ...] = ("a photo of a {}.",)
+    temperature: float = 4.0
+    seed: int = 0
+
+    def build(self, base: LoadedBase, source: ArrayImages) -> Projector:
+        """A projector before training, for the classes of ``source``.
+
+        Raises:
+            UserInputError: a setting does not fit the base, or a start from text has no class names
+                to read (E_OPTION, E_DATA).
+        """
+        if self.start == "text":
+            _check_names(source)
+        return Projector.build(
+            base,
+            source.classes,
+            targets=self.targets,
+            rank=self.rank,
+            head_rank=self.head_rank,
+            start=self.start,
+            prompts=self.prompts,
+            temperature=self.temperature,
+            seed=self.seed,
+        )
+
+
+def _check_names(source: ArrayImages) -> None:
+    """Refuse a start from the text of numbers: it runs, and means nothing."""
+    names = [line.names[0] for line in source.classes]
+    bare = [name for name in names if name.lstrip("n").isdigit()]
+    if len(bare) == len(names):
+        raise UserInputError.make(
+            "E_DATA",
+            f"class names are missing: all {len(names)} are numbers such as"
+            f" `{printable(bare[0], 40)}`; a head that starts from text needs words (a class list,"
+            " or start `stored`)",
+        )
 
 
 @dataclass(frozen=True)
@@ -49,6 +130,7 @@ class DistillReport:
         projector_accuracy: top-1 of the label function on the same images, percent.
         fidelity: labels against the teacher's on views that were not trained on.
         trained: values that the fit moved.
+        refined: loss of the refinement before and after, if there was one.
     """
 
     id: str
@@ -56,11 +138,33 @@ class DistillReport:
     projector_accuracy: float
     fidelity: Fidelity
     trained: int
+    refined: tuple[float, float] | None = field(default=None)
+
+
+def split_validation(source: ArrayImages, *, seed: int = 0) -> tuple[ArrayImages, ArrayImages]:
+    """Training images, and a validation part cut from them: 5 %, at most 2,000, of every class.
+
+    Args:
+        source: real images.
+        seed: of the choice.
+
+    Returns:
+        Both parts; the source twice if a class has too few images to give one up.
+    """
+    smallest = int(np.bincount(source.labels).min())
+    count = max(min(len(source) // _VALIDATION_SHARE, _MOST_VALIDATION), len(source.classes))
+    # A class of ten can give one; rounding by class may otherwise leave one without any.
+    if smallest < 10:
+        return source, source
+    rest, held_out = stratified_split(source.labels, count, seed=seed)
+    if len(np.unique(source.labels[held_out])) < len(source.classes):
+        return source, source
+    return source.subset(rest), source.subset(held_out)
 
 
 def write_distilled(
     target: str | os.PathLike[str],
-    selection: Selection,
+    selection: Selection | None,
     projector: Projector,
     source: ArrayImages,
     views: Views,
@@ -75,7 +179,7 @@ def write_distilled(
 
     Args:
         target: path of the new archive.
-        selection: chosen images, sorted by class.
+        selection: chosen images, sorted by class; None writes the label function alone.
         projector: fitted.
         source: gives the classes and the name of the source.
         views: what the projector was fitted for.
@@ -92,10 +196,16 @@ def write_distilled(
         HelloIOError: the target exists (E_TARGET) or cannot be written.
         HelloError: what was written does not verify.
     """
-    items = [
-        ImageItem(int(label), encode_image(pixels, "png"))
-        for pixels, label in zip(selection.pixels, selection.labels, strict=True)
-    ]
+    images, ipc = None, UNSET
+    if selection is not None:
+        ipc = len(selection.labels) // len(source.classes)
+        images = ImageSet(
+            "png",
+            [
+                ImageItem(int(label), encode_image(pixels, "png"))
+                for pixels, label in zip(selection.pixels, selection.labels, strict=True)
+            ],
+        )
     draft = Draft(
         dataset=Dataset(
             name=name,
@@ -103,15 +213,171 @@ def write_distilled(
             license=license_name,
             method="hello",
             sources=[source.name],
-            ipc=len(selection.labels) // len(source.classes),
+            ipc=ipc,
         ),
         classes=source.classes,
         views=views,
-        images=ImageSet("png", items),
+        images=images,
         projector=projector.part(storage),
         card=card,
     )
     return write_archive(target, draft, force=force)
+
+
+def fitted_projector(
+    source: ArrayImages,
+    views: Views,
+    *,
+    teacher: Callable[[Tensor], Tensor],
+    base: LoadedBase,
+    projector: ProjectorSettings,
+    fit: FitSettings,
+    held_out: ArrayImages,
+    stages: Stages | None = None,
+    evaluations: int = 0,
+    before: Callable[[Projector], None] | None = None,
+    on_step: Callable[[int, Tensor], None] | None = None,
+    on_fidelity: Callable[[int, Fidelity], None] | None = None,
+) -> tuple[Projector, Fidelity]:
+    """The stage of the fit: a projector for ``source``, made now or read from a finished fit.
+
+    Args:
+        source: training images.
+        views: of the data set.
+        teacher: views to logits; with a work folder, a module.
+        base: frozen encoder.
+        projector: what is adapted.
+        fit: how.
+        held_out: for the fidelity.
+        stages: work folder; None keeps nothing.
+        evaluations: of fidelity on the way.
+        before: called with the projector before the first step, and not if the fit is finished.
+        on_step: called after each step.
+        on_fidelity: called after each evaluation on the way.
+
+    Returns:
+        The projector in float32, and its fidelity.
+
+    Raises:
+        UserInputError: a setting does not fit, or the loss is not finite.
+        OSError: the state or the result cannot be written; the state of the run stays.
+    """
+    stages = Stages(None) if stages is None else stages
+    made = projector.build(base, source)
+    if isinstance(teacher, torch.nn.Module):
+        made = made.to(_device_of(teacher))
+    inputs: dict[str, Any] = {}
+    if stages.is_kept:
+        inputs = {
+            "source": digest_of(source),
+            "held_out": digest_of(held_out),
+            "views": views,
+            "teacher": teacher,
+            "base": base.spec,
+            "text": base.text_digest,
+            "projector": projector,
+            "fit": fit,
+        }
+    state = stages.path("state", inputs)
+
+    def make() -> Result:
+        if before is not None:
+            before(made)
+        got = fit_projector(
+            made,
+            teacher,
+            source,
+            views,
+            fit,
+            held_out=held_out,
+            state=state,
+            run="" if state is None else digest_of(inputs),
+            evaluations=evaluations,
+            on_step=on_step,
+            on_fidelity=on_fidelity,
+        )
+        tensors = {
+            name: p.detach().cpu().numpy() for name, p in made.named_parameters() if p.requires_grad
+        }
+        facts = {"agreement": got.agreement, "kl": got.kl, "views": got.views}
+        return Result(tensors, facts)
+
+    result = stages.run("fit", inputs, make, by_all=True)
+    if state is not None and ranks.current().rank == 0:
+        state.unlink(missing_ok=True)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.from_numpy(result.tensors[name]))
+    made.eval()
+    return made, Fidelity(
+        float(result.facts["agreement"]), float(result.facts["kl"]), int(result.facts["views"])
+    )
+
+
+def _device_of(module: torch.nn.Module) -> torch.device:
+    return next(module.parameters(), torch.empty(0)).device
+
+
+def _selected(
+    source: ArrayImages,
+    views: Views,
+    teacher: Callable[[Tensor], Tensor],
+    settings: SelectSettings,
+    stages: Stages,
+) -> Selection:
+    inputs: dict[str, Any] = {}
+    if stages.is_kept:
+        inputs = {
+            "source": digest_of(source),
+            "views": views,
+            "teacher": teacher,
+            "select": settings,
+        }
+
+    def make() -> Result:
+        return Result(dict(vars(select_images(source, teacher, views, settings))), {})
+
+    return Selection(**stages.run("select", inputs, make).tensors)
+
+
+def _refined(
+    selection: Selection,
+    source: ArrayImages,
+    views: Views,
+    projector: Projector,
+    settings: RefineSettings,
+    stages: Stages,
+    on_step: Callable[[int, int], None] | None,
+) -> tuple[Selection, tuple[float, float]]:
+    inputs: dict[str, Any] = {}
+    if stages.is_kept:
+        inputs = {
+            "selection": selection,
+            "source": digest_of(source),
+            "views": views,
+            "base": projector.base.spec,
+            "trained": {n: p for n, p in projector.named_parameters() if p.requires_grad},
+            "refine": settings,
+        }
+
+    def make() -> Result:
+        done = refine_images(selection, source, projector, views, settings, on_step=on_step)
+        facts = {"before": done.before, "after": done.after}
+        return Result(dict(vars(done.selection)), facts)
+
+    result = stages.run("refine", inputs, make)
+    losses = float(result.facts["before"]), float(result.facts["after"])
+    return Selection(**result.tensors), losses
+
+
+def _check_target(target: str | os.PathLike[str], *, force: bool) -> None:
+    """Refuse what the writer would refuse, an hour earlier."""
+    path = Path(target)
+    if not force and os.path.lexists(path):
+        raise HelloIOError.make("E_TARGET", f"`{printable(path)}` exists; `force` replaces it")
+    # The folder must be there; its own error says so best.
+    path.parent.stat()
 
 
 def distill(
@@ -121,96 +387,139 @@ def distill(
     teacher: Callable[[Tensor], Tensor],
     base: LoadedBase,
     views: Views,
-    ipc: int,
+    ipc: int | None,
     factor: int = 1,
     rank: int = 8,
     start: str = "text",
     temperature: float = 4.0,
     storage: Storage = "float16",
+    projector: ProjectorSettings | None = None,
     fit: FitSettings | None = None,
     select: SelectSettings | None = None,
+    refine: RefineSettings | None = None,
     held_out: ArrayImages | None = None,
     name: str | None = None,
     license_name: str = "unknown",
     seed: int = 0,
     force: bool = False,
+    work: str | os.PathLike[str] | Stages | None = None,
+    evaluations: int = 0,
+    before_fit: Callable[[Projector], None] | None = None,
     on_step: Callable[[int, Tensor], None] | None = None,
+    on_fidelity: Callable[[int, Fidelity], None] | None = None,
+    on_refine: Callable[[int, int], None] | None = None,
+    after: Callable[[Projector, ArrayImages], None] | None = None,
 ) -> DistillReport:
     """Distil real images into one archive.
+
+    With a work folder, finished stages are kept there under the digest of their inputs, and a fit
+    in progress keeps its state: killed anywhere, the same call ends in the same file.
 
     Args:
         source: real images.
         target: path of the new archive.
-        teacher: views (N, 3, S, S) in [0, 1] to logits (N, C), for example a ``Teacher``.
+        teacher: views (N, 3, S, S) in [0, 1] to logits (N, C), for example a ``Teacher``; with a
+            work folder, a module, whose tensors name it.
         base: frozen encoder that the label function adapts.
         views: how students will see the images.
-        ipc: images per class.
+        ipc: images per class; None writes the label function alone.
         factor: cells per side of a stored image.
         rank: of the deltas.
         start: of the head, ``"text"`` or ``"stored"``.
         temperature: default T of the labels.
         storage: of the deltas and of a stored head.
-        fit: how the projector is fitted; None takes the defaults and ``seed``.
+        projector: what is adapted, instead of ``rank``, ``start`` and ``temperature``.
+        fit: how the projector is fitted; None takes the defaults, ``seed``, and 50 epochs or 4,000
+            steps, whichever is less.
         select: how images are chosen; None takes RDED's way with ``ipc``, ``factor``, ``seed``.
-        held_out: real images that are measured on and never trained on.
+        refine: how the chosen pixels are moved; None leaves them.
+        held_out: real images that are measured on and never trained on; None cuts a validation
+            part from the source.
         name: of the data set; None derives it from the source.
         license_name: of the images.
         seed: of everything without a seed of its own.
         force: replace an existing file.
+        work: folder for finished stages; None keeps nothing.
+        evaluations: of fidelity on the way.
+        before_fit: called with the projector before the first step of the fit.
         on_step: called after each step of the fit.
+        on_fidelity: called after each evaluation on the way.
+        on_refine: called with the steps of the refinement done and in all.
+        after: called with the fitted projector and the measured images, before anything is written.
 
     Returns:
         What was measured.
 
     Raises:
-        UserInputError: the teacher is no better than chance, or the data or a setting cannot be
-            used.
-        HelloIOError: the target exists (E_TARGET) or cannot be written.
+        UserInputError: the teacher is no better than chance or of another class order, or the data
+            or a setting cannot be used.
+        HelloIOError: the target exists (E_TARGET), asked before anything is done, or cannot be
+            written.
+        OSError: a stage cannot be written; finished ones stay.
     """
-    # Before hours of work rather than after; the writer checks again.
-    if not force and Path(target).exists():
-        raise HelloIOError.make("E_TARGET", f"`{printable(target)}` exists; `force` replaces it")
-    measured = source if held_out is None else held_out
+    _check_target(target, force=force)
+    stages = work if isinstance(work, Stages) else Stages(work)
+    if held_out is None:
+        train, measured = split_validation(source, seed=seed)
+    else:
+        train, measured = source, held_out
+    settings = projector or ProjectorSettings(
+        rank=rank, start=start, temperature=temperature, seed=seed
+    )
+    plan = fit or FitSettings(steps=default_steps(len(train), FitSettings.batch_size), seed=seed)
+    # Everything that can be refused is refused before the hour of the fit.
+    settings.build(base, source)
+    choice = None
+    if ipc is not None:
+        choice = select or SelectSettings(ipc, factor, seed=seed)
+        check_selection(source, views, choice)
+        if refine is not None and choice.factor < 2:
+            raise UserInputError.make(
+                "E_OPTION",
+                "refining needs cells that were shrunk; expected factor 2 or more, got 1",
+            )
     accuracy = check_teacher(teacher, measured, views.size)
-    projector = Projector.build(
-        base,
-        source.classes,
-        targets="all",
-        rank=rank,
-        start=start,
-        temperature=temperature,
-        seed=seed,
-    )
-    fidelity = fit_projector(
-        projector,
-        teacher,
-        source,
+    fitted, fidelity = fitted_projector(
+        train,
         views,
-        FitSettings(seed=seed) if fit is None else fit,
-        held_out=held_out,
+        teacher=teacher,
+        base=base,
+        projector=settings,
+        fit=plan,
+        held_out=measured,
+        stages=stages,
+        evaluations=evaluations,
+        before=before_fit,
         on_step=on_step,
+        on_fidelity=on_fidelity,
     )
-    chosen = select_images(
-        source,
-        teacher,
-        views,
-        SelectSettings(ipc, factor, seed=seed) if select is None else select,
-    )
-    identity = write_distilled(
-        target,
-        chosen,
-        projector,
-        source,
-        views,
-        name=name or f"{source.name}-ipc{ipc}",
-        license_name=license_name,
-        storage=storage,
-        force=force,
-    )
+    chosen, losses = None, None
+    if choice is not None:
+        chosen = _selected(source, views, teacher, choice, stages)
+        if refine is not None:
+            chosen, losses = _refined(chosen, source, views, fitted, refine, stages, on_refine)
+    fitted = fitted.cpu()
+    identity = ""
+    if ranks.current().rank == 0:
+        if after is not None:
+            after(fitted, measured)
+        identity = write_distilled(
+            target,
+            chosen,
+            fitted,
+            source,
+            views,
+            name=name or (source.name if ipc is None else f"{source.name}-ipc{ipc}"),
+            license_name=license_name,
+            storage=storage,
+            force=force,
+        )
+    ranks.wait()
     return DistillReport(
         id=identity,
         teacher_accuracy=accuracy,
-        projector_accuracy=teacher_accuracy(projector.labeler().logits, measured, views.size),
+        projector_accuracy=teacher_accuracy(fitted.labeler().logits, measured, views.size),
         fidelity=fidelity,
-        trained=projector.trained_count(),
+        trained=fitted.trained_count(),
+        refined=losses,
     )

@@ -36,7 +36,14 @@ if TYPE_CHECKING:
     from hellofmt.archive.manifest import Views
     from hellofmt.distillation.sources import ArrayImages
 
-__all__ = ["CROPS", "SelectSettings", "Selection", "crop_table", "select_images"]
+__all__ = [
+    "CROPS",
+    "SelectSettings",
+    "Selection",
+    "check_selection",
+    "crop_table",
+    "select_images",
+]
 
 CROPS: Final = 5
 """Crops per image, as in RDED."""
@@ -75,12 +82,14 @@ class Selection:
         labels: int64 (classes * ipc,), ascending.
         rows: int64 (classes * ipc, factor**2), source row of each cell, row-major.
         losses: float64, the same shape, teacher's cross-entropy of each cell's crop in nats.
+        crops: int32 (classes * ipc, factor**2, 20), the crop of each cell as ``render`` reads it.
     """
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
     rows: NDArray[np.int64]
     losses: NDArray[np.float64]
+    crops: NDArray[np.int32]
 
 
 def crop_table(
@@ -140,7 +149,12 @@ def _losses(
     return np.concatenate(parts)
 
 
-def _check(source: ArrayImages, views: Views, settings: SelectSettings) -> None:
+def check_selection(source: ArrayImages, views: Views, settings: SelectSettings) -> None:
+    """Refuse what ``select_images`` could not do, without doing it.
+
+    Raises:
+        UserInputError: E_OPTION: a setting is out of range; E_DATA: too few images in a class.
+    """
     if settings.ipc < 1 or settings.factor < 1 or settings.crops < 1:
         raise UserInputError.make(
             "E_OPTION",
@@ -193,7 +207,7 @@ def select_images(
     Raises:
         UserInputError: E_OPTION: a setting is out of range; E_DATA: too few images in a class.
     """
-    _check(source, views, settings)
+    check_selection(source, views, settings)
     height, width = source.pixels.shape[1:3]
     images = cast("Sequence[NDArray[np.uint8]]", source.pixels)
     cell = msgspec.structs.replace(views, size=views.size // settings.factor)
@@ -202,6 +216,7 @@ def select_images(
     pixels: list[NDArray[np.uint8]] = []
     rows: list[NDArray[np.int64]] = []
     losses: list[NDArray[np.float64]] = []
+    tables: list[NDArray[np.int32]] = []
     for label in range(len(source.classes)):
         members = np.flatnonzero(source.labels == label).astype(np.int64)
         drawn = np.argsort(keys[members], kind="stable")[: settings.candidates]
@@ -217,8 +232,15 @@ def select_images(
         pixels.append(_mosaics(crops, settings.ipc, settings.factor))
         rows.append(candidates[chosen].reshape(-1, settings.ipc).T)
         losses.append(best[chosen].reshape(-1, settings.ipc).T)
+        tables.append(chosen_table.reshape(-1, settings.ipc, table.shape[1]).swapaxes(0, 1))
     labels = np.repeat(np.arange(len(source.classes), dtype=np.int64), settings.ipc)
-    return Selection(np.concatenate(pixels), labels, np.concatenate(rows), np.concatenate(losses))
+    return Selection(
+        np.concatenate(pixels),
+        labels,
+        np.concatenate(rows),
+        np.concatenate(losses),
+        np.concatenate(tables),
+    )
 
 
 def _mosaics(crops: Tensor, ipc: int, factor: int) -> NDArray[np.uint8]:

@@ -5,16 +5,25 @@ Arrays rather than a lazy dataset, because every stage visits every image many t
 this runs on by itself fit in memory; larger ones are the business of a fit over shards. An image
 folder follows ``torchvision.datasets.ImageFolder``: class folders in sorted order are labels 0, 1,
 2, ... Nothing is skipped: an unreadable file or an empty class stops with its name, since a data
-set that silently lost images looks exactly like a method that works badly.
+set that silently lost images looks exactly like a method that works badly. What is changed on the
+way (grey made RGB, an alpha channel dropped) is counted and said.
+
+WebDataset shards are listed with the standard library and read undecoded: webdataset's own
+``.decode()`` unpickles, and its reader skips what it cannot read.
 """
 
 from __future__ import annotations
 
+import inspect
+import io
+import tarfile
+from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import torchvision
 from PIL import Image, UnidentifiedImageError
 
 from hellofmt import rng
@@ -23,7 +32,7 @@ from hellofmt.errors import UserInputError, printable
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -32,12 +41,17 @@ __all__ = [
     "ArrayImages",
     "digits",
     "read_image_folder",
+    "read_shards",
+    "read_source",
+    "read_torchvision",
     "stratified_split",
 ]
 
 IMAGE_EXTENSIONS: Final = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 """File names that count as images in a folder, lower case; other files are refused."""
 
+_TORCHVISION: Final = "torchvision:"
+_LABEL_DIGITS: Final = 6
 _DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -50,12 +64,14 @@ class ArrayImages:
         labels: int64 (N,), each in [0, number of classes).
         classes: one line per class, in label order.
         name: of the data set, for the manifest.
+        notes: what was changed while reading, one sentence each.
     """
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
     classes: tuple[ClassLine, ...]
     name: str = "images"
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check shapes, label range and that no class is empty.
@@ -174,15 +190,71 @@ def digits(size: int = 16) -> ArrayImages:
     return ArrayImages(pixels, np.asarray(data["target"], np.int64), classes, "digits")
 
 
-def _read_square(path: Path, size: int | None) -> NDArray[np.uint8]:
-    """One image as RGB; with ``size``, its shorter side resized to it and the centre cropped."""
-    try:
-        with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
-            rgb = image.convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserInputError.make(
-            "E_DATA", f"cannot read image `{printable(path)}`: {printable(error)}"
-        ) from error
+@dataclass
+class _Reader:
+    """Decodes images to RGB squares and counts what it had to change."""
+
+    size: int | None
+    images: list[NDArray[np.uint8]]
+    converted: Counter[str]
+
+    def add(self, source: Path | io.BytesIO, name: object) -> None:
+        """Decode one file."""
+        try:
+            with Image.open(source, formats=("PNG", "JPEG", "WEBP")) as image:
+                image.load()
+                self.add_image(image, name)
+        except (
+            UnidentifiedImageError,
+            OSError,
+            SyntaxError,
+            ValueError,
+            Image.DecompressionBombError,
+        ) as error:
+            if isinstance(error, UserInputError):
+                raise
+            raise UserInputError.make(
+                "E_DATA", f"cannot read image `{printable(name)}`: {printable(error)}"
+            ) from error
+
+    def add_image(self, image: Image.Image, name: object) -> None:
+        """Convert one decoded image.
+
+        Raises:
+            UserInputError: more than 8 bits a channel, or another shape without a size (E_DATA).
+        """
+        if image.mode.startswith(("I", "F")):
+            raise UserInputError.make(
+                "E_DATA",
+                f"image `{printable(name)}` has mode {image.mode}; expected 8 bits per channel",
+            )
+        has_alpha = "A" in image.mode or "transparency" in image.info
+        if image.mode != "RGB" or has_alpha:
+            kind = "with an alpha channel" if has_alpha else _MODES.get(image.mode, image.mode)
+            self.converted[kind] += 1
+        pixels = _square(image.convert("RGB"), self.size)
+        if self.images and pixels.shape != self.images[0].shape:
+            first = self.images[0].shape
+            raise UserInputError.make(
+                "E_DATA",
+                f"`{printable(name)}` is {pixels.shape[1]} x {pixels.shape[0]} pixels, others are"
+                f" {first[1]} x {first[0]}; pass a size",
+            )
+        self.images.append(pixels)
+
+    def notes(self) -> tuple[str, ...]:
+        """What was changed."""
+        return tuple(
+            f"{number:,} of {len(self.images):,} images {kind}: converted to RGB"
+            for kind, number in sorted(self.converted.items())
+        )
+
+
+_MODES = {"L": "in grey", "1": "in black and white", "P": "with a palette", "CMYK": "in CMYK"}
+
+
+def _square(rgb: Image.Image, size: int | None) -> NDArray[np.uint8]:
+    """Pixels; with ``size``, the shorter side resized to it and the centre cropped."""
     if size is not None and rgb.size != (size, size):
         scale = size / min(rgb.size)
         width, height = (max(size, round(side * scale)) for side in rgb.size)
@@ -193,7 +265,10 @@ def _read_square(path: Path, size: int | None) -> NDArray[np.uint8]:
 
 
 def read_image_folder(
-    path: str | os.PathLike[str], size: int | None = None, *, classes: Sequence[str] | None = None
+    path: str | os.PathLike[str],
+    size: int | None = None,
+    *,
+    classes: Sequence[str] | Sequence[ClassLine] | None = None,
 ) -> ArrayImages:
     """Images of a folder with one sub-folder per class, by ``ImageFolder``'s rule.
 
@@ -201,7 +276,7 @@ def read_image_folder(
         path: folder of class folders; hidden entries are ignored.
         size: side in pixels that every image is resized and cropped to (bilinear, antialiased,
             centre); None needs images of one shape.
-        classes: folder names in label order, for a folder that must match a data set; None sorts.
+        classes: folder names, or class lines whose keys they are, in label order; None sorts.
 
     Returns:
         The images, sorted by class and then by file name.
@@ -219,7 +294,8 @@ def read_image_folder(
         raise UserInputError.make(
             "E_DATA", f"`{printable(root)}` has no class folders; expected one folder per class"
         )
-    names = found if classes is None else list(classes)
+    lines = _lines(found if classes is None else classes)
+    names = [line.key for line in lines]
     if sorted(names) != found:
         odd = sorted(set(names) ^ set(found))[0]
         raise UserInputError.make(
@@ -227,7 +303,7 @@ def read_image_folder(
             f"classes of `{printable(root)}` differ from the data set's,"
             f" first in `{printable(odd)}`; expected {len(names)} classes, got {len(found)}",
         )
-    images: list[NDArray[np.uint8]] = []
+    reader = _Reader(size, [], Counter())
     labels: list[int] = []
     for label, name in enumerate(names):
         files = sorted(p for p in (root / name).iterdir() if not p.name.startswith("."))
@@ -240,14 +316,186 @@ def read_image_folder(
                     f"`{printable(file)}` is not an image;"
                     f" expected {', '.join(sorted(IMAGE_EXTENSIONS))}",
                 )
-            image = _read_square(file, size)
-            if images and image.shape != images[0].shape:
-                raise UserInputError.make(
-                    "E_DATA",
-                    f"`{printable(file)}` is {image.shape[1]} x {image.shape[0]} pixels, others"
-                    f" are {images[0].shape[1]} x {images[0].shape[0]}; pass a size",
-                )
-            images.append(image)
+            reader.add(file, file)
             labels.append(label)
-    lines = tuple(ClassLine(name, (name,)) for name in names)
-    return ArrayImages(np.stack(images), np.array(labels, np.int64), lines, root.resolve().name)
+    return _array_images(reader, labels, lines, root.resolve().name)
+
+
+def _lines(classes: Sequence[str] | Sequence[ClassLine]) -> tuple[ClassLine, ...]:
+    return tuple(c if isinstance(c, ClassLine) else ClassLine(c, (c,)) for c in classes)
+
+
+def _array_images(
+    reader: _Reader, labels: list[int], lines: tuple[ClassLine, ...], name: str
+) -> ArrayImages:
+    pixels = np.stack(reader.images)
+    return ArrayImages(pixels, np.array(labels, np.int64), lines, name, reader.notes())
+
+
+def read_shards(
+    paths: Sequence[str | os.PathLike[str]],
+    size: int | None = None,
+    *,
+    classes: Sequence[ClassLine] | None = None,
+) -> ArrayImages:
+    """Images of WebDataset shards: ``KEY.png`` (or jpg, jpeg, webp) and ``KEY.cls``, a number.
+
+    Args:
+        paths: uncompressed tar files, in order.
+        size: as for ``read_image_folder``.
+        classes: class lines in label order; None numbers them up to the largest label.
+
+    Returns:
+        The images, in the order of the shards. Other members of a sample are not read.
+
+    Raises:
+        OSError: a shard cannot be read.
+        UserInputError: E_DATA: not a tar file, a sample without its image or label, a label that is
+            no class, an unreadable image, an empty class, or fewer than two classes.
+    """
+    reader = _Reader(size, [], Counter())
+    labels: list[int] = []
+    for path in paths:
+        sample: dict[str, bytes] = {}
+        current = ""
+        for name, data in _shard_members(Path(path)):
+            folder, _, base = name.rpartition("/")
+            key, _, extension = base.partition(".")
+            if f"{folder}/{key}" != current:
+                _add_sample(reader, labels, sample, f"{path}:{current}")
+                current, sample = f"{folder}/{key}", {}
+            sample[f".{extension.lower()}"] = data
+        _add_sample(reader, labels, sample, f"{path}:{current}")
+    if not labels:
+        raise UserInputError.make(
+            "E_DATA", f"`{printable(paths[0])}` has no samples of an image and a `.cls`"
+        )
+    most = len(labels) if classes is None else len(classes)
+    if max(labels) >= most:
+        raise UserInputError.make(
+            "E_DATA", f"label {max(labels)} of a shard; expected less than {most}"
+        )
+    names = [str(number) for number in range(max(labels) + 1)]
+    lines = _lines(names if classes is None else classes)
+    return _array_images(reader, labels, lines, Path(paths[0]).name.split(".")[0])
+
+
+def _shard_members(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of the images and labels of a shard; a cut or damaged one is an error."""
+    wanted = IMAGE_EXTENSIONS | {".cls"}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for info in tar:
+                suffix = "." + PurePosixPath(info.name).name.partition(".")[2].lower()
+                stream = tar.extractfile(info) if info.isreg() and suffix in wanted else None
+                if stream is not None:
+                    yield info.name, stream.read()
+            end = tar.offset
+    except (tarfile.TarError, EOFError) as error:
+        raise UserInputError.make(
+            "E_DATA", f"`{printable(path)}` is not a whole tar file: {printable(error)}"
+        ) from error
+    # tarfile stops silently at a damaged header; a real end is zeros to the last byte.
+    with path.open("rb") as stream:
+        stream.seek(max(0, end - tarfile.BLOCKSIZE))
+        tail = stream.read()
+    if not tail or tail.count(0) != len(tail):
+        raise UserInputError.make(
+            "E_DATA", f"`{printable(path)}` is not a whole tar file: its end is not zeros"
+        )
+
+
+def _add_sample(reader: _Reader, labels: list[int], sample: dict[str, bytes], where: str) -> None:
+    if not sample:
+        return
+    images = sorted(set(sample) & IMAGE_EXTENSIONS)
+    text = sample.get(".cls", b"").strip()
+    if len(images) != 1 or not (text.isdigit() and len(text) <= _LABEL_DIGITS):
+        raise UserInputError.make(
+            "E_DATA",
+            f"sample `{printable(where)}`: expected one image and a `.cls` with a number,"
+            f" got {', '.join(sorted(sample))}",
+        )
+    reader.add(io.BytesIO(sample[images[0]]), where + images[0])
+    labels.append(int(text))
+
+
+def read_torchvision(
+    text: str, size: int | None = None, *, classes: Sequence[ClassLine] | None = None
+) -> ArrayImages:
+    """A torchvision data set that is on disk already: ``NAME:ROOT``, or ``NAME:ROOT:SPLIT``.
+
+    Nothing is downloaded. Some of its data sets (CIFAR) come as pickles, which torchvision
+    reads after checking their published digest.
+
+    Args:
+        text: such as ``CIFAR10:data``, ``STL10:data:test``; the training split if none is named.
+        size: as for ``read_image_folder``.
+        classes: instead of the data set's own names.
+
+    Returns:
+        The images.
+
+    Raises:
+        UserInputError: unknown name (E_OPTION), or not on disk (E_DATA).
+    """
+    name, _, rest = text.partition(":")
+    root, _, split = rest.partition(":")
+    kind: Any = getattr(torchvision.datasets, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, torchvision.datasets.VisionDataset)):
+        raise UserInputError.make(
+            "E_OPTION",
+            f"torchvision has no data set `{printable(name)}`; expected `torchvision:NAME:ROOT`",
+        )
+    known = inspect.signature(kind).parameters
+    kwargs: dict[str, Any] = {}
+    if "train" in known:
+        kwargs["train"] = split != "test"
+    elif "split" in known:
+        kwargs["split"] = split or "train"
+    try:
+        dataset: Any = kind(root, **kwargs)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise UserInputError.make(
+            "E_DATA", f"cannot read torchvision's `{name}`: {printable(error)}"
+        ) from error
+    reader = _Reader(size, [], Counter())
+    labels: list[int] = []
+    for number in range(len(dataset)):
+        image, label = dataset[number]
+        reader.add_image(image, f"{name} image {number}")
+        labels.append(int(label))
+    own = getattr(dataset, "classes", None) or [str(n) for n in range(max(labels) + 1)]
+    lines = _lines([str(key) for key in own] if classes is None else classes)
+    return _array_images(reader, labels, lines, name.lower())
+
+
+def read_source(
+    paths: str | Sequence[str],
+    size: int | None = None,
+    *,
+    classes: Sequence[ClassLine] | None = None,
+) -> ArrayImages:
+    """Real images by what a user types.
+
+    Args:
+        paths: a folder of class folders, WebDataset shards (``.tar``), or
+            ``torchvision:NAME:ROOT[:SPLIT]``.
+        size: side in pixels that every image is resized and cropped to; None needs one shape.
+        classes: class lines in label order.
+
+    Returns:
+        The images.
+
+    Raises:
+        UserInputError: see ``read_image_folder``, ``read_shards`` and ``read_torchvision``.
+        OSError: a source is missing or cannot be read.
+    """
+    texts = [paths] if isinstance(paths, str) else list(paths)
+    if len(texts) == 1 and texts[0].startswith(_TORCHVISION):
+        return read_torchvision(texts[0].removeprefix(_TORCHVISION), size, classes=classes)
+    if texts and all(Path(text).suffix == ".tar" for text in texts):
+        return read_shards(texts, size, classes=classes)
+    if len(texts) != 1:
+        raise UserInputError.make("E_DATA", "several sources; expected one folder, or .tar shards")
+    return read_image_folder(texts[0], size, classes=classes)

@@ -176,6 +176,11 @@ class Stages:
         self._say = say
         self._written: list[Path] = []
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether there is a folder, so that inputs need a digest."""
+        return self._root is not None
+
     def path(self, name: str, inputs: object) -> Path | None:
         """Where the stage ``name`` of these inputs is kept, or None without a folder."""
         if self._root is None:

@@ -169,8 +169,10 @@ class LinearHead(nn.Module):
         Returns:
             (N, C) float32.
         """
-        logits = self.logit_scale.exp() * (x @ self.merged().T)
-        return logits if self.bias is None else logits + self.bias
+        # Logits of CLIP reach 100, where bfloat16 counts in halves: never in a fit's autocast.
+        with torch.autocast(x.device.type, enabled=False):
+            logits = self.logit_scale.exp() * (x @ self.merged().T)
+            return logits if self.bias is None else logits + self.bias
 
     def store(self, storage: Storage, temperature: float) -> tuple[Head, dict[str, StoredTensor]]:
         """The head as manifest entry and section.

@@ -103,10 +103,20 @@ class ArrayBatches:
     batch_size: int
     seed: int
 
-    def batch(self, k: int) -> ViewBatch:
-        """Batch number k >= 0."""
+    def batch(self, k: int, rows: slice | None = None) -> ViewBatch:
+        """Batch number k >= 0, or some of its rows, which are the same in any division.
+
+        Args:
+            k: number of the batch.
+            rows: which of its ``batch_size`` rows; None makes all.
+
+        Returns:
+            The views of these rows.
+        """
         n, height, width = self.pixels.shape[:3]
         place = positions(self.seed, n, k * self.batch_size, self.batch_size)
+        if rows is not None:
+            place = place[rows]
         table = view_table(
             self.views,
             seed=self.seed,
