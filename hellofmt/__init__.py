@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from hellofmt.archive import pack_archive as pack
     from hellofmt.archive import verify_archive as verify
     from hellofmt.distillation import distill, fit_projector
-    from hellofmt.loading import HelloDataset, HelloLoader, HelloSampler, soft_batches
+    from hellofmt.loading import (
+        HelloDataset,
+        HelloLoader,
+        HelloSampler,
+        soft_batches,
+        webdataset_samples,
+    )
     from hellofmt.projector import Labeler, Projector
 
 __version__ = "0.1.0"
@@ -39,6 +45,7 @@ __all__ = [
     "pack",
     "soft_batches",
     "verify",
+    "webdataset_samples",
 ]
 
 _LAZY: Final = {
@@ -54,6 +61,7 @@ _LAZY: Final = {
     "pack": ("hellofmt.archive", "pack_archive"),
     "soft_batches": ("hellofmt.loading", "soft_batches"),
     "verify": ("hellofmt.archive", "verify_archive"),
+    "webdataset_samples": ("hellofmt.loading", "webdataset_samples"),
 }
 
 

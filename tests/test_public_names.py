@@ -23,6 +23,7 @@ PUBLIC = {
     "pack": "hellofmt.archive.pack",
     "soft_batches": "hellofmt.loading.soft",
     "verify": "hellofmt.archive.verify",
+    "webdataset_samples": "hellofmt.loading.webdataset",
 }
 
 

@@ -15,6 +15,7 @@ from hellofmt.loading.views import (
     plain_table,
     view_table,
 )
+from hellofmt.loading.webdataset import WebdatasetSamples, webdataset_samples
 
 __all__ = [
     "VIEW_RECIPES",
@@ -24,6 +25,7 @@ __all__ = [
     "HelloSampler",
     "SoftBatches",
     "ViewColumn",
+    "WebdatasetSamples",
     "mixed_labels",
     "normalise",
     "partners",
@@ -32,4 +34,5 @@ __all__ = [
     "soft_batches",
     "view_recipe",
     "view_table",
+    "webdataset_samples",
 ]
