@@ -44,13 +44,10 @@ def header(name, size):
     return block.replace(b" " * 8, b"%06o\0 " % sum(block))
 
 
-def no_float(text):
-    raise ValueError(text)
-
-
 def parse_manifest(data):
     try:
-        m = json.loads(data, parse_float=no_float, parse_constant=no_float)
+        # `int` refuses the text of every float, NaN included.
+        m = json.loads(data, parse_float=int, parse_constant=int)
         require(isinstance(m, dict) and canonical(m) == data, "E_JSON")
         json.dumps(m, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError):
@@ -59,9 +56,8 @@ def parse_manifest(data):
     require(version, "E_SCHEMA")
     require(version[1] == "1", "E_VERSION")
     require(set(m["requires"]) <= {"images.packed"}, "E_FEATURE")
-    names = [section["name"] for section in m["sections"]]
+    names, parts = [section["name"] for section in m["sections"]], {"adapter", "head", "probes"}
     known = [name for name in names if name in ORDER]
-    parts = {"adapter", "head", "probes"}
     require(len({*parts, "base"} & set(m)) in (0, 4) and {"head", "images"} & set(m), "E_SCHEMA")
     require(parts & set(names) == parts & set(m) and "classes" in names, "E_SCHEMA")
     require(("images" in m) == ("index" in names), "E_SCHEMA")
@@ -167,8 +163,8 @@ def read(path):
     if "images" in m:
         rows, first = m["images"]["count"], m.get("shard", {}).get("first", 0)
         index = tensors["index"]
-        columns = (struct.unpack(f"<{rows}{CODES[t]}", index[k]) for k, t in COLUMNS.items())
-        sizes, labels, *sides = columns
+        unpacked = (struct.unpack(f"<{rows}{CODES[t]}", index[k]) for k, t in COLUMNS.items())
+        sizes, labels, *sides = unpacked
         packed, starts = m["images"]["layout"] == "packed", [0, *accumulate(sizes)]
         require(list(labels) == sorted(labels) and labels[-1] < m["classes"], "E_INDEX")
         require(labels[0] >= 0 and min(map(min, (sizes, *sides))) > 0, "E_INDEX")
