@@ -137,8 +137,8 @@ class DemoSettings:
     student: Recipe = field(
         default_factory=lambda: Recipe("demo", "kl", learning_rate=3e-3, batch_size=50)
     )
-    steps: int = 200
-    views: Views = field(default_factory=lambda: _views("0.5", "0.5"))
+    steps: int = 300
+    views: Views = field(default_factory=lambda: _views("0.5", "0.8"))
     processes: int = 2
     validate: bool = False
 
@@ -340,7 +340,7 @@ def _make_archives(
     own = teacher_accuracy(projector.labeler().logits, measured, settings.views.size)
     say(
         f"      It gets {own:.1f} % right by itself and agrees with the teacher on"
-        f" {fidelity.agreement:.0f} % of new views, about half of them mixed from two images."
+        f" {fidelity.agreement:.0f} % of new views, most of them mixed from two images."
     )
 
     say("[4/6] Choosing the images the teacher is surest of, and writing each set into one file.")

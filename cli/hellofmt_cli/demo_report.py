@@ -171,7 +171,7 @@ def _draw_labelled(figure: Figure, place: Any, out: Path, ipc: int) -> None:
     _plain(frame)
     frame.set_title(
         f"{ipc} image per class (top), three of its views, and the soft labels that the file"
-        " computes for them\n(orange: the image's own class; views are crops, about half of them"
+        " computes for them\n(orange: the image's own class; views are crops, most of them"
         " with a box from another image)",
         loc="left",
         fontsize=11,
