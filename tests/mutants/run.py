@@ -4,8 +4,8 @@ A mutant is one module of the reader with one statement changed: a ``raise`` of 
 ``pass`` (in an ``except`` block a bare ``raise``, so that the foreign exception comes out), a call
 of a ``check_...`` function or a problem that is appended disappears. Each mutant lives in a forked
 process that imports the mutated module fresh and reads the valid archives, the zoo, the vectors of
-the specification and a sample of bit flips, until one outcome differs (killed) or none does
-(survived). A survivor is a check without a test, or one that no input can reach.
+the specification and a sample of bit flips, until one outcome differs (killed) or none does; then
+the unit tests of the module have a last look (or it survived). A survivor is a check without a test, or one that no input can reach.
 """
 
 import argparse
@@ -30,6 +30,7 @@ import numpy as np  # noqa: E402, F401
 import PIL.JpegImagePlugin  # noqa: E402
 import PIL.PngImagePlugin  # noqa: E402
 import PIL.WebPImagePlugin  # noqa: E402, F401
+import pytest  # noqa: E402
 import safetensors  # noqa: E402, F401
 import zstandard  # noqa: E402, F401
 from zoo import VALID, ZOO  # noqa: E402
@@ -282,6 +283,23 @@ def outcome(module, target, everything):
     return said if status == 0 else f"signal {os.WTERMSIG(status)}"
 
 
+def unit_tests(module, target):
+    """The mirrored unit tests if they notice a mutant, or an empty string."""
+    path = ROOT / "tests" / "archive" / f"test_{module}.py"
+    if not path.exists():
+        return ""
+    pid = os.fork()
+    if pid == 0:
+        sys.meta_path.insert(0, Mutated(module, target))
+        os.chdir(ROOT)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        os._exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", str(path)]))
+    _, status = os.waitpid(pid, 0)
+    return "" if status == 0 else f"tests/archive/{path.name}"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="modules or statements that contain this")
@@ -295,7 +313,7 @@ def main():
         for number, (line, text) in enumerate(sites(module)):
             if only not in f"{module}.py:{line} {text}":
                 continue
-            killer = outcome(module, number, everything)
+            killer = outcome(module, number, everything) or unit_tests(module, number)
             counts[bool(killer)] += 1
             shown = text.replace("|", "\\|")
             sys.stdout.write(f"| {module}.py:{line} | `{shown}` | {killer or '**survived**'} |\n")
