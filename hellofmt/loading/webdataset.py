@@ -44,8 +44,10 @@ def webdataset_samples(
 ) -> WebdatasetSamples:
     """The images of an archive as webdataset samples, each verified when it is read.
 
-    A sample is ``{"__key__": "images/0003/000042", "__url__": ..., "jpg": bytes, "cls": 3}`` with
-    ``png``, ``jpg`` or ``webp`` for the image; images of a packed archive come as PNG. Every pass
+    A sample is ``{"__key__": "images/0003/000042", "__url__": ..., "jpg": bytes, "cls": b"3"}``
+    with ``png``, ``jpg`` or ``webp`` for the image; images of a packed archive come as PNG. The
+    class is bytes, as in every undecoded sample, because webdataset's ``decode`` takes nothing else
+    and makes it an int; without ``decode``, ``int(sample["cls"])`` does. Every pass
     gives each row once over all ranks and all workers of their loaders; the parts of two of them
     differ by at most one sample.
 
@@ -71,6 +73,7 @@ def webdataset_samples(
         >>> pipeline = webdataset.DataPipeline(
         ...     hellofmt.webdataset_samples("my.hello", expect="sha256:..."),
         ...     webdataset.shuffle(1000),
+        ...     webdataset.decode("pil"),
         ...     webdataset.to_tuple("jpg", "cls"),
         ... )  # doctest: +SKIP
     """
@@ -139,7 +142,7 @@ class WebdatasetSamples(IterableDataset[dict[str, Any]]):
                 "__key__": file.image_name(row).removesuffix(f".{extension}"),
                 "__url__": url,
                 extension: image,
-                "cls": int(index.label[row]),
+                "cls": b"%d" % index.label[row],
             }
 
 
