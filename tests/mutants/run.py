@@ -5,7 +5,8 @@ A mutant is one module of the reader with one statement changed: a ``raise`` of 
 of a ``check_...`` function or a problem that is appended disappears. Each mutant lives in a forked
 process that imports the mutated module fresh and reads the valid archives, the zoo, the vectors of
 the specification and a sample of bit flips, until one outcome differs (killed) or none does; then
-the unit tests of the module have a last look (or it survived). A survivor is a check without a test, or one that no input can reach.
+the unit tests of the module have a last look (or it survived). A survivor is a check without a
+test, or one that no input can reach.
 """
 
 import argparse
@@ -307,6 +308,9 @@ def main():
     everything = cases()
     if said := outcome("layout", -1, everything):
         raise SystemExit(f"the reader itself fails: {said}")
+    for module in MODULES:
+        if said := unit_tests(module, -1):
+            raise SystemExit(f"without a mutant: {said} fails")
     counts, start = collections.Counter(), time.perf_counter()
     sys.stdout.write("| line | statement | killed by |\n| --- | --- | --- |\n")
     for module in MODULES:
