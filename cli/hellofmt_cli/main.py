@@ -45,6 +45,9 @@ class Entry(NamedTuple):
 
 COMMANDS: Final[dict[str, Entry]] = {
     "demo": Entry("demo", "Distil and train on real digits in minutes; no download."),
+    "distill": Entry("distill", "Distil a data set and a teacher into one archive."),
+    "fit": Entry("fit", "Fit a label function to a teacher; an archive without images."),
+    "teach": Entry("teach", "Train a teacher and keep its trajectory."),
     "pack": Entry("pack", "Pack images, with a label function or without, into an archive."),
     "inspect": Entry("inspect", "Show what an archive holds, what it weighs and what it saves."),
     "verify": Entry("verify", "Check every byte of an archive; pins, signatures, label function."),
@@ -53,6 +56,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "extract": Entry("extract", "Unpack a verified archive into a new directory."),
     "diff": Entry("diff", "Say in what two archives differ."),
     "train": Entry("train", "Train a student from an archive and measure it."),
+    "labels": Entry("labels", "Write the labels of a finite schedule for other trainers."),
     "sign": Entry("sign", "Sign an archive with an Ed25519 key."),
     "schema": Entry("schema", "Print the JSON Schema of the manifest."),
 }

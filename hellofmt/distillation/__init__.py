@@ -17,6 +17,7 @@ from hellofmt.distillation.named import build_network, is_network, load_named_te
 from hellofmt.distillation.pipeline import (
     DistillReport,
     ProjectorSettings,
+    check_target,
     distill,
     fitted_projector,
     split_validation,
@@ -70,6 +71,7 @@ __all__ = [
     "TeacherPool",
     "Trajectory",
     "build_network",
+    "check_target",
     "check_teacher",
     "default_steps",
     "digest_of",

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DistillReport",
     "ProjectorSettings",
+    "check_target",
     "distill",
     "fitted_projector",
     "split_validation",
@@ -233,6 +234,7 @@ def fitted_projector(
     projector: ProjectorSettings,
     fit: FitSettings,
     held_out: ArrayImages,
+    start: Projector | None = None,
     stages: Stages | None = None,
     evaluations: int = 0,
     before: Callable[[Projector], None] | None = None,
@@ -249,6 +251,7 @@ def fitted_projector(
         projector: what is adapted.
         fit: how.
         held_out: for the fidelity.
+        start: what ``projector`` builds, if it is built already; fitted in place.
         stages: work folder; None keeps nothing.
         evaluations: of fidelity on the way.
         before: called with the projector before the first step, and not if the fit is finished.
@@ -263,7 +266,7 @@ def fitted_projector(
         OSError: the state or the result cannot be written; the state of the run stays.
     """
     stages = Stages(None) if stages is None else stages
-    made = projector.build(base, source)
+    made = projector.build(base, source) if start is None else start
     if isinstance(teacher, torch.nn.Module):
         made = made.to(_device_of(teacher))
     inputs: dict[str, Any] = {}
@@ -371,8 +374,13 @@ def _refined(
     return Selection(**result.tensors), losses
 
 
-def _check_target(target: str | os.PathLike[str], *, force: bool) -> None:
-    """Refuse what the writer would refuse, an hour earlier."""
+def check_target(target: str | os.PathLike[str], *, force: bool) -> None:
+    """Refuse what the writer would refuse, an hour earlier.
+
+    Raises:
+        HelloIOError: the target exists (E_TARGET).
+        OSError: its folder does not.
+    """
     path = Path(target)
     if not force and os.path.lexists(path):
         raise HelloIOError.make("E_TARGET", f"`{printable(path)}` exists; `force` replaces it")
@@ -457,7 +465,7 @@ def distill(
             written.
         OSError: a stage cannot be written; finished ones stay.
     """
-    _check_target(target, force=force)
+    check_target(target, force=force)
     stages = work if isinstance(work, Stages) else Stages(work)
     if held_out is None:
         train, measured = split_validation(source, seed=seed)
@@ -468,7 +476,7 @@ def distill(
     )
     plan = fit or FitSettings(steps=default_steps(len(train), FitSettings.batch_size), seed=seed)
     # Everything that can be refused is refused before the hour of the fit.
-    settings.build(base, source)
+    start_of_fit = settings.build(base, source)
     choice = None
     if ipc is not None:
         choice = select or SelectSettings(ipc, factor, seed=seed)
@@ -487,6 +495,7 @@ def distill(
         projector=settings,
         fit=plan,
         held_out=measured,
+        start=start_of_fit,
         stages=stages,
         evaluations=evaluations,
         before=before_fit,

@@ -24,6 +24,7 @@ import torch
 
 from hellofmt import rng
 from hellofmt.archive.manifest import Views
+from hellofmt.distillation import ranks
 from hellofmt.distillation.resume import read_state, write_state
 from hellofmt.distillation.stages import digest_of, write_file
 from hellofmt.distillation.teacher import (
@@ -204,7 +205,8 @@ def train_trajectory(
     """Train a teacher on real images with hard labels and keep its trajectory.
 
     A killed run continues from its last checkpoint, on a CPU with the bits of an uninterrupted
-    one; a finished run of the same data and settings is read, not repeated.
+    one; a finished run of the same data and settings is read, not repeated. Under ``torchrun`` rank
+    0 trains, and the others wait.
 
     Args:
         source: training images.
@@ -234,20 +236,54 @@ def train_trajectory(
             "E_OPTION",
             f"steps and checkpoints: expected at least 1, got {steps} and {checkpoints}",
         )
+    root = Path(folder)
+    if ranks.current().rank == 0:
+        _train(
+            source,
+            views,
+            root,
+            network,
+            steps,
+            held_out,
+            checkpoints,
+            batch_size,
+            seed,
+            recipe,
+            torch.device(device),
+            build,
+            on_step,
+        )
+    ranks.wait()
+    return read_trajectory(root)
+
+
+def _train(
+    source: ArrayImages,
+    views: Views,
+    root: Path,
+    network: str,
+    steps: int,
+    held_out: ArrayImages,
+    checkpoints: int,
+    batch_size: int | None,
+    seed: int,
+    recipe: Recipe,
+    device: torch.device,
+    build: Callable[..., nn.Module],
+    on_step: Callable[[int, int], None] | None,
+) -> None:
     if batch_size is not None:
         recipe = replace(recipe, batch_size=batch_size)
     checkpoints = min(checkpoints, steps)
-    root = Path(folder)
     run = digest_of([network, steps, checkpoints, recipe, seed, views, source, held_out])
     if (root / TRAJECTORY_FILE).exists():
-        done = read_trajectory(root)
-        if done.run != run:
+        if read_trajectory(root).run != run:
             raise HelloIOError.make(
                 "E_TARGET",
                 f"`{printable(root)}` holds a teacher of other data or settings; expected an empty"
                 " folder, or the same run",
             )
-        return done
+        return
     count = len(source.classes)
     model = build(network, count, views.size, seed=seed).to(device)
     model.to(memory_format=torch.channels_last)
@@ -293,7 +329,6 @@ def train_trajectory(
     trajectory = replace(trajectory, checkpoints=measured)
     write_file(root / TRAJECTORY_FILE, _document(trajectory))
     state.unlink(missing_ok=True)
-    return trajectory
 
 
 def _file(number: int, step: int) -> str:

@@ -1,0 +1,557 @@
+"""What ``teach``, ``fit`` and ``distill`` share: data, views, teacher, base, and what they say.
+
+The three differ in what they write and in nothing they read, so an option means the same in each.
+Everything they say while working goes to stderr; stdout holds the result alone. Under ``torchrun``
+only rank 0 speaks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+import msgspec
+
+from hellofmt.archive import (
+    Arch,
+    Preprocess,
+    VisionArch,
+    decimal_string,
+    default_views,
+    read_class_lines,
+)
+from hellofmt.distillation import (
+    FitSettings,
+    ProjectorSettings,
+    RefineSettings,
+    SelectSettings,
+    Stages,
+    TeacherPool,
+    build_network,
+    check_target,
+    default_steps,
+    digest_of,
+    distill,
+    is_network,
+    joined,
+    load_named_teacher,
+    maturity,
+    precision_table,
+    predicted_seconds,
+    read_source,
+    split_validation,
+    train_trajectory,
+)
+from hellofmt.errors import UserInputError
+from hellofmt.projector import load_base, seeded_base
+from hellofmt_cli.output import count, echo_json, echo_page, progress, shown_path, size, warn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+    from torch import Tensor
+
+    from hellofmt.archive import Storage, Views
+    from hellofmt.distillation import ArrayImages, Fidelity, Precision
+    from hellofmt.projector import LoadedBase, Projector
+
+__all__ = [
+    "Data",
+    "bar",
+    "data_options",
+    "fit_options",
+    "is_speaking",
+    "make_archive",
+    "read_data",
+    "say",
+    "steps_of",
+]
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def _all(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
+    def decorate(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+data_options = _all(
+    click.argument("data", nargs=-1, required=True),
+    click.option(
+        "--size",
+        "view_size",
+        type=click.IntRange(4, 1024),
+        help="Side of a view in pixels.  [default: that of the images]",
+    ),
+    click.option("--classes", metavar="FILE", help="Class list: `key` or `key TAB name` a line."),
+    click.option("--name", help="Of the data set.  [default: name of DATA]"),
+    click.option(
+        "--view-crop",
+        nargs=2,
+        type=click.FloatRange(0, 1, min_open=True),
+        help="Area of crops.  [default: 0.08 1]",
+    ),
+    click.option("--view-flip", type=click.FloatRange(0, 1), help="[default: 0.5]"),
+    click.option("--view-mix", type=click.Choice(["none", "cutmix", "mixup"])),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
+    click.option("--device", default="cpu", show_default=True, help="Where networks run."),
+)
+"""DATA and how it is seen, read by ``read_data``; seed and device."""
+
+fit_options = _all(
+    click.option(
+        "--teacher",
+        "teachers",
+        multiple=True,
+        required=True,
+        metavar="TEACHER",
+        help="A folder of `hello teach`, NETWORK=FILE.safetensors, timm:NAME, torchvision:NAME,"
+        " MODULE:FACTORY; a bare network name is trained first. Several give their mean.",
+    ),
+    click.option(
+        "--teacher-epochs",
+        type=click.IntRange(1),
+        default=20,
+        show_default=True,
+        help="For a teacher that is trained first.",
+    ),
+    click.option(
+        "--maturity",
+        type=click.FloatRange(0, 1, min_open=True),
+        help="Of a trajectory: fraction of its final accuracy.  [default: by --ipc, else 1]",
+    ),
+    click.option(
+        "--base",
+        required=True,
+        metavar="BASE",
+        help="open_clip:NAME:PRETRAINED, local-dir:PATH, hf-hub:ORG/NAME, or seeded[:SEED].",
+    ),
+    click.option("--rank", type=click.IntRange(1), default=8, show_default=True),
+    click.option("--head-rank", type=click.IntRange(1), help="Low-rank change of the head."),
+    click.option(
+        "--target",
+        "targets",
+        multiple=True,
+        metavar="RULE",
+        help="`paper`, `transformer`, `all`, or PATTERN[:RANK[:SCALE]].  [default: all]",
+    ),
+    click.option(
+        "--start",
+        type=click.Choice(["text", "stored"]),
+        help="Of the head.  [default: text, where the base has a text tower]",
+    ),
+    click.option("--prompt", "prompts", multiple=True, help="`{}` stands for the class name."),
+    click.option(
+        "--temperature", type=click.FloatRange(0, min_open=True), default=4.0, show_default=True
+    ),
+    click.option(
+        "--loss",
+        type=click.Choice(["kl", "mse_ce"]),
+        default="kl",
+        show_default=True,
+        help="KL at T = 2, or the paper's MSE of logits + 0.1 cross-entropy.",
+    ),
+    click.option("--steps", type=click.IntRange(1), help="Of the fit."),
+    click.option(
+        "--epochs", type=click.IntRange(1), help="Passes instead.  [default: 50, <= 4,000 steps]"
+    ),
+    click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True),
+    click.option("--lr", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True),
+    click.option(
+        "--precision",
+        type=click.Choice(["fp32", "fp16", "bf16", "int8", "int4"]),
+        default="fp16",
+        show_default=True,
+        help="How the label function is stored.",
+    ),
+    click.option("--precision-table", "table", is_flag=True, help="Bytes against fidelity."),
+    click.option("--license", "license_name", default="NOASSERTION", show_default=True),
+    click.option("--work", metavar="DIR", help="Keep finished stages here, also when all is done."),
+    click.option("--force", is_flag=True, help="Replace an existing archive."),
+)
+"""Teacher, base and fit; read by ``make_archive``."""
+
+STORAGES: Final[dict[str, Storage]] = {
+    "fp32": "float32",
+    "fp16": "float16",
+    "bf16": "bfloat16",
+    "int8": "int8",
+    "int4": "int4",
+}
+"""Words of ``--precision``, and the manifest's."""
+
+_EVALUATIONS: Final = 10
+_SEEDED: Final = "seeded"
+
+
+@dataclass(frozen=True)
+class Data:
+    """DATA as a command works on it.
+
+    Attributes:
+        images: all of it.
+        views: how students will see it.
+    """
+
+    images: ArrayImages
+    views: Views
+
+
+def read_data(data: Sequence[str], options: dict[str, Any]) -> Data:
+    """Read DATA, and say what was changed on the way.
+
+    Args:
+        data: paths, or one name of a torchvision data set.
+        options: of ``data_options``.
+
+    Returns:
+        Images and views.
+
+    Raises:
+        UserInputError: the data or an option cannot be used.
+        OSError: something cannot be read.
+    """
+    lines = None if options["classes"] is None else read_class_lines(options["classes"])
+    images = read_source(list(data), options["view_size"], classes=lines)
+    for note in images.notes:
+        if is_speaking():
+            warn(note)
+    height, width = images.pixels.shape[1:3]
+    if height != width:
+        raise UserInputError.make(
+            "E_OPTION",
+            f"images are {width} x {height} pixels; pass `--size`, the side of a view",
+        )
+    number = count(len(images.classes), "class", "classes")
+    say(f"data: {count(len(images), 'image')} of {number}, {height} x {width} pixels")
+    crop, flip, mix = options["view_crop"], options["view_flip"], options["view_mix"]
+    return Data(images, _views(height, crop, flip, mix))
+
+
+def _views(
+    side: int, crop: tuple[float, float] | None, flip: float | None, mix: str | None
+) -> Views:
+    """Random crops, flips, and CutMix in half of the views, unless the user says otherwise."""
+    changes: dict[str, Any] = {"mix": mix or "cutmix", "mix_probability": "0.5"}
+    if mix == "none":
+        changes["mix_probability"] = "0.0"
+    else:
+        changes["mix_alpha"] = "1.0"
+    if crop is not None:
+        if crop[0] > crop[1]:
+            raise click.BadParameter("--view-crop: expected the smaller area first")
+        changes["crop_scale"] = [decimal_string(bound) for bound in crop]
+    if flip is not None:
+        changes["flip"] = decimal_string(flip)
+    return msgspec.structs.replace(default_views(side), **changes)
+
+
+def is_speaking() -> bool:
+    """Whether this process prints: rank 0 of ``torchrun``, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(text: str) -> None:
+    """One line on stderr, from rank 0."""
+    if is_speaking():
+        click.echo(text, err=True)
+
+
+def bar(label: str) -> AbstractContextManager[Callable[[int, int], None] | None]:
+    """A progress bar of steps, from rank 0."""
+    return progress(label, "step") if is_speaking() else nullcontext()
+
+
+def steps_of(epochs: int, images: int, batch_size: int) -> int:
+    """Gradient steps of so many passes."""
+    return max(1, -(-epochs * images // batch_size))
+
+
+def _duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _read_base(text: str, views: Views) -> LoadedBase:
+    """The base that the user names; ``seeded`` is a small transformer with generated weights."""
+    kind, _, seed = text.partition(":")
+    if kind != _SEEDED:
+        return load_base(text)
+    if not (seed == "" or (seed.isascii() and seed.isdigit() and len(seed) < 19)):
+        raise UserInputError.make(
+            "E_OPTION", f"base `{shown_path(text)}`: expected `seeded` or `seeded:NUMBER`"
+        )
+    side = views.size
+    # About sixteen patches, as the demo has: cheap, and enough for images this small.
+    patch = next(p for p in range(max(2, side // 4), side + 1) if side % p == 0)
+    arch = Arch(
+        embed_dim=128,
+        quick_gelu=False,
+        vision=VisionArch(
+            image_size=side, layers=2, width=128, patch_size=patch, head_width=32, mlp_ratio="2.0"
+        ),
+    )
+    preprocess = Preprocess(
+        antialias=True,
+        interpolation="bicubic",
+        mean=views.mean,
+        resize_mode="squash",
+        size=side,
+        std=views.std,
+    )
+    return seeded_base(arch, preprocess, seed=int(seed or 0), name=f"seeded-vit-{side}")
+
+
+def _read_teacher(
+    texts: Sequence[str], data: Data, work: Path, options: dict[str, Any], ipc: int | None
+) -> torch.nn.Module:
+    """The mean of the teachers that the user names; a bare network name is trained first."""
+    images, views = data.images, data.views
+    keys = [line.key for line in images.classes]
+    fraction = options["maturity"]
+    if fraction is None:
+        fraction = 1.0 if ipc is None else maturity(ipc, len(keys))
+    teachers: list[torch.nn.Module] = []
+    for text in texts:
+        name = text
+        if is_network(text):
+            train, held_out = split_validation(images, seed=options["seed"])
+            batch_size = min(options["batch_size"], len(train))
+            facts = [digest_of(images), views, text, options["teacher_epochs"], batch_size]
+            folder = work / f"teacher-{digest_of([*facts, options['seed']])[:20]}"
+            with bar(f"teacher {text}") as on_step:
+                trajectory = train_trajectory(
+                    train,
+                    views,
+                    folder,
+                    network=text,
+                    steps=steps_of(options["teacher_epochs"], len(train), batch_size),
+                    held_out=held_out,
+                    batch_size=batch_size,
+                    seed=options["seed"],
+                    device=options["device"],
+                    build=build_network,
+                    on_step=on_step,
+                )
+            last = trajectory.checkpoints[-1].accuracy
+            say(f"teacher {text}: {last:.1f} % of held-out images, trained on {len(train):,}")
+            name = str(folder)
+        teachers.append(load_named_teacher(name, keys, views, fraction=fraction))
+    pool = teachers[0] if len(teachers) == 1 else TeacherPool(teachers)
+    return pool.to(options["device"])
+
+
+def _settings(options: dict[str, Any], base: LoadedBase) -> ProjectorSettings:
+    """What is adapted."""
+    targets: tuple[str, ...] = options["targets"]
+    presets = {"paper", "transformer", "all"}
+    is_preset = len(targets) == 1 and targets[0] in presets
+    start = options["start"] or ("text" if base.has_text else "stored")
+    return ProjectorSettings(
+        targets=targets[0] if is_preset else targets or "all",
+        rank=options["rank"],
+        head_rank=options["head_rank"],
+        start=start,
+        prompts=options["prompts"] or ("a photo of a {}.",),
+        temperature=options["temperature"],
+        seed=options["seed"],
+    )
+
+
+def _plan(options: dict[str, Any], images: int) -> FitSettings:
+    """How the projector is fitted."""
+    if options["steps"] is not None and options["epochs"] is not None:
+        raise UserInputError.make("E_OPTION", "`--steps` and `--epochs`: expected one, got both")
+    batch_size: int = options["batch_size"]
+    if options["epochs"] is not None:
+        steps = steps_of(options["epochs"], images, batch_size)
+    else:
+        steps = options["steps"] or default_steps(images, batch_size)
+    return FitSettings(
+        loss=options["loss"],
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=options["lr"],
+        seed=options["seed"],
+    )
+
+
+def _fidelity_text(got: Fidelity) -> str:
+    return f"agreement {got.agreement:.1f} %, KL {got.kl:.4f} on {got.views:,} new views"
+
+
+def _print_precisions(rows: Sequence[Precision]) -> None:
+    """Bytes against fidelity, one storage a line, on stderr."""
+    say("precision      bytes  agreement      KL")
+    words = {storage: word for word, storage in STORAGES.items()}
+    for row in rows:
+        say(
+            f"{words[row.storage]:<9} {row.size_bytes:>10,}  {row.fidelity.agreement:>7.2f} %"
+            f"  {row.fidelity.kl:.4f}"
+        )
+
+
+def _remove_teachers(work: Path) -> None:
+    """Delete the teachers that were trained in the work folder, and nothing else in it."""
+    for file in work.glob("teacher-*/*"):
+        if file.name == "teacher.json" or file.suffix == ".safetensors":
+            file.unlink()
+    for folder in work.glob("teacher-*"):
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def make_archive(
+    data_arguments: Sequence[str],
+    output: str,
+    *,
+    ipc: int | None,
+    as_json: bool,
+    select: SelectSettings | None = None,
+    refine: RefineSettings | None = None,
+    **options: Any,
+) -> None:
+    """Run ``hello fit`` (without ``ipc``) or ``hello distill`` and print what came of it.
+
+    Args:
+        data_arguments: DATA.
+        output: the archive to write.
+        ipc: images per class; None writes the label function alone.
+        as_json: print one document.
+        select: how images are chosen.
+        refine: how they are refined.
+        options: of ``data_options`` and ``fit_options``.
+
+    Raises:
+        HelloError: anything the user gave cannot be used, or the target exists.
+        OSError: something cannot be read or written; finished stages stay.
+    """
+    with joined(options["device"]):
+        _make_archive(data_arguments, output, ipc, as_json, select, refine, options)
+
+
+def _make_archive(
+    data_arguments: Sequence[str],
+    output: str,
+    ipc: int | None,
+    as_json: bool,
+    select: SelectSettings | None,
+    refine: RefineSettings | None,
+    options: dict[str, Any],
+) -> None:
+    data = read_data(data_arguments, options)
+    work = options["work"] or f"{output}.work"
+    stages = Stages(work, say=say)
+    base = _read_base(options["base"], data.views)
+    train = split_validation(data.images, seed=options["seed"])[0]
+    plan = _plan(options, len(train))
+    check_target(output, force=options["force"])
+    settings = _settings(options, base)
+    if any(map(is_network, options["teachers"])):
+        # What the fit would refuse is refused before a teacher is trained for it.
+        settings.build(base, data.images)
+    teacher = _read_teacher(options["teachers"], data, Path(work), options, ipc)
+    rows: list[Precision] = []
+
+    def before(projector: Projector) -> None:
+        seconds = predicted_seconds(projector, teacher, train, data.views, plan)
+        say(
+            f"fit: {projector.trained_count():,} values, {plan.steps:,} steps of"
+            f" {plan.batch_size} views, about {_duration(seconds)}"
+        )
+
+    def after(projector: Projector, measured: ArrayImages) -> None:
+        if options["table"]:
+            on_cpu = teacher.cpu()
+            rows.extend(precision_table(projector, on_cpu, measured, data.views))
+            _print_precisions(rows)
+
+    with bar("fit") as shown:
+
+        def on_step(done: int, _: Tensor) -> None:
+            if shown is not None:
+                shown(done, plan.steps)
+
+        def on_fidelity(done: int, got: Fidelity) -> None:
+            say(f"fit: step {done:,}: agreement {got.agreement:.1f} %, KL {got.kl:.3f}")
+
+        report = distill(
+            data.images,
+            output,
+            teacher=teacher,
+            base=base,
+            views=data.views,
+            ipc=ipc,
+            storage=STORAGES[options["precision"]],
+            projector=settings,
+            fit=plan,
+            select=select,
+            refine=refine,
+            name=options["name"],
+            license_name=options["license_name"],
+            seed=options["seed"],
+            force=options["force"],
+            work=stages,
+            evaluations=_EVALUATIONS,
+            before_fit=before,
+            on_step=on_step,
+            on_fidelity=on_fidelity,
+            after=after,
+        )
+    if not is_speaking():
+        return
+    if options["work"] is None:
+        _remove_teachers(Path(work))
+        stages.remove()
+    size_bytes = Path(output).stat().st_size
+    if as_json:
+        echo_json(
+            {
+                "schema": "hello.fit/1" if ipc is None else "hello.distill/1",
+                "path": output,
+                "id": report.id,
+                "bytes": size_bytes,
+                "teacher": round(report.teacher_accuracy, 2),
+                "projector": {
+                    "accuracy": round(report.projector_accuracy, 2),
+                    "agreement": round(report.fidelity.agreement, 2),
+                    "kl": round(report.fidelity.kl, 4),
+                    "trained": report.trained,
+                },
+                "ipc": ipc,
+                "refined": None if report.refined is None else list(report.refined),
+                "precisions": [
+                    {
+                        "storage": row.storage,
+                        "bytes": row.size_bytes,
+                        "agreement": round(row.fidelity.agreement, 2),
+                        "kl": round(row.fidelity.kl, 4),
+                    }
+                    for row in rows
+                ],
+            }
+        )
+        return
+    lines: list[tuple[str, str] | None] = [
+        ("written", f"{shown_path(output)}, {size(size_bytes)}"),
+        ("teacher", f"{report.teacher_accuracy:.1f} % of held-out images"),
+        ("label function", f"{report.projector_accuracy:.1f} %, {report.trained:,} values"),
+        ("fidelity", _fidelity_text(report.fidelity)),
+    ]
+    if report.refined is not None:
+        before_loss, after_loss = report.refined
+        saved = 100 * (1 - after_loss / before_loss) if before_loss else 0.0
+        lines.append(("refined", f"{before_loss:.3g} to {after_loss:.3g}, {saved:.0f} % lower"))
+    echo_page([*lines, ("id", report.id)])

@@ -1,0 +1,93 @@
+"""``hello teach``: a teacher for the user's own data, with its trajectory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from hellofmt.distillation import (
+    CHECKPOINTS,
+    TEACHER_RECIPE,
+    build_network,
+    read_source,
+    split_validation,
+    train_trajectory,
+)
+from hellofmt_cli.making import bar, data_options, read_data, say, steps_of
+from hellofmt_cli.output import echo_json, echo_page, json_option, shown_path
+
+__all__ = ["teach"]
+
+
+@click.command("teach")
+@data_options
+@click.option("--arch", required=True, metavar="NAME", help="`resnet10w32`, `resnet18`, ...")
+@click.option("--epochs", type=click.IntRange(1), required=True, help="Passes over DATA.")
+@click.option("-o", "--output", required=True, metavar="DIR", help="Folder of the teacher.")
+@click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--eval", "folder", metavar="DIR", help="Images to measure on; else 5 % of DATA.")
+@click.option("--checkpoints", type=click.IntRange(1), default=CHECKPOINTS, show_default=True)
+@json_option
+def teach(
+    data: tuple[str, ...],
+    arch: str,
+    epochs: int,
+    output: str,
+    batch_size: int,
+    folder: str | None,
+    checkpoints: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train a teacher on DATA with hard labels and keep its trajectory.
+
+    DATA is a folder with one folder per class, WebDataset shards (.tar), or
+    torchvision:NAME:ROOT[:SPLIT]. NAME is `cnn`, `resnet10w32`, a network of torchvision,
+    timm:NAME, or MODULE:FACTORY, a function of yours from the number of classes to a torch module.
+
+    The folder gets evenly spaced checkpoints, since small distilled sets want weak teachers. A run
+    that was killed continues from its last checkpoint.
+    """
+    read = read_data(data, options)
+    if folder is None:
+        train, held_out = split_validation(read.images, seed=options["seed"])
+    else:
+        train = read.images
+        held_out = read_source(folder, read.views.size, classes=read.images.classes)
+    steps = steps_of(epochs, len(train), batch_size)
+    say(f"teach: {arch}, {steps:,} steps of {batch_size} views")
+    with bar("teach") as on_step:
+        done = train_trajectory(
+            train,
+            read.views,
+            output,
+            network=arch,
+            steps=steps,
+            held_out=held_out,
+            checkpoints=checkpoints,
+            batch_size=batch_size,
+            seed=options["seed"],
+            recipe=TEACHER_RECIPE,
+            device=options["device"],
+            build=build_network,
+            on_step=on_step,
+        )
+    if as_json:
+        echo_json(
+            {
+                "schema": "hello.teach/1",
+                "path": output,
+                "network": arch,
+                "steps": steps,
+                "images": len(held_out),
+                "checkpoints": [
+                    {"file": c.file, "step": c.step, "accuracy": round(c.accuracy, 2)}
+                    for c in done.checkpoints
+                ],
+            }
+        )
+        return
+    rows: list[tuple[str, str] | None] = [("teacher", f"{shown_path(output)}, {arch}")]
+    rows += [(f"step {c.step:,}", f"{c.accuracy:.1f} %") for c in done.checkpoints]
+    echo_page([*rows, ("measured on", f"{len(held_out):,} images")])
