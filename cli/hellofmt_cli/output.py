@@ -192,9 +192,12 @@ def write_text(path: str, text: str, *, force: bool) -> None:
 
 def reading(path: str) -> None:
     """Name ``path`` in front of whatever goes wrong from here on."""
+    from hellofmt.archive import display_name
+
     ctx = click.get_current_context(silent=True)
     if ctx is not None:
-        ctx.meta[FILE_KEY] = path
+        # Errors end up in logs, where the credentials in a URL do not belong.
+        ctx.meta[FILE_KEY] = display_name(path)
 
 
 @contextmanager

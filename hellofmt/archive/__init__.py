@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         signature_path,
         verify_signature,
     )
+    from hellofmt.archive.source import display_name
     from hellofmt.archive.tensors import StoredTensor
     from hellofmt.archive.verify import VerifyReport, verify_archive
     from hellofmt.archive.writer import (
@@ -105,6 +106,7 @@ __all__ = [
     "decimal_value",
     "decode_image",
     "default_views",
+    "display_name",
     "encode_image",
     "json_schema",
     "manifest_bytes",
@@ -135,6 +137,7 @@ _MODULES = {
     "schema": ("json_schema",),
     "shards": ("HelloSet", "shard_path", "write_shards"),
     "sign": ("Signature", "create_key", "sign_archive", "signature_path", "verify_signature"),
+    "source": ("display_name",),
     "tensors": ("StoredTensor",),
     "verify": ("VerifyReport", "verify_archive"),
     "writer": ("Draft", "ImageItem", "ImageSet", "ProjectorPart", "write_archive"),

@@ -721,6 +721,11 @@ class HelloFile:
         return [self]
 
     @property
+    def storage_options(self) -> Mapping[str, Any]:
+        """What the storage of a URL was given."""
+        return self._access.storage_options
+
+    @property
     def source(self) -> Source:
         """Where the bytes come from, for ``verify_archive``."""
         return self._source

@@ -29,6 +29,7 @@ from msgspec import Meta, Struct
 
 from hellofmt.archive.limits import DEFAULT_LIMITS, Limits
 from hellofmt.archive.manifest import Digest, Name, canonical
+from hellofmt.archive.source import display_name, is_url
 from hellofmt.errors import HelloIOError, TrustError, UserInputError, printable
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def verify_signature(
     Args:
         file: the open archive; its id then guards every later read.
         key: public Ed25519 key in PEM form.
-        signature: the signature file; the archive's path + ``.sig`` unless given.
+        signature: the signature file; the archive's path or URL + ``.sig`` unless given.
         least_version: lowest acceptable version of the data set, such as ``1.2.0``.
 
     Returns:
@@ -182,8 +183,12 @@ def verify_signature(
         OSError: the key cannot be read.
     """
     public = _public_key(Path(key))
-    path = signature_path(file.path) if signature is None else Path(signature)
-    claimed = _read_signature(path)
+    if signature is not None:
+        claimed = _read_signature(Path(signature))
+    elif is_url(file.path):
+        claimed = _fetch_signature(file)
+    else:
+        claimed = _read_signature(signature_path(file.path))
     dataset = file.manifest.dataset
     known = (
         ("id", claimed.id, file.id),
@@ -243,9 +248,33 @@ def _read_signature(path: Path) -> Signature:
         with path.open("rb") as stream:
             data = stream.read(_MAX_BYTES + 1)
     except FileNotFoundError:
-        raise TrustError.make(
-            "E_SIG_MISSING", f"no signature; expected `{printable(path)}`"
-        ) from None
+        raise _missing(path) from None
+    return _parse_signature(data)
+
+
+def _fetch_signature(file: HelloFile) -> Signature:
+    """Read and parse the signature beside an archive behind a URL."""
+    from hellofmt.archive.remote import open_source
+
+    # A query belongs to the request, not to the name.
+    name, mark, query = file.path.partition("?")
+    url = f"{name}.sig{mark}{query}"
+    try:
+        source = open_source(url, file.storage_options)
+    except FileNotFoundError:
+        raise _missing(display_name(url)) from None
+    try:
+        return _parse_signature(source.read(0, min(source.size, _MAX_BYTES + 1)))
+    finally:
+        source.close()
+
+
+def _missing(path: object) -> TrustError:
+    return TrustError.make("E_SIG_MISSING", f"no signature; expected `{printable(path)}`")
+
+
+def _parse_signature(data: bytes) -> Signature:
+    """Narrow the bytes of a signature file."""
     if len(data) > _MAX_BYTES:
         raise TrustError.make("E_SIG_BAD", f"signature file: expected at most {_MAX_BYTES} bytes")
     try:
