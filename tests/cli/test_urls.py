@@ -92,6 +92,7 @@ def test_a_signature_behind_a_url(server, archive, tmp_path):
     server.lie = lie
     done = run("verify", server.url + "?v=1", "--pubkey", tmp_path / "key.pub", "--json")
     assert "signature" in json.loads(done.stdout)["checks"]
+    server.data = data
     server.lie = lambda request: (
         ".sig" in server.paths[request.number] and (request.answer("404 No", b"") or True)
     )
