@@ -29,10 +29,10 @@ _EVALUATIONS = 10
 )
 @click.option(
     "--labels",
-    type=click.Choice(["soft", "hard"]),
+    metavar="[soft|hard|DIR]",
     default="soft",
     show_default=True,
-    help="The archive's label function, or the classes of its images.",
+    help="The archive's label function, the classes of its images, or what `hello labels` wrote.",
 )
 @click.option("--recipe", "recipe_name", metavar="NAME", help="`kl`, `hello`, `rded`, `sre2l`.")
 @click.option("--steps", type=click.IntRange(1), help="Gradient steps.")
@@ -102,6 +102,7 @@ def train(
                 device=device,
                 workers=workers,
                 on_step=on_step,
+                stored=None if labels in ("soft", "hard") else labels,
             )
         document = {
             "schema": "hello.train/1",

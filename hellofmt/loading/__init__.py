@@ -7,6 +7,7 @@ from hellofmt.loading.loader import HelloLoader
 from hellofmt.loading.pixels import normalise, render
 from hellofmt.loading.sampler import EpochIndex, HelloSampler
 from hellofmt.loading.soft import SoftBatches, soft_batches
+from hellofmt.loading.stored import FORMS, StoredLabels, write_labels
 from hellofmt.loading.view_recipes import VIEW_RECIPES, view_recipe
 from hellofmt.loading.views import (
     ViewColumn,
@@ -18,12 +19,14 @@ from hellofmt.loading.views import (
 from hellofmt.loading.webdataset import WebdatasetSamples, webdataset_samples
 
 __all__ = [
+    "FORMS",
     "VIEW_RECIPES",
     "EpochIndex",
     "HelloDataset",
     "HelloLoader",
     "HelloSampler",
     "SoftBatches",
+    "StoredLabels",
     "ViewColumn",
     "WebdatasetSamples",
     "mixed_labels",
@@ -35,4 +38,5 @@ __all__ = [
     "view_recipe",
     "view_table",
     "webdataset_samples",
+    "write_labels",
 ]

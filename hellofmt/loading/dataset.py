@@ -35,6 +35,7 @@ from hellofmt.errors import TrustError, UserInputError, printable
 from hellofmt.loading.cache import DecodedImages
 from hellofmt.loading.pixels import normalise_, render
 from hellofmt.loading.sampler import EpochIndex
+from hellofmt.loading.stored import StoredLabels
 from hellofmt.loading.views import (
     ViewColumn,
     mixed_labels,
@@ -209,6 +210,8 @@ class HelloDataset(Dataset[Any]):
         device: where labels are made in ``__getitems__``; None is the CPU.
         storage_options: of a URL: what fsspec passes to its storage, such as credentials.
         cache_dir: folder that keeps what came from a URL, see ``open_archive``.
+        stored: soft labels that ``write_labels`` stored for these views, or their directory,
+            instead of making them; only as many epochs as are stored.
 
     Raises:
         OSError: the archive is missing or cannot be opened.
@@ -235,6 +238,7 @@ class HelloDataset(Dataset[Any]):
         device: str | torch.device | None = None,
         storage_options: Mapping[str, Any] | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
+        stored: str | os.PathLike[str] | StoredLabels | None = None,
     ) -> None:
         _check_options(labels, temperature, views, seed, cache)
         if labels == "none" and target_transform is not None:
@@ -254,13 +258,20 @@ class HelloDataset(Dataset[Any]):
         self._device = torch.device("cpu" if device is None else device)
         self._budget = AUTO_CACHE_BYTES if cache == "auto" else cache
         head = self.file.manifest.head
-        if labels in ("soft", "logits") and head is UNSET:
+        if stored is not None and labels != "soft":
+            text = f"`stored` labels; expected labels='soft', got {labels!r}"
+            raise UserInputError.make("E_OPTION", text)
+        if labels in ("soft", "logits") and head is UNSET and stored is None:
             text = f"labels={labels!r} need a projector, which the archive lacks; expected 'hard'"
             raise UserInputError.make("E_DATA", text + " or 'none'")
         if images is None:
             self._images = _ArchiveImages(self.file)
         else:
             self._images = _GivenImages(images, len(self.classes))
+        self._stored: StoredLabels | None = None
+        if stored is not None:
+            self._stored = stored if isinstance(stored, StoredLabels) else StoredLabels(stored)
+            self._stored.check(self)
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._served = torch.zeros(len(self), dtype=torch.int32).share_memory_()
         self._forget()
@@ -300,6 +311,11 @@ class HelloDataset(Dataset[Any]):
     def id(self) -> str:
         """``sha256:...`` of the archive."""
         return self.file.id
+
+    @property
+    def is_augmented(self) -> bool:
+        """Whether views are made as the manifest says, rather than of whole images."""
+        return self._is_augmented
 
     @property
     def sizes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -501,8 +517,12 @@ class HelloDataset(Dataset[Any]):
             IndexError: a row is out of range.
             HelloError: an image or the labels cannot be made.
         """
-        views, table = self.draw(*self._places(indices))
-        labels = self._label(views, table)
+        rows, epochs = self._places(indices)
+        views, table = self.draw(rows, epochs)
+        if self._stored is None:
+            labels = self._label(views, table)
+        else:
+            labels = self._replayed(self._stored, rows, epochs)
         if self.transform is not None:
             images = [self.transform(view) for view in views]
         elif self.labels == "none":
@@ -531,6 +551,13 @@ class HelloDataset(Dataset[Any]):
                 epochs[k] = base + served[row]
                 served[row] += 1
         return rows, epochs
+
+    def _replayed(
+        self, stored: StoredLabels, rows: NDArray[np.int64], epochs: NDArray[np.int64]
+    ) -> list[Any]:
+        labeler = self.labeler() if stored.form == "embeddings" else None
+        temperature = self._temperature
+        return list(stored.labels(rows, epochs, labeler=labeler, temperature=temperature).cpu())
 
     def _label(self, views: Tensor, table: NDArray[np.int32]) -> list[Any] | None:
         if self.labels == "none":

@@ -80,7 +80,7 @@ class HelloLoader:
 
     def __init__(
         self,
-        source: str | os.PathLike[str] | HelloFile,
+        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | HelloFile,
         *,
         batch_size: int,
         device: str | torch.device | None = None,
@@ -101,11 +101,12 @@ class HelloLoader:
         channels_last: bool = False,
         resident: int | Literal["auto"] = "auto",
         storage_options: Mapping[str, Any] | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         """Open the archive, check its label function, and decode the images to the device.
 
         Args:
-            source: path of an archive, or an open one.
+            source: path or URL of an archive, the files of a sharded set, or an open archive.
             batch_size: rows per rank and batch, >= 1.
             device: None is the CPU.
             images: data set to be labelled; by default the archive's own images.
@@ -126,7 +127,8 @@ class HelloLoader:
             channels_last: memory format of the images handed out.
             resident: bytes of images kept on a GPU; ``"auto"`` is half of what is free. More stay
                 in pinned memory. Without effect on a CPU.
-            storage_options: of remote storage.
+            storage_options: of a URL, as for ``HelloDataset``.
+            cache_dir: folder that keeps what came from a URL, see ``open_archive``.
 
         Raises:
             OSError: the archive is missing or cannot be opened.
@@ -145,6 +147,7 @@ class HelloLoader:
             expect=expect,
             device=self.device,
             storage_options=storage_options,
+            cache_dir=cache_dir,
         )
         self.sampler = HelloSampler(
             self.dataset,

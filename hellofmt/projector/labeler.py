@@ -238,6 +238,11 @@ class Labeler:
         return hellofmt_kernels.algorithm(128, features, self.classes, self.device, self.dtype)
 
     @property
+    def features(self) -> int:
+        """Length D of an embedding."""
+        return int(self._weight.shape[1])
+
+    @property
     def steps(self) -> tuple[str, ...]:
         """What was done to the image tower to serve faster, such as ``"normalisation folded"``."""
         return self._encoder.steps
@@ -270,14 +275,68 @@ class Labeler:
             UserInputError: E_DATA, not such a batch; E_OPTION, CUDA in a forked worker.
             ValueError: the temperature is not a finite number > 0.
         """
-        return self._run(views, self.temperature if temperature is None else temperature, "softmax")
+        return self._run(views, self._temperature(temperature), "softmax")
+
+    def embeddings(self, views: Tensor) -> Tensor:
+        """Unit embeddings of the adapted encoder: what is left to do for a label is the head.
+
+        Args:
+            views: (N, 3, S, S) float32 in [0, 1], finished views before any normalisation.
+
+        Returns:
+            (N, D) in the labeler's dtype, on its device, without gradient.
+
+        Raises:
+            UserInputError: E_DATA, not such a batch; E_OPTION, CUDA in a forked worker.
+        """
+        refuse_fork(self.device, self._pid)
+        with torch.inference_mode():
+            x = self._encoder(views.to(self.device)).to(self.dtype)
+        # A clone made outside is an ordinary tensor, which autograd may save.
+        return x.clone()
+
+    def labels_of(self, embeddings: Tensor, temperature: float | None = None) -> Tensor:
+        """Soft labels of embeddings, as ``labels`` makes them of views.
+
+        Args:
+            embeddings: (N, D) as from ``embeddings``, of any floating dtype and device.
+            temperature: T > 0; the archive's if none.
+
+        Returns:
+            (N, C) float32 on the labeler's device, rows sum to 1 within 1e-6, without gradient.
+
+        Raises:
+            ValueError: another shape, or the temperature is not a finite number > 0.
+        """
+        return self._head(embeddings, self._temperature(temperature), "softmax")
+
+    def logits_of(self, embeddings: Tensor) -> Tensor:
+        """Logits of embeddings, as ``logits`` makes them of views.
+
+        Args:
+            embeddings: (N, D) as from ``embeddings``, of any floating dtype and device.
+
+        Returns:
+            (N, C) float32 on the labeler's device, without gradient.
+
+        Raises:
+            ValueError: another shape.
+        """
+        return self._head(embeddings, 1.0, "logits")
+
+    def _temperature(self, temperature: float | None) -> float:
+        return self.temperature if temperature is None else temperature
 
     def _run(self, views: Tensor, temperature: float, epilogue: str) -> Tensor:
         refuse_fork(self.device, self._pid)
         with torch.inference_mode():
             x = self._encoder(views.to(self.device)).to(self.dtype)
+        return self._head(x, temperature, epilogue)
+
+    def _head(self, x: Tensor, temperature: float, epilogue: str) -> Tensor:
+        with torch.inference_mode():
             out = hellofmt_kernels.soft_labels(
-                x,
+                x.to(self.device, self.dtype),
                 self._weight,
                 self._bias,
                 self._scale,

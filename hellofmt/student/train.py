@@ -161,6 +161,7 @@ def train_from_archive(
     device: str | torch.device | None = None,
     workers: int = 0,
     on_step: Callable[[int, Tensor], None] | None = None,
+    stored: str | os.PathLike[str] | None = None,
 ) -> nn.Module:
     """Train ``network`` on nothing but an archive, in place.
 
@@ -175,6 +176,7 @@ def train_from_archive(
         device: where labels are made; None is the CPU.
         workers: processes that decode and make views and labels.
         on_step: called after each step with the number of steps done and the detached loss.
+        stored: directory of ``write_labels``, to read soft labels from instead of making them.
 
     Returns:
         The same network, in train mode.
@@ -191,6 +193,7 @@ def train_from_archive(
         seed=seed,
         expect=expect,
         device=device,
+        stored=stored,
     )
     plan = replace(recipe, temperature=dataset.temperature)
     batches = ArchiveBatches(dataset, plan, steps, seed, workers)

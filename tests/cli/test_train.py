@@ -119,6 +119,26 @@ def test_soft_labels_and_passes(archive, folder):
     assert "% of 20 images" in lines["accuracy, last"]
 
 
+def test_stored_labels_are_read_instead_of_made(archive, folder, tmp_path):
+    out = str(tmp_path / "stored")
+    done = CliRunner().invoke(hello, ["labels", archive, "--epochs", "3", "-o", out])
+    assert done.exit_code == 0, done.output
+    options = [archive, "--student", "cnn", "--eval", folder, "--batch-size", "4", "--json"]
+    accuracy = []
+    for labels in ("soft", out):
+        done = run(*options, "--epochs", "3", "--labels", labels)
+        assert done.exit_code == 0, done.output
+        document = json.loads(done.stdout)
+        assert document["labels"] == labels
+        accuracy.append(document["accuracy"]["last"])
+    assert abs(accuracy[0] - accuracy[1]) <= 5
+    done = run(*options, "--epochs", "4", "--labels", out)
+    assert done.exit_code == 2
+    assert "labels of 3 epochs are stored" in done.stderr
+    done = run(*options, "--epochs", "1", "--labels", str(tmp_path / "absent"))
+    assert done.exit_code == 9
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
