@@ -5,6 +5,7 @@ from __future__ import annotations
 from hellofmt.projector.base import Encoder, LoadedBase, base_of, load_base, seeded_base
 from hellofmt.projector.labeler import Labeler
 from hellofmt.projector.lowrank import PRESETS, TargetRule, parse_target
+from hellofmt.projector.peft import read_peft, write_peft
 from hellofmt.projector.precision import PrecisionRow, precision_table
 from hellofmt.projector.projector import Projector
 
@@ -20,5 +21,7 @@ __all__ = [
     "load_base",
     "parse_target",
     "precision_table",
+    "read_peft",
     "seeded_base",
+    "write_peft",
 ]

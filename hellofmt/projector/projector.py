@@ -24,8 +24,10 @@ from hellofmt.projector.base import base_of
 from hellofmt.projector.head import LinearHead, read_head
 from hellofmt.projector.labeler import Labeler, parameter_shapes, projector_entries
 from hellofmt.projector.lowrank import Delta, delta_shapes, is_paper, read_deltas
+from hellofmt.projector.peft import read_peft, write_peft
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence
     from pathlib import Path
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from hellofmt.archive.tensors import StoredTensor
     from hellofmt.projector.base import LoadedBase
     from hellofmt.projector.lowrank import TargetRule
+    from hellofmt.projector.peft import MhaFix
 
 __all__ = ["Projector"]
 
@@ -160,6 +163,65 @@ class Projector(nn.Module):
             names=names,
             temperature=decimal_value(head.temperature),
         )
+
+    @classmethod
+    def from_peft(
+        cls,
+        directory: str | os.PathLike[str],
+        base: LoadedBase,
+        classes: Sequence[ClassLine],
+        *,
+        start: str = "text",
+        prompts: Sequence[str] = ("a photo of a {}.",),
+        temperature: float,
+        mha_fix: MhaFix = "auto",
+    ) -> Self:
+        """The projector of an image tower that PEFT adapted, with a head that was not trained.
+
+        Args:
+            directory: of the adapter; see `hellofmt.projector.peft.read_peft`.
+            base: what was adapted.
+            classes: their first names go into the prompts.
+            start: of the head, ``"text"`` or ``"stored"``; neither bias nor delta.
+            prompts: templates; ``{}`` stands for the class name.
+            temperature: default T of the labels, > 0.
+            mha_fix: ``auto``, ``on`` or ``off``, for the deltas that PEFT applies twice.
+
+        Returns:
+            The projector, ready to be stored or trained further.
+
+        Raises:
+            UserInputError: E_DATA, E_OPTION: the adapter is not plain LoRA of this base, or another
+                argument does not fit it.
+            OSError: the adapter cannot be read.
+        """
+        built = cls.build(
+            base,
+            classes,
+            targets=(),
+            start=start,
+            prompts=prompts,
+            bias=False,
+            train_scale=True,
+            temperature=temperature,
+            seed=0,
+        )
+        deltas = read_peft(directory, parameter_shapes(base.visual), mha_fix=mha_fix)
+        return cls(base, deltas, built.head, names=built.names, temperature=temperature)
+
+    def to_peft(self, directory: str | os.PathLike[str], *, mha_fix: MhaFix = "auto") -> None:
+        """Write the deltas as an adapter of PEFT; see `hellofmt.projector.peft.write_peft`.
+
+        Args:
+            directory: a new directory.
+            mha_fix: ``off`` for a PEFT that adds the delta of ``out_proj`` once.
+
+        Raises:
+            UserInputError: E_DATA, a delta that PEFT has no form for or would leave without effect.
+            HelloIOError: E_TARGET, the directory exists.
+            OSError: it cannot be written.
+        """
+        write_peft(directory, self.base, self._deltas(), mha_fix=mha_fix)
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of deltas and head; the base stays in eval mode."""
