@@ -225,6 +225,13 @@ def packed_pixels_one_byte_more():
 
 
 @index("E_TENSOR")
+def packed_pixels_header_of_2_to_64():
+    kit = packed()
+    kit.files["pixels"] = b"\xff" * 8 + kit.files["pixels"][8:]
+    return kit.build()
+
+
+@index("E_TENSOR")
 def packed_pixels_of_another_shape():
     kit = packed()
     data = b"".join(row.data for row in kit.rows)
