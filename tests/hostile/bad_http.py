@@ -21,6 +21,7 @@ class Server(socketserver.ThreadingTCPServer):
         self.data = data
         self.lie = lie
         self.tag = '"1"'
+        self.delay = 0.0
         self.ranges = []
         self.paths = []
         self.headers = []
@@ -98,8 +99,9 @@ class _Handler(socketserver.BaseRequestHandler):
         with self.server.lock:
             self.server.connections += 1
         self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # What lies in a send buffer was not asked for by anybody.
-        self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)
+        if self.server.lie is not None:
+            # What lies in a send buffer was not asked for by anybody.
+            self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)
         while True:
             head = b""
             while b"\r\n\r\n" not in head:
@@ -118,6 +120,7 @@ class _Handler(socketserver.BaseRequestHandler):
                 server.paths.append(text.split(" ")[1])
                 server.headers.append(text)
                 request = Request(server, self.request, start, end)
+            time.sleep(server.delay)
             if server.lie is None or not server.lie(request):
                 request.answer()
             if not request.keep:

@@ -1,0 +1,335 @@
+"""Times of the archive beside the tools that do less: tar and sha256sum on the same bytes.
+
+Everything is measured in one run on one machine, the floors too. An archive is opened, inspected,
+packed, verified and read over the loopback; beside each stands the least that such a thing can
+cost: hashing the index, starting an interpreter, `tar cf`, `sha256sum` and `openssl dgst`. What we
+do and the floor does not is said in the row. Each row first checks that the result is right.
+
+    python benchmarks/archive.py --out benchmarks/results/archive-cpu
+
+prints a table and JSON, and writes both. `--small` is a quick look with a tenth of the images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from hellofmt.archive import (
+    ClassLine,
+    Dataset,
+    Draft,
+    ImageItem,
+    ImageSet,
+    default_views,
+    encode_image,
+    open_archive,
+    pack_archive,
+    verify_archive,
+    write_archive,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+CLASSES = 100
+PICTURES = 50
+LATENCY = 0.01
+
+
+def best(call, repeats):
+    """Least wall and processor seconds of a call, its child processes included."""
+    walls, cpus = [], []
+    for _ in range(repeats):
+        before, start = used(), time.perf_counter()
+        call()
+        walls.append(time.perf_counter() - start)
+        cpus.append(used() - before)
+    return min(walls), min(cpus)
+
+
+def used():
+    """Processor seconds of this process and its children so far."""
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+def processor():
+    """Its name, if the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def run(*command, cwd=None):
+    """Run a program to its end."""
+    done = subprocess.run(list(map(str, command)), capture_output=True, check=True, cwd=cwd)  # noqa: S603
+    return done.stdout
+
+
+def hello(*arguments):
+    return run(sys.executable, "-m", "hellofmt", *arguments)
+
+
+def picture(seed):
+    """A picture of 224 x 224 pixels with shapes and noise; about 29 kB as JPEG."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 256, (14, 14, 3), np.uint8)
+    pixels = np.kron(coarse, np.ones((16, 16, 1), np.uint8)).astype(np.int16)
+    pixels += generator.integers(-24, 25, pixels.shape)
+    return encode_image(np.clip(pixels, 0, 255).astype(np.uint8), "jpeg")
+
+
+def write(path, files, count):
+    """An archive of `count` images, cycling through `files`."""
+    items = [ImageItem(i * CLASSES // count, files[i % len(files)]) for i in range(count)]
+    codec = "jpeg" if files[0][:2] == b"\xff\xd8" else "png"
+    write_archive(
+        path,
+        Draft(
+            Dataset(name="bench", version="1", license="CC0-1.0", method="none", sources=[]),
+            [ClassLine(f"n{i:08d}", (f"class {i}",)) for i in range(CLASSES)],
+            default_views(224),
+            ImageSet(codec, items, "files"),
+        ),
+    )
+    return path
+
+
+class Table:
+    """Rows of what, ours, rival."""
+
+    def __init__(self):
+        self.rows = []
+
+    def add(self, what, ours, rival, floor, note=""):
+        """Seconds as (wall, processor)."""
+        row = {
+            "what": what, "wall_s": ours[0], "cpu_s": ours[1], "rival": rival,
+            "rival_wall_s": floor[0], "rival_cpu_s": floor[1],
+            "speed_of_rival": floor[0] / ours[0], "note": note,
+        }  # fmt: skip
+        self.rows.append(row)
+        print(
+            f"{what}: {ours[0] * 1e3:.1f} ms, {rival}: {floor[0] * 1e3:.1f} ms, "
+            f"{row['speed_of_rival']:.2f}x {note}",
+            file=sys.stderr,
+        )
+
+
+def bench_open(table, big, count):
+    """Open, and the index of all images."""
+
+    def ours():
+        with open_archive(big) as file:
+            assert len(file.index) == count
+
+    with open_archive(big) as file:
+        at, size = file.section_offset("index"), file.section_sizes()["index"]
+        digest = next(s.digest for s in file.manifest.sections if s.name == "index")
+
+    def floor():
+        with big.open("rb") as stream:
+            stream.seek(at)
+            data = stream.read(size)
+        assert f"sha256:{hashlib.sha256(data).hexdigest()}" == digest
+
+    ours()
+    table.add(
+        f"open and index, {count:,} images", best(ours, 15),
+        "read and hash the index alone", best(floor, 15), "goal: 50 ms",
+    )  # fmt: skip
+
+
+def bench_inspect(table, small, big, count):
+    """`hello inspect` as a process."""
+    for path in (small, big):
+        assert json.loads(hello("inspect", "--json", path))["images"]["count"]
+    start = best(lambda: run(sys.executable, "-c", "import click, msgspec"), 7)
+    few = best(lambda: hello("inspect", small), 7)
+    many = best(lambda: hello("inspect", big), 7)
+    table.add("hello inspect, 10 images", few, "python -c 'import click, msgspec'", start)
+    table.add(
+        f"hello inspect, {count:,} images", many, "the same with 10 images", few,
+        f"difference {1e3 * (many[0] - few[0]):.0f} ms, goal: 60 ms",
+    )  # fmt: skip
+
+
+def bench_pack(table, folder, files, count):
+    """A folder of JPEG files into one."""
+    source = folder / "images"
+    for i in range(count):
+        place = source / f"n{i * CLASSES // count:08d}"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{i:06d}.jpg").write_bytes(files[i % len(files)])
+    packed, tar = folder / "packed.hello", folder / "packed.tar"
+    ours = best(lambda: pack_archive(source, packed, force=True), 3)
+    floor = best(lambda: run("tar", "cf", tar, "images", cwd=folder), 3)
+
+    def tar_and_hash():
+        run("tar", "cf", tar, "images", cwd=folder)
+        run("sync", tar)
+        run("sha256sum", tar)
+
+    safe = best(tar_and_hash, 3)
+    with open_archive(packed) as file:
+        assert len(file) == count
+    what = f"pack {count:,} JPEG files, {packed.stat().st_size / 1e6:.0f} MB"
+    table.add(what, ours, "tar cf", floor, "ours also hashes, checks profiles, syncs, reads back")
+    table.add(what, ours, "tar cf, sync, sha256sum", safe)
+    shutil.rmtree(source)
+    tar.unlink()
+    return packed
+
+
+def bench_verify(table, path):
+    """Every byte of an archive."""
+    megabytes = path.stat().st_size / 1e6
+    with open_archive(path) as file:
+        count = len(file)
+    ours = best(lambda: verify_archive(path), 5)
+    pixels = best(lambda: verify_archive(path, pixels=True), 1)
+    process = best(lambda: hello("verify", path), 3)
+    floor = best(lambda: run("sha256sum", path), 5)
+    openssl = best(lambda: run("openssl", "dgst", "-sha256", path), 5)
+
+    def decode():
+        from PIL import Image
+
+        with open_archive(path) as file:
+            for row in range(count):
+                data = file.read_image(row)
+                import io
+
+                with Image.open(io.BytesIO(data)) as image:
+                    np.asarray(image)
+
+    decoded = best(decode, 1)
+    what = f"verify {count:,} images, {megabytes:.0f} MB"
+    goal = "goal: 0.7x"
+    speeds = f"{megabytes / ours[0]:.0f} against {megabytes / floor[0]:.0f} MB/s; {goal}"
+    table.add(what, ours, "sha256sum", floor, speeds)
+    table.add(what, ours, "openssl dgst -sha256", openssl, "uses the processor's SHA instructions")
+    table.add("hello verify, the same", process, "sha256sum", floor, "with the interpreter's start")
+    table.add(f"{what}, pixels decoded", pixels, "Pillow on verified bytes", decoded)
+
+
+def bench_tiny(table, path):
+    """Many tiny images: the cost of each one."""
+    with open_archive(path) as file:
+        count = len(file)
+    ours = best(lambda: verify_archive(path), 2)
+    floor = best(lambda: run("sha256sum", path), 3)
+    note = f"{1e6 * ours[0] / count:.1f} us an image"
+    table.add(f"verify {count:,} images of 100 bytes", ours, "sha256sum", floor, note)
+
+
+def bench_remote(table, path):
+    """Reading by range over the loopback; the server is a thread of this process."""
+    spec = importlib.util.spec_from_file_location(
+        "bad_http", ROOT / "tests" / "hostile" / "bad_http.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    server = module.Server(path.read_bytes())
+    try:
+        open_archive(server.url).close()
+
+        def opened():
+            with open_archive(server.url) as file:
+                assert len(file.index) == len(file)
+
+        def local():
+            with open_archive(path) as file:
+                assert len(file.index) == len(file)
+
+        server.ranges.clear()
+        opened()
+        note = f"{len(server.ranges)} requests"
+        table.add("open and index over http", best(opened, 9), "local file", best(local, 9), note)
+        with open_archive(server.url) as file:
+            rows = np.random.default_rng(0).choice(len(file), 128, replace=False)
+            # Over the loopback an answer costs nothing; over a network it is waited for.
+            server.delay = LATENCY
+            server.ranges.clear()
+            assert len(file.read_images(rows)) == 128
+            note = f"{len(server.ranges)} requests, 16 at a time, each after {1e3 * LATENCY:.0f} ms"
+            many = best(lambda: file.read_images(rows), 5)
+            single = best(lambda: [file.read_image(row) for row in rows], 3)
+        table.add("batch of 128 images over http", many, "one after another", single, note)
+    finally:
+        server.stop()
+
+
+def page(rows, head):
+    """The table as Markdown."""
+    lines = ["# Archive: times", "", *head, ""]
+    lines += ["| what | ms | CPU ms | beside | ms | CPU ms | speed | |", "| --- " * 8 + "|"]
+    lines += [
+        f"| {r['what']} | {r['wall_s'] * 1e3:.1f} | {r['cpu_s'] * 1e3:.1f} | {r['rival']} | "
+        f"{r['rival_wall_s'] * 1e3:.1f} | {r['rival_cpu_s'] * 1e3:.1f} | "
+        f"{r['speed_of_rival']:.2f}x | {r['note']} |"
+        for r in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", help="prefix of the .json and .md to write")
+    parser.add_argument("--small", action="store_true", help="a tenth of the images")
+    options = parser.parse_args()
+    count, files = (20_000, 500) if options.small else (200_000, 5_000)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    table = Table()
+    pictures = [picture(seed) for seed in range(PICTURES)]
+    tiny = [encode_image(np.full((2, 2, 3), value, np.uint8), "png") for value in range(50)]
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        small = write(folder / "small.hello", tiny, CLASSES // 10)
+        big = write(folder / "big.hello", tiny, count)
+        bench_open(table, big, count)
+        bench_inspect(table, small, big, count)
+        packed = bench_pack(table, folder, pictures, files)
+        bench_verify(table, packed)
+        bench_tiny(table, big)
+        bench_remote(table, packed)
+    names = ("hellofmt", "numpy", "msgspec", "pillow", "fsspec", "aiohttp")
+    versions = {name: version(name) for name in names}
+    versions |= {
+        "python": platform.python_version(),
+        "tar": run("tar", "--version").decode().splitlines()[0],
+        "sha256sum": run("sha256sum", "--version").decode().splitlines()[0],
+        "openssl": run("openssl", "version").decode().strip(),
+    }
+    load = os.getloadavg()[0]
+    head = [
+        f"{processor()}, {os.cpu_count()} cores, load {load:.1f} at the end; page cache warm.",
+        ", ".join(f"{name} {value}" for name, value in versions.items()) + ".",
+        f"Command: `python benchmarks/archive.py {' '.join(sys.argv[1:])}`.".replace(" `.", "`."),
+        "Least of several runs. `speed` is the time of the thing beside over ours: below 1 we are",
+        "slower. A load above the number of cores makes wall times worse; compare CPU times then.",
+    ]
+    document = {"command": sys.argv[1:], "versions": versions, "load": load, "rows": table.rows}
+    print(page(table.rows, head))
+    if options.out:
+        Path(f"{options.out}.json").write_text(json.dumps(document, indent=1) + "\n")
+        Path(f"{options.out}.md").write_text(page(table.rows, head))
+
+
+if __name__ == "__main__":
+    main()
