@@ -40,6 +40,7 @@ from hellofmt.distillation.stages import Result, Stages, digest_of
 from hellofmt.distillation.teacher import check_teacher, teacher_accuracy
 from hellofmt.errors import HelloIOError, UserInputError, printable
 from hellofmt.projector import Projector
+from hellofmt.projector.lowrank import Delta
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,7 +96,14 @@ class ProjectorSettings:
         """
         if self.start == "text":
             _check_names(source)
-        return Projector.build(
+        most = min(len(source.classes), base.embed_dim)
+        if self.head_rank is not None and self.head_rank > most:
+            raise UserInputError.make(
+                "E_OPTION",
+                f"head rank {self.head_rank} is larger than the head of {len(source.classes)} classes"
+                f" and {base.embed_dim} features; expected at most {most}",
+            )
+        projector = Projector.build(
             base,
             source.classes,
             targets=self.targets,
@@ -106,6 +114,19 @@ class ProjectorSettings:
             temperature=self.temperature,
             seed=self.seed,
         )
+        self._check_rank(projector)
+        return projector
+
+    def _check_rank(self, projector: Projector) -> None:
+        """Refuse a rank that no adapted weight has; one that some lack is cut for those."""
+        rules = (self.targets,) if isinstance(self.targets, str) else self.targets
+        ranks_got = [delta.a.shape[0] for delta in projector.deltas if isinstance(delta, Delta)]
+        if ranks_got and max(ranks_got) < self.rank and not any(":" in rule for rule in rules):
+            raise UserInputError.make(
+                "E_OPTION",
+                f"rank {self.rank} is larger than every adapted weight; expected at most"
+                f" {max(ranks_got)}",
+            )
 
 
 def _check_names(source: ArrayImages) -> None:

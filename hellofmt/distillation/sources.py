@@ -383,21 +383,23 @@ def read_shards(
 def _shard_members(path: Path) -> Iterator[tuple[str, bytes]]:
     """Name and bytes of the images and labels of a shard; a cut or damaged one is an error."""
     wanted = IMAGE_EXTENSIONS | {".cls"}
+    end = 0
     try:
         with tarfile.open(path, "r:") as tar:
             for info in tar:
+                size = info.size if info.isreg() else 0
+                end = info.offset_data + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 suffix = "." + PurePosixPath(info.name).name.partition(".")[2].lower()
                 stream = tar.extractfile(info) if info.isreg() and suffix in wanted else None
                 if stream is not None:
                     yield info.name, stream.read()
-            end = tar.offset
     except (tarfile.TarError, EOFError) as error:
         raise UserInputError.make(
             "E_DATA", f"`{printable(path)}` is not a whole tar file: {printable(error)}"
         ) from error
     # tarfile stops silently at a damaged header; a real end is zeros to the last byte.
     with path.open("rb") as stream:
-        stream.seek(max(0, end - tarfile.BLOCKSIZE))
+        stream.seek(end)
         tail = stream.read()
     if not tail or tail.count(0) != len(tail):
         raise UserInputError.make(

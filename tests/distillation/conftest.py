@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from hellofmt.archive import ClassLine
-from hellofmt.archive.manifest import Views
+from hellofmt.archive.manifest import Arch, Preprocess, Views, VisionArch
 from hellofmt.distillation.sources import ArrayImages
+from hellofmt.projector import Projector, seeded_base
 
 
 @pytest.fixture
@@ -44,5 +45,36 @@ def stripes():
         pixels[labels == 2] += 75
         classes = tuple(ClassLine(key, (key,)) for key in ("rows", "columns", "grey"))
         return ArrayImages(pixels.astype(np.uint8), labels.astype(np.int64), classes, "stripes")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_base():
+    """One layer of width 64 over 8 x 8 pixels, generated."""
+    vision = VisionArch(image_size=8, layers=1, width=64, patch_size=4, head_width=32)
+    preprocess = Preprocess(
+        antialias=True,
+        interpolation="bicubic",
+        mean=["0.4"] * 3,
+        resize_mode="squash",
+        size=8,
+        std=["0.3"] * 3,
+    )
+    return seeded_base(Arch(embed_dim=32, quick_gelu=False, vision=vision), preprocess, seed=0)
+
+
+@pytest.fixture
+def make_projector(stripes, tiny_base):
+    def make(rank=4):
+        return Projector.build(
+            tiny_base,
+            stripes().classes,
+            targets="all",
+            rank=rank,
+            start="stored",
+            temperature=4.0,
+            seed=0,
+        )
 
     return make

@@ -6,10 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from hellofmt.archive.manifest import Arch, Preprocess, VisionArch
-from hellofmt.distillation.fit import FitSettings, fidelity, fit_loss, fit_projector
+from hellofmt.distillation.fit import (
+    FitSettings,
+    default_steps,
+    fidelity,
+    fit_loss,
+    fit_projector,
+    precision_table,
+    predicted_seconds,
+)
 from hellofmt.distillation.teacher import teacher_accuracy
-from hellofmt.projector import Projector, seeded_base
+from hellofmt.errors import StateError
+from hellofmt.student.batches import ArrayBatches
 
 
 def log_softmax64(x):
@@ -69,20 +77,8 @@ def test_fidelity_of_a_teacher_with_itself_and_with_nothing(stripes, views):
 
 
 @pytest.fixture
-def projector(stripes):
-    vision = VisionArch(image_size=8, layers=1, width=64, patch_size=4, head_width=32)
-    preprocess = Preprocess(
-        antialias=True,
-        interpolation="bicubic",
-        mean=["0.4"] * 3,
-        resize_mode="squash",
-        size=8,
-        std=["0.3"] * 3,
-    )
-    base = seeded_base(Arch(embed_dim=32, quick_gelu=False, vision=vision), preprocess, seed=0)
-    return Projector.build(
-        base, stripes().classes, targets="all", rank=4, start="stored", temperature=4.0, seed=0
-    )
+def projector(make_projector):
+    return make_projector()
 
 
 def test_a_projector_learns_a_teacher_and_the_base_stays(projector, stripes, views):
@@ -122,3 +118,128 @@ def test_fit_states_its_troubles(projector, stripes, views):
 
     with pytest.raises(ValueError, match="loss: expected a finite number, got nan at step 0"):
         fit_projector(projector, broken, stripes(), views(), FitSettings(steps=2, batch_size=4))
+
+
+def linear_teacher(batch):
+    rows = (batch[:, :, ::2] - batch[:, :, 1::2]).mean((1, 2, 3))
+    columns = (batch[..., ::2] - batch[..., 1::2]).mean((1, 2, 3))
+    return torch.stack([6 * rows, 6 * columns, 1.5 - 4 * (rows + columns)], dim=1)
+
+
+class Killed(BaseException):
+    pass
+
+
+def trained(projector):
+    return {n: p.detach().clone() for n, p in projector.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("loss", ["kl", "mse_ce"])
+def test_a_killed_fit_continues_with_the_same_bits(make_projector, stripes, views, tmp_path, loss):
+    settings = FitSettings(loss=loss, steps=7, batch_size=6, learning_rate=5e-3)
+    whole, killed, resumed = make_projector(), make_projector(), make_projector()
+    arguments = (linear_teacher, stripes(), views(), settings)
+    truth = fit_projector(whole, *arguments)
+    state = {"state": tmp_path / "new" / "state", "run": "a", "state_every": 2}
+
+    def kill(done, _loss):
+        if done == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit_projector(killed, *arguments, **state, on_step=kill)
+    steps = []
+    again = fit_projector(resumed, *arguments, **state, on_step=lambda k, _: steps.append(k))
+    assert steps == [5, 6, 7]
+    assert again == truth
+    for name, tensor in trained(whole).items():
+        assert torch.equal(tensor, trained(resumed)[name]), name
+    with pytest.raises(StateError, match=r"E_STATE_DIGEST: .* is the state of another run"):
+        fit_projector(make_projector(), *arguments, **(state | {"run": "b"}))
+    other = make_projector(rank=2)
+    with pytest.raises(StateError, match=r"E_STATE_SHAPE: .* holds \d+ tensors; expected the run"):
+        fit_projector(other, *arguments, **state)
+
+
+@pytest.mark.parametrize("loss", ["kl", "mse_ce"])
+def test_shares_of_a_batch_add_up_to_its_loss(loss):
+    random = np.random.default_rng(3)
+    mine, teacher = (torch.tensor(random.normal(size=(9, 4)), requires_grad=True) for _ in "ab")
+    hard = torch.eye(4, dtype=torch.float64)[[0, 1, 2, 3, 0, 1, 2, 3, 0]]
+    hard[[1, 5, 6]] = 0.25
+    settings = FitSettings(loss=loss)
+    whole = fit_loss(settings, mine, teacher.detach(), hard)
+    (truth,) = torch.autograd.grad(whole, mine)
+    total, gradient = 0.0, 0.0
+    for part in (slice(0, 2), slice(2, 7), slice(7, 9)):
+        share = fit_loss(
+            settings, mine[part], teacher.detach()[part], hard[part], rows=9, unmixed_rows=6
+        )
+        total += share.item()
+        gradient = gradient + torch.autograd.grad(share, mine)[0]
+    assert total == pytest.approx(whole.item(), rel=1e-12)
+    torch.testing.assert_close(gradient, truth)
+
+
+def test_rows_of_a_batch_are_the_same_alone(stripes, views):
+    source = stripes()
+    batches = ArrayBatches(source.pixels, source.labels, 3, views(), 10, 4)
+    whole = batches.batch(2)
+    part = batches.batch(2, slice(3, 7))
+    assert torch.equal(part.views, whole.views[3:7])
+    assert torch.equal(part.hard, whole.hard[3:7])
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "steps"), [(1297, 128, 507), (30_000, 128, 4000), (3, 128, 2)]
+)
+def test_default_steps_are_fifty_epochs_but_at_most_4000(images, batch_size, steps):
+    assert default_steps(images, batch_size) == steps
+
+
+def test_the_prediction_changes_nothing(projector, stripes, views):
+    before = trained(projector)
+    settings = FitSettings(steps=1000, batch_size=4)
+    seconds = predicted_seconds(projector, linear_teacher, stripes(), views(), settings)
+    assert 0.1 < seconds < 1000
+    assert all(torch.equal(t, before[n]) for n, t in trained(projector).items())
+    assert all(p.grad is None for p in projector.parameters())
+
+
+def test_fidelity_on_the_way_changes_nothing(make_projector, stripes, views):
+    settings = FitSettings(steps=4, batch_size=4)
+    seen = []
+    quiet, watched = make_projector(), make_projector()
+    fit_projector(quiet, linear_teacher, stripes(), views(), settings)
+    fit_projector(
+        watched,
+        linear_teacher,
+        stripes(),
+        views(),
+        settings,
+        evaluations=2,
+        on_fidelity=lambda done, got: seen.append((done, got.views)),
+    )
+    assert seen == [(2, 256)]
+    assert all(torch.equal(t, trained(watched)[n]) for n, t in trained(quiet).items())
+
+
+def test_fewer_bytes_cost_fidelity(projector, stripes, views):
+    fit_projector(
+        projector,
+        linear_teacher,
+        stripes(),
+        views(),
+        FitSettings(steps=20, batch_size=16, learning_rate=5e-3),
+    )
+    rows = precision_table(projector, linear_teacher, stripes(), views(), count=256)
+    assert [row.storage for row in rows] == ["float32", "float16", "bfloat16", "int8", "int4"]
+    values = projector.trained_count()
+    full, half, brain, byte, nibble = (row.size_bytes for row in rows)
+    # Bias and logit scale stay float32.
+    assert full == 4 * values
+    assert half == brain == 2 * (values - 4) + 16
+    assert nibble < byte < 0.85 * half
+    truth = fidelity(projector, linear_teacher, stripes(), views(), count=256)
+    assert rows[0].fidelity.kl == pytest.approx(truth.kl, rel=1e-3)
+    assert abs(rows[4].fidelity.kl - truth.kl) > abs(rows[1].fidelity.kl - truth.kl)

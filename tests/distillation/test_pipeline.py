@@ -1,93 +1,224 @@
 from __future__ import annotations
 
+import errno
+import os
+
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace as changed
 
-from hellofmt.archive import Arch, Preprocess, VisionArch, open_archive, verify_archive
+from hellofmt.archive import ClassLine, open_archive, verify_archive
+from hellofmt.distillation import pipeline, stages
 from hellofmt.distillation.fit import FitSettings
-from hellofmt.distillation.pipeline import distill
+from hellofmt.distillation.pipeline import ProjectorSettings, distill, split_validation
+from hellofmt.distillation.refine import RefineSettings
+from hellofmt.distillation.select import SelectSettings
+from hellofmt.distillation.sources import ArrayImages
+from hellofmt.distillation.stages import read_result
+from hellofmt.distillation.teacher import train_teacher
 from hellofmt.errors import HelloIOError, UserInputError
-from hellofmt.projector import Labeler, seeded_base
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture(scope="module")
+def cache():
+    return {}
 
 
 @pytest.fixture
-def base():
-    vision = VisionArch(image_size=8, layers=1, width=64, patch_size=4, head_width=32)
-    preprocess = Preprocess(
-        antialias=True,
-        interpolation="bicubic",
-        mean=["0.4"] * 3,
-        resize_mode="squash",
-        size=8,
-        std=["0.3"] * 3,
-    )
-    return seeded_base(Arch(embed_dim=32, quick_gelu=False, vision=vision), preprocess, seed=0)
-
-
-def teacher(batch):
-    rows = (batch[:, :, ::2] - batch[:, :, 1::2]).mean((1, 2, 3))
-    columns = (batch[..., ::2] - batch[..., 1::2]).mean((1, 2, 3))
-    return torch.stack([6 * rows, 6 * columns, 1.5 - 4 * (rows + columns)], dim=1)
-
-
-def run(target, source, base, views, **changes):
-    arguments = {
-        "teacher": teacher,
-        "base": base,
+def arguments(cache, stripes, views, tiny_base):
+    source = stripes(per_class=20)
+    if not cache:
+        cache["teacher"] = train_teacher(source, views(), steps=20, batch_size=24)
+    return {
+        "source": source,
+        "teacher": cache["teacher"],
+        "base": tiny_base,
         "views": views(),
-        "ipc": 2,
-        "rank": 4,
-        "start": "stored",
-        "fit": FitSettings(steps=60, batch_size=32, learning_rate=5e-3),
-        **changes,
+        "ipc": 1,
+        "projector": ProjectorSettings(rank=2, start="stored"),
+        "fit": FitSettings(steps=4, batch_size=8),
+        "select": SelectSettings(1, 2, crops=2),
+        "refine": RefineSettings(steps=2),
     }
-    return distill(source, target, **arguments)
 
 
-def test_one_call_from_images_to_a_verified_archive(tmp_path, stripes, views, base):
-    path, unseen = tmp_path / "x.hello", stripes(per_class=20, seed=5)
-    report = run(path, stripes(), base, views, held_out=unseen)
-    assert verify_archive(path).id == report.id
-    assert report.teacher_accuracy > 95
-    assert report.projector_accuracy > 85
-    assert report.fidelity.agreement > 85
-    with open_archive(path) as file:
-        assert file.manifest.dataset.name == "stripes-ipc2"
-        assert file.manifest.dataset.ipc == 2
+@pytest.fixture
+def make(arguments, tmp_path):
+    def run(target="x.hello", **changes):
+        return distill(target=tmp_path / target, **{**arguments, **changes})
+
+    return run
+
+
+def names(folder):
+    return sorted(path.name.split("-")[0] for path in folder.iterdir())
+
+
+def test_an_archive_of_everything(make, arguments, tmp_path):
+    report = make(evaluations=1)
+    with open_archive(tmp_path / "x.hello", expect=report.id) as file:
+        assert len(file) == 3
+        assert [file.index.label[k] for k in range(3)] == [0, 1, 2]
         assert file.manifest.dataset.sources == ["stripes"]
+        assert (file.manifest.dataset.name, file.manifest.dataset.ipc) == ("stripes-ipc1", 1)
         assert file.classes.keys == ["rows", "columns", "grey"]
-        assert file.index.label.tolist() == [0, 0, 1, 1, 2, 2]
-        # A stranger's labels, from the file alone, follow the teacher on images nobody trained on.
-        view = torch.from_numpy(unseen.pixels).permute(0, 3, 1, 2).float() / 255
-        labels = Labeler.from_file(file).labels(view)
-    agreement = np.mean((labels.argmax(1) == teacher(view).argmax(1)).numpy())
-    assert agreement > 0.85
+    assert report.teacher_accuracy > 90
+    assert report.refined[1] <= report.refined[0]
+    assert verify_archive(tmp_path / "x.hello").images == 3
 
 
-def test_a_bad_teacher_stops_before_any_work(tmp_path, stripes, views, base):
-    def swapped(batch):
-        return teacher(batch)[:, [1, 2, 0]]
+def test_a_label_function_alone(make, tmp_path):
+    make(ipc=None)
+    with open_archive(tmp_path / "x.hello") as file:
+        assert len(file) == 0
+        assert file.has_section("adapter")
+        assert file.manifest.dataset.name == "stripes"
 
-    with pytest.raises(UserInputError, match="E_TEACHER"):
-        run(tmp_path / "x.hello", stripes(), base, views, teacher=swapped)
+
+def kill_at(monkeypatch, module, name):
+    def killed(*_args, **_kwargs):
+        raise Killed
+
+    monkeypatch.setattr(module, name, killed)
+
+
+@pytest.mark.parametrize(
+    ("where", "left"),
+    [
+        ("fit_projector", []),
+        ("step", ["state"]),
+        ("select_images", ["fit"]),
+        ("refine_images", ["fit", "select"]),
+        ("write_archive", ["fit", "refine", "select"]),
+    ],
+)
+def test_killed_anywhere_the_rerun_gives_the_same_file(make, tmp_path, monkeypatch, where, left):
+    make("whole.hello")
+    work = tmp_path / "work"
+    with monkeypatch.context() as patched:
+        changes = {}
+        if where == "step":
+            # Every step keeps its state, so that the second can be lost.
+            real = pipeline.fit_projector
+            patched.setattr(pipeline, "fit_projector", lambda *a, **k: real(*a, **k, state_every=1))
+
+            def kill(done, _loss):
+                if done == 2:
+                    raise Killed
+
+            changes["on_step"] = kill
+        else:
+            kill_at(patched, pipeline, where)
+        with pytest.raises(Killed):
+            make(work=work, **changes)
+    assert (names(work) if work.exists() else []) == left
+    assert not (tmp_path / "x.hello").exists()
+    seen = []
+    make(work=work, on_step=lambda done, _loss: seen.append(done))
+    assert seen == {"fit_projector": [1, 2, 3, 4], "step": [3, 4]}.get(where, [])
+    assert (tmp_path / "x.hello").read_bytes() == (tmp_path / "whole.hello").read_bytes()
+    assert names(work) == ["fit", "refine", "select"]
+
+
+def test_other_inputs_are_other_stages(make, arguments, tmp_path, stripes):
+    work = tmp_path / "work"
+
+    def steps(target, **changes):
+        seen = []
+        make(target, work=work, on_step=lambda done, _loss: seen.append(done), **changes)
+        return len(seen)
+
+    assert steps("a") == 4
+    # Neither images nor storage touch the fit.
+    assert steps("b", storage="int8", ipc=2, select=SelectSettings(2, 2, crops=2)) == 0
+    assert steps("c", fit=FitSettings(steps=3, batch_size=8)) == 3
+    assert steps("d", views=changed(arguments["views"], flip="0.5")) == 4
+    assert steps("e", source=stripes(per_class=20, seed=9)) == 4
+    assert len(names(work)) == 4 + 5 + 4
+
+
+def test_a_full_disk_keeps_what_is_finished(make, tmp_path, monkeypatch):
+    work = tmp_path / "work"
+    real = os.fsync
+
+    def full(descriptor):
+        if names(work) and any(n == "fit" for n in names(work)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stages.os, "fsync", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            make(work=work)
+    assert names(work) == ["fit"]
+    assert not (tmp_path / "x.hello").exists()
+    for path in work.iterdir():
+        read_result(path)
+    make(work=work)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"ipc": 21, "select": None}, UserInputError, "E_DATA: class `rows` has 20 candidates"),
+        ({"select": None}, UserInputError, "E_OPTION: refining needs cells that were shrunk"),
+        (
+            {"projector": ProjectorSettings(rank=80, start="stored")},
+            UserInputError,
+            "E_OPTION: rank 80 is larger than every adapted weight; expected at most 64",
+        ),
+        (
+            {"projector": ProjectorSettings(rank=2, start="stored", head_rank=40)},
+            UserInputError,
+            "E_OPTION: head rank 40 is larger than the head of 3 classes and 32 features; .* 3",
+        ),
+        ({"projector": ProjectorSettings(start="text")}, UserInputError, "E_OPTION: .* no text to"),
+        (
+            {"teacher": lambda view: torch.full((len(view), 3), float("nan"))},
+            UserInputError,
+            "E_TEACHER: logits of the teacher are not finite for 3 of 3 real images",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_fit(make, tmp_path, changes, error, message):
+    def never(_done, _loss):
+        raise AssertionError
+
+    with pytest.raises(error, match=message):
+        make(on_step=never, **changes)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_file_is_refused_before_any_work(tmp_path, stripes, views, base):
-    path = tmp_path / "x.hello"
-    path.write_text("mine")
-
-    def untouched(_):
-        pytest.fail("the teacher was asked")
-
+def test_the_target_is_looked_at_first(make, tmp_path):
+    (tmp_path / "x.hello").write_bytes(b"mine")
     with pytest.raises(HelloIOError, match=r"E_TARGET: `.*x\.hello` exists; `force` replaces it"):
-        run(path, stripes(), base, views, teacher=untouched)
-    assert path.read_text() == "mine"
+        make(teacher=None)
+    assert (tmp_path / "x.hello").read_bytes() == b"mine"
+    with pytest.raises(FileNotFoundError):
+        make("none/x.hello", teacher=None)
 
 
-def test_force_replaces_a_file(tmp_path, stripes, views, base):
-    path = tmp_path / "x.hello"
-    path.write_text("mine")
-    report = run(path, stripes(), base, views, fit=FitSettings(steps=1, batch_size=4), force=True)
-    assert verify_archive(path).id == report.id
+def test_numbers_are_no_names(arguments, tiny_base):
+    source = arguments["source"]
+    for keys in (("0", "1", "2"), ("n01440764", "n01443537", "n01484850")):
+        lines = tuple(ClassLine(key, (key,)) for key in keys)
+        numbered = ArrayImages(source.pixels, source.labels, lines)
+        message = f"E_DATA: class names are missing: all 3 are numbers such as `{keys[0]}`"
+        with pytest.raises(UserInputError, match=message):
+            ProjectorSettings(start="text").build(tiny_base, numbered)
+        ProjectorSettings(start="stored").build(tiny_base, numbered)
+
+
+def test_the_validation_part_is_cut_by_class(stripes):
+    source = stripes(per_class=40)
+    rest, held_out = split_validation(source)
+    assert np.bincount(held_out.labels).tolist() == [2, 2, 2]
+    assert len(rest) + len(held_out) == 120
+    assert not {p.tobytes() for p in rest.pixels} & {p.tobytes() for p in held_out.pixels}
+    few = stripes(per_class=9)
+    assert split_validation(few) == (few, few)

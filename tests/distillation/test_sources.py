@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import io
 import sys
+import tarfile
 
 import numpy as np
 import pytest
+import torchvision
 from PIL import Image
 
 from hellofmt.archive import ClassLine
@@ -11,6 +14,7 @@ from hellofmt.distillation.sources import (
     ArrayImages,
     digits,
     read_image_folder,
+    read_source,
     stratified_split,
 )
 from hellofmt.errors import UserInputError
@@ -171,3 +175,129 @@ def test_a_folder_must_have_the_data_sets_classes(tmp_path):
 def test_a_missing_folder_stays_an_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_image_folder(tmp_path / "none")
+
+
+def test_what_is_converted_is_said(tmp_path):
+    save(tmp_path / "a" / "1.png")
+    Image.new("L", (8, 8), 7).save(tmp_path / "a" / "2.png")
+    (tmp_path / "b").mkdir()
+    Image.new("RGBA", (8, 8), (1, 2, 3, 4)).save(tmp_path / "b" / "1.png")
+    Image.new("LA", (8, 8), (9, 4)).save(tmp_path / "b" / "2.png")
+    Image.new("P", (8, 8)).save(tmp_path / "b" / "3.png")
+    source = read_image_folder(tmp_path)
+    assert source.notes == (
+        "1 of 5 images in grey: converted to RGB",
+        "1 of 5 images with a palette: converted to RGB",
+        "2 of 5 images with an alpha channel: converted to RGB",
+    )
+    assert source.pixels[:, 0, 0].tolist()[1:4] == [[7, 7, 7], [1, 2, 3], [9, 9, 9]]
+    Image.new("I;16", (8, 8), 300).save(tmp_path / "b" / "4.png")
+    with pytest.raises(UserInputError, match=r"E_DATA: .*4\.png` has mode I;16; expected 8 bits"):
+        read_image_folder(tmp_path)
+
+
+def shard(path, samples):
+    with tarfile.open(path, "w") as tar:
+        for name, data in samples:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def png(colour):
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_shards_are_read_in_order(tmp_path):
+    one, two = tmp_path / "train-0.tar", tmp_path / "train-1.tar"
+    shard(one, [("x/b.png", png((1, 1, 1))), ("x/b.cls", b"1"), ("x/b.json", b"{}")])
+    shard(two, [("x/a.cls", b"0\n"), ("x/a.png", png((2, 2, 2)))])
+    source = read_source([str(one), str(two)])
+    assert source.labels.tolist() == [1, 0]
+    assert source.pixels[:, 0, 0, 0].tolist() == [1, 2]
+    assert [line.key for line in source.classes] == ["0", "1"]
+    assert source.name == "train-0"
+    named = read_source([str(one), str(two)], classes=TWO)
+    assert named.classes == TWO
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ([("a.png", png((1, 1, 1)))], "sample `.*:/a`: expected one image and a `.cls`"),
+        (
+            [("a.png", png((1, 1, 1))), ("a.cls", b"cat")],
+            "expected one image and a `.cls` with a n",
+        ),
+        ([("a.png", b"nothing"), ("a.cls", b"0")], r"cannot read image `.*:/a\.png`"),
+        ([("a.txt", b"")], "has no samples of an image and a `.cls`"),
+        ([("a.png", png((1, 1, 1))), ("a.cls", b"0")], "at least two classes; got 1"),
+        ([("a.png", png((1, 1, 1))), ("a.cls", b"2")], "class `0` has no images"),
+    ],
+)
+def test_unusable_shards(tmp_path, samples, message):
+    shard(tmp_path / "a.tar", samples)
+    with pytest.raises(UserInputError, match="E_DATA: .*" + message):
+        read_source([str(tmp_path / "a.tar")])
+
+
+def test_a_label_beyond_the_class_list(tmp_path):
+    shard(tmp_path / "a.tar", [("a.png", png((1, 1, 1))), ("a.cls", b"2")])
+    with pytest.raises(UserInputError, match="E_DATA: label 2 of a shard; expected less than 2"):
+        read_source([str(tmp_path / "a.tar")], classes=TWO)
+
+
+def test_a_cut_shard_is_not_read_in_part(tmp_path):
+    path = tmp_path / "a.tar"
+    samples = [
+        (f"{k}.{e}", d) for k in range(4) for e, d in (("png", png((k, 1, 1))), ("cls", b"1"))
+    ]
+    shard(path, samples)
+    whole = path.read_bytes()
+    for cut in range(100, 7 * 1024, 512):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(UserInputError, match=r"E_DATA: .*is not a whole tar file"):
+            read_source([str(path)])
+    path.write_bytes(b"\x01" * 3000)
+    with pytest.raises(UserInputError, match=r"E_DATA: .*is not a whole tar file"):
+        read_source([str(path)])
+
+
+def test_several_folders_are_no_source(tmp_path):
+    with pytest.raises(UserInputError, match="E_DATA: several sources; expected one folder"):
+        read_source([str(tmp_path), str(tmp_path)])
+
+
+class Toy(torchvision.datasets.VisionDataset):
+    classes = ("cat", "dog")
+
+    def __init__(self, root, train=True):
+        super().__init__(root)
+        if root == "none":
+            raise RuntimeError("Dataset not found.")
+        self.train = train
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, row):
+        return Image.new("L", (8, 8), 10 * row + self.train), row % 2
+
+
+def test_data_sets_of_torchvision(monkeypatch):
+    monkeypatch.setattr(torchvision.datasets, "Toy", Toy, raising=False)
+    source = read_source("torchvision:Toy:here")
+    assert source.pixels[:, 0, 0, 0].tolist() == [1, 11, 21, 31]
+    assert source.labels.tolist() == [0, 1, 0, 1]
+    assert ([line.key for line in source.classes], source.name) == (["cat", "dog"], "toy")
+    assert source.notes == ("4 of 4 images in grey: converted to RGB",)
+    assert read_source("torchvision:Toy:here:test").pixels[0, 0, 0, 0] == 0
+    with pytest.raises(
+        UserInputError, match=r"E_DATA: cannot read torchvision's `Toy`: Dataset not"
+    ):
+        read_source("torchvision:Toy:none")
+    for name in ("None", "VisionDatasets", "utils"):
+        with pytest.raises(UserInputError, match=f"E_OPTION: torchvision has no data set `{name}`"):
+            read_source(f"torchvision:{name}:here")

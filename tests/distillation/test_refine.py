@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from hellofmt.distillation.refine import RefineSettings, refine_images
+from hellofmt.distillation.select import SelectSettings, select_images
+from hellofmt.errors import UserInputError
+
+
+def constant(view):
+    return torch.zeros(len(view), 3)
+
+
+@pytest.fixture
+def chosen(stripes, views):
+    source = stripes(per_class=8, size=16)
+    settings = SelectSettings(ipc=2, factor=2, crops=1, crop_scale=(1.0, 1.0))
+    return source, select_images(source, constant, views(), settings)
+
+
+@pytest.fixture
+def fitted(make_projector):
+    projector = make_projector()
+    with torch.no_grad():
+        for delta in projector.deltas:
+            delta.b.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
+    return projector
+
+
+def test_stored_pixels_move_towards_the_features_of_their_crops(chosen, fitted, views):
+    source, selection = chosen
+    steps = []
+    done = refine_images(
+        selection,
+        source,
+        fitted,
+        views(),
+        RefineSettings(steps=30, batch_size=16),
+        on_step=lambda k, n: steps.append((k, n)),
+    )
+    assert steps == [(k + 1, 60) for k in range(60)]
+    assert done.after < 0.7 * done.before
+    # Measured again from the outside: features of whole images and of enlarged cells.
+    images = torch.from_numpy(source.pixels[selection.rows]).permute(0, 1, 4, 2, 3).float() / 255
+    large = functional.interpolate(images.flatten(0, 1), size=8, mode="bilinear", antialias=True)
+
+    def distance(pixels):
+        cells = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+        parts = [cells[:, :, y : y + 4, x : x + 4] for y in (0, 4) for x in (0, 4)]
+        small = functional.interpolate(
+            torch.stack(parts, 1).flatten(0, 1), size=8, mode="bilinear", antialias=True
+        )
+        with torch.no_grad():
+            wanted, got = (
+                functional.normalize(
+                    torch.func.functional_call(
+                        fitted.encoder,
+                        {
+                            f"visual.{d.param}": d(fitted.encoder.visual.get_parameter(d.param))
+                            for d in fitted.deltas
+                        },
+                        (x,),
+                    ),
+                    dim=1,
+                )
+                for x in (large, small)
+            )
+        return float((wanted - got).square().mean())
+
+    assert distance(selection.pixels) == pytest.approx(done.before, rel=0.02)
+    assert distance(done.selection.pixels) == pytest.approx(done.after, rel=0.02)
+    assert np.array_equal(done.selection.rows, selection.rows)
+    assert done.selection.pixels.dtype == np.uint8
+
+
+def test_cells_do_not_feel_each_other(chosen, fitted, views):
+    source, selection = chosen
+    one = refine_images(selection, source, fitted, views(), RefineSettings(steps=3, batch_size=64))
+    two = refine_images(selection, source, fitted, views(), RefineSettings(steps=3, batch_size=5))
+    different = np.abs(one.selection.pixels.astype(int) - two.selection.pixels)
+    assert different.max() <= 1
+    assert one.after == pytest.approx(two.after, rel=1e-2)
+
+
+def test_impossible_refinements(chosen, stripes, fitted, views):
+    source, selection = chosen
+    whole = select_images(stripes(), constant, views(), SelectSettings(ipc=1, crops=1))
+    with pytest.raises(UserInputError, match=r"E_OPTION: .* expected factor 2 or more, got 1"):
+        refine_images(whole, stripes(), fitted, views())
+    with pytest.raises(UserInputError, match="E_OPTION: refining steps: expected at least 1, got"):
+        refine_images(selection, source, fitted, views(), RefineSettings(steps=0))
