@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from hellofmt.archive import HelloFile
+    from hellofmt.projector.peft import MhaFix
 
 __all__ = ["extract"]
 
@@ -43,28 +44,62 @@ __all__ = ["extract"]
 @click.argument("file")
 @click.argument("directory")
 @click.option("--expect", metavar="ID", help="Refuse any archive but the one with this sha256 id.")
+@click.option("--peft", is_flag=True, help="Write the deltas as an adapter of PEFT, nothing else.")
+@click.option("--base", metavar="BASE", help="With --peft: base encoder of the archive.")
+@click.option(
+    "--peft-mha-fix",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="With --peft: halve the deltas of attention's out_proj, which PEFT adds twice (up to "
+    "0.21.2).",
+)
 @limit_option
 @json_option
-def extract(file: str, directory: str, expect: str | None, as_json: bool) -> None:
+def extract(
+    file: str,
+    directory: str,
+    expect: str | None,
+    peft: bool,
+    base: str | None,
+    peft_mha_fix: MhaFix,
+    as_json: bool,
+) -> None:
     """Unpack FILE into the new DIRECTORY, after verifying all of it.
 
     The images land in DIRECTORY/images/<class number>/, so torchvision's ImageFolder reads them;
     a class without images has no folder and would shift the numbers of those after it. Sections
     land in DIRECTORY/__hello__/, decompressed. Images of a packed archive come as PNG.
+
+    With --peft, DIRECTORY holds adapter_config.json and adapter_model.safetensors, which PEFT loads
+    onto the open_clip model. The head of the projector is not part of an adapter.
     """
     target = Path(directory)
     _refuse_existing(target)
     reading(file)
     with progress("verify", "image") as callback:
         verified = verify_archive(file, expect=expect, limits=limits(), progress=callback)
+    if peft:
+        with open_archive(file, expect=verified.id, limits=limits()) as archive:
+            # Loads torch, which unpacking does not need.
+            from hellofmt.projector import Projector
+
+            Projector.from_file(archive, base).to_peft(directory, mha_fix=peft_mha_fix)
+        written = sum(path.stat().st_size for path in target.iterdir())
+        _report(verified.id, directory, 2, written, as_json=as_json)
+        return
     # What was verified is what is read: the path could name another file by now.
     with (
         open_archive(file, expect=verified.id, limits=limits()) as archive,
         progress("extract", "file") as callback,
     ):
         files, written = _extract(archive, target, callback)
+    _report(verified.id, directory, files, written, as_json=as_json)
+
+
+def _report(archive_id: str, directory: str, files: int, written: int, *, as_json: bool) -> None:
     if as_json:
-        document = {"schema": "hello.extract/1", "id": verified.id, "directory": directory}
+        document = {"schema": "hello.extract/1", "id": archive_id, "directory": directory}
         echo_json({**document, "files": files, "bytes": written})
     else:
         click.echo(f"{count(files, 'file')}, {size(written)}, in {shown_path(directory)}")

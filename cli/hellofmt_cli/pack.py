@@ -1,4 +1,4 @@
-"""``hello pack``: images on disk into one archive."""
+"""``hello pack``: images on disk into one archive; or an adapter of PEFT into a projector."""
 
 from __future__ import annotations
 
@@ -30,11 +30,14 @@ from hellofmt_cli.output import (
 if TYPE_CHECKING:
     from typing import Literal
 
+    from hellofmt.archive.manifest import Storage
+    from hellofmt.projector.peft import MhaFix
+
 __all__ = ["pack"]
 
 
 @click.command("pack")
-@click.argument("source", nargs=-1, required=True)
+@click.argument("source", nargs=-1)
 @click.option("-o", "--output", required=True, metavar="FILE", help="The archive to write.")
 @click.option("--projector", metavar="FILE", help="Archive whose label function is copied.")
 @click.option("--classes", metavar="FILE", help="Class list: `key` or `key TAB name` a line.")
@@ -72,6 +75,37 @@ __all__ = ["pack"]
 @click.option(
     "--view-mix", type=click.Choice(["none", "cutmix", "mixup"]), help="How views are mixed."
 )
+@click.option("--adapter", metavar="DIR", help="Adapter of PEFT, instead of SOURCE.")
+@click.option("--base", metavar="BASE", help="With --adapter: the open_clip model it adapts.")
+@click.option(
+    "--prompt",
+    "prompts",
+    multiple=True,
+    metavar="TEXT",
+    help="With --adapter: `{}` stands for the class name.  [default: a photo of a {}.]",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="With --adapter: default temperature of the labels.",
+)
+@click.option(
+    "--storage",
+    type=click.Choice(["float32", "float16", "bfloat16", "int8", "int4"]),
+    default="float16",
+    show_default=True,
+    help="With --adapter: how its numbers are stored.",
+)
+@click.option(
+    "--peft-mha-fix",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="With --adapter: PEFT adds the delta of attention's out_proj twice (up to 0.21.2); keep "
+    "what it did to the features.",
+)
 @limit_option
 @json_option
 def pack(
@@ -95,6 +129,12 @@ def pack(
     view_crop: tuple[float, float] | None,
     view_flip: float | None,
     view_mix: str | None,
+    adapter: str | None,
+    base: str | None,
+    prompts: tuple[str, ...],
+    temperature: float,
+    storage: Storage,
+    peft_mha_fix: MhaFix,
     as_json: bool,
 ) -> None:
     """Pack the images of SOURCE into an archive.
@@ -108,7 +148,44 @@ def pack(
 
     Without --projector the archive has hard labels only. Its views then are random crops of 8 to
     100 % of the area and flips, not mixed, as large as the images but at most 224 pixels.
+
+    With --adapter, --base and --classes, and without SOURCE, the archive is a projector: the base's
+    image tower as PEFT adapted it, with the zero-shot head of the class names. Images are joined to
+    it by `hello pack SOURCE --projector`.
     """
+    if (adapter is None) == (not source):
+        raise click.UsageError("expected either SOURCE or --adapter")
+    if adapter is not None:
+        if base is None or classes is None:
+            raise click.UsageError("--adapter needs --base and --classes")
+        if projector is not None or shards is not None:
+            raise click.UsageError("--adapter makes a projector; it has no images to pack")
+        # Loads torch, which packing images does not need.
+        from hellofmt_cli.pack_adapter import pack_adapter
+
+        archive_id = pack_adapter(
+            adapter,
+            output,
+            base=base,
+            classes=read_class_lines(classes),
+            prompts=prompts or ("a photo of a {}.",),
+            temperature=temperature,
+            storage=storage,
+            mha_fix=peft_mha_fix,
+            views=_views(view_size, view_crop, view_flip, view_mix),
+            dataset={
+                "name": name or Path(adapter).resolve().name,
+                "version": version,
+                "license": license or "NOASSERTION",
+                "method": method or "peft",
+                "sources": list(sources),
+            },
+            texts={"card": _text(card), "license": _text(license_file)},
+            extras=dict(_note(text) for text in note),
+            force=force,
+        )
+        _report(output, archive_id, shards, as_json=as_json)
+        return
     with progress("pack", "image") as callback:
         archive_id = pack_archive(
             source,
@@ -131,6 +208,11 @@ def pack(
             limits=limits(),
             progress=callback,
         )
+    _report(output, archive_id, shards, as_json=as_json)
+
+
+def _report(output: str, archive_id: str, shards: int | None, *, as_json: bool) -> None:
+    """Read the new archive and say what it holds."""
     files: str | list[Path] = output
     if shards is not None:
         files = [shard_path(output, index, shards) for index in range(shards)]
