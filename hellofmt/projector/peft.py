@@ -206,7 +206,7 @@ def _read_factors(path: Path) -> dict[str, dict[str, Tensor]]:
     if not 1 <= len(tensors) <= _TENSORS:
         raise _refuse(f"{len(tensors)} tensors; expected from 1 to {_TENSORS}")
     factors: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items()):
         match = _KEY.fullmatch(name)
         if match is None:
             raise _refuse(
@@ -293,7 +293,8 @@ def read_peft(
     factors = _read_factors(folder / WEIGHTS_NAME)
     prefix = _prefix(factors, config)
     deltas: dict[str, Delta] = {}
-    for module, pair in factors.items():
+    # Sorted, for safetensors gives the tensors in any order, and the first fault is reported.
+    for module, pair in sorted(factors.items()):
         name = module.removeprefix(prefix)
         inner = name.removesuffix(".base_layer.out_proj")
         is_out = inner != name

@@ -194,7 +194,7 @@ KEY = "base_model.model.visual.conv1.lora_{}.weight"
         ({"r": "4"}, "`r`: expected a number from above 0 to 1e6"),
         ({"r": True}, "`r`: expected a number"),
         ({"lora_alpha": 0}, "`lora_alpha`: expected a number from above 0"),
-        ({"lora_alpha": 1e5}, r"has scale 50000; expected at most 1000"),
+        ({"lora_alpha": 1e5}, r"`conv1.weight` has scale 25000; expected at most 1000"),
         ({"r": 8}, "has rank 4; expected 8 from `adapter_config.json`"),
         ({"rank_pattern": {"c_fc": 2}}, r"c_fc` has rank 4; expected 2"),
         ({"alpha_pattern": [1]}, "`alpha_pattern`: expected an object"),
