@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint types unit interp aot bench vectors fuzz format clean
+.PHONY: help demo test test-long lint types unit interp aot vectors fuzz format clean
 
 help:
 	@echo "make demo       distil, pack, inspect and train on real digits: no download, no GPU"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-long  the suites that take longer"
 	@echo "make aot        compile every shipped kernel for sm_80 and sm_90, against the committed budget"
 	@echo "make vectors    rewrite the golden files of the format; review the diff"
+	@echo "make fuzz       bounded random runs over four parts of the reader"
 	@echo "make format     rewrite the source in the project's format"
 
 $(STAMP): pyproject.toml
@@ -45,6 +46,14 @@ test-long: test
 
 aot: $(STAMP)
 	$(BIN)/python -m hellofmt_kernels.aot
+
+# Rewrites the golden files and the schema; a person reads the diff.
+vectors: $(STAMP)
+	$(BIN)/python tests/spec/make_vectors.py
+
+# Random inputs, guided by coverage where atheris is installed.
+fuzz: $(STAMP)
+	$(BIN)/python tests/fuzz/run.py --runs 100000
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
