@@ -63,6 +63,7 @@ __all__ = [
 
 _VALIDATION_SHARE = 20
 _MOST_VALIDATION = 2000
+_ENOUGH_PER_CLASS = 10
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,8 @@ class ProjectorSettings:
         if self.head_rank is not None and self.head_rank > most:
             raise UserInputError.make(
                 "E_OPTION",
-                f"head rank {self.head_rank} is larger than the head of {len(source.classes)} classes"
-                f" and {base.embed_dim} features; expected at most {most}",
+                f"head rank {self.head_rank} is larger than the head of {len(source.classes)}"
+                f" classes and {base.embed_dim} features; expected at most {most}",
             )
         projector = Projector.build(
             base,
@@ -507,7 +508,11 @@ def distill(
                 "E_OPTION",
                 "refining needs cells that were shrunk; expected factor 2 or more, got 1",
             )
-    accuracy = check_teacher(teacher, measured, views.size)
+    # A handful of held-out images cannot tell one class order from another.
+    is_enough = len(measured) >= _ENOUGH_PER_CLASS * len(source.classes)
+    accuracy = check_teacher(teacher, measured if is_enough else source, views.size)
+    if not is_enough:
+        accuracy = teacher_accuracy(teacher, measured, views.size)
     fitted, fidelity = fitted_projector(
         train,
         views,

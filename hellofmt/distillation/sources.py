@@ -370,10 +370,9 @@ def read_shards(
         raise UserInputError.make(
             "E_DATA", f"`{printable(paths[0])}` has no samples of an image and a `.cls`"
         )
-    most = len(labels) if classes is None else len(classes)
-    if max(labels) >= most:
+    if classes is not None and max(labels) >= len(classes):
         raise UserInputError.make(
-            "E_DATA", f"label {max(labels)} of a shard; expected less than {most}"
+            "E_DATA", f"label {max(labels)} of a shard; expected less than {len(classes)}"
         )
     names = [str(number) for number in range(max(labels) + 1)]
     lines = _lines(names if classes is None else classes)

@@ -181,7 +181,7 @@ def test_a_full_disk_keeps_what_is_finished(make, tmp_path, monkeypatch):
         (
             {"teacher": lambda view: torch.full((len(view), 3), float("nan"))},
             UserInputError,
-            "E_TEACHER: logits of the teacher are not finite for 3 of 3 real images",
+            "E_TEACHER: logits of the teacher are not finite for 60 of 60 real images",
         ),
     ],
 )

@@ -1,0 +1,227 @@
+"""``hello teach``, ``hello fit``, ``hello distill``: from a folder of images to an archive."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hellofmt.archive import open_archive
+
+KEYS = ("columns", "grey", "rows")
+FEW = ("--view-flip", "0", "--view-crop", "0.6", "1", "--batch-size", "16")
+FIT = (*FEW, "--base", "seeded", "--rank", "2", "--steps", "3", "--lr", "0.005")
+
+
+@pytest.fixture
+def images(tmp_path):
+    random = np.random.default_rng(0)
+    root = tmp_path / "stripes"
+    for label, key in enumerate(KEYS):
+        (root / key).mkdir(parents=True)
+        for i in range(12):
+            pixels = random.integers(0, 60, (8, 8, 3))
+            if key == "rows":
+                pixels[::2] += 150
+            elif key == "columns":
+                pixels[:, ::2] += 150
+            else:
+                pixels += 75
+            Image.fromarray(pixels.astype(np.uint8)).save(root / key / f"{label}{i:02}.png")
+    return root
+
+
+@pytest.fixture
+def teacher(images, tmp_path, invoke_json):
+    folder = tmp_path / "teacher"
+    document = invoke_json(
+        "teach", images, "--arch", "cnn", "--epochs", "8", "--checkpoints", "4", "-o", folder, *FEW
+    )
+    assert document["checkpoints"][-1]["accuracy"] > 80
+    return folder
+
+
+def test_teach_keeps_a_trajectory(teacher, images, invoke, invoke_json):
+    steps = [c["step"] for c in json.loads((teacher / "teacher.json").read_text())["checkpoints"]]
+    assert steps == sorted(steps)
+    assert len(steps) == 4
+    again = invoke_json(
+        "teach", images, "--arch", "cnn", "--epochs", "8", "--checkpoints", "4", "-o", teacher, *FEW
+    )
+    assert [c["step"] for c in again["checkpoints"]] == steps
+    other = invoke("teach", images, "--arch", "cnn", "--epochs", "9", "-o", teacher, *FEW)
+    assert other.exit_code == 10
+    assert "E_TARGET" in other.stderr
+
+
+def test_fit_writes_a_label_function_that_pack_takes(images, teacher, tmp_path, invoke):
+    path = tmp_path / "p.hello"
+    done = invoke("fit", images, "--teacher", teacher, "-o", path, *FIT, "--precision", "int8")
+    assert done.exit_code == 0, done.stderr
+    assert "fit: " in done.stderr
+    assert "3 steps of 16 views, about" in done.stderr
+    with open_archive(path) as file:
+        assert len(file) == 0
+        assert file.classes.keys == list(KEYS)
+        assert file.manifest.adapter.targets[0].storage == "int8"
+    # Nothing is left beside it.
+    assert not (tmp_path / "p.hello.work").exists()
+    joined = invoke("pack", images, "--projector", path, "-o", tmp_path / "x.hello")
+    assert joined.exit_code == 0, joined.stderr
+
+
+def test_distill_in_one_command(images, tmp_path, invoke, invoke_json):
+    path, work = tmp_path / "x.hello", tmp_path / "work"
+    arguments = ("distill", images, "--teacher", "cnn", "--teacher-epochs", "8", "--ipc", "2")
+    options = (*FIT, "--factor", "2", "--refine", "--refine-steps", "2")
+    done = invoke_json(*arguments, *options, "-o", path, "--work", work, "--precision-table")
+    with open_archive(path, expect=done["id"]) as file:
+        assert len(file) == 6
+    assert done["bytes"] == path.stat().st_size
+    assert [row["storage"] for row in done["precisions"]][3:] == ["int8", "int4"]
+    sizes = {row["storage"]: row["bytes"] for row in done["precisions"]}
+    assert sizes["float32"] == 2 * sizes["float16"] - 16
+    assert sizes["int4"] < sizes["int8"]
+    assert done["refined"][1] <= done["refined"][0]
+    kept = sorted(p.name.split("-")[0] for p in work.iterdir())
+    assert kept == ["fit", "refine", "select", "teacher"]
+    again = invoke(*arguments, *options, "-o", tmp_path / "y.hello", "--work", work)
+    assert again.exit_code == 0, again.stderr
+    for stage in ("fit", "select", "refine"):
+        assert f"{stage}: finished earlier" in again.stderr
+    assert (tmp_path / "y.hello").read_bytes() == path.read_bytes()
+    # Killed after its stages, the default folder is found again, used, and then removed.
+    work.rename(tmp_path / "z.hello.work")
+    last = invoke(*arguments, *options, "-o", tmp_path / "z.hello")
+    assert "fit: finished earlier" in last.stderr
+    assert (tmp_path / "z.hello").read_bytes() == path.read_bytes()
+    assert not (tmp_path / "z.hello.work").exists()
+
+
+def test_two_processes_fit_the_same_function(images, teacher, tmp_path, run_hello):
+    arguments = ["fit", images, "--teacher", teacher, *FIT, "--precision", "fp32"]
+    one = run_hello(*arguments, "-o", tmp_path / "one.hello")
+    assert one.returncode == 0, one.stderr
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # What torchrun sets for its processes, without a third one to start them.
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-m", "hellofmt", *arguments, "-o", tmp_path / "two.hello"]
+    processes = [
+        subprocess.Popen(  # noqa: S603
+            list(map(str, command)),
+            env={**os.environ, "OMP_NUM_THREADS": "1", **place, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    output = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], output
+    # Only rank 0 speaks.
+    assert "label function" in output[0][0]
+    assert output[1][0] == ""
+    with open_archive(tmp_path / "one.hello") as a, open_archive(tmp_path / "two.hello") as b:
+        for section in ("adapter", "head"):
+            ours, theirs = a.tensors(section), b.tensors(section)
+            assert sorted(ours) == sorted(theirs)
+            for name, tensor in ours.items():
+                # AdamW divides by the gradient's size: 3 steps of 0.005 may turn the sign of one
+                # that is nothing but rounding.
+                near = np.isclose(tensor, theirs[name], rtol=1e-4, atol=1e-5)
+                assert near.mean() > 0.99, name
+                np.testing.assert_allclose(tensor, theirs[name], atol=0.03, err_msg=name)
+        probes = [file.tensors("probes")["logits"] for file in (a, b)]
+        np.testing.assert_allclose(*probes, atol=1e-3)
+
+
+def without(images, _tmp_path):
+    for path in (images / "grey").iterdir():
+        path.unlink()
+
+
+def one_class(images, _tmp_path):
+    for key in ("grey", "rows"):
+        (images / key).rename(images.parent / key)
+
+
+def unreadable(images, _tmp_path):
+    next((images / "rows").iterdir()).write_bytes(b"no picture")
+
+
+def swapped(images, _tmp_path):
+    (images / "grey").rename(images / "x")
+    (images / "rows").rename(images / "grey")
+    (images / "x").rename(images / "rows")
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (without, (), "class `grey` has no images"),
+        (one_class, (), "a data set needs at least two classes; got 1"),
+        (unreadable, (), "cannot read image `"),
+        (swapped, (), "in another order of 2 classes, so its class order differs: `grey` is its"),
+        (None, ("--size", "16", "--teacher", "bad:nan"), "logits of the teacher are not finite"),
+        (None, ("--rank", "200"), "rank 200 is larger than every adapted weight; expected at most"),
+        (None, ("--head-rank", "4"), "head rank 4 is larger than the head of 3 classes"),
+        (None, ("--lr", "1e30"), "loss: expected a finite number, got"),
+        (None, ("--teacher", "none"), "teacher `none`: expected a folder of `hello teach`"),
+        (None, ("--base", "seeded:x"), "base `seeded:x`: expected `seeded` or `seeded:NUMBER`"),
+        (None, ("--epochs", "2"), "`--steps` and `--epochs`: expected one, got both"),
+        (None, ("--ipc", "13"), "class `columns` has 12 candidates; expected at least 13"),
+        (None, ("--refine",), "refining needs cells that were shrunk; expected factor 2 or more"),
+        (None, ("--view-crop", "1", "0.5"), "--view-crop: expected the smaller area first"),
+    ],
+)
+def test_bad_input_is_one_line(
+    images, teacher, tmp_path, invoke, tree, monkeypatch, change, options, message
+):
+    (tmp_path / "bad.py").write_text(
+        "import torch\n"
+        "class Nan(torch.nn.Module):\n"
+        "    def __init__(self, classes):\n"
+        "        super().__init__()\n"
+        "        self.classes = classes\n"
+        "    def forward(self, x):\n"
+        "        return torch.full((len(x), self.classes), float('nan'))\n"
+        "nan = Nan\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    if change is not None:
+        change(images, tmp_path)
+    before = [name for name in tree(tmp_path) if "__pycache__" not in name]
+    chosen = [] if "--teacher" in options else ["--teacher", str(teacher)]
+    done = invoke("distill", images, *FIT, "--ipc", "1", *chosen, *options, "-o", "x.hello")
+    assert done.exit_code == 2, done.output
+    lines = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert [name for name in tree(tmp_path) if "__pycache__" not in name] == before
+
+
+def test_grey_images_are_converted_and_said(images, teacher, tmp_path, invoke):
+    for path in (images / "grey").iterdir():
+        Image.open(path).convert("L").save(path)
+    done = invoke("fit", images, "--teacher", teacher, "-o", tmp_path / "p.hello", *FIT)
+    assert done.exit_code == 0, done.stderr
+    assert "Warning: 12 of 36 images in grey: converted to RGB" in done.stderr
+
+
+def test_the_target_is_not_replaced(images, teacher, tmp_path, invoke):
+    path = tmp_path / "p.hello"
+    path.write_bytes(b"mine")
+    arguments = ("fit", images, "--teacher", teacher, "-o", path, *FIT)
+    done = invoke(*arguments)
+    assert (done.exit_code, path.read_bytes()) == (10, b"mine")
+    assert invoke(*arguments, "--force").exit_code == 0
+    assert invoke(*arguments[:-2], "-o", tmp_path / "no" / "p.hello").exit_code == 9
