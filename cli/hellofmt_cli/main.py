@@ -176,6 +176,10 @@ def hello() -> None:
 
     A .hello archive is a distilled dataset in one file: a few images, and instead of gigabytes of
     soft labels the small function that makes them.
+
+    Where a command reads a FILE, that may be a URL (https://, s3://, hf://), read by ranges, or the
+    quoted pattern of a sharded set ("x-*-of-00016.hello"). HELLOFMT_CACHE names a folder that keeps
+    what came from URLs.
     """
 
 

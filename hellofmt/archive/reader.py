@@ -193,7 +193,8 @@ def sha256(data: bytes | memoryview) -> str:
 class HelloFile:
     """An open archive: read-only, usable from threads and forked workers at once.
 
-    Pickles as its path, id and limits; unpickling opens the file again and refuses another id.
+    Pickles as its path, id, limits and storage options; unpickling opens it again and refuses
+    another id.
 
     Attributes:
         path: what it was opened by.

@@ -435,6 +435,27 @@ def test_a_byte_that_flips_on_the_way_is_fetched_once_more(serve, data, truth, t
             file.read_image(5)
 
 
+@pytest.mark.parametrize("place", [3, 600, 3000])
+def test_a_head_that_is_damaged_on_the_way_is_fetched_once_more(serve, data, place):
+    def lie(times):
+        def answer(request):
+            body = bytearray(request.body)
+            if request.start == 0 and request.number < times:
+                body[place] ^= 4
+            request.answer(body=bytes(body))
+            return True
+
+        return answer
+
+    server = serve(data, lie(1))
+    with open_archive(server.url) as file:
+        # A byte of the manifest is noticed at once, one of the index when that is read.
+        assert len(file.index) == IMAGES
+    assert len(server.ranges) == 2
+    with pytest.raises(HelloError), open_archive(serve(data, lie(9)).url) as file:
+        _ = file.index
+
+
 def test_damage_in_transit_while_verifying(serve, data, truth):
     def lie(request):
         body = bytearray(request.body)
