@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import replace
 
@@ -13,6 +14,8 @@ from PIL import Image
 
 from hellofmt.archive import open_archive, verify_archive
 from hellofmt.distillation import FitSettings
+from hellofmt.errors import CorruptError, HelloError, NotHelloError
+from hellofmt.rng import Stream, below, words
 from hellofmt_cli.demo import DemoSettings, demo, run_demo, split_data
 from hellofmt_cli.demo_report import bytes_sentence, draw_report, report_text, write_json
 
@@ -22,8 +25,6 @@ QUICK = DemoSettings(
     held_out=1600,
     teacher_steps=12,
     fit=FitSettings(steps=4, batch_size=16, learning_rate=8e-3),
-    layers=1,
-    width=64,
     steps=3,
     processes=0,
 )
@@ -61,6 +62,44 @@ def test_the_archives_verify_and_their_bytes_add_up(run):
         assert account["stored_labels"] == 3 * 50 * 10 * 2
         assert account["epochs"] == pytest.approx(150 / (10 * ipc), abs=0.05)
         assert account["teacher_float16"] == 2 * 94_986
+
+
+def read_everything(path):
+    with open_archive(path) as file:
+        for name in file.section_sizes():
+            if name != "pixels":
+                file.section(name)
+        for row in range(len(file)):
+            file.decode_image(row)
+        return file.images_end
+
+
+def test_any_changed_bit_or_cut_is_noticed(run, tmp_path):
+    whole = (run[0] / "digits-ipc1.hello").read_bytes()
+    path = tmp_path / "damaged.hello"
+    path.write_bytes(whole)
+    payload_end = read_everything(path)
+    raw = words(0, 0, Stream.NOISE, 0, 2100)
+    unseen = []
+    with path.open("r+b", buffering=0) as file:
+        for bit in below(raw[:2000], 8 * len(whole)).tolist():
+            at = bit // 8
+            os.pwrite(file.fileno(), bytes([whole[at] ^ 1 << bit % 8]), at)
+            # The trailer is no part that reading needs; verify reads it too.
+            ways = [verify_archive] + ([read_everything] if at < payload_end else [])
+            for read in ways:
+                try:
+                    read(path)
+                except HelloError as error:
+                    if error.exit_code in (3, 4, 5):
+                        continue
+                unseen.append((bit, read.__name__))
+            os.pwrite(file.fileno(), whole[at : at + 1], at)
+        assert unseen == []
+        for length in sorted(below(raw[2000:], len(whole)).tolist(), reverse=True):
+            os.truncate(path, length)
+            with pytest.raises((NotHelloError, CorruptError)):
+                open_archive(path)
 
 
 def test_the_stored_images_are_training_images(run):
