@@ -381,6 +381,8 @@ def _plan(options: dict[str, Any], images: int) -> FitSettings:
         steps = options["steps"] or default_steps(images, batch_size)
     return FitSettings(
         loss=options["loss"],
+        # The paper's preset is the paper's throughout.
+        raw_logits=options["targets"] == ("paper",),
         steps=steps,
         batch_size=batch_size,
         learning_rate=options["lr"],
