@@ -92,6 +92,20 @@ def test_bit_flips_of_a_packed_archive(packed, tmp_path):
     assert flip_all(tmp_path / "x.hello", packed, positions) == []
 
 
+VECTORS = sorted((Path(__file__).parents[2] / "spec" / "vectors" / "valid").glob("*.hello"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda path: path.stem)
+def test_every_bit_flip_and_truncation_of_the_vectors(vector, tmp_path):
+    whole = vector.read_bytes()
+    path = tmp_path / "x.hello"
+    assert flip_all(path, whole, range(len(whole))) == []
+    for length in range(len(whole) - 1, -1, -1):
+        os.truncate(path, length)
+        assert exit_of(path) == (4 if length else 3), length
+
+
 def test_flips_in_the_magic_are_no_archive(whole, tmp_path):
     path = tmp_path / "x.hello"
     for at in range(18):
@@ -161,13 +175,16 @@ def test_index_of_one_archive_with_the_body_of_another(whole, refused, tmp_path)
         assert refused(other[:edge] + whole[edge:])
 
 
-def test_random_splices(whole, tmp_path):
+@pytest.mark.parametrize(
+    ("trials", "seed"), [(20_000, 11), pytest.param(100_000, 12, marks=pytest.mark.slow)]
+)
+def test_random_splices(whole, tmp_path, trials, seed):
     """Blocks swapped, inserted, deleted, doubled, zeroed or filled with noise."""
     path = tmp_path / "x.hello"
-    random = np.random.Generator(np.random.PCG64(11))
+    random = np.random.Generator(np.random.PCG64(seed))
     blocks = [whole[at : at + 512] for at in range(0, len(whole), 512)]
     unseen = []
-    for trial in range(20_000):
+    for trial in range(trials):
         made = list(blocks)
         kind = int(random.integers(6))
         i, j = (int(n) for n in random.integers(len(made), size=2))
