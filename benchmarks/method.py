@@ -37,9 +37,9 @@ from hellofmt.distillation import (
     Stages,
     digest_of,
     distill,
+    fidelity_table,
     fitted_projector,
     maturity,
-    precision_table,
     read_image_folder,
     split_validation,
     train_trajectory,
@@ -230,7 +230,7 @@ def run_curve(bench, rank):
         held_out=held_out,
         stages=Stages(bench.out / "work"),
     )
-    rows = precision_table(projector.cpu(), teacher.cpu(), held_out, bench.views)
+    rows = fidelity_table(projector.cpu(), teacher.cpu(), held_out, bench.views)
     return {
         "rank": rank,
         "fit": asdict(fidelity),

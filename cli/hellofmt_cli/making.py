@@ -37,11 +37,11 @@ from hellofmt.distillation import (
     default_steps,
     digest_of,
     distill,
+    fidelity_table,
     is_network,
     joined,
     load_named_teacher,
     maturity,
-    precision_table,
     predicted_seconds,
     read_source,
     split_validation,
@@ -477,7 +477,7 @@ def _make_archive(
     def after(projector: Projector, measured: ArrayImages) -> None:
         if options["table"]:
             on_cpu = teacher.cpu()
-            rows.extend(precision_table(projector, on_cpu, measured, data.views))
+            rows.extend(fidelity_table(projector, on_cpu, measured, data.views))
             _print_precisions(rows)
 
     with bar("fit") as shown:

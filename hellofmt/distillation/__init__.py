@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from hellofmt.distillation.fit import (
-    STORAGES,
     Fidelity,
     FitSettings,
     Precision,
     default_steps,
     fidelity,
+    fidelity_table,
     fit_projector,
-    precision_table,
     predicted_seconds,
 )
 from hellofmt.distillation.named import build_network, is_network, load_named_teacher
@@ -54,7 +53,6 @@ from hellofmt.distillation.trajectory import (
 
 __all__ = [
     "CHECKPOINTS",
-    "STORAGES",
     "TEACHER_RECIPE",
     "ArrayImages",
     "DistillReport",
@@ -78,6 +76,7 @@ __all__ = [
     "digits",
     "distill",
     "fidelity",
+    "fidelity_table",
     "fit_projector",
     "fitted_projector",
     "is_network",
@@ -85,7 +84,6 @@ __all__ = [
     "load_named_teacher",
     "load_teacher",
     "maturity",
-    "precision_table",
     "predicted_seconds",
     "read_image_folder",
     "read_source",

@@ -33,7 +33,7 @@ from torch.nn import functional
 from hellofmt.distillation import ranks
 from hellofmt.distillation.resume import read_state, write_state
 from hellofmt.errors import UserInputError
-from hellofmt.projector import Labeler
+from hellofmt.projector import STORAGES, stored_labelers
 from hellofmt.student.batches import ArrayBatches
 
 if TYPE_CHECKING:
@@ -47,23 +47,19 @@ if TYPE_CHECKING:
     from hellofmt.projector import Projector
 
 __all__ = [
-    "STORAGES",
     "Fidelity",
     "FitSettings",
     "Precision",
     "default_steps",
     "fidelity",
+    "fidelity_table",
     "fit_loss",
     "fit_projector",
-    "precision_table",
     "predicted_seconds",
 ]
 
 MOST_EPOCHS: Final = 50
 MOST_STEPS: Final = 4000
-
-STORAGES: Final[tuple[Storage, ...]] = ("float32", "float16", "bfloat16", "int8", "int4")
-"""Every way that a delta can be stored, by size."""
 
 
 @dataclass(frozen=True)
@@ -438,7 +434,7 @@ class Precision:
     fidelity: Fidelity
 
 
-def precision_table(
+def fidelity_table(
     projector: Projector,
     teacher: Callable[[Tensor], Tensor],
     source: ArrayImages,
@@ -468,18 +464,7 @@ def precision_table(
         UserInputError: a value that a storage cannot hold (E_OPTION).
     """
     rows: list[Precision] = []
-    for storage in storages:
-        part = projector.part(storage, probes=1)
-        labeler = Labeler.assembled(
-            projector.base,
-            part.adapter,
-            {name: tensor.numpy() for name, tensor in part.adapter_tensors.items()},
-            part.head,
-            {name: tensor.numpy() for name, tensor in part.head_tensors.items()},
-            projector.names,
-        )
-        tensors = (*part.adapter_tensors.values(), *part.head_tensors.values())
-        size_bytes = sum(len(tensor.data) for tensor in tensors)
+    for storage, size_bytes, labeler in stored_labelers(projector, storages):
         measured = fidelity(labeler.logits, teacher, source, views, count=count, seed=seed)
         rows.append(Precision(storage, size_bytes, measured))
     return rows

@@ -6,11 +6,12 @@ from hellofmt.projector.base import Encoder, LoadedBase, base_of, load_base, see
 from hellofmt.projector.labeler import Labeler
 from hellofmt.projector.lowrank import PRESETS, TargetRule, parse_target
 from hellofmt.projector.peft import read_peft, write_peft
-from hellofmt.projector.precision import PrecisionRow, precision_table
+from hellofmt.projector.precision import STORAGES, PrecisionRow, precision_table, stored_labelers
 from hellofmt.projector.projector import Projector
 
 __all__ = [
     "PRESETS",
+    "STORAGES",
     "Encoder",
     "Labeler",
     "LoadedBase",
@@ -23,5 +24,6 @@ __all__ = [
     "precision_table",
     "read_peft",
     "seeded_base",
+    "stored_labelers",
     "write_peft",
 ]

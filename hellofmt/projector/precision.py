@@ -17,13 +17,13 @@ from hellofmt.errors import UserInputError
 from hellofmt.projector.labeler import Labeler
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
     from hellofmt.projector.projector import Projector
 
-__all__ = ["STORAGES", "PrecisionRow", "precision_table"]
+__all__ = ["STORAGES", "PrecisionRow", "precision_table", "stored_labelers"]
 
 #: Every storage of the format, largest first.
 STORAGES: tuple[Storage, ...] = get_args(Storage)
@@ -51,6 +51,45 @@ class PrecisionRow:
     kl: float
 
 
+def stored_labelers(
+    projector: Projector,
+    storages: Sequence[Storage] = STORAGES,
+    device: torch.device | str = "cpu",
+) -> Iterator[tuple[Storage, int, Labeler]]:
+    """What a reader would rebuild from each storage, without writing a file.
+
+    Args:
+        projector: trained; not changed.
+        storages: which.
+        device: where the labelers run.
+
+    Yields:
+        Storage, bytes of values and scales in sections ``adapter`` and ``head``, labeler.
+
+    Raises:
+        UserInputError: E_OPTION, no or unknown storages, or a value that a storage cannot hold.
+    """
+    unknown = [storage for storage in storages if storage not in STORAGES]
+    if unknown or not storages:
+        raise UserInputError.make(
+            "E_OPTION",
+            f"storages: expected some of {', '.join(STORAGES)}, got {unknown or 'none'}",
+        )
+    for storage in storages:
+        part = projector.part(storage, probes=1)
+        tensors = [*part.adapter_tensors.values(), *part.head_tensors.values()]
+        labeler = Labeler.assembled(
+            projector.base,
+            part.adapter,
+            {name: tensor.numpy() for name, tensor in part.adapter_tensors.items()},
+            part.head,
+            {name: tensor.numpy() for name, tensor in part.head_tensors.items()},
+            projector.names,
+            device=device,
+        )
+        yield storage, sum(len(tensor.data) for tensor in tensors), labeler
+
+
 def precision_table(
     projector: Projector, views: Tensor, storages: Sequence[Storage] = STORAGES
 ) -> list[PrecisionRow]:
@@ -69,32 +108,14 @@ def precision_table(
         UserInputError: E_DATA, not such a batch; E_OPTION, no or unknown storages, or a value that
             a storage cannot hold.
     """
-    unknown = [storage for storage in storages if storage not in STORAGES]
-    if unknown or not storages:
-        raise UserInputError.make(
-            "E_OPTION",
-            f"storages: expected some of {', '.join(STORAGES)}, got {unknown or 'none'}",
-        )
-    device = views.device
-    trained = _log_labels(projector.labeler(device), projector.temperature, views)
+    trained = _log_labels(projector.labeler(views.device), projector.temperature, views)
     rows: list[PrecisionRow] = []
-    for storage in storages:
-        part = projector.part(storage, probes=1)
-        tensors = [*part.adapter_tensors.values(), *part.head_tensors.values()]
-        reader = Labeler.assembled(
-            projector.base,
-            part.adapter,
-            {name: tensor.numpy() for name, tensor in part.adapter_tensors.items()},
-            part.head,
-            {name: tensor.numpy() for name, tensor in part.head_tensors.items()},
-            projector.names,
-            device=device,
-        )
+    for storage, payload_bytes, reader in stored_labelers(projector, storages, views.device):
         labels = _log_labels(reader, projector.temperature, views)
         rows.append(
             PrecisionRow(
                 storage,
-                sum(len(tensor.data) for tensor in tensors),
+                payload_bytes,
                 float((labels.exp() - trained.exp()).abs().max()),
                 100.0 * float((labels.argmax(1) == trained.argmax(1)).double().mean()),
                 float((trained.exp() * (trained - labels)).sum(1).mean()),

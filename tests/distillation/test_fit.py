@@ -10,9 +10,9 @@ from hellofmt.distillation.fit import (
     FitSettings,
     default_steps,
     fidelity,
+    fidelity_table,
     fit_loss,
     fit_projector,
-    precision_table,
     predicted_seconds,
 )
 from hellofmt.distillation.teacher import teacher_accuracy
@@ -232,7 +232,7 @@ def test_fewer_bytes_cost_fidelity(projector, stripes, views):
         views(),
         FitSettings(steps=20, batch_size=16, learning_rate=5e-3),
     )
-    rows = precision_table(projector, linear_teacher, stripes(), views(), count=256)
+    rows = fidelity_table(projector, linear_teacher, stripes(), views(), count=256)
     assert [row.storage for row in rows] == ["float32", "float16", "bfloat16", "int8", "int4"]
     values = projector.trained_count()
     full, half, brain, byte, nibble = (row.size_bytes for row in rows)
