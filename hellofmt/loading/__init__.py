@@ -17,6 +17,7 @@ from hellofmt.loading.views import (
     view_table,
 )
 from hellofmt.loading.webdataset import WebdatasetSamples, webdataset_samples
+from hellofmt.loading.workers import attentive, no_worker_left
 
 __all__ = [
     "FORMS",
@@ -29,7 +30,9 @@ __all__ = [
     "StoredLabels",
     "ViewColumn",
     "WebdatasetSamples",
+    "attentive",
     "mixed_labels",
+    "no_worker_left",
     "normalise",
     "partners",
     "plain_table",

@@ -475,8 +475,7 @@ class HelloDataset(Dataset[Any]):
             HelloError: an image cannot be read or decoded.
         """
         table = self.table(rows, epochs)
-        used = np.unique(table[:, [ViewColumn.IMAGE, ViewColumn.PARTNER_IMAGE]])
-        return render(self.pixels_of(used.tolist()), table, self.views), table
+        return render(self.pixels_of(_rows_of(table)), table, self.views), table
 
     def hard_labels(self, table: NDArray[np.int32]) -> Tensor:
         """Hard labels of views.
@@ -491,8 +490,7 @@ class HelloDataset(Dataset[Any]):
             UserInputError: E_DATA, an image of ``images`` has no class.
         """
         labels = self._images.labels
-        used = np.unique(table[:, [ViewColumn.IMAGE, ViewColumn.PARTNER_IMAGE]])
-        unknown = [row for row in used.tolist() if labels[row] < 0]
+        unknown = [row for row in _rows_of(table) if labels[row] < 0]
         if unknown:
             text = f"image {unknown[0]} has no class; expected items (image, class)"
             raise UserInputError.make("E_DATA", text + " for labels='hard'")
@@ -569,6 +567,12 @@ class HelloDataset(Dataset[Any]):
         if self.labels == "logits":
             return list(labeler.logits(views).cpu())
         return list(labeler.labels(views, self.temperature).cpu())
+
+
+def _rows_of(table: NDArray[np.int32]) -> list[int]:
+    """Every row that a table shows, in order; ``np.unique`` would import ``numpy.ma`` for it."""
+    columns = table[:, [ViewColumn.IMAGE, ViewColumn.PARTNER_IMAGE]]
+    return sorted(set(columns.ravel().tolist()))
 
 
 def _check_options(

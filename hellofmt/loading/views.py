@@ -142,9 +142,9 @@ def _words(
     if epochs.size and (epochs == epochs[0]).all():
         return words(seed, int(epochs[0]), stream, rows, count)
     out = np.empty((rows.size, count), np.uint64)
-    for epoch in np.unique(epochs):
+    for epoch in sorted(set(epochs.tolist())):
         at = epochs == epoch
-        out[at] = words(seed, int(epoch), stream, rows[at], count)
+        out[at] = words(seed, epoch, stream, rows[at], count)
     return out
 
 

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Sampler
 from hellofmt import rng
 from hellofmt.loading import mixed_labels, normalise, render, view_table
 from hellofmt.loading.sampler import EpochIndex
+from hellofmt.loading.workers import attentive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,9 +43,6 @@ __all__ = [
 
 Batch: TypeAlias = "tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]"
 """``(images, targets)``, or ``(images, logits, hard labels)``."""
-
-# A worker that was stopped would be waited for without end (pytorch issue 21554).
-_TIMEOUT_SECONDS = 120
 
 
 def positions(seed: int, n: int, first: int, count: int) -> NDArray[np.int64]:
@@ -217,9 +215,8 @@ class ArchiveBatches:
             self.dataset,
             batch_sampler=sampler,
             num_workers=self.workers,
-            timeout=_TIMEOUT_SECONDS if self.workers else 0,
         )
-        for k, (images, targets) in enumerate(loader):
+        for k, (images, targets) in enumerate(attentive(loader)):
             if self.recipe.loss == "mse_ce" and self.recipe.hard_weight:
                 yield images, targets, self._hard(sampler.places(k))
             else:
