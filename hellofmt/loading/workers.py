@@ -3,22 +3,26 @@
 torch tells at once when a worker was killed. With ``timeout=0`` it waits without end for one that
 was *stopped* (SIGSTOP, a debugger, a frozen container; pytorch issue 21554); with a timeout of 120
 seconds it takes that long to see that one has left with exit code 0, for it looks only when the
-timeout is over. Afterwards it sends SIGTERM, which a stopped process keeps pending, and Python
-waits for it without end when the program exits; only SIGKILL ends such a process.
+timeout is over. No timeout counts while the memory of a finished batch is handed over, which a
+stopped worker never does. Afterwards torch sends SIGTERM, which a stopped process keeps pending,
+and Python waits for it without end when the program exits; only SIGKILL ends such a process.
 
-So ``attentive`` lets torch look every few seconds, counts the seconds itself, and kills what is
-left.
+So ``attentive`` lets torch look every few seconds, and a thread of its own counts the seconds and
+kills the workers of a batch that takes too long, which ends every way of waiting for them.
 """
 
 from __future__ import annotations
 
+import math
 import multiprocessing
+import threading
 import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+    from multiprocessing.process import BaseProcess
 
     from torch.utils.data import DataLoader
 
@@ -29,6 +33,8 @@ TIMEOUT_SECONDS = 120.0
 
 # How often torch looks whether its workers are there.
 _LOOK_SECONDS = 5.0
+
+_END = object()
 
 
 @contextmanager
@@ -81,31 +87,74 @@ def attentive(loader: DataLoader[Any], *, timeout: float = TIMEOUT_SECONDS) -> I
         yield from loader
         return
     known, loader.timeout = loader.timeout, min(_LOOK_SECONDS, timeout)
+    before = set(multiprocessing.active_children())
     with no_worker_left():
         try:
             stream = iter(loader)
         finally:
             loader.timeout = known
-        since = time.monotonic()
+        watch = _Watch(set(multiprocessing.active_children()) - before, timeout)
+        watch.start()
+        try:
+            while (batch := _next(stream, watch)) is not _END:
+                yield batch
+        finally:
+            watch.end()
+
+
+def _next(stream: Iterator[Any], watch: _Watch) -> Any:
+    """The next batch, or ``_END``."""
+    watch.begin()
+    try:
         while True:
             try:
-                batch = next(stream)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                # torch has no class for it; the iterator goes on where it stood.
-                if not str(error).startswith("DataLoader timed out"):
-                    raise
-                if time.monotonic() - since >= timeout:
-                    text = f"a DataLoader worker gave nothing for {timeout:g} seconds"
+                return next(stream, _END)
+            except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+                if watch.has_killed:
+                    text = f"a DataLoader worker gave nothing for {watch.patience:g} seconds"
                     raise RuntimeError(text) from None
-                continue
-            except (ConnectionError, EOFError, FileNotFoundError) as error:
-                # What a worker raised arrives with this note; anything else is the worker's end,
-                # met while the memory of a finished batch was being handed over.
-                if "in DataLoader worker process" in str(error):
+                # torch has no class for it; the iterator goes on where it stood.
+                if str(error).startswith("DataLoader timed out"):
+                    continue
+                # What a worker raised arrives with this note; of the others only torch's own words
+                # for a worker's end are plain.
+                if isinstance(error, RuntimeError) or "in DataLoader worker process" in str(error):
                     raise
                 text = "a DataLoader worker is gone; its batch could not be received"
                 raise RuntimeError(text) from error
-            yield batch
-            since = time.monotonic()
+    finally:
+        watch.pause()
+
+
+class _Watch(threading.Thread):
+    """Kills the workers when the batch that is waited for takes too long."""
+
+    def __init__(self, workers: set[BaseProcess], patience: float) -> None:
+        super().__init__(name="hellofmt-watch", daemon=True)
+        self.patience = patience
+        self.has_killed = False
+        self._workers = workers
+        self._deadline = math.inf
+        self._is_over = threading.Event()
+
+    def begin(self) -> None:
+        """A batch is waited for from now on."""
+        self._deadline = time.monotonic() + self.patience
+
+    def pause(self) -> None:
+        """Nothing is waited for: the time of the training step does not count."""
+        self._deadline = math.inf
+
+    def end(self) -> None:
+        """Stop watching."""
+        self._is_over.set()
+        self.join()
+
+    def run(self) -> None:
+        """Look at the clock until ``end``."""
+        while not self._is_over.wait(min(0.5, self.patience / 4)):
+            if time.monotonic() > self._deadline:
+                self.has_killed = True
+                for worker in self._workers:
+                    worker.kill()
+                return
