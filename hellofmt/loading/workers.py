@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -34,6 +35,9 @@ TIMEOUT_SECONDS = 120.0
 # How often torch looks whether its workers are there.
 _LOOK_SECONDS = 5.0
 
+# How long killed workers are waited for.
+_REAP_SECONDS = 10.0
+
 _END = object()
 
 
@@ -48,15 +52,30 @@ def no_worker_left() -> Generator[None]:
     try:
         yield
     finally:
-        while True:
+        give_up = time.monotonic() + _REAP_SECONDS
+        while time.monotonic() < give_up:
             # torch watches the deaths of its workers and would tell of these, too, at any point.
             with suppress(RuntimeError):
                 left = [child for child in multiprocessing.active_children() if child not in before]
+                # Where torch spoke up just after a child was reaped, its exit code is lost and
+                # Python lists it for ever: the system is asked, not the list.
+                left = [child for child in left if _exists(child)]
                 for child in left:
                     child.kill()
-                    child.join()
+                    child.join(1.0)
                 if not left:
                     break
+
+
+def _exists(child: BaseProcess) -> bool:
+    """Whether the system still knows the process."""
+    if child.pid is None:
+        return False
+    try:
+        os.kill(child.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def attentive(loader: DataLoader[Any], *, timeout: float = TIMEOUT_SECONDS) -> Iterator[Any]:

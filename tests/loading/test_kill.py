@@ -16,6 +16,9 @@ from hellofmt.errors import CorruptError
 from hellofmt.loading import workers as workers_module
 from hellofmt.loading.workers import attentive, no_worker_left
 
+# Workers are killed, stopped and waited for: minutes, and a load of its own.
+pytestmark = pytest.mark.slow
+
 IMAGES, BATCH = 48, 4
 METHODS = ("fork", "spawn", "forkserver")
 WORKERS = (1, 2, 4)
