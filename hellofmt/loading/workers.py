@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import os
+import signal
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -35,10 +35,31 @@ TIMEOUT_SECONDS = 120.0
 # How often torch looks whether its workers are there.
 _LOOK_SECONDS = 5.0
 
-# How long killed workers are waited for.
-_REAP_SECONDS = 10.0
+# How long the end of a killed process may take.
+_END_SECONDS = 5.0
 
 _END = object()
+
+
+@contextmanager
+def _quiet_deaths() -> Generator[None]:
+    """Keep torch's handler of SIGCHLD from raising in the middle of what is done inside.
+
+    It raises in the main thread wherever that is: between the system call that reaps a process and
+    the line that keeps its status, the status would be lost and the process seem alive for ever.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    while True:
+        # The call itself runs a handler that is due.
+        with suppress(RuntimeError):
+            known = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            break
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, known)
 
 
 @contextmanager
@@ -52,30 +73,12 @@ def no_worker_left() -> Generator[None]:
     try:
         yield
     finally:
-        give_up = time.monotonic() + _REAP_SECONDS
-        while time.monotonic() < give_up:
-            # torch watches the deaths of its workers and would tell of these, too, at any point.
-            with suppress(RuntimeError):
-                left = [child for child in multiprocessing.active_children() if child not in before]
-                # Where torch spoke up just after a child was reaped, its exit code is lost and
-                # Python lists it for ever: the system is asked, not the list.
-                left = [child for child in left if _exists(child)]
-                for child in left:
-                    child.kill()
-                    child.join(1.0)
-                if not left:
-                    break
-
-
-def _exists(child: BaseProcess) -> bool:
-    """Whether the system still knows the process."""
-    if child.pid is None:
-        return False
-    try:
-        os.kill(child.pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+        with _quiet_deaths():
+            left = [child for child in multiprocessing.active_children() if child not in before]
+            for child in left:
+                child.kill()
+            for child in left:
+                child.join(_END_SECONDS)
 
 
 def attentive(loader: DataLoader[Any], *, timeout: float = TIMEOUT_SECONDS) -> Iterator[Any]:
