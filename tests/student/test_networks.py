@@ -20,15 +20,17 @@ def test_convnet3_has_the_size_of_the_literature():
     assert parameters(ConvNet(10, 32)) == 320_010
 
 
-def test_resnet10w32_has_the_documented_size_and_strides():
-    assert parameters(SmallResNet(100)) == 1_252_100
-    network = build_student("resnet10w32", 5, 64).eval()
+@pytest.mark.parametrize(("size", "first"), [(64, 32), (33, 17), (32, 32)])
+def test_resnet10w32_has_the_documented_size_and_strides(size, first):
+    assert parameters(SmallResNet(100, 64)) == 1_252_100
+    network = build_student("resnet10w32", 5, size).eval()
     sides = []
     for block in network.blocks:
         block.register_forward_hook(lambda _m, _i, out: sides.append(tuple(out.shape[1:])))
     with torch.no_grad():
-        assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
-    assert sides == [(32, 64, 64), (64, 32, 32), (128, 16, 16), (256, 8, 8)]
+        assert network(torch.zeros(1, 3, size, size)).shape == (1, 5)
+    halves = [-(-first // 2**k) for k in range(4)]
+    assert sides == [(32 << k, side, side) for k, side in enumerate(halves)]
 
 
 def test_instance_norm_makes_images_independent():
