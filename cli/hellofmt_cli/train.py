@@ -43,6 +43,7 @@ _EVALUATIONS = 10
 @click.option("--expect", metavar="ID", help="The id the archive must have.")
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--device", default="cpu", show_default=True, help="Where everything runs.")
+@click.option("--mixed", is_flag=True, help="The student computes in bfloat16.")
 @limit_option
 @json_option
 def train(
@@ -59,6 +60,7 @@ def train(
     expect: str | None,
     workers: int,
     device: str,
+    mixed: bool,
     as_json: bool,
 ) -> None:
     """Train a fresh STUDENT on the archive FILE and report its accuracy.
@@ -103,6 +105,7 @@ def train(
                 workers=workers,
                 on_step=on_step,
                 stored=None if labels in ("soft", "hard") else labels,
+                mixed=mixed,
             )
         document = {
             "schema": "hello.train/1",
@@ -113,6 +116,7 @@ def train(
             "steps": total,
             "batch_size": plan.batch_size,
             "seed": seed,
+            "mixed": mixed,
             "images": len(images),
             "accuracy": {"last": round(scores[-1], 2), "best": round(max(scores), 2)},
         }

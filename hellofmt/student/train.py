@@ -101,6 +101,7 @@ def train_student(
     *,
     steps: int,
     on_step: Callable[[int, Tensor], None] | None = None,
+    mixed: bool = False,
 ) -> nn.Module:
     """Train ``network`` for exactly ``steps`` gradient steps, in place.
 
@@ -110,6 +111,8 @@ def train_student(
         recipe: loss, optimiser and schedule.
         steps: number of gradient steps, >= 1.
         on_step: called after each step with the number of steps done and the detached loss.
+        mixed: run the network in bfloat16 where torch deems it safe; weights, logits and loss stay
+            float32. Twice as fast on processors and GPUs with bfloat16 units, slower elsewhere.
 
     Returns:
         The same network, in train mode.
@@ -135,7 +138,10 @@ def train_student(
             raise ValueError(f"batches: expected {steps}, got {step}")
         images, *targets = (part.to(device, non_blocking=True) for part in batch)
         images = images.contiguous(memory_format=torch.channels_last)
-        loss = loss_of(recipe, network(images), *targets)
+        # bfloat16 has float32's range, so the loss needs no scaling, but too few digits for a loss.
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            logits = network(images)
+        loss = loss_of(recipe, logits.float() if mixed else logits, *targets)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -162,6 +168,7 @@ def train_from_archive(
     workers: int = 0,
     on_step: Callable[[int, Tensor], None] | None = None,
     stored: str | os.PathLike[str] | None = None,
+    mixed: bool = False,
 ) -> nn.Module:
     """Train ``network`` on nothing but an archive, in place.
 
@@ -177,6 +184,7 @@ def train_from_archive(
         workers: processes that decode and make views and labels.
         on_step: called after each step with the number of steps done and the detached loss.
         stored: directory of ``write_labels``, to read soft labels from instead of making them.
+        mixed: as for ``train_student``; labels are made as ever.
 
     Returns:
         The same network, in train mode.
@@ -197,4 +205,4 @@ def train_from_archive(
     )
     plan = replace(recipe, temperature=dataset.temperature)
     batches = ArchiveBatches(dataset, plan, steps, seed, workers)
-    return train_student(network, batches, plan, steps=steps, on_step=on_step)
+    return train_student(network, batches, plan, steps=steps, on_step=on_step, mixed=mixed)

@@ -90,7 +90,7 @@ def test_decay_spares_biases_and_norms():
     assert by_decay == {0.01: {2, 4}, 0.0: {1}}
 
 
-def train(stripes, views, *, steps=40, seed=0):
+def train(stripes, views, *, steps=40, seed=0, mixed=False):
     pixels, labels = stripes()
     batches = ArrayBatches(pixels, labels, 3, views(), 24, seed)
     network = build_student("cnn", 3, 8, seed=seed)
@@ -101,6 +101,7 @@ def train(stripes, views, *, steps=40, seed=0):
         replace(recipe("hard"), learning_rate=3e-3),
         steps=steps,
         on_step=lambda step, loss: losses.append((step, float(loss))),
+        mixed=mixed,
     )
     return network, losses
 
@@ -126,3 +127,45 @@ def test_training_states_its_troubles(stripes, views):
     bad = (torch.full((2, 3, 8, 8), math.nan), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="loss: expected a finite number, got nan at step 0"):
         train_student(network, [bad], recipe("hard"), steps=1)
+
+
+class Watched(torch.nn.Module):
+    """Remembers in which dtype its product came out."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(3, 3)
+        self.dtypes = set()
+
+    def forward(self, images):
+        logits = self.head(images.mean((2, 3)))
+        self.dtypes.add(logits.dtype)
+        return logits
+
+
+@pytest.mark.parametrize(("mixed", "dtype"), [(False, torch.float32), (True, torch.bfloat16)])
+def test_mixed_precision_computes_in_bfloat16_and_keeps_weights_and_loss(mixed, dtype):
+    torch.manual_seed(0)
+    network = Watched()
+    images = torch.randn(8, 3, 4, 4)
+    target = torch.softmax(torch.randn(8, 3), 1)
+    truth = loss_of(replace(recipe("kl"), temperature=2.0), network(images), target)
+    network.dtypes.clear()
+    losses = []
+    train_student(
+        network,
+        [(images, target)],
+        replace(recipe("kl"), temperature=2.0),
+        steps=1,
+        on_step=lambda _, loss: losses.append(loss),
+        mixed=mixed,
+    )
+    assert network.dtypes == {dtype}
+    assert losses[0].dtype == network.head.weight.dtype == torch.float32
+    torch.testing.assert_close(losses[0], truth.detach(), rtol=2e-2 if mixed else 1e-6, atol=0)
+
+
+def test_a_student_learns_in_mixed_precision(stripes, views):
+    network, _ = train(stripes, views, mixed=True)
+    pixels, labels = stripes(per_class=20, seed=9)
+    assert evaluate(network, pixels, labels, views()) >= 95.0
