@@ -105,6 +105,11 @@ data_options = _all(
     click.option("--view-mix", type=click.Choice(["none", "cutmix", "mixup"])),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
     click.option("--device", default="cpu", show_default=True, help="Where networks run."),
+    click.option(
+        "--mixed/--no-mixed",
+        default=None,
+        help="Train in bfloat16, several times faster on CPUs with AMX.  [default: on CUDA alone]",
+    ),
 )
 """DATA and how it is seen, read by ``read_data``; seed and device."""
 
@@ -329,7 +334,14 @@ def _read_teacher(
         if is_network(text):
             train, held_out = split_validation(images, seed=options["seed"])
             batch_size = min(options["batch_size"], len(train))
-            facts = [digest_of(images), views, text, options["teacher_epochs"], batch_size]
+            facts = [
+                digest_of(images),
+                views,
+                text,
+                options["teacher_epochs"],
+                batch_size,
+                options["mixed"],
+            ]
             folder = work / f"teacher-{digest_of([*facts, options['seed']])[:20]}"
             with bar(f"teacher {text}") as on_step:
                 trajectory = train_trajectory(
@@ -343,6 +355,7 @@ def _read_teacher(
                     seed=options["seed"],
                     device=options["device"],
                     build=build_network,
+                    mixed=options["mixed"],
                     on_step=on_step,
                 )
             last = trajectory.checkpoints[-1].accuracy
@@ -387,6 +400,7 @@ def _plan(options: dict[str, Any], images: int) -> FitSettings:
         batch_size=batch_size,
         learning_rate=options["lr"],
         seed=options["seed"],
+        mixed=options["mixed"],
     )
 
 

@@ -71,6 +71,7 @@ def teach(
             recipe=TEACHER_RECIPE,
             device=options["device"],
             build=build_network,
+            mixed=options["mixed"],
             on_step=on_step,
         )
     if as_json:

@@ -200,6 +200,7 @@ def train_trajectory(
     recipe: Recipe = TEACHER_RECIPE,
     device: str | torch.device = "cpu",
     build: Callable[..., nn.Module] = build_student,
+    mixed: bool | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Trajectory:
     """Train a teacher on real images with hard labels and keep its trajectory.
@@ -221,6 +222,8 @@ def train_trajectory(
         recipe: a ``ce`` recipe.
         device: where it trains.
         build: makes the network from (name, classes, size, seed=seed).
+        mixed: train in bfloat16 autocast; None does so on CUDA alone. Accuracies are measured in
+            float32.
         on_step: called with the steps done and their number.
 
     Returns:
@@ -251,6 +254,7 @@ def train_trajectory(
             recipe,
             torch.device(device),
             build,
+            mixed,
             on_step,
         )
     ranks.wait()
@@ -270,12 +274,13 @@ def _train(
     recipe: Recipe,
     device: torch.device,
     build: Callable[..., nn.Module],
+    mixed: bool | None,
     on_step: Callable[[int, int], None] | None,
 ) -> None:
     if batch_size is not None:
         recipe = replace(recipe, batch_size=batch_size)
     checkpoints = min(checkpoints, steps)
-    run = digest_of([network, steps, checkpoints, recipe, seed, views, source, held_out])
+    run = digest_of([network, steps, checkpoints, recipe, seed, views, source, held_out, mixed])
     if (root / TRAJECTORY_FILE).exists():
         if read_trajectory(root).run != run:
             raise HelloIOError.make(
@@ -288,6 +293,7 @@ def _train(
     model = build(network, count, views.size, seed=seed).to(device)
     model.to(memory_format=torch.channels_last)
     model.train()
+    is_mixed = device.type == "cuda" if mixed is None else mixed
     optimiser = optimiser_of(model, recipe)
     batches = ArrayBatches(source.pixels, source.labels, count, views, recipe.batch_size, seed)
     root.mkdir(parents=True, exist_ok=True)
@@ -299,7 +305,7 @@ def _train(
     with torch.random.fork_rng():
         for step in range(start, steps):
             torch.manual_seed(int(rng.words(seed, 0, rng.Stream.FIT, step, 1)[0]))
-            _step(model, optimiser, recipe, batches, step, steps)
+            _step(model, optimiser, recipe, batches, step, steps, is_mixed)
             if step + 1 in marks:
                 save_teacher(
                     _frozen_copy(model, build, network, count, views),
@@ -365,6 +371,7 @@ def _step(
     batches: ArrayBatches,
     step: int,
     steps: int,
+    is_mixed: bool,
 ) -> Tensor:
     """One gradient step; only the model's and the optimiser's tensors outlive it."""
     device = next(model.parameters()).device
@@ -372,7 +379,9 @@ def _step(
         group["lr"] = recipe.learning_rate * learning_rate_factor(recipe, step, steps)
     batch = batches.batch(step)
     images = batch.images.to(device).contiguous(memory_format=torch.channels_last)
-    loss = loss_of(recipe, model(images), batch.hard.to(device))
+    with torch.autocast(device.type, torch.bfloat16, enabled=is_mixed):
+        logits = model(images)
+    loss = loss_of(recipe, logits.float(), batch.hard.to(device))
     if not bool(torch.isfinite(loss)):
         raise UserInputError.make(
             "E_OPTION",

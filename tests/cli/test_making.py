@@ -60,6 +60,20 @@ def test_teach_keeps_a_trajectory(teacher, images, invoke, invoke_json):
     assert "E_TARGET" in other.stderr
 
 
+def test_mixed_precision_reaches_teach_and_fit(images, teacher, tmp_path, invoke):
+    again = ("teach", images, "--arch", "cnn", "--epochs", "8", "--checkpoints", "4", *FEW)
+    other = invoke(*again, "-o", teacher, "--mixed")
+    assert (other.exit_code, "E_TARGET" in other.stderr) == (10, True)
+    work = tmp_path / "work"
+    for name, option in (("a", "--no-mixed"), ("b", "--mixed")):
+        path = tmp_path / f"{name}.hello"
+        done = invoke("fit", images, "--teacher", teacher, *FIT, option, "--work", work, "-o", path)
+        assert done.exit_code == 0, done.stderr
+        assert "finished earlier" not in done.stderr
+    with open_archive(tmp_path / "a.hello") as a, open_archive(tmp_path / "b.hello") as b:
+        assert a.id != b.id
+
+
 def test_fit_writes_a_label_function_that_pack_takes(images, teacher, tmp_path, invoke):
     path = tmp_path / "p.hello"
     done = invoke("fit", images, "--teacher", teacher, "-o", path, *FIT, "--precision", "int8")

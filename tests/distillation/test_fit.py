@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -159,6 +160,42 @@ def test_a_killed_fit_continues_with_the_same_bits(make_projector, stripes, view
     other = make_projector(rank=2)
     with pytest.raises(StateError, match=r"E_STATE_SHAPE: .* holds \d+ tensors; expected the run"):
         fit_projector(other, *arguments, **state)
+
+
+def test_mixed_precision_rounds_the_towers_and_nothing_else(
+    make_projector, stripes, views, tmp_path
+):
+    full = FitSettings(steps=6, batch_size=6, learning_rate=5e-3)
+    mixed = replace(full, mixed=True)
+    assert [full.is_mixed(torch.device(kind)) for kind in ("cpu", "cuda")] == [False, True]
+    assert not replace(full, mixed=False).is_mixed(torch.device("cuda"))
+    seen = []
+
+    def teacher(batch):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return linear_teacher(batch)
+
+    a, b, killed = make_projector(), make_projector(), make_projector()
+    truth = fit_projector(a, teacher, stripes(), views(), full)
+    assert not any(seen)
+    seen.clear()
+    got = fit_projector(b, teacher, stripes(), views(), mixed)
+    # Six steps, then the fidelity, in float32.
+    assert seen == 6 * [True] + (len(seen) - 6) * [False]
+    assert got.kl == pytest.approx(truth.kl, rel=0.1)
+    assert got.kl != truth.kl
+    assert all(t.dtype == torch.float32 for t in trained(b).values())
+    state = {"state": tmp_path / "state", "run": "a", "state_every": 2}
+
+    def kill(done, _loss):
+        if done == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit_projector(killed, linear_teacher, stripes(), views(), mixed, on_step=kill, **state)
+    resumed = make_projector()
+    assert fit_projector(resumed, linear_teacher, stripes(), views(), mixed, **state) == got
+    assert all(torch.equal(t, trained(b)[n]) for n, t in trained(resumed).items())
 
 
 @pytest.mark.parametrize("loss", ["kl", "mse_ce"])

@@ -86,6 +86,18 @@ def test_a_finished_run_is_read_and_another_refused(teach, tmp_path):
         teach(tmp_path / "t", seed=1)
 
 
+def test_mixed_precision_is_another_run(teach, tmp_path):
+    full, mixed = teach(tmp_path / "full"), teach(tmp_path / "mixed", mixed=True)
+    view = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    a, b = full.load(-1)(view), mixed.load(-1)(view)
+    assert b.dtype == torch.float32
+    torch.testing.assert_close(a, b, rtol=0.1, atol=0.1)
+    assert not torch.equal(a, b)
+    assert full.run != mixed.run
+    with pytest.raises(HelloIOError, match=r"E_TARGET: `.*` holds a teacher of other data or sett"):
+        teach(tmp_path / "full", mixed=True)
+
+
 def test_the_state_of_another_run_is_refused(teach, tmp_path):
     def kill(done, _total):
         if done == 3:
