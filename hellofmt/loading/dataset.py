@@ -33,6 +33,7 @@ from hellofmt.archive.manifest import UNSET, decimal_value
 from hellofmt.archive.reader import HelloFile, open_archive
 from hellofmt.errors import TrustError, UserInputError, printable
 from hellofmt.loading.cache import DecodedImages
+from hellofmt.loading.labelling import FunctionLabeler
 from hellofmt.loading.pixels import normalise_, render
 from hellofmt.loading.sampler import EpochIndex
 from hellofmt.loading.stored import StoredLabels
@@ -212,12 +213,14 @@ class HelloDataset(Dataset[Any]):
         cache_dir: folder that keeps what came from a URL, see ``open_archive``.
         stored: soft labels that ``write_labels`` stored for these views, or their directory,
             instead of making them; only as many epochs as are stored.
+        label_function: logits (N, C) of views (N, 3, S, S), float32 in [0, 1], on ``device``: a
+            teacher, say, that makes soft labels or logits in the place of the archive's projector.
 
     Raises:
         OSError: the archive is missing or cannot be opened.
         HelloError: the archive is refused, see ``open_archive``.
         UserInputError: E_DATA, no images, or no projector for the labels asked for; E_OPTION, an
-            argument is out of range.
+            argument is out of range, or a label function for other labels or without a temperature.
         TrustError: E_PIN, another archive than ``expect``.
     """
 
@@ -239,6 +242,7 @@ class HelloDataset(Dataset[Any]):
         storage_options: Mapping[str, Any] | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         stored: str | os.PathLike[str] | StoredLabels | None = None,
+        label_function: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         _check_options(labels, temperature, views, seed, cache)
         if labels == "none" and target_transform is not None:
@@ -261,7 +265,12 @@ class HelloDataset(Dataset[Any]):
         if stored is not None and labels != "soft":
             text = f"`stored` labels; expected labels='soft', got {labels!r}"
             raise UserInputError.make("E_OPTION", text)
-        if labels in ("soft", "logits") and head is UNSET and stored is None:
+        self._function: FunctionLabeler | None = None
+        if label_function is not None:
+            _check_function(labels, is_stored=stored is not None, temperature=self.temperature)
+            self._function = FunctionLabeler(label_function, len(self.classes), self._device)
+        is_given = stored is not None or label_function is not None
+        if labels in ("soft", "logits") and head is UNSET and not is_given:
             text = f"labels={labels!r} need a projector, which the archive lacks; expected 'hard'"
             raise UserInputError.make("E_DATA", text + " or 'none'")
         if images is None:
@@ -376,6 +385,14 @@ class HelloDataset(Dataset[Any]):
             made = Labeler.from_file(self.file, self._base, device=where)
             self._labelers[str(where)] = made
         return self._labelers[str(where)]
+
+    def label_source(self) -> Labeler | FunctionLabeler:
+        """What makes this data set's soft labels: its label function, else its labeler.
+
+        Raises:
+            HelloError: as ``labeler``.
+        """
+        return self.labeler() if self._function is None else self._function
 
     def pixels(self, row: int) -> NDArray[np.uint8]:
         """A stored image, from the cache if it is there.
@@ -563,10 +580,11 @@ class HelloDataset(Dataset[Any]):
         if self.labels == "hard":
             hard = self.hard_labels(table)
             return hard.tolist() if hard.ndim == 1 else list(hard)
-        labeler = self.labeler()
+        labeler = self.label_source()
         if self.labels == "logits":
             return list(labeler.logits(views).cpu())
-        return list(labeler.labels(views, self.temperature).cpu())
+        # Known: without a projector, a label function was taken only with a temperature.
+        return list(labeler.labels(views, cast("float", self.temperature)).cpu())
 
 
 def _rows_of(table: NDArray[np.int32]) -> list[int]:
@@ -599,6 +617,19 @@ def _check_options(
         if not is_good:
             text = f"`{name}`; expected {expected}, got {printable(value)}"
             raise UserInputError.make("E_OPTION", text)
+
+
+def _check_function(labels: str, *, is_stored: bool, temperature: float | None) -> None:
+    if labels not in ("soft", "logits"):
+        text = f"`label_function`; expected labels='soft' or 'logits', got {labels!r}"
+    elif is_stored:
+        text = "`label_function` and `stored`; expected one of them"
+    elif temperature is None and labels == "soft":
+        text = "`temperature` of an archive without a projector; expected a number beside"
+        text += " `label_function`"
+    else:
+        return
+    raise UserInputError.make("E_OPTION", text)
 
 
 def _opened(
