@@ -168,6 +168,7 @@ def train_from_archive(
     workers: int = 0,
     on_step: Callable[[int, Tensor], None] | None = None,
     stored: str | os.PathLike[str] | None = None,
+    label_function: Callable[[Tensor], Tensor] | None = None,
     mixed: bool = False,
 ) -> nn.Module:
     """Train ``network`` on nothing but an archive, in place.
@@ -184,6 +185,7 @@ def train_from_archive(
         workers: processes that decode and make views and labels.
         on_step: called after each step with the number of steps done and the detached loss.
         stored: directory of ``write_labels``, to read soft labels from instead of making them.
+        label_function: labels views instead of the archive's, as for ``HelloDataset``.
         mixed: as for ``train_student``; labels are made as ever.
 
     Returns:
@@ -202,6 +204,7 @@ def train_from_archive(
         expect=expect,
         device=device,
         stored=stored,
+        label_function=label_function,
     )
     plan = replace(recipe, temperature=dataset.temperature)
     batches = ArchiveBatches(dataset, plan, steps, seed, workers)

@@ -8,7 +8,7 @@ import torch
 
 from hellofmt import rng
 from hellofmt.archive import open_archive
-from hellofmt.loading import HelloDataset
+from hellofmt.loading import HelloDataset, normalise
 from hellofmt.student.batches import ArchiveBatches, ArrayBatches, PassSampler, positions
 from hellofmt.student.networks import build_student
 from hellofmt.student.recipes import recipe
@@ -111,3 +111,33 @@ def test_a_student_trains_from_a_path_alone(archive, name):
     first = loss_of(plan, fresh(images.contiguous(memory_format=torch.channels_last)), *targets)
     assert losses[0] == pytest.approx(float(first.detach()), rel=1e-5)
     assert dataset.temperature == (20.0 if name == "rded" else 3.0)
+
+
+def test_a_label_function_takes_the_place_of_the_archives(archive):
+    seen, losses = [], []
+
+    def teacher(views):
+        # The data set normalises its views in place afterwards.
+        seen.append(views.clone())
+        return 3 * torch.stack([views.mean((1, 2, 3)), views[:, 0, 0, 0], views[:, 1, 0, 0]], 1)
+
+    plan = replace(recipe("kl"), batch_size=8, temperature=2.0)
+    fresh = build_student("cnn", 3, 8).to(memory_format=torch.channels_last)
+    train_from_archive(
+        build_student("cnn", 3, 8),
+        archive,
+        plan,
+        steps=1,
+        seed=1,
+        label_function=teacher,
+        on_step=lambda _, loss: losses.append(float(loss)),
+    )
+    views = torch.cat(seen)
+    assert views.shape == (8, 3, 8, 8)
+    assert views.min() >= 0
+    assert views.max() <= 1
+    with open_archive(archive) as file:
+        images = normalise(views, file.manifest.views)
+    labels = torch.softmax(teacher(views) / 2, 1)
+    truth = loss_of(plan, fresh(images.contiguous(memory_format=torch.channels_last)), labels)
+    assert losses[0] == pytest.approx(float(truth.detach()), rel=1e-5)
