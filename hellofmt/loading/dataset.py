@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+from collections import deque
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
@@ -31,6 +32,7 @@ from torch.utils.data import Dataset
 
 from hellofmt.archive.manifest import UNSET, decimal_value
 from hellofmt.archive.reader import HelloFile, open_archive
+from hellofmt.archive.stream import open_stream
 from hellofmt.errors import TrustError, UserInputError, printable
 from hellofmt.loading.cache import DecodedImages
 from hellofmt.loading.labelling import FunctionLabeler
@@ -47,7 +49,7 @@ from hellofmt.loading.views import (
 from hellofmt.projector.labeler import Labeler, refuse_fork
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -56,10 +58,13 @@ if TYPE_CHECKING:
     from hellofmt.archive.manifest import Views
     from hellofmt.projector.base import LoadedBase
 
-__all__ = ["AUTO_CACHE_BYTES", "HelloDataset", "ImageSource"]
+__all__ = ["AUTO_CACHE_BYTES", "READ_AHEAD", "HelloDataset", "ImageSource"]
 
 #: Bytes of decoded images that ``cache="auto"`` keeps.
 AUTO_CACHE_BYTES = 512 << 20
+
+#: Batches of a remote archive that are fetched before they are asked for.
+READ_AHEAD = 8
 
 LabelKind = Literal["soft", "logits", "hard", "none"]
 _KINDS = ("soft", "logits", "hard", "none")
@@ -107,12 +112,16 @@ class _ArchiveImages:
             text = "the archive has no images; expected `images`, the data set to be labelled"
             raise UserInputError.make("E_DATA", text)
         self._file = file
+        self.stream = open_stream(file)
         self.heights = np.asarray(index.height, np.int64)
         self.widths = np.asarray(index.width, np.int64)
         self.labels = np.asarray(index.label, np.int64)
 
     def read(self, rows: Sequence[int]) -> list[NDArray[np.uint8]]:
-        return self._file.decode_images(rows)
+        if self.stream is None:
+            return self._file.decode_images(rows)
+        files = self.stream.read(rows)
+        return [self._file.decode_bytes(row, data) for row, data in zip(rows, files, strict=True)]
 
     def targets(self) -> list[int]:
         return self.labels.tolist()
@@ -189,6 +198,7 @@ class HelloDataset(Dataset[Any]):
         classes: key of every class, in label order.
         class_to_idx: label of every key.
         views: the manifest's rules for views.
+        stored: the labels that are read instead of made, or None.
 
     Args:
         source: path of an archive, a URL, the files of a sharded set or their pattern (see
@@ -212,7 +222,8 @@ class HelloDataset(Dataset[Any]):
         storage_options: of a URL: what fsspec passes to its storage, such as credentials.
         cache_dir: folder that keeps what came from a URL, see ``open_archive``.
         stored: soft labels that ``write_labels`` stored for these views, or their directory,
-            instead of making them; only as many epochs as are stored.
+            instead of making them; only as many epochs as are stored, unless these cycle, and then
+            their views as well.
         label_function: logits (N, C) of views (N, 3, S, S), float32 in [0, 1], on ``device``: a
             teacher, say, that makes soft labels or logits in the place of the archive's projector.
 
@@ -256,6 +267,7 @@ class HelloDataset(Dataset[Any]):
         self.seed = seed
         self.classes: list[str] = list(self.file.classes.keys)
         self.class_to_idx: dict[str, int] = {key: i for i, key in enumerate(self.classes)}
+        self.stored: StoredLabels | None = None
         self._temperature = temperature
         self._base = base
         self._is_augmented = views is not None
@@ -277,10 +289,9 @@ class HelloDataset(Dataset[Any]):
             self._images = _ArchiveImages(self.file)
         else:
             self._images = _GivenImages(images, len(self.classes))
-        self._stored: StoredLabels | None = None
         if stored is not None:
-            self._stored = stored if isinstance(stored, StoredLabels) else StoredLabels(stored)
-            self._stored.check(self)
+            self.stored = stored if isinstance(stored, StoredLabels) else StoredLabels(stored)
+            self.stored.check(self)
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._served = torch.zeros(len(self), dtype=torch.int32).share_memory_()
         self._forget()
@@ -322,6 +333,11 @@ class HelloDataset(Dataset[Any]):
         return self.file.id
 
     @property
+    def device(self) -> torch.device:
+        """Where labels are made in ``__getitems__``."""
+        return self._device
+
+    @property
     def is_augmented(self) -> bool:
         """Whether views are made as the manifest says, rather than of whole images."""
         return self._is_augmented
@@ -342,8 +358,13 @@ class HelloDataset(Dataset[Any]):
 
     @property
     def temperature(self) -> float | None:
-        """T of the soft labels, dimensionless; None for an archive without a projector."""
+        """T of the soft labels, dimensionless: the one asked for, else the stored labels' own.
+
+        Else the manifest's, or None for an archive without a projector.
+        """
         head = self.file.manifest.head
+        if self._temperature is None and self.stored is not None:
+            return self.stored.temperature
         if self._temperature is not None or head is UNSET:
             return self._temperature
         return decimal_value(head.temperature)
@@ -454,6 +475,8 @@ class HelloDataset(Dataset[Any]):
         Returns:
             int32 (N, 20).
         """
+        if self.stored is not None and self.stored.cycles:
+            epochs = epochs % self.stored.epochs
         sizes = self._images
         if isinstance(sizes, _GivenImages):
             needed = np.asarray(rows, np.int64)
@@ -475,6 +498,36 @@ class HelloDataset(Dataset[Any]):
             widths=sizes.widths,
             count=len(self),
         )
+
+    def read_ahead(self, batches: Iterator[list[int]]) -> Iterator[list[int]]:
+        """The same batches, while what the next 8 show is fetched in the background.
+
+        A ``HelloSampler`` passes its batches through here. Nothing is done for local archives and
+        given images.
+
+        Args:
+            batches: lists of ``EpochIndex``.
+
+        Yields:
+            The batches, unchanged.
+        """
+        stream = self._images.stream if isinstance(self._images, _ArchiveImages) else None
+        if stream is None:
+            yield from batches
+            return
+        window: deque[tuple[list[int], NDArray[np.int32]]] = deque()
+        for batch in batches:
+            rows = np.array(batch, np.int64)
+            epochs = np.array([cast("EpochIndex", index).epoch for index in batch], np.int64)
+            shown = self.table(rows, epochs)[:, [ViewColumn.IMAGE, ViewColumn.PARTNER_IMAGE]]
+            window.append((batch, shown.ravel()))
+            # The one that is about to be drawn comes first.
+            if len(window) > READ_AHEAD:
+                stream.announce(np.concatenate([rows for _, rows in window]))
+                yield window.popleft()[0]
+        while window:
+            stream.announce(np.concatenate([rows for _, rows in window]))
+            yield window.popleft()[0]
 
     def draw(
         self, rows: NDArray[np.integer], epochs: NDArray[np.integer] | int
@@ -534,10 +587,10 @@ class HelloDataset(Dataset[Any]):
         """
         rows, epochs = self._places(indices)
         views, table = self.draw(rows, epochs)
-        if self._stored is None:
+        if self.stored is None:
             labels = self._label(views, table)
         else:
-            labels = self._replayed(self._stored, rows, epochs)
+            labels = self._replayed(self.stored, rows, epochs)
         if self.transform is not None:
             images = [self.transform(view) for view in views]
         elif self.labels == "none":

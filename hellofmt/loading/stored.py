@@ -22,7 +22,16 @@ form             files, numbers little-endian; E epochs, N rows, C classes, D fe
                  with a crop of its own (``mix_coords``, ``mix_flip``); ``rows`` I64 [n]
 ``embeddings``   ``epoch_<e>.safetensors``: ``labels`` F16 [N, D], unit embeddings: 2 D bytes
                  instead of 2 C, and any temperature; reading costs the head, not the encoder
+``pruned``       ``epoch_<e>.bin``: N records of k x int16 class, k x float16 probability, falling:
+                 4 k bytes, of few epochs, which a longer run sees over and over, views and all: its
+                 epoch e is stored epoch e mod E. What LPQLD keeps
+                 (he-y/soft-label-pruning-for-dataset-distillation); it draws the labels it keeps
+                 from those of a long run, which first epochs of random views are as well
 ===============  ===================================================================================
+
+What ``topk`` and ``pruned`` leave out, 1 less the sum of what they keep, is read as spread evenly
+over the other classes, as TinyViT does it. Labels come from the data set's own label function, or
+from any other: a rival that stores labels stores its teacher's.
 
 Logits are stored less their row's maximum, which softmax does not see and float16 does: at CLIP's
 scale of 100 it would round them by 0.03.
@@ -30,6 +39,7 @@ scale of 100 it would round them by 0.03.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -42,24 +52,31 @@ import numpy as np
 import torch
 
 from hellofmt.errors import HelloIOError, UserInputError, printable
+from hellofmt.loading.labelling import FunctionLabeler
 from hellofmt.loading.sampler import HelloSampler
 from hellofmt.loading.views import ViewColumn
+from hellofmt.projector.labeler import Labeler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
 
     from hellofmt.loading.dataset import HelloDataset
-    from hellofmt.projector.labeler import Labeler
 
-__all__ = ["FORMS", "StoredLabels", "write_labels"]
+__all__ = ["FORMS", "LABELS_SCHEMA", "StoredLabels", "new_directory", "write_labels"]
 
-Form = Literal["safetensors", "topk", "fkd", "embeddings"]
-FORMS: tuple[Form, ...] = ("safetensors", "topk", "fkd", "embeddings")
+Form = Literal["safetensors", "topk", "fkd", "embeddings", "pruned"]
+FORMS: tuple[Form, ...] = ("safetensors", "topk", "fkd", "embeddings", "pruned")
 
-_SCHEMA = "hello.labels/1"
+#: ``schema`` of every ``labels.json``.
+LABELS_SCHEMA = "hello.labels/1"
+
+# Forms of k classes a label; of probabilities, which belong to one temperature; that start over.
+_KEPT: tuple[Form, ...] = ("topk", "pruned")
+_SOFT: tuple[Form, ...] = ("safetensors", *_KEPT)
+_CYCLES: tuple[Form, ...] = ("pruned",)
 _DTYPES = {"F16": "<f2", "F32": "<f4", "I32": "<i4", "I64": "<i8", "U8": "u1"}
 # int16 indices of the top-k form.
 _MOST_CLASSES = 1 << 15
@@ -68,12 +85,12 @@ _MOST_CLASSES = 1 << 15
 def _name(form: str, epoch: int, batch: int = 0) -> str:
     if form == "fkd":
         return f"epoch_{epoch}/batch_{batch}.safetensors"
-    return f"epoch_{epoch}.bin" if form == "topk" else f"epoch_{epoch}.safetensors"
+    return f"epoch_{epoch}.bin" if form in _KEPT else f"epoch_{epoch}.safetensors"
 
 
 def _header(entries: dict[str, tuple[str, tuple[int, ...]]]) -> bytes:
     """Header of a safetensors file whose tensors follow in the order given."""
-    found: dict[str, Any] = {"__metadata__": {"schema": _SCHEMA}}
+    found: dict[str, Any] = {"__metadata__": {"schema": LABELS_SCHEMA}}
     at = 0
     for name, (dtype, shape) in entries.items():
         size = math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
@@ -124,11 +141,21 @@ class _Writer:
     """One schedule being written into a directory."""
 
     def __init__(
-        self, target: Path, dataset: HelloDataset, form: Form, k: int, batch_size: int
+        self,
+        target: Path,
+        dataset: HelloDataset,
+        source: Labeler | FunctionLabeler,
+        temperature: float,
+        form: Form,
+        k: int,
+        batch_size: int,
     ) -> None:
         self._target = target
         self._dataset = dataset
-        self._labeler = dataset.labeler()
+        self._source = source
+        is_labeler = isinstance(source, Labeler)
+        self._embedder = source if is_labeler and form == "embeddings" else None
+        self._temperature = temperature
         self._form: Form = form
         self._k = k
         self._batch_size = batch_size
@@ -142,8 +169,8 @@ class _Writer:
         count, classes = len(self._dataset), len(self._dataset.classes)
         steps = range(0, count, self._batch_size)
         with (self._target / _name(self._form, epoch)).open("xb") as stream:
-            width = self._labeler.features if self._form == "embeddings" else classes
-            if self._form != "topk":
+            width = classes if self._embedder is None else self._embedder.features
+            if self._form not in _KEPT:
                 views = self._dataset.table(self._rows, epoch)
                 shapes = {"views": ("I32", views.shape), "labels": ("F16", (count, width))}
                 stream.write(_header(shapes) + _bytes(views, "I32"))
@@ -154,14 +181,16 @@ class _Writer:
                 yield rows.size
 
     def _encoded(self, rows: NDArray[np.int64], drawn: Tensor) -> bytes:
-        if self._form == "embeddings":
-            return _bytes(self._labeler.embeddings(drawn).float().cpu().numpy(), "F16")
-        soft = self._labeler.labels(drawn, self._dataset.temperature).cpu()
+        if self._embedder is not None:
+            return _bytes(self._embedder.embeddings(drawn).float().cpu().numpy(), "F16")
+        soft = self._source.labels(drawn, self._temperature).cpu()
         if self._form == "safetensors":
             return _bytes(soft.numpy(), "F16")
         values, classes = soft.topk(self._k, dim=1)
-        records = np.empty(rows.size, _record(self._k))
-        records["row"], records["class"], records["value"] = rows, classes.numpy(), values.numpy()
+        records = np.empty(rows.size, _record(self._form, self._k))
+        if self._form == "topk":
+            records["row"] = rows
+        records["class"], records["value"] = classes.numpy(), values.numpy()
         return records.tobytes()
 
     def _batches(self, epoch: int) -> Iterator[int]:
@@ -177,7 +206,7 @@ class _Writer:
         for batch, indices in enumerate(sampler):
             rows = np.array(indices, np.int64)
             drawn, table = self._dataset.draw(rows, epoch)
-            tensors = _fkd_tensors(self._dataset, rows, table, self._labeler.logits(drawn))
+            tensors = _fkd_tensors(self._dataset, rows, table, self._source.logits(drawn))
             with (self._target / _name("fkd", epoch, batch)).open("xb") as stream:
                 stream.write(_header({n: (d, a.shape) for n, (d, a) in tensors.items()}))
                 for dtype, array in tensors.values():
@@ -185,8 +214,38 @@ class _Writer:
             yield rows.size
 
 
-def _record(k: int) -> np.dtype[Any]:
-    return np.dtype([("row", "<i4"), ("class", "<i2", (k,)), ("value", "<f2", (k,))])
+def _record(form: str, k: int) -> np.dtype[Any]:
+    row = [("row", "<i4")] if form == "topk" else []
+    return np.dtype([*row, ("class", "<i2", (k,)), ("value", "<f2", (k,))])
+
+
+@contextlib.contextmanager
+def new_directory(directory: str | os.PathLike[str]) -> Generator[Path]:
+    """A directory to write into, which gets its name at the end, or is gone after an error.
+
+    Args:
+        directory: the name; nothing may exist there.
+
+    Yields:
+        Where to write.
+
+    Raises:
+        HelloIOError: E_TARGET, the directory exists.
+    """
+    target = Path(directory)
+    if os.path.lexists(target):
+        text = f"`{printable(target)}` exists; expected a new directory"
+        raise HelloIOError.make("E_TARGET", text)
+    temporary = (
+        target.absolute().parent / f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    )
+    temporary.mkdir()
+    try:
+        yield temporary
+        temporary.rename(target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 def write_labels(
@@ -197,76 +256,87 @@ def write_labels(
     form: Form = "safetensors",
     k: int = 10,
     batch_size: int = 128,
+    label_function: Callable[[Tensor], Tensor] | None = None,
+    temperature: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Write the labels of epochs 0 .. ``epochs`` - 1 of a data set.
 
     Args:
-        dataset: its views, seed and temperature; labels are made on its device.
+        dataset: its views and seed; labels are made on its device, by what makes its own.
         directory: new; it gets its name when it is complete.
         epochs: >= 1.
         form: see the module.
-        k: classes per label of ``topk``, 1 to C.
+        k: classes per label of ``topk`` and ``pruned``, 1 to C.
         batch_size: rows per step, and per file of ``fkd``.
+        label_function: makes the labels instead: logits (N, C) of views (N, 3, S, S), float32 in
+            [0, 1], on the data set's device. An archive needs no projector then, if the data set
+            is opened with ``labels="hard"``.
+        temperature: T > 0 of the labels; by default the data set's.
         progress: called with labels done and labels in all.
 
     Returns:
         Bytes written.
 
     Raises:
-        UserInputError: E_OPTION, a number or ``form`` is out of range; E_DATA, no projector.
+        UserInputError: E_OPTION, a number or ``form`` is out of range, no temperature is known, or
+            ``embeddings`` of a label function; E_DATA, no projector; E_TEACHER, the label function
+            returns something else than logits.
         HelloIOError: E_TARGET, the directory exists.
         HelloError: an image cannot be read.
     """
     classes, count = len(dataset.classes), len(dataset)
+    wanted = dataset.temperature if temperature is None else temperature
+    is_known = wanted is not None and math.isfinite(wanted) and wanted > 0
     checks = [
         (form in FORMS, "form", " or ".join(FORMS), form),
         (epochs >= 1, "epochs", "at least 1", epochs),
         (batch_size >= 1, "batch_size", "at least 1", batch_size),
-        (1 <= k <= classes or form != "topk", "k", f"1 to {classes}", k),
-        (classes < _MOST_CLASSES or form != "topk", "form", "at most 32767 classes", form),
+        (1 <= k <= classes or form not in _KEPT, "k", f"1 to {classes}", k),
+        (classes < _MOST_CLASSES or form not in _KEPT, "form", "at most 32767 classes", form),
+        (is_known, "temperature", "a finite number > 0", wanted),
     ]
     for is_good, name, expected, value in checks:
         if not is_good:
             text = f"`{name}`; expected {expected}, got {printable(value)}"
             raise UserInputError.make("E_OPTION", text)
-    target = Path(directory)
-    if os.path.lexists(target):
-        text = f"`{printable(target)}` exists; expected a new directory"
-        raise HelloIOError.make("E_TARGET", text)
-    temporary = (
-        target.absolute().parent / f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-    )
-    temporary.mkdir()
-    try:
-        writer = _Writer(temporary, dataset, form, k, batch_size)
+    if dataset.stored is not None:
+        text = "a data set with stored labels; expected one whose labels are made"
+        raise UserInputError.make("E_OPTION", text)
+    if label_function is None:
+        source = dataset.label_source()
+    else:
+        source = FunctionLabeler(label_function, classes, dataset.device)
+    if form == "embeddings" and isinstance(source, FunctionLabeler):
+        text = "form `embeddings` of a label function, which has none; expected another form"
+        raise UserInputError.make("E_OPTION", text)
+    facts = {
+        "schema": LABELS_SCHEMA,
+        "form": form,
+        "archive": dataset.id,
+        "made_by": "function" if isinstance(source, FunctionLabeler) else "archive",
+        "seed": dataset.seed,
+        "epochs": epochs,
+        "cycles": form in _CYCLES,
+        "rows": count,
+        "classes": classes,
+        "temperature": wanted,
+        "augmented": dataset.is_augmented,
+        "batch_size": batch_size,
+        **({"k": k} if form in _KEPT else {}),
+    }
+    with new_directory(directory) as folder:
+        # Known: it was checked above.
+        at = cast("float", wanted)
+        writer = _Writer(folder, dataset, source, at, form, k, batch_size)
         done = 0
         for epoch in range(epochs):
             for rows in writer.epoch(epoch):
                 done += rows
                 if progress is not None:
                     progress(done, epochs * count)
-        document = {
-            "schema": _SCHEMA,
-            "form": form,
-            "archive": dataset.id,
-            "seed": dataset.seed,
-            "epochs": epochs,
-            "rows": count,
-            "classes": classes,
-            "temperature": dataset.temperature,
-            "augmented": dataset.is_augmented,
-            "batch_size": batch_size,
-            **({"k": k} if form == "topk" else {}),
-        }
-        text = json.dumps(document, indent=2) + "\n"
-        (temporary / "labels.json").write_text(text, encoding="ascii")
-        size = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file())
-        temporary.rename(target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return size
+        (folder / "labels.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="ascii")
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 class StoredLabels:
@@ -279,6 +349,7 @@ class StoredLabels:
         archive: ``id`` of the archive whose labels these are.
         seed: of the views.
         epochs: E; epochs 0 .. E - 1 are stored.
+        cycles: whether a later epoch e is epoch e mod E again, views and labels.
         rows: N of the data set.
         classes: C.
         temperature: of the stored probabilities; for ``fkd`` and ``embeddings`` the default.
@@ -300,12 +371,17 @@ class StoredLabels:
         except ValueError:
             found = None
         facts = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
-        if facts.get("schema") != _SCHEMA or facts.get("form") not in FORMS:
-            self._refuse("labels.json", f"no labels of schema {_SCHEMA}")
+        if facts.get("schema") == LABELS_SCHEMA and facts.get("form") == "teacher":
+            self._refuse("labels.json", "a teacher, which labels online; expected stored labels")
+        if facts.get("schema") != LABELS_SCHEMA or facts.get("form") not in FORMS:
+            self._refuse("labels.json", f"no labels of schema {LABELS_SCHEMA}")
         numbers = ("seed", "epochs", "rows", "classes", "batch_size")
-        names = (*numbers, *(("k",) if facts["form"] == "topk" else ()))
+        names = (*numbers, *(("k",) if facts["form"] in _KEPT else ()))
         if not all(type(facts.get(name)) is int and facts[name] >= 0 for name in names):
             self._refuse("labels.json", f"expected integers for {', '.join(names)}")
+        self.cycles = facts.get("cycles") is True
+        if self.cycles and facts["epochs"] < 1:
+            self._refuse("labels.json", "epochs; expected at least 1, got 0")
         self.form: Form = facts["form"]
         self.archive = str(facts.get("archive"))
         self.seed: int = facts["seed"]
@@ -351,22 +427,24 @@ class StoredLabels:
 
         Args:
             rows: (n,).
-            epochs: (n,), each below ``self.epochs``.
+            epochs: (n,), each below ``self.epochs`` unless they cycle.
             labeler: whose head ``embeddings`` need; nothing else does.
-            temperature: T > 0; by default the one they were stored for, which ``safetensors`` and
-                ``topk`` cannot leave.
+            temperature: T > 0; by default the one they were stored for, which ``safetensors``,
+                ``topk`` and ``pruned`` cannot leave.
 
         Returns:
             float32 (n, C); on the CPU unless a labeler made them. Within 2**-11 of each stored
-            number; ``topk`` spreads what is left evenly over the other classes.
+            number; ``topk`` and ``pruned`` spread what is left evenly over the other classes.
 
         Raises:
             UserInputError: E_OPTION, an epoch or temperature that is not stored, or no labeler;
                 E_DATA, a file is damaged.
             OSError: a file is missing.
         """
+        if self.cycles:
+            epochs = epochs % self.epochs
         wanted = self.temperature if temperature is None else temperature
-        if self.form in ("safetensors", "topk") and wanted != self.temperature:
+        if self.form in _SOFT and wanted != self.temperature:
             text = f"`temperature` of stored labels; expected {self.temperature:g}, got {wanted:g}"
             raise UserInputError.make("E_OPTION", text)
         if epochs.size and int(epochs.max()) >= self.epochs:
@@ -377,7 +455,7 @@ class StoredLabels:
                 text = "stored embeddings; expected a labeler, whose head makes labels of them"
                 raise UserInputError.make("E_OPTION", text)
             return labeler.labels_of(self._gathered(rows, epochs, None), wanted)
-        if self.form == "topk":
+        if self.form in _KEPT:
             return self._spread(rows, epochs)
         found = self._gathered(rows, epochs, self.classes)
         return torch.softmax(found / wanted, dim=1) if self.form == "fkd" else found
@@ -485,18 +563,19 @@ class StoredLabels:
 
     def _spread(self, rows: NDArray[np.integer], epochs: NDArray[np.integer]) -> Tensor:
         """Top-k records as whole distributions."""
-        record = _record(self._k)
+        record = _record(self.form, self._k)
         found = np.empty((rows.size, 1), record)
         for epoch in np.unique(epochs):
             at = np.nonzero(epochs == epoch)[0]
             parts = [(int(rows[k]) * record.itemsize, found[k]) for k in at]
-            self._read(_name("topk", int(epoch)), parts)
+            self._read(_name(self.form, int(epoch)), parts)
         records = found[:, 0]
         classes = records["class"].astype(np.int64)
-        if not np.array_equal(records["row"], rows) or (
-            classes.size and not (classes.min() >= 0 and classes.max() < self.classes)
-        ):
-            self._refuse(_name("topk", int(epochs[0])), "records of other rows or classes")
+        is_sound = self.form != "topk" or np.array_equal(records["row"], rows)
+        if classes.size and not (classes.min() >= 0 and classes.max() < self.classes):
+            is_sound = False
+        if not is_sound:
+            self._refuse(_name(self.form, int(epochs[0])), "records of other rows or classes")
         values = records["value"].astype(np.float32)
         others = max(1, self.classes - self._k)
         rest = np.maximum(1.0 - values.sum(axis=1, keepdims=True), 0.0) / others

@@ -28,6 +28,7 @@ def stored(dataset, tmp_path_factory):
     for form in FORMS:
         write_labels(dataset, folder / form, epochs=EPOCHS, form=form, k=2, batch_size=4)
     write_labels(dataset, folder / "all", epochs=1, form="topk", k=3, batch_size=4)
+    write_labels(dataset, folder / "one", epochs=1, form="pruned", k=1, batch_size=4)
     return folder
 
 
@@ -147,7 +148,7 @@ def test_another_temperature_needs_logits_or_embeddings(dataset, stored, online)
             rows, epochs, labeler=dataset.labeler(), temperature=0.9
         )
         assert (got.double() - truth).abs().max() < 5e-3
-    for form in ("safetensors", "topk"):
+    for form in ("safetensors", "topk", "pruned"):
         with pytest.raises(UserInputError, match=r"`temperature` .* expected 2, got 0\.9"):
             StoredLabels(stored / form).labels(rows, epochs, temperature=0.9)
 
@@ -179,6 +180,10 @@ DAMAGE = [
     ("topk", "epoch_0.bin", lambda d: d[:-3], "the file is cut"),
     ("topk", "epoch_0.bin", lambda d: b"\x05" + d[1:], "records of other rows or classes"),
     ("fkd", "epoch_0/batch_1.safetensors", lambda d: d[:-200], "expected a whole tensor"),
+    ("pruned", "epoch_0.bin", lambda d: d[:-3], "the file is cut"),
+    ("pruned", "epoch_0.bin", lambda d: b"\x05" + d[1:], "records of other rows or classes"),
+    ("pruned", "labels.json", lambda d: d.replace(b'"epochs": 2', b'"epochs": 0'), "at least 1, "),
+    ("pruned", "labels.json", lambda d: d.replace(b'"pruned"', b'"teacher"'), "labels online; exp"),
     ("topk", "labels.json", lambda d: d.replace(b"topk", b"top9"), "no labels of schema"),
     ("topk", "labels.json", lambda d: d.replace(b'"k": 2', b'"k": -2'), "expected integers for"),
     ("topk", "labels.json", lambda _: b"{", "no labels of schema hello.labels/1"),
@@ -204,10 +209,16 @@ def test_a_batch_that_lacks_rows_is_refused(stored, tmp_path):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"form": "pickle"}, "`form`; expected safetensors or topk or fkd or embeddings, got pick"),
+        (
+            {"form": "pickle"},
+            "`form`; expected safetensors or topk or fkd or embeddings or pruned,",
+        ),
         ({"epochs": 0}, "`epochs`; expected at least 1, got 0"),
         ({"batch_size": 0}, "`batch_size`; expected at least 1, got 0"),
         ({"form": "topk", "k": 4}, "`k`; expected 1 to 3, got 4"),
+        ({"form": "pruned", "k": 0}, "`k`; expected 1 to 3, got 0"),
+        ({"temperature": 0.0}, "`temperature`; expected a finite number > 0, got 0"),
+        ({"temperature": float("inf")}, "`temperature`; expected a finite number > 0, got inf"),
     ],
 )
 def test_options_out_of_range_are_refused(dataset, tmp_path, options, expected):
@@ -232,3 +243,108 @@ def test_a_directory_is_complete_or_absent(dataset, tmp_path):
     assert size == sum(path.stat().st_size for path in (tmp_path / "x").iterdir())
     with pytest.raises(HelloIOError, match=r"E_TARGET: .* exists; expected a new"):
         write_labels(dataset, tmp_path / "x", epochs=1)
+
+
+def channel_means(views):
+    """Logits that NumPy can check."""
+    return 10 * views.mean((2, 3)) - torch.arange(3)
+
+
+def softmax_of_means(dataset, epoch, temperature):
+    views, _ = dataset.draw(np.arange(11), epoch)
+    logits = 10 * views.numpy().astype(np.float64).mean((2, 3)) - np.arange(3)
+    powers = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def test_pruned_files_are_k_classes_and_k_values(stored, online):
+    for epoch in range(EPOCHS):
+        data = (stored / "pruned" / f"epoch_{epoch}.bin").read_bytes()
+        # The ledger's rule for k values and their indices, at the published two bytes an index.
+        assert len(data) == 11 * 2 * (2 + 2)
+        got = StoredLabels(stored / "pruned").labels(np.arange(11), np.full(11, epoch)).numpy()
+        for row in range(11):
+            classes = np.frombuffer(data, "<i2", 2, 8 * row)
+            values = np.frombuffer(data, "<f2", 2, 8 * row + 4).astype(np.float64)
+            truth = online[0][epoch][row].numpy()
+            assert classes.tolist() == np.argsort(-truth, kind="stable")[:2].tolist()
+            assert np.abs(values - truth[classes]).max() < 3e-4
+            whole = np.full(3, 1.0 - values.sum())
+            whole[classes] = values
+            assert np.abs(got[row] - whole).max() < 1e-6
+
+
+def test_what_is_left_out_is_spread_evenly(stored, online):
+    got = StoredLabels(stored / "one").labels(np.arange(11), np.zeros(11, np.int64)).numpy()
+    truth = online[0][0].numpy()
+    for row in range(11):
+        top = truth[row].argmax()
+        expected = np.full(3, (1 - truth[row][top]) / 2)
+        expected[top] = truth[row][top]
+        assert np.abs(got[row] - expected).max() < 3e-4
+
+
+def test_pruned_labels_start_over_with_their_views(mixing, dataset, stored):
+    replay = HelloDataset(mixing, seed=4, stored=stored / "pruned")
+    facts = json.loads((stored / "pruned" / "labels.json").read_text())
+    assert facts["cycles"] is True
+    assert not any(StoredLabels(stored / form).cycles for form in FORMS if form != "pruned")
+    passes = [replay.__getitems__(list(range(11))) for _ in range(2 * EPOCHS + 1)]
+    views = [torch.stack([view for view, _ in items]) for items in passes]
+    labels = [torch.stack([label for _, label in items]) for items in passes]
+    for epoch in range(2 * EPOCHS + 1):
+        again = epoch % EPOCHS
+        assert torch.equal(views[epoch], views[again])
+        assert torch.equal(labels[epoch], labels[again])
+        fresh = HelloDataset(mixing, seed=4, labels="hard")
+        fresh.set_epoch(again)
+        assert torch.equal(views[epoch][7], fresh[7][0])
+        # One class is left out of three, so the whole label is there.
+        soft = dataset.labeler().labels(dataset.draw(np.arange(11), again)[0])
+        assert (labels[epoch] - soft).abs().max() < 2e-3
+    assert not torch.equal(views[0], views[1])
+    assert np.array_equal(replay.table(np.arange(11), 5), dataset.table(np.arange(11), 1))
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "embeddings"])
+def test_labels_of_a_function_need_no_projector(archive_of, tmp_path, form):
+    path = archive_of(mix="cutmix", mix_probability="0.5", with_projector=False)
+    plain = HelloDataset(path, labels="hard", seed=2)
+    with pytest.raises(UserInputError, match="`temperature`; expected a finite number > 0, got No"):
+        write_labels(plain, tmp_path / "x", epochs=1, form=form, k=2, label_function=channel_means)
+    options = {"epochs": 2, "form": form, "k": 2, "batch_size": 4, "temperature": 3.0}
+    write_labels(plain, tmp_path / "x", **options, label_function=channel_means)
+    own = HelloDataset(path, seed=2, label_function=channel_means, temperature=3.0)
+    write_labels(own, tmp_path / "y", **options)
+    for name in sorted(file.relative_to(tmp_path / "x") for file in (tmp_path / "x").rglob("*.*")):
+        if (tmp_path / "x" / name).is_file():
+            assert (tmp_path / "x" / name).read_bytes() == (tmp_path / "y" / name).read_bytes()
+    assert json.loads((tmp_path / "x" / "labels.json").read_text())["made_by"] == "function"
+    replay = HelloDataset(path, seed=2, stored=tmp_path / "x")
+    assert replay.temperature == 3.0
+    for epoch in range(2):
+        got = np.stack([label.numpy() for _, label in replay.__getitems__(list(range(11)))])
+        truth = softmax_of_means(plain, epoch, 3.0)
+        assert np.abs(got - truth).max() < 3e-3
+
+
+def test_the_temperature_of_stored_labels_is_the_data_sets(mixing, dataset, tmp_path):
+    write_labels(dataset, tmp_path / "x", epochs=1, batch_size=11, temperature=7.0)
+    replay = HelloDataset(mixing, seed=4, stored=tmp_path / "x")
+    assert (dataset.temperature, replay.temperature) == (2.0, 7.0)
+    views, _ = dataset.draw(np.arange(11), 0)
+    got = StoredLabels(tmp_path / "x").labels(np.arange(11), np.zeros(11, np.int64))
+    assert (got - dataset.labeler().labels(views, 7.0)).abs().max() < 3e-4
+
+
+def test_embeddings_of_a_function_and_labels_of_stored_ones_are_refused(
+    mixing, dataset, stored, tmp_path
+):
+    with pytest.raises(UserInputError, match="E_OPTION: form `embeddings` of a label function"):
+        write_labels(
+            dataset, tmp_path / "x", epochs=1, form="embeddings", label_function=channel_means
+        )
+    replay = HelloDataset(mixing, seed=4, stored=stored / "topk")
+    with pytest.raises(UserInputError, match="E_OPTION: a data set with stored labels; expected"):
+        write_labels(replay, tmp_path / "x", epochs=1)
+    assert list(tmp_path.iterdir()) == []
