@@ -22,7 +22,6 @@ from hellofmt.distillation.pipeline import (
     split_validation,
     write_distilled,
 )
-from hellofmt.distillation.ranks import joined
 from hellofmt.distillation.refine import Refinement, RefineSettings, refine_images
 from hellofmt.distillation.select import Selection, SelectSettings, select_images
 from hellofmt.distillation.sources import (
@@ -32,7 +31,7 @@ from hellofmt.distillation.sources import (
     read_source,
     stratified_split,
 )
-from hellofmt.distillation.stages import Stages, digest_of
+from hellofmt.distillation.stages import Stages
 from hellofmt.distillation.teacher import (
     TEACHER_RECIPE,
     Teacher,
@@ -50,6 +49,8 @@ from hellofmt.distillation.trajectory import (
     read_trajectory,
     train_trajectory,
 )
+from hellofmt.student.ranks import joined
+from hellofmt.student.results import digest_of
 
 __all__ = [
     "CHECKPOINTS",

@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING, Final, Literal
 import torch
 from torch.nn import functional
 
-from hellofmt.distillation import ranks
-from hellofmt.distillation.resume import read_state, write_state
 from hellofmt.errors import UserInputError
 from hellofmt.projector import STORAGES, stored_labelers
+from hellofmt.student import ranks
 from hellofmt.student.batches import ArrayBatches
+from hellofmt.student.resume import read_state, write_state
 
 if TYPE_CHECKING:
     import os

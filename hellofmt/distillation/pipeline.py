@@ -26,7 +26,6 @@ from hellofmt.archive import (
     write_archive,
 )
 from hellofmt.archive.manifest import Dataset
-from hellofmt.distillation import ranks
 from hellofmt.distillation.fit import Fidelity, FitSettings, default_steps, fit_projector
 from hellofmt.distillation.refine import RefineSettings, refine_images
 from hellofmt.distillation.select import (
@@ -36,11 +35,13 @@ from hellofmt.distillation.select import (
     select_images,
 )
 from hellofmt.distillation.sources import stratified_split
-from hellofmt.distillation.stages import Result, Stages, digest_of
+from hellofmt.distillation.stages import Stages
 from hellofmt.distillation.teacher import check_teacher, teacher_accuracy
 from hellofmt.errors import HelloIOError, UserInputError, printable
 from hellofmt.projector import Projector
 from hellofmt.projector.lowrank import Delta
+from hellofmt.student import ranks
+from hellofmt.student.results import Result, digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,12 +25,12 @@ from safetensors.numpy import load, save
 from torch import nn
 
 from hellofmt.archive.manifest import decimal_value
-from hellofmt.distillation.stages import write_file
 from hellofmt.errors import UserInputError, printable
 from hellofmt.student.batches import ArrayBatches
 from hellofmt.student.evaluate import prepare_images
 from hellofmt.student.networks import build_student
 from hellofmt.student.recipes import Recipe
+from hellofmt.student.results import write_file
 from hellofmt.student.train import train_student
 
 if TYPE_CHECKING:

@@ -24,9 +24,6 @@ import torch
 
 from hellofmt import rng
 from hellofmt.archive.manifest import Views
-from hellofmt.distillation import ranks
-from hellofmt.distillation.resume import read_state, write_state
-from hellofmt.distillation.stages import digest_of, write_file
 from hellofmt.distillation.teacher import (
     TEACHER_RECIPE,
     Teacher,
@@ -36,8 +33,11 @@ from hellofmt.distillation.teacher import (
     teacher_accuracy,
 )
 from hellofmt.errors import HelloIOError, UserInputError, printable
+from hellofmt.student import ranks
 from hellofmt.student.batches import ArrayBatches
 from hellofmt.student.networks import build_student
+from hellofmt.student.results import digest_of, write_file
+from hellofmt.student.resume import read_state, write_state
 from hellofmt.student.train import learning_rate_factor, loss_of, optimiser_of
 
 if TYPE_CHECKING:

@@ -9,15 +9,16 @@ import torch
 from msgspec.structs import replace as changed
 
 from hellofmt.archive import ClassLine, open_archive, verify_archive
-from hellofmt.distillation import pipeline, stages
+from hellofmt.distillation import pipeline
 from hellofmt.distillation.fit import FitSettings
 from hellofmt.distillation.pipeline import ProjectorSettings, distill, split_validation
 from hellofmt.distillation.refine import RefineSettings
 from hellofmt.distillation.select import SelectSettings
 from hellofmt.distillation.sources import ArrayImages
-from hellofmt.distillation.stages import read_result
 from hellofmt.distillation.teacher import train_teacher
 from hellofmt.errors import HelloIOError, UserInputError
+from hellofmt.student import results
+from hellofmt.student.results import read_result
 
 
 class Killed(BaseException):
@@ -152,7 +153,7 @@ def test_a_full_disk_keeps_what_is_finished(make, tmp_path, monkeypatch):
         return real(descriptor)
 
     with monkeypatch.context() as patched:
-        patched.setattr(stages.os, "fsync", full)
+        patched.setattr(results.os, "fsync", full)
         with pytest.raises(OSError, match="No space left on device"):
             make(work=work)
     assert names(work) == ["fit"]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hellofmt.distillation.stages import Result, read_result, write_result
 from hellofmt.errors import StateError, printable
+from hellofmt.student.results import Result, read_result, write_result
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Several processes of one fit, as ``torchrun`` starts them.
+"""Several processes of one run, as ``torchrun`` starts them.
 
 Nothing here starts a process or moves data by itself: ``torchrun`` is the engine the field runs,
 and torch.distributed does the rest. Without it everything is rank 0 of 1. The batch of a step is

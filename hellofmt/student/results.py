@@ -1,0 +1,139 @@
+"""Results as files: written whole or not at all, named by a digest of what they were made from.
+
+Files are safetensors: tensors, and small facts as JSON in the metadata. A file appears under its
+name only when it is complete (written beside, synced, renamed), so a process killed anywhere leaves
+the former file and at most one temporary one. Rejected: pickles, which run code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+from torch import nn
+
+from hellofmt.archive.manifest import canonical
+from hellofmt.errors import UserInputError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["Result", "digest_of", "read_result", "write_file", "write_result"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Tensors and facts of one file.
+
+    Attributes:
+        tensors: NumPy arrays by name.
+        facts: small JSON values by name.
+    """
+
+    tensors: Mapping[str, NDArray[Any]]
+    facts: Mapping[str, Any]
+
+
+def _plain(value: object) -> Any:
+    """``value`` as JSON, arrays and networks replaced by digests of their bytes."""
+    if isinstance(value, float):
+        # The shortest decimal that reads back; the canonical JSON of manifests has no floats.
+        return {"float": repr(value)}
+    if value is None or isinstance(value, bool | int | str):
+        return {"none": True} if value is None else value
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().contiguous().numpy()
+    if isinstance(value, np.ndarray):
+        array = np.asarray(cast("NDArray[Any]", value), order="C")
+        digest = hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
+        return {"dtype": str(array.dtype), "shape": list(array.shape), "sha256": digest}
+    if isinstance(value, nn.Module):
+        state = {name: _plain(tensor) for name, tensor in value.state_dict().items()}
+        kind = type(value)
+        return {"module": f"{kind.__module__}.{kind.__qualname__}", "text": repr(value), **state}
+    if isinstance(value, msgspec.Struct):
+        return _plain(msgspec.to_builtins(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        items = cast("dict[str, object]", value)
+        return {str(key): _plain(item) for key, item in items.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in cast("Sequence[object]", value)]
+    raise TypeError(f"no digest of a {type(value).__name__}")
+
+
+def digest_of(value: object) -> str:
+    """Hex SHA-256 over the canonical JSON of ``value``.
+
+    Args:
+        value: numbers, strings, None, lists, dicts, data classes, msgspec structs; NumPy arrays and
+            tensors count by type, shape and bytes, networks by their tensors and structure.
+
+    Returns:
+        64 hex digits.
+
+    Raises:
+        TypeError: anything else, such as a bare function.
+    """
+    return hashlib.sha256(canonical(_plain(value))).hexdigest()
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a whole file or none; an existing one is replaced.
+
+    Raises:
+        OSError: it cannot be written, for instance because the disk is full; nothing is left.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_result(path: Path, result: Result) -> None:
+    """Write ``result`` as one safetensors file.
+
+    Raises:
+        OSError: it cannot be written; nothing is left.
+    """
+    # Serialised here and written by us: safetensors would turn a full disk into an error of its
+    # own and leave half a file.
+    # Not `ascontiguousarray`, which turns a number into a vector of one.
+    tensors = {name: np.asarray(array, order="C") for name, array in result.tensors.items()}
+    write_file(path, save(tensors, {"facts": json.dumps(dict(result.facts), sort_keys=True)}))
+
+
+def read_result(path: Path) -> Result:
+    """Read what ``write_result`` wrote.
+
+    Raises:
+        UserInputError: damaged (E_DATA).
+        OSError: it cannot be read.
+    """
+    data = path.read_bytes()
+    try:
+        tensors = load(data)
+        length = int.from_bytes(data[:8], "little")
+        facts = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["facts"])
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UserInputError.make(
+            "E_DATA", f"`{printable(path)}` is damaged; delete it, and it is made again"
+        ) from error
+    return Result(tensors, facts)
