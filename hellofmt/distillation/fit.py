@@ -246,6 +246,7 @@ def _step_loss(
     part = ranks.share(settings.batch_size)
     batch = batches.batch(step, part)
     views, hard = batch.views.to(device), batch.hard.to(device)
+    views = views.contiguous(memory_format=torch.channels_last)
     unmixed_rows = None
     if ranks.current().world > 1:
         unmixed_rows = int(ranks.sum_(_unmixed(hard).sum()))
@@ -374,6 +375,9 @@ def fit_projector(
     measured = source if held_out is None else held_out
     every = max(1, settings.steps // evaluations) if evaluations else settings.steps
     projector.train()
+    # Half the time of a step on a CPU for a convolutional tower, and what tensor cores want;
+    # nothing for a transformer.
+    projector.encoder.visual.to(memory_format=torch.channels_last)
     for step in range(first, settings.steps):
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * _rate(settings, step)
