@@ -5,7 +5,8 @@ same rules: **labels** are what a student would have read from disk (one row of 
 and epoch), **payload** is what an archive stores instead (the sections ``adapter``, ``head`` and
 ``probes``, headers and scales included). Images, index, class names and manifest are needed either
 way and stand on neither side. The base is shown apart: a public encoder is shared by every data set
-that uses it, a seeded one is generated, and an embedded one is charged to the archive.
+that uses it, a seeded one is generated, and an embedded one is charged to the archive. Whoever
+doubts that a public encoder is free passes its bytes as ``base`` and reads the other column.
 
 Counts are exact integers of bytes; only ratios are floats. Decimal and binary units differ by 7 %
 at a gigabyte, and published label sizes mix them (572 "MB" and 110 "GB" for ImageNet-1K are MiB and
@@ -15,28 +16,36 @@ inspect`` prints these numbers at once.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING, Final
 
 from hellofmt.archive.manifest import UNSET
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from hellofmt.archive import HelloFile
     from hellofmt.archive.manifest import Adapter, Head, Storage
 
 __all__ = [
     "PAYLOAD_SECTIONS",
+    "PRUNING_RATIOS",
     "VALUE_BITS",
     "VIEW_RECORD_BYTES",
     "Ledger",
+    "adapter_bytes",
     "break_even_data_sets",
     "break_even_epochs",
     "factor_values",
+    "head_bytes",
     "ledger_of",
     "matrix_bytes",
     "model_bytes",
+    "probe_bytes",
+    "pruned_label_bytes",
+    "resnet18_parameters",
     "stored_label_bytes",
     "top_k_label_bytes",
     "view_record_bytes",
@@ -61,6 +70,20 @@ From published label files of ImageNet-1K (he-y/soft-label-pruning-for-dataset-d
 28.33 and 113.33 GiB are 1.4 % above E * N * C * 2, which is about 29 bytes per record.
 """
 
+PRUNING_RATIOS: Final = (40, 80, 200)
+"""By how much pruned and quantised labels are smaller than full ones, as their authors name it.
+
+Xiao and He, "Are Large-scale Soft Labels Necessary for Large-scale Dataset Distillation?" (NeurIPS
+2024), ImageNet-1K. Their files are within 13 % of these ratios at 10, 50 and 200 images per class.
+"""
+
+_DTYPES: Final[Mapping[Storage, str]] = {
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int8": "I8",
+    "int4": "U8",
+}
 _SCALE_BYTES = 4
 _QUANTISED: Final = ("int8", "int4")
 
@@ -106,6 +129,22 @@ def top_k_label_bytes(images: int, classes: int, epochs: int, k: int) -> int:
     return epochs * images * k * (2 + index_bytes)
 
 
+def pruned_label_bytes(images: int, classes: int, epochs: int, ratio: int) -> int:
+    """Bytes of pruned and quantised labels: full ones with their view records, over ``ratio``.
+
+    Args:
+        images: N >= 0.
+        classes: C >= 1.
+        epochs: E >= 0.
+        ratio: >= 1; ``PRUNING_RATIOS`` are the published ones.
+
+    Returns:
+        Bytes, rounded up.
+    """
+    full = stored_label_bytes(images, classes, epochs) + view_record_bytes(images, epochs)
+    return -(-full // ratio)
+
+
 def matrix_bytes(rows: int, columns: int, storage: Storage) -> int:
     """Bytes of one stored matrix: its values, and one F32 scale per row when quantised.
 
@@ -122,6 +161,72 @@ def model_bytes(parameters: int, storage: Storage) -> int:
     Scales of a quantised network are left out, in the rival's favour.
     """
     return -(-parameters * VALUE_BITS[storage] // 8)
+
+
+def resnet18_parameters(classes: int) -> int:
+    """Parameters of torchvision's ResNet-18, the field's usual teacher: 11,176,512 + 513 C."""
+    return 11_176_512 + 513 * classes
+
+
+def _matrix_tensors(
+    name: str, shape: Sequence[int], storage: Storage
+) -> list[tuple[str, str, list[int], int]]:
+    """Name, dtype, stored shape and bytes of the tensors that store one matrix."""
+    rows, columns = shape
+    row_bytes = -(-columns * VALUE_BITS[storage] // 8)
+    width = row_bytes if storage == "int4" else columns
+    tensors = [(name, _DTYPES[storage], [rows, width], rows * row_bytes)]
+    if storage in _QUANTISED:
+        tensors.append((f"{name}_scale", "F32", [rows], rows * _SCALE_BYTES))
+    return tensors
+
+
+def _section_bytes(section: str, tensors: Iterable[tuple[str, str, list[int], int]]) -> int:
+    """Bytes of a safetensors section, its JSON header written out to be measured, not its data."""
+    header: dict[str, object] = {"__metadata__": {"schema": f"hello.{section}/1"}}
+    end = 0
+    # safetensors' order: wider values first, then by name.
+    for name, dtype, shape, size in sorted(tensors, key=lambda t: (-t[3] // prod(t[2]), t[0])):
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
+    return 8 + -(-text // 8) * 8 + end
+
+
+def adapter_bytes(adapter: Adapter) -> int:
+    """Bytes of the section ``adapter``: values, row scales and header, as the writer makes it."""
+    tensors: list[tuple[str, str, list[int], int]] = []
+    for target in adapter.targets:
+        tensors += _matrix_tensors(f"{target.param}::A", target.a, target.storage)
+        tensors += _matrix_tensors(f"{target.param}::B", target.b, target.storage)
+    return _section_bytes("adapter", tensors)
+
+
+def head_bytes(head: Head, dim: int, classes: int) -> int:
+    """Bytes of the section ``head``, as the writer makes it.
+
+    Args:
+        head: the head; its factors, bias and storage decide.
+        dim: D, features of an embedding.
+        classes: C.
+
+    Returns:
+        Bytes, header included.
+    """
+    tensors = [("logit_scale", "F32", [1], 4)]
+    if head.bias:
+        tensors.append(("bias", "F32", [classes], 4 * classes))
+    if head.start == "stored":
+        tensors += _matrix_tensors("weight", (classes, dim), head.storage)
+    if head.a is not UNSET and head.b is not UNSET:
+        tensors += _matrix_tensors("weight::A", head.a, head.storage)
+        tensors += _matrix_tensors("weight::B", head.b, head.storage)
+    return _section_bytes("head", tensors)
+
+
+def probe_bytes(count: int, classes: int) -> int:
+    """Bytes of the section ``probes``: float32 logits of ``count`` generated pictures."""
+    return _section_bytes("probes", [("logits", "F32", [count, classes], 4 * count * classes)])
 
 
 def factor_values(adapter: Adapter | None, head: Head | None, dim: int, classes: int) -> int:
@@ -220,14 +325,29 @@ class Ledger:
         """Bytes of the float16 labels that the payload replaces, over ``epochs`` epochs."""
         return stored_label_bytes(self.images, self.classes, epochs)
 
-    def ratio(self, epochs: int) -> float | None:
-        """Payload over stored labels, dimensionless; None where there would be no labels."""
-        labels = self.labels(epochs)
-        return self.payload / labels if labels else None
+    def ratio(self, epochs: int, base: int = 0) -> float | None:
+        """Payload over stored labels; None where there would be no labels.
 
-    def break_even(self) -> int | None:
-        """First number of epochs whose stored labels outweigh the payload (None: no images)."""
-        return break_even_epochs(self.payload, self.images, self.classes)
+        Args:
+            epochs: E of the stored labels.
+            base: bytes of the encoder, to charge it to this one archive.
+
+        Returns:
+            Dimensionless.
+        """
+        labels = self.labels(epochs)
+        return (self.payload + base) / labels if labels else None
+
+    def break_even(self, base: int = 0) -> int | None:
+        """First number of epochs whose stored labels outweigh payload and ``base`` (None: never).
+
+        Args:
+            base: bytes of the encoder, to charge it to this one archive.
+
+        Returns:
+            Epochs >= 1, or None without images.
+        """
+        return break_even_epochs(self.payload + base, self.images, self.classes)
 
     def parts(self) -> dict[str, int]:
         """Bytes by part; the values add up to ``total``.

@@ -18,6 +18,7 @@ ALLOWED = {
     "rng": set(),
     "archive": LEAVES,
     "ledger": LEAVES | {"archive"},
+    "plan": LEAVES | {"archive", "ledger"},
     "projector": LEAVES | {"archive"},
     "loading": LEAVES | {"archive", "projector"},
     "student": LEAVES | {"archive", "projector", "loading"},
@@ -31,7 +32,7 @@ KERNEL_USERS = {
     "loading/views.py",
     "student/train.py",
 }
-TORCH_FREE = {"errors", "rng", "archive", "ledger"}
+TORCH_FREE = {"errors", "rng", "archive", "ledger", "plan"}
 HEAVY = {"torch", "torchvision", "open_clip", "timm", "triton", "hellofmt_kernels"}
 
 

@@ -37,7 +37,7 @@ CLI = "from hellofmt_cli.main import hello\nhello(sys.argv[1:])"
 
 
 def test_import_hellofmt():
-    done = run("import hellofmt, hellofmt.archive, hellofmt.ledger, hellofmt.rng")
+    done = run("import hellofmt, hellofmt.archive, hellofmt.ledger, hellofmt.plan, hellofmt.rng")
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -46,6 +46,12 @@ def test_reading_commands(command, tiny_archive):
     done = run(CLI, command, tiny_archive)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout
+
+
+def test_plan():
+    done = run(CLI, "plan", "--dataset", "imagenet-22k", "--base", "ViT-B-16")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ViT-B-16" in done.stdout
 
 
 def test_help():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from hellofmt import ledger
+from hellofmt.archive import StoredTensor, tensors
 from hellofmt.archive.manifest import UNSET, Adapter, Head, Target
 
 MIB, GIB = 2**20, 2**30
@@ -92,6 +94,78 @@ def test_values_of_the_papers_presets():
 def test_bytes_of_816856_values(storage, values_alone, with_scales):
     assert ledger.model_bytes(816_856, storage) == values_alone
     assert adapter_and_head_bytes(storage) == with_scales
+
+
+def written_bytes(section, **groups):
+    """Bytes of the section the archive's own writer makes of what a manifest implies."""
+    absent = dict.fromkeys(("adapter", "head", "probes", "images", "base"), UNSET)
+    manifest = SimpleNamespace(**{**absent, "classes": 1000, **groups})
+    item_bytes = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1}
+    made = {
+        name: StoredTensor(dtype, shape, bytes(math.prod(shape) * item_bytes[dtype]))
+        for name, (dtype, shape) in tensors.expected_tensors(manifest, section).items()
+    }
+    return len(tensors.serialize_tensors(section, made))
+
+
+BASE = SimpleNamespace(arch=SimpleNamespace(embed_dim=1024))
+STORAGES = ["float32", "float16", "bfloat16", "int8", "int4"]
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("kind", ["text", "stored", "text and bias", "both"])
+@pytest.mark.parametrize("classes", [1000, 11])
+def test_section_bytes_are_those_the_writer_makes(storage, kind, classes):
+    adapter = paper_adapter(storage)
+    assert ledger.adapter_bytes(adapter) == written_bytes("adapter", adapter=adapter)
+    factors = {} if kind == "stored" else {"a": [7, 1024], "b": [classes, 7]}
+    head = Head(
+        bias=kind == "text and bias",
+        scale="1.0",
+        start="text" if kind.startswith("text") else "stored",
+        storage=storage,
+        temperature="20.0",
+        **factors,
+    )
+    expected = written_bytes("head", head=head, base=BASE, classes=classes)
+    assert ledger.head_bytes(head, 1024, classes) == expected
+
+
+@pytest.mark.parametrize(("count", "classes"), [(1, 1), (2, 1000), (2, 21_841)])
+def test_probe_bytes_are_those_the_writer_makes(count, classes):
+    probes = SimpleNamespace(count=count)
+    assert ledger.probe_bytes(count, classes) == written_bytes(
+        "probes", probes=probes, classes=classes
+    )
+
+
+def test_an_adapter_without_targets_is_a_header():
+    adapter = Adapter(targets=[])
+    assert ledger.adapter_bytes(adapter) == written_bytes("adapter", adapter=adapter)
+
+
+@pytest.mark.parametrize(
+    ("images", "published"),
+    # GiB of pruned and quantised labels at 40, 80 and 200 times (he-y/soft-label-pruning-for-
+    # dataset-distillation).
+    [(10_000, (0.13, 0.07, 0.03)), (50_000, (0.63, 0.37, 0.14)), (200_000, (2.54, 1.47, 0.58))],
+)
+def test_pruned_labels_have_about_the_published_sizes(images, published):
+    for ratio, size in zip(ledger.PRUNING_RATIOS, published, strict=True):
+        counted = ledger.pruned_label_bytes(images, 1000, 300, ratio) / GIB
+        # Published with two decimals, of which 0.03 has one digit.
+        assert counted == pytest.approx(size, rel=0.13, abs=0.005)
+
+
+def test_pruned_labels_round_up():
+    # Three rows of 4 bytes and 29 of view record.
+    assert ledger.pruned_label_bytes(3, 2, 1, 1) == 99
+    assert ledger.pruned_label_bytes(3, 2, 1, 40) == 3
+
+
+@pytest.mark.parametrize(("classes", "parameters"), [(1000, 11_689_512), (100, 11_227_812)])
+def test_parameters_of_resnet18(classes, parameters):
+    assert ledger.resnet18_parameters(classes) == parameters
 
 
 def test_the_papers_ratio_is_ipc_50_at_one_byte_per_value():
@@ -183,6 +257,8 @@ def test_parts_add_up_to_the_file(packed):
     assert account.labels(300) == 300 * 2 * 10 * 2
     assert account.ratio(300) == pytest.approx(5000 / 12_000)
     assert account.break_even() == 5000 // 40 + 1
+    assert account.ratio(300, base=1000) == pytest.approx(6000 / 12_000)
+    assert account.break_even(base=1000) == 6000 // 40 + 1
 
 
 def test_a_projector_without_images_has_nothing_to_compare():

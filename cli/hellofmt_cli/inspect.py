@@ -7,11 +7,14 @@ the page and the HTML report show the same numbers.
 ``labels_avoided`` sets the label function (sections ``adapter``, ``head`` and ``probes``) against
 the float16 labels that a data set without one would store: one row of C values per image and epoch.
 Class names, index and manifest are needed either way and stand on neither side. Where the labels
-would be smaller, the page says so.
+would be smaller, the page says so. A public base is not part of the archive; a second column
+charges it to this one archive, and says how many data sets must share it to be smaller than a
+ResNet-18 teacher in each.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -22,26 +25,12 @@ from hellofmt_cli.output import count, echo_json, echo_page, json_option, limit_
 if TYPE_CHECKING:
     from hellofmt.archive import HelloFile, Manifest
     from hellofmt.ledger import Ledger
+    from hellofmt.plan import Tower
 
 __all__ = ["describe", "inspect"]
 
 DEFAULT_EPOCHS: Final = 300
 """Epochs of the students in the literature (SRe2L, RDED, HeLlO)."""
-
-GFLOP: Final = {
-    "RN50": (224, 1024, 12.22),
-    "RN101": (224, 512, 19.54),
-    "RN50x4": (288, 640, 42.56),
-    "ViT-B-32": (224, 512, 8.82),
-    "ViT-B-16": (224, 512, 35.13),
-    "ViT-L-14": (224, 768, 162.03),
-    "ViT-L-14-336": (336, 768, 381.92),
-    "ViT-H-14": (224, 1024, 334.59),
-}
-"""Image size, embedding size and GFLOP of one image through the tower.
-
-From ``docs/model_profile.csv`` of open_clip, column ``image_gflops``.
-"""
 
 
 @click.command("inspect")
@@ -232,24 +221,56 @@ def _shard(manifest: Manifest) -> dict[str, Any] | None:
 def _labels_avoided(manifest: Manifest, ledger: Ledger, epochs: int) -> dict[str, Any] | None:
     if manifest.head is UNSET or not ledger.images:
         return None
+    base = _base_bytes(manifest, ledger)
     return {
         "epochs": epochs,
         "bytes": ledger.labels(epochs),
         "ratio": ledger.ratio(epochs),
         "break_even": ledger.break_even(),
+        "base_bytes": base,
+        "ratio_charged": None if base is None else ledger.ratio(epochs, base),
+        "break_even_charged": None if base is None else ledger.break_even(base),
+        "data_sets_per_base": None if base is None else _data_sets(ledger, base),
     }
 
 
-def _gflop(manifest: Manifest) -> float | None:
-    """GFLOP of one label: one image through the tower; None for a base that nobody published."""
+def _base_bytes(manifest: Manifest, ledger: Ledger) -> int | None:
+    """Bytes of the image tower in float16, or as embedded; None for one that nobody published."""
+    base = manifest.base
+    if base is UNSET:
+        return None
+    if base.kind != "open_clip":
+        return ledger.base
+    tower = _tower(manifest)
+    return None if tower is None else tower.tower_bytes("float16")
+
+
+def _data_sets(ledger: Ledger, base: int) -> float | None:
+    """Data sets that must share the base to beat a float16 ResNet-18 in each; None: never."""
+    from hellofmt.ledger import break_even_data_sets, model_bytes, resnet18_parameters
+
+    teacher = model_bytes(resnet18_parameters(ledger.classes), "float16")
+    return break_even_data_sets(base, teacher, ledger.payload)
+
+
+def _tower(manifest: Manifest) -> Tower | None:
+    """What is known of the base's image tower; None for a base that nobody published."""
+    from hellofmt.plan import tower_named
+
     base = manifest.base
     if base is UNSET or base.kind != "open_clip":
         return None
-    known = GFLOP.get(base.name.removesuffix("-quickgelu"))
+    tower = tower_named(base.name)
     # A name is only a hint of the file's author, so the shape has to agree.
-    if known is None or known[:2] != (base.preprocess.size, base.arch.embed_dim):
+    if tower is None or (tower.size, tower.dim) != (base.preprocess.size, base.arch.embed_dim):
         return None
-    return known[2]
+    return tower
+
+
+def _gflop(manifest: Manifest) -> float | None:
+    """GFLOP of one label, to two digits: one image through the tower."""
+    tower = _tower(manifest)
+    return None if tower is None else round(tower.gflop, 2)
 
 
 def _tensors(manifest: Manifest) -> list[dict[str, Any]]:
@@ -280,8 +301,10 @@ def percent(ratio: float) -> str:
     if value >= 1000:
         return f"{value:,.0f} %"
     text = f"{value:.3g}"
-    # %g turns to exponents below 1e-4.
-    return f"{value:.9f}".rstrip("0") + " %" if "e" in text else f"{text} %"
+    if "e" not in text:
+        return f"{text} %"
+    # %g turns to exponents below 1e-4; as many decimals as leave three digits.
+    return f"{value:.{2 - math.floor(math.log10(value))}f}".rstrip("0") + " %"
 
 
 def _echo_document(document: dict[str, Any]) -> None:
@@ -392,18 +415,42 @@ def avoided_rows(document: dict[str, Any]) -> list[tuple[str, str]]:
         return []
     payload = document["bytes"]["payload"]
     epochs = count(avoided["epochs"], "epoch")
-    break_even = avoided["break_even"]
-    if avoided["ratio"] <= 1:
-        verdict = f"smaller from epoch {break_even:,} on"
-    else:
-        verdict = (
-            f"stored labels would be smaller up to epoch {break_even - 1:,}: few images or classes"
-        )
-    return [
+    rows = [
         ("stored labels", f"{size(avoided['bytes'])}: {epochs}, float16"),
         ("label function", f"{size(payload)}: {percent(avoided['ratio'])} of that"),
-        ("break-even", verdict),
+        ("break-even", _pays(avoided["ratio"], avoided["break_even"])),
     ]
+    return rows + _charged_rows(document)
+
+
+def _pays(ratio: float, break_even: int) -> str:
+    """From which epoch on a label function pays, or until when it does not."""
+    if ratio <= 1:
+        return f"smaller from epoch {break_even:,} on"
+    return f"stored labels would be smaller up to epoch {break_even - 1:,}: few images or classes"
+
+
+def _charged_rows(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """The same with the base charged to this one archive."""
+    avoided, base = document["labels_avoided"], document["base"]
+    number, ratio = avoided["base_bytes"], avoided["ratio_charged"]
+    if number is None:
+        return [("base charged", "unknown: no public tower of this name and shape")]
+    if not number:
+        return [("base charged", f"the same: a {base['kind']} base has no bytes")]
+    form = "as embedded" if base["kind"] == "embedded" else "in float16"
+    sets = avoided["data_sets_per_base"]
+    shared = "no number of data sets is" if sets is None else f"{_least(sets)} are"
+    return [
+        ("with its base", f"{size(number)} {form} more: {percent(ratio)} of stored labels"),
+        ("break-even with it", _pays(ratio, avoided["break_even_charged"])),
+        ("sharing it", f"{shared} smaller than a float16 ResNet-18 teacher in each"),
+    ]
+
+
+def _least(sets: float) -> str:
+    """The first whole number of data sets above the break-even."""
+    return f"{math.floor(sets) + 1:,} or more data sets"
 
 
 def _echo_avoided(document: dict[str, Any]) -> None:

@@ -57,6 +57,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "diff": Entry("diff", "Say in what two archives differ."),
     "train": Entry("train", "Train a student from an archive and measure it."),
     "labels": Entry("labels", "Write the labels of a finite schedule for other trainers."),
+    "plan": Entry("plan", "Say what labels of a data set would cost, before anything is run."),
     "sign": Entry("sign", "Sign an archive with an Ed25519 key."),
     "schema": Entry("schema", "Print the JSON Schema of the manifest."),
 }

@@ -1,0 +1,369 @@
+"""``hello plan``: what labels of a data set would cost, stored or made online.
+
+Arithmetic only: nothing is read, downloaded or run, and torch is not imported. The page names every
+assumption behind it, and says plainly where stored labels, or the teacher itself, would be smaller.
+One document is built first; ``--json`` prints it, the page shows the same numbers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from hellofmt.errors import UserInputError, printable
+from hellofmt.plan import DATASETS, PRECISIONS, TOWERS
+from hellofmt.plan import plan as make_plan
+from hellofmt_cli.inspect import percent
+from hellofmt_cli.output import count, echo_json, echo_page, json_option, size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Literal
+
+    from hellofmt.archive.manifest import Storage
+    from hellofmt.plan import Plan
+
+__all__ = ["plan"]
+
+DEFAULT_EPOCHS = 300
+
+
+@click.command("plan")
+@click.option("--dataset", type=click.Choice(list(DATASETS)), help="Sizes of a known data set.")
+@click.option("--classes", type=int, help="C, classes.")
+@click.option("--ipc", type=int, help="Images per class.")
+@click.option("--images", type=int, help="N, all images, instead of --ipc.")
+@click.option("--epochs", type=int, help="E, passes over the images.  [default: 300]")
+@click.option(
+    "--base", default="RN50", show_default=True, help=f"Base encoder: {', '.join(TOWERS)}."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="int8",
+    show_default=True,
+    help="Of the label function that is compared.",
+)
+@click.option("--rank", type=int, default=8, show_default=True, help="Of the deltas.")
+@click.option(
+    "--head-rank", metavar="RANK", help="Of the head, or `full`; by default the paper's choice."
+)
+@click.option("--teacher-parameters", type=int, help="Of the teacher; by default a ResNet-18.")
+@click.option(
+    "--device-tflops",
+    type=float,
+    default=989.0,
+    show_default=True,
+    help="Peak of the device; the default is an H100's in bfloat16 by its data sheet.",
+)
+@click.option(
+    "--utilisation", type=float, default=0.4, show_default=True, help="Share of the peak in use."
+)
+@click.option(
+    "--bandwidth", type=float, default=3.0, show_default=True, help="GB/s of stored labels."
+)
+@json_option
+def plan(
+    dataset: str | None,
+    classes: int | None,
+    ipc: int | None,
+    images: int | None,
+    epochs: int | None,
+    base: str,
+    precision: str,
+    rank: int,
+    head_rank: str | None,
+    teacher_parameters: int | None,
+    device_tflops: float,
+    utilisation: float,
+    bandwidth: float,
+    as_json: bool,
+) -> None:
+    """Say what labels of a data set would cost, before anything is run.
+
+    Bytes stored and moved, GFLOP and device-hours, break-even, for stored labels of every form, a
+    shipped teacher and a label function, with the base encoder charged and public. Every assumption
+    is printed.
+
+    \b
+    hello plan --dataset imagenet-1k --ipc 50
+    hello plan --classes 500 --images 1000000 --epochs 90 --base ViT-B-16
+    """  # noqa: D301 - click wants the character
+    classes, images, epochs, note = _sizes(dataset, classes, ipc, images, epochs)
+    made = make_plan(
+        classes,
+        images,
+        epochs,
+        base,
+        # click.Choice has checked it.
+        precision=cast("Storage", precision),
+        rank=rank,
+        head_rank=_head_rank(head_rank),
+        teacher_parameters=teacher_parameters,
+        device_tflops=device_tflops,
+        utilisation=utilisation,
+        bandwidth=bandwidth,
+    )
+    document = describe_plan(made, dataset, note)
+    if as_json:
+        echo_json(document)
+    else:
+        _echo_plan(document)
+
+
+def _sizes(
+    dataset: str | None,
+    classes: int | None,
+    ipc: int | None,
+    images: int | None,
+    epochs: int | None,
+) -> tuple[int, int, int, str]:
+    """Classes, images, epochs and the preset's note; options win over the preset."""
+    preset = DATASETS[dataset] if dataset else None
+    if preset is not None:
+        classes = preset.classes if classes is None else classes
+        epochs = preset.epochs if epochs is None else epochs
+        if ipc is None and images is None:
+            ipc, images = preset.ipc or None, preset.images or None
+    if classes is None:
+        raise UserInputError.make("E_OPTION", "give --dataset, or --classes with --ipc or --images")
+    if (ipc is None) == (images is None):
+        raise UserInputError.make("E_OPTION", "give one of --ipc and --images")
+    if ipc is not None and ipc < 1:
+        raise UserInputError.make("E_OPTION", f"ipc: expected at least 1, got {ipc}")
+    number = images if images is not None else classes * (ipc or 0)
+    note = preset.note if preset is not None else ""
+    return classes, number, DEFAULT_EPOCHS if epochs is None else epochs, note
+
+
+def _head_rank(text: str | None) -> int | Literal["full"] | None:
+    if text is None:
+        return None
+    if text == "full":
+        return "full"
+    if not (text.isascii() and text.isdigit()):
+        raise UserInputError.make(
+            "E_OPTION", f"head-rank: expected full or a number, got {printable(text, 40)}"
+        )
+    return int(text)
+
+
+def describe_plan(made: Plan, dataset: str | None, note: str) -> dict[str, Any]:
+    """The document ``hello.plan/1``.
+
+    Args:
+        made: the plan.
+        dataset: name of the preset, if any.
+        note: the preset's own assumption, or empty.
+
+    Returns:
+        Plain JSON values. Sizes are bytes, ratios dimensionless.
+    """
+    ours = made.function
+    return {
+        "schema": "hello.plan/1",
+        "dataset": dataset,
+        "classes": made.classes,
+        "images": made.images,
+        "epochs": made.epochs,
+        "labels": made.labels,
+        "base": {
+            "name": made.tower.name,
+            "size": made.tower.size,
+            "embed_dim": made.tower.dim,
+            "parameters": made.tower.parameters,
+            "buffers": made.tower.buffers,
+            "text_parameters": made.tower.text_parameters,
+            "gflop_per_label": made.tower.gflop,
+        },
+        "precision": made.precision,
+        "rank": made.rank,
+        "head_rank": made.head_rank,
+        "values": made.values,
+        "label_functions": [
+            {
+                "precision": f.precision,
+                "values_bytes": f.values_bytes,
+                "adapter": f.adapter,
+                "head": f.head,
+                "probes": f.probes,
+                "base_public": f.public,
+                "base_charged": f.charged,
+            }
+            for f in made.functions
+        ],
+        "rivals": [
+            {
+                "name": rival.name,
+                "bytes": rival.size_bytes,
+                "bytes_per_epoch": rival.epoch_bytes,
+                "ratio_public": rival.public,
+                "ratio_charged": rival.charged,
+                "break_even_public": rival.break_even_public,
+                "break_even_charged": rival.break_even_charged,
+            }
+            for rival in made.rivals
+        ],
+        "smaller": list(made.smaller),
+        "teacher_parameters": made.teacher_parameters,
+        "data_sets_per_base": dict(made.data_sets),
+        "moved": {
+            "stored_per_epoch": made.stored // made.epochs,
+            "stored": made.stored,
+            "function_once": ours.public,
+            "base_once": ours.base,
+        },
+        "work": {
+            "gflop": made.gflop_total,
+            "device_tflops": made.device_tflops,
+            "utilisation": made.utilisation,
+            "device_hours": made.device_hours,
+            "bandwidth": made.bandwidth,
+            "read_hours": made.read_hours,
+        },
+        "assumptions": [*([note] if note else []), *made.assumptions],
+    }
+
+
+def _short(number: int) -> str:
+    """``5.59 GiB``: the unit without the exact count, which the JSON document has."""
+    return size(number).partition(" (")[0]
+
+
+def _hours(hours: float) -> str:
+    """A time in the unit that suits it: ``0.4 s``, ``12 min``, ``110 h``, ``3,200 h``."""
+    if hours < 1 / 60:
+        return f"{3600 * hours:.2g} s"
+    if hours < 1:
+        return f"{60 * hours:.2g} min"
+    return f"{hours:,.0f} h" if hours >= 100 else f"{hours:.2g} h"
+
+
+def _gflop(number: float) -> str:
+    """GFLOP in the unit that suits it: ``12.2 GFLOP``, ``183 PFLOP``."""
+    for unit in ("GFLOP", "TFLOP", "PFLOP"):
+        if number < 999.5:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:,.3g} EFLOP" if number < 999.5 else f"{number:,.0f} EFLOP"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows as columns: the first to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for first, *rest in rows:
+        cells = [f"{cell:>{width}}" for cell, width in zip(rest, widths[1:], strict=True)]
+        click.echo("  ".join([f"  {first:<{widths[0]}}", *cells]).rstrip())
+
+
+def _epoch(number: int | None) -> str:
+    return "-" if number is None else f"{number:,}"
+
+
+def _echo_plan(document: dict[str, Any]) -> None:
+    """The page: the question, both sides, the verdict, the work, the assumptions."""
+    base, work, moved = document["base"], document["work"], document["moved"]
+    name = f"{document['dataset']}: " if document["dataset"] else ""
+    images = (
+        f"{count(document['classes'], 'class', 'classes')}, {count(document['images'], 'image')}"
+    )
+    epochs = count(document["epochs"], "epoch")
+    head = "full head" if document["head_rank"] is None else f"head rank {document['head_rank']}"
+    echo_page(
+        [
+            ("data set", f"{name}{images}, {epochs}: {count(document['labels'], 'label')}"),
+            ("base", f"{base['name']}, {base['gflop_per_label']:.2f} GFLOP per label"),
+            (
+                "label function",
+                f"{count(document['values'], 'value')}, rank {document['rank']}, {head}",
+            ),
+        ]
+    )
+    click.echo()
+    _echo_functions(document)
+    click.echo()
+    _echo_rivals(document)
+    click.echo()
+    click.echo(_verdict(document))
+    click.echo()
+    click.echo("data sets that must share one base before label functions beat a teacher in each")
+    each = document["data_sets_per_base"]
+    echo_page(
+        [(key, "never" if n is None else f"{n:.1f}") for key, n in each.items()],
+        indent=2,
+    )
+    click.echo()
+    click.echo("moved and computed")
+    stored = f"{_short(moved['stored_per_epoch'])} in each epoch, {_short(moved['stored'])} in all"
+    once = f"{_short(moved['function_once'])} once, and {_short(moved['base_once'])} for the base"
+    made = f"{_gflop(work['gflop'])}, {_hours(work['device_hours'])} of one device"
+    echo_page(
+        [
+            ("stored labels", f"{stored}, {_hours(work['read_hours'])} to read"),
+            ("label function", f"{once} where it is not at hand"),
+            ("labels online", made),
+        ],
+        indent=2,
+    )
+    click.echo()
+    click.echo("assumptions")
+    for sentence in document["assumptions"]:
+        click.echo(f"  - {sentence}")
+
+
+def _echo_functions(document: dict[str, Any]) -> None:
+    rows = [("label function", "values", "base public", "base charged")]
+    rows += [
+        (
+            f["precision"],
+            f"{f['values_bytes']:,}",
+            f"{f['base_public']:,}",
+            f"{f['base_charged']:,}",
+        )
+        for f in document["label_functions"]
+    ]
+    click.echo("bytes of the label function")
+    _table(rows)
+
+
+def _echo_rivals(document: dict[str, Any]) -> None:
+    click.echo(f"other ways, and what the {document['precision']} label function is of them")
+    rows = [
+        ("", "size", "base public", "from epoch", "base charged", "from epoch"),
+    ]
+    rows += [
+        (
+            rival["name"],
+            _short(rival["bytes"]),
+            percent(rival["ratio_public"]),
+            _epoch(rival["break_even_public"]),
+            percent(rival["ratio_charged"]),
+            _epoch(rival["break_even_charged"]),
+        )
+        for rival in document["rivals"]
+    ]
+    _table(rows)
+
+
+def _verdict(document: dict[str, Any]) -> str:
+    """Which rivals are smaller, said plainly."""
+    public = document["smaller"]
+    charged = [r["name"] for r in document["rivals"] if r["ratio_charged"] >= 1]
+    more = [name for name in charged if name not in public]
+    dense = document["rivals"][0]
+    lines: list[str] = []
+    if dense["ratio_public"] >= 1:
+        lines.append(
+            f"Stored {dense['name']} are smaller here, up to {dense['break_even_public'] - 1:,} "
+            "epochs: few images or classes."
+        )
+    if public:
+        lines += ["Smaller than the label function:", *(f"  {name}" for name in public)]
+    else:
+        lines.append("With a public base the label function is the smallest.")
+    if more:
+        lines += ["Smaller once the base is charged:", *(f"  {name}" for name in more)]
+    elif not public:
+        lines.append("So it is with the base charged.")
+    return "\n".join(lines)
