@@ -30,7 +30,7 @@ from hellofmt.archive.manifest import decimal_string
 from hellofmt.distillation.teacher import Teacher, TeacherPool, load_teacher
 from hellofmt.distillation.trajectory import TRAJECTORY_FILE, Trajectory, read_trajectory
 from hellofmt.errors import UserInputError, printable
-from hellofmt.student.networks import build_student
+from hellofmt.student.networks import build_student, is_student
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,12 +71,11 @@ def _from_factory(text: str, classes: int) -> nn.Module:
     return made
 
 
-def _timm(name: str, classes: int | None, *, pretrained: bool) -> nn.Module:
+def _pretrained_timm(name: str) -> nn.Module:
     import timm
 
     try:
-        kwargs: dict[str, Any] = {} if classes is None else {"num_classes": classes}
-        return timm.create_model(name, pretrained=pretrained, **kwargs)
+        return timm.create_model(name, pretrained=True)
     except RuntimeError as error:
         raise UserInputError.make(
             "E_OPTION", f"timm has no network `{printable(name)}`: {printable(error)}"
@@ -87,7 +86,7 @@ def build_network(name: str, classes: int, size: int, *, seed: int = 0) -> nn.Mo
     """A network with fresh weights, by any name of this module.
 
     Args:
-        name: for ``build_student``, ``timm:NAME`` or ``MODULE:FACTORY``.
+        name: for ``build_student``, or ``MODULE:FACTORY``.
         classes: number of logits.
         size: side of the images in pixels.
         seed: of the weights; torch's global random state is left as it was.
@@ -96,14 +95,12 @@ def build_network(name: str, classes: int, size: int, *, seed: int = 0) -> nn.Mo
         The network, float32, on the CPU.
 
     Raises:
-        UserInputError: unknown, or not importable (E_OPTION).
+        UserInputError: unknown, not importable, or not for images of this size (E_OPTION).
     """
-    if ":" not in name:
+    if ":" not in name or name.startswith(_TIMM):
         return build_student(name, classes, size, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if name.startswith(_TIMM):
-            return _timm(name.removeprefix(_TIMM), classes, pretrained=False)
         return _from_factory(name, classes)
 
 
@@ -118,7 +115,7 @@ def _normalised_by(views: Views, mean: Sequence[float], std: Sequence[float]) ->
 def _pretrained(text: str, views: Views) -> Teacher:
     """A library's network with the weights that it published, and their normalisation."""
     if text.startswith(_TIMM):
-        network = _timm(text.removeprefix(_TIMM), None, pretrained=True)
+        network = _pretrained_timm(text.removeprefix(_TIMM))
         config = cast("dict[str, Any]", getattr(network, "pretrained_cfg", {}))
         mean, std = config.get("mean"), config.get("std")
     else:
@@ -140,13 +137,7 @@ def is_network(text: str) -> bool:
     """Whether ``text`` names a network without weights, one that a teacher can be trained as."""
     if ":" in text or "=" in text or "/" in text or Path(text).exists():
         return False
-    try:
-        # A meta device builds nothing, so that only the name is judged.
-        with torch.device("meta"):
-            build_student(text, 2, 64)
-    except UserInputError:
-        return False
-    return True
+    return is_student(text)
 
 
 def _from_trajectory(path: Path, classes: Sequence[str], fraction: float) -> nn.Module:

@@ -11,14 +11,24 @@ from hellofmt.student.networks import (
     SmallCnn,
     SmallResNet,
     build_student,
+    is_student,
 )
 from hellofmt.student.recipes import RECIPES, Recipe, recipe
+from hellofmt.student.teacher import (
+    TEACHER_STORAGES,
+    Teacher,
+    TeacherStorage,
+    label_source,
+    read_teacher,
+    write_teacher,
+)
 from hellofmt.student.train import train_from_archive, train_student
 
 __all__ = [
     "RECIPES",
     "SMALL_IMAGE_SIZE",
     "STUDENTS",
+    "TEACHER_STORAGES",
     "ArchiveBatches",
     "ArrayBatches",
     "ConvNet",
@@ -26,12 +36,18 @@ __all__ = [
     "Recipe",
     "SmallCnn",
     "SmallResNet",
+    "Teacher",
+    "TeacherStorage",
     "ViewBatch",
     "build_student",
     "evaluate",
+    "is_student",
+    "label_source",
     "predict",
     "prepare_images",
+    "read_teacher",
     "recipe",
     "train_from_archive",
     "train_student",
+    "write_teacher",
 ]

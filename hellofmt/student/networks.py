@@ -1,23 +1,29 @@
-"""Student networks by name: three small ones, and everything torchvision has.
+"""Student networks by name: three small ones, and everything torchvision and timm have.
 
-Architectures are not ours to write, so a name goes to ``torchvision.models`` first. The exceptions
-are not there: ``cnn``, small enough to train on a laptop in seconds; ``convnet3``, the network that
-dataset distillation has reported on small images since Zhao et al., "Dataset condensation with
-gradient matching" (ICLR 2021); and ``resnet10w32``, torchvision's basic blocks one per stage at
-half the usual width, which learns a hundred classes of 64 px images on a processor in minutes.
+Architectures are not ours to write, so a name goes to ``torchvision.models`` first and to timm
+next; ``timm:NAME`` asks timm alone, for a name that both know. The exceptions are in neither:
+``cnn``, small enough to train on a laptop in seconds; ``convnet3``, the network that dataset
+distillation has reported on small images since Zhao et al., "Dataset condensation with gradient
+matching" (ICLR 2021); and ``resnet10w32``, torchvision's basic blocks one per stage at half the
+usual width, which learns a hundred classes of 64 px images on a processor in minutes.
 
 torchvision's ResNets shrink an image by 4 before their first block, which leaves almost nothing of
 a 32 px one. Up to 64 px they get the usual stem for small images instead: a 3x3 convolution with
-stride 1 and no pooling, as RDED (Sun et al., CVPR 2024) evaluates them.
+stride 1 and no pooling, as RDED (Sun et al., CVPR 2024) evaluates them. timm's networks are taken
+as timm makes them, but for the side of the images where they ask for it.
+
+Whether a network takes images of a size is found out by running it, on torch's meta device, which
+computes shapes and nothing else: a sentence now instead of a stack trace at the first step.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 from torchvision.models.resnet import BasicBlock
 
@@ -30,13 +36,23 @@ __all__ = [
     "SmallCnn",
     "SmallResNet",
     "build_student",
+    "is_student",
 ]
 
 SMALL_IMAGE_SIZE: Final = 64
 """Largest side in pixels at which a ResNet gets the stem for small images."""
 
 STUDENTS: Final = ("cnn", "convnet3", "resnet10w32")
-"""Names of our own networks; any other name is looked up in torchvision."""
+"""Names of our own networks; any other name is looked up in torchvision and timm."""
+
+_TIMM: Final = "timm:"
+
+# Auxiliary heads would give a tuple in train mode; both would warn that their own slow
+# initialisation is to be asked for.
+_OPTIONS: Final[dict[str, dict[str, Any]]] = {
+    "googlenet": {"aux_logits": False, "init_weights": True},
+    "inception_v3": {"aux_logits": False, "init_weights": True},
+}
 
 # Up to here a stem that halves the side would leave the last block of `resnet10w32` 2 pixels.
 _FULL_STEM_SIZE: Final = 32
@@ -157,12 +173,101 @@ class SmallResNet(nn.Module):
         return self.head(features.mean((2, 3)))
 
 
+def _is_of_torchvision(name: str) -> bool:
+    return name in torchvision.models.list_models(module=torchvision.models)
+
+
+def _is_of_timm(name: str) -> bool:
+    # Half a second, so only for names that nothing else knows.
+    import timm
+
+    return timm.is_model(name.removeprefix(_TIMM))
+
+
+def is_student(name: str) -> bool:
+    """Whether ``build_student`` knows the name; nothing is built."""
+    return name in STUDENTS or _is_of_torchvision(name) or _is_of_timm(name)
+
+
+def _from_torchvision(name: str, classes: int, size: int) -> nn.Module:
+    options = dict(_OPTIONS.get(name, {}))
+    if name.startswith("vit_"):
+        options["image_size"] = size
+    network: nn.Module = torchvision.models.get_model(
+        name, weights=None, num_classes=classes, **options
+    )
+    if isinstance(network, torchvision.models.ResNet) and size <= SMALL_IMAGE_SIZE:
+        network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        # By name: torchvision declares this attribute a MaxPool2d.
+        network.register_module("maxpool", nn.Identity())
+    return network
+
+
+def _from_timm(name: str, classes: int, size: int) -> nn.Module:
+    import timm
+
+    try:
+        return timm.create_model(name, num_classes=classes, img_size=size)
+    except TypeError:
+        # Convolutional networks take any side and know no such argument.
+        return timm.create_model(name, num_classes=classes)
+
+
+def _made(name: str, classes: int, size: int) -> nn.Module:
+    """The network as its library makes it.
+
+    Raises:
+        UserInputError: no library has it (E_OPTION).
+    """
+    if name == "cnn":
+        return SmallCnn(classes)
+    if name == "convnet3":
+        return ConvNet(classes, size)
+    if name == "resnet10w32":
+        return SmallResNet(classes, size)
+    if _is_of_torchvision(name):
+        return _from_torchvision(name, classes, size)
+    if _is_of_timm(name):
+        return _from_timm(name.removeprefix(_TIMM), classes, size)
+    raise UserInputError.make(
+        "E_OPTION",
+        f"unknown student `{printable(name)}`; expected {', '.join(STUDENTS)} or a"
+        " classification model of torchvision or timm",
+    )
+
+
+def _check_size(network: nn.Module, classes: int, size: int) -> None:
+    """Run the network on shapes alone.
+
+    Raises:
+        Exception: whatever it raises for images of this size.
+        ValueError: its output is not one logit per class.
+    """
+    was_training = network.training
+    network.eval()
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    images = torch.empty(2, 3, size, size, device="meta")
+    try:
+        with torch.no_grad():
+            meta = {key: torch.empty_like(t, device="meta") for key, t in tensors.items()}
+            logits: Any = functional_call(network, meta, (images,))
+    except NotImplementedError:
+        # An operation that torch cannot trace says nothing about the size.
+        return
+    finally:
+        network.train(was_training)
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != (2, classes):
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"expected logits (2, {classes}) of two images, got {shape}")
+
+
 def build_student(name: str, classes: int, size: int, *, seed: int = 0) -> nn.Module:
     """A network with fresh weights that depend on the seed alone.
 
     Args:
-        name: ``"cnn"``, ``"convnet3"``, ``"resnet10w32"``, or a classification model of
-            torchvision (``"resnet18"``, ``"mobilenet_v2"``, ...).
+        name: ``"cnn"``, ``"convnet3"``, ``"resnet10w32"``, a classification model of torchvision
+            (``"resnet18"``, ``"mobilenet_v2"``, ...) or of timm (``"vit_tiny_patch16_224"``, or
+            ``"timm:resnet18"`` where torchvision has the name as well).
         classes: number of logits.
         size: side of the images in pixels.
         seed: of the weights; torch's global random state is left as it was.
@@ -171,25 +276,20 @@ def build_student(name: str, classes: int, size: int, *, seed: int = 0) -> nn.Mo
         The network in train mode, float32, on the CPU.
 
     Raises:
-        UserInputError: unknown name (E_OPTION).
+        UserInputError: unknown name, or a network that does not take images of this size
+            (E_OPTION).
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if name == "cnn":
-            return SmallCnn(classes)
-        if name == "convnet3":
-            return ConvNet(classes, size)
-        if name == "resnet10w32":
-            return SmallResNet(classes, size)
-        if name not in torchvision.models.list_models(module=torchvision.models):
+        try:
+            network = _made(name, classes, size)
+            _check_size(network, classes, size)
+        except UserInputError:
+            raise
+        except Exception as error:  # Whatever a library's constructor or network raises.
             raise UserInputError.make(
                 "E_OPTION",
-                f"unknown student `{printable(name)}`; expected {', '.join(STUDENTS)} or a"
-                " classification model of torchvision",
-            )
-        network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes)
-        if isinstance(network, torchvision.models.ResNet) and size <= SMALL_IMAGE_SIZE:
-            network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-            # By name: torchvision declares this attribute a MaxPool2d.
-            network.register_module("maxpool", nn.Identity())
+                f"student `{printable(name)}` cannot take {classes} classes of {size} px images:"
+                f" {printable(error)}",
+            ) from error
         return network

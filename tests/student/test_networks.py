@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hellofmt.errors import UserInputError
-from hellofmt.student.networks import ConvNet, SmallCnn, SmallResNet, build_student
+from hellofmt.student.networks import ConvNet, SmallCnn, SmallResNet, build_student, is_student
 
 
 def parameters(network):
@@ -73,6 +73,59 @@ def test_small_images_keep_their_resolution_in_a_resnet(size, side):
     with torch.no_grad():
         assert network(torch.zeros(1, 3, size, size)).shape == (1, 7)
     assert shapes == [side, side if size <= 64 else side // 2]
+
+
+@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("name", ["timm:resnet18", "timm:levit_128s", "vit_tiny_patch16_224"])
+def test_networks_of_timm(name, size):
+    network = build_student(name, 5, size, seed=3).eval()
+    assert type(network).__module__.startswith("timm.")
+    with torch.no_grad():
+        assert network(torch.zeros(1, 3, size, size)).shape == (1, 5)
+    again = build_student(name, 5, size, seed=3)
+    for a, b in zip(network.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+    if name.startswith("vit"):
+        # 16 px patches of the images there are, not of 224 px ones.
+        assert network.pos_embed.shape[1] == 1 + (size // 16) ** 2
+
+
+def test_transformers_of_torchvision_take_the_side_of_the_images():
+    assert build_student("vit_b_32", 5, 64).encoder.pos_embedding.shape[1] == 1 + 4
+
+
+def test_auxiliary_heads_are_left_out():
+    network = build_student("googlenet", 3, 32).train()
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
+
+
+def test_building_leaves_no_trace_of_the_trial():
+    network = build_student("resnet10w32", 3, 32)
+    assert network.training
+    assert {p.device.type for p in network.parameters()} == {"cpu"}
+    assert int(network.bn1.num_batches_tracked) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "reason"),
+    [
+        ("convnet3", 4, "size: expected at least 8 pixels, got 4"),
+        ("alexnet", 32, r"Given input size: \(256x1x1\)"),
+        ("vit_b_16", 40, "Input shape indivisible by patch size!"),
+        ("timm:levit_128s", 3, "Expected size"),
+    ],
+)
+def test_sizes_that_a_network_does_not_take(name, size, reason):
+    message = rf"E_OPTION: student `{name}` cannot take 10 classes of {size} px images: {reason}"
+    with pytest.raises(UserInputError, match=message):
+        build_student(name, 10, size)
+
+
+def test_names_are_known_without_building():
+    known = ["cnn", "resnet18", "inception_v3", "vit_tiny_patch16_224", "timm:resnet18"]
+    assert [is_student(name) for name in known] == [True] * 5
+    assert not is_student("timm:hf-hub:someone/network")
+    assert not is_student("resnet")
 
 
 def test_unknown_name():
