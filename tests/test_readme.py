@@ -4,6 +4,9 @@ import json
 import re
 from pathlib import Path
 
+from hellofmt.plan import PRECISIONS, RESNET18_GFLOP, plan
+from hellofmt_cli.inspect import percent
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 DEMO = json.loads((ROOT / "benchmarks/results/demo-cpu.json").read_text())
@@ -31,6 +34,47 @@ def test_the_bytes_are_those_of_the_demo():
         assert f"({found['payload']:,} bytes)" in README
         text = fewest.format(found["break_even_epochs"] - 1)
         assert text in " ".join(README.split())
+
+
+def test_the_table_of_bytes_is_that_of_the_plan():
+    made = plan(1000, 50_000, 300)
+    rows = re.findall(r"^\| (float32|float16|int8|int4) \| (.*) \|$", README, re.MULTILINE)
+    assert [name for name, _ in rows] == list(PRECISIONS)
+    for (_, cells), ours in zip(rows, made.functions, strict=True):
+        assert cells.split(" | ") == [
+            f"{ours.values_bytes:,}",
+            f"{ours.public:,}",
+            percent(ours.public / made.stored),
+            f"{ours.charged:,}",
+            percent(ours.charged / made.stored),
+        ]
+
+
+def test_the_words_on_bytes_are_those_of_the_plan():
+    words = " ".join(README.split())
+    made, small = plan(1000, 50_000, 300), plan(10, 100, 300)
+    int8, int4 = made.functions[2:]
+    mib, gib = plan(1000, 1000, 300).stored / 2**20, plan(1000, 200_000, 300).stored / 2**30
+    shared = [f"{number:.1f}" for number in made.data_sets.values()]
+    for text in (
+        (
+            f"{made.stored / 1e9:.0f} GB of float16 labels ({mib:.1f} MiB at 1 image per class, "
+            f"{gib:.1f} GiB at 200)"
+        ),
+        f"its {made.values:,} values alone",
+        f"{int8.adapter + int8.head:,} bytes in int8 and {int4.adapter + int4.head:,} in int4",
+        (
+            f"(ResNet-18 in int8: {made.teacher_parameters:,} bytes); {shared[0]} data sets that share "
+            f"the base break even, {shared[1]} if each stores its text rows, {shared[2]} with the text"
+        ),
+        f"{made.tower.gflop:.2f} GFLOP a label",
+        f"training step takes {3 * RESNET18_GFLOP:.1f}.",
+        f"{small.stored:,} bytes of labels against {small.function.public:,}.",
+    ):
+        assert text in words
+    assert percent(int8.public / made.stored) == "0.00295 %"
+    assert int8.charged > made.teacher_parameters
+    assert small.stored < small.function.public
 
 
 def test_links_lead_somewhere():

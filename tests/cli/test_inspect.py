@@ -97,6 +97,11 @@ def test_document_field_by_field(full, invoke_json):
         "bytes": 10800,
         "ratio": payload / 10800,
         "break_even": payload // 36 + 1,
+        # A seeded base has no bytes, so charging it changes nothing.
+        "base_bytes": 0,
+        "ratio_charged": payload / 10800,
+        "break_even_charged": payload // 36 + 1,
+        "data_sets_per_base": 0.0,
     }
     assert document["gflop_per_label"] is None
     assert (document["shard"], document["extras"]) == (None, {})
@@ -165,6 +170,106 @@ def test_small_label_spaces_are_told_so(full, invoke):
     assert re.search(r"stored labels would be smaller up to epoch \d+: few images or classes", page)
 
 
+class TestBaseCharged:
+    """The other column: what the base weighs, and how many data sets must share it."""
+
+    PAYLOAD = 885_348
+    TOWER = 2 * (38_316_896 + 53_248)
+
+    @pytest.fixture
+    def charged(self, make_projector):
+        """Charges 50,000 images of 1,000 classes with a base of this kind, name and size."""
+        import msgspec
+
+        from hellofmt.ledger import Ledger
+        from hellofmt_cli.inspect import _labels_avoided
+
+        with open_archive(make_projector()) as file:
+            manifest = file.manifest
+
+        def charge(kind="open_clip", name="RN50", *, payload=self.PAYLOAD, base=0):
+            change = msgspec.structs.replace
+            arch = change(manifest.base.arch, embed_dim=1024)
+            preprocess = change(manifest.base.preprocess, size=224)
+            spec = change(manifest.base, kind=kind, name=name, arch=arch, preprocess=preprocess)
+            ledger = Ledger(
+                total=10**9,
+                images=50_000,
+                classes=1000,
+                pixels=10**8,
+                sections={"adapter": payload, "base": base},
+            )
+            return _labels_avoided(change(manifest, base=spec), ledger, 300)
+
+        return charge
+
+    def test_public(self, charged):
+        avoided = charged()
+        both = self.PAYLOAD + self.TOWER
+        assert avoided["base_bytes"] == self.TOWER
+        assert avoided["ratio"] == self.PAYLOAD / 30e9
+        assert avoided["ratio_charged"] == both / 30e9
+        # One epoch of labels is 100 MB.
+        assert (avoided["break_even"], avoided["break_even_charged"]) == (1, 1)
+        saved = 2 * 11_689_512 - self.PAYLOAD
+        assert avoided["data_sets_per_base"] == self.TOWER / saved
+
+    def test_embedded(self, charged):
+        avoided = charged("embedded", "mine", base=250_000_000)
+        assert avoided["base_bytes"] == 250_000_000
+        assert avoided["break_even_charged"] == 3
+
+    def test_unknown_and_never(self, charged):
+        avoided = charged(name="mine")
+        assert avoided["break_even"] == 1
+        keys = ("base_bytes", "ratio_charged", "break_even_charged", "data_sets_per_base")
+        assert [avoided[key] for key in keys] == [None] * 4
+        assert charged(payload=30_000_000)["data_sets_per_base"] is None
+
+    @pytest.mark.parametrize(
+        ("arguments", "lines"),
+        [
+            (
+                {},
+                [
+                    "73.19 MiB (76,740,288 bytes) in float16 more: 0.259 % of stored labels",
+                    "smaller from epoch 1 on",
+                    "4 or more data sets are smaller than a float16 ResNet-18 teacher in each",
+                ],
+            ),
+            (
+                {"payload": 30_000_000},
+                [
+                    "73.19 MiB (76,740,288 bytes) in float16 more: 0.356 % of stored labels",
+                    "smaller from epoch 2 on",
+                    "no number of data sets is smaller than a float16 ResNet-18 teacher in each",
+                ],
+            ),
+            (
+                {"kind": "embedded", "base": 40_000_000_000},
+                [
+                    "37.25 GiB (40,000,000,000 bytes) as embedded more: 133 % of stored labels",
+                    "stored labels would be smaller up to epoch 400: few images or classes",
+                    "1,779 or more data sets are smaller than a float16 ResNet-18 teacher in each",
+                ],
+            ),
+            ({"name": "mine"}, ["unknown: no public tower of this name and shape"]),
+            ({"kind": "seeded"}, ["the same: a seeded base has no bytes"]),
+        ],
+    )
+    def test_words(self, charged, arguments, lines):
+        from hellofmt_cli.inspect import avoided_rows
+
+        document = {
+            "labels_avoided": charged(**arguments),
+            "bytes": {"payload": arguments.get("payload", self.PAYLOAD)},
+            "base": {"kind": arguments.get("kind", "open_clip")},
+        }
+        rows = avoided_rows(document)
+        assert [text for _, text in rows[3:]] == lines
+        assert len({name for name, _ in rows}) == len(rows)
+
+
 def test_packed_layout_and_no_labels(image_folder, tmp_path, invoke):
     path = tmp_path / "p.hello"
     assert invoke("pack", image_folder, "-o", path, "--layout", "packed").exit_code == 0
@@ -228,6 +333,8 @@ class TestGflop:
         (0.0609259, "6.09 %"),
         (2.9e-5, "0.0029 %"),
         (1e-7, "0.00001 %"),
+        (1.6249e-7, "0.0000162 %"),
+        (9.999e-7, "0.0001 %"),
         (1.0, "100 %"),
         (12.4, "1,240 %"),
         (0.9999, "100 %"),
