@@ -1,0 +1,449 @@
+"""What the benchmarks run on: data sets, teachers, label functions, archives, stored labels.
+
+Everything here is made once and kept in the work folder under the digest of its inputs; a cell that
+asks again reads it. Nothing is chosen by the measured images: teacher and fits record their
+progress on a validation part cut from the training images (``split_validation``), and the constants
+of a profile were fixed before a measured image was looked at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import torch
+
+from hellofmt.archive import Arch, Preprocess, VisionArch, default_views, read_class_lines
+from hellofmt.distillation import (
+    ArrayImages,
+    FitSettings,
+    ProjectorSettings,
+    Stages,
+    digest_of,
+    digits,
+    fitted_projector,
+    read_image_folder,
+    split_validation,
+    stratified_split,
+    train_trajectory,
+)
+from hellofmt.projector import load_base, seeded_base
+from hellofmt.student import SMALL_IMAGE_SIZE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hellofmt.archive import Views
+    from hellofmt.projector import LoadedBase
+
+TEMPERATURE = 4.0
+DIGITS = "digits"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Everything that the speed of a machine decides, for one data set."""
+
+    teacher: str
+    teacher_epochs: float
+    fit_epochs: float
+    ablation_epochs: float
+    probe_epochs: float
+    student: str
+    steps: int
+    ipcs: tuple[int, ...]
+    long_ipcs: tuple[int, ...] = ()
+    rank: int = 16
+    ranks: tuple[int, ...] = ()
+    batch_size: int = 128
+    teacher_rate: float = 3e-3
+    fit_rate: float = 3e-3
+    student_rate: float = 1e-3
+    student_batch: int = 50
+    seeds: tuple[int, ...] = (0, 1, 2)
+    ablation_student: str = ""
+    ablation_steps: int = 500
+    cross: tuple[str, ...] = ()
+    continual_steps: int = 0
+    sensitivity: bool = False
+    mixed: bool = True
+    refine_steps: int = 200
+
+
+_VIT = "vit_tiny_patch16_224"
+
+_DIGITS = Profile(
+    teacher="cnn",
+    teacher_epochs=30,
+    fit_epochs=60,
+    ablation_epochs=0,
+    probe_epochs=4,
+    student="cnn",
+    steps=300,
+    ipcs=(1, 10, 50),
+    batch_size=64,
+    fit_rate=6e-3,
+    student_rate=3e-3,
+    sensitivity=True,
+    mixed=False,
+)
+
+PROFILES: dict[str, dict[str, Profile]] = {
+    "cpu": {
+        DIGITS: _DIGITS,
+        "heavy": Profile(
+            teacher="resnet10w32",
+            teacher_epochs=12,
+            fit_epochs=8,
+            ablation_epochs=2,
+            probe_epochs=1,
+            student="convnet3",
+            steps=400,
+            ipcs=(1, 10),
+            long_ipcs=(50,),
+            ranks=(2, 8, 16, 64),
+            ablation_student="resnet10w32",
+            ablation_steps=300,
+            cross=("resnet10w32", "shufflenet_v2_x0_5", _VIT),
+            continual_steps=5,
+        ),
+        "light": Profile(
+            teacher="resnet10w32",
+            teacher_epochs=3,
+            fit_epochs=3,
+            ablation_epochs=0,
+            probe_epochs=0.5,
+            student="convnet3",
+            steps=400,
+            ipcs=(10,),
+        ),
+    },
+    # As published where a GPU is at hand: ResNet-18, 300 epochs of the distilled set.
+    "published": {
+        DIGITS: _DIGITS,
+        "heavy": Profile(
+            teacher="resnet18",
+            teacher_epochs=100,
+            fit_epochs=50,
+            ablation_epochs=50,
+            probe_epochs=10,
+            student="resnet18",
+            steps=6000,
+            ipcs=(1, 10, 50),
+            ranks=(2, 8, 16, 32, 64),
+            teacher_rate=1e-3,
+            fit_rate=1e-3,
+            student_batch=100,
+            ablation_student="resnet18",
+            ablation_steps=6000,
+            cross=("convnet3", "mobilenet_v2", "shufflenet_v2_x1_0", _VIT),
+            continual_steps=5,
+        ),
+        "light": Profile(
+            teacher="resnet18",
+            teacher_epochs=100,
+            fit_epochs=50,
+            ablation_epochs=0,
+            probe_epochs=10,
+            student="resnet18",
+            steps=3000,
+            ipcs=(1, 10, 50),
+            teacher_rate=1e-3,
+            fit_rate=1e-3,
+        ),
+    },
+    # Every path in a minute; its numbers mean nothing.
+    "smoke": {
+        DIGITS: replace(
+            _DIGITS,
+            teacher_epochs=3,
+            fit_epochs=1,
+            ablation_epochs=1,
+            probe_epochs=1,
+            steps=4,
+            ipcs=(1,),
+            long_ipcs=(2,),
+            rank=2,
+            ranks=(1, 2),
+            seeds=(0, 1),
+            ablation_student="cnn",
+            ablation_steps=2,
+            cross=("resnet10w32",),
+            continual_steps=2,
+            refine_steps=2,
+        ),
+        "heavy": Profile(
+            teacher="cnn",
+            teacher_epochs=0.5,
+            fit_epochs=0.02,
+            ablation_epochs=0.02,
+            probe_epochs=0.02,
+            student="cnn",
+            steps=2,
+            ipcs=(1,),
+            long_ipcs=(2,),
+            rank=2,
+            ranks=(1, 2),
+            seeds=(0,),
+            ablation_student="cnn",
+            ablation_steps=2,
+            cross=("resnet10w32",),
+            continual_steps=2,
+            refine_steps=2,
+        ),
+        "light": Profile(
+            teacher="cnn",
+            teacher_epochs=0.2,
+            fit_epochs=0.01,
+            ablation_epochs=0,
+            probe_epochs=0.01,
+            student="cnn",
+            steps=2,
+            ipcs=(1,),
+            seeds=(0,),
+        ),
+    },
+}
+
+
+def profile_of(name: str, data: str, classes: int) -> Profile:
+    """Profile of a data set: digits by name, others by whether labels are heavy (C >= 50)."""
+    kinds = PROFILES[name]
+    if data == DIGITS:
+        return kinds[DIGITS]
+    return kinds["heavy" if classes >= 50 else "light"]
+
+
+def seeded_digits_base() -> LoadedBase:
+    """A vision transformer whose weights are generated: no download, as in the demo."""
+    arch = Arch(
+        embed_dim=128,
+        vision=VisionArch(
+            image_size=16, layers=2, width=128, patch_size=4, head_width=32, mlp_ratio="2.0"
+        ),
+        quick_gelu=False,
+    )
+    preprocess = Preprocess(
+        size=16,
+        mean=["0.3"] * 3,
+        std=["0.32"] * 3,
+        interpolation="bicubic",
+        antialias=True,
+        resize_mode="squash",
+    )
+    return seeded_base(arch, preprocess, seed=0, name="digits-vit")
+
+
+@dataclass
+class Setting:
+    """One data set with its teacher and everything made from both.
+
+    Attributes:
+        name: of the data set.
+        train: real images for teacher, fits and selection; validation part included.
+        test: real images that are only measured on.
+        base_text: as for ``hello fit``; unused by digits.
+        profile: sizes.
+        work: folder of everything that is made.
+        device: where everything runs.
+    """
+
+    name: str
+    train: ArrayImages
+    test: ArrayImages
+    base_text: str
+    profile: Profile
+    work: Path
+    device: str = "cpu"
+    _projectors: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def base(self) -> LoadedBase:
+        if self.name == DIGITS:
+            return seeded_digits_base()
+        return load_base(self.base_text)
+
+    @property
+    def base_argument(self) -> Any:
+        """What an archive needs to be labelled; a seeded base needs none."""
+        return None if self.name == DIGITS else self.base
+
+    @cached_property
+    def split(self) -> tuple[ArrayImages, ArrayImages]:
+        """Images that are fitted on, and the validation part."""
+        return split_validation(self.train)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of data and views: what every cell depends on."""
+        return digest_of([digest_of(self.train), digest_of(self.test), self.views])
+
+    @property
+    def size(self) -> int:
+        return self.train.pixels.shape[1]
+
+    @cached_property
+    def views(self) -> Views:
+        """Crops of a quarter to all of the image, flips, CutMix in half of the batch; every arm."""
+        facts: dict[str, Any] = {
+            "crop_scale": ["0.25", "1.0"],
+            "mix": "cutmix",
+            "mix_alpha": "1.0",
+            "mix_probability": "0.5",
+        }
+        if self.name == DIGITS:
+            # A flipped digit is another one, or none.
+            facts |= {"flip": "0.0", "mean": ["0.3"] * 3, "std": ["0.32"] * 3}
+        return msgspec.structs.replace(default_views(self.size), **facts)
+
+    def steps(self, epochs: float) -> int:
+        """Gradient steps of a number of passes over the fitted images."""
+        return max(1, round(epochs * len(self.split[0]) / self.profile.batch_size))
+
+    @cached_property
+    def trajectory(self):
+        """The teacher's run with its nine checkpoints; trained here if it is not there."""
+        recipe = replace(_teacher_recipe(), learning_rate=self.profile.teacher_rate)
+        return train_trajectory(
+            self.split[0],
+            self.views,
+            self.work / "teacher",
+            network=self.profile.teacher,
+            steps=self.steps(self.profile.teacher_epochs),
+            held_out=self.split[1],
+            batch_size=self.profile.batch_size,
+            recipe=recipe,
+            device=self.device,
+            mixed=self.profile.mixed,
+        )
+
+    @cached_property
+    def teacher(self):
+        """The last checkpoint: the one teacher of every comparison but the ablation."""
+        return self.trajectory.load(-1).to(self.device)
+
+    def projector_settings(
+        self, *, rank: int | None = None, targets: str | tuple[str, ...] = "all", start: str = ""
+    ) -> ProjectorSettings:
+        """What is adapted; the head starts from text where the base has a text tower."""
+        start = start or ("text" if self.base.has_text else "stored")
+        count, dim = len(self.train.classes), self.base.embed_dim
+        # A low-rank head pays only below C D / (C + D); here at half of that.
+        head_rank = max(1, count * dim // (count + dim) // 2) if start == "text" else None
+        return ProjectorSettings(
+            targets=targets,
+            rank=self.profile.rank if rank is None else rank,
+            start=start,
+            head_rank=head_rank,
+            temperature=TEMPERATURE,
+        )
+
+    def fit_settings(self, epochs: float) -> FitSettings:
+        return FitSettings(
+            temperature=TEMPERATURE,
+            steps=self.steps(epochs),
+            batch_size=self.profile.batch_size,
+            learning_rate=self.profile.fit_rate,
+            mixed=self.profile.mixed or None,
+        )
+
+    def fitted(
+        self, settings: ProjectorSettings, epochs: float, *, teacher=None, random_head=False
+    ):
+        """A fitted projector and its fidelity, made now or read."""
+        start = None
+        if random_head:
+            start = settings.build(self.base, self.train)
+            words = torch.Generator().manual_seed(0)
+            rows = torch.randn(start.head.weight.shape, generator=words)
+            with torch.no_grad():
+                start.head.weight.copy_(torch.nn.functional.normalize(rows, dim=1))
+        return fitted_projector(
+            self.split[0],
+            self.views,
+            teacher=self.teacher if teacher is None else teacher,
+            base=self.base,
+            projector=settings,
+            fit=self.fit_settings(epochs),
+            held_out=self.split[1],
+            start=start,
+            stages=Stages(self.work / ("fits-random-head" if random_head else "fits")),
+        )
+
+
+def _teacher_recipe():
+    from hellofmt.distillation import TEACHER_RECIPE
+
+    return TEACHER_RECIPE
+
+
+def read_setting(
+    data: str | None, base: str, profile: str, work: Path, device: str = "cpu"
+) -> Setting:
+    """A data set by its folder, or the digits.
+
+    Args:
+        data: folder that holds ``train`` and ``val`` or ``test``, each with a folder per class, and
+            perhaps ``classes.tsv`` (folder TAB name); None takes the digits.
+        base: as for ``hello fit``.
+        profile: name.
+        work: folder of everything that is made.
+        device: where everything runs.
+    """
+    from pathlib import Path
+
+    if data is None:
+        images = digits(16)
+        rest, test = stratified_split(images.labels, 500, seed=0)
+        train, measured, name = images.subset(rest), images.subset(test), DIGITS
+    else:
+        root = Path(data)
+        name = root.resolve().name
+        # A prepared copy: decoding 30,000 files takes longer than many a cell.
+        kept = work / name / "images.npz"
+        folder = next(root / part for part in ("val", "test") if (root / part).is_dir())
+        listed = root / "classes.tsv"
+        found = sorted(path.name for path in (root / "train").iterdir() if path.is_dir())
+        lines = {line.key: line for line in read_class_lines(listed)} if listed.exists() else {}
+        classes = [lines[key] for key in found] if lines else found
+        if kept.exists():
+            with np.load(kept, allow_pickle=False) as arrays:
+                train = ArrayImages(arrays["a"], arrays["b"], _lines(classes), name)
+                measured = ArrayImages(arrays["c"], arrays["d"], _lines(classes), name)
+        else:
+            size = _side(root)
+            train = replace(read_image_folder(root / "train", size, classes=classes), name=name)
+            measured = replace(read_image_folder(folder, size, classes=classes), name=name)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            temporary = kept.with_suffix(".tmp.npz")
+            np.savez(
+                temporary,
+                a=train.pixels,
+                b=train.labels,
+                c=measured.pixels,
+                d=measured.labels,
+            )
+            temporary.replace(kept)
+    sizes = profile_of(profile, name, len(train.classes))
+    folder = work / name / f"{profile}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return Setting(name, train, measured, base, sizes, folder, device)
+
+
+def _lines(classes):
+    from hellofmt.archive import ClassLine
+
+    return tuple(c if isinstance(c, ClassLine) else ClassLine(c, (c,)) for c in classes)
+
+
+def _side(root: Path) -> int:
+    """Side of the views: that of the first image, 224 px at most."""
+    from PIL import Image
+
+    first = next(path for path in sorted((root / "train").rglob("*.*")) if path.is_file())
+    with Image.open(first) as image:
+        side = min(image.size)
+    return side if side <= SMALL_IMAGE_SIZE else 224
