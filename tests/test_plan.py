@@ -160,6 +160,12 @@ def test_few_classes_have_nothing_to_win():
     assert plan(1000, 10_000, 300).smaller == ()
 
 
+def test_top_k_stands_only_where_it_is_smaller_than_the_whole_row():
+    # Ten values of two bytes and indices of one are 30 bytes, as are 15 values.
+    assert "top 10 labels" not in {rival.name for rival in plan(15, 100, 300).rivals}
+    assert "top 10 labels" in {rival.name for rival in plan(16, 100, 300).rivals}
+
+
 @pytest.mark.parametrize(
     ("classes", "dim", "rank"),
     [(1000, 1024, 128), (999, 1024, 64), (100, 1024, 64), (68, 1024, None), (69, 1024, 64)],

@@ -64,8 +64,9 @@ def test_the_words_on_bytes_are_those_of_the_plan():
         f"its {made.values:,} values alone",
         f"{int8.adapter + int8.head:,} bytes in int8 and {int4.adapter + int4.head:,} in int4",
         (
-            f"(ResNet-18 in int8: {made.teacher_parameters:,} bytes); {shared[0]} data sets that share "
-            f"the base break even, {shared[1]} if each stores its text rows, {shared[2]} with the text"
+            f"(ResNet-18 in int8: {made.teacher_parameters:,} bytes); {shared[0]} data sets that "
+            f"share the base break even, {shared[1]} if each stores its text rows, {shared[2]} "
+            "with the text tower"
         ),
         f"{made.tower.gflop:.2f} GFLOP a label",
         f"training step takes {3 * RESNET18_GFLOP:.1f}.",

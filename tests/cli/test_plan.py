@@ -67,7 +67,18 @@ def test_document_field_by_field(invoke_json):
         "break_even_public": 1,
         "break_even_charged": 1,
     }
-    assert [rival["name"] for rival in document["rivals"]] == [r.name for r in made.rivals]
+    assert [list(rival.values()) for rival in document["rivals"]] == [
+        [
+            r.name,
+            r.size_bytes,
+            r.epoch_bytes,
+            r.public,
+            r.charged,
+            r.break_even_public,
+            r.break_even_charged,
+        ]
+        for r in made.rivals
+    ]
     assert document["rivals"][-1]["break_even_public"] is None
     assert document["smaller"] == []
     assert document["teacher_parameters"] == 11_689_512
