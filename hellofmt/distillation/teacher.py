@@ -24,13 +24,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import nn
 
-from hellofmt.archive.manifest import decimal_value
 from hellofmt.errors import UserInputError, printable
 from hellofmt.student.batches import ArrayBatches
 from hellofmt.student.evaluate import prepare_images
 from hellofmt.student.networks import build_student
 from hellofmt.student.recipes import Recipe
 from hellofmt.student.results import write_file
+from hellofmt.student.teacher import Teacher
 from hellofmt.student.train import train_student
 
 if TYPE_CHECKING:
@@ -58,34 +58,6 @@ TEACHER_RECIPE = Recipe(
     "teacher", "ce", learning_rate=3e-3, weight_decay=0.01, warmup=0.05, batch_size=128
 )
 """AdamW with a cosine; steps decide the rest. Chosen on a validation part of the digits."""
-
-
-class Teacher(nn.Module):
-    """A network together with the normalisation it was trained under, frozen and in eval mode."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: nn.Module, views: Views) -> None:
-        """Wrap ``network``, which takes images normalised by ``views.mean`` and ``views.std``."""
-        super().__init__()
-        self.network = network
-        for name, values in (("mean", views.mean), ("std", views.std)):
-            numbers = [decimal_value(value) for value in values]
-            self.register_buffer(name, torch.tensor(numbers).view(3, 1, 1))
-        # One layout, so that a teacher read from a file gives the bits of the trained one.
-        self.to(memory_format=torch.channels_last)
-        self.eval().requires_grad_(False)
-
-    def train(self, mode: bool = True) -> Teacher:
-        """Stay in eval mode whatever is asked: running statistics must not move while labelling."""
-        del mode
-        return super().train(False)
-
-    def forward(self, views: Tensor) -> Tensor:
-        """Logits (N, C) of views (N, 3, S, S), float32 in [0, 1]."""
-        images = (views - self.mean) / self.std
-        return self.network(images.contiguous(memory_format=torch.channels_last))
 
 
 class TeacherPool(nn.Module):
