@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hellofmt.student.average import Average
 from hellofmt.student.batches import ArchiveBatches, ArrayBatches, PassSampler, ViewBatch
 from hellofmt.student.evaluate import evaluate, predict, prepare_images
 from hellofmt.student.networks import (
@@ -22,7 +23,7 @@ from hellofmt.student.teacher import (
     read_teacher,
     write_teacher,
 )
-from hellofmt.student.train import train_from_archive, train_student
+from hellofmt.student.train import train_from_archive, train_from_dataset, train_student
 
 __all__ = [
     "RECIPES",
@@ -31,6 +32,7 @@ __all__ = [
     "TEACHER_STORAGES",
     "ArchiveBatches",
     "ArrayBatches",
+    "Average",
     "ConvNet",
     "PassSampler",
     "Recipe",
@@ -48,6 +50,7 @@ __all__ = [
     "read_teacher",
     "recipe",
     "train_from_archive",
+    "train_from_dataset",
     "train_student",
     "write_teacher",
 ]

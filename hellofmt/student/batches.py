@@ -11,7 +11,7 @@ that trains on all of it. Both are pure functions of one seed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
@@ -143,7 +143,16 @@ class PassSampler(Sampler[list[int]]):
     Each index carries its epoch, so that a row that stands twice in a batch has two views.
     """
 
-    def __init__(self, rows: int, batch_size: int, *, batches: int, seed: int) -> None:
+    def __init__(
+        self,
+        rows: int,
+        batch_size: int,
+        *,
+        batches: int,
+        seed: int,
+        first: int = 0,
+        share: slice | None = None,
+    ) -> None:
         """Choose the order.
 
         Args:
@@ -151,6 +160,8 @@ class PassSampler(Sampler[list[int]]):
             batch_size: rows per batch, >= 1; may exceed ``rows``.
             batches: number of batches.
             seed: of the order.
+            first: batches left out at the start.
+            share: of every batch, which rows of it; None is all.
 
         Raises:
             ValueError: rows or batch_size < 1.
@@ -161,18 +172,20 @@ class PassSampler(Sampler[list[int]]):
             )
         self._rows, self._batch_size = rows, batch_size
         self._batches, self._seed = batches, seed
+        self._first, self._share = first, share
 
     def __len__(self) -> int:
         """Number of batches."""
-        return self._batches
+        return max(0, self._batches - self._first)
 
     def places(self, k: int) -> NDArray[np.int64]:
-        """Rows and epochs of batch k: int64 (batch_size, 2)."""
-        return positions(self._seed, self._rows, k * self._batch_size, self._batch_size)
+        """Rows and epochs of this share of batch k, counted from the very first: int64 (B, 2)."""
+        whole = positions(self._seed, self._rows, k * self._batch_size, self._batch_size)
+        return whole if self._share is None else whole[self._share]
 
     def __iter__(self) -> Iterator[list[int]]:
         """The batches, as lists of ``EpochIndex``."""
-        for k in range(self._batches):
+        for k in range(self._first, self._batches):
             yield [EpochIndex(row, epoch) for row, epoch in self.places(k).tolist()]
 
 
@@ -186,6 +199,9 @@ class ArchiveBatches:
         steps: number of batches.
         seed: of the order; the seed of the views is the data set's.
         workers: of the ``DataLoader``.
+        first: batches left out at the start.
+        share: of every batch, which rows of it: this process's part under ``torchrun``,
+            or None for all.
     """
 
     dataset: HelloDataset
@@ -193,6 +209,8 @@ class ArchiveBatches:
     steps: int
     seed: int
     workers: int = 0
+    first: int = 0
+    share: slice | None = None
 
     def __post_init__(self) -> None:
         """Check that the data set gives what the recipe reads.
@@ -206,17 +224,26 @@ class ArchiveBatches:
                 f" got a data set with `{self.dataset.labels}`"
             )
 
+    def after(self, steps: int) -> ArchiveBatches:
+        """The same batches without the first ``steps``, which are not made."""
+        return replace(self, first=self.first + steps)
+
     def __iter__(self) -> Iterator[Batch]:
-        """``steps`` batches, from the start at every call."""
+        """Batches ``first`` to ``steps``, the same at every call."""
         sampler = PassSampler(
-            len(self.dataset), self.recipe.batch_size, batches=self.steps, seed=self.seed
+            len(self.dataset),
+            self.recipe.batch_size,
+            batches=self.steps,
+            seed=self.seed,
+            first=self.first,
+            share=self.share,
         )
         loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
             self.dataset,
             batch_sampler=sampler,
             num_workers=self.workers,
         )
-        for k, (images, targets) in enumerate(attentive(loader)):
+        for k, (images, targets) in enumerate(attentive(loader), self.first):
             if self.recipe.loss == "mse_ce" and self.recipe.hard_weight:
                 yield images, targets, self._hard(sampler.places(k))
             else:

@@ -18,9 +18,20 @@ import torch
 from torch import distributed
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterable, Sequence
 
-__all__ = ["Place", "agreed", "current", "joined", "share", "sum_", "wait"]
+__all__ = [
+    "Place",
+    "agreed",
+    "current",
+    "is_unanimous",
+    "joined",
+    "same_",
+    "share",
+    "sum_",
+    "sum_gradients",
+    "wait",
+]
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,51 @@ def agreed(fact: bool) -> bool:
     box: list[object] = [fact]
     distributed.broadcast_object_list(box, src=0)
     return bool(box[0])
+
+
+def is_unanimous(fact: object) -> bool:
+    """Whether every process says the same."""
+    world = current().world
+    if world == 1:
+        return True
+    said: list[object] = [None] * world
+    distributed.all_gather_object(said, fact)
+    return all(other == fact for other in said)
+
+
+@torch.no_grad()
+def same_(tensors: Iterable[torch.Tensor]) -> None:
+    """Replace every tensor by rank 0's."""
+    if current().world == 1:
+        return
+    for tensor in tensors:
+        # What is sent has to be dense; a tensor in channels-last order is not.
+        dense = tensor.contiguous()
+        distributed.broadcast(dense, src=0)
+        if dense is not tensor:
+            tensor.copy_(dense)
+
+
+def sum_gradients(trained: Sequence[torch.nn.Parameter], loss: torch.Tensor) -> torch.Tensor:
+    """Add up gradients and loss over all processes in one message; the loss of the whole batch.
+
+    Args:
+        trained: their gradients are replaced; one without a gradient is left so.
+        loss: this process's share, a scalar.
+
+    Returns:
+        The sum of all shares, a scalar.
+    """
+    if current().world == 1:
+        return loss
+    with_gradient = [(p, p.grad) for p in trained if p.grad is not None]
+    flat = torch.cat([loss.reshape(1), *(g.reshape(-1) for _, g in with_gradient)])
+    sum_(flat)
+    start = 1
+    for parameter, gradient in with_gradient:
+        parameter.grad = flat[start : start + gradient.numel()].view_as(gradient).clone()
+        start += gradient.numel()
+    return flat[0]
 
 
 def wait() -> None:

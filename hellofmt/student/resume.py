@@ -8,7 +8,8 @@ belongs to; another run's is refused rather than continued.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -22,7 +23,36 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["read_state", "write_state"]
+__all__ = ["Checkpoint", "Keeper", "read_state", "write_state"]
+
+
+class Keeper(Protocol):
+    """What a caller of training knows and wants back after a kill, such as a curve."""
+
+    def facts(self) -> Mapping[str, Any]:
+        """JSON values to be written with the state."""
+        ...
+
+    def restore(self, facts: Mapping[str, Any]) -> None:
+        """Go back to where ``facts`` were taken."""
+        ...
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where, as what and how often the state of a run is kept.
+
+    Attributes:
+        path: of the file; written after every ``every`` steps and after the last.
+        run: digest of everything the run depends on.
+        every: steps, >= 1.
+        keeper: written and put back with the state.
+    """
+
+    path: Path
+    run: str
+    every: int = 100
+    keeper: Keeper | None = None
 
 
 def _copied(tensor: Tensor, array: NDArray[Any]) -> Tensor:
@@ -39,6 +69,7 @@ def write_state(
     step: int,
     tensors: Mapping[str, Tensor],
     optimiser: torch.optim.Optimizer,
+    keeper: Keeper | None = None,
 ) -> None:
     """Write the state after ``step`` steps, whole or not at all.
 
@@ -48,6 +79,7 @@ def write_state(
         step: steps done.
         tensors: everything that moves, by name.
         optimiser: its moments are written, its learning rate is not.
+        keeper: its facts are written too.
 
     Raises:
         OSError: it cannot be written; the former state stays.
@@ -56,7 +88,10 @@ def write_state(
     for number, moments in optimiser.state_dict()["state"].items():
         for name, value in moments.items():
             arrays[f"optimiser.{number}.{name}"] = torch.as_tensor(value).cpu().numpy()
-    write_result(path, Result(arrays, {"run": run, "step": step}))
+    facts: dict[str, Any] = {"run": run, "step": step}
+    if keeper is not None:
+        facts["kept"] = dict(keeper.facts())
+    write_result(path, Result(arrays, facts))
 
 
 def read_state(
@@ -64,6 +99,7 @@ def read_state(
     run: str,
     tensors: Mapping[str, Tensor],
     optimiser: torch.optim.Optimizer,
+    keeper: Keeper | None = None,
 ) -> int:
     """Put everything back to where ``write_state`` was called; 0 steps without a file.
 
@@ -72,6 +108,7 @@ def read_state(
         run: digest of everything the run depends on.
         tensors: what moves, by name; overwritten in place.
         optimiser: over the same parameters.
+        keeper: put back too.
 
     Returns:
         Steps done.
@@ -112,4 +149,6 @@ def read_state(
         if moments:
             state["state"][number] = moments
     optimiser.load_state_dict(state)
+    if keeper is not None:
+        keeper.restore(result.facts.get("kept", {}))
     return int(result.facts["step"])

@@ -3,41 +3,60 @@
 One loop for every kind of label. It reads ``(images, targets)`` or, for the loss that needs both,
 ``(images, logits, hard labels)``; where they come from is not its business: an archive, images in
 memory (``hellofmt.student.batches``), a plain ``DataLoader``, or anything that iterates.
+
+A step is a function of the state before it and of its number: order, views, labels, learning rate
+and the seed of torch's own random numbers (dropout) follow from the number. So a killed run that
+continues from a checkpoint ends with the bits of one that was never interrupted, on a CPU.
+
+Under ``torchrun`` every process takes its rows of the same global batch, and gradients are summed
+with the global batch size: the same training as in one process, but for the rounding of sums. Batch
+normalisation is the exception. Its statistics are those of a process's own rows, as in torch's
+``DistributedDataParallel``, and the running ones at the end are rank 0's; ``SyncBatchNorm``, which
+exists for CUDA alone, is a conversion of the network that the caller may make beforehand.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch.nn import functional
 
+from hellofmt import rng
+from hellofmt.errors import UserInputError
 from hellofmt.loading import HelloDataset
+from hellofmt.student import ranks
 from hellofmt.student.batches import ArchiveBatches
+from hellofmt.student.results import digest_of
+from hellofmt.student.resume import Checkpoint, read_state, write_state
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator
 
     from torch import Tensor, nn
 
     from hellofmt.archive import HelloFile
     from hellofmt.projector import LoadedBase
+    from hellofmt.student.average import Average
     from hellofmt.student.batches import Batch
     from hellofmt.student.recipes import Recipe
+    from hellofmt.student.resume import Keeper
 
 __all__ = [
     "learning_rate_factor",
     "loss_of",
     "optimiser_of",
     "train_from_archive",
+    "train_from_dataset",
     "train_student",
 ]
 
-_CHECK_EVERY = 64
+_CHECK_EVERY: Final = 64
 
 
 def loss_of(recipe: Recipe, logits: Tensor, targets: Tensor, hard: Tensor | None = None) -> Tensor:
@@ -94,6 +113,40 @@ def optimiser_of(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     )
 
 
+def _from_step(batches: Iterable[Batch], step: int) -> Iterator[Batch]:
+    """The batches without the first ``step``; they are not made where the stream can skip them."""
+    if isinstance(batches, ArchiveBatches):
+        return iter(batches.after(step))
+    return islice(batches, step, None)
+
+
+def _moving(network: nn.Module, average: Average | None) -> dict[str, Tensor]:
+    """Every tensor that training changes, by name; no module's name holds a colon."""
+    tensors = dict(network.state_dict())
+    if average is not None:
+        for name, tensor in average.network.state_dict().items():
+            tensors[f"average:{name}"] = tensor
+    return tensors
+
+
+def _start(
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    average: Average | None,
+    checkpoint: Checkpoint | None,
+) -> int:
+    """Steps done in an earlier process, whose state is put back."""
+    if checkpoint is None:
+        return 0
+    tensors = _moving(network, average)
+    start = read_state(checkpoint.path, checkpoint.run, tensors, optimiser, checkpoint.keeper)
+    if not ranks.is_unanimous(start):
+        raise UserInputError.make(
+            "E_OPTION", "checkpoint: expected a file that every process sees; some see another"
+        )
+    return start
+
+
 def train_student(
     network: nn.Module,
     batches: Iterable[Batch],
@@ -102,6 +155,10 @@ def train_student(
     steps: int,
     on_step: Callable[[int, Tensor], None] | None = None,
     mixed: bool = False,
+    seed: int | None = None,
+    average: Average | None = None,
+    checkpoint: Checkpoint | None = None,
+    is_split: bool = False,
 ) -> nn.Module:
     """Train ``network`` for exactly ``steps`` gradient steps, in place.
 
@@ -113,46 +170,184 @@ def train_student(
         on_step: called after each step with the number of steps done and the detached loss.
         mixed: run the network in bfloat16 where torch deems it safe; weights, logits and loss stay
             float32. Twice as fast on processors and GPUs with bfloat16 units, slower elsewhere.
+        seed: of torch's random numbers in each step, such as dropout's; its global state is given
+            back as it was. None leaves it alone.
+        average: takes in the weights after each step.
+        checkpoint: continue from there if there is a state, and keep the state there. Exact only
+            with a ``seed`` where the network draws random numbers.
+        is_split: each batch is this process's ``ranks.share`` of a global one of
+            ``recipe.batch_size`` rows; every process must call this, with equal weights.
 
     Returns:
         The same network, in train mode.
 
     Raises:
         ValueError: steps < 1, the batches ended early, or the loss is not finite.
+        StateError: the checkpoint is of another run (E_STATE_DIGEST, E_STATE_SHAPE).
+        UserInputError: the checkpoint is damaged (E_DATA) or not shared by all processes
+            (E_OPTION).
+        OSError: the checkpoint cannot be written; the former one stays.
     """
     if steps < 1:
         raise ValueError(f"steps: expected at least 1, got {steps}")
     device = next(network.parameters()).device
-    optimiser = optimiser_of(network, recipe)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: learning_rate_factor(recipe, step, steps)
-    )
     # 30 % faster convolutions on a CPU with AVX-512, and what tensor cores want; same result
     # within rounding. Nothing for networks without convolutions.
     network.to(memory_format=torch.channels_last)
     network.train()
-    stream = iter(batches)
-    for step in range(steps):
-        batch = next(stream, None)
-        if batch is None:
-            raise ValueError(f"batches: expected {steps}, got {step}")
-        images, *targets = (part.to(device, non_blocking=True) for part in batch)
-        images = images.contiguous(memory_format=torch.channels_last)
-        # bfloat16 has float32's range, so the loss needs no scaling, but too few digits for a loss.
-        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-            logits = network(images)
-        loss = loss_of(recipe, logits.float() if mixed else logits, *targets)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        # Now and then: reading the loss makes the host wait for a GPU.
-        is_checked = step % _CHECK_EVERY == 0 or step + 1 == steps
-        if is_checked and not math.isfinite(value := loss.item()):
-            raise ValueError(f"loss: expected a finite number, got {value} at step {step}")
-        if on_step is not None:
-            on_step(step + 1, loss.detach())
+    optimiser = optimiser_of(network, recipe)
+    start = _start(network, optimiser, average, checkpoint)
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices, enabled=seed is not None):
+        stream = _from_step(batches, start)
+        for step in range(start, steps):
+            batch = next(stream, None)
+            if batch is None:
+                raise ValueError(f"batches: expected {steps}, got {step}")
+            if seed is not None:
+                # Each process drops other units, as it sees other rows.
+                rank = ranks.current().rank
+                torch.manual_seed(int(rng.words(seed, rank, rng.Stream.FIT, step, 1)[0]))
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.learning_rate * learning_rate_factor(recipe, step, steps)
+            loss = _step(network, optimiser, recipe, batch, device, mixed, is_split)
+            if average is not None:
+                average.update(network)
+            # Now and then: reading the loss makes the host wait for a GPU.
+            is_checked = step % _CHECK_EVERY == 0 or step + 1 == steps
+            if is_checked and not math.isfinite(value := loss.item()):
+                raise ValueError(f"loss: expected a finite number, got {value} at step {step}")
+            if on_step is not None:
+                on_step(step + 1, loss)
+            if checkpoint is not None and ranks.current().rank == 0:
+                _keep(checkpoint, step + 1, steps, network, average, optimiser)
+    if is_split:
+        ranks.same_(network.buffers())
     return network
+
+
+def _step(
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    recipe: Recipe,
+    batch: Batch,
+    device: torch.device,
+    mixed: bool,
+    is_split: bool,
+) -> Tensor:
+    """One gradient step; the detached loss, of the whole batch."""
+    images, *targets = (part.to(device, non_blocking=True) for part in batch)
+    images = images.contiguous(memory_format=torch.channels_last)
+    # bfloat16 has float32's range, so the loss needs no scaling, but too few digits for a loss.
+    with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+        logits = network(images)
+    loss = loss_of(recipe, logits.float() if mixed else logits, *targets)
+    if is_split:
+        # A mean over these rows, as a part of the mean over all.
+        loss = loss * (len(images) / recipe.batch_size)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    loss = loss.detach()
+    if is_split:
+        loss = ranks.sum_gradients(list(network.parameters()), loss)
+    optimiser.step()
+    return loss
+
+
+def _keep(
+    checkpoint: Checkpoint,
+    done: int,
+    steps: int,
+    network: nn.Module,
+    average: Average | None,
+    optimiser: torch.optim.Optimizer,
+) -> None:
+    if done % checkpoint.every and done != steps:
+        return
+    checkpoint.path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = _moving(network, average)
+    write_state(checkpoint.path, checkpoint.run, done, tensors, optimiser, checkpoint.keeper)
+
+
+def train_from_dataset(
+    network: nn.Module,
+    dataset: HelloDataset,
+    recipe: Recipe,
+    *,
+    steps: int,
+    seed: int = 0,
+    workers: int = 0,
+    on_step: Callable[[int, Tensor], None] | None = None,
+    mixed: bool = False,
+    average: Average | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 100,
+    keeper: Keeper | None = None,
+    labels: str = "",
+) -> nn.Module:
+    """Train ``network`` on a data set that labels as the recipe wants, in place.
+
+    Under ``torchrun`` every process must call this, and each works on its share of the rows.
+
+    Args:
+        network: takes normalised images (N, 3, S, S), gives logits (N, C); trained on its device.
+        dataset: with ``labels=recipe.labels``.
+        recipe: loss, optimiser, schedule; without a temperature it takes the data set's.
+        steps: number of gradient steps, >= 1.
+        seed: of the order, and of the network's own random numbers.
+        workers: processes that decode and make views and labels.
+        on_step: called after each step with the number of steps done and the detached loss.
+        mixed: as for ``train_student``; labels are made as ever.
+        average: as for ``train_student``.
+        checkpoint: file that keeps the state of the run and is continued from; or an existing
+            folder, which keeps those of any number of runs.
+        checkpoint_every: steps between two states.
+        keeper: written and put back with the state.
+        labels: what the labels come from, where it is not the archive: a part of what makes a run
+            another one.
+
+    Returns:
+        The same network, in train mode.
+
+    Raises:
+        HelloError: an image or label cannot be read or made.
+        UserInputError: fewer rows in a batch than processes, or a checkpoint that some of them do
+            not see (E_OPTION).
+        StateError: the checkpoint is of another run (E_STATE_DIGEST).
+        ValueError: steps < 1, labels that the recipe does not read, or a loss that is not finite.
+        OSError: the checkpoint cannot be read or written.
+    """
+    plan = replace(recipe, temperature=dataset.temperature)
+    place = ranks.current()
+    if place.world > plan.batch_size:
+        raise UserInputError.make(
+            "E_OPTION",
+            f"batch of {plan.batch_size} views; expected at least one for each of"
+            f" {place.world} processes",
+        )
+    ranks.same_(network.state_dict().values())
+    kept = None
+    if checkpoint is not None:
+        decay = None if average is None else average.decay
+        settings = [plan, steps, seed, dataset.seed, mixed, decay, place.world, labels]
+        run = digest_of([dataset.id, network, *settings])
+        path = Path(checkpoint)
+        if path.is_dir():
+            path = path / f"student-{run[:20]}.safetensors"
+        kept = Checkpoint(path, run, checkpoint_every, keeper)
+    share = ranks.share(plan.batch_size)
+    return train_student(
+        network,
+        ArchiveBatches(dataset, plan, steps, seed, workers, share=share),
+        plan,
+        steps=steps,
+        on_step=on_step,
+        mixed=mixed,
+        seed=seed,
+        average=average,
+        checkpoint=kept,
+        is_split=place.world > 1,
+    )
 
 
 def train_from_archive(
@@ -170,6 +365,7 @@ def train_from_archive(
     stored: str | os.PathLike[str] | None = None,
     label_function: Callable[[Tensor], Tensor] | None = None,
     mixed: bool = False,
+    average: Average | None = None,
 ) -> nn.Module:
     """Train ``network`` on nothing but an archive, in place.
 
@@ -178,7 +374,7 @@ def train_from_archive(
         source: path of an archive, or an open one.
         recipe: loss, labels, optimiser, schedule; without a temperature it takes the archive's.
         steps: number of gradient steps, >= 1.
-        seed: of order and views.
+        seed: of order and views, and of the network's own random numbers.
         base: base encoder, as for ``HelloDataset``; seeded and embedded bases need none.
         expect: id the archive must have.
         device: where labels are made; None is the CPU.
@@ -187,6 +383,7 @@ def train_from_archive(
         stored: directory of ``write_labels``, to read soft labels from instead of making them.
         label_function: labels views instead of the archive's, as for ``HelloDataset``.
         mixed: as for ``train_student``; labels are made as ever.
+        average: as for ``train_student``.
 
     Returns:
         The same network, in train mode.
@@ -206,6 +403,14 @@ def train_from_archive(
         stored=stored,
         label_function=label_function,
     )
-    plan = replace(recipe, temperature=dataset.temperature)
-    batches = ArchiveBatches(dataset, plan, steps, seed, workers)
-    return train_student(network, batches, plan, steps=steps, on_step=on_step, mixed=mixed)
+    return train_from_dataset(
+        network,
+        dataset,
+        recipe,
+        steps=steps,
+        seed=seed,
+        workers=workers,
+        on_step=on_step,
+        mixed=mixed,
+        average=average,
+    )
