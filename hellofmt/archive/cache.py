@@ -81,6 +81,19 @@ class DigestCache:
             return None
         return data
 
+    def has(self, digest: bytes, size: int) -> bool:
+        """Whether ``get`` would probably give the bytes; they are not read.
+
+        Args:
+            digest: SHA-256, 32 bytes.
+            size: of the bytes wanted.
+        """
+        try:
+            status = self._path(digest).lstat()
+        except OSError:
+            return False
+        return stat.S_ISREG(status.st_mode) and status.st_size == size
+
     def put(self, digest: bytes, data: bytes) -> None:
         """Keep verified bytes.
 

@@ -257,9 +257,10 @@ class HelloFile:
             at += BLOCK + padded(section.size)
         self._images_start = at
         self._check_length(at)
-        known = len(self._head)
-        if source.is_remote and known < at <= _REMOTE_HEAD_BYTES:
-            self._head += source.read(known, at - known)
+        # Of a packed archive the pixels are what is read by range later.
+        known, wanted = len(self._head), self._offsets.get("pixels", at)
+        if source.is_remote and known < wanted <= _REMOTE_HEAD_BYTES:
+            self._head += source.read(known, wanted - known)
         self._check_section_headers()
 
     def _check_length(self, images_start: int) -> None:
@@ -612,11 +613,12 @@ class HelloFile:
         """
         return self.read_images([row])[0]
 
-    def read_images(self, rows: Sequence[int]) -> list[bytes]:
+    def read_images(self, rows: Sequence[int], *, exact: bool = False) -> list[bytes]:
         """The stored bytes of many images, neighbours in one read; see ``read_image``.
 
         Args:
             rows: each 0 <= row < ``len(self)``, in any order, also more than once.
+            exact: read nothing that lies between them, also where that would spare a request.
 
         Returns:
             One file per row.
@@ -640,11 +642,13 @@ class HelloFile:
             elif row not in found:
                 packed = images.layout == "packed"
                 missing[row] = (at, size) if packed else (at - BLOCK, BLOCK + padded(size))
-        blocks = self._source.read_ranges(list(missing.values()))
+        # Other sources than ours need to know the option only where it is asked for.
+        options: dict[str, Any] = {"exact": True} if exact else {}
+        blocks = self._source.read_ranges(list(missing.values()), **options)
         for (row, place), block in zip(missing.items(), blocks, strict=True):
 
             def check(found: list[bytes], row: int = row) -> bytes:
-                return self._check_image(row, found[0])
+                return self.check_image(row, found[0])
 
             found[row] = self.checked([block], [place], check)
             if self._cache is not None:
@@ -652,8 +656,21 @@ class HelloFile:
                 self._cache.put(index.sha256[row].tobytes(), found[row])
         return [found[int(row)] for row in rows]
 
-    def _check_image(self, row: int, block: bytes) -> bytes:
-        """The stored bytes of an image out of its member, header, digest and padding verified."""
+    def check_image(self, row: int, block: bytes) -> bytes:
+        """The stored bytes of an image out of its member, header, digest and padding verified.
+
+        Args:
+            row: 0 <= row < ``len(self)``.
+            block: the whole member; of a packed archive the pixels of the row.
+
+        Returns:
+            The file, or the pixels.
+
+        Raises:
+            CorruptError: changed (E_DIGEST_MEMBER, E_PADDING).
+            SpecError: not its header (E_HEADER, E_NAME, E_ORDER).
+            UserInputError: no such row (E_OPTION).
+        """
         images, index = self._images_and_index(row)
         at, size = int(index.offset[row]), int(index.size[row])
         name = self.image_name(row)
@@ -698,10 +715,21 @@ class HelloFile:
             HelloError: as ``decode_image``, for the first row that fails.
         """
         files = self.read_images(rows)
-        return [self._decode(int(row), data) for row, data in zip(rows, files, strict=True)]
+        return [self.decode_bytes(int(row), data) for row, data in zip(rows, files, strict=True)]
 
-    def _decode(self, row: int, data: bytes) -> NDArray[np.uint8]:
-        """Pixels of verified bytes."""
+    def decode_bytes(self, row: int, data: bytes) -> NDArray[np.uint8]:
+        """The pixels of an image whose bytes were read, and so verified, before.
+
+        Args:
+            row: 0 <= row < ``len(self)``.
+            data: as ``read_image`` gives them.
+
+        Returns:
+            uint8 (H, W, 3) RGB; grey is replicated.
+
+        Raises:
+            HelloError: as ``decode_image``, but for reading.
+        """
         import numpy as np
 
         from hellofmt.archive.images import decode_image, parse_image
@@ -730,6 +758,11 @@ class HelloFile:
     def source(self) -> Source:
         """Where the bytes come from, for ``verify_archive``."""
         return self._source
+
+    @property
+    def cache(self) -> DigestCache | None:
+        """What keeps the bytes that came over a network; None for a local file, or without one."""
+        return self._cache
 
     def close(self) -> None:
         """Close the file; reading afterwards is a ``HelloIOError``."""

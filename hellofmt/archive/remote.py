@@ -177,17 +177,23 @@ class RemoteSource:
         """See ``Source.read``."""
         return self.read_ranges([(offset, length)])[0]
 
-    def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    def read_ranges(self, ranges: Sequence[tuple[int, int]], *, exact: bool = False) -> list[bytes]:
         """See ``Source.read_ranges``."""
         if self._transport is None:
             raise HelloIOError.make("E_READ", f"the archive is closed: {_shown(self.name)}")
         first = self._first
-        outside = [(at, size) for at, size in ranges if size and at + size > len(first)]
-        merged = merge_ranges(outside, _GAP)
+        known = len(first)
+        # Of what came with the length, nothing is fetched a second time.
+        outside = [
+            (max(at, known), at + size - max(at, known))
+            for at, size in ranges
+            if size and at + size > known
+        ]
+        merged = merge_ranges(outside, 0 if exact else _GAP)
         blocks = _fetch_all(self._transport, [(at, at + size) for at, size in merged])
         found = iter(cut_ranges(outside, merged, blocks))
         return [
-            next(found) if size and at + size > len(first) else first[at : at + size]
+            first[at : at + size] + (next(found) if size and at + size > known else b"")
             for at, size in ranges
         ]
 

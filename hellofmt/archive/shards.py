@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from hellofmt.archive.cache import DigestCache
     from hellofmt.archive.classes import Classes
     from hellofmt.archive.index import Index
     from hellofmt.archive.reader import Access
@@ -328,7 +329,12 @@ class HelloSet(HelloFile):
         shard, local = self._place(row)
         return self.shards[shard].image_name(local)
 
-    def read_images(self, rows: Sequence[int]) -> list[bytes]:
+    @property
+    def cache(self) -> DigestCache | None:
+        """What keeps the bytes that came over a network; all shards have the same."""
+        return self.shards[0].cache
+
+    def read_images(self, rows: Sequence[int], *, exact: bool = False) -> list[bytes]:
         """The stored bytes of many images; see ``HelloFile.read_images``."""
         wanted: dict[int, list[int]] = {}
         places: list[tuple[int, int]] = []
@@ -339,7 +345,7 @@ class HelloSet(HelloFile):
             wanted[shard].append(local)
 
         def read(shard: int) -> list[bytes]:
-            return self.shards[shard].read_images(wanted[shard])
+            return self.shards[shard].read_images(wanted[shard], exact=exact)
 
         if len(wanted) > 1 and is_url(self.shards[0].path):
             with ThreadPoolExecutor(_THREADS) as pool:

@@ -80,8 +80,12 @@ class Source(Protocol):
         """
         ...
 
-    def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    def read_ranges(self, ranges: Sequence[tuple[int, int]], *, exact: bool = False) -> list[bytes]:
         """The bytes of several (offset, length) pairs, in as few round trips as possible.
+
+        Args:
+            ranges: in any order.
+            exact: fetch no byte between two ranges, also where that would spare a round trip.
 
         Raises:
             HelloIOError: they cannot be had (E_READ, E_SHORT_READ).
@@ -150,9 +154,9 @@ class LocalSource:
             at += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    def read_ranges(self, ranges: Sequence[tuple[int, int]], *, exact: bool = False) -> list[bytes]:
         """See ``Source.read_ranges``."""
-        return read_merged(ranges, self.read, _LOCAL_GAP)
+        return read_merged(ranges, self.read, 0 if exact else _LOCAL_GAP)
 
     def forget(self) -> None:
         """See ``Source.forget``: nothing is kept."""

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+from collections import deque
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
@@ -31,6 +32,7 @@ from torch.utils.data import Dataset
 
 from hellofmt.archive.manifest import UNSET, decimal_value
 from hellofmt.archive.reader import HelloFile, open_archive
+from hellofmt.archive.stream import open_stream
 from hellofmt.errors import TrustError, UserInputError, printable
 from hellofmt.loading.cache import DecodedImages
 from hellofmt.loading.labelling import FunctionLabeler
@@ -47,7 +49,7 @@ from hellofmt.loading.views import (
 from hellofmt.projector.labeler import Labeler, refuse_fork
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -56,10 +58,13 @@ if TYPE_CHECKING:
     from hellofmt.archive.manifest import Views
     from hellofmt.projector.base import LoadedBase
 
-__all__ = ["AUTO_CACHE_BYTES", "HelloDataset", "ImageSource"]
+__all__ = ["AUTO_CACHE_BYTES", "READ_AHEAD", "HelloDataset", "ImageSource"]
 
 #: Bytes of decoded images that ``cache="auto"`` keeps.
 AUTO_CACHE_BYTES = 512 << 20
+
+#: Batches of a remote archive that are fetched before they are asked for.
+READ_AHEAD = 8
 
 LabelKind = Literal["soft", "logits", "hard", "none"]
 _KINDS = ("soft", "logits", "hard", "none")
@@ -107,12 +112,16 @@ class _ArchiveImages:
             text = "the archive has no images; expected `images`, the data set to be labelled"
             raise UserInputError.make("E_DATA", text)
         self._file = file
+        self.stream = open_stream(file)
         self.heights = np.asarray(index.height, np.int64)
         self.widths = np.asarray(index.width, np.int64)
         self.labels = np.asarray(index.label, np.int64)
 
     def read(self, rows: Sequence[int]) -> list[NDArray[np.uint8]]:
-        return self._file.decode_images(rows)
+        if self.stream is None:
+            return self._file.decode_images(rows)
+        files = self.stream.read(rows)
+        return [self._file.decode_bytes(row, data) for row, data in zip(rows, files, strict=True)]
 
     def targets(self) -> list[int]:
         return self.labels.tolist()
@@ -489,6 +498,36 @@ class HelloDataset(Dataset[Any]):
             widths=sizes.widths,
             count=len(self),
         )
+
+    def read_ahead(self, batches: Iterator[list[int]]) -> Iterator[list[int]]:
+        """The same batches, while what the next 8 show is fetched in the background.
+
+        A ``HelloSampler`` passes its batches through here. Nothing is done for local archives and
+        given images.
+
+        Args:
+            batches: lists of ``EpochIndex``.
+
+        Yields:
+            The batches, unchanged.
+        """
+        stream = self._images.stream if isinstance(self._images, _ArchiveImages) else None
+        if stream is None:
+            yield from batches
+            return
+        window: deque[tuple[list[int], NDArray[np.int32]]] = deque()
+        for batch in batches:
+            rows = np.array(batch, np.int64)
+            epochs = np.array([cast("EpochIndex", index).epoch for index in batch], np.int64)
+            shown = self.table(rows, epochs)[:, [ViewColumn.IMAGE, ViewColumn.PARTNER_IMAGE]]
+            window.append((batch, shown.ravel()))
+            # The one that is about to be drawn comes first.
+            if len(window) > READ_AHEAD:
+                stream.announce(np.concatenate([rows for _, rows in window]))
+                yield window.popleft()[0]
+        while window:
+            stream.announce(np.concatenate([rows for _, rows in window]))
+            yield window.popleft()[0]
 
     def draw(
         self, rows: NDArray[np.integer], epochs: NDArray[np.integer] | int

@@ -7,7 +7,8 @@ epoch is one number, ``next_batch``. Splitting ranks first, as torch's ``Distrib
 makes the batches a function of the number of ranks.
 
 A ``DataLoader`` with workers asks for batches well before the caller sees them, so the sampler
-cannot know how far training is: ``state_dict`` must be told.
+cannot know how far training is: ``state_dict`` must be told. (torchdata's ``StatefulDataLoader``
+tells nothing, but keeps what the sampler said of each batch until that batch is used.)
 
 Workers learn the epoch from the indices: each is an int that carries it. ``set_epoch`` on a data
 set in the parent process never reaches a persistent worker.
@@ -26,9 +27,13 @@ from hellofmt.errors import StateError, printable
 from hellofmt.rng import order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+
+    from numpy.typing import NDArray
 
     from hellofmt.loading.dataset import HelloDataset
+
+    ReadAhead = Callable[[Iterator[list[int]]], Iterator[list[int]]]
 
 __all__ = ["EpochIndex", "HelloSampler"]
 
@@ -122,6 +127,9 @@ class HelloSampler(Sampler[list[int]]):
         self._epoch = 0
         self._start = 0
         self._is_started = False
+        self._handed_out = 0
+        # What a data set over a network has, to fetch what the next batches need.
+        self._read_ahead: ReadAhead | None = getattr(dataset, "read_ahead", None)
         if self._rows == 0:
             raise ValueError("`dataset`: expected at least 1 row, got 0")
         if drop_last and self._rows < self._global_batch:
@@ -156,6 +164,7 @@ class HelloSampler(Sampler[list[int]]):
             self._start = 0
         self._epoch = epoch
         self._is_started = False
+        self._handed_out = 0
 
     def padding(self, batch: int) -> int:
         """How many rows at the end of this rank's batch ``batch`` are padding.
@@ -190,22 +199,38 @@ class HelloSampler(Sampler[list[int]]):
         if self._is_started:
             self._epoch, self._start = self._epoch + 1, 0
         self._is_started = True
+        self._handed_out = 0
         epoch, start = self._epoch, self._start
         if self._is_shuffled:
             ids = order(self._seed, epoch, self._rows)
         else:
             ids = np.arange(self._rows, dtype=np.int64)
+        batches = self._batches(ids, epoch, start)
+        if self._read_ahead is not None:
+            batches = self._read_ahead(batches)
+        for count, batch in enumerate(batches, 1):
+            # Another pass may have begun since; then this one is not the pass under way.
+            if (epoch, start) == (self._epoch, self._start):
+                self._handed_out = count
+            yield batch
+
+    def _batches(self, ids: NDArray[np.int64], epoch: int, start: int) -> Iterator[list[int]]:
         for batch in range(start, len(self)):
             positions, is_padding = self._cut(batch)
             rows = ids[positions].tolist()
             yield [EpochIndex(r, epoch, p) for r, p in zip(rows, is_padding, strict=True)]
 
-    def state_dict(self, batches_done: int) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the data set, of which a copy elsewhere would fetch what nobody reads."""
+        return {**self.__dict__, "_read_ahead": None}
+
+    def state_dict(self, batches_done: int | None = None) -> dict[str, Any]:
         """Where training stands, small enough for any checkpoint, equal on all ranks.
 
         Args:
             batches_done: batches that the training loop has *finished* since the pass under way
-                began (since the resume, if it was resumed).
+                began (since the resume, if it was resumed). None: all that were handed out, which
+                is more than the loop has seen where a plain ``DataLoader`` has workers.
 
         Returns:
             Strings and integers only; under 1 KiB as JSON. At the end of an epoch it is the start
@@ -214,6 +239,8 @@ class HelloSampler(Sampler[list[int]]):
         Raises:
             ValueError: the epoch has fewer batches left.
         """
+        if batches_done is None:
+            batches_done = self._handed_out
         done = self._start + batches_done
         if batches_done < 0 or done > len(self):
             raise ValueError(
@@ -271,6 +298,7 @@ class HelloSampler(Sampler[list[int]]):
         self._epoch = known["epoch"]
         self._start = known["next_batch"]
         self._is_started = False
+        self._handed_out = 0
 
 
 def _parse_state(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def make_pictures(count, side=None):
     return [generator.integers(0, 256, (h, w, 3), np.uint8) for h, w in shapes]
 
 
-def make_archive(path, *, count=11, side=None, with_projector=True, **changes):
+def make_archive(path, *, count=11, side=None, with_projector=True, layout="auto", **changes):
     pictures = make_pictures(count, side)
     labels = [i * len(CLASSES) // max(count, 1) for i in range(count)]
     images = projector = None
@@ -68,7 +68,7 @@ def make_archive(path, *, count=11, side=None, with_projector=True, **changes):
             ImageItem(label, encode_image(p, "png"))
             for label, p in zip(labels, pictures, strict=True)
         ]
-        images = ImageSet("png", items)
+        images = ImageSet("png", items, layout)
     if with_projector:
         base = seeded_base(VIT, BICUBIC, seed=3)
         built = Projector.build(base, CLASSES, rank=2, start="stored", temperature=2.0, seed=1)
