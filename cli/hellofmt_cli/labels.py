@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from hellofmt.archive import open_archive
+from hellofmt.distillation import load_named_teacher
+from hellofmt.errors import UserInputError
 from hellofmt.loading import FORMS, HelloDataset, write_labels
+from hellofmt.student import read_teacher
 from hellofmt_cli.output import (
     count,
     echo_json,
@@ -23,7 +27,19 @@ from hellofmt_cli.output import (
 if TYPE_CHECKING:
     from typing import Literal
 
+    from torch import nn
+
+    from hellofmt.archive import HelloFile
+
 __all__ = ["labels"]
+
+
+def _teacher(text: str, archive: HelloFile, device: str) -> nn.Module:
+    """A teacher of ``write_teacher``, or by what ``hello distill --teacher`` takes."""
+    keys = list(archive.classes.keys)
+    if (Path(text) / "labels.json").exists():
+        return read_teacher(text, classes=keys, device=device)
+    return load_named_teacher(text, keys, archive.manifest.views).to(device)
 
 
 @click.command("labels")
@@ -33,9 +49,8 @@ __all__ = ["labels"]
 @click.option(
     "--form", type=click.Choice(FORMS), default="safetensors", show_default=True, help="See above."
 )
-@click.option(
-    "-k", type=click.IntRange(1), default=10, show_default=True, help="Classes kept by `topk`."
-)
+@click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Classes kept.")
+@click.option("--teacher", metavar="TEACHER", help="Whose labels, instead of the archive's.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the views.")
 @click.option("--temperature", type=float, help="T of the soft labels, instead of the archive's.")
 @click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
@@ -48,8 +63,9 @@ def labels(
     file: str,
     epochs: int,
     out: str,
-    form: Literal["safetensors", "topk", "fkd", "embeddings"],
+    form: Literal["safetensors", "topk", "fkd", "embeddings", "pruned"],
     k: int,
+    teacher: str | None,
     seed: int,
     temperature: float | None,
     batch_size: int,
@@ -63,16 +79,27 @@ def labels(
     \b
     safetensors  softmax of every view, float16, and the view's parameters
     topk         the K largest probabilities, 4 + 4 K bytes a view (TinyViT)
+    pruned       the same in 4 K bytes, of few epochs that a long run sees over and over (LPQLD)
     fkd          batch files with the entries of FKD and SRe2L; no pickles
     embeddings   float16 embeddings: reading costs the head, at any temperature
 
     A training run does not need this: the archive makes the same labels as it goes. `hello train
-    --labels DIR` and HelloDataset(..., stored=DIR) read it back.
+    --labels DIR` and HelloDataset(..., stored=DIR) read it back. TEACHER is what `hello distill`
+    takes, or a directory of hellofmt.student.write_teacher; FILE needs no label function then, but
+    --temperature if it has none.
     """  # noqa: D301 - click wants the character
     reading(file)
     with open_archive(file, expect=expect, limits=limits()) as archive:
+        if teacher is not None and form == "embeddings":
+            text = "`--form embeddings` of a teacher, which has none; expected another form"
+            raise UserInputError.make("E_OPTION", text)
         dataset = HelloDataset(
-            archive, seed=seed, temperature=temperature, base=base, device=device
+            archive,
+            seed=seed,
+            temperature=temperature,
+            base=base,
+            device=device,
+            label_function=None if teacher is None else _teacher(teacher, archive, device),
         )
         with progress("labels", "label") as callback:
             written = write_labels(
@@ -95,7 +122,7 @@ def labels(
                     "labels": made,
                     "bytes": written,
                     "archive_bytes": archive.size_bytes,
-                    "kernel": dataset.labeler().kernel,
+                    "kernel": dataset.label_source().kernel,
                 }
             )
             return

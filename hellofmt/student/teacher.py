@@ -184,8 +184,13 @@ def write_teacher(
     if storage not in TEACHER_STORAGES:
         text = f"`storage`; expected {' or '.join(TEACHER_STORAGES)}, got {printable(storage)}"
         raise UserInputError.make("E_OPTION", text)
-    teacher = module if isinstance(module, Teacher) else Teacher(module, views)
-    state: dict[str, Tensor] = teacher.network.state_dict()
+    # Not wrapped: that would freeze a network that its owner may go on training.
+    means, stds = list(views.mean), list(views.std)
+    if isinstance(module, Teacher):
+        means = [decimal_string(value) for value in module.mean.flatten().tolist()]
+        stds = [decimal_string(value) for value in module.std.flatten().tolist()]
+        module = module.network
+    state: dict[str, Tensor] = module.state_dict()
     shapes = {name: tuple(t.shape) for name, t in state.items() if t.is_floating_point()}
     if shapes != _shapes(network, len(classes), views.size):
         text = f"the teacher is not a `{printable(network)}` for {len(classes)} classes"
@@ -196,8 +201,8 @@ def write_teacher(
         "network": network,
         "classes": len(classes),
         "size": views.size,
-        "mean": [decimal_string(value) for value in teacher.mean.flatten().tolist()],
-        "std": [decimal_string(value) for value in teacher.std.flatten().tolist()],
+        "mean": means,
+        "std": stds,
         "storage": storage,
         "order": _order(classes),
     }

@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
 from hellofmt.archive import (
     Arch,
@@ -21,6 +23,7 @@ from hellofmt.archive import (
 )
 from hellofmt.loading import FORMS, HelloDataset, StoredLabels, view_recipe
 from hellofmt.projector import Projector, seeded_base
+from hellofmt.student import build_student, write_teacher
 from hellofmt_cli.main import hello
 
 
@@ -66,7 +69,7 @@ def test_labels_are_those_of_the_data_set(projector_images, tmp_path, form):
     fresh = HelloDataset(projector_images)
     for (image, label), (other, expected) in zip(dataset, fresh, strict=True):
         assert (image == other).all()
-        assert (label - expected).abs().max() < (0.5 if form == "topk" else 5e-3)
+        assert (label - expected).abs().max() < (0.5 if form in ("topk", "pruned") else 5e-3)
 
 
 def test_one_document_says_what_was_written(projector_images, tmp_path):
@@ -90,3 +93,79 @@ def test_an_archive_without_a_projector_has_no_labels(packed, tmp_path):
     result = run("labels", packed, "--epochs", 1, "-o", tmp_path / "out")
     assert result.exit_code != 0
     assert "need a projector" in result.output
+
+
+@pytest.fixture
+def teacher_of(projector_images, tmp_path):
+    """A network, and its directory for a data set of these classes."""
+
+    def teacher(classes=("a", "b", "c")):
+        network = build_student("cnn", 3, 8, seed=1).eval()
+        views = open_archive(projector_images).manifest.views
+        write_teacher(tmp_path / "t", "cnn", network, views=views, classes=classes, storage="int8")
+        return network, tmp_path / "t"
+
+    return teacher
+
+
+def test_labels_of_a_teacher(projector_images, tmp_path, teacher_of):
+    network, path = teacher_of()
+    save_file(network.state_dict(), tmp_path / "plain.safetensors")
+    options = ("--epochs", 2, "--form", "pruned", "-k", 3, "--json")
+    dataset = HelloDataset(projector_images)
+    means, stds = ([float(v) for v in values] for values in (dataset.views.mean, dataset.views.std))
+    shape = (3, 1, 1)
+    # Eight bits of each weight of an untrained network, against all of them.
+    for name, tolerance in ((path, 2e-3), (f"cnn={tmp_path / 'plain.safetensors'}", 5e-4)):
+        out = tmp_path / f"out{tolerance}"
+        result = run("labels", projector_images, *options, "--teacher", name, "-o", out)
+        assert result.exit_code == 0, result.output
+        document = json.loads(result.output)
+        assert document["kernel"] == "function"
+        assert (out / "epoch_1.bin").stat().st_size == 6 * 3 * 4
+        views, _ = dataset.draw(np.arange(6), 1)
+        images = (views - torch.tensor(means).view(shape)) / torch.tensor(stds).view(shape)
+        with torch.no_grad():
+            truth = torch.softmax(network(images).double() / 3.0, dim=1)
+        got = StoredLabels(out).labels(np.arange(6), np.full(6, 3))
+        assert (got - truth).abs().max() < tolerance
+
+
+def test_a_teacher_makes_labels_for_an_archive_without_a_projector(
+    projector_images, tmp_path, teacher_of
+):
+    _, path = teacher_of()
+    archive = tmp_path / "hard.hello"
+    with open_archive(projector_images) as file:
+        items = [
+            ImageItem(k // 2, encode_image(file.decode_images([k])[0], "png")) for k in range(6)
+        ]
+        draft = Draft(
+            file.manifest.dataset,
+            [ClassLine(key, (key,)) for key in ("a", "b", "c")],
+            file.manifest.views,
+            images=ImageSet("png", items),
+        )
+    write_archive(archive, draft)
+    options = ("labels", archive, "--epochs", 1, "-o", tmp_path / "out", "--teacher", path)
+    result = run(*options)
+    assert result.exit_code == 2
+    assert "E_OPTION: `temperature` of an archive without a projector" in result.output
+    result = run(*options, "--temperature", 4)
+    assert result.exit_code == 0, result.output
+    assert HelloDataset(archive, stored=tmp_path / "out").temperature == 4.0
+
+
+def test_a_teacher_of_other_classes_or_without_embeddings_is_refused(
+    projector_images, tmp_path, teacher_of
+):
+    _, path = teacher_of(("c", "b", "a"))
+    options = ("labels", projector_images, "--epochs", 1, "-o", tmp_path / "out", "--teacher", path)
+    result = run(*options)
+    assert result.exit_code == 2
+    assert "E_TEACHER" in result.output
+    assert "the same number in another order" in result.output
+    result = run(*options, "--form", "embeddings")
+    assert result.exit_code == 2
+    assert "`--form embeddings` of a teacher" in result.output
+    assert not (tmp_path / "out").exists()

@@ -130,6 +130,14 @@ def test_bytes_are_the_files_and_the_ledgers(written, network, storage):
     assert payload < 1.1 * model_bytes(values, "int8")
 
 
+def test_the_network_that_is_written_stays_as_it_was(written, network):
+    network.train()
+    written("int8")
+    assert network.training
+    assert all(p.requires_grad for p in network.parameters())
+    assert network.state_dict()["features.0.weight"].is_contiguous()
+
+
 def test_a_teachers_own_normalisation_is_kept(tmp_path, network, views):
     teacher = Teacher(network, views())
     teacher.mean.fill_(0.125)
