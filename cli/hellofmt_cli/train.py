@@ -10,7 +10,15 @@ import click
 from hellofmt.archive import open_archive
 from hellofmt.distillation import read_image_folder
 from hellofmt.errors import UserInputError
-from hellofmt.student import SMALL_IMAGE_SIZE, build_student, evaluate, recipe, train_from_archive
+from hellofmt.student import (
+    SMALL_IMAGE_SIZE,
+    Teacher,
+    build_student,
+    evaluate,
+    label_source,
+    recipe,
+    train_from_archive,
+)
 from hellofmt_cli.output import echo_json, echo_page, json_option, limit_option, limits, progress
 
 if TYPE_CHECKING:
@@ -32,7 +40,7 @@ _EVALUATIONS = 10
     metavar="[soft|hard|DIR]",
     default="soft",
     show_default=True,
-    help="The archive's label function, the classes of its images, or what `hello labels` wrote.",
+    help="The archive's label function, its images' classes, or stored labels or a teacher.",
 )
 @click.option("--recipe", "recipe_name", metavar="NAME", help="`kl`, `hello`, `rded`, `sre2l`.")
 @click.option("--steps", type=click.IntRange(1), help="Gradient steps.")
@@ -82,6 +90,10 @@ def train(
         images = read_image_folder(folder, size, classes=keys)
         # A batch larger than the data set would only repeat images within a step.
         plan = replace(plan, batch_size=batch_size or min(plan.batch_size, len(archive)))
+        source = None
+        if labels not in ("soft", "hard"):
+            source = label_source(labels, classes=keys, device=device)
+        teacher = source if isinstance(source, Teacher) else None
         total = steps or -(-(epochs or plan.epochs) * len(archive) // plan.batch_size)
         network = build_student(student, len(keys), views.size, seed=seed).to(device)
         every = max(1, total // _EVALUATIONS)
@@ -104,7 +116,8 @@ def train(
                 device=device,
                 workers=workers,
                 on_step=on_step,
-                stored=None if labels in ("soft", "hard") else labels,
+                stored=labels if source is not None and teacher is None else None,
+                label_function=teacher,
                 mixed=mixed,
             )
         document = {

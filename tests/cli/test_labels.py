@@ -131,29 +131,59 @@ def test_labels_of_a_teacher(projector_images, tmp_path, teacher_of):
         assert (got - truth).abs().max() < tolerance
 
 
-def test_a_teacher_makes_labels_for_an_archive_without_a_projector(
-    projector_images, tmp_path, teacher_of
-):
-    _, path = teacher_of()
-    archive = tmp_path / "hard.hello"
+@pytest.fixture
+def without_projector(projector_images, tmp_path):
+    """The same images with hard labels only."""
     with open_archive(projector_images) as file:
-        items = [
-            ImageItem(k // 2, encode_image(file.decode_images([k])[0], "png")) for k in range(6)
-        ]
+        pixels = file.decode_images(list(range(6)))
         draft = Draft(
             file.manifest.dataset,
             [ClassLine(key, (key,)) for key in ("a", "b", "c")],
             file.manifest.views,
-            images=ImageSet("png", items),
+            images=ImageSet(
+                "png", [ImageItem(k // 2, encode_image(p, "png")) for k, p in enumerate(pixels)]
+            ),
         )
-    write_archive(archive, draft)
-    options = ("labels", archive, "--epochs", 1, "-o", tmp_path / "out", "--teacher", path)
+    write_archive(tmp_path / "hard.hello", draft)
+    return tmp_path / "hard.hello"
+
+
+def test_a_teacher_makes_labels_for_an_archive_without_a_projector(
+    without_projector, tmp_path, teacher_of
+):
+    _, path = teacher_of()
+    options = ("labels", without_projector, "--epochs", 1, "-o", tmp_path / "out")
+    options += ("--teacher", path)
     result = run(*options)
     assert result.exit_code == 2
     assert "E_OPTION: `temperature` of an archive without a projector" in result.output
     result = run(*options, "--temperature", 4)
     assert result.exit_code == 0, result.output
-    assert HelloDataset(archive, stored=tmp_path / "out").temperature == 4.0
+    assert HelloDataset(without_projector, stored=tmp_path / "out").temperature == 4.0
+
+
+def test_students_train_from_a_teacher_and_from_its_stored_labels(
+    without_projector, tmp_path, teacher_of
+):
+    """The archive has no labels of its own but hard ones, so they are the teacher's."""
+    _, path = teacher_of()
+    out = tmp_path / "pruned"
+    options = ("--epochs", 1, "--form", "pruned", "-k", 3, "--temperature", 20)
+    result = run("labels", without_projector, *options, "-o", out, "--teacher", path)
+    assert result.exit_code == 0, result.output
+    for key in ("a", "b", "c"):
+        (tmp_path / "eval" / key).mkdir(parents=True)
+        pixels = np.full((8, 8, 3), 40 * ord(key) % 256, np.uint8)
+        (tmp_path / "eval" / key / "0.png").write_bytes(encode_image(pixels, "png"))
+    train = ("train", without_projector, "--student", "cnn", "--eval", tmp_path / "eval")
+    train += ("--recipe", "rded", "--epochs", 2, "--json")
+    for labels in (path, out):
+        result = run(*train, "--labels", labels)
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["labels"] == str(labels)
+    result = run(*train)
+    assert result.exit_code == 2
+    assert "need a projector" in result.output
 
 
 def test_a_teacher_of_other_classes_or_without_embeddings_is_refused(
