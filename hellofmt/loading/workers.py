@@ -1,14 +1,20 @@
 """DataLoader workers watched while they work, and ended when the work is over.
 
-torch tells at once when a worker was killed. With ``timeout=0`` it waits without end for one that
-was *stopped* (SIGSTOP, a debugger, a frozen container; pytorch issue 21554); with a timeout of 120
-seconds it takes that long to see that one has left with exit code 0, for it looks only when the
-timeout is over. No timeout counts while the memory of a finished batch is handed over, which a
-stopped worker never does. Afterwards torch sends SIGTERM, which a stopped process keeps pending,
-and Python waits for it without end when the program exits; only SIGKILL ends such a process.
+torch waits without end for a worker that was *stopped* (SIGSTOP, a debugger, a frozen container;
+pytorch issue 21554) unless it has a timeout; with one of 120 seconds it takes that long to see that
+a worker has left with exit code 0, for it looks only when the timeout is over. No timeout counts
+while the memory of a finished batch is handed over, which a stopped worker never does. Afterwards
+torch sends SIGTERM, which a stopped process keeps pending, and Python waits for it without end when
+the program exits; only SIGKILL ends such a process.
 
-So ``attentive`` lets torch look every few seconds, and a thread of its own counts the seconds and
-kills the workers of a batch that takes too long, which ends every way of waiting for them.
+So ``attentive`` lets torch look every second, and a thread of its own counts the seconds and kills
+the workers of a batch that takes too long, which ends every way of waiting for them.
+
+torch also tells of a killed worker at once, from its handler of SIGCHLD, which raises wherever the
+main thread is. Between the system call that reaps a process and the line that keeps its status the
+status would be lost: the process seems alive for ever, and Python lists it as a child until it
+exits. So while ``attentive`` waits, the handler only notes what it would have raised, and the look,
+at most a second later, raises it.
 """
 
 from __future__ import annotations
@@ -19,11 +25,13 @@ import signal
 import threading
 import time
 from contextlib import contextmanager, suppress
+from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from multiprocessing.process import BaseProcess
+    from types import FrameType
 
     from torch.utils.data import DataLoader
 
@@ -33,31 +41,44 @@ __all__ = ["TIMEOUT_SECONDS", "attentive", "no_worker_left"]
 TIMEOUT_SECONDS = 120.0
 
 # How often torch looks whether its workers are there.
-_LOOK_SECONDS = 5.0
+_LOOK_SECONDS = 1.0
 
 # How long the end of a killed process may take.
 _END_SECONDS = 5.0
+
+# How long after a broken connection the end of its worker may be noticed.
+_NOTICE_SECONDS = 1.0
 
 _END = object()
 
 
 @contextmanager
-def _quiet_deaths() -> Generator[None]:
-    """Keep torch's handler of SIGCHLD from raising in the middle of what is done inside.
+def _noted_deaths() -> Generator[list[str]]:
+    """Let torch's handler of SIGCHLD note what it would raise in the middle of what is done inside.
 
-    It raises in the main thread wherever that is: between the system call that reaps a process and
-    the line that keeps its status, the status would be lost and the process seem alive for ever.
+    Yields:
+        What it said, oldest first.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
+    heard: list[str] = []
+    known = signal.getsignal(signal.SIGCHLD)
+    if threading.current_thread() is not threading.main_thread() or not callable(known):
+        yield heard
         return
+
+    # A handler that the program had before torch's is still called, by torch's.
+    def note(number: int, frame: FrameType | None) -> None:
+        try:
+            known(number, frame)
+        except RuntimeError as error:
+            heard.append(str(error).strip())
+
     while True:
         # The call itself runs a handler that is due.
         with suppress(RuntimeError):
-            known = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGCHLD, note)
             break
     try:
-        yield
+        yield heard
     finally:
         signal.signal(signal.SIGCHLD, known)
 
@@ -73,7 +94,7 @@ def no_worker_left() -> Generator[None]:
     try:
         yield
     finally:
-        with _quiet_deaths():
+        with _noted_deaths():
             left = [child for child in multiprocessing.active_children() if child not in before]
             for child in left:
                 child.kill()
@@ -128,22 +149,24 @@ def _next(stream: Iterator[Any], watch: _Watch) -> Any:
     """The next batch, or ``_END``."""
     watch.begin()
     try:
-        while True:
-            try:
-                return next(stream, _END)
-            except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
-                if watch.has_killed:
-                    text = f"a DataLoader worker gave nothing for {watch.patience:g} seconds"
-                    raise RuntimeError(text) from None
-                # torch has no class for it; the iterator goes on where it stood.
-                if str(error).startswith("DataLoader timed out"):
-                    continue
-                # What a worker raised arrives with this note; of the others only torch's own words
-                # for a worker's end are plain.
-                if isinstance(error, RuntimeError) or "in DataLoader worker process" in str(error):
-                    raise
-                text = "a DataLoader worker is gone; its batch could not be received"
-                raise RuntimeError(text) from error
+        with _noted_deaths() as heard:
+            while True:
+                try:
+                    return next(stream, _END)
+                except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+                    text = str(error)
+                    if watch.has_killed:
+                        text = f"a DataLoader worker gave nothing for {watch.patience:g} seconds"
+                        raise RuntimeError(text) from None
+                    # torch has no class for it; the iterator goes on where it stood.
+                    if text.startswith("DataLoader timed out"):
+                        continue
+                    # What a worker raised arrives with this note.
+                    if "in DataLoader worker process" in text or not watch.is_worker_gone():
+                        raise
+                    kept = text if isinstance(error, RuntimeError) else "its batch was not received"
+                    reason = heard[0] if heard else kept
+                    raise RuntimeError(f"a DataLoader worker is gone: {reason}") from error
     finally:
         watch.pause()
 
@@ -166,6 +189,10 @@ class _Watch(threading.Thread):
     def pause(self) -> None:
         """Nothing is waited for: the time of the training step does not count."""
         self._deadline = math.inf
+
+    def is_worker_gone(self) -> bool:
+        """Whether a worker has ended, or does so now."""
+        return bool(wait([worker.sentinel for worker in self._workers], _NOTICE_SECONDS))
 
     def end(self) -> None:
         """Stop watching."""

@@ -300,19 +300,20 @@ def run_rank(rank, world, path, out):
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.slow
-def test_rank_and_world_come_from_torch_distributed(tmp_path):
+@pytest.mark.parametrize("world", [2, 3])
+def test_rank_and_world_come_from_torch_distributed(tmp_path, world):
     context = multiprocessing.get_context("fork")
     out = context.SimpleQueue()
     ranks = [
-        context.Process(target=run_rank, args=(r, 2, tmp_path / "store", out)) for r in range(2)
+        context.Process(target=run_rank, args=(r, world, tmp_path / "store", out))
+        for r in range(world)
     ]
     for process in ranks:
         process.start()
     got = {rank: (batches, pads) for rank, batches, pads in (out.get() for _ in ranks)}
     for process in ranks:
         process.join()
-    for rank in range(2):
-        expected = sampler_of(11, 2, seed=6, num_replicas=2, rank=rank)
+    for rank in range(world):
+        expected = sampler_of(11, 2, seed=6, num_replicas=world, rank=rank)
         assert got[rank][0] == ints(expected)
-    assert sum(got[0][1]) + sum(got[1][1]) == 1
+    assert sum(sum(pads) for _, pads in got.values()) == -11 % world
