@@ -47,12 +47,14 @@ class Cell:
         settings: everything but the needs that decides the result; JSON.
         make: from the documents of the needs, by name, to the result; JSON.
         needs: names of cells.
+        order: lower ones are tried first, needs permitting.
     """
 
     name: str
     settings: Mapping[str, Any]
     make: Callable[[Mapping[str, dict[str, Any]]], dict[str, Any]]
     needs: tuple[str, ...] = ()
+    order: int = 0
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
@@ -97,6 +99,17 @@ class Cells:
         path = self.path(name)
         return json.loads(path.read_text()) if path.exists() else None
 
+    def adopt(self, documents: Mapping[str, dict[str, Any]]) -> int:
+        """Take over finished cells of the same settings, as a results file holds them; how many."""
+        count = 0
+        for name, key in self._keys.items():
+            document = documents.get(name, {})
+            if document.get("key") == key and "error" not in document:
+                if not self.path(name).exists():
+                    self.path(name).write_text(json.dumps(document, indent=1) + "\n")
+                count += 1
+        return count
+
     def finished(self) -> dict[str, dict[str, Any]]:
         """Documents of all finished cells by name."""
         found = {cell.name: self.read(cell.name) for cell in self.cells}
@@ -108,6 +121,7 @@ class Cells:
             waiting = [cell for cell in self.cells if not self.path(cell.name).exists()]
             if not waiting:
                 return
+            waiting.sort(key=lambda cell: cell.order)
             if not any(self._try(cell, say) for cell in waiting):
                 time.sleep(_WAIT_SECONDS)
 
@@ -134,6 +148,7 @@ class Cells:
                     result = {"error": f"{type(error).__name__}: {error}"}
             document = {
                 "cell": cell.name,
+                "key": self._keys[cell.name],
                 **result,
                 "settings": cell.settings,
                 "seconds": round(time.monotonic() - start, 2),

@@ -46,6 +46,7 @@ from hellofmt.distillation import (
     SelectSettings,
     Stages,
     Teacher,
+    digest_of,
     maturity,
     refine_images,
     select_images,
@@ -183,7 +184,7 @@ def label_files(setting, kind, ipc, seed, steps):
             lambda folder: write_teacher(
                 folder,
                 profile.teacher,
-                setting.teacher,
+                setting.teacher.network,
                 classes=[line.key for line in setting.train.classes],
                 views=setting.views,
                 storage=storage,
@@ -560,7 +561,7 @@ def continual_cell(setting, kind, step, seed, _):
     else:
         function = setting.teacher
     if kind != "hard":
-        given["label_function"] = _Seen(function, torch.from_numpy(seen))
+        given["label_function"] = _Seen(function, torch.from_numpy(seen)).eval()
     network = profile.ablation_student or profile.student
     student = build_student(network, len(seen), setting.size, seed=seed)
     plan = replace(student_plan(setting, kind, len(rows)))
@@ -593,7 +594,9 @@ def write_images(path, selection, classes, views):
         for pixels, label in zip(selection.pixels, selection.labels, strict=True)
     ]
     draft = Draft(
-        dataset=Dataset(name="seen", version="1.0.0", license="unknown"),
+        dataset=Dataset(
+            name="seen", version="1.0.0", license="unknown", method="rded", sources=["seen"]
+        ),
         classes=classes,
         views=views,
         images=ImageSet("png", items),
@@ -719,6 +722,29 @@ def cost_cell(setting, _):
 
 # --- which cells there are -----------------------------------------------------------------------
 
+# What is tried first, by the beginning of a cell's name: the claim itself, then what explains it.
+ORDER = (
+    "teacher",
+    "fit/main",
+    "select",
+    "fit/probe",
+    "rivals/ipc10/h",
+    "rivals/ipc10/teacher/",
+    "rivals/ipc1/h",
+    "rivals/ipc1/teacher/",
+    "cost",
+    "fidelity",
+    "rded/teacher",
+    "rded",
+    "curve",
+    "ablation",
+    "rivals/ipc10",
+    "sensitivity",
+    "continual",
+    "cross",
+    "rivals",
+)
+
 SUITES = ("rivals", "ablation", "curve", "cross", "continual", "sensitivity", "rded", "cost")
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 20.0)
 WEIGHTS = (0.0, 0.025, 0.1, 0.15, 0.5, 1.0)
@@ -727,10 +753,10 @@ WEIGHTS = (0.0, 0.025, 0.1, 0.15, 0.5, 1.0)
 def cells_of(setting, suites):
     """The cells of one data set, what is needed first."""
     profile, found = setting.profile, []
-    name, base = setting.name, setting.base_text if setting.name != DIGITS else "seeded"
+    name = setting.name
     common = {
         "data": setting.digest,
-        "base": setting.base.spec.sha256 if setting.name != DIGITS else base,
+        "base": digest_of(setting.base.spec)[:16],
         "mixed": profile.mixed,
     }
     sizes = {
@@ -739,12 +765,14 @@ def cells_of(setting, suites):
     }
 
     def add(label, make, needs=(), **settings):
+        order = next(i for i, head in enumerate(ORDER) if label.startswith(head))
         found.append(
             Cell(
                 f"{name}/{label}",
                 {**common, **settings},
                 make,
                 tuple(f"{name}/{need}" for need in needs),
+                order,
             )
         )
 

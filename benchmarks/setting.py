@@ -8,6 +8,7 @@ of a profile were fixed before a measured image was looked at.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -418,7 +419,7 @@ def read_setting(
             train = replace(read_image_folder(root / "train", size, classes=classes), name=name)
             measured = replace(read_image_folder(folder, size, classes=classes), name=name)
             kept.parent.mkdir(parents=True, exist_ok=True)
-            temporary = kept.with_suffix(".tmp.npz")
+            temporary = kept.with_suffix(f".{os.getpid()}.npz")
             np.savez(
                 temporary,
                 a=train.pixels,
