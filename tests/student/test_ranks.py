@@ -1,0 +1,130 @@
+"""Two processes over gloo train as one does."""
+
+from __future__ import annotations
+
+import multiprocessing
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from hellofmt.errors import UserInputError
+from hellofmt.loading import HelloDataset
+from hellofmt.student import ranks
+from hellofmt.student.networks import build_student
+from hellofmt.student.recipes import recipe
+from hellofmt.student.train import train_from_dataset
+
+
+def without_norm(seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.GELU(), nn.Flatten(), nn.Linear(8 * 64, 3)
+    )
+
+
+def trained(archive, name, network, batch_size=7, checkpoint=None):
+    plan = replace(recipe(name), batch_size=batch_size, learning_rate=3e-3)
+    dataset = HelloDataset(archive, labels=plan.labels, seed=1)
+    losses = []
+    train_from_dataset(
+        network,
+        dataset,
+        plan,
+        steps=4,
+        seed=1,
+        on_step=lambda _, loss: losses.append(float(loss)),
+        checkpoint=checkpoint,
+    )
+    return {key: tensor.numpy() for key, tensor in network.state_dict().items()}, losses
+
+
+def work(rank, store, archive, case, out):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=2
+    )
+    try:
+        if case == "norm":
+            got = trained(archive, "kl", build_student("cnn", 3, 8))
+        elif case == "few":
+            try:
+                got = trained(archive, "kl", without_norm(0), batch_size=1)
+            except UserInputError as error:
+                got = str(error)
+        elif case == "unseen":
+            try:
+                # Rank 0 alone writes, so only it has a state to continue from.
+                path = f"{store}-state-{rank}"
+                trained(archive, "kl", without_norm(0), checkpoint=path)
+                got = trained(archive, "kl", without_norm(0), checkpoint=path)
+            except UserInputError as error:
+                got = str(error)
+        else:
+            # Other weights in each process; rank 0's count.
+            got = trained(archive, case, without_norm(rank))
+        out.put((rank, got))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def two(archive, tmp_path):
+    def run(case):
+        context = multiprocessing.get_context("fork")
+        out = context.SimpleQueue()
+        processes = [
+            context.Process(target=work, args=(rank, tmp_path / "store", str(archive), case, out))
+            for rank in range(2)
+        ]
+        for process in processes:
+            process.start()
+        got = dict(out.get() for _ in processes)
+        for process in processes:
+            process.join(60)
+            assert process.exitcode == 0
+        return got[0], got[1]
+
+    return run
+
+
+def difference(a, b):
+    return max(abs(a[key] - b[key]).max() for key in a)
+
+
+@pytest.mark.parametrize("name", ["kl", "hello"])
+def test_two_processes_train_the_same_network_as_one(archive, two, name):
+    one, losses = trained(archive, name, without_norm(0))
+    first, second = two(name)
+    # Seven rows: three for one, four for the other.
+    assert difference(one, first[0]) < 1e-5
+    assert difference(first[0], second[0]) == 0.0
+    assert first[1] == pytest.approx(losses, rel=1e-5)
+    assert first[1] == second[1]
+
+
+def test_running_statistics_are_those_of_rank_0_in_the_end(archive, two):
+    first, second = two("norm")
+    assert difference(first[0], second[0]) == 0.0
+    one, _ = trained(archive, "kl", build_student("cnn", 3, 8))
+    # Batch normalisation sees a process's own rows: near, not equal.
+    assert difference(one, first[0]) > 1e-5
+
+
+def test_every_process_needs_a_row(two):
+    for said in two("few"):
+        assert said == ("E_OPTION: batch of 1 views; expected at least one for each of 2 processes")
+
+
+def test_processes_must_see_one_checkpoint(two):
+    for said in two("unseen"):
+        assert "E_OPTION: checkpoint: expected a file that every process sees" in said
+
+
+def test_one_process_needs_no_partner():
+    tensor = torch.ones(2)
+    ranks.same_([tensor])
+    assert ranks.is_unanimous("x")
+    assert ranks.share(7) == slice(0, 7)
+    assert float(ranks.sum_gradients([], torch.tensor(3.0))) == 3.0
