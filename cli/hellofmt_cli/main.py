@@ -112,7 +112,7 @@ class _Hello(click.Group):
             ctx.exit(EXIT_SIGPIPE)
         except HelloError as error:
             code = error.code, error.member, error.offset
-            _report(ctx, str(error), error.exit_code, *code)
+            _report(ctx, _with_options(str(error)), error.exit_code, *code)
             ctx.exit(error.exit_code)
         except OSError as error:
             ctx.meta.pop(FILE_KEY, None)
@@ -124,6 +124,14 @@ class _Hello(click.Group):
         except Terminated:
             click.echo("Terminated.", err=True)
             ctx.exit(EXIT_SIGTERM)
+
+
+def _with_options(text: str) -> str:
+    """An error of the library, its last advice in words of the command line."""
+    for advice in ("`force` replaces it", "`reencode` converts it"):
+        if text.endswith(f"; {advice}"):
+            return text.removesuffix(advice) + advice.replace("`", "`--", 1)
+    return text
 
 
 def _os_error_text(error: OSError) -> str:

@@ -144,7 +144,8 @@ def pack(
     archive. Bytes are kept exactly; an image outside its profile is refused by name.
 
     Folders get their numbers from --classes or the projector, by name; or, if they are numbers
-    themselves, by number. Without a list they are sorted by name, numbered ones by number.
+    themselves and no names of the list, by number. Without a list they are classes in the order of
+    their names, as torchvision has them: 10 before 2.
 
     Without --projector the archive has hard labels only. Its views then are random crops of 8 to
     100 % of the area and flips, not mixed, as large as the images but at most 224 pixels.

@@ -13,8 +13,7 @@ import io
 import re
 import struct
 import zlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from hellofmt.archive.limits import IMAGE_SIDE, Limits, check_fixed, check_limit
 from hellofmt.errors import CorruptError, HelloError, SpecError, UserInputError, printable
@@ -28,6 +27,8 @@ __all__ = ["Codec", "ImageShape", "decode_image", "encode_image", "parse_image",
 Codec = Literal["png", "jpeg", "webp"]
 
 _PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+_CHUNK: Final = struct.Struct(">I4s")
+_CRC: Final = struct.Struct(">I")
 _PILLOW: Final = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 # A marker inside entropy-coded data: 0xFF followed by neither a stuffed zero nor a restart number.
 _MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7]")
@@ -47,8 +48,7 @@ _DECODE_ERRORS: Final = (
 )
 
 
-@dataclass(frozen=True)
-class ImageShape:
+class ImageShape(NamedTuple):
     """Dimensions of an image as its file states them.
 
     Attributes:
@@ -109,21 +109,20 @@ def _walk_png(data: bytes | memoryview) -> ImageShape:
     while at < end:
         if end - at < 12:
             raise _DamagedError("cut inside a chunk")
-        size, name = int.from_bytes(data[at : at + 4], "big"), bytes(data[at + 4 : at + 8])
-        if size > end - at - 12:
+        size, name = _CHUNK.unpack_from(data, at)
+        after = at + 8 + size
+        if after > end - 4:
             raise _DamagedError(f"chunk {printable(name)} goes past the end")
-        body = data[at + 8 : at + 8 + size]
-        crc = int.from_bytes(data[at + 8 + size : at + 12 + size], "big")
-        if zlib.crc32(data[at + 4 : at + 8 + size]) != crc:
+        if zlib.crc32(data[at + 4 : after]) != _CRC.unpack_from(data, after)[0]:
             raise _DamagedError(f"checksum of chunk {printable(name)}")
         if not seen:
-            shape = _png_header(name, body)
+            shape = _png_header(name, data[at + 8 : after])
         elif name == b"IDAT":
             pass
         elif name == b"IEND":
             if size or b"IDAT" not in seen:
                 raise _OutsideProfileError("IEND before IDAT, or with data")
-            if at + 12 != end:
+            if after + 4 != end:
                 raise _OutsideProfileError("bytes after IEND")
         elif name != b"sRGB" or size != 1 or seen != [b"IHDR"]:
             raise _OutsideProfileError(
@@ -131,7 +130,7 @@ def _walk_png(data: bytes | memoryview) -> ImageShape:
             )
         if not seen or seen[-1] != name:
             seen.append(name)
-        at += 12 + size
+        at = after + 4
     if shape is None or seen[-1] != b"IEND":
         raise _DamagedError("cut before IEND")
     return shape

@@ -22,7 +22,7 @@ import stat
 import tarfile
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
@@ -68,16 +68,19 @@ _SAMPLED: Final = 64
 
 @dataclass(frozen=True)
 class _Picture:
-    """One image of a source: its class as the source calls it, and where its bytes are."""
+    """One image of a source: its class as the source calls it, and where its bytes are.
+
+    ``source`` is the path of a file where it is a string.
+    """
 
     key: str
     name: str
     codec: Codec
-    source: Path | Callable[[], bytes]
+    source: str | Callable[[], bytes]
 
     def read(self) -> bytes:
         """The bytes, as they are now."""
-        return self.source.read_bytes() if isinstance(self.source, Path) else self.source()
+        return Path(self.source).read_bytes() if isinstance(self.source, str) else self.source()
 
     def __call__(self) -> bytes:
         """The bytes, within the profile of the codec, or an error that names the picture."""
@@ -175,9 +178,10 @@ def pack_archive(
     """Pack images into an archive; what it gets is verified before it has its name.
 
     Classes get their numbers, in this order: from ``classes`` or the projector, by the name of the
-    folder; if those are numbers and none is a key of the list, by that number; without a list,
-    folders in the order of their names, numbered ones (``0``, ``1``, ..., ``10``, also with one
-    common prefix, ``new000``) by number.
+    folder; if those are numbers (also with one common prefix, ``new000``) and none is a key of the
+    list, that number is the place in the list; without a list, folders are classes in the order of
+    their names. That is the order of torchvision's ``ImageFolder``, which teachers are trained
+    with: of folders ``0`` to ``10``, the third class is ``10``.
 
     Args:
         source: an image folder, a ``.hello`` archive, or one or more WebDataset shards (``.tar``).
@@ -271,11 +275,11 @@ def pack_archive(
             raise
 
 
-def _item_source(picture: _Picture, reencode: Codec | None) -> Path | Callable[[], bytes]:
+def _item_source(picture: _Picture, reencode: Codec | None) -> str | Callable[[], bytes]:
     """What the writer reads; a file it can name itself, and need not read to know its size."""
     if reencode is not None:
         return _Reencoded(picture, reencode)
-    return picture.source if isinstance(picture.source, Path) else picture
+    return picture.source if isinstance(picture.source, str) else picture
 
 
 def default_views(size: int) -> Views:
@@ -373,8 +377,8 @@ def _read_folder(root: Path) -> _Source:
             for file in sorted(files):
                 codec = _codec_of(file)
                 if codec is not None:
-                    path = Path(folder, file)
-                    pictures.append(_Picture(key, str(path), codec, path))
+                    path = f"{folder}/{file}"
+                    pictures.append(_Picture(key, path, codec, path))
         if len(pictures) == before:
             raise UserInputError.make(
                 "E_DATA", f"`{printable(root / key)}`: no image; expected png, jpg, jpeg or webp"
@@ -383,7 +387,8 @@ def _read_folder(root: Path) -> _Source:
 
 
 def _codec_of(file: str) -> Codec | None:
-    return _CODECS.get(PurePosixPath(file).suffix.lower().removeprefix("."))
+    stem, _, extension = file.rpartition(".")
+    return _CODECS.get(extension.lower()) if stem else None
 
 
 def _read_archive(file: HelloFile) -> _Source:
@@ -590,12 +595,8 @@ def _labelled(read: _Source, lines: list[ClassLine] | None) -> tuple[list[ClassL
     if lines is None and read.lines is not None:
         lines = read.lines
     if lines is None:
-        if numbers is not None:
-            # By name, 10 would come before 2, and every label after it would be another class.
-            keys = [key for _, key in sorted(zip(numbers, read.keys, strict=True))]
-        else:
-            keys = sorted(read.keys)
-        lines = [ClassLine(key, tuple(key.split(", "))) for key in keys]
+        # Also numbers, 10 before 2: a teacher trained on these folders has its classes so.
+        lines = [ClassLine(key, tuple(key.split(", "))) for key in sorted(read.keys)]
     place = {line.key: label for label, line in enumerate(lines)}
     unknown = [key for key in read.keys if key not in place]
     if len(unknown) == len(read.keys) and numbers is not None and max(numbers) < len(lines):

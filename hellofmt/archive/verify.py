@@ -1,12 +1,14 @@
 """Verifying a whole archive: everything that reading checks on demand, in file order, at once.
 
-Images are read in large windows, so that the cost is that of hashing. They are held to the profile
+Images are read in large windows, several at once, so that the cost is that of hashing; the first
+fault in file order is still the one that is reported. They are held to the profile
 of their codec and to the dimensions in the index without being decoded; ``pixels=True`` decodes
 them too and gives one digest of all pixels, equal on every platform for PNG and packed archives.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -16,33 +18,30 @@ from hellofmt.archive.layout import (
     TRAILER,
     ZIP_END,
     ZIP_TAIL,
-    describe_header,
-    header,
-    padded,
     section_member,
 )
 from hellofmt.archive.limits import DEFAULT_LIMITS, Limits
 from hellofmt.archive.manifest import UNSET
+from hellofmt.archive.parallel import map_ordered
 from hellofmt.archive.reader import (
-    EarlierMembers,
     HelloFile,
     check_dimensions,
     check_image_digest,
-    check_padding,
     check_section_digest,
     open_archive,
 )
-from hellofmt.errors import CorruptError, SpecError, UserInputError
+from hellofmt.errors import CorruptError, HelloError, SpecError, UserInputError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from hellofmt.archive.index import Index
 
-__all__ = ["VerifyReport", "verify_archive"]
+__all__ = ["VerifyReport", "verify_archive", "verify_copy"]
 
-_WINDOW_BYTES: Final = 8 << 20
+# A few of them are held at once, one per thread and one ahead.
+_WINDOW_BYTES: Final = 2 << 20
 
 
 @dataclass(frozen=True)
@@ -109,6 +108,25 @@ def verify_archive(
         return _verify_set(file, level, pinned, progress, digest)
 
 
+def verify_copy(path: str | os.PathLike[str], expect: str, limits: Limits) -> None:
+    """Check every byte of an archive whose images were held to their profile as they were written.
+
+    All of ``verify_archive`` but the profiles: the digest of an image being the one that its bytes
+    had when they were judged, they are the same bytes.
+
+    Args:
+        path: the file.
+        expect: the ``id`` it must have, and with it the digests of everything.
+        limits: what to refuse for size.
+
+    Raises:
+        OSError: missing.
+        HelloError: see ``verify_archive``.
+    """
+    with open_archive(path, expect=expect, limits=limits, cache_dir="") as file:
+        _verify(file, "full", [], None, None, profiles=False)
+
+
 def _verify_set(
     file: HelloFile,
     level: str,
@@ -145,6 +163,8 @@ def _verify(
     pinned: list[str],
     progress: Callable[[int, int], None] | None,
     digest: Any,
+    *,
+    profiles: bool = True,
 ) -> VerifyReport:
     checks = ["manifest", "id", *pinned, "length", "headers"]
     index = file.index
@@ -157,13 +177,17 @@ def _verify(
     done = 0
     if level == "full":
         if index is not None:
-            verify_images = _verify_packed if file.has_section("pixels") else _verify_files
-            for row in verify_images(file, index):
-                if digest is not None:
-                    digest.update(file.decode_image(row).tobytes())
-                done = row + 1
-                if progress is not None:
-                    progress(done, len(index))
+            if file.has_section("pixels"):
+                rows = _verify_packed(file, index)
+            else:
+                rows = _verify_files(file, index, profiles=profiles)
+            with contextlib.closing(rows):
+                for row in rows:
+                    if digest is not None:
+                        digest.update(file.decode_image(row).tobytes())
+                    done = row + 1
+                    if progress is not None:
+                        progress(done, len(index))
             checks.append("images")
             if digest is not None:
                 checks.append("pixels")
@@ -179,45 +203,85 @@ def _verify(
     )
 
 
-def _verify_files(file: HelloFile, index: Index) -> Iterator[int]:
+def _verify_files(file: HelloFile, index: Index, *, profiles: bool) -> Generator[int]:
     """Verify image after image; yields each row once it holds."""
+    from hellofmt.archive.rows import cut_windows, padded_rows
+
+    start = index.offset - BLOCK
+    end = index.offset + padded_rows(index.size)
+
+    def check(rows: tuple[int, int]) -> range:
+        _check_window(file, index, rows, profiles=profiles)
+        return range(*rows)
+
+    def large(rows: tuple[int, int]) -> bool:
+        return int(end[rows[1] - 1] - start[rows[0]]) > _WINDOW_BYTES
+
+    windows = map_ordered(check, cut_windows(start, end, _WINDOW_BYTES), alone=large)
+    with contextlib.closing(windows):
+        for rows in windows:
+            yield from rows
+
+
+def _check_window(file: HelloFile, index: Index, rows: tuple[int, int], *, profiles: bool) -> None:
+    """Verify neighbouring images.
+
+    What holds is found for all rows at once; only a row that does not is looked at by
+    ``HelloFile.check_image``, which knows what to say.
+
+    Raises:
+        HelloError: of the first row that does not hold.
+    """
+    import numpy as np
+
     from hellofmt.archive.images import parse_image
+    from hellofmt.archive.rows import image_headers, padded_rows, padding_faults
 
-    images = file.manifest.images
+    manifest, images = file.manifest, file.manifest.images
     codec = "" if images is UNSET else images.codec
-    starts = (index.offset - BLOCK).tolist()
-    sizes, heights, widths = index.size.tolist(), index.height.tolist(), index.width.tolist()
-    ends = [start + BLOCK + padded(size) for start, size in zip(starts, sizes, strict=True)]
-    window, base = memoryview(b""), 0
-    last, total = 0, len(starts)
-    for row in range(total):
-        if row == last:
-            base = starts[row]
-            while last < total and (last == row or ends[last] - base <= _WINDOW_BYTES):
-                last += 1
-            window = memoryview(file.source.read(base, ends[last - 1] - base))
-        at, size, name = starts[row] - base, sizes[row], file.image_name(row)
-        block = bytes(window[at : at + BLOCK])
-        data: bytes | memoryview = window[at + BLOCK : at + BLOCK + size]
+    shard = manifest.shard
+    first, total = (0, len(index)) if shard is UNSET else (shard.first, shard.total)
+    span = slice(*rows)
+    size, start = index.size[span], index.offset[span] - BLOCK
+    base = int(start[0])
+    # Every member begins and ends at a multiple of a block.
+    member, after = (start - base) // BLOCK, (start - base + padded_rows(size)) // BLOCK + 1
+    window = file.source.read(base, int(after[-1]) * BLOCK)
+    blocks = np.frombuffer(window, np.uint8).reshape(-1, BLOCK)
+    wanted = image_headers(index.label[span], first + rows[0], size, codec, manifest.classes, total)
+    wrong = (blocks[member] != wanted).any(axis=1) | padding_faults(blocks[after - 1], size)
+    digests, view = index.sha256[span].tobytes(), memoryview(window)
+    heights, widths = index.height[span].tolist(), index.width[span].tolist()
+    places = zip((member * BLOCK).tolist(), (after * BLOCK).tolist(), size.tolist(), strict=True)
+    faults = wrong.tolist()
+    for i, (at, stop, length) in enumerate(places):
+        data: bytes | memoryview = view[at + BLOCK : at + BLOCK + length]
+        if faults[i] or hashlib.sha256(data).digest() != digests[32 * i : 32 * i + 32]:
+            data = _check_member(file, rows[0] + i, window[at:stop], base + at)
+        if not profiles:
+            continue
         try:
-            if block != header(name, size):
-                raise describe_header(block, name, size, EarlierMembers(file, row))
-            check_image_digest(data, index.sha256[row].tobytes(), name, starts[row] + BLOCK)
-            check_padding(
-                window[at + BLOCK + size : ends[row] - base], name, starts[row] + BLOCK + size
-            )
-        except (CorruptError, SpecError):
-            if not file.source.is_remote:
-                raise
-            # It may have been an accident on the way.
-            data = file.read_image(row)
-        shape = parse_image(data, codec, member=name)
+            height, width, _ = shape = parse_image(data, codec)
+        except HelloError:
+            # A name costs as much as the check, so only what is refused has one.
+            parse_image(data, codec, member=file.image_name(rows[0] + i))
+            raise
         # The limits hold too: these are the dimensions and the size that the index was judged by.
-        check_dimensions(shape, heights[row], widths[row], name)
-        yield row
+        if height != heights[i] or width != widths[i]:
+            name = file.image_name(rows[0] + i)
+            check_dimensions(shape, heights[i], widths[i], name)
 
 
-def _verify_packed(file: HelloFile, index: Index) -> Iterator[int]:
+def _check_member(file: HelloFile, row: int, block: bytes, offset: int) -> bytes:
+    """The image out of a member that does not hold, if it was an accident on the way."""
+
+    def check(found: list[bytes]) -> bytes:
+        return file.check_image(row, found[0])
+
+    return file.checked([block], [(offset, len(block))], check)
+
+
+def _verify_packed(file: HelloFile, index: Index) -> Generator[int]:
     """Verify the pixels section and every row in it, without holding it in memory."""
     section = next(s for s in file.manifest.sections if s.name == "pixels")
     start, end = file.section_offset("pixels"), file.section_offset("pixels") + section.size

@@ -5,6 +5,10 @@ read once; the manifest, which holds the digest of the index, follows last into 
 it. All of it happens in a temporary file in the target's directory, which gets its name only after
 the strict reader has read it back from front to end. Whatever goes wrong before, including an
 interrupt, removes it. Nothing of the machine enters the bytes: no time, user, path or host.
+
+An image is read into the very buffer that is written, and judged and hashed there. A few buffers
+are filled and written at once by threads, each to its own place, and the disk is synchronised while
+the file is read back; neither changes a byte, and both have ended before the file gets its name.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import re
 import secrets
 import stat
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -44,7 +49,6 @@ from hellofmt.archive.layout import (
     SECTION_ORDER,
     TRAILER,
     header,
-    image_name,
     padded,
     section_member,
 )
@@ -66,7 +70,9 @@ from hellofmt.archive.manifest import (
     manifest_bytes,
     parse_manifest,
 )
+from hellofmt.archive.parallel import beside, map_ordered
 from hellofmt.archive.reader import sha256
+from hellofmt.archive.rows import cut_windows, image_headers, padded_rows
 from hellofmt.archive.tensors import (
     StoredTensor,
     expected_tensors,
@@ -74,7 +80,7 @@ from hellofmt.archive.tensors import (
     serialize_tensors,
     validate_nibbles,
 )
-from hellofmt.archive.verify import verify_archive
+from hellofmt.archive.verify import verify_copy
 from hellofmt.errors import (
     CorruptError,
     HelloError,
@@ -91,7 +97,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Draft", "ImageItem", "ImageSet", "ProjectorPart", "write_archive"]
 
-_FLUSH_BYTES: Final = 4 << 20
+# A few buffers of this size are filled at once; larger ones no longer gain anything.
+_FLUSH_BYTES: Final = 2 << 20
 
 
 @dataclass(frozen=True)
@@ -100,11 +107,12 @@ class ImageItem:
 
     Attributes:
         label: its class, counted from 0.
-        source: its bytes, a file, or a function that gives the same bytes whenever it is called.
+        source: its bytes, the path of a file, or a function that gives the same bytes whenever it
+            is called; it is called in the thread of the writer's caller.
     """
 
     label: int
-    source: bytes | Path | Callable[[], bytes]
+    source: bytes | str | Path | Callable[[], bytes]
 
 
 @dataclass(frozen=True)
@@ -216,9 +224,9 @@ def write_archive(
     fd = -1
     try:
         fd = _create(temporary)
-        archive_id = plan.write(_Output(fd), progress)
-        _synchronise(fd)
-        _verify_written(temporary, archive_id, plan, limits)
+        archive_id = plan.write(fd, progress)
+        with beside(partial(_synchronise, fd)):
+            _verify_written(temporary, archive_id, plan, limits)
         # Closed before the rename, because some file systems report a lost write only here.
         closing, fd = fd, -1
         _close(closing)
@@ -252,41 +260,20 @@ def plan_images(draft: Draft, limits: Limits) -> tuple[Dataset, Literal["files",
     return manifest.dataset, "packed" if packed else "files"
 
 
-class _Output:
-    """Positioned writes to a file, gathered into large ones."""
+def _write_at(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    """Write all of ``data`` at ``offset`` bytes of a file.
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._parts: list[bytes] = []
-        self._at = self._pending = 0
-
-    def seek(self, offset: int) -> None:
-        """Continue at ``offset`` bytes."""
-        self.flush()
-        self._at = offset
-
-    def write(self, *parts: bytes) -> None:
-        """Append ``parts``."""
-        self._parts += parts
-        self._pending += sum(map(len, parts))
-        if self._pending >= _FLUSH_BYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        """Hand what was gathered to the system.
-
-        Raises:
-            HelloIOError: E_WRITE, E_NOSPACE.
-        """
-        data = memoryview(b"".join(self._parts))
-        self._parts, self._pending = [], 0
-        try:
-            while data:
-                written = os.pwrite(self._fd, data, self._at)
-                self._at += written
-                data = data[written:]
-        except OSError as error:
-            raise _write_error(error) from error
+    Raises:
+        HelloIOError: E_WRITE, E_NOSPACE.
+    """
+    rest = memoryview(data)
+    try:
+        while rest:
+            written = os.pwrite(fd, rest, offset)
+            offset += written
+            rest = rest[written:]
+    except OSError as error:
+        raise _write_error(error) from error
 
 
 def _write_error(error: OSError) -> HelloIOError:
@@ -296,27 +283,27 @@ def _write_error(error: OSError) -> HelloIOError:
     )
 
 
-@dataclass
+@dataclass(slots=True)
 class _Row:
-    """One image on its way into the archive."""
+    """One image on its way into the archive; ``source`` is a path where it is a string."""
 
     label: int
-    source: bytes | Path | Callable[[], bytes]
+    source: bytes | str | Callable[[], bytes]
     position: int
     size: int
     sha256: bytes | None
 
     def describe(self) -> str:
         """How errors name it: its place in the items, and its path if it has one."""
-        where = f" ({printable(self.source)})" if isinstance(self.source, Path) else ""
+        where = f" ({printable(self.source)})" if isinstance(self.source, str) else ""
         return f"image {self.position}{where}"
 
     def read_head(self, length: int) -> bytes:
         """At most its first ``length`` bytes."""
-        if isinstance(self.source, Path):
-            with self.source.open("rb") as file:
+        if isinstance(self.source, str):
+            with Path(self.source).open("rb") as file:
                 return file.read(length)
-        return _read_item(self.source)[:length]
+        return self.read()[:length]
 
     def read(self) -> bytes:
         """Its bytes, the same ones as when it was measured.
@@ -324,32 +311,167 @@ class _Row:
         Raises:
             UserInputError: E_DATA.
         """
-        data = _read_item(self.source)
-        changed = len(data) != self.size
-        if not changed and self.sha256 is not None:
-            changed = hashlib.sha256(data).digest() != self.sha256
-        if changed:
-            raise UserInputError.make("E_DATA", f"{self.describe()} changed while it was packed")
+        if isinstance(self.source, bytes):
+            return self.source
+        if isinstance(self.source, str):
+            data = Path(self.source).read_bytes()
+        else:
+            data = self.source()
+        if len(data) != self.size:
+            raise self.changed()
+        if self.sha256 is not None and hashlib.sha256(data).digest() != self.sha256:
+            raise self.changed()
         return data
 
+    def changed(self) -> UserInputError:
+        """The error for bytes that are not those that were measured."""
+        return UserInputError.make("E_DATA", f"{self.describe()} changed while it was packed")
 
-def _read_item(source: bytes | Path | Callable[[], bytes]) -> bytes:
-    if isinstance(source, bytes):
-        return source
-    if isinstance(source, Path):
-        return source.read_bytes()
-    return source()
+    def parse(self, data: bytes | memoryview, codec: str, limits: Limits) -> ImageShape:
+        """Hold its bytes to the profile of the codec and to the limits.
+
+        Raises:
+            UserInputError: E_DATA.
+            LimitError: above a limit.
+        """
+        try:
+            shape = parse_image(data, codec)
+        except HelloError as error:
+            raise UserInputError.make("E_DATA", f"{self.describe()}: {error}") from None
+        check_image_limits(shape, len(data), limits, member=f"image {self.position}")
+        return shape
 
 
 def _measure(item: ImageItem, position: int) -> _Row:
     """Size of an item without keeping its bytes; digest too where they had to be made."""
-    if isinstance(item.source, bytes):
-        return _Row(item.label, item.source, position, len(item.source), None)
-    if isinstance(item.source, Path):
-        return _Row(item.label, item.source, position, item.source.stat().st_size, None)
-    data = item.source()
+    source = item.source
+    if isinstance(source, bytes):
+        return _Row(item.label, source, position, len(source), None)
+    if isinstance(source, str | Path):
+        path = os.fspath(source)
+        return _Row(item.label, path, position, os.stat(path).st_size, None)  # noqa: PTH116 (time)
+    data = source()
     digest = hashlib.sha256(data).digest()
-    return _Row(item.label, item.source, position, len(data), digest)
+    return _Row(item.label, source, position, len(data), digest)
+
+
+def _read_into(path: str, room: memoryview) -> int:
+    """Read a file into ``room`` and count its bytes, up to the size of the room."""
+    count = 0
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while count < len(room):
+            more = os.readv(fd, [room[count:]])
+            if more == 0:
+                break
+            count += more
+    finally:
+        os.close(fd)
+    return count
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Images that lie one after another in the file, filled and written at once.
+
+    ``made`` holds the bytes of those whose source is a function of the caller.
+    """
+
+    start: int
+    stop: int
+    made: Mapping[int, bytes]
+
+
+class _ImageWriter:
+    """Writes the members of all images to their places; windows may be written by several threads.
+
+    Attributes:
+        height, width: int64 (N,), filled while writing.
+        sha256: uint8 (N, 32), filled while writing.
+    """
+
+    def __init__(
+        self, fd: int, rows: Sequence[_Row], codec: str, offset: int, limits: Limits
+    ) -> None:
+        """For ``rows`` in order, the first header at ``offset`` of the file ``fd``."""
+        self._fd = fd
+        self._rows = rows
+        self._codec = codec
+        self._limits = limits
+        self._size = np.array([row.size for row in rows], np.int64)
+        self._label = np.array([row.label for row in rows], np.int64)
+        members = BLOCK + padded_rows(self._size)
+        self._end = offset + np.cumsum(members)
+        self._start = self._end - members
+        self.height, self.width = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
+        self.sha256 = np.zeros((len(rows), 32), np.uint8)
+
+    def write(
+        self, first: int, classes: int, total: int, progress: Callable[[int, int], None] | None
+    ) -> int:
+        """Write everything.
+
+        Args:
+            first: number of the first image over the whole data set.
+            classes: number of classes.
+            total: number of images of the whole data set.
+            progress: see ``write_archive``.
+
+        Returns:
+            The byte after the last member.
+        """
+
+        def fill(window: _Window) -> _Window:
+            span = slice(window.start, window.stop)
+            headers = image_headers(
+                self._label[span], first + span.start, self._size[span], self._codec, classes, total
+            )
+            self._fill(window, headers)
+            return window
+
+        done = map_ordered(fill, self._windows(), alone=self._is_large)
+        with contextlib.closing(done):
+            for window in done:
+                if progress is not None:
+                    for row in range(window.start, window.stop):
+                        progress(row + 1, len(self._rows))
+        return int(self._end[-1])
+
+    def _windows(self) -> Iterator[_Window]:
+        for start, stop in cut_windows(self._start, self._end, _FLUSH_BYTES):
+            made = {
+                row: self._rows[row].read()
+                for row in range(start, stop)
+                if not isinstance(self._rows[row].source, str)
+            }
+            yield _Window(start, stop, made)
+
+    def _is_large(self, window: _Window) -> bool:
+        return int(self._end[window.stop - 1] - self._start[window.start]) > _FLUSH_BYTES
+
+    def _fill(self, window: _Window, headers: NDArray[np.uint8]) -> None:
+        """Read, judge, hash and write the images of a window."""
+        span = slice(window.start, window.stop)
+        base = int(self._start[span.start])
+        starts = self._start[span] - base
+        # One byte more, so that a last image that grew since it was measured has room to show it.
+        room = bytearray(int(self._end[span.stop - 1]) - base + 1)
+        view = memoryview(room)
+        np.frombuffer(view[:-1], np.uint8).reshape(-1, BLOCK)[starts // BLOCK] = headers
+        digests: list[bytes] = []
+        for row, at in enumerate((starts + BLOCK).tolist(), span.start):
+            image = self._rows[row]
+            data = view[at : at + image.size]
+            if isinstance(image.source, str):
+                if _read_into(image.source, view[at : at + image.size + 1]) != image.size:
+                    raise image.changed()
+            else:
+                data[:] = window.made[row]
+            shape = image.parse(data, self._codec, self._limits)
+            self.height[row], self.width[row] = shape.height, shape.width
+            digests.append(hashlib.sha256(data).digest())
+        self.sha256[span] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
+        _write_at(self._fd, view[:-1], base)
 
 
 class _Plan:
@@ -535,33 +657,35 @@ class _Plan:
         if problems:
             raise SpecError.make("E_TENSOR", problems[0], member=section_member(name))
 
-    def write(self, output: _Output, progress: Callable[[int, int], None] | None) -> str:
+    def write(self, fd: int, progress: Callable[[int, int], None] | None) -> str:
         """Write the archive.
 
         Args:
-            output: an empty file.
+            fd: an empty file.
             progress: see ``write_archive``.
 
         Returns:
             Its id.
         """
+        end = -1
         if self._shape is not None:
             self._pack_pixels(self._shape, progress)
         elif self._rows:
-            output.seek(self._front_size())
-            self._write_images(output, progress)
-            output.write(TRAILER)
-            output.seek(0)
+            end = self._write_images(fd, progress)
         data = manifest_bytes(self.manifest(), self._draft.extras)
         digits = hashlib.sha256(data).hexdigest()
-        _write_member(output, MANIFEST_MEMBER, data)
-        _write_member(output, ID_MEMBER, f"{digits}\n".encode("ascii"))
+        parts = [
+            *_member(MANIFEST_MEMBER, data),
+            *_member(ID_MEMBER, f"{digits}\n".encode("ascii")),
+        ]
         for name in SECTION_ORDER:
             if name in self._stored:
-                _write_member(output, section_member(name), self._stored[name][1])
-        if self._shape is not None or not self._rows:
-            output.write(TRAILER)
-        output.flush()
+                parts += _member(section_member(name), self._stored[name][1])
+        if end < 0:
+            parts.append(TRAILER)
+        else:
+            _write_at(fd, TRAILER, end)
+        _write_parts(fd, parts)
         return f"sha256:{digits}"
 
     def _front_size(self) -> int:
@@ -570,49 +694,32 @@ class _Plan:
         sizes = [len(data), ID_SIZE, *(len(stored) for _, stored in self._stored.values())]
         return sum(BLOCK + padded(size) for size in sizes)
 
-    def _read_rows(
-        self, codec: str, progress: Callable[[int, int], None] | None
-    ) -> Iterator[tuple[int, _Row, bytes, ImageShape]]:
-        """Every image once, held to the profile."""
-        for i, row in enumerate(self._rows):
-            data = row.read()
-            try:
-                shape = parse_image(data, codec)
-            except HelloError as error:
-                raise UserInputError.make("E_DATA", f"{row.describe()}: {error}") from None
-            check_image_limits(shape, len(data), self._limits, member=f"image {row.position}")
-            yield i, row, data, shape
-            if progress is not None:
-                progress(i + 1, len(self._rows))
-
-    def _write_images(self, output: _Output, progress: Callable[[int, int], None] | None) -> None:
-        """Write every image to its place and store the index of them."""
-        images = self._draft.images
+    def _write_images(self, fd: int, progress: Callable[[int, int], None] | None) -> int:
+        """Write every image to its place and store the index of them; the byte after the last."""
+        images, shard = self._draft.images, self._draft.shard
         codec = "png" if images is None else images.codec
-        shard, count = self._draft.shard, len(self._rows)
-        first, total = (0, count) if shard is None else (shard.first, shard.total)
-        classes = len(self._draft.classes)
-        height, width = np.zeros(count, np.int64), np.zeros(count, np.int64)
-        digests = np.zeros((count, 32), np.uint8)
-        for i, row, data, shape in self._read_rows(codec, progress):
-            height[i], width[i] = shape.height, shape.width
-            digests[i] = np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
-            _write_member(output, image_name(row.label, first + i, codec, classes, total), data)
-        self._store_index(height, width, digests)
+        first, total = (0, len(self._rows)) if shard is None else (shard.first, shard.total)
+        writer = _ImageWriter(fd, self._rows, codec, self._front_size(), self._limits)
+        end = writer.write(first, len(self._draft.classes), total, progress)
+        self._store_index(writer.height, writer.width, writer.sha256)
+        return end
 
     def _pack_pixels(self, packed: ImageShape, progress: Callable[[int, int], None] | None) -> None:
         """Store the pixels of every image, and the index of them."""
         count = len(self._rows)
         pixels = np.empty((count, packed.height, packed.width, packed.channels), np.uint8)
         digests = np.zeros((count, 32), np.uint8)
-        for i, row, data, shape in self._read_rows("png", progress):
-            if shape != packed:
-                raise UserInputError.make("E_DATA", f"{row.describe()} changed while it was packed")
+        for i, row in enumerate(self._rows):
+            data = row.read()
+            if row.parse(data, "png", self._limits) != packed:
+                raise row.changed()
             try:
                 pixels[i] = decode_image(data, "png", self._limits)
             except CorruptError as error:
                 raise UserInputError.make("E_DATA", f"{row.describe()}: {error}") from None
             digests[i] = np.frombuffer(hashlib.sha256(pixels[i].data).digest(), np.uint8)
+            if progress is not None:
+                progress(i + 1, count)
         tensor = StoredTensor.from_numpy(pixels)
         self._store("pixels", serialize_tensors("pixels", {"pixels": tensor}))
         height = np.full(count, packed.height, np.int64)
@@ -634,14 +741,28 @@ def _text_bytes(name: str, text: str) -> bytes:
 
 
 def _version() -> str:
-    # Slow to import, and only a writer needs it.
-    from importlib import metadata
+    # Not from the installer's records, which a program may be shipped without; and here, because
+    # the package knows it only once it is imported.
+    import hellofmt
 
-    return metadata.version("hellofmt")
+    return hellofmt.__version__
 
 
-def _write_member(output: _Output, name: str, data: bytes) -> None:
-    output.write(header(name, len(data)), data, bytes(padded(len(data)) - len(data)))
+def _member(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
+    return header(name, len(data)), data, bytes(padded(len(data)) - len(data))
+
+
+def _write_parts(fd: int, parts: Sequence[bytes]) -> None:
+    """Write ``parts`` from the beginning of a file on, gathered into large writes."""
+    at = 0
+    waiting: list[bytes] = []
+    for part in parts:
+        waiting.append(part)
+        if sum(map(len, waiting)) >= _FLUSH_BYTES:
+            gathered, waiting = b"".join(waiting), []
+            _write_at(fd, gathered, at)
+            at += len(gathered)
+    _write_at(fd, b"".join(waiting), at)
 
 
 def _check_target(path: Path, force: bool) -> None:
@@ -751,7 +872,7 @@ def _verify_written(temporary: Path, archive_id: str, plan: _Plan, limits: Limit
         HelloError: what was written is not what was meant.
     """
     try:
-        verify_archive(temporary, expect=archive_id, limits=limits)
+        verify_copy(temporary, archive_id, limits)
     except SpecError as error:
         # Every image was held to its profile before, so this is the end record of a ZIP archive.
         if error.code == "E_CODEC":
@@ -780,9 +901,11 @@ def _publish(temporary: Path, path: Path, force: bool) -> None:
             _check_target(path, force)
             temporary.rename(path)
             return
-        temporary.unlink()
     except OSError as error:
         raise _write_error(error) from error
+    # The target is complete; a second name that cannot be removed is what the next writer removes.
+    with contextlib.suppress(OSError):
+        temporary.unlink()
 
 
 def _synchronise_directory(path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+from importlib import metadata
 
 import msgspec
 import numpy as np
@@ -190,13 +191,13 @@ def test_link_is_replaced_not_followed(samples, tmp_path):
 
 def test_target_made_meanwhile(samples, tmp_path, monkeypatch):
     path = tmp_path / "x.hello"
-    verify = writer_module.verify_archive
+    verify = writer_module.verify_copy
 
     def race(*args, **options):
         path.write_bytes(b"theirs")
         return verify(*args, **options)
 
-    monkeypatch.setattr(writer_module, "verify_archive", race)
+    monkeypatch.setattr(writer_module, "verify_copy", race)
     with pytest.raises(HelloIOError, match=r"E_TARGET: .* exists"):
         write_archive(path, samples.draft(images=samples.images(1)))
     assert path.read_bytes() == b"theirs"
@@ -503,12 +504,54 @@ def test_ipc_is_what_the_images_have(samples, tmp_path):
             assert file.manifest.dataset.ipc == ipc
 
 
-def test_producer_is_this_package(samples, tmp_path):
-    from importlib import metadata
+def test_second_name_that_cannot_be_removed(samples, tmp_path, monkeypatch):
+    def refuse(path, **_):
+        raise OSError(errno.EIO, "no unlink")
 
+    path = tmp_path / "x.hello"
+    with monkeypatch.context() as patches:
+        patches.setattr(writer_module.Path, "unlink", refuse)
+        known = write_archive(path, samples.draft(images=samples.images(1)))
+    assert verify_archive(path, expect=known).images == 1
+    other = next(name for name in names(tmp_path) if name != "x.hello")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / other).rename(tmp_path / other.replace(str(os.getpid()), str(dead.pid)))
+    write_archive(path, samples.draft(images=samples.images(1)), force=True)
+    assert names(tmp_path) == ["x.hello"]
+
+
+def test_path_as_text_and_file_that_grows(samples, tmp_path, monkeypatch):
+    data = samples.images(1).items[0].source
+    source = tmp_path / "a.png"
+    source.write_bytes(data)
+    images = ImageSet("png", [ImageItem(0, str(source)), ImageItem(1, source)], "files")
+    write_archive(tmp_path / "x.hello", samples.draft(images=images))
+    with open_archive(tmp_path / "x.hello") as file:
+        assert file.read_images([0, 1]) == [data, data]
+    measure = writer_module._measure
+    for changed in (data + b"\0", data[:-1], b""):
+
+        def change(item, position, changed=changed):
+            source.write_bytes(data)
+            row = measure(item, position)
+            source.write_bytes(changed)
+            return row
+
+        with monkeypatch.context() as patches:
+            patches.setattr(writer_module, "_measure", change)
+            with pytest.raises(UserInputError, match=r"image 0 \(.*a.png\) changed while it was"):
+                write_archive(tmp_path / "y.hello", samples.draft(images=images))
+
+
+def test_producer_is_this_package(samples, tmp_path, monkeypatch):
+    import hellofmt
+
+    # A program that is shipped without the installer's records must still be able to write.
+    monkeypatch.setattr(metadata, "distribution", lambda _: pytest.fail("records were read"))
     draft = samples.draft(images=samples.images(1))
     draft = writer_module.Draft(**{**draft.__dict__, "producer": None})
     write_archive(tmp_path / "x.hello", draft)
     with open_archive(tmp_path / "x.hello") as file:
         assert file.manifest.producer.name == "hellofmt"
-        assert file.manifest.producer.version == metadata.version("hellofmt")
+        assert file.manifest.producer.version == hellofmt.__version__

@@ -231,15 +231,15 @@ def test_closed_pipe_before_the_first_byte():
 SLOW_PACK = """
 import sys, time
 from hellofmt.archive import writer
-real = writer._read_item
-def slow(source):
+real = writer._read_into
+def slow(*arguments):
     slow.calls += 1
     if slow.calls == 4:
         print("half way", flush=True)
         time.sleep(60)
-    return real(source)
+    return real(*arguments)
 slow.calls = 0
-writer._read_item = slow
+writer._read_into = slow
 from hellofmt_cli.main import main
 main()
 """

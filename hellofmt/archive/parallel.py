@@ -1,0 +1,108 @@
+"""Threads for work that leaves the interpreter: reading, hashing, writing, synchronising.
+
+Results come in the order of the items and errors where their results would have come, so that more
+than one thread changes the time and nothing else. No thread outlives its caller, whatever ends it,
+a second interrupt included: a thread that still wrote to a file after its number had been closed
+would write into whichever file got the number next. Processes were rejected: sending images to
+them costs as much as hashing them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable
+    from concurrent.futures import Future
+
+__all__ = ["beside", "map_ordered"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# Beyond this the interpreter's own lock is what everything waits for.
+_MOST_THREADS: Final = 4
+
+
+def map_ordered(
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    alone: Callable[[Item], bool] | None = None,
+) -> Generator[Result]:
+    """``work(item)`` of every item in order, some computed ahead in threads.
+
+    A single item, and everything on a single core, is worked on in the caller's thread.
+
+    Args:
+        work: must be safe to call from several threads at once.
+        items: drawn in the caller's thread, at most one per thread and one more ahead.
+        alone: whether an item is so large that nothing else may be held beside it.
+
+    Yields:
+        Results. Close the generator if it may be left early; it then waits for its threads.
+
+    Raises:
+        BaseException: what ``work`` raised, in place of the result.
+    """
+    threads = min(_MOST_THREADS, _cores())
+    drawn = iter(items)
+    first = list(itertools.islice(drawn, 2))
+    if threads < 2 or len(first) < 2:
+        yield from map(work, itertools.chain(first, drawn))
+        return
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="hellofmt")
+    pending: deque[Future[Result]] = deque()
+    try:
+        for item in itertools.chain(first, drawn):
+            single = alone is not None and alone(item)
+            while pending and (single or len(pending) > threads):
+                yield pending.popleft().result()
+            pending.append(pool.submit(work, item))
+            if single:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        _join(pool)
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def beside(work: Callable[[], object]) -> Generator[None]:
+    """Run ``work`` in a thread during the block; both have ended when the block is left.
+
+    Raises:
+        BaseException: what the block raised, else what ``work`` raised.
+    """
+    pool = ThreadPoolExecutor(1, thread_name_prefix="hellofmt")
+    try:
+        future = pool.submit(work)
+        yield
+        future.result()
+    finally:
+        _join(pool)
+
+
+def _join(pool: ThreadPoolExecutor) -> None:
+    """Wait for the threads of a pool, whatever interrupts the waiting; that is raised after."""
+    interrupt: BaseException | None = None
+    while True:
+        try:
+            pool.shutdown(cancel_futures=True)
+            break
+        except BaseException as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
