@@ -1,10 +1,12 @@
 """Batches made where they are used: resident images, views and labels on one device.
 
 ``HelloDataset`` in a ``DataLoader`` spends a GPU's time waiting for CPU workers and copies every
-view across. A distilled set is small, so here it is decoded once and kept on the device as uint8;
-a batch then costs 80 bytes of parameters per view to send, one kernel for its views, the encoder
-and one kernel for its labels. The next batch is made on a second stream while the student uses this
-one. Sets that do not fit stay in pinned memory, and a batch sends the images it shows.
+view across. A distilled set is small, so here each image is decoded once, when it is first shown,
+and kept on the device as uint8; a batch then costs 80 bytes of parameters per view to send, one
+kernel for its views, the encoder and one kernel for its labels. The next batch is made on a second
+stream while the student uses this one. Sets that do not fit stay in pinned memory, and a batch
+sends the images it shows. Decoding everything first was rejected: a large archive behind a URL
+would keep a GPU waiting for all of it before the first step.
 
 It computes the same function as every other way: the sampler's order, ``view_table``'s parameters,
 and on a CPU the very pixels of ``HelloDataset``, bit for bit, because the same code draws them. A
@@ -19,6 +21,7 @@ size, or of a size that the factor does not divide) is drawn on the CPU and copi
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -48,8 +51,6 @@ __all__ = ["HelloLoader"]
 
 #: Share of a GPU's free memory that resident images may take by default.
 RESIDENT_SHARE = 0.5
-
-_READ_ROWS = 64
 
 
 class HelloLoader:
@@ -105,7 +106,7 @@ class HelloLoader:
         storage_options: Mapping[str, Any] | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        """Open the archive, check its label function, and decode the images to the device.
+        """Open the archive, check its label function, and make room for the images on the device.
 
         Args:
             source: path or URL of an archive, the files of a sharded set, or an open archive.
@@ -173,6 +174,7 @@ class HelloLoader:
                 compile=compile,
                 cuda_graph=cuda_graph,
             )
+        self._stream: torch.cuda.Stream | None = None
         self._stored: _Resident | None = None
         if self.device.type == "cuda" and _is_drawable(self.dataset):
             self._stored = _Resident(self.dataset, self.device, resident)
@@ -240,7 +242,10 @@ class HelloLoader:
 
     def _overlapped(self) -> Iterator[list[Tensor]]:
         """Each batch is queued on a second stream before the one ahead of it is handed out."""
-        stream = torch.cuda.Stream(self.device)
+        if self._stream is None:
+            # One for all epochs: what an abandoned one has queued is ahead of the next.
+            self._stream = torch.cuda.Stream(self.device)
+        stream = self._stream
         # What was built on the first stream is ready before the second one reads it.
         stream.wait_stream(torch.cuda.current_stream(self.device))
         waiting: tuple[list[Tensor], torch.cuda.Event] | None = None
@@ -303,7 +308,11 @@ def _is_drawable(dataset: HelloDataset) -> bool:
 
 
 class _Resident:
-    """Decoded images on a device, or in pinned memory beside it, each in the largest frame."""
+    """Decoded images on a device, or in pinned memory beside it, each in the largest frame.
+
+    Each is read and decoded when a batch first shows it: the first batch of a large or remote
+    archive need not wait for all of them.
+    """
 
     def __init__(
         self, dataset: HelloDataset, device: torch.device, budget: int | Literal["auto"]
@@ -317,24 +326,39 @@ class _Resident:
         if budget == "auto":
             free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
             budget = int(RESIDENT_SHARE * free)
-        images = torch.zeros(shape, dtype=torch.uint8)
-        self._is_resident = images.nbytes <= budget
-        is_pinned = device.type == "cuda" and not self._is_resident
-        images = images.pin_memory() if is_pinned else images
-        pixels = images.numpy()
-        for start in range(0, count, _READ_ROWS):
-            # Neighbours at once: over a network that is one request instead of many.
-            rows = range(start, min(start + _READ_ROWS, count))
-            for row, image in dataset.pixels_of(rows).items():
-                pixels[row, : heights[row], : widths[row]] = image
-        self._images = images.to(device) if self._is_resident else images
+        self._is_resident = math.prod(shape) <= budget
+        if self._is_resident:
+            self._images = torch.zeros(shape, dtype=torch.uint8, device=device)
+        else:
+            is_pinned = device.type == "cuda"
+            self._images = torch.zeros(shape, dtype=torch.uint8, pin_memory=is_pinned)
+        self._dataset = dataset
+        self._is_filled = np.zeros(count, bool)
+
+    def _fill(self, rows: NDArray[np.int64]) -> None:
+        """Read and decode those of ``rows`` that no earlier batch showed."""
+        missing = rows[~self._is_filled[rows]]
+        if not missing.size:
+            return
+        found = self._dataset.pixels_of(missing.tolist())
+        shape = (missing.size, *self._images.shape[1:])
+        frames = torch.zeros(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        pixels = frames.numpy()
+        for frame, row in zip(pixels, missing.tolist(), strict=True):
+            height, width = found[row].shape[:2]
+            frame[:height, :width] = found[row]
+        where = self._images.device
+        places = torch.from_numpy(missing).to(where)
+        self._images.index_copy_(0, places, frames.to(where, non_blocking=True))
+        self._is_filled[missing] = True
 
     def draw(self, table: NDArray[np.int32], channels_last: bool) -> Tensor:
         """Views of a table, float32 (N, 3, S, S) in [0, 1], on the device."""
         images = self._images
+        columns = [ViewColumn.IMAGE, ViewColumn.PARTNER_IMAGE]
+        used, places = np.unique(table[:, columns], return_inverse=True)
+        self._fill(used.astype(np.int64))
         if not self._is_resident:
-            columns = [ViewColumn.IMAGE, ViewColumn.PARTNER_IMAGE]
-            used, places = np.unique(table[:, columns], return_inverse=True)
             table = table.copy()
             table[:, columns] = places.reshape(-1, 2)
             staged = images.new_empty(

@@ -181,6 +181,22 @@ def test_images_of_unequal_sizes_share_a_frame(archive_of, budget, channels_last
         assert got.device.type == "cpu"
 
 
+@pytest.mark.parametrize("budget", [0, 10**9])
+def test_each_image_is_decoded_when_it_is_first_shown(mixing, monkeypatch, budget):
+    dataset = HelloDataset(mixing, labels="none")
+    read = []
+    real = dataset.pixels_of
+    monkeypatch.setattr(dataset, "pixels_of", lambda rows: read.extend(rows) or real(rows))
+    stored = loader._Resident(dataset, torch.device("cpu"), budget)
+    assert read == []
+    first = dataset.table(np.array([3, 3, 8]), 1)
+    stored.draw(first, channels_last=False)
+    assert sorted(read) == sorted({*first[:, 0].tolist(), *first[:, 6].tolist()})
+    for epoch in range(2):
+        stored.draw(dataset.table(np.arange(11), epoch), channels_last=False)
+    assert sorted(read) == list(range(11))
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

