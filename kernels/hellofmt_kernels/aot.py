@@ -205,8 +205,9 @@ def _label_launches(
     capability: tuple[int, int],
     rank: int,
     is_soft: bool,
+    out_dtype: torch.dtype | None = None,
 ) -> list[Launch]:
-    out = _empty(n, config.padded_row(c, "cuda"), dtype=dtype)
+    out = _empty(n, config.padded_row(c, "cuda"), dtype=out_dtype or dtype)
     low_rank = None
     if rank:
         low_rank = (_empty(rank, d, dtype=dtype), _empty(c, rank, dtype=dtype), 1.0)
@@ -262,6 +263,14 @@ def _labels() -> Iterable[tuple[str, bool, Callable[[tuple[int, int]], Launch]]]
             return _label_launches(1024, 768, c, half, capability, 0, True)[1]
 
         yield f"normalise fp16 1024x{c}", False, normalise
+    # What a labeler in half precision hands out: labels in float32.
+    for c in (10, 1000, 21841):
+        for at, name in enumerate(("labels", "normalise") if c > 256 else ("labels",)):
+
+            def wide(capability: tuple[int, int], c: int = c, at: int = at) -> Launch:
+                return _label_launches(1024, 768, c, half, capability, 0, True, full)[at]
+
+            yield f"{name} fp16-fp32 1024x768x{c}", at == 0, wide
 
 
 def _losses() -> Iterable[tuple[str, bool, Callable[[tuple[int, int]], Launch]]]:

@@ -32,6 +32,21 @@ def test_labels_equal_float64(dtype, n, c, d, epilogue):
     assert (got.double() - want).abs().max() <= limit
 
 
+@pytest.mark.parametrize("rank", [1, 16, 64])
+@pytest.mark.parametrize("c", [10, 1000])
+def test_low_rank_equals_the_merged_weight(rank, c):
+    x, w, bias = head(33, c, 512, torch.float16)
+    g = torch.Generator().manual_seed(1)
+    a = (torch.randn(rank, 512, generator=g) / 512**0.5).half().cuda()
+    b = (torch.randn(c, rank, generator=g) / rank**0.5).half().cuda()
+    merged = w.double() + 0.25 * b.double() @ a.double()
+    want = reference.soft_labels(x.double(), merged, bias, 100.0, 2.0)
+    got = soft_labels(x, w, bias, 100.0, 2.0, low_rank=(a, b, 0.25))
+    theirs = torch.softmax((100.0 * (x @ merged.half().T) + bias.half()) / 2.0, dim=1)
+    limit = 2 * (theirs.double() - want).abs().max() + 1e-6
+    assert (got.double() - want).abs().max() <= limit
+
+
 @pytest.mark.parametrize(("c", "d"), [(10, 40), (1000, 768), (21841, 512)])
 def test_loss_equals_float64(c, d):
     x, w, bias = head(700, c, d, torch.float16)

@@ -53,6 +53,22 @@ def test_soft_labels_equal_float64(n, c, epilogue):
     assert np.abs(got.double().numpy() - want).max(initial=0.0) < limit
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("c", "d"), [(10, 40), (130, 1024), (257, 512), (21841, 64)])
+@pytest.mark.parametrize("rank", [0, 1, 64])
+@pytest.mark.parametrize("epilogue", ["softmax", "logits"])
+def test_the_error_is_at_most_twice_that_of_torch(dtype, c, d, rank, epilogue):
+    x, w, b, factors = head(7, c, d, dtype, rank=rank)
+    want = truth(x, w, b, 100.0, 2.0, epilogue, factors)
+    got = soft_labels(x, w, b, 100.0, 2.0, epilogue=epilogue, low_rank=factors)
+    if factors is not None:
+        w = (w.float() + factors[2] * factors[1].float() @ factors[0].float()).to(dtype)
+    z = 100.0 * (x @ w.T) + b
+    theirs = torch.softmax(z / 2.0, dim=1) if epilogue == "softmax" else z
+    ours, limit = (np.abs(v.double().numpy() - want).max() for v in (got, theirs))
+    assert ours <= 2 * limit + 1e-6
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("out_dtype", FLOATS)
 def test_every_dtype_rounds_once_at_the_end(dtype, out_dtype):

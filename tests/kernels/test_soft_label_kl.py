@@ -104,6 +104,24 @@ def test_a_class_without_probability_adds_nothing():
     assert student.grad.tolist() == [[0.0, 0.0]]
 
 
+def test_no_labels_are_kept_for_the_backward_pass():
+    x, w, b, student, _ = problem(7, 130)
+    student.requires_grad_()
+    kept = []
+
+    def pack(tensor):
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = soft_label_kl(x, w, b, 50.0, 2.0, student, 3.0)
+    (matrix,) = (tensor for tensor in kept if tensor.numel() >= 7 * 130)
+    # The one matrix is the gradient with respect to the student.
+    want = truth(x, w, b, 50.0, 2.0, student, 3.0)[1]
+    assert np.abs(matrix.detach().double().numpy() - want).max() < 2e-6
+    assert loss.shape == (7,)
+
+
 def test_without_gradient_none_is_made():
     x, w, b, student, _ = problem(3, 5)
     op = torch.ops.hellofmt_kernels.soft_label_kl.default

@@ -1,0 +1,66 @@
+"""The kernels in Triton's interpreter on what real archives hold, against what a CPU serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hellofmt.archive import open_archive
+from hellofmt.loading import HelloDataset, loader
+from hellofmt.projector import Labeler
+from hellofmt_kernels import reference
+
+soft_labels_triton = pytest.importorskip("hellofmt_kernels.soft_labels_triton")
+views_triton = pytest.importorskip("hellofmt_kernels.views_triton")
+
+pytestmark = pytest.mark.interp
+
+ARCHIVES = Path(__file__).parents[2] / "spec" / "vectors" / "valid"
+
+
+def drawn(dataset, epochs):
+    """Views and parameters of every row in several epochs, as one batch."""
+    rows = np.tile(np.arange(len(dataset)), epochs)
+    return dataset.draw(rows, np.repeat(np.arange(epochs), len(dataset)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("epilogue", ["softmax", "logits"])
+def test_an_archives_labels(dtype, epilogue):
+    with open_archive(ARCHIVES / "everything.hello") as file:
+        labeler = Labeler.from_file(file, dtype=dtype)
+        views, _ = drawn(HelloDataset(file, labels="none"), 12)
+    x = labeler.embeddings(views)
+    head = labeler._weight, labeler._bias, labeler._scale, labeler.temperature
+    got = soft_labels_triton.launch(x, *head, torch.float32, epilogue == "softmax")
+    served = labeler.labels(views) if epilogue == "softmax" else labeler.logits(views)
+    assert got.shape == served.shape == (36, 3)
+    want = reference.soft_labels(
+        x.double(), labeler._weight.double(), *head[1:], torch.float64, epilogue
+    )
+    # Half operands are exact in float32: what remains is the order of the float32 sum.
+    assert (got - want).abs().max() <= 2 * (served - want).abs().max() + 1e-6
+
+
+def test_an_archives_views():
+    dataset = HelloDataset(ARCHIVES / "images-packed.hello", labels="none")
+    # Few: a view takes the interpreter most of a second.
+    views, table = drawn(dataset, 3)
+    assert loader._is_drawable(dataset)
+    stored = loader._Resident(dataset, torch.device("cpu"), 10**9)._images
+    size = dataset.views.size
+    got = views_triton.launch(
+        stored,
+        torch.from_numpy(table),
+        size,
+        dataset.views.antialias,
+        (0.0,) * 3,
+        (1.0,) * 3,
+        torch.float32,
+        False,
+    )
+    assert (got - views).abs().max() < 1e-5
+    assert (table[:, 6] != table[:, 0]).any()
