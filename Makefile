@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint types unit interp aot vectors fuzz format clean
+.PHONY: help demo test test-long bench lint types unit interp aot vectors fuzz format clean
 
 help:
 	@echo "make demo       distil, pack, inspect and train on real digits: no download, no GPU"
 	@echo "make test       lint, types and tests: what CI runs"
 	@echo "make test-long  the suites that take longer"
+	@echo "make bench      every comparison with other ways to keep labels: DATA='DIR ...' BASE=... PROFILE=cpu"
 	@echo "make aot        compile every shipped kernel for sm_80 and sm_90, against the committed budget"
 	@echo "make vectors    rewrite the golden files of the format; review the diff"
 	@echo "make fuzz       bounded random runs over four parts of the reader"
@@ -43,6 +44,12 @@ interp: $(STAMP)
 test-long: test
 	$(BIN)/pytest -q -m "slow and not interp and not gpu" --durations=30
 	TRITON_INTERPRET=1 $(BIN)/pytest -q -m "interp and slow" tests/kernels
+
+# Resumable by the cell; without DATA, the digits alone.
+PROFILE ?= cpu
+bench: $(STAMP)
+	$(BIN)/python benchmarks/evidence.py --profile $(PROFILE) $(DATA:%=--data %) $(BASE:%=--base %)
+	$(BIN)/python benchmarks/report.py --profile $(PROFILE)
 
 aot: $(STAMP)
 	$(BIN)/python -m hellofmt_kernels.aot

@@ -35,7 +35,7 @@ import msgspec
 import numpy as np
 import torch
 from cells import Cell, Cells, run_workers
-from setting import DIGITS, TEMPERATURE, read_setting
+from setting import DIGITS, FIT_TEMPERATURE, TEMPERATURE, read_setting
 
 import hellofmt
 from hellofmt.distillation import (
@@ -472,7 +472,9 @@ def ablation_projector(setting, row, ipc):
     if row == "low-rank":
         settings = setting.projector_settings(start="stored")
         return setting.fitted(settings, profile.ablation_epochs, teacher=teacher, random_head=True)
-    return setting.fitted(setting.projector_settings(), profile.ablation_epochs, teacher=teacher)
+    # The same head, started from the text rows.
+    settings = setting.projector_settings(start="stored")
+    return setting.fitted(settings, profile.ablation_epochs, teacher=teacher)
 
 
 def ablation_cell(setting, row, ipc, _):
@@ -734,14 +736,13 @@ ORDER = (
     "rivals/ipc1/teacher/",
     "cost",
     "fidelity",
-    "rded/teacher",
-    "rded",
-    "curve",
     "ablation",
+    "curve",
     "rivals/ipc10",
     "sensitivity",
-    "continual",
+    "rded",
     "cross",
+    "continual",
     "rivals",
 )
 
@@ -781,7 +782,7 @@ def cells_of(setting, suites):
         "fit/main",
         partial(fit_cell, setting, partial(main_projector, setting), profile.fit_epochs),
         ("teacher",),
-        sizes=sizes["fit"],
+        sizes=[*sizes["fit"], profile.start, FIT_TEMPERATURE],
     )
     add(
         "fit/probe",
@@ -815,6 +816,7 @@ def cells_of(setting, suites):
                     tuple(needs),
                     epochs=profile.ablation_epochs,
                     probe=profile.probe_epochs,
+                    rate=profile.fit_rate,
                     rank=profile.rank,
                     refine=profile.refine_steps,
                 )
@@ -869,6 +871,7 @@ def cells_of(setting, suites):
                 partial(fit_cell, setting, make, profile.ablation_epochs),
                 ("teacher",),
                 epochs=profile.ablation_epochs,
+                rate=profile.fit_rate,
             )
     if "continual" in suites:
         for step in range(profile.continual_steps):

@@ -392,17 +392,14 @@ def plots(found, classes, profile):
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    made = []
-
     def save(figure, name):
         path = RESULTS / f"{name}-{found.name}-{profile}.png"
         figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
         plt.close(figure)
-        made.append(path.name)
 
-    ipc = max((i for i in found.ipcs("rivals") if i <= 10), default=None)
-    if ipc is not None:
-        figure, axes = plt.subplots(1, 2, figsize=(11, 4.2))
+    if PLOTS["fidelity-per-byte"](found):
+        ipc = max((i for i in found.ipcs("rivals") if i <= 10), default=found.ipcs("rivals")[0])
+        figure, axes = plt.subplots(1, 2, figsize=(12, 4.4), layout="constrained")
         fit = found.get("fit/main")
         for kind in NAMES:
             cell, got = found.first(f"rivals/ipc{ipc}/{kind}"), found.get(f"fidelity/{kind}")
@@ -435,7 +432,7 @@ def plots(found, classes, profile):
         axes[1].set_ylabel("top-1 agreement with the teacher, %")
         figure.suptitle(f"{found.name}: fidelity per byte on views that nothing was fitted on")
         save(figure, "fidelity-per-byte")
-    if ranks_of(found):
+    if PLOTS["rank-and-storage"](found):
         figure, axis = plt.subplots(figsize=(6, 4.2))
         for rank, cell in ranks_of(found):
             rows = cell["storages"]
@@ -447,8 +444,8 @@ def plots(found, classes, profile):
         axis.grid(alpha=0.3)
         axis.legend()
         save(figure, "rank-and-storage")
-    counts = found.ipcs("rivals")
-    if len(counts) > 1:
+    if PLOTS["images-per-class"](found):
+        counts = found.ipcs("rivals")
         figure, axis = plt.subplots(figsize=(6, 4.2))
         for kind in ("hard", "hello", "teacher"):
             points = [(i, list(found.seeds(f"rivals/ipc{i}/{kind}").values())) for i in counts]
@@ -469,8 +466,13 @@ def plots(found, classes, profile):
         axis.grid(alpha=0.3)
         axis.legend()
         save(figure, "images-per-class")
-    return made
 
+
+PLOTS = {
+    "fidelity-per-byte": lambda found: bool(found.ipcs("rivals") and found.get("fidelity/hello")),
+    "rank-and-storage": lambda found: bool(ranks_of(found)),
+    "images-per-class": lambda found: len(found.ipcs("rivals")) > 1,
+}
 
 SECTIONS = (
     ("The paper's ablation, on mosaics of factor 2", ablation),
@@ -507,20 +509,29 @@ def main():
     args = parser.parse_args()
     folder = args.out / "cells" / args.profile
     stored = RESULTS / f"evidence-{args.profile}.json"
-    if folder.is_dir():
-        found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-        document = {
-            "schema": "hello.evidence/1",
-            "machine": machine(),
-            "command": f"make bench PROFILE={args.profile}",
-            "cells": {cell["cell"]: cell for cell in found},
-        }
-        stored.write_text(json.dumps(document, indent=1) + "\n")
-    write(json.loads(stored.read_text()), args.profile)
+    cells = json.loads(stored.read_text())["cells"] if stored.exists() else {}
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    cells |= {cell["cell"]: cell for cell in found}
+    document = {
+        "schema": "hello.evidence/1",
+        "machine": machine(),
+        "command": f"make bench PROFILE={args.profile}",
+        "cells": dict(sorted(cells.items())),
+    }
+    stored.write_text(json.dumps(document, indent=1) + "\n")
+    (RESULTS / "README.md").write_text(page(document, args.profile))
+    for name in data_sets(cells):
+        plots(Found(name, cells), _classes(cells, name), args.profile)
 
 
-def write(document, profile):
-    """Write README.md and the plots."""
+def data_sets(cells):
+    """Names, most classes first."""
+    names = {name.split("/")[0] for name in cells}
+    return sorted(names, key=lambda name: (-_classes(cells, name), name))
+
+
+def page(document, profile):
+    """The text of ``results/README.md``; a pure function of the results file."""
     cells = document["cells"]
     facts_of = document["machine"]
     made_on = (
@@ -529,7 +540,7 @@ def write(document, profile):
     )
     seconds = sum(cell["seconds"] for cell in cells.values()) / 60
     parts = [INTRO.format(profile=profile, machine=made_on, count=len(cells), seconds=seconds)]
-    for name in sorted({k.split("/")[0] for k in cells}, key=lambda k: -_classes(cells, k)):
+    for name in data_sets(cells):
         found, classes = Found(name, cells), _classes(cells, name)
         parts.append(f"\n## {name} ({classes} classes)\n\n{facts(found)}\n")
         parts.append(rivals(found, classes))
@@ -537,12 +548,16 @@ def write(document, profile):
             text = section(found)
             if text:
                 parts.append(f"\n### {title}\n\n{text}\n")
-        parts += [f"\n![{plot}]({plot})\n" for plot in plots(found, classes, profile)]
+        parts += [
+            f"\n![{plot} of {name}]({plot}-{name}-{profile}.png)\n"
+            for plot, is_there in PLOTS.items()
+            if is_there(found)
+        ]
     failed = {k: c["error"] for k, c in cells.items() if "error" in c}
     if failed:
         parts.append("\n## Cells that failed\n")
         parts += [f"- `{name}`: {error}" for name, error in failed.items()]
-    (RESULTS / "README.md").write_text("\n".join(parts).rstrip() + "\n")
+    return "\n".join(parts).rstrip() + "\n"
 
 
 def _classes(cells, name):

@@ -40,7 +40,10 @@ if TYPE_CHECKING:
     from hellofmt.archive import Views
     from hellofmt.projector import LoadedBase
 
+# Of labels and students.
 TEMPERATURE = 4.0
+# Of the fit's loss; on the validation part of tiny100 2 gave more agreement than 4, and the same KL.
+FIT_TEMPERATURE = 2.0
 DIGITS = "digits"
 
 
@@ -61,7 +64,8 @@ class Profile:
     ranks: tuple[int, ...] = ()
     batch_size: int = 128
     teacher_rate: float = 3e-3
-    fit_rate: float = 3e-3
+    fit_rate: float = 6e-3
+    start: str = "stored"
     student_rate: float = 1e-3
     student_batch: int = 50
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -86,7 +90,6 @@ _DIGITS = Profile(
     steps=300,
     ipcs=(1, 10, 50),
     batch_size=64,
-    fit_rate=6e-3,
     student_rate=3e-3,
     sensitivity=True,
     mixed=False,
@@ -98,7 +101,7 @@ PROFILES: dict[str, dict[str, Profile]] = {
         "heavy": Profile(
             teacher="resnet10w32",
             teacher_epochs=12,
-            fit_epochs=8,
+            fit_epochs=6,
             ablation_epochs=2,
             probe_epochs=1,
             student="convnet3",
@@ -137,6 +140,7 @@ PROFILES: dict[str, dict[str, Profile]] = {
             ranks=(2, 8, 16, 32, 64),
             teacher_rate=1e-3,
             fit_rate=1e-3,
+            start="text",
             student_batch=100,
             ablation_student="resnet18",
             ablation_steps=6000,
@@ -154,6 +158,7 @@ PROFILES: dict[str, dict[str, Profile]] = {
             ipcs=(1, 10, 50),
             teacher_rate=1e-3,
             fit_rate=1e-3,
+            start="text",
         ),
     },
     # Every path in a minute; its numbers mean nothing.
@@ -329,8 +334,14 @@ class Setting:
     def projector_settings(
         self, *, rank: int | None = None, targets: str | tuple[str, ...] = "all", start: str = ""
     ) -> ProjectorSettings:
-        """What is adapted; the head starts from text where the base has a text tower."""
-        start = start or ("text" if self.base.has_text else "stored")
+        """What is adapted.
+
+        A stored head starts from the text rows too, where the base has a text tower, and is trained
+        and stored whole. Where text rows mean little it learns much faster than a low-rank change
+        of them: on the validation part of tiny100, with a base that saw none of its classes, 250
+        steps gave 37 % agreement instead of 26 %. That is why the CPU profile stores it.
+        """
+        start = start or self.profile.start
         count, dim = len(self.train.classes), self.base.embed_dim
         # A low-rank head pays only below C D / (C + D); here at half of that.
         head_rank = max(1, count * dim // (count + dim) // 2) if start == "text" else None
@@ -344,7 +355,7 @@ class Setting:
 
     def fit_settings(self, epochs: float) -> FitSettings:
         return FitSettings(
-            temperature=TEMPERATURE,
+            temperature=FIT_TEMPERATURE,
             steps=self.steps(epochs),
             batch_size=self.profile.batch_size,
             learning_rate=self.profile.fit_rate,
