@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 # Of labels and students.
 TEMPERATURE = 4.0
-# Of the fit's loss; on the validation part of tiny100 2 gave more agreement than 4, and the same KL.
+# Of the fit: on the validation part of tiny100, 2 gave more agreement than 4 and the same KL.
 FIT_TEMPERATURE = 2.0
 DIGITS = "digits"
 
