@@ -23,6 +23,7 @@ there. Suites, each a set of cells (``cells.py``):
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -917,6 +918,7 @@ def arguments(argv=None):
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--jobs", type=int, default=2, help="processes, a thread each")
     parser.add_argument("--no-digits", action="store_true")
+    parser.add_argument("--resume", type=Path, help="take over finished cells of a results file")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     unknown = set(args.suites.split(",")) - set(SUITES)
@@ -939,7 +941,10 @@ def all_cells(args):
         for name in wanted:
             wanted += [need for need in by_name[name].needs if need not in wanted]
         found = [cell for cell in found if cell.name in wanted]
-    return Cells(args.out / "cells" / args.profile, found)
+    cells = Cells(args.out / "cells" / args.profile, found)
+    if args.resume is not None:
+        cells.adopt(json.loads(args.resume.read_text())["cells"])
+    return cells
 
 
 def main():
