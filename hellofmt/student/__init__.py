@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hellofmt.student.average import Average
 from hellofmt.student.batches import ArchiveBatches, ArrayBatches, PassSampler, ViewBatch
+from hellofmt.student.curve import Curve, Point
 from hellofmt.student.evaluate import evaluate, predict, prepare_images
 from hellofmt.student.networks import (
     SMALL_IMAGE_SIZE,
@@ -34,7 +35,9 @@ __all__ = [
     "ArrayBatches",
     "Average",
     "ConvNet",
+    "Curve",
     "PassSampler",
+    "Point",
     "Recipe",
     "SmallCnn",
     "SmallResNet",

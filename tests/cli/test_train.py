@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -105,7 +112,16 @@ def test_hard_labels_reach_full_accuracy_on_stripes(archive, folder):
     )
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
-    assert document["accuracy"] == {"last": 100.0, "best": 100.0}
+    accuracy = document["accuracy"]
+    assert (accuracy["last"], accuracy["best"]) == (100.0, 100.0)
+    # The first of those that reached it.
+    assert accuracy["best_step"] == next(
+        m["step"] for m in document["measured"] if m["accuracy"] == 100.0
+    )
+    assert [m["step"] for m in document["measured"]] == list(range(4, 41, 4))
+    assert document["label_kernel"] is None
+    assert document["seconds"] > 0
+    assert document["versions"]["torch"] == torch.__version__
     assert (document["steps"], document["batch_size"], document["images"]) == (40, 8, 20)
     assert (document["recipe"], document["labels"], document["seed"]) == ("hard", "hard", 0)
     assert document["schema"] == "hello.train/1"
@@ -145,6 +161,8 @@ def test_stored_labels_are_read_instead_of_made(archive, folder, tmp_path):
         (["--steps", "2", "--epochs", "2"], "`--steps` and `--epochs`: expected one, got both"),
         (["--labels", "hard", "--recipe", "kl"], "`--recipe` with hard labels: expected none"),
         (["--recipe", "none"], "unknown recipe `none`"),
+        (["--ema", "1"], "decay of the average: expected a number between 0 and 1, got 1.0"),
+        (["--student", "resnet"], "unknown student `resnet`"),
         (["--expect", "sha256:" + "0" * 64], "E_PIN"),
     ],
 )
@@ -171,3 +189,161 @@ def test_an_archive_without_images_cannot_train(archive, folder, tmp_path):
     done = run(str(path), "--student", "cnn", "--eval", folder)
     assert done.exit_code == 2
     assert "the archive has no images" in done.stderr
+
+
+SHORT = ["--student", "cnn", "--recipe", "rded", "--steps", "8", "--json"]
+
+
+def result(*arguments):
+    done = run(*arguments)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_recipes_are_settled_for_data_and_network(archive, folder):
+    document = result(archive, "--eval", folder, *SHORT)
+    # Four images in each of two classes: all of them; no pass is the tenth of the last fifth.
+    assert (document["batch_size"], document["learning_rate"]) == (8, 1e-3)
+    assert document["temperature"] == 20.0
+    assert [m["step"] for m in document["measured"]] == [8]
+    assert document["label_kernel"] == "reference"
+    other = result(archive, "--eval", folder, *SHORT, "--student", "mobilenet_v2", "--steps", "1")
+    assert other["learning_rate"] == 2.5e-3
+
+
+def test_a_checkpoint_is_continued_and_a_finished_run_reported_again(archive, folder, tmp_path):
+    options = [archive, "--eval", folder, *SHORT, "--recipe", "kl", "--checkpoint-every", "3"]
+    whole = result(*options)
+    path = tmp_path / "state.safetensors"
+    first = result(*options, "--checkpoint", str(path))
+    state = path.read_bytes()
+    again = result(*options, "--checkpoint", str(path))
+    assert path.read_bytes() == state
+    for other in (first, again):
+        assert other["measured"] == whole["measured"]
+        assert other["accuracy"] == whole["accuracy"]
+    assert again["seconds"] == first["seconds"]
+    done = run(*options, "--checkpoint", str(path), "--seed", "1")
+    assert done.exit_code == 2
+    assert "E_STATE_DIGEST" in done.output
+
+
+def test_the_average_is_what_is_measured(archive, folder):
+    options = [archive, "--eval", folder, "--student", "cnn", "--labels", "hard", "--steps", "40"]
+    plain = result(*options, "--json")
+    # It hardly moves, so its weights stay those of the network that nobody trained.
+    lazy = result(*options, "--json", "--ema", "0.999999")
+    assert plain["accuracy"]["last"] == 100.0
+    assert lazy["accuracy"]["best"] <= 75.0
+    assert (plain["ema"], lazy["ema"]) == (None, 0.999999)
+
+
+def test_the_curve_is_written(archive, folder, tmp_path, monkeypatch):
+    events = []
+
+    class Writer:
+        def __init__(self, folder, purge_step):
+            events.append((Path(folder).name, purge_step))
+
+        def add_scalar(self, name, value, step):
+            events.append((name, value, step))
+
+        def close(self):
+            events.append("closed")
+
+    log = tmp_path / "log"
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: name == "tensorboard" or found(name)
+    )
+    module = type(sys)("torch.utils.tensorboard")
+    module.SummaryWriter = Writer
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    document = result(
+        archive, "--eval", folder, "--student", "cnn", "--steps", "20", "--json", "--log", str(log)
+    )
+    rows = [line.split(",") for line in (log / "curve.csv").read_text().splitlines()]
+    assert rows[0] == ["step", "loss", "learning_rate", "accuracy"]
+    assert [int(row[0]) for row in rows[1:]] == list(range(1, 21))
+    points = json.loads((log / "curve.json").read_text())
+    assert [p["loss"] for p in points] == [float(row[1]) for row in rows[1:]]
+    assert [(p["step"], round(p["accuracy"], 2)) for p in points if p["accuracy"] is not None] == [
+        (m["step"], m["accuracy"]) for m in document["measured"]
+    ]
+    assert [row[3] == "" for row in rows[1:]] == [p["accuracy"] is None for p in points]
+    assert json.loads((log / "result.json").read_text()) == document
+    with Image.open(log / "curve.png") as picture:
+        assert len(picture.convert("RGB").getcolors(1 << 20)) > 100
+    assert events[0] == ("log", 1)
+    assert events[-1] == "closed"
+    assert ("loss", points[3]["loss"], 4) in events
+    assert ("accuracy", points[-1]["accuracy"], 20) in events
+    assert sum(event[0] == "accuracy" for event in events) == len(document["measured"])
+
+
+def test_what_is_not_installed_is_named_once(archive, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    done = run(archive, "--eval", folder, *SHORT, "--log", str(tmp_path / "log"))
+    assert done.exit_code == 0, done.output
+    assert done.stderr.splitlines() == [
+        "Warning: no curve.png without `matplotlib`; `pip install 'hellofmt[log]'`",
+        "Warning: no TensorBoard events without `tensorboard`; `pip install 'hellofmt[log]'`",
+    ]
+    assert sorted(path.name for path in (tmp_path / "log").iterdir()) == [
+        "curve.csv",
+        "curve.json",
+        "result.json",
+    ]
+
+
+def test_a_teacher_labels_online(archive, folder, tmp_path):
+    from hellofmt.archive import open_archive
+    from hellofmt.student import build_student, write_teacher
+
+    with open_archive(archive) as file:
+        views = file.manifest.views
+    out = tmp_path / "teacher"
+    write_teacher(out, "cnn", build_student("cnn", 2, 8), views=views, classes=KEYS)
+    document = result(archive, "--eval", folder, *SHORT, "--labels", str(out))
+    assert (document["labels"], document["label_kernel"]) == (str(out), "function")
+
+
+def test_images_of_torchvision_must_have_the_archives_classes(archive, monkeypatch):
+    from hellofmt_cli import train
+
+    class Found:
+        classes = (ClassLine("columns", ("columns",)), ClassLine("rows", ("rows",)))
+
+    monkeypatch.setattr(train, "read_source", lambda _data, _size: Found())
+    done = run(archive, "--eval", "torchvision:X:here", *SHORT)
+    assert done.exit_code == 2
+    assert "classes of `torchvision:X:here` are not the archive's, or not in its order" in (
+        done.stdout
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_report_once(archive, folder, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # What torchrun sets for its processes, without a third one to start them.
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    state = tmp_path / "state.safetensors"
+    arguments = [archive, "--eval", folder, *SHORT, "--checkpoint", str(state)]
+    processes = [
+        subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "hellofmt", "train", *arguments],
+            env={**os.environ, "OMP_NUM_THREADS": "1", **place, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    output = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], output
+    document = json.loads(output[0][0])
+    assert output[1][0] == ""
+    assert document["processes"] == 2
+    assert state.exists()

@@ -1,0 +1,128 @@
+"""How a student got to its accuracy: loss, learning rate and measurements on the way.
+
+A point is kept about two hundred times in a run and at every measurement. Its loss is the mean
+since the point before: the loss of a single batch says more about the batch than about the student.
+Sums stay on the student's device between points, so that a GPU is not made to wait at every step.
+The last and the best accuracy are kept apart; the best looks at the test images to choose.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from hellofmt.student.train import learning_rate_factor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from hellofmt.student.recipes import Recipe
+
+__all__ = ["Curve", "Point"]
+
+_POINTS: Final = 200
+
+
+class Point(NamedTuple):
+    """One moment of a run.
+
+    Attributes:
+        step: gradient steps done.
+        loss: mean over the steps since the point before.
+        learning_rate: of the last of them.
+        accuracy: top-1 on real images, percent; None where it was not measured.
+    """
+
+    step: int
+    loss: float
+    learning_rate: float
+    accuracy: float | None
+
+
+class Curve:
+    """The points of a run, as training adds them; survives a kill as a checkpoint's ``Keeper``.
+
+    Attributes:
+        points: by step.
+        seconds: of the processes before this one, which were killed.
+    """
+
+    def __init__(self, recipe: Recipe, steps: int) -> None:
+        """Start without points.
+
+        Args:
+            recipe: gives the learning rate.
+            steps: of the run.
+        """
+        self.points: list[Point] = []
+        self.seconds = 0.0
+        self._recipe, self._steps = recipe, steps
+        self._every = max(1, steps // _POINTS)
+        self._sum: Tensor | float = 0.0
+        self._count = 0
+
+    def add(self, step: int, loss: Tensor, accuracy: float | None = None) -> Point | None:
+        """Take in one step.
+
+        Args:
+            step: gradient steps done.
+            loss: of the step, a detached scalar.
+            accuracy: percent, where it was measured.
+
+        Returns:
+            The point that this step ends, if it does.
+        """
+        self._sum = loss.float() + self._sum
+        self._count += 1
+        if accuracy is None and step % self._every and step != self._steps:
+            return None
+        rate = learning_rate_factor(self._recipe, step - 1, self._steps)
+        point = Point(
+            step, float(self._sum) / self._count, self._recipe.learning_rate * rate, accuracy
+        )
+        self.points.append(point)
+        self._sum, self._count = 0.0, 0
+        return point
+
+    @property
+    def measured(self) -> list[Point]:
+        """The points with an accuracy."""
+        return [point for point in self.points if point.accuracy is not None]
+
+    def last(self) -> float:
+        """Accuracy of the last measurement, percent.
+
+        Raises:
+            ValueError: nothing was measured.
+        """
+        return self._accuracies()[-1][0]
+
+    def best(self) -> tuple[float, int]:
+        """Best accuracy in percent, and the first step that had it.
+
+        Raises:
+            ValueError: nothing was measured.
+        """
+        return max(self._accuracies(), key=lambda found: (found[0], -found[1]))
+
+    def _accuracies(self) -> list[tuple[float, int]]:
+        found = [(p.accuracy, p.step) for p in self.points if p.accuracy is not None]
+        if not found:
+            raise ValueError("curve: expected at least one measurement, got none")
+        return found
+
+    def facts(self) -> Mapping[str, Any]:
+        """What ``restore`` needs, as JSON values."""
+        return {
+            "points": [list(point) for point in self.points],
+            "seconds": self.seconds,
+            "sum": float(self._sum),
+            "count": self._count,
+        }
+
+    def restore(self, facts: Mapping[str, Any]) -> None:
+        """Go back to where ``facts`` were taken."""
+        self.points = [Point(*point) for point in facts["points"]]
+        self.seconds = float(facts["seconds"])
+        self._sum, self._count = float(facts["sum"]), int(facts["count"])
