@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from hellofmt.archive import open_archive
 from hellofmt.errors import UserInputError
 from hellofmt.projector import Labeler, Projector, precision_table
 
@@ -43,23 +44,24 @@ def test_rows_are_what_readers_of_each_storage_compute(
     assert rows[0].agreement == 100
 
 
-def test_payload_is_values_and_scales(projector, many):
-    factors = [m for d in [*projector.deltas, projector.head.delta] for m in (d.a, d.b)]
-    values = sum(m.numel() for m in factors)
-    rows = sum(m.shape[0] for m in factors)
-    nibbles = sum(m.shape[0] * -(-m.shape[1] // 2) for m in factors)
-    # The stored start of the head, its bias and its scale.
-    head = projector.head.weight
-    rest = 4 * (projector.head.bias.numel() + 1)
-    expected = {
-        "float32": 4 * (values + head.numel()),
-        "float16": 2 * (values + head.numel()),
-        "bfloat16": 2 * (values + head.numel()),
-        "int8": values + head.numel() + 4 * (rows + head.shape[0]),
-        "int4": nibbles + head.numel() // 2 + 4 * (rows + head.shape[0]),
-    }
-    found = {r.storage: r.payload_bytes for r in precision_table(projector, many[:2])}
-    assert found == {storage: size + rest for storage, size in expected.items()}
+def test_bytes_are_those_of_the_sections(projector, many, classes, write_projector, tmp_path):
+    for row in precision_table(projector, many[:2]):
+        path = tmp_path / f"{row.storage}.hello"
+        write_projector(path, projector, classes, row.storage)
+        with open_archive(path) as file:
+            stored = {section.name: section.size for section in file.manifest.sections}
+        assert row.section_bytes == stored["adapter"] + stored["head"]
+
+
+def test_int8_does_not_pay_for_tiny_deltas(text_vit, classes, randomise, many):
+    # One value in a row of a factor cannot save what the row's scale costs.
+    projector = randomise(
+        Projector.build(
+            text_vit, classes, start="text", rank=1, head_rank=1, temperature=4.0, seed=1
+        )
+    )
+    rows = precision_table(projector, many[:2], ["float16", "int8"])
+    assert rows[1].section_bytes > rows[0].section_bytes
 
 
 def test_a_storage_without_a_name_is_refused(projector, many):

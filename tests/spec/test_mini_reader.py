@@ -1,6 +1,8 @@
 """A reader written from the specification alone agrees with hellofmt on every vector."""
 
+import io
 import json
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -80,3 +82,15 @@ def test_the_second_reader_is_independent(mini_reader):
     lines = Path(mini_reader.__file__).read_text().splitlines()
     imported = {line.split()[1] for line in lines if line.startswith(("import ", "from "))}
     assert imported == {"hashlib", "json", "re", "struct", "itertools", "pathlib"}
+
+
+def test_the_second_reader_is_short(mini_reader):
+    """At most 150 lines of code: blank lines, comments and docstrings are none."""
+    text = Path(mini_reader.__file__).read_text()
+    layout = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+    code = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in layout and not token.string.startswith('"""'):
+            code.update(range(token.start[0], token.end[0] + 1))
+    code.discard(len(text.splitlines()) + 1)
+    assert 100 < len(code) < 150
