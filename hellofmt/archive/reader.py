@@ -81,7 +81,7 @@ _PATTERN: Final = re.compile(r"[*?\[{]")
 # One read that holds the manifest and the small sections of most archives.
 _HEAD_BYTES: Final = 1 << 16
 # A remote archive whose metadata fits into this is fetched in one more request.
-_REMOTE_HEAD_BYTES: Final = 1 << 20
+_REMOTE_HEAD_BYTES: Final = 2 << 20
 # What is read in one piece before its digest is known: as much as the default limit of an image.
 _WHOLE_BYTES: Final = 64 << 20
 _WINDOW_BYTES: Final = 8 << 20
