@@ -62,11 +62,10 @@ def _write_digits(
     field: NDArray[np.uint8], value: NDArray[np.int64], radix: int
 ) -> NDArray[np.int64]:
     """Write zero-padded digits into (N, width); their sums, (N,)."""
-    total = np.zeros(len(value), np.int64)
-    for column in range(field.shape[1] - 1, -1, -1):
-        value, digit = np.divmod(value, radix)
-        field[:, column] = digit + ord("0")
-        total += digit
+    places = radix ** np.arange(field.shape[1] - 1, -1, -1, dtype=np.int64)
+    digits = value[:, None] // places % radix
+    field[:] = digits + ord("0")
+    total: NDArray[np.int64] = digits.sum(axis=1)
     return total
 
 
