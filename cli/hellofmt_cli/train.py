@@ -94,7 +94,14 @@ _TORCHVISION = "torchvision:"
 @click.option(
     "--checkpoint-every", type=click.IntRange(1), default=100, show_default=True, help="Steps."
 )
-@click.option("--log", metavar="DIR", help="Write the curve here: CSV, JSON, PNG, TensorBoard.")
+# Two spellings: before it starts anything, torchrun takes `--log` for one of its own options.
+@click.option(
+    "--log",
+    "--curve",
+    "log",
+    metavar="DIR",
+    help="Write the curve here: CSV, JSON, PNG, TensorBoard. Under torchrun, `--curve`.",
+)
 @limit_option
 @json_option
 def train(file: str, as_json: bool, **options: Any) -> None:

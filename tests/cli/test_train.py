@@ -329,8 +329,9 @@ def test_two_processes_report_once(archive, folder, tmp_path):
         port = probe.getsockname()[1]
     # What torchrun sets for its processes, without a third one to start them.
     place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    state = tmp_path / "state.safetensors"
+    state, log = tmp_path / "state.safetensors", tmp_path / "log"
     arguments = [archive, "--eval", folder, *SHORT, "--checkpoint", str(state)]
+    arguments += ["--curve", str(log)]
     processes = [
         subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", "hellofmt", "train", *arguments],
@@ -347,3 +348,4 @@ def test_two_processes_report_once(archive, folder, tmp_path):
     assert output[1][0] == ""
     assert document["processes"] == 2
     assert state.exists()
+    assert json.loads((log / "result.json").read_text()) == document
