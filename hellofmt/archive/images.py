@@ -29,6 +29,7 @@ Codec = Literal["png", "jpeg", "webp"]
 _PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _CHUNK: Final = struct.Struct(">I4s")
 _CRC: Final = struct.Struct(">I")
+_IHDR: Final = struct.Struct(">IIBBBBB")
 _PILLOW: Final = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 # A marker inside entropy-coded data: 0xFF followed by neither a stuffed zero nor a restart number.
 _MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7]")
@@ -86,7 +87,7 @@ def parse_image(data: bytes | memoryview, codec: str, *, member: str = "") -> Im
         ) from None
     except _DamagedError as error:
         raise CorruptError.make("E_IMAGE", f"damaged {codec}: {error}", member=member) from None
-    if min(shape.height, shape.width) < 1:
+    if shape.height < 1 or shape.width < 1:
         raise SpecError.make("E_CODEC", f"{codec} outside the profile: no pixels", member=member)
     return shape
 
@@ -139,7 +140,7 @@ def _walk_png(data: bytes | memoryview) -> ImageShape:
 def _png_header(name: bytes, body: bytes | memoryview) -> ImageShape:
     if name != b"IHDR" or len(body) != 13:
         raise _OutsideProfileError("does not begin with IHDR")
-    width, height, depth, colour, packing, filters, interlace = struct.unpack(">IIBBBBB", body)
+    width, height, depth, colour, packing, filters, interlace = _IHDR.unpack(body)
     if depth != 8 or colour not in (0, 2):
         raise _OutsideProfileError(f"bit depth {depth}, colour type {colour}; expected 8, 0 or 2")
     if packing or filters or interlace:
