@@ -33,7 +33,6 @@ class Stream(IntEnum):
     PROBES = 6
     SELECTION = 7
     FIT = 8
-    REFINE = 9
 
 
 _MULTIPLIER_0 = 0xD2E7470EE14C6C93

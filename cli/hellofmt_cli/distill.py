@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -34,9 +34,16 @@ __all__ = ["distill"]
 @click.option(
     "--crops", type=click.IntRange(1), default=5, show_default=True, help="Crops of each."
 )
-@click.option("--refine", is_flag=True, help="Move pixels towards the features of their crops.")
+@click.option("--refine", is_flag=True, help="Move pixels towards their crops; needs --factor 2.")
 @click.option(
     "--refine-steps", type=click.IntRange(1), default=200, show_default=True, help="Of AdamW."
+)
+@click.option(
+    "--refine-by",
+    type=click.Choice(["features", "labels"]),
+    default="features",
+    show_default=True,
+    help="What a stored cell is to share with its crop; `features` is the paper's.",
 )
 @click.option("-o", "--output", required=True, metavar="FILE", help="The archive to write.")
 @json_option
@@ -50,6 +57,7 @@ def distill(
     crops: int,
     refine: bool,
     refine_steps: int,
+    refine_by: Literal["features", "labels"],
     **options: Any,
 ) -> None:
     """Distil DATA into an archive of few images and a label function.
@@ -57,7 +65,8 @@ def distill(
     The teacher is measured, a label function is fitted to it, the images it is surest of are
     chosen, and all of it is written and verified. Finished stages are kept beside the archive while
     it is made (--work keeps them for good, and several --ipc share them): killed anywhere, the same
-    command ends in the same file.
+    command ends in the same file. `torchrun -m hellofmt distill ...` divides the batches of the fit
+    among processes; teacher, choice and refinement are rank 0's, and the others wait for it.
     """
     make_archive(
         data,
@@ -65,6 +74,6 @@ def distill(
         ipc=ipc,
         as_json=as_json,
         select=SelectSettings(ipc, factor, candidates, crops, seed=options["seed"]),
-        refine=RefineSettings(steps=refine_steps) if refine else None,
+        refine=RefineSettings(steps=refine_steps, objective=refine_by) if refine else None,
         **options,
     )

@@ -24,6 +24,6 @@ def fit(data: tuple[str, ...], output: str, as_json: bool, **options: Any) -> No
     a data set that is there already.
 
     A fit that was killed continues where it was. `torchrun -m hellofmt fit ...` divides each batch
-    among processes.
+    among processes; a teacher that has to be trained first is rank 0's, and the others wait for it.
     """
     make_archive(data, output, ipc=None, as_json=as_json, **options)

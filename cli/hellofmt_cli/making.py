@@ -42,6 +42,7 @@ from hellofmt.distillation import (
     joined,
     load_named_teacher,
     maturity,
+    network_gflop,
     predicted_seconds,
     read_source,
     split_validation,
@@ -58,12 +59,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hellofmt.archive import Storage, Views
-    from hellofmt.distillation import ArrayImages, Fidelity, Precision
+    from hellofmt.distillation import ArrayImages, Fidelity, Meter, Precision, StageCost
     from hellofmt.projector import LoadedBase, Projector
 
 __all__ = [
     "Data",
     "bar",
+    "cost_documents",
+    "cost_lines",
     "data_options",
     "fit_options",
     "is_speaking",
@@ -196,6 +199,7 @@ STORAGES: Final[dict[str, Storage]] = {
 """Words of ``--precision``, and the manifest's."""
 
 _EVALUATIONS: Final = 10
+_STEPS_PER_EVALUATION: Final = 20
 _SEEDED: Final = "seeded"
 
 
@@ -320,7 +324,12 @@ def _read_base(text: str, views: Views) -> LoadedBase:
 
 
 def _read_teacher(
-    texts: Sequence[str], data: Data, work: Path, options: dict[str, Any], ipc: int | None
+    texts: Sequence[str],
+    data: Data,
+    work: Path,
+    options: dict[str, Any],
+    ipc: int | None,
+    meter: Meter,
 ) -> torch.nn.Module:
     """The mean of the teachers that the user names; a bare network name is trained first."""
     images, views = data.images, data.views
@@ -343,13 +352,14 @@ def _read_teacher(
                 options["mixed"],
             ]
             folder = work / f"teacher-{digest_of([*facts, options['seed']])[:20]}"
-            with bar(f"teacher {text}") as on_step:
+            steps = steps_of(options["teacher_epochs"], len(train), batch_size)
+            with meter.stage("teacher"), bar(f"teacher {text}") as on_step:
                 trajectory = train_trajectory(
                     train,
                     views,
                     folder,
                     network=text,
-                    steps=steps_of(options["teacher_epochs"], len(train), batch_size),
+                    steps=steps,
                     held_out=held_out,
                     batch_size=batch_size,
                     seed=options["seed"],
@@ -358,6 +368,8 @@ def _read_teacher(
                     mixed=options["mixed"],
                     on_step=on_step,
                 )
+            network = build_network(text, len(keys), views.size)
+            meter.set_gflop(network_gflop(network, views.size, steps * batch_size, backward=True))
             last = trajectory.checkpoints[-1].accuracy
             say(f"teacher {text}: {last:.1f} % of held-out images, trained on {len(train):,}")
             name = str(folder)
@@ -406,6 +418,34 @@ def _plan(options: dict[str, Any], images: int) -> FitSettings:
 
 def _fidelity_text(got: Fidelity) -> str:
     return f"agreement {got.agreement:.1f} %, KL {got.kl:.4f} on {got.views:,} new views"
+
+
+def cost_documents(costs: Sequence[StageCost]) -> list[dict[str, Any]]:
+    """Costs of stages for ``--json``."""
+    return [
+        {
+            "stage": cost.stage,
+            "seconds": round(cost.seconds, 3),
+            "peak_bytes": cost.peak_bytes,
+            "device_peak_bytes": cost.device_peak_bytes,
+            "gflop": None if cost.gflop is None else float(f"{cost.gflop:.6g}"),
+        }
+        for cost in costs
+    ]
+
+
+def cost_lines(costs: Sequence[StageCost]) -> list[tuple[str, str]]:
+    """Costs of stages for people, one line of seconds and work, one of memory."""
+    texts = [
+        f"{cost.stage} {_duration(cost.seconds)}"
+        + ("" if cost.gflop is None else f" and {cost.gflop:,.0f} GFLOP")
+        for cost in costs
+    ]
+    memory = size(max(cost.peak_bytes for cost in costs))
+    on_device = [c.device_peak_bytes for c in costs if c.device_peak_bytes is not None]
+    if on_device:
+        memory += f"; on the device {size(max(on_device))}"
+    return [("cost", "; ".join(texts)), ("peak memory", memory)]
 
 
 def _print_precisions(rows: Sequence[Precision]) -> None:
@@ -478,7 +518,7 @@ def _make_archive(
     if any(map(is_network, options["teachers"])):
         # What the fit would refuse is refused before a teacher is trained for it.
         settings.build(base, data.images)
-    teacher = _read_teacher(options["teachers"], data, Path(work), options, ipc)
+    teacher = _read_teacher(options["teachers"], data, Path(work), options, ipc, stages.meter)
     rows: list[Precision] = []
 
     def before(projector: Projector) -> None:
@@ -520,7 +560,8 @@ def _make_archive(
             seed=options["seed"],
             force=options["force"],
             work=stages,
-            evaluations=_EVALUATIONS,
+            # Each takes as long as a few steps.
+            evaluations=min(_EVALUATIONS, plan.steps // _STEPS_PER_EVALUATION),
             before_fit=before,
             on_step=on_step,
             on_fidelity=on_fidelity,
@@ -547,6 +588,7 @@ def _make_archive(
                     "trained": report.trained,
                 },
                 "ipc": ipc,
+                "cost": cost_documents(report.costs),
                 "refined": None if report.refined is None else list(report.refined),
                 "precisions": [
                     {
@@ -570,4 +612,4 @@ def _make_archive(
         before_loss, after_loss = report.refined
         saved = 100 * (1 - after_loss / before_loss) if before_loss else 0.0
         lines.append(("refined", f"{before_loss:.3g} to {after_loss:.3g}, {saved:.0f} % lower"))
-    echo_page([*lines, ("id", report.id)])
+    echo_page([*lines, *cost_lines(report.costs), ("id", report.id)])

@@ -9,12 +9,22 @@ import click
 from hellofmt.distillation import (
     CHECKPOINTS,
     TEACHER_RECIPE,
+    Meter,
     build_network,
+    network_gflop,
     read_source,
     split_validation,
     train_trajectory,
 )
-from hellofmt_cli.making import bar, data_options, read_data, say, steps_of
+from hellofmt_cli.making import (
+    bar,
+    cost_documents,
+    cost_lines,
+    data_options,
+    read_data,
+    say,
+    steps_of,
+)
 from hellofmt_cli.output import echo_json, echo_page, json_option, shown_path
 
 __all__ = ["teach"]
@@ -57,7 +67,8 @@ def teach(
         held_out = read_source(folder, read.views.size, classes=read.images.classes)
     steps = steps_of(epochs, len(train), batch_size)
     say(f"teach: {arch}, {steps:,} steps of {batch_size} views")
-    with bar("teach") as on_step:
+    meter = Meter()
+    with meter.stage("teach"), bar("teach") as on_step:
         done = train_trajectory(
             train,
             read.views,
@@ -74,6 +85,8 @@ def teach(
             mixed=options["mixed"],
             on_step=on_step,
         )
+    network = build_network(arch, len(train.classes), read.views.size)
+    meter.set_gflop(network_gflop(network, read.views.size, steps * batch_size, backward=True))
     if as_json:
         echo_json(
             {
@@ -82,6 +95,7 @@ def teach(
                 "network": arch,
                 "steps": steps,
                 "images": len(held_out),
+                "cost": cost_documents(meter.costs),
                 "checkpoints": [
                     {"file": c.file, "step": c.step, "accuracy": round(c.accuracy, 2)}
                     for c in done.checkpoints
@@ -91,4 +105,5 @@ def teach(
         return
     rows: list[tuple[str, str] | None] = [("teacher", f"{shown_path(output)}, {arch}")]
     rows += [(f"step {c.step:,}", f"{c.accuracy:.1f} %") for c in done.checkpoints]
+    rows += cost_lines(meter.costs)
     echo_page([*rows, ("measured on", f"{len(held_out):,} images")])

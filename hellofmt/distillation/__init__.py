@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hellofmt.distillation.cost import Meter, StageCost, network_gflop
 from hellofmt.distillation.fit import (
     Fidelity,
     FitSettings,
@@ -59,12 +60,14 @@ __all__ = [
     "DistillReport",
     "Fidelity",
     "FitSettings",
+    "Meter",
     "Precision",
     "ProjectorSettings",
     "RefineSettings",
     "Refinement",
     "SelectSettings",
     "Selection",
+    "StageCost",
     "Stages",
     "Teacher",
     "TeacherPool",
@@ -85,6 +88,7 @@ __all__ = [
     "load_named_teacher",
     "load_teacher",
     "maturity",
+    "network_gflop",
     "predicted_seconds",
     "read_image_folder",
     "read_source",

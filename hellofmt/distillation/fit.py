@@ -24,12 +24,14 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 import torch
 from torch.nn import functional
 
+from hellofmt.distillation.cost import gflop_of
 from hellofmt.errors import UserInputError
 from hellofmt.projector import STORAGES, stored_labelers
 from hellofmt.student import ranks
@@ -53,8 +55,10 @@ __all__ = [
     "default_steps",
     "fidelity",
     "fidelity_table",
+    "fit_gflop",
     "fit_loss",
     "fit_projector",
+    "lay_out",
     "predicted_seconds",
 ]
 
@@ -234,6 +238,13 @@ def _device_of(module: torch.nn.Module) -> torch.device:
     return next(module.parameters()).device
 
 
+def lay_out(projector: Projector) -> None:
+    """Put the tower in channels-last order, in place."""
+    # Half the time of a step on a CPU for a convolutional tower, and what tensor cores want;
+    # nothing for a transformer.
+    projector.encoder.visual.to(memory_format=torch.channels_last)
+
+
 def _step_loss(
     projector: Projector,
     teacher: Callable[[Tensor], Tensor],
@@ -259,20 +270,6 @@ def _step_loss(
     )
 
 
-def _sum_gradients(trained: Sequence[torch.nn.Parameter], loss: Tensor) -> Tensor:
-    """Add up gradients and loss over all processes in one message; the loss of the whole batch."""
-    if ranks.current().world == 1:
-        return loss
-    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in trained]
-    flat = torch.cat([loss.reshape(1), *(g.reshape(-1) for g in gradients)])
-    ranks.sum_(flat)
-    start = 1
-    for parameter, gradient in zip(trained, gradients, strict=True):
-        parameter.grad = flat[start : start + gradient.numel()].view_as(gradient).clone()
-        start += gradient.numel()
-    return flat[0]
-
-
 def predicted_seconds(
     projector: Projector,
     teacher: Callable[[Tensor], Tensor],
@@ -296,6 +293,7 @@ def predicted_seconds(
         Seconds, for ``settings.steps`` steps.
     """
     batches = _batches(source, views, settings)
+    lay_out(projector)
     is_cuda = _device_of(projector).type == "cuda"
     times: list[float] = []
     for step in range(measured + 1):
@@ -306,6 +304,33 @@ def predicted_seconds(
         times.append(time.perf_counter() - start)
     projector.zero_grad(set_to_none=True)
     return settings.steps * sorted(times[1:])[measured // 2]
+
+
+def fit_gflop(
+    projector: Projector,
+    teacher: Callable[[Tensor], Tensor],
+    source: ArrayImages,
+    views: Views,
+    settings: FitSettings,
+) -> float:
+    """Work of a whole fit in 1e9 operations, its teacher's included, counted on one more step.
+
+    Args:
+        projector: about to be fitted; keeps its tensors, loses its gradients.
+        teacher: as for ``fit_projector``.
+        source: as for ``fit_projector``.
+        views: as for ``fit_projector``.
+        settings: as for ``fit_projector``.
+
+    Returns:
+        For ``settings.steps`` steps, of all processes.
+    """
+    batches = _batches(source, views, settings)
+    step = partial(_step_loss, projector, teacher, batches, settings, 0)
+    share = gflop_of(step, backward=True)
+    projector.zero_grad(set_to_none=True)
+    whole = ranks.sum_(torch.tensor(share, device=_device_of(projector)))
+    return settings.steps * float(whole)
 
 
 def _batches(source: ArrayImages, views: Views, settings: FitSettings) -> ArrayBatches:
@@ -330,6 +355,7 @@ def fit_projector(
     state: str | os.PathLike[str] | None = None,
     run: str = "",
     state_every: int = 100,
+    state_seconds: float = 60.0,
     evaluations: int = 0,
     on_step: Callable[[int, Tensor], None] | None = None,
     on_fidelity: Callable[[int, Fidelity], None] | None = None,
@@ -351,6 +377,7 @@ def fit_projector(
         state: file that keeps the state of the run; continued from, if it is there.
         run: digest of everything the run depends on; a state of another run is refused.
         state_every: steps between two states.
+        state_seconds: or so many, where steps are slow.
         evaluations: how often fidelity is measured on the way, on few views.
         on_step: called after each step with the number of steps done and the detached loss.
         on_fidelity: called with the steps done and the fidelity on the way.
@@ -375,16 +402,15 @@ def fit_projector(
     measured = source if held_out is None else held_out
     every = max(1, settings.steps // evaluations) if evaluations else settings.steps
     projector.train()
-    # Half the time of a step on a CPU for a convolutional tower, and what tensor cores want;
-    # nothing for a transformer.
-    projector.encoder.visual.to(memory_format=torch.channels_last)
+    lay_out(projector)
+    written = time.monotonic()
     for step in range(first, settings.steps):
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * _rate(settings, step)
         optimiser.zero_grad(set_to_none=True)
         share = _step_loss(projector, teacher, batches, settings, step)
         share.backward()
-        loss = _sum_gradients(trained, share.detach())
+        loss = ranks.sum_gradients(trained, share.detach())
         if not math.isfinite(value := loss.item()):
             raise UserInputError.make(
                 "E_OPTION",
@@ -394,7 +420,9 @@ def fit_projector(
         torch.nn.utils.clip_grad_norm_(trained, settings.clip)
         optimiser.step()
         done = step + 1
-        if path is not None and ranks.current().rank == 0 and done % state_every == 0:
+        is_due = done % state_every == 0 or time.monotonic() - written > state_seconds
+        if path is not None and ranks.current().rank == 0 and is_due:
+            written = time.monotonic()
             path.parent.mkdir(parents=True, exist_ok=True)
             write_state(path, run, done, named, optimiser)
         if on_step is not None:

@@ -10,7 +10,7 @@ manifest what was done.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +26,21 @@ from hellofmt.archive import (
     write_archive,
 )
 from hellofmt.archive.manifest import Dataset
-from hellofmt.distillation.fit import Fidelity, FitSettings, default_steps, fit_projector
-from hellofmt.distillation.refine import RefineSettings, refine_images
+from hellofmt.distillation.cost import StageCost, network_gflop
+from hellofmt.distillation.fit import (
+    Fidelity,
+    FitSettings,
+    default_steps,
+    fit_gflop,
+    fit_projector,
+    lay_out,
+)
+from hellofmt.distillation.refine import RefineSettings, refine_gflop, refine_images
 from hellofmt.distillation.select import (
     Selection,
     SelectSettings,
     check_selection,
+    select_gflop,
     select_images,
 )
 from hellofmt.distillation.sources import stratified_split
@@ -155,6 +164,7 @@ class DistillReport:
         fidelity: labels against the teacher's on views that were not trained on.
         trained: values that the fit moved.
         refined: loss of the refinement before and after, if there was one.
+        costs: of the stages, in their order.
     """
 
     id: str
@@ -162,7 +172,8 @@ class DistillReport:
     projector_accuracy: float
     fidelity: Fidelity
     trained: int
-    refined: tuple[float, float] | None = field(default=None)
+    refined: tuple[float, float] | None = None
+    costs: tuple[StageCost, ...] = ()
 
 
 def split_validation(source: ArrayImages, *, seed: int = 0) -> tuple[ArrayImages, ArrayImages]:
@@ -292,6 +303,9 @@ def fitted_projector(
     made = projector.build(base, source) if start is None else start
     if isinstance(teacher, torch.nn.Module):
         made = made.to(_device_of(teacher))
+    # Here as well, since a fit that was finished earlier is not run, and the order of a tower's
+    # numbers decides the last bits of probes and of everything after the fit.
+    lay_out(made)
     inputs: dict[str, Any] = {}
     if stages.is_kept:
         inputs = {
@@ -309,6 +323,7 @@ def fitted_projector(
     def make() -> Result:
         if before is not None:
             before(made)
+        gflop = fit_gflop(made, teacher, source, views, fit)
         got = fit_projector(
             made,
             teacher,
@@ -325,7 +340,7 @@ def fitted_projector(
         tensors = {
             name: p.detach().cpu().numpy() for name, p in made.named_parameters() if p.requires_grad
         }
-        facts = {"agreement": got.agreement, "kl": got.kl, "views": got.views}
+        facts = {"agreement": got.agreement, "kl": got.kl, "views": got.views, "gflop": gflop}
         return Result(tensors, facts)
 
     result = stages.run("fit", inputs, make, by_all=True)
@@ -362,7 +377,11 @@ def _selected(
         }
 
     def make() -> Result:
-        return Result(dict(vars(select_images(source, teacher, views, settings))), {})
+        chosen = select_images(source, teacher, views, settings)
+        gflop = None
+        if isinstance(teacher, torch.nn.Module):
+            gflop = select_gflop(source, teacher, views.size, settings)
+        return Result(dict(vars(chosen)), {"gflop": gflop})
 
     return Selection(**stages.run("select", inputs, make).tensors)
 
@@ -389,7 +408,8 @@ def _refined(
 
     def make() -> Result:
         done = refine_images(selection, source, projector, views, settings, on_step=on_step)
-        facts = {"before": done.before, "after": done.after}
+        gflop = refine_gflop(projector, selection.rows.size, views.size, settings)
+        facts = {"before": done.before, "after": done.after, "gflop": gflop}
         return Result(dict(vars(done.selection)), facts)
 
     result = stages.run("refine", inputs, make)
@@ -511,7 +531,11 @@ def distill(
             )
     # A handful of held-out images cannot tell one class order from another.
     is_enough = len(measured) >= _ENOUGH_PER_CLASS * len(source.classes)
-    accuracy = check_teacher(teacher, measured if is_enough else source, views.size)
+    checked = measured if is_enough else source
+    with stages.meter.stage("check"):
+        accuracy = check_teacher(teacher, checked, views.size)
+    if isinstance(teacher, torch.nn.Module):
+        stages.meter.set_gflop(network_gflop(teacher, views.size, len(checked)))
     if not is_enough:
         accuracy = teacher_accuracy(teacher, measured, views.size)
     fitted, fidelity = fitted_projector(
@@ -539,17 +563,18 @@ def distill(
     if ranks.current().rank == 0:
         if after is not None:
             after(fitted, measured)
-        identity = write_distilled(
-            target,
-            chosen,
-            fitted,
-            source,
-            views,
-            name=name or (source.name if ipc is None else f"{source.name}-ipc{ipc}"),
-            license_name=license_name,
-            storage=storage,
-            force=force,
-        )
+        with stages.meter.stage("write"):
+            identity = write_distilled(
+                target,
+                chosen,
+                fitted,
+                source,
+                views,
+                name=name or (source.name if ipc is None else f"{source.name}-ipc{ipc}"),
+                license_name=license_name,
+                storage=storage,
+                force=force,
+            )
     ranks.wait()
     return DistillReport(
         id=identity,
@@ -558,4 +583,5 @@ def distill(
         fidelity=fidelity,
         trained=fitted.trained_count(),
         refined=losses,
+        costs=tuple(stages.meter.costs),
     )

@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from hellofmt import rng
 from hellofmt.archive.manifest import decimal_value
+from hellofmt.distillation.cost import network_gflop
 from hellofmt.errors import UserInputError, printable
 from hellofmt.loading import plain_table, render
 from hellofmt.loading.views import ViewColumn
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from hellofmt.archive.manifest import Views
     from hellofmt.distillation.sources import ArrayImages
@@ -42,6 +43,7 @@ __all__ = [
     "Selection",
     "check_selection",
     "crop_table",
+    "select_gflop",
     "select_images",
 ]
 
@@ -241,6 +243,24 @@ def select_images(
         np.concatenate(losses),
         np.concatenate(tables),
     )
+
+
+def select_gflop(
+    source: ArrayImages, teacher: nn.Module, size: int, settings: SelectSettings
+) -> float:
+    """Work of choosing in 1e9 operations: the teacher on every crop of every candidate.
+
+    Args:
+        source: real images.
+        teacher: views to logits.
+        size: side of the views in pixels.
+        settings: how many candidates, and crops of each.
+
+    Returns:
+        The work, counted on one view.
+    """
+    candidates = np.minimum(np.bincount(source.labels), settings.candidates).sum()
+    return network_gflop(teacher, size, int(candidates) * settings.crops)
 
 
 def _mosaics(crops: Tensor, ipc: int, factor: int) -> NDArray[np.uint8]:

@@ -13,9 +13,11 @@ Rejected: a database or a log of stages (a second truth beside the files).
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from hellofmt.distillation.cost import Meter, StageCost
 from hellofmt.errors import UserInputError
 from hellofmt.student import ranks
 from hellofmt.student.results import Result, digest_of, read_result, write_result
@@ -38,6 +40,10 @@ class Stages:
 
     Under ``torchrun`` rank 0 makes and writes; the others wait and read, so the folder must be on
     a disk that all of them see.
+
+    Attributes:
+        meter: what each stage cost, also of one that was finished earlier; a result's fact
+            ``gflop`` is its work.
     """
 
     def __init__(
@@ -54,6 +60,7 @@ class Stages:
             )
         self._root = None if root is None else Path(root)
         self._say = say
+        self.meter = Meter()
         self._written: list[Path] = []
 
     @property
@@ -83,19 +90,31 @@ class Stages:
         """
         path = self.path(name, inputs)
         if path is None:
-            return make()
+            return self._measured(name, make)
         self._written.append(path)
         place = ranks.current()
         if ranks.agreed(path.exists()):
             if self._say is not None and place.rank == 0:
                 self._say(f"{name}: finished earlier, read from {path.name}")
         else:
-            result = make() if by_all or place.rank == 0 else None
-            if result is not None and place.rank == 0:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_result(path, result)
+            if by_all or place.rank == 0:
+                result = self._measured(name, make)
+                if place.rank == 0:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    cost = self.meter.costs[-1].facts()
+                    write_result(path, replace(result, facts={**result.facts, "cost": cost}))
+                self.meter.costs.pop()
             ranks.wait()
-        return read_result(path)
+        result = read_result(path)
+        if "cost" in result.facts:
+            self.meter.costs.append(StageCost.from_facts(result.facts["cost"]))
+        return result
+
+    def _measured(self, name: str, make: Callable[[], Result]) -> Result:
+        with self.meter.stage(name):
+            result = make()
+        self.meter.set_gflop(result.facts.get("gflop"))
+        return result
 
     def remove(self) -> None:
         """Delete the results that were used or made here, and the folder if that empties it."""

@@ -15,6 +15,7 @@ same bits.
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -67,6 +68,7 @@ TRAJECTORY_FILE: Final = "teacher.json"
 _STATE_FILE: Final = "state.safetensors"
 _SCHEMA: Final = "hello.teacher/1"
 _POOL: Final = 3
+_STATE_SECONDS: Final = 60.0
 
 _MATURITY_MANY: Final = ((100, 1.0), (50, 0.9), (10, 0.5), (1, 0.25))
 _MATURITY_FEW: Final = ((100, 1.0), (50, 1.0), (10, 0.9), (1, 0.6))
@@ -205,9 +207,9 @@ def train_trajectory(
 ) -> Trajectory:
     """Train a teacher on real images with hard labels and keep its trajectory.
 
-    A killed run continues from its last checkpoint, on a CPU with the bits of an uninterrupted
-    one; a finished run of the same data and settings is read, not repeated. Under ``torchrun`` rank
-    0 trains, and the others wait.
+    A killed run continues from its last checkpoint, or its last minute, on a CPU with the bits of
+    an uninterrupted one; a finished run of the same data and settings is read, not repeated. Under
+    ``torchrun`` rank 0 trains, and the others wait.
 
     Args:
         source: training images.
@@ -299,6 +301,7 @@ def _train(
     root.mkdir(parents=True, exist_ok=True)
     state = root / _STATE_FILE
     start = read_state(state, run, model.state_dict(), optimiser)
+    written = time.monotonic()
     marks = {round(steps * (k + 1) / checkpoints): k for k in range(checkpoints)}
     # Dropout draws from torch's global state: seeded by the step, so that a continued run sees
     # the same masks, and given back as it was.
@@ -311,6 +314,8 @@ def _train(
                     _frozen_copy(model, build, network, count, views),
                     root / _file(marks[step + 1], step + 1),
                 )
+            if step + 1 in marks or time.monotonic() - written > _STATE_SECONDS:
+                written = time.monotonic()
                 write_state(state, run, step + 1, model.state_dict(), optimiser)
             if on_step is not None:
                 on_step(step + 1, steps)

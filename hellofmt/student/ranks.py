@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import distributed
@@ -32,6 +33,14 @@ __all__ = [
     "sum_gradients",
     "wait",
 ]
+
+
+_PATIENCE: Final = timedelta(days=30)
+"""What rank 0 does alone (a teacher, the choice of images) may take hours, and the others wait.
+
+The backends' own limits are 10 and 30 minutes. A process that *dies* needs no limit to be noticed:
+its connections close, and ``torchrun`` ends the others.
+"""
 
 
 @dataclass(frozen=True)
@@ -131,6 +140,8 @@ def wait() -> None:
 def joined(device: str = "cpu") -> Generator[Place]:
     """Join the processes that ``torchrun`` started, for the length of the block.
 
+    A process may wait for another for as long as a stage takes.
+
     Args:
         device: ``cpu`` talks over gloo, ``cuda`` over NCCL.
 
@@ -142,7 +153,8 @@ def joined(device: str = "cpu") -> Generator[Place]:
         return
     if device.startswith("cuda"):
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    backend = "nccl" if device.startswith("cuda") else "gloo"
+    distributed.init_process_group(backend, timeout=_PATIENCE)
     try:
         yield current()
     finally:

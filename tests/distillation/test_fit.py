@@ -19,6 +19,7 @@ from hellofmt.distillation.fit import (
 from hellofmt.distillation.teacher import teacher_accuracy
 from hellofmt.errors import StateError
 from hellofmt.student.batches import ArrayBatches
+from hellofmt.student.results import read_result
 
 
 def log_softmax64(x):
@@ -155,6 +156,12 @@ def test_a_killed_fit_continues_with_the_same_bits(make_projector, stripes, view
     assert again == truth
     for name, tensor in trained(whole).items():
         assert torch.equal(tensor, trained(resumed)[name]), name
+    # Slow steps are kept by the clock.
+    (tmp_path / "new" / "state").unlink()
+    slow = state | {"state_every": 100, "state_seconds": 0.0}
+    with pytest.raises(Killed):
+        fit_projector(make_projector(), *arguments, **slow, on_step=kill)
+    assert read_result(tmp_path / "new" / "state").facts["step"] == 5
     with pytest.raises(StateError, match=r"E_STATE_DIGEST: .* is the state of another run"):
         fit_projector(make_projector(), *arguments, **(state | {"run": "b"}))
     other = make_projector(rank=2)
@@ -273,10 +280,11 @@ def test_fewer_bytes_cost_fidelity(projector, stripes, views):
     assert [row.storage for row in rows] == ["float32", "float16", "bfloat16", "int8", "int4"]
     values = projector.trained_count()
     full, half, brain, byte, nibble = (row.size_bytes for row in rows)
-    # Bias and logit scale stay float32.
-    assert full == 4 * values
-    assert half == brain == 2 * (values - 4) + 16
-    assert nibble < byte < 0.85 * half
+    # Values alone, or with headers and compressed: near what the values need.
+    assert full == pytest.approx(4 * values, rel=0.1)
+    assert half == pytest.approx(2 * values, rel=0.15)
+    assert brain == pytest.approx(2 * values, rel=0.25)
+    assert nibble < byte < 0.9 * half
     truth = fidelity(projector, linear_teacher, stripes(), views(), count=256)
     assert rows[0].fidelity.kl == pytest.approx(truth.kl, rel=1e-3)
     assert abs(rows[4].fidelity.kl - truth.kl) > abs(rows[1].fidelity.kl - truth.kl)

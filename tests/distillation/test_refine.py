@@ -76,6 +76,32 @@ def test_stored_pixels_move_towards_the_features_of_their_crops(chosen, fitted, 
     assert done.selection.pixels.dtype == np.uint8
 
 
+def test_stored_pixels_move_towards_the_labels_of_their_crops(chosen, fitted, views):
+    source, selection = chosen
+    settings = RefineSettings(steps=30, objective="labels")
+    done = refine_images(selection, source, fitted, views(), settings)
+    assert done.after < 0.5 * done.before
+    assert not np.array_equal(done.selection.pixels, selection.pixels)
+    # Measured again by a labeler, which merges by itself.
+    images = torch.from_numpy(source.pixels[selection.rows]).permute(0, 1, 4, 2, 3).float() / 255
+    large = functional.interpolate(images.flatten(0, 1), size=8, mode="bilinear", antialias=True)
+    labeler = fitted.labeler()
+
+    def divergence(pixels):
+        cells = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+        parts = [cells[:, :, y : y + 4, x : x + 4] for y in (0, 4) for x in (0, 4)]
+        small = functional.interpolate(
+            torch.stack(parts, 1).flatten(0, 1), size=8, mode="bilinear", antialias=True
+        )
+        wanted, got = (
+            (labeler.logits(x).double() / fitted.temperature).softmax(1) for x in (large, small)
+        )
+        return float((wanted * (wanted / got).log()).sum(1).mean())
+
+    assert divergence(selection.pixels) == pytest.approx(done.before, rel=0.02)
+    assert divergence(done.selection.pixels) == pytest.approx(done.after, rel=0.05, abs=1e-6)
+
+
 def test_cells_do_not_feel_each_other(chosen, fitted, views):
     source, selection = chosen
     one = refine_images(selection, source, fitted, views(), RefineSettings(steps=3, batch_size=64))
@@ -92,3 +118,5 @@ def test_impossible_refinements(chosen, stripes, fitted, views):
         refine_images(whole, stripes(), fitted, views())
     with pytest.raises(UserInputError, match="E_OPTION: refining steps: expected at least 1, got"):
         refine_images(selection, source, fitted, views(), RefineSettings(steps=0))
+    with pytest.raises(UserInputError, match="E_OPTION: refining objective: expected `features` o"):
+        refine_images(selection, source, fitted, views(), RefineSettings(objective="pixels"))

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from hellofmt.distillation import trajectory
 from hellofmt.distillation.teacher import TEACHER_RECIPE, train_teacher
 from hellofmt.distillation.trajectory import (
     maturity,
@@ -84,6 +85,20 @@ def test_a_finished_run_is_read_and_another_refused(teach, tmp_path):
     assert teach(tmp_path / "t", on_step=never) == first
     with pytest.raises(HelloIOError, match=r"E_TARGET: `.*` holds a teacher of other data or sett"):
         teach(tmp_path / "t", seed=1)
+
+
+def test_slow_steps_are_kept_by_the_clock(teach, tmp_path, monkeypatch):
+    monkeypatch.setattr(trajectory, "_STATE_SECONDS", 0.0)
+
+    def kill(done, _total):
+        if done == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        teach(tmp_path / "t", on_step=kill)
+    steps = []
+    teach(tmp_path / "t", on_step=lambda done, _total: steps.append(done))
+    assert steps == [6]
 
 
 def test_mixed_precision_is_another_run(teach, tmp_path):

@@ -1,0 +1,136 @@
+"""What a stage costs: seconds, memory, and floating-point work.
+
+Seconds and memory are of the process that *finished* a stage: a fit that was killed and continued
+counts from where it was continued. Memory is the largest resident size of the process up to the end
+of the stage (the system's own mark, which cannot be set back), so the first stage that needs much
+shows it; on CUDA the largest allocation of the stage itself stands beside it.
+
+Work is counted, not timed: one step runs under PyTorch's flop counter, and the number is multiplied
+by the steps. That counts convolutions, matrix products and attention, two operations for each
+multiply-add, forward and backward; resampling, normalisation, softmax and the optimiser are left
+out. Of a batch divided among processes all of it counts.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Mapping
+
+    from torch import Tensor
+
+__all__ = ["Meter", "StageCost", "gflop_of", "network_gflop"]
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What one stage took.
+
+    Attributes:
+        stage: its name.
+        seconds: wall time.
+        peak_bytes: largest resident size of the process until the stage ended.
+        device_peak_bytes: largest CUDA allocation within the stage; None without CUDA.
+        gflop: 1e9 floating-point operations, counted as the module says; None if not counted.
+    """
+
+    stage: str
+    seconds: float
+    peak_bytes: int
+    device_peak_bytes: int | None = None
+    gflop: float | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON values, which ``from_facts`` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> StageCost:
+        """What ``facts`` gave."""
+        return cls(**facts)
+
+
+def gflop_of(function: Callable[[], Tensor], *, backward: bool = False) -> float:
+    """Floating-point work of one call in 1e9 operations; see the module for what counts.
+
+    Args:
+        function: called once.
+        backward: count the gradients of the sum of what it returns as well.
+
+    Returns:
+        The work.
+    """
+    with FlopCounterMode(display=False) as counter:
+        made = function().sum()
+        if backward:
+            torch.autograd.backward(made)
+    return counter.get_total_flops() / 1e9
+
+
+def network_gflop(network: nn.Module, size: int, views: int, *, backward: bool = False) -> float:
+    """Work of a network on so many views in 1e9 operations, counted on one of them.
+
+    Args:
+        network: from views (N, 3, S, S) to logits; left in the mode it is in.
+        size: side of the views in pixels.
+        views: how many.
+        backward: count the gradients of its parameters as well.
+
+    Returns:
+        The work.
+    """
+    device = next((t.device for t in network.parameters()), torch.device("cpu"))
+    view = torch.zeros(1, 3, size, size, device=device)
+    modes = {module: module.training for module in network.modules()}
+    # Batch norm in training mode moves its statistics, and refuses a single value.
+    network.eval()
+    try:
+        with torch.set_grad_enabled(backward):
+            return views * gflop_of(lambda: network(view), backward=backward)
+    finally:
+        network.zero_grad(set_to_none=True)
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _peak_bytes() -> int:
+    # Kilobytes on Linux, bytes on macOS.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class Meter:
+    """Collects the cost of stages, in the order in which they end."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.costs: list[StageCost] = []
+
+    @contextmanager
+    def stage(self, name: str) -> Generator[None]:
+        """Measure the block; one that raises is not recorded."""
+        is_cuda = torch.cuda.is_available()
+        if is_cuda:
+            torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        yield
+        device_peak = None
+        if is_cuda:
+            torch.cuda.synchronize()
+            device_peak = torch.cuda.max_memory_allocated()
+        seconds = time.perf_counter() - start
+        self.costs.append(StageCost(name, seconds, _peak_bytes(), device_peak))
+
+    def set_gflop(self, gflop: float | None) -> None:
+        """Say what the last stage's work was."""
+        self.costs[-1] = replace(self.costs[-1], gflop=gflop)
