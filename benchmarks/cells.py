@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _WAIT_SECONDS = 1.0
+PLAN = "plan.txt"
 
 # Tensors of a training step are tens of megabytes: glibc maps and unmaps each of them, and a page
 # fault per 4 KiB costs more than the arithmetic. Measured here: 408 to 223 ms a step.
@@ -89,6 +90,8 @@ class Cells:
             parts = [cell.name, cell.settings, [self._keys[name] for name in cell.needs]]
             text = json.dumps(parts, sort_keys=True)
             self._keys[cell.name] = hashlib.sha256(text.encode()).hexdigest()[:12]
+        # For the report, which says what was not run.
+        (self.folder / PLAN).write_text("".join(f"{cell.name}\n" for cell in self.cells))
 
     def path(self, name: str) -> Path:
         """File of a cell."""

@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from cells import machine
+from cells import PLAN, machine
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -509,13 +510,16 @@ def main():
     args = parser.parse_args()
     folder = args.out / "cells" / args.profile
     stored = RESULTS / f"evidence-{args.profile}.json"
-    cells = json.loads(stored.read_text())["cells"] if stored.exists() else {}
+    earlier = json.loads(stored.read_text()) if stored.exists() else {"cells": {}, "planned": []}
+    cells = earlier["cells"]
+    plan = (folder / PLAN).read_text().split()
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     cells |= {cell["cell"]: cell for cell in found}
     document = {
         "schema": "hello.evidence/1",
         "machine": machine(),
         "command": f"make bench PROFILE={args.profile}",
+        "planned": sorted({*earlier["planned"], *plan}),
         "cells": dict(sorted(cells.items())),
     }
     stored.write_text(json.dumps(document, indent=1) + "\n")
@@ -553,6 +557,14 @@ def page(document, profile):
             for plot, is_there in PLOTS.items()
             if is_there(found)
         ]
+    missing = Counter("/".join(n.split("/")[:2]) for n in document["planned"] if n not in cells)
+    if missing:
+        parts.append("\n## Not run yet\n")
+        parts.append(
+            "The time of the run ended before them; `make bench` with `--resume` goes on. "
+            + ", ".join(f"{group}: {count} cells" for group, count in sorted(missing.items()))
+            + "."
+        )
     failed = {k: c["error"] for k, c in cells.items() if "error" in c}
     if failed:
         parts.append("\n## Cells that failed\n")
