@@ -677,12 +677,13 @@ class HelloFile:
         if images.layout == "packed":
             check_image_digest(block, index.sha256[row].tobytes(), name, at)
             return block
-        data = block[BLOCK : BLOCK + size]
         if block[:BLOCK] != header(name, size):
             raise describe_header(block[:BLOCK], name, size, EarlierMembers(self, row))
-        check_image_digest(data, index.sha256[row].tobytes(), name, at)
-        check_padding(block[BLOCK + size :], name, at + size)
-        return data
+        # What is refused is not copied first: it may be as large as the limit of an image.
+        view = memoryview(block)[BLOCK:]
+        check_image_digest(view[:size], index.sha256[row].tobytes(), name, at)
+        check_padding(view[size:], name, at + size)
+        return block[BLOCK : BLOCK + size]
 
     def decode_image(self, row: int) -> NDArray[np.uint8]:
         """The pixels of an image, verified before they are decoded.
