@@ -495,7 +495,16 @@ def make_archive(
         OSError: something cannot be read or written; finished stages stay.
     """
     with joined(options["device"]):
-        _make_archive(data_arguments, output, ipc, as_json, select, refine, options)
+        try:
+            _make_archive(data_arguments, output, ipc, as_json, select, refine, options)
+        except BaseException:
+            work = Path(options["work"] or f"{output}.work")
+            if any(path.is_file() for path in work.rglob("*")):
+                say(f"kept: what is finished, in {shown_path(work)}; the same command continues")
+            elif options["work"] is None:
+                with suppress(OSError):
+                    work.rmdir()
+            raise
 
 
 def _make_archive(

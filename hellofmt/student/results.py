@@ -94,7 +94,8 @@ def write_file(path: Path, data: bytes) -> None:
     """Write a whole file or none; an existing one is replaced.
 
     Raises:
-        OSError: it cannot be written, for instance because the disk is full; nothing is left.
+        OSError: it cannot be written, for instance because the disk is full; names ``path``, and
+            nothing is left.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -103,6 +104,10 @@ def write_file(path: Path, data: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
+    except OSError as error:
+        # A failed write does not say which file it was for.
+        error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

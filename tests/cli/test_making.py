@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from hellofmt.archive import open_archive
+from hellofmt.student import results
 
 KEYS = ("columns", "grey", "rows")
 FEW = ("--view-flip", "0", "--view-crop", "0.6", "1", "--batch-size", "16")
@@ -132,6 +134,42 @@ def test_distill_in_one_command(images, tmp_path, invoke, invoke_json):
     assert "fit: finished earlier" in last.stderr
     assert (tmp_path / "z.hello").read_bytes() == path.read_bytes()
     assert not (tmp_path / "z.hello.work").exists()
+
+
+def test_a_full_disk_names_the_file_and_keeps_what_is_finished(
+    images, teacher, tmp_path, invoke, tree, monkeypatch
+):
+    arguments = ("distill", images, "--teacher", teacher, *FIT, "--ipc", "1")
+    path, work = tmp_path / "x.hello", tmp_path / "x.hello.work"
+    sync, written = os.fsync, []
+
+    def full_after(count):
+        def fsync(descriptor):
+            if len(written) == count:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            written.append(descriptor)
+            sync(descriptor)
+
+        return fsync
+
+    before = tree(tmp_path)
+    monkeypatch.setattr(results.os, "fsync", full_after(0))
+    nothing = invoke(*arguments, "-o", path)
+    assert nothing.exit_code == 9
+    assert re.search(r"Error: .*x\.hello\.work/fit-\w+\.safetensors: No space left", nothing.stderr)
+    assert "kept: " not in nothing.stderr
+    assert tree(tmp_path) == before
+    monkeypatch.setattr(results.os, "fsync", full_after(1))
+    half = invoke(*arguments, "-o", path)
+    assert half.exit_code == 9
+    assert re.search(r"Error: .*/select-\w+\.safetensors: No space left", half.stderr)
+    assert f"kept: what is finished, in {work}; the same command continues" in half.stderr
+    assert [file.name[:4] for file in work.iterdir()] == ["fit-"]
+    monkeypatch.setattr(results.os, "fsync", sync)
+    done = invoke(*arguments, "-o", path)
+    assert done.exit_code == 0, done.stderr
+    assert "fit: finished earlier" in done.stderr
+    assert not work.exists()
 
 
 def test_two_processes_fit_the_same_function(images, teacher, tmp_path, run_hello):

@@ -50,7 +50,8 @@ def test_a_full_disk_leaves_finished_stages_and_nothing_half_written(tmp_path, m
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(results.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left on device"):
+    with pytest.raises(OSError, match="No space left on device") as caught:
         work.run("b", 1, lambda: Result({"x": np.zeros(3)}, {}))
+    assert caught.value.filename == str(work.path("b", 1))
     assert {path.name: path.read_bytes() for path in root.iterdir()} == before
     assert Path(root).exists()
