@@ -4,11 +4,14 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
+
 from hellofmt.plan import PRECISIONS, RESNET18_GFLOP, plan
 from hellofmt_cli.inspect import percent
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+EVIDENCE = json.loads((ROOT / "benchmarks/results/evidence-cpu.json").read_text())["cells"]
 DEMO = json.loads((ROOT / "benchmarks/results/demo-cpu.json").read_text())
 
 
@@ -82,3 +85,28 @@ def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)]+)\)", README):
         if not target.startswith("https://"):
             assert (ROOT / target).exists(), target
+
+
+def test_the_table_of_heavier_data_is_that_of_the_evidence():
+    rows = re.findall(r"^\| (tiny100|cifar10) \| (\d+) \| (.*) \|$", README, re.MULTILINE)
+    assert len(rows) == 3
+    for data, ipc, cells in rows:
+        found = {
+            kind: [EVIDENCE[f"{data}/rivals/ipc{ipc}/{kind}/seed{seed}"] for seed in range(3)]
+            for kind in ("hard", "hello", "teacher")
+        }
+        scores = [np.array([cell["top1"] for cell in each]) for each in found.values()]
+        sizes = [found[kind][0]["label_bytes"] for kind in ("hello", "teacher")]
+        assert [cell.strip("*") for cell in cells.split(" | ")] == [
+            *(f"{each.mean():.1f} \u00b1 {each.std(ddof=1):.1f}" for each in scores),
+            *(f"{size:,}" for size in sizes),
+        ]
+
+
+def test_the_words_on_the_function_itself_are_those_of_the_evidence():
+    teacher, fit = (EVIDENCE[f"tiny100/{name}"] for name in ("teacher", "fit/main"))
+    ours = next(row["top1"] for row in fit["storages"] if row["storage"] == "int8")
+    words = (
+        f"({ours:.1f} of {teacher['top1']:.1f} % on tiny100, {100 * ours / teacher['top1']:.0f} %"
+    )
+    assert words in " ".join(README.split())
