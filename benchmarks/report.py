@@ -144,7 +144,7 @@ def facts(found):
 
 def label_row(found, ipc, kind, classes):
     prefix = f"rivals/ipc{ipc}/{kind}"
-    scores, any_cell = found.seeds(prefix), found.first(prefix)
+    scores, any_cell = found.seeds(prefix), found.first(f"{prefix}/")
     fit = found.get("fit/main") or {}
     fidelity = found.get(f"fidelity/{'hello' if kind == 'random' else kind}") or {}
     count = None if any_cell is None else any_cell["label_bytes"]
@@ -181,7 +181,7 @@ def label_row(found, ipc, kind, classes):
 def verdict(found, ipc, kinds, classes):
     """Where ours wins, ties or loses, in sentences."""
     ours = found.seeds(f"rivals/ipc{ipc}/hello")
-    cell = found.first(f"rivals/ipc{ipc}/hello")
+    cell = found.first(f"rivals/ipc{ipc}/hello/")
     if not ours or cell is None:
         return ""
     lines = []
@@ -189,7 +189,7 @@ def verdict(found, ipc, kinds, classes):
         if kind == "hello":
             continue
         got = paired(ours, found.seeds(f"rivals/ipc{ipc}/{kind}"))
-        other = found.first(f"rivals/ipc{ipc}/{kind}")
+        other = found.first(f"rivals/ipc{ipc}/{kind}/")
         if got is None or other is None:
             continue
         mean, half = got
@@ -221,7 +221,7 @@ def rivals(found, classes):
         kinds = [
             k for k in NAMES if any(c.startswith(f"rivals/ipc{ipc}/{k}/") for c in found.cells)
         ]
-        cell = found.first(f"rivals/ipc{ipc}/hello")
+        cell = found.first(f"rivals/ipc{ipc}/hello/")
         run = f"{cell['student']}, {cell['steps']} steps of {cell['batch']}" if cell else ""
         head = (
             "labels",
@@ -403,7 +403,7 @@ def plots(found, classes, profile):
         figure, axes = plt.subplots(1, 2, figsize=(12, 4.4), layout="constrained")
         fit = found.get("fit/main")
         for kind in NAMES:
-            cell, got = found.first(f"rivals/ipc{ipc}/{kind}"), found.get(f"fidelity/{kind}")
+            cell, got = found.first(f"rivals/ipc{ipc}/{kind}/"), found.get(f"fidelity/{kind}")
             if cell is None or got is None or got["kl"] is None:
                 continue
             name = NAMES[kind].replace("**", "")
@@ -489,7 +489,7 @@ INTRO = """# Results
 
 Written by `benchmarks/report.py` from `evidence-{profile}.json`; the command and the settings of
 every number are there. {machine}. {count} cells, {seconds:.0f} minutes of one thread in all; other
-programs were running at times, so seconds are upper bounds.
+programs were running at times and a few cells were paused, so seconds are upper bounds.
 
 Every arm of a table has the same student, images (but for "random images"), views (crops of a
 quarter to all of the image, flips but for digits, CutMix in half of the batch), learning rate,

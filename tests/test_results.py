@@ -51,3 +51,14 @@ def test_a_paired_difference_with_its_interval(report):
     mean, half = report.paired({0: 2.0, 1: 4.0, 2: 6.0}, {0: 1.0, 1: 2.0, 2: 3.0})
     assert mean == 2.0
     assert half == pytest.approx(4.303 / 3**0.5)
+
+
+def test_sources_whose_names_begin_alike_are_not_mixed_up(report):
+    cells = {
+        f"d/rivals/ipc1/{kind}/seed0": {"top1": 1.0, "seed": 0, "label_bytes": size}
+        for kind, size in (("teacher-int8", 1), ("teacher", 4))
+    }
+    for cell in cells.values():
+        cell["train_seconds"] = 1.0
+    row = report.label_row(report.Found("d", cells), 1, "teacher", 2)
+    assert row[3] == "4 B"
