@@ -13,11 +13,11 @@ import contextlib
 import itertools
 import os
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final, TypeVar
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Collection, Generator, Iterable
     from concurrent.futures import Future
 
 __all__ = ["beside", "map_ordered"]
@@ -62,14 +62,21 @@ def map_ordered(
         for item in itertools.chain(first, drawn):
             single = alone is not None and alone(item)
             while pending and (single or len(pending) > threads):
-                yield pending.popleft().result()
+                yield _first(pending)
             pending.append(pool.submit(work, item))
             if single:
-                yield pending.popleft().result()
+                yield _first(pending)
         while pending:
-            yield pending.popleft().result()
+            yield _first(pending)
     finally:
-        _join(pool)
+        _join(pool, pending)
+
+
+def _first(pending: deque[Future[Result]]) -> Result:
+    """The result of the first future, which stays pending if the waiting is interrupted."""
+    result = pending[0].result()
+    pending.popleft()
+    return result
 
 
 def _cores() -> int:
@@ -87,20 +94,27 @@ def beside(work: Callable[[], object]) -> Generator[None]:
         BaseException: what the block raised, else what ``work`` raised.
     """
     pool = ThreadPoolExecutor(1, thread_name_prefix="hellofmt")
+    futures: list[Future[object]] = []
     try:
-        future = pool.submit(work)
+        futures.append(pool.submit(work))
         yield
-        future.result()
+        futures[0].result()
     finally:
-        _join(pool)
+        _join(pool, futures)
 
 
-def _join(pool: ThreadPoolExecutor) -> None:
-    """Wait for the threads of a pool, whatever interrupts the waiting; that is raised after."""
+def _join(pool: ThreadPoolExecutor, futures: Collection[Future[Any]]) -> None:
+    """Wait for the work of a pool, whatever interrupts the waiting; that is raised after.
+
+    The futures are waited for before the threads: an interrupted ``Thread.join`` takes a running
+    thread for an ended one (CPython 3.11).
+    """
     interrupt: BaseException | None = None
     while True:
         try:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            wait([future for future in futures if not future.cancelled()])
+            pool.shutdown()
             break
         except BaseException as error:
             interrupt = error
