@@ -50,7 +50,7 @@ def test_an_archives_views():
     # Few: a view takes the interpreter most of a second.
     views, table = drawn(dataset, 3)
     assert loader._is_drawable(dataset)
-    stored = loader._Resident(dataset, torch.device("cpu"), 10**9)._images
+    stored = torch.stack([torch.from_numpy(dataset.pixels(row)) for row in range(len(dataset))])
     size = dataset.views.size
     got = views_triton.launch(
         stored,
