@@ -50,7 +50,7 @@ def test_an_archives_views():
     # Few: a view takes the interpreter most of a second.
     views, table = drawn(dataset, 3)
     assert loader._is_drawable(dataset)
-    stored = torch.stack([torch.from_numpy(dataset.pixels(row)) for row in range(len(dataset))])
+    stored = torch.from_numpy(np.stack([dataset.pixels(row) for row in range(len(dataset))]))
     size = dataset.views.size
     got = views_triton.launch(
         stored,
