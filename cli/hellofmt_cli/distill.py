@@ -65,8 +65,9 @@ def distill(
     The teacher is measured, a label function is fitted to it, the images it is surest of are
     chosen, and all of it is written and verified. Finished stages are kept beside the archive while
     it is made (--work keeps them for good, and several --ipc share them): killed anywhere, the same
-    command ends in the same file. `torchrun -m hellofmt distill ...` divides the batches of the fit
-    among processes; teacher, choice and refinement are rank 0's, and the others wait for it.
+    command ends in the same file. `torchrun -m hellofmt distill ...` divides fit, choice and
+    refinement among processes; a teacher that has to be trained first is rank 0's, and the others
+    wait for it.
     """
     make_archive(
         data,

@@ -32,6 +32,7 @@ import torch
 from torch.nn import functional
 
 from hellofmt.distillation.cost import gflop_of
+from hellofmt.distillation.teacher import device_of
 from hellofmt.errors import UserInputError
 from hellofmt.projector import STORAGES, stored_labelers
 from hellofmt.student import ranks
@@ -234,10 +235,6 @@ def default_steps(images: int, batch_size: int) -> int:
     return max(1, min(-(-MOST_EPOCHS * images // batch_size), MOST_STEPS))
 
 
-def _device_of(module: torch.nn.Module) -> torch.device:
-    return next(module.parameters()).device
-
-
 def lay_out(projector: Projector) -> None:
     """Put the tower in channels-last order, in place."""
     # Half the time of a step on a CPU for a convolutional tower, and what tensor cores want;
@@ -253,7 +250,7 @@ def _step_loss(
     step: int,
 ) -> Tensor:
     """This process's share of the loss of a step, ready for ``backward``."""
-    device = _device_of(projector)
+    device = device_of(projector)
     part = ranks.share(settings.batch_size)
     batch = batches.batch(step, part)
     views, hard = batch.views.to(device), batch.hard.to(device)
@@ -294,7 +291,7 @@ def predicted_seconds(
     """
     batches = _batches(source, views, settings)
     lay_out(projector)
-    is_cuda = _device_of(projector).type == "cuda"
+    is_cuda = device_of(projector).type == "cuda"
     times: list[float] = []
     for step in range(measured + 1):
         start = time.perf_counter()
@@ -329,7 +326,7 @@ def fit_gflop(
     step = partial(_step_loss, projector, teacher, batches, settings, 0)
     share = gflop_of(step, backward=True)
     projector.zero_grad(set_to_none=True)
-    whole = ranks.sum_(torch.tensor(share, device=_device_of(projector)))
+    whole = ranks.sum_(torch.tensor(share, device=device_of(projector)))
     return settings.steps * float(whole)
 
 
@@ -441,7 +438,7 @@ def _measure(
     settings: FitSettings,
     count: int,
 ) -> Fidelity:
-    device = _device_of(projector)
+    device = device_of(projector)
 
     def on_device(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         return lambda batch: function(batch.to(device)).float().cpu()

@@ -45,7 +45,7 @@ from hellofmt.distillation.select import (
 )
 from hellofmt.distillation.sources import stratified_split
 from hellofmt.distillation.stages import Stages
-from hellofmt.distillation.teacher import check_teacher, teacher_accuracy
+from hellofmt.distillation.teacher import check_teacher, device_of, teacher_accuracy
 from hellofmt.errors import HelloIOError, UserInputError, printable
 from hellofmt.projector import Projector
 from hellofmt.projector.lowrank import Delta
@@ -302,7 +302,7 @@ def fitted_projector(
     stages = Stages(None) if stages is None else stages
     made = projector.build(base, source) if start is None else start
     if isinstance(teacher, torch.nn.Module):
-        made = made.to(_device_of(teacher))
+        made = made.to(device_of(teacher))
     # Here as well, since a fit that was finished earlier is not run, and the order of a tower's
     # numbers decides the last bits of probes and of everything after the fit.
     lay_out(made)
@@ -343,7 +343,7 @@ def fitted_projector(
         facts = {"agreement": got.agreement, "kl": got.kl, "views": got.views, "gflop": gflop}
         return Result(tensors, facts)
 
-    result = stages.run("fit", inputs, make, by_all=True)
+    result = stages.run("fit", inputs, make)
     if state is not None and ranks.current().rank == 0:
         state.unlink(missing_ok=True)
     with torch.no_grad():
@@ -354,10 +354,6 @@ def fitted_projector(
     return made, Fidelity(
         float(result.facts["agreement"]), float(result.facts["kl"]), int(result.facts["views"])
     )
-
-
-def _device_of(module: torch.nn.Module) -> torch.device:
-    return next(module.parameters(), torch.empty(0)).device
 
 
 def _selected(

@@ -29,6 +29,7 @@ from hellofmt.distillation.cost import gflop_of
 from hellofmt.errors import UserInputError, printable
 from hellofmt.loading import render
 from hellofmt.projector.lowrank import Delta
+from hellofmt.student import ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -117,13 +118,16 @@ def refine_images(
 ) -> Refinement:
     """Move the stored pixels towards features, or labels, of the crops they were made from.
 
+    Under ``torchrun`` every process must call this; each moves its share of the batches of cells,
+    which are the same batches whatever the number of processes.
+
     Args:
         selection: chosen with factor 2 or more.
         source: the images it was chosen from.
         projector: fitted; its merged encoder gives the features, and its head the labels.
         views: size and interpolation are read.
         settings: steps and learning rate; None takes CIM's.
-        on_step: called with the steps done and their number, over all batches.
+        on_step: called with the steps done and their number, over all batches of this process.
 
     Returns:
         The refined selection and both losses. Cells whose rounded pixels got worse keep the ones
@@ -153,10 +157,11 @@ def refine_images(
     table = selection.crops.reshape(-1, selection.crops.shape[-1])
     cells = _cells(selection.pixels, factor)
     images = cast("Sequence[NDArray[np.uint8]]", source.pixels)
-    total = settings.steps * -(-len(cells) // settings.batch_size)
-    refined: list[NDArray[np.uint8]] = []
-    losses: list[Tensor] = []
-    for number, i in enumerate(range(0, len(cells), settings.batch_size)):
+    refined, losses = np.zeros_like(cells), np.zeros((len(cells), 2))
+    starts = range(0, len(cells), settings.batch_size)
+    mine = starts[ranks.share(len(starts))]
+    total = settings.steps * len(mine)
+    for number, i in enumerate(mine):
         part = slice(i, i + settings.batch_size)
         with torch.no_grad():
             wanted = encode(render(images, table[part], views).to(device))
@@ -167,10 +172,10 @@ def refine_images(
 
         stored = torch.from_numpy(cells[part]).permute(0, 3, 1, 2)
         moved, loss = _refine_batch(encode, wanted, stored.to(device), views.size, settings, report)
-        refined.append(moved.permute(0, 2, 3, 1).cpu().numpy())
-        losses.append(loss.cpu())
-    before, after = (float(column) for column in torch.cat(losses).double().mean(0))
-    pixels = _mosaics(np.concatenate(refined), factor)
+        refined[part] = moved.permute(0, 2, 3, 1).cpu().numpy()
+        losses[part] = loss.cpu().double().numpy()
+    before, after = ranks.sum_rows_(losses).mean(0).tolist()
+    pixels = _mosaics(ranks.sum_rows_(refined), factor)
     return Refinement(replace(selection, pixels=pixels), before, after)
 
 

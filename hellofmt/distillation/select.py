@@ -24,9 +24,11 @@ from torch.nn import functional
 from hellofmt import rng
 from hellofmt.archive.manifest import decimal_value
 from hellofmt.distillation.cost import network_gflop
+from hellofmt.distillation.teacher import device_of
 from hellofmt.errors import UserInputError, printable
 from hellofmt.loading import plain_table, render
 from hellofmt.loading.views import ViewColumn
+from hellofmt.student import ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -137,18 +139,24 @@ def _losses(
     rest = size - cell.size - border
     # Zero after normalising is the mean before it.
     mean = torch.tensor([decimal_value(value) for value in cell.mean]).view(1, 3, 1, 1)
-    images = cast("Sequence[NDArray[np.uint8]]", source.pixels)
-    parts: list[NDArray[np.float64]] = []
     with torch.inference_mode():
-        for i in range(0, len(table), _BATCH):
-            part = table[i : i + _BATCH]
-            crops = render(images, part, cell)
-            if cell.size < size:
-                crops = functional.pad(crops - mean, (border, rest, border, rest)) + mean
-            labels = torch.from_numpy(source.labels[part[:, ViewColumn.IMAGE]])
-            loss = functional.cross_entropy(teacher(crops).cpu(), labels, reduction="none")
-            parts.append(loss.double().numpy())
-    return np.concatenate(parts)
+        crops = render(cast("Sequence[NDArray[np.uint8]]", source.pixels), table, cell)
+        if cell.size < size:
+            crops = functional.pad(crops - mean, (border, rest, border, rest)) + mean
+        labels = torch.from_numpy(source.labels[table[:, ViewColumn.IMAGE]])
+        logits = teacher(crops.to(device_of(teacher))).cpu()
+        return functional.cross_entropy(logits, labels, reduction="none").double().numpy()
+
+
+def _candidates(source: ArrayImages, settings: SelectSettings) -> list[NDArray[np.int64]]:
+    """Rows of the source that are looked at, ascending, one array per class."""
+    keys = rng.words(settings.seed, 0, rng.Stream.SELECTION, 0, len(source))
+    chosen: list[NDArray[np.int64]] = []
+    for label in range(len(source.classes)):
+        members = np.flatnonzero(source.labels == label).astype(np.int64)
+        drawn = np.argsort(keys[members], kind="stable")[: settings.candidates]
+        chosen.append(np.sort(members[drawn]))
+    return chosen
 
 
 def check_selection(source: ArrayImages, views: Views, settings: SelectSettings) -> None:
@@ -197,9 +205,12 @@ def select_images(
     Cell k (row-major) of image i of a class is its crop number ``k * ipc + i`` in ascending order
     of loss, so that every image gets one of the best crops. Ties go to the lower source row.
 
+    Under ``torchrun`` every process must call this; each scores its share of the batches of crops,
+    which are the same batches whatever the number of processes, and so is the choice, to the bit.
+
     Args:
         source: real images.
-        teacher: views (N, 3, S, S) in [0, 1] to logits.
+        teacher: views (N, 3, S, S) in [0, 1] to logits, on its own device if it is a module.
         views: size, interpolation, antialias, mean and std are read.
         settings: how many, and from what.
 
@@ -213,28 +224,34 @@ def select_images(
     height, width = source.pixels.shape[1:3]
     images = cast("Sequence[NDArray[np.uint8]]", source.pixels)
     cell = msgspec.structs.replace(views, size=views.size // settings.factor)
-    keys = rng.words(settings.seed, 0, rng.Stream.SELECTION, 0, len(source))
+    candidates = _candidates(source, settings)
+    scores = [np.zeros(len(rows) * settings.crops) for rows in candidates]
+    batches = [
+        (label, slice(i, i + _BATCH))
+        for label, score in enumerate(scores)
+        for i in range(0, len(score), _BATCH)
+    ]
+    for label, part in batches[ranks.share(len(batches))]:
+        table = crop_table(candidates[label], height, width, settings)[part]
+        scores[label][part] = _losses(teacher, source, table, cell, views.size)
+    ends = np.cumsum([len(score) for score in scores])[:-1]
+    scores = np.split(ranks.sum_rows_(np.concatenate(scores)), ends)
     needed = settings.ipc * settings.factor**2
     pixels: list[NDArray[np.uint8]] = []
     rows: list[NDArray[np.int64]] = []
     losses: list[NDArray[np.float64]] = []
     tables: list[NDArray[np.int32]] = []
-    for label in range(len(source.classes)):
-        members = np.flatnonzero(source.labels == label).astype(np.int64)
-        drawn = np.argsort(keys[members], kind="stable")[: settings.candidates]
-        candidates = np.sort(members[drawn])
-        table = crop_table(candidates, height, width, settings)
-        loss = _losses(teacher, source, table, cell, views.size)
-        loss = loss.reshape(len(candidates), settings.crops)
+    for members, score in zip(candidates, scores, strict=True):
+        loss = score.reshape(len(members), settings.crops)
         best_crop = loss.argmin(axis=1)
-        best = loss[np.arange(len(candidates)), best_crop]
+        best = loss[np.arange(len(members)), best_crop]
         chosen = np.argsort(best, kind="stable")[:needed]
-        chosen_table = table[chosen * settings.crops + best_crop[chosen]]
-        crops = render(images, chosen_table, cell)
-        pixels.append(_mosaics(crops, settings.ipc, settings.factor))
-        rows.append(candidates[chosen].reshape(-1, settings.ipc).T)
+        table = crop_table(members, height, width, settings)
+        table = table[chosen * settings.crops + best_crop[chosen]]
+        pixels.append(_mosaics(render(images, table, cell), settings.ipc, settings.factor))
+        rows.append(members[chosen].reshape(-1, settings.ipc).T)
         losses.append(best[chosen].reshape(-1, settings.ipc).T)
-        tables.append(chosen_table.reshape(-1, settings.ipc, table.shape[1]).swapaxes(0, 1))
+        tables.append(table.reshape(-1, settings.ipc, table.shape[1]).swapaxes(0, 1))
     labels = np.repeat(np.arange(len(source.classes), dtype=np.int64), settings.ipc)
     return Selection(
         np.concatenate(pixels),

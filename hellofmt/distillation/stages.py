@@ -38,8 +38,8 @@ _DIGITS: Final = 20
 class Stages:
     """A folder of finished stages, or no folder at all.
 
-    Under ``torchrun`` rank 0 makes and writes; the others wait and read, so the folder must be on
-    a disk that all of them see.
+    Under ``torchrun`` every process takes part in making a result; rank 0 writes, and all of them
+    read, so the folder must be on a disk that all of them see.
 
     Attributes:
         meter: what each stage cost, also of one that was finished earlier; a result's fact
@@ -74,16 +74,13 @@ class Stages:
             return None
         return self._root / f"{name}-{digest_of([_VERSION, inputs])[:_DIGITS]}.safetensors"
 
-    def run(
-        self, name: str, inputs: object, make: Callable[[], Result], *, by_all: bool = False
-    ) -> Result:
+    def run(self, name: str, inputs: object, make: Callable[[], Result]) -> Result:
         """The result of a stage: read if it is finished, else made and kept.
 
         Args:
             name: of the stage.
             inputs: everything the result depends on; see ``digest_of``.
-            make: makes it.
-            by_all: every process takes part in making it; else rank 0 alone does.
+            make: makes it; called by every process.
 
         Returns:
             The result, the same whether it was made now or earlier.
@@ -97,13 +94,12 @@ class Stages:
             if self._say is not None and place.rank == 0:
                 self._say(f"{name}: finished earlier, read from {path.name}")
         else:
-            if by_all or place.rank == 0:
-                result = self._measured(name, make)
-                if place.rank == 0:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    cost = self.meter.costs[-1].facts()
-                    write_result(path, replace(result, facts={**result.facts, "cost": cost}))
-                self.meter.costs.pop()
+            result = self._measured(name, make)
+            if place.rank == 0:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                cost = self.meter.costs[-1].facts()
+                write_result(path, replace(result, facts={**result.facts, "cost": cost}))
+            self.meter.costs.pop()
             ranks.wait()
         result = read_result(path)
         if "cost" in result.facts:

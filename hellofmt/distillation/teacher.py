@@ -48,6 +48,7 @@ __all__ = [
     "Teacher",
     "TeacherPool",
     "check_teacher",
+    "device_of",
     "load_teacher",
     "save_teacher",
     "teacher_accuracy",
@@ -85,8 +86,8 @@ class TeacherPool(nn.Module):
         return torch.stack([teacher(views) for teacher in self.teachers]).mean(0)
 
 
-def _device_of(function: object) -> torch.device:
-    """Where a network lies; a bare function takes CPU tensors."""
+def device_of(function: object) -> torch.device:
+    """Where the tensors of a network lie; a bare function takes CPU tensors."""
     if isinstance(function, nn.Module):
         for tensor in (*function.parameters(), *function.buffers()):
             return tensor.device
@@ -97,7 +98,7 @@ def _logits(
     teacher: Callable[[Tensor], Tensor], images: ArrayImages, size: int, batch_size: int
 ) -> Iterator[Tensor]:
     """Logits of real images on the CPU, a batch at a time."""
-    device = _device_of(teacher)
+    device = device_of(teacher)
     with torch.inference_mode():
         for i in range(0, len(images), batch_size):
             views = prepare_images(images.pixels[i : i + batch_size], size)

@@ -20,6 +20,9 @@ from torch import distributed
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
+    from typing import Any
+
+    from numpy.typing import NDArray
 
 __all__ = [
     "Place",
@@ -31,16 +34,20 @@ __all__ = [
     "share",
     "sum_",
     "sum_gradients",
+    "sum_rows_",
     "wait",
 ]
 
 
 _PATIENCE: Final = timedelta(days=30)
-"""What rank 0 does alone (a teacher, the choice of images) may take hours, and the others wait.
+"""What rank 0 does alone (training a teacher, for one) may take hours, and the others wait.
 
 The backends' own limits are 10 and 30 minutes. A process that *dies* needs no limit to be noticed:
 its connections close, and ``torchrun`` ends the others.
 """
+
+_MESSAGE_BYTES: Final = 1 << 26
+"""Sent at once of a large array: pixels of a data set need not fit on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,26 @@ def sum_(tensor: torch.Tensor) -> torch.Tensor:
     if current().world > 1:
         distributed.all_reduce(tensor)
     return tensor
+
+
+def sum_rows_(array: NDArray[Any]) -> NDArray[Any]:
+    """Replace ``array`` by its sum over all processes.
+
+    Where each process filled rows of its own and left zeros elsewhere, this gathers them without
+    changing a bit: ``x + 0`` is ``x``.
+
+    Args:
+        array: contiguous, of a dtype that torch knows; the same shape in every process.
+
+    Returns:
+        The same array.
+    """
+    if current().world > 1:
+        flat = torch.from_numpy(array).view(-1)
+        device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+        for part in flat.split(max(1, _MESSAGE_BYTES // array.itemsize)):
+            part.copy_(sum_(part.to(device)))
+    return array
 
 
 def agreed(fact: bool) -> bool:

@@ -172,8 +172,8 @@ def test_a_full_disk_names_the_file_and_keeps_what_is_finished(
     assert not work.exists()
 
 
-def test_two_processes_fit_the_same_function(images, teacher, tmp_path, run_hello):
-    arguments = ["fit", images, "--teacher", teacher, *FIT, "--precision", "fp32"]
+def test_two_processes_make_the_same_archive(images, teacher, tmp_path, run_hello):
+    arguments = ["distill", images, "--teacher", teacher, *FIT, "--precision", "fp32", "--ipc", "2"]
     one = run_hello(*arguments, "-o", tmp_path / "one.hello")
     assert one.returncode == 0, one.stderr
     with socket.socket() as probe:
@@ -198,6 +198,7 @@ def test_two_processes_fit_the_same_function(images, teacher, tmp_path, run_hell
     assert "label function" in output[0][0]
     assert output[1][0] == ""
     with open_archive(tmp_path / "one.hello") as a, open_archive(tmp_path / "two.hello") as b:
+        assert [a.image(k) for k in range(6)] == [b.image(k) for k in range(6)]
         for section in ("adapter", "head"):
             ours, theirs = a.tensors(section), b.tensors(section)
             assert sorted(ours) == sorted(theirs)

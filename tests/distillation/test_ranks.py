@@ -1,0 +1,100 @@
+"""Two processes over gloo choose and refine the same images as one, to the bit."""
+
+from __future__ import annotations
+
+import multiprocessing
+
+import numpy as np
+import pytest
+import torch
+
+from hellofmt.distillation import select
+from hellofmt.distillation.refine import RefineSettings, refine_images
+from hellofmt.distillation.select import SelectSettings, select_images
+from hellofmt.student import ranks
+
+CHOICE = SelectSettings(ipc=2, factor=2, crops=2)
+REFINING = RefineSettings(steps=2, batch_size=5)
+
+
+class Teacher:
+    """Counts the crops that it is shown."""
+
+    def __init__(self):
+        self.seen = 0
+
+    def __call__(self, views):
+        self.seen += len(views)
+        mean = views.mean((1, 2, 3))
+        return torch.stack([8 * mean, 8 * (1 - mean), torch.zeros_like(mean)], dim=1)
+
+
+def made(source, projector, views):
+    """Everything that is gathered, what a process did itself, and what it says."""
+    teacher, steps = Teacher(), []
+    chosen = select_images(source, teacher, views, CHOICE)
+    done = refine_images(
+        chosen, source, projector, views, REFINING, on_step=lambda *k: steps.append(k)
+    )
+    arrays = [vars(selection) for selection in (chosen, done.selection)]
+    return arrays, (done.before, done.after), teacher.seen, steps
+
+
+def work(rank, store, arguments, out):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=2
+    )
+    try:
+        out.put((rank, made(*arguments)))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_two_processes_choose_and_refine_the_same_images_as_one(
+    stripes, views, make_projector, tmp_path, monkeypatch
+):
+    # Many batches, so that they do not end where classes do, and messages of a few rows.
+    monkeypatch.setattr(select, "_BATCH", 7)
+    monkeypatch.setattr(ranks, "_MESSAGE_BYTES", 40)
+    arguments = stripes(per_class=10), make_projector(), views()
+    one, losses, crops, steps = made(*arguments)
+    context = multiprocessing.get_context("fork")
+    out = context.SimpleQueue()
+    processes = [
+        context.Process(target=work, args=(rank, tmp_path / "store", arguments, out))
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    two = dict(out.get() for _ in processes)
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    for got, their_losses, _, _ in two.values():
+        assert their_losses == losses
+        for mine, theirs in zip(one, got, strict=True):
+            assert sorted(mine) == sorted(theirs)
+            for name, array in mine.items():
+                assert np.array_equal(array, theirs[name]), name
+    # 20 crops of each class in batches of 7: nine batches, four for the first. 24 cells in batches
+    # of 5: five batches, two for the first.
+    assert [crops, two[0][2], two[1][2]] == [60, 27, 33]
+    assert [steps[-1], two[0][3][-1], two[1][3][-1]] == [(10, 10), (4, 4), (6, 6)]
+    assert losses[1] < losses[0]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64])
+def test_one_process_gathers_from_nobody(dtype):
+    array = np.arange(6, dtype=dtype)
+    assert ranks.sum_rows_(array) is array
+    assert array.tolist() == [0, 1, 2, 3, 4, 5]
