@@ -126,8 +126,9 @@ class DemoSettings:
     held_out: int = 500
     teacher_steps: int = 300
     fit: FitSettings = field(
+        # In float32 on every machine, so that its figures are those that are committed.
         default_factory=lambda: FitSettings(
-            loss="kl", temperature=4.0, steps=1700, batch_size=32, learning_rate=6e-3
+            loss="kl", temperature=4.0, steps=1700, batch_size=32, learning_rate=6e-3, mixed=False
         )
     )
     rank: int = 16

@@ -14,6 +14,7 @@ from hellofmt.loading import FORMS, HelloDataset, write_labels
 from hellofmt.student import read_teacher
 from hellofmt_cli.output import (
     count,
+    device_option,
     echo_json,
     echo_page,
     json_option,
@@ -56,7 +57,7 @@ def _teacher(text: str, archive: HelloFile, device: str) -> nn.Module:
 @click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--base", metavar="BASE", help="Base encoder, for an archive that needs one.")
 @click.option("--expect", metavar="ID", help="The id the archive must have.")
-@click.option("--device", default="cpu", show_default=True, help="Where labels are made.")
+@device_option("Where labels are made.")
 @limit_option
 @json_option
 def labels(

@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 import msgspec
+import torch
 
 from hellofmt.archive import (
     Arch,
@@ -32,6 +33,7 @@ from hellofmt.distillation import (
     SelectSettings,
     Stages,
     TeacherPool,
+    agreed,
     build_network,
     check_target,
     default_steps,
@@ -50,12 +52,21 @@ from hellofmt.distillation import (
 )
 from hellofmt.errors import UserInputError
 from hellofmt.projector import load_base, seeded_base
-from hellofmt_cli.output import count, echo_json, echo_page, progress, shown_path, size, warn
+from hellofmt.student import Autocast, autocast_on
+from hellofmt_cli.output import (
+    count,
+    device_option,
+    echo_json,
+    echo_page,
+    progress,
+    shown_path,
+    size,
+    warn,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import torch
     from torch import Tensor
 
     from hellofmt.archive import Storage, Views
@@ -65,6 +76,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Data",
     "bar",
+    "choose_autocast",
     "cost_documents",
     "cost_lines",
     "data_options",
@@ -107,11 +119,11 @@ data_options = _all(
     click.option("--view-flip", type=click.FloatRange(0, 1), help="[default: 0.5]"),
     click.option("--view-mix", type=click.Choice(["none", "cutmix", "mixup"])),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
-    click.option("--device", default="cpu", show_default=True, help="Where networks run."),
+    device_option("Where networks run."),
     click.option(
         "--mixed/--no-mixed",
         default=None,
-        help="Train in bfloat16, several times faster on CPUs with AMX.  [default: on CUDA alone]",
+        help="Train in bfloat16.  [default: where the device has units for it]",
     ),
 )
 """DATA and how it is seen, read by ``read_data``; seed and device."""
@@ -281,6 +293,20 @@ def bar(label: str) -> AbstractContextManager[Callable[[int, int], None] | None]
     return progress(label, "step") if is_speaking() else nullcontext()
 
 
+def choose_autocast(options: dict[str, Any]) -> Autocast:
+    """Decide whether networks are trained in bfloat16, as rank 0 does, and say it.
+
+    Args:
+        options: of ``data_options``.
+
+    Returns:
+        The decision, the same in every process.
+    """
+    chosen = autocast_on(torch.device(options["device"]), options["mixed"])
+    say(f"training in {chosen}")
+    return replace(chosen, is_mixed=agreed(chosen.is_mixed))
+
+
 def steps_of(epochs: int, images: int, batch_size: int) -> int:
     """Gradient steps of so many passes."""
     return max(1, -(-epochs * images // batch_size))
@@ -329,6 +355,7 @@ def _read_teacher(
     work: Path,
     options: dict[str, Any],
     ipc: int | None,
+    is_mixed: bool,
     meter: Meter,
 ) -> torch.nn.Module:
     """The mean of the teachers that the user names; a bare network name is trained first."""
@@ -349,7 +376,7 @@ def _read_teacher(
                 text,
                 options["teacher_epochs"],
                 batch_size,
-                options["mixed"],
+                is_mixed,
             ]
             folder = work / f"teacher-{digest_of([*facts, options['seed']])[:20]}"
             steps = steps_of(options["teacher_epochs"], len(train), batch_size)
@@ -365,7 +392,7 @@ def _read_teacher(
                     seed=options["seed"],
                     device=options["device"],
                     build=build_network,
-                    mixed=options["mixed"],
+                    mixed=is_mixed,
                     on_step=on_step,
                 )
             network = build_network(text, len(keys), views.size)
@@ -395,7 +422,7 @@ def _settings(options: dict[str, Any], base: LoadedBase) -> ProjectorSettings:
     )
 
 
-def _plan(options: dict[str, Any], images: int) -> FitSettings:
+def _plan(options: dict[str, Any], images: int, is_mixed: bool) -> FitSettings:
     """How the projector is fitted."""
     if options["steps"] is not None and options["epochs"] is not None:
         raise UserInputError.make("E_OPTION", "`--steps` and `--epochs`: expected one, got both")
@@ -412,7 +439,7 @@ def _plan(options: dict[str, Any], images: int) -> FitSettings:
         batch_size=batch_size,
         learning_rate=options["lr"],
         seed=options["seed"],
-        mixed=options["mixed"],
+        mixed=is_mixed,
     )
 
 
@@ -521,13 +548,16 @@ def _make_archive(
     stages = Stages(work, say=say)
     base = _read_base(options["base"], data.views)
     train = split_validation(data.images, seed=options["seed"])[0]
-    plan = _plan(options, len(train))
+    autocast = choose_autocast(options)
+    plan = _plan(options, len(train), autocast.is_mixed)
     check_target(output, force=options["force"])
     settings = _settings(options, base)
     if any(map(is_network, options["teachers"])):
         # What the fit would refuse is refused before a teacher is trained for it.
         settings.build(base, data.images)
-    teacher = _read_teacher(options["teachers"], data, Path(work), options, ipc, stages.meter)
+    teacher = _read_teacher(
+        options["teachers"], data, Path(work), options, ipc, autocast.is_mixed, stages.meter
+    )
     rows: list[Precision] = []
 
     def before(projector: Projector) -> None:
@@ -597,6 +627,7 @@ def _make_archive(
                     "trained": report.trained,
                 },
                 "ipc": ipc,
+                "mixed": autocast.is_mixed,
                 "cost": cost_documents(report.costs),
                 "refined": None if report.refined is None else list(report.refined),
                 "precisions": [
@@ -621,4 +652,5 @@ def _make_archive(
         before_loss, after_loss = report.refined
         saved = 100 * (1 - after_loss / before_loss) if before_loss else 0.0
         lines.append(("refined", f"{before_loss:.3g} to {after_loss:.3g}, {saved:.0f} % lower"))
+    lines.append(("trained in", str(autocast)))
     echo_page([*lines, *cost_lines(report.costs), ("id", report.id)])

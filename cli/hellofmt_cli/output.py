@@ -14,11 +14,11 @@ import sys
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hellofmt.errors import HelloIOError, printable
+from hellofmt.errors import HelloIOError, UserInputError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "count",
+    "device_option",
     "echo_json",
     "echo_page",
     "json_option",
@@ -40,6 +41,8 @@ __all__ = [
     "warn",
     "write_text",
 ]
+
+_Command = TypeVar("_Command", bound="Callable[..., Any]")
 
 JSON_KEY = "hellofmt.json"
 """Key of ``ctx.meta``: the user asked for one JSON document, so an error is one as well."""
@@ -113,6 +116,37 @@ json_option = click.option(
     help="Print one JSON document instead of text.",
 )
 """``--json``, passed to the command as ``as_json``."""
+
+
+def _parse_device(_ctx: click.Context, _param: click.Parameter, text: str) -> str:
+    """Refuse a device that is not here, before anything is read for it."""
+    import torch
+
+    try:
+        device = torch.device(text)
+        if device.type == "cuda":
+            # Only counted: under torchrun every process has a GPU of its own, chosen later.
+            if (device.index or 0) >= torch.cuda.device_count():
+                number = torch.cuda.device_count()
+                raise UserInputError.make(
+                    "E_OPTION", f"device `{printable(text)}`: torch sees {number} CUDA devices here"
+                )
+        elif device.type != "cpu":
+            torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        raise UserInputError.make(
+            "E_OPTION",
+            f"device `{printable(text)}`: expected `cpu`, or another that torch can use here, such"
+            f" as `cuda` or `cuda:1`: {printable(error, 80)}",
+        ) from error
+    return text
+
+
+def device_option(what: str) -> Callable[[_Command], _Command]:
+    """``--device``, the text of a device that is here; ``what`` is its help."""
+    return click.option(
+        "--device", default="cpu", show_default=True, callback=_parse_device, help=what
+    )
 
 
 def _parse_limits(ctx: click.Context, _: click.Parameter, values: tuple[str, ...]) -> None:

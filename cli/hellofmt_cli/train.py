@@ -32,7 +32,14 @@ from hellofmt.student import (
 )
 from hellofmt_cli.curves import Log
 from hellofmt_cli.making import bar, is_speaking
-from hellofmt_cli.output import echo_json, echo_page, json_option, limit_option, limits
+from hellofmt_cli.output import (
+    device_option,
+    echo_json,
+    echo_page,
+    json_option,
+    limit_option,
+    limits,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,7 +91,7 @@ _TORCHVISION = "torchvision:"
 @click.option("--base", metavar="BASE", help="Base encoder, for an archive that needs one.")
 @click.option("--expect", metavar="ID", help="The id the archive must have.")
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--device", default="cpu", show_default=True, help="Where everything runs.")
+@device_option("Where everything runs.")
 @click.option("--mixed", is_flag=True, help="The student computes in bfloat16.")
 @click.option(
     "--checkpoint",

@@ -50,7 +50,7 @@ from hellofmt.distillation.trajectory import (
     read_trajectory,
     train_trajectory,
 )
-from hellofmt.student.ranks import joined
+from hellofmt.student.ranks import agreed, joined
 from hellofmt.student.results import digest_of
 
 __all__ = [
@@ -72,6 +72,7 @@ __all__ = [
     "Teacher",
     "TeacherPool",
     "Trajectory",
+    "agreed",
     "build_network",
     "check_target",
     "check_teacher",

@@ -36,6 +36,7 @@ from hellofmt.distillation.teacher import device_of
 from hellofmt.errors import UserInputError
 from hellofmt.projector import STORAGES, stored_labelers
 from hellofmt.student import ranks
+from hellofmt.student.autocast import autocast_on
 from hellofmt.student.batches import ArrayBatches
 from hellofmt.student.resume import read_state, write_state
 
@@ -82,8 +83,8 @@ class FitSettings:
         warmup: fraction of the steps.
         clip: largest norm of the gradient.
         seed: of order and views.
-        mixed: towers in bfloat16 autocast; None does so on CUDA alone. On a CPU with bfloat16
-            matrix units it is several times faster. Fidelity is measured in float32 regardless.
+        mixed: towers in bfloat16 autocast; None does so where the device has units for it, see
+            ``student.autocast``. Fidelity is measured in float32 regardless.
     """
 
     loss: Literal["kl", "mse_ce"] = "kl"
@@ -100,7 +101,7 @@ class FitSettings:
 
     def is_mixed(self, device: torch.device) -> bool:
         """Whether the towers run in bfloat16 autocast on ``device``."""
-        return device.type == "cuda" if self.mixed is None else self.mixed
+        return autocast_on(device, self.mixed).is_mixed
 
 
 @dataclass(frozen=True)
@@ -359,10 +360,11 @@ def fit_projector(
 ) -> Fidelity:
     """Fit ``projector`` to ``teacher`` in place.
 
-    The towers run in bfloat16 autocast where ``settings.mixed`` says so, by default on CUDA; what
-    is trained, the loss and the fidelity are float32. On a CPU the result of a run that was killed
-    and continued has the same bits as one that was not. Under ``torchrun`` every process takes its
-    share of each batch; the result is that of one process up to the rounding of sums.
+    The towers run in bfloat16 autocast where ``settings.mixed`` says so, by default where the
+    device has units for it; what is trained, the loss and the fidelity are float32. On a CPU the
+    result of a run that was killed and continued has the same bits as one that was not. Under
+    ``torchrun`` every process takes its share of each batch; the result is that of one process up
+    to the rounding of sums.
 
     Args:
         projector: from ``Projector.build``; its trained tensors move. Views go to its device.

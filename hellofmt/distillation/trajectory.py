@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -35,6 +36,7 @@ from hellofmt.distillation.teacher import (
 )
 from hellofmt.errors import HelloIOError, UserInputError, printable
 from hellofmt.student import ranks
+from hellofmt.student.autocast import autocast_on
 from hellofmt.student.batches import ArrayBatches
 from hellofmt.student.networks import build_student
 from hellofmt.student.results import digest_of, write_file
@@ -224,8 +226,8 @@ def train_trajectory(
         recipe: a ``ce`` recipe.
         device: where it trains.
         build: makes the network from (name, classes, size, seed=seed).
-        mixed: train in bfloat16 autocast; None does so on CUDA alone. Accuracies are measured in
-            float32.
+        mixed: train in bfloat16 autocast; None does so where the device has units for it, see
+            ``student.autocast``. Accuracies are measured in float32.
         on_step: called with the steps done and their number.
 
     Returns:
@@ -243,22 +245,30 @@ def train_trajectory(
         )
     root = Path(folder)
     if ranks.current().rank == 0:
-        _train(
-            source,
-            views,
-            root,
-            network,
-            steps,
-            held_out,
-            checkpoints,
-            batch_size,
-            seed,
-            recipe,
-            torch.device(device),
-            build,
-            mixed,
-            on_step,
-        )
+        where, is_ours = torch.device(device), not root.exists()
+        try:
+            _train(
+                source,
+                views,
+                root,
+                network,
+                steps,
+                held_out,
+                checkpoints,
+                batch_size,
+                seed,
+                recipe,
+                where,
+                build,
+                autocast_on(where, mixed).is_mixed,
+                on_step,
+            )
+        except BaseException:
+            # A folder in which nothing was kept is not left behind.
+            if is_ours:
+                with suppress(OSError):
+                    root.rmdir()
+            raise
     ranks.wait()
     return read_trajectory(root)
 
@@ -276,13 +286,13 @@ def _train(
     recipe: Recipe,
     device: torch.device,
     build: Callable[..., nn.Module],
-    mixed: bool | None,
+    is_mixed: bool,
     on_step: Callable[[int, int], None] | None,
 ) -> None:
     if batch_size is not None:
         recipe = replace(recipe, batch_size=batch_size)
     checkpoints = min(checkpoints, steps)
-    run = digest_of([network, steps, checkpoints, recipe, seed, views, source, held_out, mixed])
+    run = digest_of([network, steps, checkpoints, recipe, seed, views, source, held_out, is_mixed])
     if (root / TRAJECTORY_FILE).exists():
         if read_trajectory(root).run != run:
             raise HelloIOError.make(
@@ -295,7 +305,6 @@ def _train(
     model = build(network, count, views.size, seed=seed).to(device)
     model.to(memory_format=torch.channels_last)
     model.train()
-    is_mixed = device.type == "cuda" if mixed is None else mixed
     optimiser = optimiser_of(model, recipe)
     batches = ArrayBatches(source.pixels, source.labels, count, views, recipe.batch_size, seed)
     root.mkdir(parents=True, exist_ok=True)

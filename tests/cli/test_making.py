@@ -73,6 +73,9 @@ def test_mixed_precision_reaches_teach_and_fit(images, teacher, tmp_path, invoke
         done = invoke("fit", images, "--teacher", teacher, *FIT, option, "--work", work, "-o", path)
         assert done.exit_code == 0, done.stderr
         assert "finished earlier" not in done.stderr
+        kind = {"a": "float32", "b": "bfloat16"}[name]
+        assert f"training in {kind}: as asked for\n" in done.stderr
+        assert re.search(rf"^trained in +{kind}: as asked for$", done.stdout, re.MULTILINE)
     with open_archive(tmp_path / "a.hello") as a, open_archive(tmp_path / "b.hello") as b:
         assert a.id != b.id
 
@@ -83,6 +86,7 @@ def test_fit_writes_a_label_function_that_pack_takes(images, teacher, tmp_path, 
     assert done.exit_code == 0, done.stderr
     assert "fit: " in done.stderr
     assert "3 steps of 16 views, about" in done.stderr
+    assert re.search("training in b?float(16|32): this CPU has ", done.stderr)
     with open_archive(path) as file:
         assert len(file) == 0
         assert file.classes.keys == list(KEYS)
@@ -106,6 +110,7 @@ def test_distill_in_one_command(images, tmp_path, invoke, invoke_json):
     assert sizes["float32"] == pytest.approx(2 * sizes["float16"], rel=0.05)
     assert sizes["int4"] < sizes["int8"]
     assert done["refined"][1] <= done["refined"][0]
+    assert done["mixed"] in (True, False)
     assert [cost["stage"] for cost in done["cost"]] == [
         *("teacher", "check", "fit", "select", "refine", "write")
     ]
@@ -198,7 +203,7 @@ def test_two_processes_make_the_same_archive(images, teacher, tmp_path, run_hell
     assert "label function" in output[0][0]
     assert output[1][0] == ""
     with open_archive(tmp_path / "one.hello") as a, open_archive(tmp_path / "two.hello") as b:
-        assert [a.image(k) for k in range(6)] == [b.image(k) for k in range(6)]
+        assert a.read_images(range(6)) == b.read_images(range(6))
         for section in ("adapter", "head"):
             ours, theirs = a.tensors(section), b.tensors(section)
             assert sorted(ours) == sorted(theirs)
@@ -276,6 +281,21 @@ def test_bad_input_is_one_line(
     assert len(lines) == 1
     assert message in lines[0]
     assert [name for name in tree(tmp_path) if "__pycache__" not in name] == before
+
+
+@pytest.mark.parametrize(
+    ("device", "why"),
+    [
+        ("abacus", "Expected one of cpu, cuda"),
+        ("meta", "cannot be called on meta tensors"),
+        ("cuda:99", r"torch sees \d+ CUDA devices here"),
+    ],
+)
+@pytest.mark.parametrize("command", ["teach", "train"])
+def test_a_device_that_is_not_here_is_one_line(invoke, command, device, why):
+    done = invoke(command, "nowhere", "--device", device)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert re.fullmatch(f"Error: E_OPTION: device `{device}`: .*{why}.*\n", done.stderr)
 
 
 def test_grey_images_are_converted_and_said(images, teacher, tmp_path, invoke):
