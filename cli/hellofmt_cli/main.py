@@ -128,7 +128,7 @@ class _Hello(click.Group):
 
 def _with_options(text: str) -> str:
     """An error of the library, its last advice in words of the command line."""
-    for advice in ("`force` replaces it", "`reencode` converts it"):
+    for advice in ("`force` replaces it", "`reencode` converts it", "pass a `size`"):
         if text.endswith(f"; {advice}"):
             return text.removesuffix(advice) + advice.replace("`", "`--", 1)
     return text

@@ -83,6 +83,7 @@ __all__ = [
     "fit_options",
     "is_speaking",
     "make_archive",
+    "measured_kind",
     "read_data",
     "say",
     "steps_of",
@@ -213,6 +214,7 @@ STORAGES: Final[dict[str, Storage]] = {
 _EVALUATIONS: Final = 10
 _STEPS_PER_EVALUATION: Final = 20
 _SEEDED: Final = "seeded"
+_HELD_OUT: Final = "held-out images"
 
 
 @dataclass(frozen=True)
@@ -293,6 +295,11 @@ def bar(label: str) -> AbstractContextManager[Callable[[int, int], None] | None]
     return progress(label, "step") if is_speaking() else nullcontext()
 
 
+def measured_kind(images: ArrayImages, held_out: ArrayImages) -> str:
+    """What ``split_validation`` measures on: with few images it gives the same ones twice."""
+    return "the training images" if held_out is images else _HELD_OUT
+
+
 def choose_autocast(options: dict[str, Any]) -> Autocast:
     """Decide whether networks are trained in bfloat16, as rank 0 does, and say it.
 
@@ -369,6 +376,7 @@ def _read_teacher(
         name = text
         if is_network(text):
             train, held_out = split_validation(images, seed=options["seed"])
+            kind = measured_kind(images, held_out)
             batch_size = min(options["batch_size"], len(train))
             facts = [
                 digest_of(images),
@@ -398,7 +406,7 @@ def _read_teacher(
             network = build_network(text, len(keys), views.size)
             meter.set_gflop(network_gflop(network, views.size, steps * batch_size, backward=True))
             last = trajectory.checkpoints[-1].accuracy
-            say(f"teacher {text}: {last:.1f} % of held-out images, trained on {len(train):,}")
+            say(f"teacher {text}: {last:.1f} % of {kind}, trained on {len(train):,}")
             name = str(folder)
         teachers.append(load_named_teacher(name, keys, views, fraction=fraction))
     pool = teachers[0] if len(teachers) == 1 else TeacherPool(teachers)
@@ -547,7 +555,10 @@ def _make_archive(
     work = options["work"] or f"{output}.work"
     stages = Stages(work, say=say)
     base = _read_base(options["base"], data.views)
-    train = split_validation(data.images, seed=options["seed"])[0]
+    train, held_out = split_validation(data.images, seed=options["seed"])
+    kind = measured_kind(data.images, held_out)
+    if kind != _HELD_OUT and is_speaking():
+        warn(f"a class has too few images to hold one out: accuracies are of {kind}")
     autocast = choose_autocast(options)
     plan = _plan(options, len(train), autocast.is_mixed)
     check_target(output, force=options["force"])
@@ -644,7 +655,7 @@ def _make_archive(
         return
     lines: list[tuple[str, str] | None] = [
         ("written", f"{shown_path(output)}, {size(size_bytes)}"),
-        ("teacher", f"{report.teacher_accuracy:.1f} % of held-out images"),
+        ("teacher", f"{report.teacher_accuracy:.1f} % of {kind}"),
         ("label function", f"{report.projector_accuracy:.1f} %, {report.trained:,} values"),
         ("fidelity", _fidelity_text(report.fidelity)),
     ]

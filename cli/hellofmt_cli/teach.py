@@ -22,6 +22,7 @@ from hellofmt_cli.making import (
     cost_documents,
     cost_lines,
     data_options,
+    measured_kind,
     read_data,
     say,
     steps_of,
@@ -63,8 +64,9 @@ def teach(
     read = read_data(data, options)
     if folder is None:
         train, held_out = split_validation(read.images, seed=options["seed"])
+        kind = measured_kind(read.images, held_out)
     else:
-        train = read.images
+        train, kind = read.images, f"images of {shown_path(folder)}"
         held_out = read_source(folder, read.views.size, classes=read.images.classes)
     steps = steps_of(epochs, len(train), batch_size)
     say(f"teach: {arch}, {steps:,} steps of {batch_size} views")
@@ -110,4 +112,4 @@ def teach(
     rows += [(f"step {c.step:,}", f"{c.accuracy:.1f} %") for c in done.checkpoints]
     rows.append(("trained in", str(autocast)))
     rows += cost_lines(meter.costs)
-    echo_page([*rows, ("measured on", f"{len(held_out):,} images")])
+    echo_page([*rows, ("measured on", f"{len(held_out):,} {kind}")])

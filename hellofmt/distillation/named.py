@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,7 +30,7 @@ from torch import nn
 from hellofmt.archive.manifest import decimal_string
 from hellofmt.distillation.teacher import Teacher, TeacherPool, load_teacher
 from hellofmt.distillation.trajectory import TRAJECTORY_FILE, Trajectory, read_trajectory
-from hellofmt.errors import UserInputError, printable
+from hellofmt.errors import HelloIOError, UserInputError, printable
 from hellofmt.student.networks import build_student, is_student
 
 if TYPE_CHECKING:
@@ -60,8 +61,22 @@ def _factory(text: str) -> Any:
     return found
 
 
+def _raised(error: Exception) -> str:
+    """``KeyError: 'x' (net.py, line 3)``: the innermost line, which is rarely ours."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(frame.filename).name}, line {frame.lineno}"
+    return printable(f"{type(error).__name__}: {error} ({where})")
+
+
 def _from_factory(text: str, classes: int) -> nn.Module:
-    made = _factory(text)(classes)
+    factory = _factory(text)
+    try:
+        made = factory(classes)
+    except Exception as error:
+        # Code of the user: what it raises is its own business, where it raised it is not.
+        raise UserInputError.make(
+            "E_OPTION", f"network `{printable(text)}` cannot be made: {_raised(error)}"
+        ) from error
     if not isinstance(made, nn.Module):
         raise UserInputError.make(
             "E_OPTION",
@@ -114,6 +129,16 @@ def _normalised_by(views: Views, mean: Sequence[float], std: Sequence[float]) ->
 
 def _pretrained(text: str, views: Views) -> Teacher:
     """A library's network with the weights that it published, and their normalisation."""
+    try:
+        return _published(text, views)
+    except OSError as error:
+        # What the libraries raise names neither the network nor what was wanted.
+        raise HelloIOError.make(
+            "E_HTTP", f"weights of `{printable(text)}` cannot be downloaded: {printable(error)}"
+        ) from error
+
+
+def _published(text: str, views: Views) -> Teacher:
     if text.startswith(_TIMM):
         network = _pretrained_timm(text.removeprefix(_TIMM))
         config = cast("dict[str, Any]", getattr(network, "pretrained_cfg", {}))
@@ -191,6 +216,7 @@ def load_named_teacher(
     Raises:
         UserInputError: the text cannot be understood (E_OPTION), or the teacher is of other classes
             or another network (E_TEACHER).
+        HelloIOError: published weights cannot be downloaded (E_HTTP).
         OSError: a file cannot be read.
     """
     network, equals, file = text.partition("=")

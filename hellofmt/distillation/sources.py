@@ -20,7 +20,7 @@ import tarfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import numpy as np
 import torchvision
@@ -202,6 +202,10 @@ class _Reader:
         """Decode one file."""
         try:
             with Image.open(source, formats=("PNG", "JPEG", "WEBP")) as image:
+                # Pillow drops the low byte of 16-bit colours and says so nowhere else.
+                is_deep = any("16" in str(tile.args) for tile in image.tile)
+                if is_deep and not image.mode.startswith("I"):
+                    _refuse_depth(f"{image.mode} of 16 bits", name)
                 image.load()
                 self.add_image(image, name)
         except (
@@ -224,10 +228,7 @@ class _Reader:
             UserInputError: more than 8 bits a channel, or another shape without a size (E_DATA).
         """
         if image.mode.startswith(("I", "F")):
-            raise UserInputError.make(
-                "E_DATA",
-                f"image `{printable(name)}` has mode {image.mode}; expected 8 bits per channel",
-            )
+            _refuse_depth(image.mode, name)
         has_alpha = "A" in image.mode or "transparency" in image.info
         if image.mode != "RGB" or has_alpha:
             kind = "with an alpha channel" if has_alpha else _MODES.get(image.mode, image.mode)
@@ -238,7 +239,7 @@ class _Reader:
             raise UserInputError.make(
                 "E_DATA",
                 f"`{printable(name)}` is {pixels.shape[1]} x {pixels.shape[0]} pixels, others are"
-                f" {first[1]} x {first[0]}; pass a size",
+                f" {first[1]} x {first[0]}; pass a `size`",
             )
         self.images.append(pixels)
 
@@ -248,6 +249,12 @@ class _Reader:
             f"{number:,} of {len(self.images):,} images {kind}: converted to RGB"
             for kind, number in sorted(self.converted.items())
         )
+
+
+def _refuse_depth(mode: str, name: object) -> NoReturn:
+    raise UserInputError.make(
+        "E_DATA", f"image `{printable(name)}` has mode {mode}; expected 8 bits per channel"
+    )
 
 
 _MODES = {"L": "in grey", "1": "in black and white", "P": "with a palette", "CMYK": "in CMYK"}

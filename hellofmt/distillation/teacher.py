@@ -105,6 +105,20 @@ def _logits(
             yield teacher(views.to(device)).float().cpu()
 
 
+def _tried_logits(
+    teacher: Callable[[Tensor], Tensor], images: ArrayImages, size: int
+) -> Iterator[Tensor]:
+    """The logits of a teacher that may be anybody's."""
+    try:
+        yield from _logits(teacher, images, size, 512)
+    except Exception as error:
+        # What a network that wants other images raises is its own business.
+        text = printable(f"{type(error).__name__}: {error}")
+        raise UserInputError.make(
+            "E_TEACHER", f"the teacher cannot run on views of {size} x {size} pixels: {text}"
+        ) from error
+
+
 def teacher_accuracy(
     teacher: Callable[[Tensor], Tensor], images: ArrayImages, size: int, *, batch_size: int = 512
 ) -> float:
@@ -141,28 +155,21 @@ def check_teacher(teacher: Callable[[Tensor], Tensor], images: ArrayImages, size
     """
     classes = len(images.classes)
     parts: list[NDArray[np.int64]] = []
-    try:
-        for logits in _logits(teacher, images, size, 512):
-            if logits.ndim != 2 or logits.shape[1] != classes:
-                raise UserInputError.make(
-                    "E_TEACHER",
-                    f"logits of the teacher: expected shape ({len(logits)}, {classes}) for"
-                    f" {len(logits)} images of {classes} classes, got {tuple(logits.shape)}",
-                )
-            broken = int((~torch.isfinite(logits)).any(1).sum())
-            if broken:
-                raise UserInputError.make(
-                    "E_TEACHER",
-                    f"logits of the teacher are not finite for {broken} of {len(logits)} real"
-                    " images; expected finite numbers",
-                )
-            parts.append(logits.argmax(1).numpy())
-    except (RuntimeError, TypeError, AssertionError) as error:
-        # What a network that wants other images raises is its own business.
-        raise UserInputError.make(
-            "E_TEACHER",
-            f"the teacher cannot run on views of {size} x {size} pixels: {printable(error)}",
-        ) from error
+    for logits in _tried_logits(teacher, images, size):
+        if logits.ndim != 2 or logits.shape[1] != classes:
+            raise UserInputError.make(
+                "E_TEACHER",
+                f"logits of the teacher: expected shape ({len(logits)}, {classes}) for"
+                f" {len(logits)} images of {classes} classes, got {tuple(logits.shape)}",
+            )
+        broken = int((~torch.isfinite(logits)).any(1).sum())
+        if broken:
+            raise UserInputError.make(
+                "E_TEACHER",
+                f"logits of the teacher are not finite for {broken} of {len(logits)} real"
+                " images; expected finite numbers",
+            )
+        parts.append(logits.argmax(1).numpy())
     predicted = np.concatenate(parts)
     accuracy = 100.0 * float(np.mean(predicted == images.labels))
     chance = 100.0 / classes
@@ -309,9 +316,12 @@ def load_teacher(
         else:
             teacher.network.load_state_dict(_without_prefix(state))
     except (RuntimeError, SafetensorError) as error:
+        # Of all tensors that differ the last is the head, where there is one.
+        reason = str(error).rstrip(" .").splitlines()[-1].strip()
         raise UserInputError.make(
             "E_TEACHER",
-            f"`{printable(path)}` does not hold a `{printable(name)}` for {classes} classes",
+            f"`{printable(path)}` does not hold a `{printable(name)}` for {classes} classes:"
+            f" {printable(reason)}",
         ) from error
     return teacher
 

@@ -306,6 +306,17 @@ def test_grey_images_are_converted_and_said(images, teacher, tmp_path, invoke):
     assert "Warning: 12 of 36 images in grey: converted to RGB" in done.stderr
 
 
+def test_images_that_cannot_be_held_out_are_called_what_they_are(images, tmp_path, invoke):
+    for path in (images / "grey").glob("10[3-9].png"):
+        path.unlink()
+    arguments = ("fit", images, "--teacher", "cnn", "--teacher-epochs", "8", *FIT)
+    done = invoke(*arguments, "-o", tmp_path / "p.hello")
+    assert done.exit_code == 0, done.stderr
+    assert "Warning: a class has too few images to hold one out: accuracies are of" in done.stderr
+    assert "held-out" not in done.stderr + done.stdout
+    assert re.search(r"^teacher +[\d.]+ % of the training images$", done.stdout, re.MULTILINE)
+
+
 def test_the_target_is_not_replaced(images, teacher, tmp_path, invoke):
     path = tmp_path / "p.hello"
     path.write_bytes(b"mine")

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import sys
+from urllib.error import URLError
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 
 from hellofmt.distillation.named import build_network, is_network, load_named_teacher
 from hellofmt.distillation.teacher import Teacher
 from hellofmt.distillation.trajectory import train_trajectory
-from hellofmt.errors import UserInputError
+from hellofmt.errors import HelloIOError, UserInputError
 from hellofmt.student.networks import build_student
 
 KEYS = ["rows", "columns", "grey"]
@@ -107,6 +109,32 @@ def test_stored_class_names_are_compared(folder, views, keys, message):
 def test_what_cannot_be_understood(views, text, message):
     with pytest.raises(UserInputError, match="E_OPTION: .*" + message):
         load_named_teacher(text, KEYS, views())
+
+
+def test_a_checkpoint_of_other_classes_says_what_differs(views, tmp_path):
+    save_file(build_student("cnn", 5, 8).state_dict(), tmp_path / "w.safetensors")
+    message = r"E_TEACHER: .*w\.safetensors` does not hold a `.*` for 3 classes: size mismatch for "
+    with pytest.raises(UserInputError, match=message + r".*\[5\].*\[3\]"):
+        load_named_teacher(f"cnn={tmp_path / 'w.safetensors'}", KEYS, views())
+
+
+def test_code_of_the_user_that_fails_is_one_line(tmp_path, monkeypatch, views):
+    (tmp_path / "failing.py").write_text("def net(classes):\n    raise KeyError('weights')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    message = r"`failing:net` cannot be made: KeyError: 'weights' \(failing\.py, line 2\)"
+    with pytest.raises(UserInputError, match="E_OPTION: network " + message):
+        load_named_teacher("failing:net", KEYS, views())
+
+
+def test_weights_that_cannot_be_downloaded_name_their_network(monkeypatch, views):
+    def offline(*_args, **_kwargs):
+        raise URLError("no route")
+
+    monkeypatch.setattr(torchvision.models, "get_model", offline)
+    message = "E_HTTP: weights of `torchvision:resnet18` cannot be downloaded: .*no route"
+    with pytest.raises(HelloIOError, match=message):
+        load_named_teacher("torchvision:resnet18", KEYS, views())
 
 
 def test_a_missing_file_stays_an_os_error(views):

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import io
+import struct
 import sys
 import tarfile
+import zlib
 
 import numpy as np
 import pytest
@@ -141,6 +143,25 @@ def folder_with_a_renamed_format(root):
     (root / "b" / "1.bmp").rename(root / "b" / "1.png")
 
 
+def folder_with_16_bit_colours(root):
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    save(root / "a" / "1.png")
+    (root / "b").mkdir()
+    rows = (b"\0" + bytes(range(48))) * 8
+    (root / "b" / "deep.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+    # It is an image: Pillow reads it, as one of 8 bits.
+    assert Image.open(root / "b" / "deep.png").convert("RGB").size == (8, 8)
+
+
 def folder_with_two_shapes(root):
     save(root / "a" / "1.png")
     save(root / "b" / "1.png", size=(9, 8))
@@ -155,7 +176,8 @@ def folder_with_two_shapes(root):
         (folder_with_text, r"notes.txt` is not an image; expected .jpeg, .jpg, .png, .webp"),
         (folder_with_a_broken_image, r"cannot read image `.*2\.png`"),
         (folder_with_a_renamed_format, r"cannot read image `.*1\.png`"),
-        (folder_with_two_shapes, "is 9 x 8 pixels, others are 8 x 8; pass a size"),
+        (folder_with_16_bit_colours, r"deep\.png` has mode RGB of 16 bits; expected 8 bits"),
+        (folder_with_two_shapes, "is 9 x 8 pixels, others are 8 x 8; pass a `size`"),
     ],
 )
 def test_unusable_folders(tmp_path, build, message):

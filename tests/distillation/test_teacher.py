@@ -140,6 +140,15 @@ def test_a_teacher_of_other_images(stripes):
         check_teacher(network, stripes(), 8)
 
 
+def test_a_teacher_that_raises_anything(stripes):
+    def picky(_views):
+        raise KeyError("size")
+
+    message = "E_TEACHER: the teacher cannot run on views of 8 x 8 pixels: KeyError: 'size'"
+    with pytest.raises(UserInputError, match=message):
+        check_teacher(picky, stripes(), 8)
+
+
 def test_a_pool_is_the_mean_of_logits(trained, stripes, views):
     other = Teacher(build_student("cnn", 3, 8, seed=9), views())
     pool = TeacherPool([trained, other]).train()
