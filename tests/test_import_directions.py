@@ -22,7 +22,7 @@ ALLOWED = {
     "projector": LEAVES | {"archive"},
     "loading": LEAVES | {"archive", "projector"},
     "student": LEAVES | {"archive", "projector", "loading"},
-    "distillation": LEAVES | {"archive", "projector", "loading", "student"},
+    "distillation": LEAVES | {"archive", "plan", "projector", "loading", "student"},
 }
 KERNEL_USERS = {
     "projector/labeler.py",

@@ -158,7 +158,7 @@ fit_options = _all(
         help="open_clip:NAME:PRETRAINED, local-dir:PATH, hf-hub:ORG/NAME, or seeded[:SEED].",
     ),
     click.option("--rank", type=click.IntRange(1), default=8, show_default=True),
-    click.option("--head-rank", type=click.IntRange(1), help="Low-rank change of the head."),
+    click.option("--head-rank", type=click.IntRange(1), help="Of a head from class names."),
     click.option(
         "--target",
         "targets",
@@ -169,7 +169,7 @@ fit_options = _all(
     click.option(
         "--start",
         type=click.Choice(["text", "stored"]),
-        help="Of the head.  [default: text, where the base has a text tower]",
+        help="Of the head: class names, or a whole matrix.  [default: whichever is smaller]",
     ),
     click.option("--prompt", "prompts", multiple=True, help="`{}` stands for the class name."),
     click.option(
@@ -187,7 +187,7 @@ fit_options = _all(
         "--epochs", type=click.IntRange(1), help="Passes instead.  [default: 50, <= 4,000 steps]"
     ),
     click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True),
-    click.option("--lr", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True),
+    click.option("--lr", type=click.FloatRange(0, min_open=True), default=3e-3, show_default=True),
     click.option(
         "--precision",
         type=click.Choice(["fp32", "fp16", "bf16", "int8", "int4"]),
@@ -413,17 +413,16 @@ def _read_teacher(
     return pool.to(options["device"])
 
 
-def _settings(options: dict[str, Any], base: LoadedBase) -> ProjectorSettings:
+def _settings(options: dict[str, Any]) -> ProjectorSettings:
     """What is adapted."""
     targets: tuple[str, ...] = options["targets"]
     presets = {"paper", "transformer", "all"}
     is_preset = len(targets) == 1 and targets[0] in presets
-    start = options["start"] or ("text" if base.has_text else "stored")
     return ProjectorSettings(
         targets=targets[0] if is_preset else targets or "all",
         rank=options["rank"],
         head_rank=options["head_rank"],
-        start=start,
+        start=options["start"],
         prompts=options["prompts"] or ("a photo of a {}.",),
         temperature=options["temperature"],
         seed=options["seed"],
@@ -562,7 +561,7 @@ def _make_archive(
     autocast = choose_autocast(options)
     plan = _plan(options, len(train), autocast.is_mixed)
     check_target(output, force=options["force"])
-    settings = _settings(options, base)
+    settings = _settings(options)
     if any(map(is_network, options["teachers"])):
         # What the fit would refuse is refused before a teacher is trained for it.
         settings.build(base, data.images)

@@ -93,7 +93,7 @@ class FitSettings:
     raw_logits: bool = False
     steps: int = 4000
     batch_size: int = 128
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     warmup: float = 0.05
     clip: float = 1.0
     seed: int = 0

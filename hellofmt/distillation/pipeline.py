@@ -47,6 +47,7 @@ from hellofmt.distillation.sources import stratified_split
 from hellofmt.distillation.stages import Stages
 from hellofmt.distillation.teacher import check_teacher, device_of, teacher_accuracy
 from hellofmt.errors import HelloIOError, UserInputError, printable
+from hellofmt.plan import paper_head_rank
 from hellofmt.projector import Projector
 from hellofmt.projector.lowrank import Delta
 from hellofmt.student import ranks
@@ -83,8 +84,12 @@ class ProjectorSettings:
     Attributes:
         targets: preset, or rules.
         rank: of the deltas.
-        head_rank: of the head's delta; None stores or freezes the whole matrix.
-        start: ``text`` or ``stored``.
+        start: of the head: ``text`` rebuilds its rows from class names and changes them by a delta
+            of ``head_rank``, if there is one; ``stored`` keeps and trains the whole matrix. None
+            decides by size: from text with the paper's rank where that holds fewer values than the
+            matrix, else stored. Then the head is always trained, and starts from the text rows of a
+            base that has them.
+        head_rank: of the head's delta; None is none where ``start`` is given.
         prompts: of a start from text.
         temperature: default T of the labels.
         seed: of the initial factors.
@@ -92,8 +97,8 @@ class ProjectorSettings:
 
     targets: str | tuple[str, ...] = "all"
     rank: int = 8
+    start: str | None = None
     head_rank: int | None = None
-    start: str = "text"
     prompts: tuple[str, ...] = ("a photo of a {}.",)
     temperature: float = 4.0
     seed: int = 0
@@ -105,7 +110,8 @@ class ProjectorSettings:
             UserInputError: a setting does not fit the base, or a start from text has no class names
                 to read (E_OPTION, E_DATA).
         """
-        if self.start == "text":
+        start, head_rank = self._head(base, len(source.classes))
+        if start == "text":
             _check_names(source)
         most = min(len(source.classes), base.embed_dim)
         if self.head_rank is not None and self.head_rank > most:
@@ -119,14 +125,23 @@ class ProjectorSettings:
             source.classes,
             targets=self.targets,
             rank=self.rank,
-            head_rank=self.head_rank,
-            start=self.start,
+            head_rank=head_rank,
+            start=start,
             prompts=self.prompts,
             temperature=self.temperature,
             seed=self.seed,
         )
         self._check_rank(projector)
         return projector
+
+    def _head(self, base: LoadedBase, classes: int) -> tuple[str, int | None]:
+        """Start and rank of the head's delta."""
+        if self.start is not None:
+            return self.start, self.head_rank
+        if not base.has_text:
+            return "stored", self.head_rank
+        rank = self.head_rank or paper_head_rank(classes, base.embed_dim)
+        return ("stored" if rank is None else "text"), rank
 
     def _check_rank(self, projector: Projector) -> None:
         """Refuse a rank that no adapted weight has; one that some lack is cut for those."""
@@ -440,7 +455,7 @@ def distill(
     ipc: int | None,
     factor: int = 1,
     rank: int = 8,
-    start: str = "text",
+    start: str | None = None,
     temperature: float = 4.0,
     storage: Storage = "float16",
     projector: ProjectorSettings | None = None,
@@ -475,7 +490,7 @@ def distill(
         ipc: images per class; None writes the label function alone.
         factor: cells per side of a stored image.
         rank: of the deltas.
-        start: of the head, ``"text"`` or ``"stored"``.
+        start: of the head, ``"text"`` or ``"stored"``; None decides by size.
         temperature: default T of the labels.
         storage: of the deltas and of a stored head.
         projector: what is adapted, instead of ``rank``, ``start`` and ``temperature``.

@@ -9,6 +9,7 @@ import torch
 from msgspec.structs import replace as changed
 
 from hellofmt.archive import ClassLine, open_archive, verify_archive
+from hellofmt.archive.manifest import Arch, Preprocess, TextArch, VisionArch
 from hellofmt.distillation import pipeline
 from hellofmt.distillation.fit import FitSettings
 from hellofmt.distillation.pipeline import ProjectorSettings, distill, split_validation
@@ -17,6 +18,7 @@ from hellofmt.distillation.select import SelectSettings
 from hellofmt.distillation.sources import ArrayImages
 from hellofmt.distillation.teacher import train_teacher
 from hellofmt.errors import HelloIOError, UserInputError
+from hellofmt.projector import seeded_base
 from hellofmt.student import results
 from hellofmt.student.results import read_result
 
@@ -216,6 +218,43 @@ def test_numbers_are_no_names(arguments, tiny_base):
         with pytest.raises(UserInputError, match=message):
             ProjectorSettings(start="text").build(tiny_base, numbered)
         ProjectorSettings(start="stored").build(tiny_base, numbered)
+
+
+@pytest.mark.parametrize(
+    ("settings", "classes", "has_text", "start", "rank"),
+    [
+        # 64 (200 + 128) values are fewer than 200 * 128; for 100 classes they are not.
+        ({}, 200, True, "text", 64),
+        ({}, 100, True, "stored", None),
+        ({}, 200, False, "stored", None),
+        ({"head_rank": 3}, 100, True, "text", 3),
+        ({"head_rank": 3}, 100, False, "stored", 3),
+        ({"start": "text"}, 200, True, "text", None),
+        ({"start": "stored", "head_rank": 3}, 200, True, "stored", 3),
+    ],
+)
+def test_a_head_that_nobody_chose_is_the_smaller_one(settings, classes, has_text, start, rank):
+    vision = VisionArch(image_size=8, layers=1, width=64, patch_size=4, head_width=32)
+    text = TextArch(context_length=8, vocab_size=49408, width=16, heads=2, layers=1)
+    base = seeded_base(
+        Arch(embed_dim=128, quick_gelu=False, vision=vision),
+        Preprocess(
+            antialias=True,
+            interpolation="bicubic",
+            mean=["0.4"] * 3,
+            resize_mode="squash",
+            size=8,
+            std=["0.3"] * 3,
+        ),
+        seed=0,
+        text=text if has_text else None,
+    )
+    lines = tuple(ClassLine(f"k{i}", (f"name {chr(97 + i % 26)}",)) for i in range(classes))
+    source = ArrayImages(np.zeros((classes, 8, 8, 3), np.uint8), np.arange(classes), lines)
+    head = ProjectorSettings(rank=2, **settings).build(base, source).head
+    assert ("text" if head.text_digest is not None else "stored") == start
+    assert (None if head.delta is None else head.delta.a.shape[0]) == rank
+    assert head.weight.requires_grad == (start == "stored" and rank is None)
 
 
 def test_the_validation_part_is_cut_by_class(stripes):
