@@ -2,8 +2,8 @@
 
 On a CPU: the operators against eager torch and against torchvision one sample at a time. On a
 CUDA device also: Triton against torch.compile with float32 logits, replayed from a CUDA graph so
-that dispatch is apart, with the floor that arithmetic and memory set beside. Every row first
-checks that the rivals agree; no time is reported for a wrong answer.
+that dispatch is apart; on an H200 with the floor that arithmetic and memory set beside. Every row
+first checks that the rivals agree; no time is reported for a wrong answer.
 
     python benchmarks/kernels.py --out benchmarks/results/kernels-cpu
 
@@ -24,12 +24,28 @@ from pathlib import Path
 import torch
 from torchvision.transforms.v2 import functional
 
-from hellofmt_kernels import WEIGHT_ONE, ViewColumn, algorithm, soft_label_kl, soft_labels, views
+from hellofmt_kernels import (
+    WEIGHT_ONE,
+    ViewColumn,
+    ViewForm,
+    algorithm,
+    soft_label_kl,
+    soft_labels,
+    view_pair,
+    views,
+)
 
 SCALE, TEMPERATURE = 100.0, 2.0
 
-# One H200, measured: dense half-precision GEMM and copy. Floors are for it alone.
+# One H200, measured: dense half-precision GEMM and copy.
 FLOP_PER_S, BYTES_PER_S = 790e12, 4.3e12
+
+
+def floor(flop, moved_bytes):
+    """Least milliseconds by arithmetic and memory, on the device whose limits are known."""
+    if "H200" not in torch.cuda.get_device_name():
+        return {}
+    return {"floor_ms": max(flop / FLOP_PER_S, moved_bytes / BYTES_PER_S) * 1000}
 
 
 def time_cpu(call, repeats=15):
@@ -93,9 +109,9 @@ def row(what, shape, milliseconds, agree, **more):
 
 def label_rows(device, is_cuda):
     clock = time_graph if is_cuda else time_cpu
-    shapes = [(128, 512, 10), (128, 1024, 100), (128, 512, 1000)]
+    shapes = [(128, 512, 10), (128, 1024, 100), (128, 512, 1000), (128, 512, 21841)]
     if is_cuda:
-        shapes = [(1024, 768, 100), (1024, 768, 1000), (1024, 768, 21841)]
+        shapes = [(1024, 768, c) for c in (10, 100, 1000, 21841)]
     dtypes = [torch.float16, torch.bfloat16] if is_cuda else [torch.float32, torch.bfloat16]
     for n, d, c in shapes:
         for dtype in dtypes:
@@ -109,8 +125,7 @@ def label_rows(device, is_cuda):
                 compiled = torch.compile(wide_labels, mode="max-autotune-no-cudagraphs")
                 rivals["torch.compile"] = lambda x=x, w=w, b=bias, f=compiled: f(x, w, b)
                 moved = (n * d + c * d + n * c) * x.element_size()
-                floor = max(2 * n * c * d / FLOP_PER_S, moved / BYTES_PER_S)
-                more["floor_ms"] = floor * 1000
+                more |= floor(2 * n * c * d, moved)
             exact = torch.softmax(
                 (SCALE * x.double() @ w.double().T + bias.double()) / TEMPERATURE, dim=1
             )
@@ -214,11 +229,56 @@ def view_rows(device, is_cuda):
                 )
                 * 1000,
             }
-            more = {}
-            if is_cuda:
-                more["floor_ms"] = count * side * side * 3 * (1 + 2) / BYTES_PER_S * 1000
+            more = floor(0, count * side * side * 3 * (1 + 2)) if is_cuda else {}
             shape = f"{count} x {side} px{', CutMix' if is_mixed else ''}"
             yield row("views", shape, times, {"torchvision": difference}, **more)
+
+
+def pair_rows(device, is_cuda):
+    """Both networks' inputs in one pass, beside views in [0, 1] that two passes normalise."""
+    # A student's float32, and what CLIP's ResNets take: normalised otherwise, channels_last.
+    student = ViewForm((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    dtype = torch.float16 if is_cuda else torch.float32
+    encoder = ViewForm(mean, std, dtype, is_channels_last=True)
+
+    for side in (32, 64, 224):
+        count = 1024 if is_cuda else 128 if side < 100 else 16
+        g = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (50, side, side, 3), generator=g, dtype=torch.uint8)
+        images, rows = images.to(device), view_table(count, 50, side, is_mixed=False).to(device)
+        affines = [
+            [torch.tensor(v, device=device).view(3, 1, 1) for v in (form.mean, form.std)]
+            for form in (student, encoder)
+        ]
+
+        def ours(images=images, rows=rows, side=side):
+            return view_pair(images, rows, side, student, encoder)
+
+        def twice(images=images, rows=rows, side=side, affines=affines):
+            batch = views(images, rows, side)
+            (student_mean, student_std), (mean, std) = affines
+            inputs = (batch - mean).div_(std).to(dtype, memory_format=torch.channels_last)
+            return batch.sub_(student_mean).div_(student_std), inputs
+
+        pairs = zip(ours(), twice(), strict=True)
+        difference = max((a.float() - b.float()).abs().max().item() for a, b in pairs)
+        if difference > (4e-3 if is_cuda else 1e-4):
+            raise SystemExit(f"pairs of views {side} px: differ by {difference}")
+        clock = time_graph if is_cuda else time_cpu
+        times = {
+            "hellofmt": clock(ours) * 1000,
+            "views, then normalised for each": clock(twice) * 1000,
+            "one output alone": clock(
+                lambda i=images, r=rows, s=side: views(i, r, s, mean=student.mean, std=student.std)
+            )
+            * 1000,
+        }
+        # Each pixel's bytes in, float32 and float16 out.
+        more = floor(0, count * side * side * 3 * (1 + 4 + 2)) if is_cuda else {}
+        kind = str(dtype).removeprefix("torch.")
+        shape = f"{count} x {side} px, float32 and {kind}"
+        yield row("pair of views", shape, times, {"normalised apart": difference}, **more)
 
 
 def device_facts(is_cuda):
@@ -280,7 +340,7 @@ def main():
     if not is_cuda:
         torch.set_num_threads(options.threads)
     rows = []
-    for part in (label_rows, loss_rows, view_rows):
+    for part in (label_rows, loss_rows, view_rows, pair_rows):
         for one in part(torch.device(options.device), is_cuda):
             sys.stderr.write(f"{one['what']} {one['shape']}: {one['ms']}\n")
             rows.append(one)

@@ -3,7 +3,9 @@
 ``HelloDataset`` in a ``DataLoader`` spends a GPU's time waiting for CPU workers and copies every
 view across. A distilled set is small, so here each image is decoded once, when it is first shown,
 and kept on the device as uint8; a batch then costs 80 bytes of parameters per view to send, one
-kernel for its views, the encoder and one kernel for its labels. The next batch is made on a second
+kernel for its views, the encoder and one kernel for its labels. That one kernel writes each view
+twice, as the student and as the encoder takes it (``Labeler.input_form``), so that nothing passes
+over the batch again only to normalise or cast it. The next batch is made on a second
 stream while the student uses this one. Sets that do not fit stay in pinned memory, and a batch
 sends the images it shows. Decoding everything first was rejected: a large archive behind a URL
 would keep a GPU waiting for all of it before the first step.
@@ -29,10 +31,11 @@ import torch
 
 import hellofmt_kernels
 from hellofmt.loading.dataset import HelloDataset
-from hellofmt.loading.pixels import normalise_
+from hellofmt.loading.pixels import normalise_, student_form
 from hellofmt.loading.sampler import HelloSampler
 from hellofmt.loading.views import ViewColumn
 from hellofmt.projector.labeler import Labeler
+from hellofmt_kernels import ViewForm
 
 if TYPE_CHECKING:
     import os
@@ -174,6 +177,16 @@ class HelloLoader:
                 compile=compile,
                 cuda_graph=cuda_graph,
             )
+        form = ViewForm(is_channels_last=channels_last)
+        if labels != "none":
+            form = student_form(self.dataset.views, channels_last=channels_last)
+        # What the kernel writes: for the student, and for the encoder. Views of another size than
+        # the base's are resized, which takes them plain.
+        self._forms: tuple[ViewForm, ViewForm | None] = (form, None)
+        self._input_form: ViewForm | None = None
+        if self._labeler is not None:
+            self._input_form = self._labeler.input_form(self.dataset.views.size)
+            self._forms = (form, self._input_form or ViewForm())
         self._stream: torch.cuda.Stream | None = None
         self._stored: _Resident | None = None
         if self.device.type == "cuda" and _is_drawable(self.dataset):
@@ -187,7 +200,9 @@ class HelloLoader:
     @property
     def kernel(self) -> dict[str, str]:
         """What makes ``views`` and ``labels`` here: names of algorithms, for reports."""
-        made = {"views": "pixels" if self._stored is None else "views"}
+        made = {"views": "pixels"}
+        if self._stored is not None:
+            made["views"] = "views" if self._labeler is None else "view_pair"
         if self._labeler is not None:
             made["labels"] = self._labeler.kernel
         return made
@@ -275,18 +290,29 @@ class HelloLoader:
         if self._stored is None:
             views, table = dataset.draw(rows, epochs)
             views = views.to(self.device, non_blocking=True)
+            labels = self._labels(table, views, is_entered=False)
+            if labels is not None:
+                normalise_(views, dataset.views)
+            images = self._formatted(views)
         else:
             table = dataset.table(rows, epochs)
-            views = self._stored.draw(table, self._channels_last)
+            images, inputs = self._stored.draw(table, *self._forms)
+            labels = self._labels(table, inputs, is_entered=self._input_form is not None)
+        return [images] if labels is None else [images, labels]
+
+    def _labels(
+        self, table: NDArray[np.int32], views: Tensor | None, *, is_entered: bool
+    ) -> Tensor | None:
+        """Labels of a batch; its views in [0, 1], or as they enter the image tower."""
+        dataset, labeler = self.dataset, self._labeler
         if dataset.labels == "none":
-            return [self._formatted(views)]
-        if self._labeler is None:
-            labels = dataset.hard_labels(table).to(self.device, non_blocking=True)
-        elif dataset.labels == "logits":
-            labels = self._labeler.logits(views)
-        else:
-            labels = self._labeler.labels(views, dataset.temperature)
-        return [self._formatted(normalise_(views, dataset.views)), labels]
+            return None
+        if labeler is None or views is None:
+            return dataset.hard_labels(table).to(self.device, non_blocking=True)
+        x = labeler.embeddings_of_inputs(views) if is_entered else labeler.embeddings(views)
+        if dataset.labels == "logits":
+            return labeler.logits_of(x)
+        return labeler.labels_of(x, dataset.temperature)
 
     def _formatted(self, views: Tensor) -> Tensor:
         if self._channels_last:
@@ -352,8 +378,10 @@ class _Resident:
         self._images.index_copy_(0, places, frames.to(where, non_blocking=True))
         self._is_filled[missing] = True
 
-    def draw(self, table: NDArray[np.int32], channels_last: bool) -> Tensor:
-        """Views of a table, float32 (N, 3, S, S) in [0, 1], on the device."""
+    def draw(
+        self, table: NDArray[np.int32], form: ViewForm, second: ViewForm | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Views of a table, (N, 3, S, S) on the device, in one form or in two at once."""
         images = self._images
         columns = [ViewColumn.IMAGE, ViewColumn.PARTNER_IMAGE]
         used, places = np.unique(table[:, columns], return_inverse=True)
@@ -366,10 +394,17 @@ class _Resident:
             )
             torch.index_select(images, 0, torch.from_numpy(used.astype(np.int64)), out=staged)
             images = staged.to(self._device, non_blocking=True)
-        return hellofmt_kernels.views(
+        rows, size, antialias = torch.from_numpy(table), self._views.size, self._views.antialias
+        if second is not None:
+            return hellofmt_kernels.view_pair(images, rows, size, form, second, antialias=antialias)
+        views = hellofmt_kernels.views(
             images,
-            torch.from_numpy(table),
-            self._views.size,
-            antialias=self._views.antialias,
-            channels_last=channels_last,
+            rows,
+            size,
+            antialias=antialias,
+            mean=form.mean,
+            std=form.std,
+            out_dtype=form.dtype,
+            channels_last=form.is_channels_last,
         )
+        return views, None

@@ -32,7 +32,7 @@ import torch
 from torch.nn import functional
 
 from hellofmt.errors import UserInputError
-from hellofmt_kernels import WEIGHT_ONE, ViewColumn
+from hellofmt_kernels import WEIGHT_ONE, ViewColumn, ViewForm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.manifest import Views
 
-__all__ = ["normalise", "normalise_", "render"]
+__all__ = ["normalise", "normalise_", "render", "student_form"]
 
 _BOX = slice(ViewColumn.Y0, ViewColumn.X1 + 1)
 _CROP = 6
@@ -428,6 +428,23 @@ def normalise_(batch: Tensor, views: Views) -> Tensor:
     """
     mean, std = _affine_on(batch, views)
     return batch.sub_(mean).div_(std)
+
+
+def student_form(views: Views, *, channels_last: bool = False) -> ViewForm:
+    """``normalise`` as a form in which ``hellofmt_kernels`` draws views.
+
+    Args:
+        views: mean and std are read.
+        channels_last: memory format.
+
+    Returns:
+        Of float32.
+
+    Raises:
+        UserInputError: E_OPTION, ``views.std`` is out of range.
+    """
+    mean, std = _affine(tuple(views.mean), tuple(views.std))
+    return ViewForm(tuple(mean), tuple(std), is_channels_last=channels_last)
 
 
 def _affine_on(batch: Tensor, views: Views) -> tuple[Tensor, Tensor]:

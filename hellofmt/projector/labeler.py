@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from hellofmt.projector.base import base_of
 from hellofmt.projector.head import read_head
 from hellofmt.projector.lowrank import merge_, read_deltas
 from hellofmt.projector.serving import ServingEncoder
+from hellofmt_kernels import ViewForm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -296,6 +298,54 @@ class Labeler:
         # A clone made outside is an ordinary tensor, which autograd may save.
         return x.clone()
 
+    def input_form(self, size: int) -> ViewForm | None:
+        """How views of S x S pixels enter the image tower: what a second output may give it.
+
+        The base's mean and std, or none where the first weights have taken them over (a padded
+        stem's cannot); the tower's dtype and memory format.
+
+        Args:
+            size: S, pixels.
+
+        Returns:
+            For ``hellofmt_kernels.view_pair`` and then ``embeddings_of_inputs``; None where S is
+            not the base's size, so that the view is resized before it is normalised.
+        """
+        entrance, encoder = self._preprocess, self._encoder
+        if size != entrance.size:
+            return None
+        form = ViewForm(dtype=self.dtype, is_channels_last=encoder.is_channels_last)
+        if encoder.is_folded:
+            return form
+        mean, std = (tuple(map(decimal_value, v)) for v in (entrance.mean, entrance.std))
+        return replace(form, mean=mean, std=std)
+
+    def embeddings_of_inputs(self, inputs: Tensor) -> Tensor:
+        """Unit embeddings of views that are in ``input_form`` already, as ``embeddings`` gives.
+
+        Args:
+            inputs: (N, 3, S, S) in the form of ``input_form(S)``, S the base's size. Whether the
+                values are normalised as they should be cannot be seen here.
+
+        Returns:
+            (N, D) in the labeler's dtype, on its device, without gradient.
+
+        Raises:
+            UserInputError: E_DATA, another shape or dtype; E_OPTION, CUDA in a forked worker.
+        """
+        refuse_fork(self.device, self._pid)
+        size = self._preprocess.size
+        if inputs.shape[1:] != (3, size, size) or inputs.dtype != self.dtype or not len(inputs):
+            raise UserInputError.make(
+                "E_DATA",
+                f"inputs: expected (N, 3, {size}, {size}) {_dtype_name(self.dtype)}, N >= 1, "
+                f"got {tuple(inputs.shape)} {_dtype_name(inputs.dtype)}",
+            )
+        with torch.inference_mode():
+            x = self._encoder.embedded(inputs.to(self.device)).to(self.dtype)
+        # A clone made outside is an ordinary tensor, which autograd may save.
+        return x.clone()
+
     def labels_of(self, embeddings: Tensor, temperature: float | None = None) -> Tensor:
         """Soft labels of embeddings, as ``labels`` makes them of views.
 
@@ -397,7 +447,7 @@ class Labeler:
 
     def _mode(self) -> str:
         if self.dtype != torch.float32:
-            return str(self.dtype).removeprefix("torch.")
+            return _dtype_name(self.dtype)
         if self.device.type == "cpu":
             return "float32 on a CPU"
         return "float32 on a GPU" + (", TF32" if _is_tf32() else "")
@@ -408,6 +458,10 @@ class Labeler:
         if self.device.type == "cpu":
             return TOLERANCE_CPU
         return TOLERANCE_TF32 if _is_tf32() else TOLERANCE_GPU
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _is_tf32() -> bool:

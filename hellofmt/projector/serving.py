@@ -12,6 +12,12 @@ float32, before the weights are cast:
 
 Both leave the function as it is up to rounding. The probes of an archive, checked afterwards, would
 tell.
+
+What is left between a finished view and the tower (resize, normalise, cast) is a step of its own,
+``entered``, so that whoever draws views of the base's size may write them as the tower takes them
+and save the passes over the batch. Folding the *student's* normalisation into a patch embedding, to
+let both networks read one tensor, was rejected: a tower in half precision reads a copy anyway, and
+labels would hang on what a student is given.
 """
 
 from __future__ import annotations
@@ -115,6 +121,9 @@ class ServingEncoder(nn.Module):
 
     Attributes:
         steps: what was done to it, for reports.
+        dtype: of what the tower takes.
+        is_folded: the tower takes views in [0, 1]; otherwise normalised ones.
+        is_channels_last: memory format of what the tower takes; contiguous if false.
     """
 
     def __init__(
@@ -143,18 +152,16 @@ class ServingEncoder(nn.Module):
         if norms:
             steps.append(f"{norms} BatchNorms folded")
         mean, std = cast("Tensor", encoder.mean), cast("Tensor", encoder.std)
-        self._is_folded = fold_normalisation_(visual, mean.flatten(), std.flatten())
-        if self._is_folded:
+        self.is_folded = fold_normalisation_(visual, mean.flatten(), std.flatten())
+        if self.is_folded:
             steps.append("normalisation folded")
-        self._format = torch.contiguous_format
-        if has_convolutions(visual):
-            self._format = torch.channels_last
-            steps.append("channels_last")
+        self.is_channels_last = has_convolutions(visual)
         visual.to(dtype)
-        if self._format is torch.channels_last:
+        if self.is_channels_last:
+            steps.append("channels_last")
             visual.to(memory_format=torch.channels_last)
         self._encoder = encoder.to(device)
-        self._dtype = dtype
+        self.dtype = dtype
         tower: Callable[[Tensor], Any] = visual
         if compile:
             tower = torch.compile(visual)
@@ -177,10 +184,37 @@ class ServingEncoder(nn.Module):
         Raises:
             UserInputError: E_DATA, not such a batch.
         """
+        return self.embedded(self.entered(views))
+
+    def entered(self, views: Tensor) -> Tensor:
+        """Views as the tower takes them: resized, normalised unless that is folded, and cast.
+
+        Args:
+            views: (N, 3, S, S) float32 in [0, 1], before any normalisation.
+
+        Returns:
+            (N, 3, size, size) in ``dtype``, of the base's size.
+
+        Raises:
+            UserInputError: E_DATA, not such a batch.
+        """
         x = self._encoder.resized(views)
-        if not self._is_folded:
-            x = (x - cast("Tensor", self._encoder.mean)) / cast("Tensor", self._encoder.std)
-        return unit_rows(self._tower(x.to(dtype=self._dtype, memory_format=self._format)))
+        if not self.is_folded:
+            # One new tensor, not two.
+            x = (x - cast("Tensor", self._encoder.mean)).div_(cast("Tensor", self._encoder.std))
+        memory_format = torch.channels_last if self.is_channels_last else torch.contiguous_format
+        return x.to(dtype=self.dtype, memory_format=memory_format)
+
+    def embedded(self, inputs: Tensor) -> Tensor:
+        """Embeddings of what has entered.
+
+        Args:
+            inputs: as from ``entered``.
+
+        Returns:
+            (N, D) float32, rows of unit length.
+        """
+        return unit_rows(self._tower(inputs))
 
 
 class GraphedTower:

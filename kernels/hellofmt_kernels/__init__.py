@@ -11,7 +11,8 @@ interpreter, but **no kernel has been timed on a GPU**: run times there are unme
 
 from __future__ import annotations
 
-from hellofmt_kernels.ops import algorithm, soft_label_kl, soft_labels, views
+from hellofmt_kernels.ops import algorithm, soft_label_kl, soft_labels, view_pair, views
+from hellofmt_kernels.view_form import ViewForm
 from hellofmt_kernels.view_row import (
     MAX_SHUFFLE_FACTOR,
     VIEW_COLUMNS,
@@ -25,9 +26,11 @@ __all__ = [
     "VIEW_COLUMNS",
     "WEIGHT_ONE",
     "ViewColumn",
+    "ViewForm",
     "algorithm",
     "soft_label_kl",
     "soft_labels",
     "validate_view_rows",
+    "view_pair",
     "views",
 ]

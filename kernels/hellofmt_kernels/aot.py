@@ -34,6 +34,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from hellofmt_kernels import config, soft_label_kl_triton, soft_labels_triton, views_triton
+from hellofmt_kernels.view_form import ViewForm
 from hellofmt_kernels.view_row import VIEW_COLUMNS
 
 if TYPE_CHECKING:
@@ -294,39 +295,51 @@ def _losses() -> Iterable[tuple[str, bool, Callable[[tuple[int, int]], Launch]]]
         yield f"loss fp16 1024x{c}", False, planned
 
 
-def _views() -> Iterable[tuple[str, bool, Callable[[tuple[int, int]], Launch]]]:
-    # (stored side, S, dtype, channels_last). Two taps per axis are one kernel, with antialiasing
-    # of images no larger than S or without it.
-    shapes = (
-        (64, 64, torch.float16, False),
-        (224, 224, torch.float16, False),
-        (224, 224, torch.float16, True),
-        (224, 224, torch.float32, False),
-        (256, 224, torch.float16, False),
-        (448, 224, torch.float16, False),
+def _view_launch(stored: int, size: int, forms: Sequence[ViewForm]) -> Launch:
+    return views_triton.plan(
+        _empty(1000, stored, stored, 3, dtype=torch.uint8),
+        _empty(1024, VIEW_COLUMNS, dtype=torch.int32),
+        [form.empty(1024, size, "meta") for form in forms],
+        True,
+        forms,
     )
-    for stored, size, dtype, channels_last in shapes:
-        layout = "channels_last" if channels_last else "planar"
-        name = f"views {_short(dtype)} {stored}->{size} {layout}"
+
+
+def _views() -> Iterable[tuple[str, bool, Callable[[tuple[int, int]], Launch]]]:
+    half, full = torch.float16, torch.float32
+    # (stored side, S, (dtype, channels_last) of each output). Two taps per axis are one kernel,
+    # with antialiasing of images no larger than S or without it. Pairs are what `HelloLoader` asks
+    # for: a student's float32 beside what a transformer or a ResNet takes, or beside plain views.
+    shapes = (
+        (64, 64, ((half, False),)),
+        (224, 224, ((half, False),)),
+        (224, 224, ((half, True),)),
+        (224, 224, ((full, False),)),
+        (256, 224, ((half, False),)),
+        (448, 224, ((half, False),)),
+        (224, 224, ((full, False), (half, False))),
+        (224, 224, ((full, False), (half, True))),
+        (224, 224, ((full, True), (half, True))),
+        (224, 224, ((full, False), (full, False))),
+        (256, 224, ((full, False), (half, False))),
+        (448, 224, ((full, True), (half, True))),
+    )
+    for stored, size, outputs in shapes:
+        forms = [
+            ViewForm((0.5,) * 3, (0.25,) * 3, dtype, is_channels_last)
+            for dtype, is_channels_last in outputs
+        ]
+        dtypes = "+".join(_short(form.dtype) for form in forms)
+        layouts = "+".join("channels_last" if form.is_channels_last else "planar" for form in forms)
+        name = f"views {dtypes} {stored}->{size} {layouts}"
 
         def planned(
             _: tuple[int, int],
             stored: int = stored,
             size: int = size,
-            dtype: torch.dtype = dtype,
-            channels_last: bool = channels_last,
+            forms: Sequence[ViewForm] = tuple(forms),
         ) -> Launch:
-            out = _empty(1024, 3, size, size, dtype=dtype)
-            if channels_last:
-                out = out.contiguous(memory_format=torch.channels_last)
-            return views_triton.plan(
-                _empty(1000, stored, stored, 3, dtype=torch.uint8),
-                _empty(1024, VIEW_COLUMNS, dtype=torch.int32),
-                out,
-                True,
-                (0.5,) * 3,
-                (0.25,) * 3,
-            )
+            return _view_launch(stored, size, forms)
 
         yield name, False, planned
 

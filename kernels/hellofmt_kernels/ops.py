@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from hellofmt_kernels import config, reference
+from hellofmt_kernels.view_form import ViewForm
 from hellofmt_kernels.view_row import VIEW_COLUMNS, validate_view_rows
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from hellofmt_kernels.config import LabelAlgorithm
 
-__all__ = ["algorithm", "soft_label_kl", "soft_labels", "views"]
+__all__ = ["algorithm", "soft_label_kl", "soft_labels", "view_pair", "views"]
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _EPILOGUES = ("softmax", "logits")
@@ -581,6 +582,63 @@ def views(
         tensor([[1., 1.],
                 [1., 1.]])
     """
+    form = ViewForm(tuple(mean), tuple(std), out_dtype, channels_last)
+    _check_views(images, rows, size)
+    _check_form(form, "mean", "std", "out_dtype")
+    return _views(images, rows, size, antialias, *_plain(form))
+
+
+def view_pair(
+    images: Tensor,
+    rows: Tensor,
+    size: int,
+    first: ViewForm,
+    second: ViewForm,
+    *,
+    antialias: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """The same augmented views in two forms, made in one pass over the pixels.
+
+    Equal to `views` once with each form: what a student is given, and what the encoder that labels
+    it takes. Where one form is float64, the arithmetic of both is. No gradient.
+
+    Args:
+        images: (M, H, W, 3) uint8.
+        rows: (N, 20) int32, as for `views`.
+        size: S > 0, pixels.
+        first: mean, std, dtype and memory format of the first result.
+        second: of the second.
+        antialias: as torchvision's flag; without effect where no crop is larger than S.
+
+    Returns:
+        Two (N, 3, S, S), one of each form.
+
+    Raises:
+        ValueError: shapes, devices or numbers do not fit, or a row on the CPU does not fit the
+            images.
+        TypeError: images are not uint8, rows not int32, or a dtype is not floating point.
+
+    Example:
+        >>> import torch
+        >>> from hellofmt_kernels import WEIGHT_ONE, ViewColumn, ViewForm
+        >>> images = torch.full((1, 4, 4, 3), 255, dtype=torch.uint8)
+        >>> rows = torch.zeros(1, 20, dtype=torch.int32)
+        >>> rows[0, ViewColumn.HEIGHT] = rows[0, ViewColumn.WIDTH] = 4
+        >>> rows[0, ViewColumn.WEIGHT] = WEIGHT_ONE
+        >>> half = ViewForm((0.5,) * 3, (0.25,) * 3, torch.float16)
+        >>> student, encoder = view_pair(images, rows, 2, ViewForm(), half)
+        >>> student[0, 0], encoder[0, 0]
+        (tensor([[1., 1.],
+                [1., 1.]]), tensor([[2., 2.],
+                [2., 2.]], dtype=torch.float16))
+    """
+    _check_views(images, rows, size)
+    _check_form(first, "first.mean", "first.std", "first.dtype")
+    _check_form(second, "second.mean", "second.std", "second.dtype")
+    return _view_pair(images, rows, size, antialias, *_plain(first), *_plain(second))
+
+
+def _check_views(images: Tensor, rows: Tensor, size: int) -> None:
     if images.dtype != torch.uint8:
         msg = f"`images`: dtype {images.dtype}; expected torch.uint8"
         raise TypeError(msg)
@@ -599,24 +657,56 @@ def views(
     if size < 1:
         msg = f"`size`: {size} px; expected > 0"
         raise ValueError(msg)
-    for name, values in (("mean", mean), ("std", std)):
+
+
+def _check_form(form: ViewForm, mean: str, std: str, dtype: str) -> None:
+    """Raise if a number or the dtype of a form is out of range, naming it as the caller does."""
+    for name, values in ((mean, form.mean), (std, form.std)):
         if len(values) != 3 or not all(math.isfinite(value) for value in values):
             msg = f"`{name}`: {tuple(values)}; expected 3 finite numbers"
             raise ValueError(msg)
-    if min(std) <= 0:
-        msg = f"`std`: {tuple(std)}; expected 3 numbers > 0"
+    if min(form.std) <= 0:
+        msg = f"`{std}`: {tuple(form.std)}; expected 3 numbers > 0"
         raise ValueError(msg)
-    if out_dtype not in _FLOATS:
-        msg = f"`out_dtype`: {out_dtype}; expected float16, bfloat16, float32 or float64"
+    if form.dtype not in _FLOATS:
+        msg = f"`{dtype}`: {form.dtype}; expected float16, bfloat16, float32 or float64"
         raise TypeError(msg)
-    means, stds = [float(value) for value in mean], [float(value) for value in std]
-    return _views(images, rows, size, antialias, means, stds, out_dtype, channels_last)
+
+
+def _plain(form: ViewForm) -> tuple[list[float], list[float], torch.dtype, bool]:
+    """A form as a schema can say it."""
+    means, stds = [float(value) for value in form.mean], [float(value) for value in form.std]
+    return means, stds, form.dtype, form.is_channels_last
+
+
+def _check_rows(images: Tensor, rows: Tensor) -> None:
+    count, height, width, _ = images.shape
+    problems = validate_view_rows(rows, (count, height, width))
+    if problems:
+        msg = f"`rows`: {'; '.join(problems)}"
+        raise ValueError(msg)
+
+
+def _views_in_forms(
+    images: Tensor, rows: Tensor, size: int, antialias: bool, forms: Sequence[ViewForm]
+) -> list[Tensor]:
+    """What both operators do on any device."""
+    if rows.device.type == "cpu":
+        _check_rows(images, rows)
+        rows = rows.to(images.device, non_blocking=True)
+    device, n = _device(images.device), rows.shape[0]
+    if any(config.choose_views(n, _dtype_name(f.dtype), device) == "reference" for f in forms):
+        return reference.views(images, rows, size, antialias, forms)
+    from hellofmt_kernels import views_triton
+
+    with torch.cuda.device(images.device):
+        return views_triton.launch(images, rows, size, antialias, forms)
 
 
 @torch.library.custom_op(
     "hellofmt_kernels::views",
     mutates_args=(),
-    device_types="cpu",
+    device_types=("cpu", "cuda"),
     schema=(
         "(Tensor images, Tensor rows, SymInt size, bool antialias, float[] mean, float[] std, "
         "ScalarType dtype, bool channels_last) -> Tensor"
@@ -632,41 +722,8 @@ def _views(
     dtype: torch.dtype,
     channels_last: bool,
 ) -> Tensor:
-    _check_rows(images, rows)
-    return reference.views(images, rows, size, antialias, mean, std, dtype, channels_last)
-
-
-def _check_rows(images: Tensor, rows: Tensor) -> None:
-    count, height, width, _ = images.shape
-    problems = validate_view_rows(rows, (count, height, width))
-    if problems:
-        msg = f"`rows`: {'; '.join(problems)}"
-        raise ValueError(msg)
-
-
-def _views_cuda(
-    images: Tensor,
-    rows: Tensor,
-    size: int,
-    antialias: bool,
-    mean: Sequence[float],
-    std: Sequence[float],
-    dtype: torch.dtype,
-    channels_last: bool,
-) -> Tensor:
-    if rows.device.type == "cpu":
-        _check_rows(images, rows)
-        rows = rows.to(images.device, non_blocking=True)
-    device = _device(images.device)
-    if config.choose_views(rows.shape[0], _dtype_name(dtype), device) == "reference":
-        return reference.views(images, rows, size, antialias, mean, std, dtype, channels_last)
-    from hellofmt_kernels import views_triton
-
-    with torch.cuda.device(images.device):
-        return views_triton.launch(images, rows, size, antialias, mean, std, dtype, channels_last)
-
-
-_views.register_kernel("cuda", _views_cuda)
+    form = ViewForm(tuple(mean), tuple(std), dtype, channels_last)
+    return _views_in_forms(images, rows, size, antialias, [form])[0]
 
 
 @_views.register_fake
@@ -680,6 +737,60 @@ def _views_fake(
     dtype: torch.dtype,
     channels_last: bool,
 ) -> Tensor:
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    shape = (rows.shape[0], 3, size, size)
-    return torch.empty(shape, dtype=dtype, device=images.device, memory_format=memory_format)
+    form = ViewForm(dtype=dtype, is_channels_last=channels_last)
+    return form.empty(rows.shape[0], size, images.device)
+
+
+# Two operators rather than one with a list of outputs: a schema can say a list of dtypes, but
+# torch's own check of operators cannot read it.
+@torch.library.custom_op(
+    "hellofmt_kernels::view_pair",
+    mutates_args=(),
+    device_types=("cpu", "cuda"),
+    schema=(
+        "(Tensor images, Tensor rows, SymInt size, bool antialias, float[] mean, float[] std, "
+        "ScalarType dtype, bool channels_last, float[] second_mean, float[] second_std, "
+        "ScalarType second_dtype, bool second_channels_last) -> (Tensor, Tensor)"
+    ),
+)
+def _view_pair(
+    images: Tensor,
+    rows: Tensor,
+    size: int,
+    antialias: bool,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype,
+    channels_last: bool,
+    second_mean: Sequence[float],
+    second_std: Sequence[float],
+    second_dtype: torch.dtype,
+    second_channels_last: bool,
+) -> tuple[Tensor, Tensor]:
+    forms = (
+        ViewForm(tuple(mean), tuple(std), dtype, channels_last),
+        ViewForm(tuple(second_mean), tuple(second_std), second_dtype, second_channels_last),
+    )
+    first, second = _views_in_forms(images, rows, size, antialias, forms)
+    return first, second
+
+
+@_view_pair.register_fake
+def _view_pair_fake(
+    images: Tensor,
+    rows: Tensor,
+    size: int,
+    antialias: bool,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype,
+    channels_last: bool,
+    second_mean: Sequence[float],
+    second_std: Sequence[float],
+    second_dtype: torch.dtype,
+    second_channels_last: bool,
+) -> tuple[Tensor, Tensor]:
+    n, device = rows.shape[0], images.device
+    first = ViewForm(dtype=dtype, is_channels_last=channels_last)
+    second = ViewForm(dtype=second_dtype, is_channels_last=second_channels_last)
+    return first.empty(n, size, device), second.empty(n, size, device)

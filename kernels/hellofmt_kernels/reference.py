@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from hellofmt_kernels.view_form import ViewForm
+
 __all__ = ["logits", "soft_label_kl", "soft_labels", "views"]
 
 #: Numbers of one intermediate of `views`: 512 KiB of float32, which stays in a core's own cache.
@@ -234,22 +236,15 @@ def _render(
 
 
 def views(
-    images: Tensor,
-    rows: Tensor,
-    size: int,
-    antialias: bool = True,
-    mean: Sequence[float] = (0.0, 0.0, 0.0),
-    std: Sequence[float] = (1.0, 1.0, 1.0),
-    out_dtype: torch.dtype = torch.float32,
-    is_channels_last: bool = False,
-) -> Tensor:
+    images: Tensor, rows: Tensor, size: int, antialias: bool, forms: Sequence[ViewForm]
+) -> list[Tensor]:
     """Views of stored images: shuffle, crop, resize, flip, mix with a partner, normalise.
 
     What torchvision's functional transforms compute one sample at a time, in float from the
     start: ``to_dtype(float32, scale=True)``, shuffle of patches, ``resized_crop`` (bilinear),
     ``horizontal_flip``, the partner's finished view pasted in the box or blended by its weight,
-    ``normalize``. Neighbours outside the crop are never read. A view has the same bits in every
-    batch.
+    ``normalize`` by each form. Neighbours outside the crop are never read. A view has the same
+    bits in every batch.
 
     Args:
         images: (M, H, W, 3) uint8.
@@ -257,23 +252,22 @@ def views(
         size: S, pixels.
         antialias: widen the filter where a crop is larger than S, as Pillow does; without effect
             on images of at most S x S.
-        mean: per channel, subtracted from values in [0, 1].
-        std: per channel, > 0; divides the difference.
-        out_dtype: floating point; float64 is computed in float64, all others in float32.
-        is_channels_last: memory format of the result.
+        forms: how the finished views leave, each with a result of its own.
 
     Returns:
-        (N, 3, S, S) in ``out_dtype``.
+        (N, 3, S, S) of each form; computed in float64 if one of them is float64, else in float32.
     """
     rows = rows.to(torch.int64)
-    dtype = _accumulation_dtype(out_dtype)
-    memory_format = torch.channels_last if is_channels_last else torch.contiguous_format
+    dtype = torch.float32
+    for form in forms:
+        dtype = torch.promote_types(dtype, _accumulation_dtype(form.dtype))
     count, device = rows.shape[0], images.device
-    out = torch.empty(
-        (count, 3, size, size), dtype=out_dtype, device=device, memory_format=memory_format
-    )
-    shift = torch.tensor(mean, dtype=dtype, device=device).view(1, 1, 3, 1)
-    spread = torch.tensor(std, dtype=dtype, device=device).view(1, 1, 3, 1)
+    outs = [form.empty(count, size, device) for form in forms]
+
+    def per_channel(values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=device).view(1, 1, 3, 1)
+
+    affines = [(per_channel(form.mean), per_channel(form.std)) for form in forms]
     _, height, width, _ = images.shape
     chunk = max(1, _CHUNK_NUMBERS // (3 * max(height, size) * max(width, size)))
     for first in range(0, count, chunk):
@@ -287,9 +281,9 @@ def views(
                 images, partners[:, 6:12], shuffles[mixed], size, antialias, dtype
             ).div_(255)
             view[mixed] = _mix(view[mixed], partner, partners)
-        view.sub_(shift).div_(spread)
-        out[first : first + chunk] = view.permute(0, 2, 3, 1)
-    return out
+        for out, (mean, std) in zip(outs, affines, strict=True):
+            out[first : first + chunk] = (view - mean).div_(std).permute(0, 2, 3, 1)
+    return outs
 
 
 def _mix(own: Tensor, partner: Tensor, rows: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 # pyright: basic, reportArgumentType=false, reportGeneralTypeIssues=false
-"""Augmented views in Triton: one launch from stored bytes to normalised views.
+"""Augmented views in Triton: one launch from stored bytes to views, normalised once or twice.
 
 A program makes one tile of output pixels of one view: index arithmetic in one dimension per axis,
 then a gather of the taps, and a store of three channels. Weights are the exact integers of
@@ -8,6 +8,9 @@ then a gather of the taps, and a store of three channels. Weights are the exact 
 The view itself and its partner are two rounds of the same loop. A tile that lies outside the box
 runs the first only, one inside it the second only, so a CutMix row costs what a plain one does
 but for the tiles that the box's edge crosses; a MixUp row runs both.
+
+The accumulators hold the view in [0, 1]. What leaves is an affine of it, and a second affine with a
+store of its own for the encoder that labels the view, compiled in only where it is asked for.
 
 The kernel is bound by instructions rather than bytes: one thread per output *value* compiles to
 twice the instructions of one per output pixel. Rejected: ``grid_sample`` and ``roi_align``, which
@@ -21,7 +24,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 import triton
 import triton.language as tl
 
@@ -31,6 +33,10 @@ from hellofmt_kernels.view_row import VIEW_COLUMNS, WEIGHT_ONE, ViewColumn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import torch
+
+    from hellofmt_kernels.view_form import ViewForm
 
 __all__ = ["launch", "plan"]
 
@@ -151,13 +157,35 @@ def _total_weight(
 
 
 @triton.jit
-def _scaled(value, shift, scale, share):
-    """Share of a channel in [0, 1] after division by 255, then by an affine."""
+def _part(value, share):
+    """Share of a channel in [0, 1]: share * value / 255."""
     # Reciprocal, then one correction with the exact remainder: the correctly rounded quotient
     # (Markstein 1990) for a third of the cost of a division.
     quotient = value * 0.003921568859368563
     quotient = tl.fma(tl.fma(-255.0, quotient, value), 0.003921568859368563, quotient)
-    return share * (quotient * scale + shift)
+    return share * quotient
+
+
+@triton.jit
+def _store_view(
+    view_ptr,
+    pixel,
+    mask,
+    red,
+    green,
+    blue,
+    SIZE: tl.constexpr,
+    IS_CHANNELS_LAST: tl.constexpr,
+):
+    dtype = view_ptr.dtype.element_ty
+    if IS_CHANNELS_LAST:
+        tl.store(view_ptr + 3 * pixel, red.to(dtype), mask=mask)
+        tl.store(view_ptr + 3 * pixel + 1, green.to(dtype), mask=mask)
+        tl.store(view_ptr + 3 * pixel + 2, blue.to(dtype), mask=mask)
+    else:
+        tl.store(view_ptr + pixel, red.to(dtype), mask=mask)
+        tl.store(view_ptr + SIZE * SIZE + pixel, green.to(dtype), mask=mask)
+        tl.store(view_ptr + 2 * SIZE * SIZE + pixel, blue.to(dtype), mask=mask)
 
 
 @triton.jit
@@ -165,6 +193,7 @@ def _views_kernel(
     images_ptr,  # (M, H, W, 3) uint8
     rows_ptr,  # (N, 20) int32
     out_ptr,  # (N, 3, S, S)
+    second_ptr,  # (N, 3, S, S), the same views in another form
     height,
     width,
     scale_0,
@@ -173,6 +202,12 @@ def _views_kernel(
     shift_0,
     shift_1,
     shift_2,
+    second_scale_0,
+    second_scale_1,
+    second_scale_2,
+    second_shift_0,
+    second_shift_1,
+    second_shift_2,
     SIZE: tl.constexpr,
     ANTIALIAS: tl.constexpr,
     TAPS_Y: tl.constexpr,
@@ -180,6 +215,8 @@ def _views_kernel(
     UNROLL_Y: tl.constexpr,
     UNROLL_X: tl.constexpr,
     IS_CHANNELS_LAST: tl.constexpr,
+    HAS_SECOND: tl.constexpr,
+    IS_SECOND_CHANNELS_LAST: tl.constexpr,
     BLOCK_Y: tl.constexpr,
     BLOCK_X: tl.constexpr,
 ):
@@ -279,51 +316,74 @@ def _views_kernel(
             full_green += weight_y * half_green
             full_blue += weight_y * half_blue
         part = tl.where(source == 0, share, 1.0 - share)
-        red += _scaled(full_red, shift_0, scale_0, part)
-        green += _scaled(full_green, shift_1, scale_1, part)
-        blue += _scaled(full_blue, shift_2, scale_2, part)
+        red += _part(full_red, part)
+        green += _part(full_green, part)
+        blue += _part(full_blue, part)
 
     mask = (y[:, None] < SIZE) & (x[None, :] < SIZE)
-    view_ptr = out_ptr + n.to(tl.int64) * (3 * SIZE * SIZE)
     pixel = y[:, None] * SIZE + x[None, :]
-    dtype = out_ptr.dtype.element_ty
-    if IS_CHANNELS_LAST:
-        tl.store(view_ptr + 3 * pixel, red.to(dtype), mask=mask)
-        tl.store(view_ptr + 3 * pixel + 1, green.to(dtype), mask=mask)
-        tl.store(view_ptr + 3 * pixel + 2, blue.to(dtype), mask=mask)
-    else:
-        tl.store(view_ptr + pixel, red.to(dtype), mask=mask)
-        tl.store(view_ptr + SIZE * SIZE + pixel, green.to(dtype), mask=mask)
-        tl.store(view_ptr + 2 * SIZE * SIZE + pixel, blue.to(dtype), mask=mask)
+    at = n.to(tl.int64) * (3 * SIZE * SIZE)
+    _store_view(
+        out_ptr + at,
+        pixel,
+        mask,
+        red * scale_0 + shift_0,
+        green * scale_1 + shift_1,
+        blue * scale_2 + shift_2,
+        SIZE,
+        IS_CHANNELS_LAST,
+    )
+    if HAS_SECOND:
+        _store_view(
+            second_ptr + at,
+            pixel,
+            mask,
+            red * second_scale_0 + second_shift_0,
+            green * second_scale_1 + second_shift_1,
+            blue * second_scale_2 + second_shift_2,
+            SIZE,
+            IS_SECOND_CHANNELS_LAST,
+        )
+
+
+def _affines(forms: Sequence[ViewForm]) -> dict[str, float]:
+    """Per channel (view - mean) / std as one product and one sum."""
+    # Without a second form the kernel has no second store, and reads none of its numbers.
+    affines = zip(("", "second_"), (forms[0], forms[-1]), strict=True)
+    return {
+        f"{prefix}{name}_{c}": value
+        for prefix, form in affines
+        for c in range(3)
+        for name, value in (
+            ("scale", 1.0 / form.std[c]),
+            ("shift", -form.mean[c] / form.std[c]),
+        )
+    }
 
 
 def plan(
     images: torch.Tensor,
     rows: torch.Tensor,
-    out: torch.Tensor,
+    outs: Sequence[torch.Tensor],
     antialias: bool,
-    mean: Sequence[float],
-    std: Sequence[float],
+    forms: Sequence[ViewForm],
     tile: config.ViewTile | None = None,
 ) -> Launch:
-    """The launch that fills ``out`` with views.
+    """The launch that fills ``outs`` with the same views.
 
     Args:
         images: (M, H, W, 3) uint8, contiguous.
         rows: (N, 20) int32, contiguous, N > 0.
-        out: (N, 3, S, S), contiguous or channels_last.
+        outs: one or two (N, 3, S, S), of the forms.
         antialias: widen the filter where a crop is larger than S.
-        mean: three numbers.
-        std: three numbers > 0.
+        forms: of each of ``outs``.
         tile: instead of the one the table gives.
 
     Returns:
         One launch.
     """
     _, height, width, _ = images.shape
-    n, _, size, _ = out.shape
-    # With one channel's stride of 1 the layout is channels_last, whatever the size is.
-    is_channels_last = out.stride(1) == 1
+    n, _, size, _ = outs[0].shape
     if tile is None:
         tile = config.choose_view_tile(size)
     taps_y = config.view_taps(height, size, antialias)
@@ -335,11 +395,11 @@ def plan(
         arguments={
             "images_ptr": images,
             "rows_ptr": rows,
-            "out_ptr": out,
+            "out_ptr": outs[0],
+            "second_ptr": outs[-1],
             "height": height,
             "width": width,
-            **{f"scale_{c}": 1.0 / std[c] for c in range(3)},
-            **{f"shift_{c}": -mean[c] / std[c] for c in range(3)},
+            **_affines(forms),
         },
         constants={
             "SIZE": size,
@@ -349,7 +409,9 @@ def plan(
             # Two taps are the common case and worth straight code; many would not fit a cache.
             "UNROLL_Y": taps_y if taps_y == 2 else 1,
             "UNROLL_X": taps_x if taps_x == 2 else 1,
-            "IS_CHANNELS_LAST": is_channels_last,
+            "IS_CHANNELS_LAST": forms[0].is_channels_last,
+            "HAS_SECOND": len(forms) == 2,
+            "IS_SECOND_CHANNELS_LAST": forms[-1].is_channels_last,
             "BLOCK_Y": tile.block_y,
             "BLOCK_X": tile.block_x,
         },
@@ -363,12 +425,9 @@ def launch(
     rows: torch.Tensor,
     size: int,
     antialias: bool,
-    mean: Sequence[float],
-    std: Sequence[float],
-    out_dtype: torch.dtype,
-    is_channels_last: bool,
+    forms: Sequence[ViewForm],
     tile: config.ViewTile | None = None,
-) -> torch.Tensor:
+) -> list[torch.Tensor]:
     """Views of stored images, as `hellofmt_kernels.reference.views` defines them.
 
     Args:
@@ -376,17 +435,12 @@ def launch(
         rows: (N, 20) int32 on the same device, N > 0; trusted.
         size: S, pixels.
         antialias: widen the filter where a crop is larger than S.
-        mean: three numbers.
-        std: three numbers > 0.
-        out_dtype: float16, bfloat16 or float32.
-        is_channels_last: memory format of the result.
+        forms: one or two; no float64.
         tile: instead of the one the table gives.
 
     Returns:
-        (N, 3, S, S).
+        (N, 3, S, S) of each form.
     """
-    memory_format = torch.channels_last if is_channels_last else torch.contiguous_format
-    shape = (rows.shape[0], 3, size, size)
-    out = torch.empty(shape, dtype=out_dtype, device=images.device, memory_format=memory_format)
-    plan(images.contiguous(), rows.contiguous(), out, antialias, mean, std, tile).run()
-    return out
+    outs = [form.empty(rows.shape[0], size, images.device) for form in forms]
+    plan(images.contiguous(), rows.contiguous(), outs, antialias, forms, tile).run()
+    return outs

@@ -43,6 +43,22 @@ def test_half_precision_on_hopper_uses_warp_groups_and_wide_stores():
             assert budget[one.name]["wide_stores"] > 0
 
 
+@pytest.mark.parametrize("capability", ["sm_80", "sm_90"])
+def test_a_second_output_of_views_costs_its_stores_and_little_else(capability):
+    budget = aot.read_budget()
+    one = budget[f"views fp32 224->224 planar {capability}"]
+    two = budget[f"views fp32+fp16 224->224 planar+planar {capability}"]
+    other = budget[f"views fp16 224->224 planar {capability}"]
+    # Every store of both is of 128 bits; the pixels are read and resampled once.
+    assert two["wide_stores"] == two["stores"] == one["stores"] + other["stores"]
+    assert two["registers"] <= one["registers"] + 8
+    assert two["instructions"] < 1.2 * one["instructions"]
+    for layouts in ("channels_last+channels_last", "planar+channels_last"):
+        pair = budget[f"views fp32+fp16 224->224 {layouts} {capability}"]
+        assert pair["registers"] <= one["registers"] + 8
+        assert pair["instructions"] < 1.3 * one["instructions"]
+
+
 def test_a_regression_is_found_in_every_number():
     one = next(one for one in CONFIGURATIONS if one.is_gemm and one.capability == (9, 0))
     budget = {one.name: aot.read_budget()[one.name] | {"wgmma": 4, "mma": 0, "wide_stores": 3}}

@@ -11,7 +11,7 @@ import torch
 from hellofmt.archive import open_archive
 from hellofmt.loading import HelloDataset, loader
 from hellofmt.projector import Labeler
-from hellofmt_kernels import reference
+from hellofmt_kernels import ViewForm, reference
 
 soft_labels_triton = pytest.importorskip("hellofmt_kernels.soft_labels_triton")
 views_triton = pytest.importorskip("hellofmt_kernels.views_triton")
@@ -52,15 +52,10 @@ def test_an_archives_views():
     assert loader._is_drawable(dataset)
     stored = torch.from_numpy(np.stack([dataset.pixels(row) for row in range(len(dataset))]))
     size = dataset.views.size
-    got = views_triton.launch(
-        stored,
-        torch.from_numpy(table),
-        size,
-        dataset.views.antialias,
-        (0.0,) * 3,
-        (1.0,) * 3,
-        torch.float32,
-        False,
-    )
+    rows, antialias = torch.from_numpy(table), dataset.views.antialias
+    half = ViewForm((0.5,) * 3, (0.25,) * 3, torch.float16, is_channels_last=True)
+    got, second = views_triton.launch(stored, rows, size, antialias, (ViewForm(), half))
     assert (got - views).abs().max() < 1e-5
+    # Values from -2 to 2, where half a step of float16 is 2**-11.
+    assert (second - (views - 0.5) / 0.25).abs().max() < 2**-10
     assert (table[:, 6] != table[:, 0]).any()

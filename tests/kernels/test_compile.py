@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hellofmt_kernels import soft_label_kl, soft_labels, views
+from hellofmt_kernels import ViewForm, soft_label_kl, soft_labels, view_pair, views
 
 needs_compiler = pytest.mark.skipif(
     shutil.which("g++") is None, reason="torch.compile needs a C++ compiler"
@@ -31,6 +31,12 @@ def test_fake_tensors_of_a_gpu_have_padded_rows():
         assert batch.shape == (5, 3, 32, 32)
         assert batch.stride() == (3072, 1, 96, 3)
         assert batch.device.type == "cuda"
+        half = ViewForm(dtype=torch.float16, is_channels_last=True)
+        first, second = view_pair(images, rows, 32, ViewForm(), half)
+        assert (first.dtype, first.stride()) == (torch.float32, (3072, 1024, 32, 1))
+        assert (second.dtype, second.stride()) == (torch.float16, (3072, 1, 96, 3))
+        assert second.shape == (5, 3, 32, 32)
+        assert second.device.type == "cuda"
 
 
 @pytest.mark.parametrize(
@@ -76,3 +82,31 @@ def test_loss_and_views_compile_without_a_graph_break(make_random_rows):
     ours, theirs = (torch.autograd.grad(value, student)[0] for value in (got, want))
     assert torch.allclose(ours, theirs, atol=1e-7)
     assert theirs.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    "backend",
+    ["aot_eager", pytest.param("inductor", marks=[needs_compiler, pytest.mark.slow])],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_pair_of_views_compiles_without_a_graph_break(
+    backend, make_random_rows, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    g = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (2, 8, 8, 3), generator=g, dtype=torch.uint8)
+    rows = make_random_rows(4, 2, 8, 8, 8)
+    mean, std = (0.5,) * 3, (0.25,) * 3
+
+    def step(images, rows):
+        # Made inside, as a caller would.
+        form = ViewForm(mean, std, torch.float16, is_channels_last=True)
+        student, encoder = view_pair(images, rows, 8, ViewForm(), form)
+        return student.square().sum(dim=1), encoder.float() * 2
+
+    for n in (4, 3):
+        got = torch.compile(step, fullgraph=True, backend=backend)(images, rows[:n])
+        want = step(images, rows[:n])
+        for ours, theirs in zip(got, want, strict=True):
+            assert torch.allclose(ours, theirs)
+        assert want[1].abs().max() > 1

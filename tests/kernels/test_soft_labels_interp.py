@@ -75,6 +75,12 @@ def test_labels_equal_float64(n, c, d, dtype, epilogue):
     check(n, c, d, dtype, epilogue)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(("c", "d"), [(21841, 40), (257, 1024)])
+def test_many_classes_or_features_equal_float64(c, d, dtype):
+    check(7, c, d, dtype, "softmax")
+
+
 @pytest.mark.parametrize("rank", [1, 4, 16, 70])
 @pytest.mark.parametrize("c", [10, 257])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

@@ -6,9 +6,24 @@ import math
 import pytest
 import torch
 
-from hellofmt_kernels import VIEW_COLUMNS, WEIGHT_ONE, ViewColumn, validate_view_rows, views
+from hellofmt_kernels import (
+    VIEW_COLUMNS,
+    WEIGHT_ONE,
+    ViewColumn,
+    ViewForm,
+    validate_view_rows,
+    view_pair,
+    views,
+)
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+STUDENT = ViewForm(MEAN, STD)
+ENCODER = ViewForm(
+    (0.48145466, 0.4578275, 0.40821073),
+    (0.26862954, 0.26130258, 0.27577711),
+    torch.float16,
+    is_channels_last=True,
+)
 
 
 def noise(count, height, width, seed=0):
@@ -172,8 +187,56 @@ def test_output_dtype_and_memory_format(dtype, channels_last, make_random_rows):
     assert got.is_contiguous(memory_format=torch.channels_last) is channels_last
 
 
+def alone(images, rows, size, form, **options):
+    return views(
+        images,
+        rows,
+        size,
+        mean=form.mean,
+        std=form.std,
+        out_dtype=form.dtype,
+        channels_last=form.is_channels_last,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize(("side", "size"), [(12, 16), (40, 20)])
+def test_a_pair_is_the_same_views_in_two_forms(
+    side, size, antialias, make_random_rows, make_torchvision_views
+):
+    images = noise(4, side, side)
+    rows = make_random_rows(12, 4, side, side, size)
+    pair = view_pair(images, rows, size, STUDENT, ENCODER, antialias=antialias)
+    # Values reach 2.7, where half a step of float16 is 2**-10.
+    for got, form, limit in zip(pair, (STUDENT, ENCODER), (2e-5, 1e-5 + 2**-10), strict=True):
+        assert got.equal(alone(images, rows, size, form, antialias=antialias))
+        assert got.dtype == form.dtype
+        assert got.is_contiguous(memory_format=torch.channels_last) is form.is_channels_last
+        truth = make_torchvision_views(
+            images,
+            rows,
+            size,
+            dtype=torch.float64,
+            antialias=antialias,
+            mean=form.mean,
+            std=form.std,
+        )
+        assert (got.double() - truth).abs().max() < limit
+
+
+def test_a_pair_is_computed_as_finely_as_its_finer_form(make_random_rows):
+    images, rows = noise(2, 9, 9), make_random_rows(4, 2, 9, 9, 8)
+    fine = ViewForm(MEAN, STD, torch.float64)
+    first, second = view_pair(images, rows, 8, ViewForm(), fine)
+    assert second.equal(alone(images, rows, 8, fine))
+    assert first.equal(views(images, rows, 8, out_dtype=torch.float64).float())
+
+
 def test_no_rows_give_no_views(make_plain_rows):
     assert views(noise(1, 4, 4), make_plain_rows(0, 4, 4), 8).shape == (0, 3, 8, 8)
+    pair = view_pair(noise(1, 4, 4), make_plain_rows(0, 4, 4), 8, STUDENT, ENCODER)
+    assert [tuple(one.shape) for one in pair] == [(0, 3, 8, 8)] * 2
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
@@ -183,6 +246,17 @@ def test_opcheck(channels_last, make_random_rows):
     op = torch.ops.hellofmt_kernels.views.default
     args = (images, rows, 6, True, list(MEAN), list(STD), torch.float32, channels_last)
     torch.library.opcheck(op, args)
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_opcheck_of_a_pair(channels_last, dtype, make_random_rows):
+    images = noise(2, 6, 6)
+    rows = make_random_rows(4, 2, 6, 6, 6)
+    op = torch.ops.hellofmt_kernels.view_pair.default
+    first = (list(MEAN), list(STD), torch.float32, False)
+    second = (list(ENCODER.mean), list(ENCODER.std), dtype, channels_last)
+    torch.library.opcheck(op, (images, rows, 6, True, *first, *second))
 
 
 BAD_ROWS = {
@@ -290,6 +364,49 @@ def test_bad_arguments_are_refused(name, make_plain_rows):
     with pytest.raises(error) as caught:
         views(**(arguments | change))
     assert str(caught.value).startswith(message)
+
+
+REFUSED_FORMS = {
+    "mean": (
+        ViewForm((0.5, 0.5)),
+        ValueError,
+        "`{}.mean`: (0.5, 0.5); expected 3 finite numbers",
+    ),
+    "std": (
+        ViewForm(std=(1.0, math.nan, 1.0)),
+        ValueError,
+        "`{}.std`: (1.0, nan, 1.0); expected 3 finite numbers",
+    ),
+    "std_zero": (
+        ViewForm(std=(1.0, 0.0, 1.0)),
+        ValueError,
+        "`{}.std`: (1.0, 0.0, 1.0); expected 3 numbers > 0",
+    ),
+    "dtype": (
+        ViewForm(dtype=torch.int32),
+        TypeError,
+        "`{}.dtype`: torch.int32; expected float16, bfloat16, float32 or float64",
+    ),
+}
+
+
+@pytest.mark.parametrize("at", ["first", "second"])
+@pytest.mark.parametrize("name", REFUSED_FORMS)
+def test_bad_forms_are_refused(name, at, make_plain_rows):
+    form, error, message = REFUSED_FORMS[name]
+    forms = {"first": ViewForm(), "second": ViewForm()} | {at: form}
+    with pytest.raises(error) as caught:
+        view_pair(noise(1, 4, 4), make_plain_rows(1, 4, 4), 4, **forms)
+    assert str(caught.value) == message.format(at)
+
+
+def test_a_pair_checks_images_and_rows(make_plain_rows):
+    with pytest.raises(TypeError, match="`images`: dtype"):
+        view_pair(torch.zeros(1, 4, 4, 3), make_plain_rows(1, 4, 4), 4, STUDENT, ENCODER)
+    rows = make_plain_rows(1, 4, 4)
+    rows[0, ViewColumn.FLIP] = 2
+    with pytest.raises(ValueError, match="`rows`: view flip 2; expected 0 or 1"):
+        view_pair(noise(1, 4, 4), rows, 4, STUDENT, ENCODER)
 
 
 def test_the_table_is_twenty_columns_in_this_order():

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
-from hellofmt_kernels import WEIGHT_ONE, ViewColumn, config, reference
+from hellofmt_kernels import WEIGHT_ONE, ViewColumn, ViewForm, config, reference
 
 views_triton = pytest.importorskip("hellofmt_kernels.views_triton")
 
 pytestmark = pytest.mark.interp
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-UNIT = ((0.0,) * 3, (1.0,) * 3)
+OTHER_MEAN, OTHER_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+STUDENT = ViewForm(MEAN, STD)
 
 
 def noise(count, height, width):
@@ -21,13 +24,29 @@ def noise(count, height, width):
     return torch.randint(0, 256, (count, height, width, 3), generator=g, dtype=torch.uint8)
 
 
-def check(images, rows, size, antialias=True, affine=UNIT, channels_last=False, tile=None):
-    want = reference.views(images, rows, size, antialias, *affine, torch.float64)
-    got = views_triton.launch(
-        images, rows, size, antialias, *affine, torch.float32, channels_last, tile
-    )
-    assert got.shape == want.shape
-    assert (got - want).abs().max() < 1.5e-6 / min(affine[1])
+def rounding(form):
+    """Half a step of a form's dtype at its largest value."""
+    largest = max(max(m, 1 - m) / s for m, s in zip(form.mean, form.std, strict=True))
+    return {torch.float16: 2**-11, torch.bfloat16: 2**-8, torch.float32: 0.0}[form.dtype] * largest
+
+
+def check_forms(images, rows, size, forms, antialias=True, tile=None):
+    """Each output against the definition in float64."""
+    exact = [dataclasses.replace(form, dtype=torch.float64) for form in forms]
+    wanted = reference.views(images, rows, size, antialias, exact)
+    found = views_triton.launch(images, rows, size, antialias, forms, tile)
+    assert len(found) == len(forms)
+    for got, want, form in zip(found, wanted, forms, strict=True):
+        assert got.shape == want.shape
+        assert got.dtype == form.dtype
+        assert (got.double() - want).abs().max() < 1.5e-6 / min(form.std) + rounding(form)
+        assert got.is_contiguous(memory_format=torch.channels_last) is form.is_channels_last
+        assert got.is_contiguous() is not form.is_channels_last
+    return found
+
+
+def check(images, rows, size, antialias=True, form=ViewForm(), tile=None):  # noqa: B008
+    (got,) = check_forms(images, rows, size, [form], antialias, tile)
     return got
 
 
@@ -49,9 +68,35 @@ def test_views_equal_float64(height, width, size, antialias, make_random_rows):
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_memory_format_and_affine(channels_last, make_random_rows):
     rows = make_random_rows(4, 2, 18, 18, 20)
-    got = check(noise(2, 18, 18), rows, 20, True, (MEAN, STD), channels_last)
-    assert got.is_contiguous(memory_format=torch.channels_last) is channels_last
-    assert got.is_contiguous() is not channels_last
+    check(noise(2, 18, 18), rows, 20, form=ViewForm(MEAN, STD, is_channels_last=channels_last))
+
+
+@pytest.mark.parametrize("first_is_last", [True, False])
+@pytest.mark.parametrize("second_is_last", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_pair_has_its_own_affines_dtypes_and_formats(
+    first_is_last, second_is_last, dtype, make_random_rows
+):
+    """Plain, CutMix, MixUp and both, in tiles that the view does not fill."""
+    rows = make_random_rows(4, 2, 18, 18, 20)
+    forms = [
+        ViewForm(MEAN, STD, is_channels_last=first_is_last),
+        ViewForm(OTHER_MEAN, OTHER_STD, dtype, second_is_last),
+    ]
+    check_forms(noise(2, 18, 18), rows, 20, forms)
+
+
+def test_a_pair_has_the_bits_of_each_form_alone(make_random_rows):
+    images, rows = noise(2, 10, 10), make_random_rows(4, 2, 10, 10, 12)
+    forms = [STUDENT, ViewForm(OTHER_MEAN, OTHER_STD, torch.float16, is_channels_last=True)]
+    pair = views_triton.launch(images, rows, 12, True, forms)
+    for got, form in zip(pair, forms, strict=True):
+        assert got.equal(views_triton.launch(images, rows, 12, True, [form])[0])
+
+
+def test_a_pair_of_shrunk_views(make_random_rows):
+    forms = [STUDENT, ViewForm(dtype=torch.float16)]
+    check_forms(noise(3, 32, 24), make_random_rows(4, 3, 32, 24, 12), 12, forms)
 
 
 @pytest.mark.parametrize("factor", [3, 8])
@@ -110,18 +155,30 @@ def test_an_unmixed_row_ignores_the_partner(make_plain_rows):
     check(noise(1, 6, 6), rows, 6)
 
 
-def test_every_output_is_written(make_random_rows, monkeypatch):
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_every_output_is_written_and_nothing_beside_it(
+    count, channels_last, make_random_rows, monkeypatch
+):
     rows = make_random_rows(2, 2, 10, 10, 21)
-    empty = torch.empty
+    held = []
 
-    def poisoned(*shape, **arguments):
-        return empty(*shape, **arguments).fill_(torch.nan)
+    def poisoned(form, n, size, device):
+        memory = torch.full((n * 3 * size * size + 64,), torch.nan, dtype=form.dtype)
+        held.append(memory)
+        out = memory[32:-32].view(n, size, size, 3) if channels_last else memory[32:-32]
+        return out.permute(0, 3, 1, 2) if channels_last else out.view(n, 3, size, size)
 
-    monkeypatch.setattr(torch, "empty", poisoned)
-    got = views_triton.launch(
-        noise(2, 10, 10), rows, 21, True, *UNIT, torch.float32, False, config.ViewTile(16, 16, 4)
+    monkeypatch.setattr(ViewForm, "empty", poisoned)
+    forms = [ViewForm(MEAN, STD, dtype, channels_last) for dtype in (torch.float32, torch.float16)]
+    found = views_triton.launch(
+        noise(2, 10, 10), rows, 21, True, forms[:count], config.ViewTile(16, 16, 4)
     )
-    assert not got.isnan().any()
+    assert len(found) == len(held) == count
+    for memory in held:
+        assert not memory[32:-32].isnan().any()
+        assert memory[:32].isnan().all()
+        assert memory[-32:].isnan().all()
 
 
 def test_division_by_255_is_correctly_rounded():

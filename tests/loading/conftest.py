@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,11 @@ VIT = Arch(
     embed_dim=16,
     quick_gelu=False,
     vision=VisionArch(image_size=16, layers=1, width=32, patch_size=4, head_width=16),
+)
+RESNET = Arch(
+    embed_dim=16,
+    quick_gelu=True,
+    vision=VisionArch(image_size=32, layers=[1, 1, 1, 1], width=16),
 )
 BICUBIC = Preprocess(
     antialias=True,
@@ -59,7 +65,9 @@ def make_pictures(count, side=None):
     return [generator.integers(0, 256, (h, w, 3), np.uint8) for h, w in shapes]
 
 
-def make_archive(path, *, count=11, side=None, with_projector=True, layout="auto", **changes):
+def make_archive(
+    path, *, count=11, side=None, with_projector=True, layout="auto", arch=VIT, **changes
+):
     pictures = make_pictures(count, side)
     labels = [i * len(CLASSES) // max(count, 1) for i in range(count)]
     images = projector = None
@@ -70,7 +78,8 @@ def make_archive(path, *, count=11, side=None, with_projector=True, layout="auto
         ]
         images = ImageSet("png", items, layout)
     if with_projector:
-        base = seeded_base(VIT, BICUBIC, seed=3)
+        entrance = msgspec.structs.replace(BICUBIC, size=arch.vision.image_size)
+        base = seeded_base(arch, entrance, seed=3)
         built = Projector.build(base, CLASSES, rank=2, start="stored", temperature=2.0, seed=1)
         noise = torch.Generator().manual_seed(5)
         with torch.no_grad():
@@ -124,3 +133,9 @@ def mixing_even(archive_of):
 @pytest.fixture(scope="session")
 def projector_only(archive_of):
     return archive_of(count=0, mix="cutmix", mix_probability="0.5")
+
+
+@pytest.fixture(scope="session")
+def resnet():
+    """A tower for 32 px with a padded stem, which no normalisation can be folded into."""
+    return RESNET

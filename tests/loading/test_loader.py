@@ -8,10 +8,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+import hellofmt_kernels
 from hellofmt.archive import open_archive
 from hellofmt.errors import StateError, TrustError, UserInputError
 from hellofmt.loading import HelloDataset, HelloLoader, HelloSampler, loader, normalise
 from hellofmt.projector import Labeler
+from hellofmt.projector.serving import ServingEncoder
+from hellofmt_kernels import ViewForm
 
 KINDS = ("soft", "logits", "hard", "none")
 
@@ -173,7 +176,8 @@ def test_images_of_unequal_sizes_share_a_frame(archive_of, budget, channels_last
     stored = loader._Resident(dataset, torch.device("cpu"), budget)
     for rows, epoch in ((np.array([7, 2, 2, 9]), 3), (np.arange(11), 0)):
         views, table = dataset.draw(rows, epoch)
-        got = stored.draw(table, channels_last)
+        got, second = stored.draw(table, ViewForm(is_channels_last=channels_last))
+        assert second is None
         assert (got - views).abs().max() < 1e-5
         assert got.is_contiguous(
             memory_format=torch.channels_last if channels_last else torch.contiguous_format
@@ -190,11 +194,60 @@ def test_each_image_is_decoded_when_it_is_first_shown(mixing, monkeypatch, budge
     stored = loader._Resident(dataset, torch.device("cpu"), budget)
     assert read == []
     first = dataset.table(np.array([3, 3, 8]), 1)
-    stored.draw(first, channels_last=False)
+    stored.draw(first, ViewForm())
     assert sorted(read) == sorted({*first[:, 0].tolist(), *first[:, 6].tolist()})
     for epoch in range(2):
-        stored.draw(dataset.table(np.arange(11), epoch), channels_last=False)
+        stored.draw(dataset.table(np.arange(11), epoch), ViewForm(), ViewForm())
     assert sorted(read) == list(range(11))
+
+
+@pytest.fixture
+def bases(archive_of, resnet):
+    """Archives whose base takes the views as they are, normalised, or resized first."""
+    options = {"side": 16, "mix": "cutmix", "mix_probability": "0.5", "shuffle": 2}
+    return {
+        "folded": archive_of(**options),
+        "padded stem": archive_of(**options, arch=resnet, size=32),
+        "resized": archive_of(**options, size=20),
+        "resized, padded stem": archive_of(**options, arch=resnet),
+    }
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("labels", KINDS)
+@pytest.mark.parametrize("base", ["folded", "padded stem", "resized", "resized, padded stem"])
+def test_both_networks_inputs_are_drawn_at_once(bases, base, labels, dtype, monkeypatch):
+    """The way of a GPU, on a CPU: the same batches as a data loader's."""
+    path = bases[base]
+    made = HelloLoader(path, batch_size=4, labels=labels, seed=5, dtype=dtype, channels_last=True)
+    made._stored = loader._Resident(made.dataset, torch.device("cpu"), 0)
+    drawn = []
+    for name in ("views", "view_pair"):
+        real = getattr(hellofmt_kernels, name)
+        monkeypatch.setattr(
+            hellofmt_kernels,
+            name,
+            lambda *a, name=name, real=real, **k: drawn.append(name) or real(*a, **k),
+        )
+    entered = []
+    real_entered = ServingEncoder.entered
+    monkeypatch.setattr(ServingEncoder, "entered", lambda *a: entered.append(1) or real_entered(*a))
+    got = joined(list(made))
+    is_labelled = labels in ("soft", "logits")
+    assert drawn == ["view_pair" if is_labelled else "views"] * 3
+    assert made.kernel["views"] == drawn[0]
+    # No second pass over a batch but where its views have to be resized.
+    assert len(entered) == (3 if is_labelled and "resized" in base else 0)
+    plain = HelloLoader(path, batch_size=4, labels=labels, seed=5, dtype=dtype)
+    wanted = joined(list(plain))
+    assert got[0].is_contiguous(memory_format=torch.channels_last)
+    assert (got[0] - wanted[0]).abs().max() < 1e-5
+    if labels == "hard":
+        assert torch.equal(got[1], wanted[1])
+    elif is_labelled:
+        # Half a step of bfloat16 here or there in a pixel, and labels move as much.
+        limit = 1e-5 if dtype is None else 3e-2
+        assert (got[1] - wanted[1]).abs().max() < limit * (1 if labels == "soft" else 10)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +287,7 @@ def test_a_gpu_gives_the_same_batches(mixing_even, labels, resident):
 @pytest.mark.gpu
 def test_a_gpus_batch_comes_through_the_fused_kernels(mixing_even):
     made = HelloLoader(mixing_even, batch_size=4, device="cuda")
-    assert made.kernel == {"views": "views", "labels": "row"}
+    assert made.kernel == {"views": "view_pair", "labels": "row"}
     activities = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profiled:
         list(made)

@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from hellofmt.archive import open_archive
+from hellofmt.archive import Arch, VisionArch, open_archive
 from hellofmt.errors import BaseModelError, SpecError, UserInputError
 from hellofmt.projector import Encoder, Labeler, Projector, load_base, seeded_base
+from hellofmt.projector.head import LinearHead
 from hellofmt.projector.labeler import refuse_fork
+from hellofmt_kernels import ViewForm
 
 
 def assemble(base, part, adapter=None):
@@ -155,6 +157,65 @@ def test_kernel_names_the_algorithm(trained):
     labeler = trained.labeler()
     assert (labeler.kernel, labeler.classes, labeler.temperature) == ("reference", 4, 4.0)
     assert labeler.device == torch.device("cpu")
+
+
+RESNET = Arch(
+    embed_dim=16,
+    quick_gelu=True,
+    vision=VisionArch(image_size=32, layers=[1, 1, 1, 1], width=16),
+)
+
+
+def as_inputs(labeler, form, views):
+    """Views in a form, by the words of its docstring."""
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (form.mean, form.std))
+    layout = torch.channels_last if form.is_channels_last else torch.contiguous_format
+    return ((views - mean) / std).to(form.dtype, memory_format=layout)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("is_padded", [False, True])
+def test_views_in_the_input_form_give_the_same_embeddings(trained, views, is_padded, dtype):
+    base = trained.base
+    if is_padded:
+        entrance = msgspec.structs.replace(base.spec.preprocess, size=32)
+        base = seeded_base(RESNET, entrance, seed=4)
+    preprocess, features = base.spec.preprocess, base.spec.arch.embed_dim
+    rows = torch.randn(4, features, generator=torch.Generator().manual_seed(1))
+    head = LinearHead(rows, delta=None, bias=None, logit_scale=1.0, train_scale=False)
+    labeler = Labeler(base, [], head, temperature=1.0, dtype=dtype)
+    form = labeler.input_form(preprocess.size)
+    # A patch embedding took the normalisation over; a padded stem cannot.
+    assert (form == ViewForm(dtype=dtype)) is not is_padded
+    if is_padded:
+        numbers = tuple(float(v) for v in preprocess.mean), tuple(float(v) for v in preprocess.std)
+        assert form == ViewForm(*numbers, dtype, is_channels_last=True)
+    of_size = functional.interpolate(views, size=preprocess.size, mode="bilinear")
+    got = labeler.embeddings_of_inputs(as_inputs(labeler, form, of_size))
+    assert torch.equal(got, labeler.embeddings(of_size))
+    assert not got.is_inference()
+
+
+def test_views_of_another_size_have_no_input_form(trained):
+    size = trained.base.spec.preprocess.size
+    assert trained.labeler().input_form(size + 1) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda x: x.half(), "float32, N >= 1, got (2, 3, {0}, {0}) float16"),
+        (lambda x: x[:, :, 1:], "expected (N, 3, {0}, {0}) float32, N >= 1, got (2, 3, {1}, {0})"),
+        (lambda x: x[:, :1], "got (2, 1, {0}, {0}) float32"),
+        (lambda x: x[0], "got (3, {0}, {0}) float32"),
+        (lambda x: x[:0], "got (0, 3, {0}, {0}) float32"),
+    ],
+)
+def test_inputs_in_another_form_are_refused(trained, change, text):
+    size = trained.base.spec.preprocess.size
+    with pytest.raises(UserInputError, match="E_DATA: inputs: expected") as caught:
+        trained.labeler().embeddings_of_inputs(change(torch.zeros(2, 3, size, size)))
+    assert text.format(size, size - 1) in str(caught.value)
 
 
 def test_a_bad_temperature_is_refused(trained, views):
