@@ -90,7 +90,8 @@ def padding_faults(last: NDArray[np.uint8], size: NDArray[np.int64]) -> NDArray[
         (N,).
     """
     used = size - (padded_rows(size) - BLOCK)
-    faults: NDArray[np.bool_] = (last.view(np.uint64) & _AFTER_WORDS[used]).any(axis=1)
+    after = last.view(np.uint64) & _AFTER_WORDS[used]
+    faults: NDArray[np.bool_] = (after != 0).any(axis=1)
     return faults
 
 
