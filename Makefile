@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long bench lint types unit interp aot vectors fuzz format clean
+.PHONY: help demo test test-long slow oldest-webdataset oldest-triton bench lint types unit interp \
+  aot vectors fuzz format clean
 
 help:
 	@echo "make demo       distil, pack, inspect and train on real digits: no download, no GPU"
 	@echo "make test       lint, types and tests: what CI runs"
-	@echo "make test-long  the suites that take longer"
+	@echo "make test-long  the suites that take longer, and the oldest webdataset and Triton"
 	@echo "make bench      every comparison with other ways to keep labels: DATA='DIR ...' BASE=... PROFILE=cpu"
 	@echo "make aot        compile every shipped kernel for sm_80 and sm_90, against the committed budget"
 	@echo "make vectors    rewrite the golden files of the format; review the diff"
@@ -41,9 +42,32 @@ unit: $(STAMP)
 interp: $(STAMP)
 	HELLOFMT_REQUIRE=interp TRITON_INTERPRET=1 $(BIN)/pytest -q -m "interp and not slow" tests/kernels
 
-test-long: test
+test-long: test slow oldest-webdataset oldest-triton
+
+slow: $(STAMP)
 	$(BIN)/pytest -q -m "slow and not interp and not gpu" --durations=30
 	TRITON_INTERPRET=1 $(BIN)/pytest -q -m "interp and slow" tests/kernels
+
+# The oldest versions that we promise to work with lie in folders before everything that .venv has.
+.cache/webdataset-0.2.86/.installed: PACKAGES = webdataset==0.2.86 braceexpand
+# Triton 3.6's interpreter makes numbers of arrays, which NumPy 2.4 refuses and 2.3 warns of.
+.cache/triton-3.6.0/.installed: PACKAGES = triton==3.6.0 numpy==2.3.5
+.cache/%/.installed: $(STAMP)
+	rm -rf $(@D)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(@D) \
+	  $(PACKAGES) || { echo "make: no $(PACKAGES) for this Python here, so $* stays untested" >&2; exit 1; }
+	@touch $@
+
+oldest-webdataset: .cache/webdataset-0.2.86/.installed
+	PYTHONPATH=$(CURDIR)/$(<D) HELLOFMT_VERSIONS=webdataset==0.2.86 $(BIN)/pytest -q \
+	  -m "not slow and not gpu" tests/interop tests/archive/test_pack.py
+
+oldest-triton: .cache/triton-3.6.0/.installed
+	PYTHONPATH=$(CURDIR)/$(<D) HELLOFMT_VERSIONS=triton==3.6.0,numpy==2.3.5 HELLOFMT_REQUIRE=aot \
+	  $(BIN)/pytest -q -m aot tests/kernels
+	PYTHONPATH=$(CURDIR)/$(<D) HELLOFMT_VERSIONS=triton==3.6.0,numpy==2.3.5 HELLOFMT_REQUIRE=interp \
+	  TRITON_INTERPRET=1 $(BIN)/pytest -q -m "interp and not slow" tests/kernels \
+	  -W "ignore:Conversion of an array with ndim:DeprecationWarning"
 
 # Resumable by the cell; without DATA, the digits alone.
 PROFILE ?= cpu

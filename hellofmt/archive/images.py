@@ -26,10 +26,12 @@ __all__ = ["Codec", "ImageShape", "decode_image", "encode_image", "parse_image",
 
 Codec = Literal["png", "jpeg", "webp"]
 
-_PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+# The signature, then size and name of the first chunk.
+_PNG_BEGIN: Final = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _CHUNK: Final = struct.Struct(">I4s")
 _CRC: Final = struct.Struct(">I")
 _IHDR: Final = struct.Struct(">IIBBBBB")
+_IHDR_END: Final = 33
 _PILLOW: Final = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 # A marker inside entropy-coded data: 0xFF followed by neither a stuffed zero nor a restart number.
 _MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7]")
@@ -78,9 +80,8 @@ def parse_image(data: bytes | memoryview, codec: str, *, member: str = "") -> Im
         SpecError: outside the profile (E_CODEC).
         CorruptError: cut, or a checksum is wrong (E_IMAGE).
     """
-    walk = {"png": _walk_png, "jpeg": _walk_jpeg, "webp": _walk_webp}[codec]
     try:
-        shape = walk(data)
+        shape = _WALKS[codec](data)
     except _OutsideProfileError as error:
         raise SpecError.make(
             "E_CODEC", f"{codec} outside the profile: {error}", member=member
@@ -102,11 +103,10 @@ class _DamagedError(ValueError):
 
 def _walk_png(data: bytes | memoryview) -> ImageShape:
     """8-bit grey or RGB, not interlaced; IHDR, sRGB if any, IDAT one after another, IEND."""
-    if bytes(data[:8]) != _PNG_SIGNATURE:
-        raise _OutsideProfileError("not a PNG file")
-    at, end = 8, len(data)
-    seen: list[bytes] = []
-    shape: ImageShape | None = None
+    shape = _png_start(data)
+    at, end, last = _IHDR_END, len(data), b"IHDR"
+    if zlib.crc32(data[12:29]) != _CRC.unpack_from(data, 29)[0]:
+        raise _DamagedError("checksum of chunk IHDR")
     while at < end:
         if end - at < 12:
             raise _DamagedError("cut inside a chunk")
@@ -116,31 +116,31 @@ def _walk_png(data: bytes | memoryview) -> ImageShape:
             raise _DamagedError(f"chunk {printable(name)} goes past the end")
         if zlib.crc32(data[at + 4 : after]) != _CRC.unpack_from(data, after)[0]:
             raise _DamagedError(f"checksum of chunk {printable(name)}")
-        if not seen:
-            shape = _png_header(name, data[at + 8 : after])
-        elif name == b"IDAT":
-            pass
-        elif name == b"IEND":
-            if size or b"IDAT" not in seen:
+        if name == b"IEND":
+            if size or last != b"IDAT":
                 raise _OutsideProfileError("IEND before IDAT, or with data")
             if after + 4 != end:
                 raise _OutsideProfileError("bytes after IEND")
-        elif name != b"sRGB" or size != 1 or seen != [b"IHDR"]:
+            return shape
+        if name != b"IDAT" and (name != b"sRGB" or size != 1 or last != b"IHDR"):
             raise _OutsideProfileError(
                 f"chunk {printable(name)}; expected IHDR, sRGB, IDAT and IEND only"
             )
-        if not seen or seen[-1] != name:
-            seen.append(name)
-        at = after + 4
-    if shape is None or seen[-1] != b"IEND":
+        last, at = name, after + 4
+    raise _DamagedError("cut before IEND")
+
+
+def _png_start(data: bytes | memoryview) -> ImageShape:
+    """Signature and IHDR; its checksum is not looked at."""
+    begin = bytes(data[:16])
+    if begin != _PNG_BEGIN:
+        if begin[:8] != _PNG_BEGIN[:8]:
+            raise _OutsideProfileError("not a PNG file")
+        if begin != _PNG_BEGIN[: len(begin)]:
+            raise _OutsideProfileError("does not begin with IHDR")
+    if len(data) < _IHDR_END:
         raise _DamagedError("cut before IEND")
-    return shape
-
-
-def _png_header(name: bytes, body: bytes | memoryview) -> ImageShape:
-    if name != b"IHDR" or len(body) != 13:
-        raise _OutsideProfileError("does not begin with IHDR")
-    width, height, depth, colour, packing, filters, interlace = _IHDR.unpack(body)
+    width, height, depth, colour, packing, filters, interlace = _IHDR.unpack_from(data, 16)
     if depth != 8 or colour not in (0, 2):
         raise _OutsideProfileError(f"bit depth {depth}, colour type {colour}; expected 8, 0 or 2")
     if packing or filters or interlace:
@@ -160,11 +160,9 @@ def parse_png_header(head: bytes) -> ImageShape:
     Raises:
         SpecError: not a PNG file of the profile (E_CODEC).
     """
-    if head[:8] != _PNG_SIGNATURE or len(head) < 33:
-        raise SpecError.make("E_CODEC", "png outside the profile: not a PNG file")
     try:
-        return _png_header(head[12:16], head[16:29])
-    except _OutsideProfileError as error:
+        return _png_start(head)
+    except (_OutsideProfileError, _DamagedError) as error:
         raise SpecError.make("E_CODEC", f"png outside the profile: {error}") from None
 
 
@@ -266,6 +264,9 @@ def _walk_webp(data: bytes | memoryview) -> ImageShape:
     if bits >> 28:
         raise _OutsideProfileError("alpha, or an unknown version")
     return ImageShape((bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1, 3)
+
+
+_WALKS: Final = {"png": _walk_png, "jpeg": _walk_jpeg, "webp": _walk_webp}
 
 
 def check_image_limits(shape: ImageShape, size: int, limits: Limits, *, member: str = "") -> None:

@@ -449,11 +449,15 @@ class _Storage:
         """See ``_Transport.fetch``."""
         filesystem, path = self._connected()
         starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
-        # Asynchronous storages take both; the others read one range after another.
-        limits = {"batch_size": _CONCURRENT, "timeout": seconds} if filesystem.async_impl else {}
+        options: dict[str, Any]
+        if filesystem.async_impl:
+            options = {"batch_size": _CONCURRENT, "timeout": seconds}
+        else:
+            # One range after another, and of each as many bytes more: 5 MiB if nothing is said.
+            options = {"block_size": 1}
         try:
             found = filesystem.cat_ranges(
-                [path] * len(ranges), starts, ends, on_error="return", **limits
+                [path] * len(ranges), starts, ends, on_error="return", **options
             )
         except Exception as error:
             found = [error] * len(ranges)

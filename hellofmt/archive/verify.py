@@ -42,6 +42,8 @@ __all__ = ["VerifyReport", "verify_archive", "verify_copy"]
 
 # A few of them are held at once, one per thread and one ahead.
 _WINDOW_BYTES: Final = 2 << 20
+# Images whose members are smaller than this on the average.
+_SMALL_BYTES: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,10 @@ def verify_archive(
 
 
 def verify_copy(path: str | os.PathLike[str], expect: str, limits: Limits) -> None:
-    """Check every byte of an archive whose images were held to their profile as they were written.
+    """Check an archive whose images were judged, compared and hashed as they were written.
 
-    All of ``verify_archive`` but the profiles: the digest of an image being the one that its bytes
-    had when they were judged, they are the same bytes.
+    All of ``verify_archive`` but the digest and the profile of images that are files: every byte is
+    read, also theirs, but what lies between their headers and their padding is not looked at.
 
     Args:
         path: the file.
@@ -124,7 +126,7 @@ def verify_copy(path: str | os.PathLike[str], expect: str, limits: Limits) -> No
         HelloError: see ``verify_archive``.
     """
     with open_archive(path, expect=expect, limits=limits, cache_dir="") as file:
-        _verify(file, "full", [], None, None, profiles=False)
+        _verify(file, "full", [], None, None, contents=False)
 
 
 def _verify_set(
@@ -164,7 +166,7 @@ def _verify(
     progress: Callable[[int, int], None] | None,
     digest: Any,
     *,
-    profiles: bool = True,
+    contents: bool = True,
 ) -> VerifyReport:
     checks = ["manifest", "id", *pinned, "length", "headers"]
     index = file.index
@@ -180,7 +182,7 @@ def _verify(
             if file.has_section("pixels"):
                 rows = _verify_packed(file, index)
             else:
-                rows = _verify_files(file, index, profiles=profiles)
+                rows = _verify_files(file, index, contents=contents)
             with contextlib.closing(rows):
                 for row in rows:
                     if digest is not None:
@@ -203,7 +205,7 @@ def _verify(
     )
 
 
-def _verify_files(file: HelloFile, index: Index, *, profiles: bool) -> Generator[int]:
+def _verify_files(file: HelloFile, index: Index, *, contents: bool) -> Generator[int]:
     """Verify image after image; yields each row once it holds."""
     from hellofmt.archive.rows import cut_windows, padded_rows
 
@@ -211,7 +213,7 @@ def _verify_files(file: HelloFile, index: Index, *, profiles: bool) -> Generator
     end = index.offset + padded_rows(index.size)
 
     def check(rows: tuple[int, int]) -> range:
-        _check_window(file, index, rows, profiles=profiles)
+        _check_window(file, index, rows, contents=contents)
         return range(*rows)
 
     def large(rows: tuple[int, int]) -> bool:
@@ -223,7 +225,7 @@ def _verify_files(file: HelloFile, index: Index, *, profiles: bool) -> Generator
             yield from rows
 
 
-def _check_window(file: HelloFile, index: Index, rows: tuple[int, int], *, profiles: bool) -> None:
+def _check_window(file: HelloFile, index: Index, rows: tuple[int, int], *, contents: bool) -> None:
     """Verify neighbouring images.
 
     What holds is found for all rows at once; only a row that does not is looked at by
@@ -249,27 +251,33 @@ def _check_window(file: HelloFile, index: Index, rows: tuple[int, int], *, profi
     window = file.source.read(base, int(after[-1]) * BLOCK)
     blocks = np.frombuffer(window, np.uint8).reshape(-1, BLOCK)
     wanted = image_headers(index.label[span], first + rows[0], size, codec, manifest.classes, total)
-    wrong = (blocks[member] != wanted).any(axis=1) | padding_faults(blocks[after - 1], size)
-    digests, view = index.sha256[span].tobytes(), memoryview(window)
-    heights, widths = index.height[span].tolist(), index.width[span].tolist()
-    places = zip((member * BLOCK).tolist(), (after * BLOCK).tolist(), size.tolist(), strict=True)
-    faults = wrong.tolist()
-    for i, (at, stop, length) in enumerate(places):
-        data: bytes | memoryview = view[at + BLOCK : at + BLOCK + length]
-        if faults[i] or hashlib.sha256(data).digest() != digests[32 * i : 32 * i + 32]:
-            data = _check_member(file, rows[0] + i, window[at:stop], base + at)
-        if not profiles:
+    wrong = (blocks[member].view(np.uint64) != wanted.view(np.uint64)).any(axis=1)
+    wrong |= padding_faults(blocks[after - 1], size)
+    # Copies of small images cost less than views of them.
+    view = window if len(window) < _SMALL_BYTES * len(size) else memoryview(window)
+    begin = (member + 1) * BLOCK
+    places = zip(begin.tolist(), (begin + size).tolist(), strict=True)
+    payloads: list[bytes | memoryview] = [view[at:end] for at, end in places]
+    if contents:
+        digests = b"".join([hashlib.sha256(data).digest() for data in payloads])
+        found = np.frombuffer(digests, np.uint8).reshape(-1, 32)
+        wrong |= (found != index.sha256[span]).any(axis=1)
+    columns = wrong.tolist(), index.height[span].tolist(), index.width[span].tolist()
+    for row, data, fault, height, width in zip(range(*rows), payloads, *columns, strict=True):
+        if fault:
+            at, stop = (int(places[row - rows[0]]) * BLOCK for places in (member, after))
+            data = _check_member(file, row, window[at:stop], base + at)
+        if not contents:
             continue
         try:
-            height, width, _ = shape = parse_image(data, codec)
+            shape = parse_image(data, codec)
         except HelloError:
             # A name costs as much as the check, so only what is refused has one.
-            parse_image(data, codec, member=file.image_name(rows[0] + i))
+            parse_image(data, codec, member=file.image_name(row))
             raise
         # The limits hold too: these are the dimensions and the size that the index was judged by.
-        if height != heights[i] or width != widths[i]:
-            name = file.image_name(rows[0] + i)
-            check_dimensions(shape, heights[i], widths[i], name)
+        if shape.height != height or shape.width != width:
+            check_dimensions(shape, height, width, file.image_name(row))
 
 
 def _check_member(file: HelloFile, row: int, block: bytes, offset: int) -> bytes:

@@ -3,12 +3,16 @@
 Sizes are known before the first byte is written, so the images go straight to their places and are
 read once; the manifest, which holds the digest of the index, follows last into the space left for
 it. All of it happens in a temporary file in the target's directory, which gets its name only after
-the strict reader has read it back from front to end. Whatever goes wrong before, including an
-interrupt, removes it. Nothing of the machine enters the bytes: no time, user, path or host.
+everything was read back. Whatever goes wrong before, including an interrupt, removes it. Nothing of
+the machine enters the bytes: no time, user, path or host.
 
-An image is read into the very buffer that is written, and judged and hashed there. A few buffers
-are filled and written at once by threads, each to its own place, and the disk is synchronised while
-the file is read back; neither changes a byte, and both have ended before the file gets its name.
+An image is read into the very buffer that is written, and judged there. Then its bytes are read
+back from the file: these are what is hashed, and they are compared with the buffer, so the digest
+in the index is that of the bytes a reader gets, and no image is hashed twice, which would cost as
+much as all the rest. Last, the strict reader goes through the complete file and makes every check
+of a full verification but the digest and the profile of each image. A few buffers are filled and
+written at once by threads, each to its own place, and the disk is synchronised while the strict
+reader reads; neither changes a byte, and both have ended before the file gets its name.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import os
 import re
 import secrets
 import stat
+import threading
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -356,12 +361,12 @@ def _measure(item: ImageItem, position: int) -> _Row:
 
 
 def _read_into(path: str, room: memoryview) -> int:
-    """Read a file into ``room`` and count its bytes, up to the size of the room."""
-    count = 0
+    """Read a file into ``room`` and count its bytes, up to one more than have room."""
+    count, beyond = 0, bytearray(1)
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        while count < len(room):
-            more = os.readv(fd, [room[count:]])
+        while count <= len(room):
+            more = os.readv(fd, [room[count:], beyond])
             if more == 0:
                 break
             count += more
@@ -382,6 +387,14 @@ class _Window:
     made: Mapping[int, bytes]
 
 
+class _Buffers(threading.local):
+    """Memory of one thread, for one window after another: fresh pages cost as much as a copy."""
+
+    def __init__(self) -> None:
+        self.meant = memoryview(bytearray(_FLUSH_BYTES))
+        self.found = memoryview(bytearray(_FLUSH_BYTES))
+
+
 class _ImageWriter:
     """Writes the members of all images to their places; windows may be written by several threads.
 
@@ -398,6 +411,7 @@ class _ImageWriter:
         self._rows = rows
         self._codec = codec
         self._limits = limits
+        self._buffers = _Buffers()
         self._size = np.array([row.size for row in rows], np.int64)
         self._label = np.array([row.label for row in rows], np.int64)
         members = BLOCK + padded_rows(self._size)
@@ -450,28 +464,81 @@ class _ImageWriter:
         return int(self._end[window.stop - 1] - self._start[window.start]) > _FLUSH_BYTES
 
     def _fill(self, window: _Window, headers: NDArray[np.uint8]) -> None:
-        """Read, judge, hash and write the images of a window."""
+        """Read, judge and write the images of a window; hash what the file then holds."""
         span = slice(window.start, window.stop)
         base = int(self._start[span.start])
+        length = int(self._end[span.stop - 1]) - base
+        large = length > _FLUSH_BYTES
+        view = memoryview(bytearray(length)) if large else self._buffers.meant[:length]
+        blocks = np.frombuffer(view, np.uint8).reshape(-1, BLOCK)
         starts = self._start[span] - base
-        # One byte more, so that a last image that grew since it was measured has room to show it.
-        room = bytearray(int(self._end[span.stop - 1]) - base + 1)
-        view = memoryview(room)
-        np.frombuffer(view[:-1], np.uint8).reshape(-1, BLOCK)[starts // BLOCK] = headers
-        digests: list[bytes] = []
-        for row, at in enumerate((starts + BLOCK).tolist(), span.start):
-            image = self._rows[row]
-            data = view[at : at + image.size]
+        blocks[starts // BLOCK] = headers
+        # Whatever the last block of an image is not filled with is padding.
+        blocks[(self._end[span] - base) // BLOCK - 1] = 0
+        places = [
+            (at, at + self._rows[row].size)
+            for row, at in enumerate((starts + BLOCK).tolist(), span.start)
+        ]
+        shapes: list[ImageShape] = []
+        for row, (at, end) in enumerate(places, span.start):
+            image, data = self._rows[row], view[at:end]
             if isinstance(image.source, str):
-                if _read_into(image.source, view[at : at + image.size + 1]) != image.size:
+                if _read_into(image.source, data) != image.size:
                     raise image.changed()
             else:
                 data[:] = window.made[row]
-            shape = image.parse(data, self._codec, self._limits)
-            self.height[row], self.width[row] = shape.height, shape.width
-            digests.append(hashlib.sha256(data).digest())
-        self.sha256[span] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
-        _write_at(self._fd, view[:-1], base)
+            shapes.append(image.parse(data, self._codec, self._limits))
+        self.height[span] = [shape.height for shape in shapes]
+        self.width[span] = [shape.width for shape in shapes]
+        _write_at(self._fd, view, base)
+        digests = b"".join(self._hash_written(view, base, places))
+        self.sha256[span] = np.frombuffer(digests, np.uint8).reshape(-1, 32)
+
+    def _hash_written(
+        self, meant: memoryview, base: int, places: Sequence[tuple[int, int]]
+    ) -> list[bytes]:
+        """SHA-256 of images as the file now holds them.
+
+        Args:
+            meant: what was written.
+            base: where.
+            places: first byte and the byte after the last of each image within ``meant``; a single
+                one where that is larger than a buffer.
+
+        Raises:
+            HelloIOError: the file holds anything else (E_WRITE).
+        """
+        if len(meant) <= _FLUSH_BYTES:
+            found = self._read_back(meant, base)
+            return [hashlib.sha256(found[start:end]).digest() for start, end in places]
+        [(start, end)] = places
+        digest = hashlib.sha256()
+        for at in range(0, len(meant), _FLUSH_BYTES):
+            found = self._read_back(meant[at : at + _FLUSH_BYTES], base + at)
+            digest.update(found[max(0, start - at) : max(0, end - at)])
+        return [digest.digest()]
+
+    def _read_back(self, meant: memoryview, offset: int) -> memoryview:
+        """What the file holds at ``offset``, which is ``meant``; until the thread's next call.
+
+        Raises:
+            HelloIOError: E_WRITE, E_NOSPACE.
+        """
+        found, count = self._buffers.found[: len(meant)], 0
+        try:
+            while count < len(found) and (
+                more := os.preadv(self._fd, [found[count:]], offset + count)
+            ):
+                count += more
+        except OSError as error:
+            raise _write_error(error) from error
+        # As numbers of eight bytes: views of bytes are compared one byte at a time.
+        same = np.array_equal(np.frombuffer(found, np.uint64), np.frombuffer(meant, np.uint64))
+        if count < len(found) or not same:
+            raise HelloIOError.make(
+                "E_WRITE", "the file does not hold what was written to it", offset=offset
+            )
+        return found
 
 
 class _Plan:
@@ -865,7 +932,7 @@ def _close(fd: int) -> None:
 
 
 def _verify_written(temporary: Path, archive_id: str, plan: _Plan, limits: Limits) -> None:
-    """Read everything back before it gets its name.
+    """Read the complete file before it gets its name.
 
     Raises:
         UserInputError: an image or a text ends in a ZIP archive (E_DATA).

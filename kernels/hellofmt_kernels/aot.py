@@ -4,8 +4,9 @@
 memory, compiles them for sm_80 and sm_90 and reads the machine code: registers per thread, spills
 to local memory, shared memory, tensor-core instructions, 128-bit stores. A kernel that starts to
 spill or to lose its tensor-core instructions still gives right numbers, only slowly, so no other
-test would notice. ``aot_budget.json`` beside this module is the committed result; ``--update``
-rewrites it, and the difference is for a person to review.
+test would notice. ``aot_budget.json`` beside this module is the committed result, and
+``aot_budget_3.6.json`` that of the oldest Triton we build on; ``--update`` rewrites the one of the
+installed Triton, and the difference is for a person to review.
 
 What Triton specialises on is taken from the arguments themselves, as its launcher does: pointers
 and integers that 16 divides are marked, and an integer that is 1 becomes a constant. Otherwise
@@ -54,7 +55,8 @@ __all__ = [
 
 CAPABILITIES = ((8, 0), (9, 0))
 
-_BUDGET = "aot_budget.json"
+# Versions that allocate registers so differently that they have a budget of their own: the oldest.
+_OWN_BUDGET = ("3.6",)
 
 _POINTERS = {
     torch.float16: "*fp16",
@@ -359,13 +361,19 @@ def configurations() -> list[Configuration]:
     ]
 
 
+def _budget() -> str:
+    """Name of the budget that the installed Triton is held to."""
+    minor = ".".join(triton.__version__.split(".")[:2])
+    return f"aot_budget_{minor}.json" if minor in _OWN_BUDGET else "aot_budget.json"
+
+
 def read_budget() -> dict[str, dict[str, int]]:
-    """The committed budget.
+    """The committed budget of the installed Triton.
 
     Returns:
         Numbers of `Compiled` by configuration name.
     """
-    text = (resources.files("hellofmt_kernels") / _BUDGET).read_text(encoding="utf-8")
+    text = (resources.files("hellofmt_kernels") / _budget()).read_text(encoding="utf-8")
     return json.loads(text)["configurations"]
 
 
@@ -445,7 +453,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         numbers = {name: asdict(one) for name, one in zip(names, compiled, strict=True)}
         merged = dict(sorted(((read_budget() if options.only else {}) | numbers).items()))
         budget = {"triton": triton.__version__, "configurations": merged}
-        path = Path(__file__).with_name(_BUDGET)
+        path = Path(__file__).with_name(_budget())
         path.write_text(json.dumps(budget, indent=1) + "\n", encoding="utf-8")
         return 0
     budget = read_budget()

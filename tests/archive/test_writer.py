@@ -26,7 +26,7 @@ from hellofmt.archive import (
     write_archive,
 )
 from hellofmt.archive import writer as writer_module
-from hellofmt.errors import HelloIOError, LimitError, UserInputError
+from hellofmt.errors import HelloIOError, LimitError, SpecError, UserInputError
 
 
 def test_golden_bytes(samples, tmp_path):
@@ -251,6 +251,7 @@ def test_progress(samples, tmp_path):
         ("pwrite", errno.ENOSPC, "E_NOSPACE", 9),
         ("pwrite", errno.EDQUOT, "E_NOSPACE", 9),
         ("pwrite", errno.EIO, "E_WRITE", 9),
+        ("preadv", errno.EIO, "E_WRITE", 9),
         ("fsync", errno.EIO, "E_WRITE", 9),
     ],
 )
@@ -321,7 +322,7 @@ def test_short_writes_are_continued(samples, tmp_path, monkeypatch):
 
 def test_small_flushes_make_the_same_file(samples, tmp_path, monkeypatch):
     write_archive(tmp_path / "whole", samples.everything())
-    monkeypatch.setattr(writer_module, "_FLUSH_BYTES", 100)
+    monkeypatch.setattr(writer_module, "_FLUSH_BYTES", 104)
     write_archive(tmp_path / "flushed", samples.everything())
     assert (tmp_path / "flushed").read_bytes() == (tmp_path / "whole").read_bytes()
 
@@ -353,6 +354,72 @@ def test_what_was_written_is_read_back(samples, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "pwrite", rot)
     with pytest.raises(Exception, match=r"E_"):
         write_archive(tmp_path / "x.hello", samples.draft(images=samples.images(8)))
+    assert names(tmp_path) == []
+
+
+def reading_back(monkeypatch, change):
+    """Let ``change`` have the bytes of every image that is read back, and how many there are."""
+    preadv, calls = os.preadv, []
+
+    def read(fd, buffers, at):
+        count = preadv(fd, buffers, at)
+        calls.append(count)
+        return change(buffers[0], count)
+
+    monkeypatch.setattr(os, "preadv", read)
+    return calls
+
+
+@pytest.mark.parametrize("flush", [104, 2 << 20])
+@pytest.mark.parametrize("at", [0, 103, 511, 512, 600, -1])
+def test_an_image_that_reads_back_otherwise(samples, tmp_path, monkeypatch, flush, at):
+    # Header, payload and padding, of windows of many images and of an image in many pieces.
+    monkeypatch.setattr(writer_module, "_FLUSH_BYTES", flush)
+    images = samples.images(8, layout="files")
+    seen = 0
+
+    def flip(buffer, count):
+        nonlocal seen
+        wanted = at if at >= 0 else 1023
+        if seen <= wanted < seen + count:
+            buffer[wanted - seen] ^= 1
+        seen += count
+        return count
+
+    with monkeypatch.context() as patches:
+        calls = reading_back(patches, flip)
+        with pytest.raises(HelloIOError, match=r"E_WRITE.*the file does not hold what was written"):
+            write_archive(tmp_path / "x.hello", samples.draft(images=images))
+    assert calls
+    assert names(tmp_path) == []
+
+
+def test_a_file_that_ends_while_it_is_read_back(samples, tmp_path, monkeypatch):
+    reading_back(monkeypatch, lambda buffer, count: 0)
+    with pytest.raises(HelloIOError, match=r"E_WRITE.*the file does not hold what was written"):
+        write_archive(tmp_path / "x.hello", samples.draft(images=samples.images(2, layout="files")))
+    assert names(tmp_path) == []
+
+
+def test_reading_back_in_short_reads(samples, tmp_path, monkeypatch):
+    write_archive(tmp_path / "whole", samples.everything())
+    preadv = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda fd, views, at: preadv(fd, [views[0][:301]], at))
+    write_archive(tmp_path / "short", samples.everything())
+    assert (tmp_path / "short").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_a_write_behind_the_comparison_is_seen(samples, tmp_path, monkeypatch):
+    """What comes over an image once it was compared is found by the strict reader."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    front = writer_module._write_parts
+
+    def long_front(fd, parts):
+        front(fd, [*parts, b"over the first image"])
+
+    monkeypatch.setattr(writer_module, "_write_parts", long_front)
+    with pytest.raises(SpecError, match="E_HEADER"):
+        write_archive(tmp_path / "x.hello", samples.draft(images=samples.images(2, layout="files")))
     assert names(tmp_path) == []
 
 

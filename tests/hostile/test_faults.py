@@ -106,6 +106,7 @@ SYSCALLS = {
     "link": ("EIO", "ENOSPC"),
     "unlink": ("EIO",),
     "pread64": ("EIO",),
+    "preadv": ("EIO",),
     "flock": ("EIO",),
 }
 

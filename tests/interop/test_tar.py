@@ -8,8 +8,6 @@ import zipfile
 import fsspec
 import pytest
 
-BSDTAR = shutil.which("bsdtar")
-
 
 def run(*command, **options):
     return subprocess.run(  # noqa: S603
@@ -17,17 +15,13 @@ def run(*command, **options):
     ).stdout
 
 
-def tools():
-    yield "tar", ["tar"]
-    if BSDTAR:
-        yield "bsdtar", [BSDTAR]
-
-
-@pytest.mark.parametrize("tool", [t for _, t in tools()], ids=[n for n, _ in tools()])
+@pytest.mark.parametrize("tool", ["tar", "bsdtar"])
 def test_tar_lists_and_extracts(tool, archive, members, tmp_path):
-    listed = run(*tool, "-tf", archive, text=True).splitlines()
+    if shutil.which(tool) is None:
+        pytest.skip(f"no {tool} here")
+    listed = run(tool, "-tf", archive, text=True).splitlines()
     assert listed == list(members)
-    run(*tool, "-xf", archive, "-C", tmp_path)
+    run(tool, "-xf", archive, "-C", tmp_path)
     for name, data in members.items():
         path = tmp_path / name
         assert path.read_bytes() == data, name

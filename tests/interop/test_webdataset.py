@@ -19,14 +19,14 @@ from hellofmt.archive import (
 )
 from hellofmt.errors import CorruptError, TrustError, UserInputError
 
-# Prints what a webdataset of any version gives.
+# Prints what webdataset gives; `make test-long` runs this file with the oldest one too.
 READ = """
 import json, sys, warnings
 warnings.simplefilter("ignore")
 import webdataset
 read = webdataset.WebDataset(sys.argv[1], shardshuffle=False)
 found = [[s["__key__"], sorted(k for k in s if k[0] != "_"), len(s["png"])] for s in read]
-print(json.dumps([webdataset.__version__, found]))
+print(json.dumps(found))
 """
 
 
@@ -51,15 +51,7 @@ def images_of(members):
 
 
 def test_webdataset_sees_the_images(archive, members):
-    _, found = run(READ, archive)
-    assert found == images_of(members)
-
-
-@pytest.mark.slow
-def test_an_older_webdataset_sees_the_images(archive, members, installed):
-    version, found = run(READ, archive, path=installed("webdataset==0.2.86", "braceexpand"))
-    assert version == "0.2.86"
-    assert found == images_of(members)
+    assert run(READ, archive) == images_of(members)
 
 
 @pytest.mark.slow
@@ -103,7 +95,7 @@ def test_in_a_pipeline(archive):
 
     pipeline = webdataset.DataPipeline(
         hellofmt.webdataset_samples(archive),
-        webdataset.shuffle(5, seed=1),
+        webdataset.shuffle(5),
         webdataset.decode("rgb8"),
         webdataset.to_tuple("png", "cls"),
     )
