@@ -195,7 +195,13 @@ fit_options = _all(
         show_default=True,
         help="How the label function is stored.",
     ),
-    click.option("--precision-table", "table", is_flag=True, help="Bytes against fidelity."),
+    click.option(
+        "--precision-table/--no-precision-table",
+        "table",
+        default=True,
+        show_default=True,
+        help="Bytes against fidelity of every precision, on 512 new views.",
+    ),
     click.option("--license", "license_name", default="NOASSERTION", show_default=True),
     click.option("--work", metavar="DIR", help="Keep finished stages here, also when all is done."),
     click.option("--force", is_flag=True, help="Replace an existing archive."),
@@ -482,15 +488,17 @@ def cost_lines(costs: Sequence[StageCost]) -> list[tuple[str, str]]:
     return [("cost", "; ".join(texts)), ("peak memory", memory)]
 
 
-def _print_precisions(rows: Sequence[Precision]) -> None:
-    """Bytes against fidelity, one storage a line, on stderr."""
-    say("precision      bytes  agreement      KL")
+def _print_precisions(rows: Sequence[Precision], written: Storage) -> None:
+    """Bytes against fidelity, one storage a line, after an empty line."""
+    views = rows[0].fidelity.views
+    click.echo(f"\nprecision       bytes  agreement      KL  on {views:,} new views")
     words = {storage: word for word, storage in STORAGES.items()}
     for row in rows:
-        say(
-            f"{words[row.storage]:<9} {row.size_bytes:>10,}  {row.fidelity.agreement:>7.2f} %"
-            f"  {row.fidelity.kl:.4f}"
+        line = (
+            f"{words[row.storage]:<9}  {row.size_bytes:>10,}  {row.fidelity.agreement:>7.2f} %"
+            f"  {row.fidelity.kl:.4f}  {'written' if row.storage == written else ''}"
         )
+        click.echo(line.rstrip())
 
 
 def _remove_teachers(work: Path) -> None:
@@ -581,7 +589,6 @@ def _make_archive(
         if options["table"]:
             on_cpu = teacher.cpu()
             rows.extend(fidelity_table(projector, on_cpu, measured, data.views))
-            _print_precisions(rows)
 
     with bar("fit") as shown:
 
@@ -664,3 +671,5 @@ def _make_archive(
         lines.append(("refined", f"{before_loss:.3g} to {after_loss:.3g}, {saved:.0f} % lower"))
     lines.append(("trained in", str(autocast)))
     echo_page([*lines, *cost_lines(report.costs), ("id", report.id)])
+    if rows:
+        _print_precisions(rows, STORAGES[options["precision"]])

@@ -110,13 +110,40 @@ def build_network(name: str, classes: int, size: int, *, seed: int = 0) -> nn.Mo
         The network, float32, on the CPU.
 
     Raises:
-        UserInputError: unknown, not importable, or not for images of this size (E_OPTION).
+        UserInputError: unknown, not importable, without anything to train, or not for images of
+            this size (E_OPTION).
     """
     if ":" not in name or name.startswith(_TIMM):
         return build_student(name, classes, size, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _from_factory(name, classes)
+        network = _from_factory(name, classes)
+        _try(network, name, classes, size)
+    return network
+
+
+def _try(network: nn.Module, name: str, classes: int, size: int) -> None:
+    """Refuse a network of the user's that cannot be trained on such images."""
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise UserInputError.make("E_OPTION", f"network `{printable(name)}` has nothing to train")
+    mode = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            shape = tuple(network(torch.zeros(2, 3, size, size)).shape)
+    except Exception as error:
+        raise UserInputError.make(
+            "E_OPTION",
+            f"network `{printable(name)}` cannot run on images of {size} x {size} pixels:"
+            f" {_raised(error)}",
+        ) from error
+    network.train(mode)
+    if shape != (2, classes):
+        raise UserInputError.make(
+            "E_OPTION",
+            f"network `{printable(name)}`: expected logits (2, {classes}) for 2 images of"
+            f" {classes} classes, got {shape}",
+        )
 
 
 def _normalised_by(views: Views, mean: Sequence[float], std: Sequence[float]) -> Views:

@@ -54,7 +54,7 @@ from hellofmt.student import ranks
 from hellofmt.student.results import Result, digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -108,11 +108,12 @@ class ProjectorSettings:
 
         Raises:
             UserInputError: a setting does not fit the base, or a start from text has no class names
-                to read (E_OPTION, E_DATA).
+                to read, or a prompt no place for them (E_OPTION, E_DATA).
         """
         start, head_rank = self._head(base, len(source.classes))
         if start == "text":
             _check_names(source)
+            _check_prompts(self.prompts)
         most = min(len(source.classes), base.embed_dim)
         if self.head_rank is not None and self.head_rank > most:
             raise UserInputError.make(
@@ -166,6 +167,16 @@ def _check_names(source: ArrayImages) -> None:
             f" `{printable(bare[0], 40)}`; a head that starts from text needs words (a class list,"
             " or start `stored`)",
         )
+
+
+def _check_prompts(prompts: Sequence[str]) -> None:
+    """Refuse a prompt that says the same of every class."""
+    for prompt in prompts:
+        if "{}" not in prompt:
+            raise UserInputError.make(
+                "E_OPTION",
+                f"prompt `{printable(prompt, 80)}`: expected `{{}}` where the class name goes",
+            )
 
 
 @dataclass(frozen=True)
@@ -435,10 +446,12 @@ def check_target(target: str | os.PathLike[str], *, force: bool) -> None:
     """Refuse what the writer would refuse, an hour earlier.
 
     Raises:
-        HelloIOError: the target exists (E_TARGET).
-        OSError: its folder does not.
+        HelloIOError: the target exists, or is a folder or a device (E_TARGET).
+        OSError: its folder does not exist.
     """
     path = Path(target)
+    if path.exists() and not path.is_file():
+        raise HelloIOError.make("E_TARGET", f"`{printable(path)}` is no regular file")
     if not force and os.path.lexists(path):
         raise HelloIOError.make("E_TARGET", f"`{printable(path)}` exists; `force` replaces it")
     # The folder must be there; its own error says so best.

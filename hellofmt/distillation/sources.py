@@ -445,7 +445,8 @@ def read_torchvision(
         The images.
 
     Raises:
-        UserInputError: unknown name (E_OPTION), or not on disk (E_DATA).
+        UserInputError: unknown name (E_OPTION), not on disk, or no images with one class each
+            (E_DATA).
     """
     name, _, rest = text.partition(":")
     root, _, split = rest.partition(":")
@@ -469,10 +470,16 @@ def read_torchvision(
         ) from error
     reader = _Reader(size, [], Counter())
     labels: list[int] = []
-    for number in range(len(dataset)):
-        image, label = dataset[number]
-        reader.add_image(image, f"{name} image {number}")
-        labels.append(int(label))
+    try:
+        for number in range(len(dataset)):
+            image, label = dataset[number]
+            reader.add_image(image, f"{name} image {number}")
+            labels.append(int(label))
+    except (TypeError, AttributeError) as error:
+        raise UserInputError.make(
+            "E_DATA",
+            f"torchvision's `{name}` does not give images with one class each: {printable(error)}",
+        ) from error
     own = getattr(dataset, "classes", None) or [str(n) for n in range(max(labels) + 1)]
     lines = _lines([str(key) for key in own] if classes is None else classes)
     return _array_images(reader, labels, lines, name.lower())

@@ -199,7 +199,7 @@ def run_hello():
             capture_output=True,
             text=True,
             env=env,
-            timeout=60,
+            timeout=300,
             check=False,
             **options,
         )

@@ -19,7 +19,8 @@ from hellofmt.student import results
 
 KEYS = ("columns", "grey", "rows")
 FEW = ("--view-flip", "0", "--view-crop", "0.6", "1", "--batch-size", "16")
-FIT = (*FEW, "--base", "seeded", "--rank", "2", "--steps", "3", "--lr", "0.005")
+QUICK = (*FEW, "--base", "seeded", "--rank", "2", "--steps", "3", "--lr", "0.005")
+FIT = (*QUICK, "--no-precision-table")
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_mixed_precision_reaches_teach_and_fit(images, teacher, tmp_path, invoke
 
 def test_fit_writes_a_label_function_that_pack_takes(images, teacher, tmp_path, invoke):
     path = tmp_path / "p.hello"
-    done = invoke("fit", images, "--teacher", teacher, "-o", path, *FIT, "--precision", "int8")
+    done = invoke("fit", images, "--teacher", teacher, "-o", path, *QUICK, "--precision", "int8")
     assert done.exit_code == 0, done.stderr
     assert "fit: " in done.stderr
     assert "3 steps of 16 views, about" in done.stderr
@@ -91,6 +92,12 @@ def test_fit_writes_a_label_function_that_pack_takes(images, teacher, tmp_path, 
         assert len(file) == 0
         assert file.classes.keys == list(KEYS)
         assert file.manifest.adapter.targets[0].storage == "int8"
+    header, *rows = done.stdout.partition("\n\n")[2].splitlines()
+    assert header == "precision       bytes  agreement      KL  on 512 new views"
+    row = re.compile(r"(\w+) +([\d,]+) +(\d+\.\d\d) %  (\d\.\d{4})(  written)?")
+    found = [row.fullmatch(line) for line in rows]
+    assert [m[1] for m in found] == ["fp32", "fp16", "bf16", "int8", "int4"]
+    assert [m[1] for m in found if m[5]] == ["int8"]
     # Nothing is left beside it.
     assert not (tmp_path / "p.hello.work").exists()
     joined = invoke("pack", images, "--projector", path, "-o", tmp_path / "x.hello")
@@ -101,7 +108,7 @@ def test_distill_in_one_command(images, tmp_path, invoke, invoke_json):
     path, work = tmp_path / "x.hello", tmp_path / "work"
     arguments = ("distill", images, "--teacher", "cnn", "--teacher-epochs", "8", "--ipc", "2")
     options = (*FIT, "--factor", "2", "--refine", "--refine-steps", "2")
-    done = invoke_json(*arguments, *options, "-o", path, "--work", work, "--precision-table")
+    done = invoke_json(*arguments, *options, "--precision-table", "-o", path, "--work", work)
     with open_archive(path, expect=done["id"]) as file:
         assert len(file) == 6
     assert done["bytes"] == path.stat().st_size
@@ -197,7 +204,7 @@ def test_two_processes_make_the_same_archive(images, teacher, tmp_path, run_hell
         )
         for rank in ("0", "1")
     ]
-    output = [process.communicate(timeout=120) for process in processes]
+    output = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], output
     # Only rank 0 speaks.
     assert "label function" in output[0][0]

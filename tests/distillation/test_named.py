@@ -111,6 +111,31 @@ def test_what_cannot_be_understood(views, text, message):
         load_named_teacher(text, KEYS, views())
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("nn.Flatten()", "has nothing to train"),
+        (
+            "nn.Sequential(nn.Flatten(), nn.Linear(9, n))",
+            "cannot run on images of 8 x 8 pixels: RuntimeError: mat1 and mat2 shapes",
+        ),
+        (
+            "nn.Sequential(nn.Flatten(), nn.Linear(192, n + 1))",
+            r"expected logits \(2, 3\) for 2 images of 3 classes, got \(2, 4\)",
+        ),
+    ],
+)
+def test_networks_of_the_user_are_tried_before_they_are_trained(
+    tmp_path, monkeypatch, body, message
+):
+    name = f"tried{abs(hash(body))}"
+    (tmp_path / f"{name}.py").write_text(f"from torch import nn\ndef net(n):\n    return {body}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(UserInputError, match=f"E_OPTION: network `{name}:net`.*{message}"):
+        build_network(f"{name}:net", 3, 8)
+
+
 def test_a_checkpoint_of_other_classes_says_what_differs(views, tmp_path):
     save_file(build_student("cnn", 5, 8).state_dict(), tmp_path / "w.safetensors")
     message = r"E_TEACHER: .*w\.safetensors` does not hold a `.*` for 3 classes: size mismatch for "

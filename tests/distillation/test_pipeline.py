@@ -185,6 +185,11 @@ def test_a_full_disk_keeps_what_is_finished(make, tmp_path, monkeypatch):
         ),
         ({"projector": ProjectorSettings(start="text")}, UserInputError, "E_OPTION: .* no text to"),
         (
+            {"projector": ProjectorSettings(start="text", prompts=("a {}", "a photo"))},
+            UserInputError,
+            "E_OPTION: prompt `a photo`: expected `{}` where the class name goes",
+        ),
+        (
             {"teacher": lambda view: torch.full((len(view), 3), float("nan"))},
             UserInputError,
             "E_TEACHER: logits of the teacher are not finite for 60 of 60 real images",
@@ -207,6 +212,9 @@ def test_the_target_is_looked_at_first(make, tmp_path):
     assert (tmp_path / "x.hello").read_bytes() == b"mine"
     with pytest.raises(FileNotFoundError):
         make("none/x.hello", teacher=None)
+    (tmp_path / "folder.hello").mkdir()
+    with pytest.raises(HelloIOError, match=r"E_TARGET: `.*folder\.hello` is no regular file"):
+        make("folder.hello", teacher=None, force=True)
 
 
 def test_numbers_are_no_names(arguments, tiny_base):

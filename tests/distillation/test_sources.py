@@ -320,6 +320,9 @@ def test_data_sets_of_torchvision(monkeypatch):
         UserInputError, match=r"E_DATA: cannot read torchvision's `Toy`: Dataset not"
     ):
         read_source("torchvision:Toy:none")
+    monkeypatch.setattr(Toy, "__getitem__", lambda self, k: ("no image", {"boxes": []}))
+    with pytest.raises(UserInputError, match="E_DATA: torchvision's `Toy` does not give images wi"):
+        read_source("torchvision:Toy:here")
     for name in ("None", "VisionDatasets", "utils"):
         with pytest.raises(UserInputError, match=f"E_OPTION: torchvision has no data set `{name}`"):
             read_source(f"torchvision:{name}:here")
