@@ -47,16 +47,14 @@ def test_half_precision_on_hopper_uses_warp_groups_and_wide_stores():
 def test_a_second_output_of_views_costs_its_stores_and_little_else(capability):
     budget = aot.read_budget()
     one = budget[f"views fp32 224->224 planar {capability}"]
-    two = budget[f"views fp32+fp16 224->224 planar+planar {capability}"]
-    other = budget[f"views fp16 224->224 planar {capability}"]
-    # Every store of both is of 128 bits; the pixels are read and resampled once.
-    assert two["wide_stores"] == two["stores"] == one["stores"] + other["stores"]
-    assert two["registers"] <= one["registers"] + 8
-    assert two["instructions"] < 1.2 * one["instructions"]
-    for layouts in ("channels_last+channels_last", "planar+channels_last"):
-        pair = budget[f"views fp32+fp16 224->224 {layouts} {capability}"]
-        assert pair["registers"] <= one["registers"] + 8
-        assert pair["instructions"] < 1.3 * one["instructions"]
+    for layout in ("planar", "channels_last"):
+        two = budget[f"views fp32+fp16 224->224 planar+{layout} {capability}"]
+        other = budget[f"views fp16 224->224 {layout} {capability}"]
+        # The stores of both, as wide; the pixels are read and resampled once.
+        assert two["wide_stores"] == one["wide_stores"] + other["wide_stores"]
+        assert two["stores"] == one["stores"] + other["stores"]
+        assert two["registers"] <= max(one["registers"], other["registers"]) + 8
+        assert two["instructions"] < 1.2 * max(one["instructions"], other["instructions"])
 
 
 def test_a_regression_is_found_in_every_number():
