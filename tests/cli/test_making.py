@@ -327,7 +327,7 @@ def test_images_that_cannot_be_held_out_are_called_what_they_are(images, tmp_pat
 def test_the_target_is_not_replaced(images, teacher, tmp_path, invoke):
     path = tmp_path / "p.hello"
     path.write_bytes(b"mine")
-    arguments = ("fit", images, "--teacher", teacher, "-o", path, *FIT)
+    arguments = ("fit", images, "--teacher", teacher, *FIT, "-o", path)
     done = invoke(*arguments)
     assert (done.exit_code, path.read_bytes()) == (10, b"mine")
     assert invoke(*arguments, "--force").exit_code == 0
