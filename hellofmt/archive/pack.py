@@ -80,7 +80,12 @@ class _Picture:
 
     def read(self) -> bytes:
         """The bytes, as they are now."""
-        return Path(self.source).read_bytes() if isinstance(self.source, str) else self.source()
+        if not isinstance(self.source, str):
+            return self.source()
+        # A pipe would be waited for, and a device may never end.
+        if not stat.S_ISREG(Path(self.source).stat().st_mode):
+            raise UserInputError.make("E_DATA", f"`{printable(self.name)}`: no regular file")
+        return Path(self.source).read_bytes()
 
     def __call__(self) -> bytes:
         """The bytes, within the profile of the codec, or an error that names the picture."""
@@ -238,7 +243,7 @@ def pack_archive(
             if label_function is not None:
                 start = label_function.views
             else:
-                start = default_views(_sampled_side(read.pictures))
+                start = default_views(_sampled_side(read.pictures, limits))
             views = _changed(start, views or {})
         draft = Draft(
             dataset=Dataset(
@@ -347,11 +352,16 @@ def _paths(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) ->
 
 def _read_source(paths: list[Path], limits: Limits, opened: ExitStack) -> _Source:
     """List what is to be packed, by what kind of source it is."""
-    kinds = [stat.S_ISDIR(path.stat().st_mode) for path in paths]
-    if len(paths) == 1 and kinds[0]:
+    modes = [path.stat().st_mode for path in paths]
+    if len(paths) == 1 and stat.S_ISDIR(modes[0]):
         return _read_folder(paths[0])
-    if any(kinds):
+    if any(map(stat.S_ISDIR, modes)):
         raise UserInputError.make("E_DATA", "several sources; expected one folder, or shards")
+    for path, mode in zip(paths, modes, strict=True):
+        if not stat.S_ISREG(mode):
+            raise UserInputError.make(
+                "E_DATA", f"`{printable(path)}`: neither a folder nor a regular file"
+            )
     if len(paths) == 1 and _is_archive(paths[0]):
         return _read_archive(opened.enter_context(open_archive(paths[0], limits=limits)))
     return _read_shards(paths)
@@ -628,15 +638,18 @@ def _default_name(paths: list[Path]) -> str:
     return name.split(".")[0] or name or "dataset"
 
 
-def _sampled_side(pictures: Sequence[_Picture]) -> int:
+def _sampled_side(pictures: Sequence[_Picture], limits: Limits) -> int:
     """Side of a default view: the median shorter side of a sample, at most 224 pixels."""
     step = max(1, len(pictures) // _SAMPLED)
     sides: list[int] = []
     for picture in pictures[::step]:
+        # The writer refuses by name what is too large or outside its profile, or converts it.
+        path = picture.source
+        if isinstance(path, str) and Path(path).stat().st_size > limits.image_bytes:
+            continue
         try:
             shape = parse_image(picture.read(), picture.codec)
         except HelloError:
-            # The writer refuses it by name, or it is to be converted.
             continue
         sides.append(min(shape.height, shape.width))
     if not sides:
@@ -647,7 +660,7 @@ def _sampled_side(pictures: Sequence[_Picture]) -> int:
 def _decode_any(data: bytes, picture: _Picture) -> NDArray[np.uint8]:
     """Pixels of an image that may be outside the profile: grey as (H, W), all else as RGB."""
     import numpy as np
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     fault = ""
     try:
@@ -657,6 +670,9 @@ def _decode_any(data: bytes, picture: _Picture) -> NDArray[np.uint8]:
                 mode = "L" if image.mode in ("1", "L") else "RGB"
                 return np.asarray(image.convert(mode), np.uint8)
             fault = f"mode {image.mode}; expected 8 bits"
+    except UnidentifiedImageError:
+        # Its own text names a buffer of ours.
+        fault = "neither PNG nor JPEG nor WebP"
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         fault = printable(error)
     raise UserInputError.make("E_DATA", f"`{printable(picture.name)}`: cannot be decoded: {fault}")

@@ -90,6 +90,7 @@ from hellofmt.errors import (
     CorruptError,
     HelloError,
     HelloIOError,
+    LimitError,
     SpecError,
     UserInputError,
     printable,
@@ -343,18 +344,32 @@ class _Row:
             shape = parse_image(data, codec)
         except HelloError as error:
             raise UserInputError.make("E_DATA", f"{self.describe()}: {error}") from None
-        check_image_limits(shape, len(data), limits, member=f"image {self.position}")
+        try:
+            check_image_limits(shape, len(data), limits)
+        except LimitError:
+            # Only what is refused needs a name.
+            check_image_limits(shape, len(data), limits, member=self.describe())
+            raise
         return shape
 
 
 def _measure(item: ImageItem, position: int) -> _Row:
-    """Size of an item without keeping its bytes; digest too where they had to be made."""
+    """Size of an item without keeping its bytes; digest too where they had to be made.
+
+    Raises:
+        UserInputError: no regular file (E_DATA).
+    """
     source = item.source
     if isinstance(source, bytes):
         return _Row(item.label, source, position, len(source), None)
     if isinstance(source, str | Path):
         path = os.fspath(source)
-        return _Row(item.label, path, position, os.stat(path).st_size, None)  # noqa: PTH116 (time)
+        status = os.stat(path)  # noqa: PTH116 (time)
+        row = _Row(item.label, path, position, status.st_size, None)
+        # A pipe would be waited for, and a device may never end.
+        if not stat.S_ISREG(status.st_mode):
+            raise UserInputError.make("E_DATA", f"{row.describe()} is no regular file")
+        return row
     data = source()
     digest = hashlib.sha256(data).digest()
     return _Row(item.label, source, position, len(data), digest)
@@ -598,7 +613,8 @@ class _Plan:
             row = _measure(item, position)
             if row.size == 0:
                 raise UserInputError.make("E_DATA", f"{row.describe()} is empty")
-            check_limit(self._limits, "image_bytes", row.size)
+            if row.size > self._limits.image_bytes:
+                check_limit(self._limits, "image_bytes", row.size, member=row.describe())
             self._rows.append(row)
         self._rows.sort(key=lambda row: row.label)
         if images.layout == "packed" and images.codec != "png":

@@ -19,7 +19,7 @@ from hellofmt.archive import (
     read_class_lines,
     verify_archive,
 )
-from hellofmt.errors import HelloIOError, UserInputError
+from hellofmt.errors import HelloIOError, LimitError, UserInputError
 
 
 def pixels(seed, size=8, channels=3):
@@ -222,7 +222,30 @@ class TestRefusals:
         (root / "b" / "2.png").write_bytes(b"hello")
         assert "b/2.png" in refused(UserInputError, root, tmp_path / "x.hello")
         text = refused(UserInputError, root, tmp_path / "x.hello", reencode="png")
-        assert "b/2.png`: cannot be decoded" in text
+        assert text.endswith("b/2.png`: cannot be decoded: neither PNG nor JPEG nor WebP")
+
+    @pytest.mark.parametrize("number", [1, 200])
+    @pytest.mark.parametrize("reencode", [None, "png"])
+    def test_pipes_and_devices_are_not_waited_for(self, tmp_path, number, reencode):
+        # Also where it is not one of the few files that the size of the views is taken from.
+        root = write_folder(tmp_path / "set", [f"a/{i:03d}.png" for i in range(number)])
+        last = root / "a" / "zz.png"
+        for make in (os.mkfifo, lambda path: path.symlink_to("/dev/null")):
+            make(last)
+            text = refused(UserInputError, root, tmp_path / "x.hello", reencode=reencode)
+            assert "zz.png" in text
+            assert text.endswith("no regular file")
+            last.unlink()
+        os.mkfifo(tmp_path / "shard.tar")
+        text = refused(UserInputError, tmp_path / "shard.tar", tmp_path / "x.hello")
+        assert text.endswith("shard.tar`: neither a folder nor a regular file")
+
+    def test_an_image_of_any_size_is_not_read_to_be_refused(self, tmp_path):
+        root = write_folder(tmp_path / "set", ["a/1.png"])
+        with (root / "a" / "2.png").open("wb") as stream:
+            stream.truncate(1 << 38)
+        text = refused(LimitError, root, tmp_path / "x.hello")
+        assert "E_LIMIT_IMAGE_BYTES" in text
 
     def test_sixteen_bits_are_not_cut_to_eight(self, tmp_path):
         root = write_folder(tmp_path / "set", ["a/1.png", "b/1.png"])

@@ -12,7 +12,7 @@ from hellofmt.archive import (
     write_archive,
 )
 from hellofmt.archive import verify as verify_module
-from hellofmt.errors import TrustError, UserInputError
+from hellofmt.errors import CorruptError, TrustError, UserInputError
 
 
 def test_report(samples, everything):
@@ -35,6 +35,24 @@ def test_report(samples, everything):
 def samples_sections(path):
     with open_archive(path) as file:
         return list(file.section_sizes())
+
+
+def test_a_file_swapped_after_verification_is_not_read(samples, tmp_path):
+    path, other = tmp_path / "x.hello", tmp_path / "other.hello"
+    write_archive(path, samples.draft(images=samples.images(4)))
+    items = [ImageItem(i % 2, samples.png(samples.pattern(i + 9, 8, 8, 3))) for i in range(4)]
+    write_archive(other, samples.draft(images=ImageSet("png", items, "files")))
+    with open_archive(path) as file:
+        verified = verify_archive(path).id
+        assert verified == file.id
+        assert len(file.index) == 4
+        # In its place, under the open file.
+        path.write_bytes(other.read_bytes())
+        for row in range(4):
+            with pytest.raises(CorruptError, match="E_DIGEST_MEMBER"):
+                file.read_image(row)
+    with pytest.raises(TrustError, match="E_PIN"):
+        open_archive(path, expect=verified)
 
 
 def test_fast_reads_no_image(samples, everything_bytes, tmp_path):

@@ -5,7 +5,9 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from importlib import metadata
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -143,6 +145,24 @@ def test_same_input_same_bytes(samples, tmp_path):
         assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
         made.append(path.read_bytes())
     assert made[0] == made[1]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_another_user_writes_the_same_bytes(samples, tmp_path):
+    draft = samples.everything()
+    write_archive(tmp_path / "root.hello", draft)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)  # noqa: PTH101, S103 (somebody else writes there)
+        pid = os.fork()
+        if pid == 0:
+            os.setgid(65534)
+            os.setuid(65534)
+            os._exit(not write_archive(f"{folder}/x.hello", draft))
+        assert os.waitpid(pid, 0)[1] == 0
+        path = Path(folder) / "x.hello"
+        assert path.stat().st_uid == 65534
+        assert path.read_bytes() == (tmp_path / "root.hello").read_bytes()
 
 
 def names(folder):

@@ -106,6 +106,30 @@ def test_every_bit_flip_and_truncation_of_the_vectors(vector, tmp_path):
         assert exit_of(path) == (4 if length else 3), length
 
 
+@pytest.mark.slow
+def test_bit_flips_of_a_mebibyte(tmp_path):
+    """One bit of every 64th byte, another bit and another byte of 64 from place to place."""
+    path = tmp_path / "x.hello"
+    items = [
+        SAMPLES.ImageItem(i // 8, SAMPLES.png(SAMPLES.pattern(i, 144, 150, 3))) for i in range(16)
+    ]
+    write_archive(path, SAMPLES.draft(images=SAMPLES.ImageSet("png", items, "files")))
+    whole = path.read_bytes()
+    assert len(whole) > 1 << 20
+    unseen, fd = [], os.open(path, os.O_WRONLY)
+    try:
+        for number, place in enumerate(range(0, len(whole), 64)):
+            at = min(place + number * 37 % 64, len(whole) - 1)
+            os.pwrite(fd, bytes([whole[at] ^ 1 << number % 8]), at)
+            if exit_of(path) not in (3, 4, 5):
+                unseen.append(at)
+            os.pwrite(fd, whole[at : at + 1], at)
+    finally:
+        os.close(fd)
+    assert unseen == []
+    assert exit_of(path) == 0
+
+
 def test_flips_in_the_magic_are_no_archive(whole, tmp_path):
     path = tmp_path / "x.hello"
     for at in range(18):
