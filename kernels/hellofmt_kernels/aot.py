@@ -55,8 +55,8 @@ __all__ = [
 
 CAPABILITIES = ((8, 0), (9, 0))
 
-# Versions that allocate registers so differently that they have a budget of their own: the oldest.
-_OWN_BUDGET = ("3.6",)
+# Versions that allocate registers and shared memory so differently that they have their own budget.
+_OWN_BUDGET = ("3.6", "3.8")
 
 _POINTERS = {
     torch.float16: "*fp16",
