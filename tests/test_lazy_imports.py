@@ -67,7 +67,11 @@ def test_the_check_can_fail(code):
     assert "LOADED" in done.stderr
 
 
-def test_inspect_answers_at_once(tiny_archive):
+def test_inspect_answers_at_once(tiny_archive, tmp_path):
+    # Compiled in the first run, as an installed package is, wherever this process may not write it.
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path / "compiled")}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+
     def used():
         usage = getrusage(RUSAGE_CHILDREN)
         return usage.ru_utime + usage.ru_stime
@@ -80,11 +84,12 @@ def test_inspect_answers_at_once(tiny_archive):
             capture_output=True,
             timeout=60,
             check=False,
+            env=environment,
         )
         times.append(used() - start)
         assert done.returncode == 0
     # Processor seconds, the best of three: a busy machine must not fail the suite, torch must.
-    assert min(times) < 0.3
+    assert min(times) < 0.5, times
 
 
 @pytest.fixture
