@@ -83,7 +83,7 @@ _VIT = "vit_tiny_patch16_224"
 _DIGITS = Profile(
     teacher="cnn",
     teacher_epochs=30,
-    fit_epochs=240,
+    fit_epochs=60,
     ablation_epochs=0,
     probe_epochs=4,
     student="cnn",
@@ -391,7 +391,7 @@ class Setting:
             steps=self.steps(epochs),
             batch_size=self.profile.batch_size,
             learning_rate=self.profile.fit_rate,
-            mixed=self.profile.mixed or None,
+            mixed=self.profile.mixed,
         )
 
     def fitted(
