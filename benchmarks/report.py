@@ -2,10 +2,10 @@
 
     python benchmarks/report.py --out .cache/bench [--profile cpu]
 
-Writes ``results/evidence-PROFILE.json`` (every cell, with versions and device), the plots beside it
-and the profile's page: ``results/README.md`` for ``cpu``, ``results/PROFILE.md`` for others. Nothing
-is computed here but means, spreads and differences; a cell that failed or was not run is named,
-never left out.
+Writes ``results/evidence-PROFILE.json`` (every cell, with versions and device), the plots beside
+it and the profile's page: ``results/README.md`` for ``cpu``, ``results/PROFILE.md`` for others.
+Nothing is computed here but means, spreads and differences; a cell that failed or was not run is
+named, never left out.
 """
 
 from __future__ import annotations
@@ -125,15 +125,19 @@ class Found:
 
 def facts(found):
     teacher, fit, probe = (found.get(k) for k in ("teacher", "fit/main", "fit/probe"))
-    if teacher is None or fit is None:
-        return "The teacher or the fit is not finished."
+    if teacher is None:
+        return "The teacher is not finished."
+    text = (
+        f"Teacher: {teacher['network']}, {teacher['parameters']:,} parameters, "
+        f"{teacher['epochs']:g} epochs, **{teacher['top1']:.1f} %** on the measured images."
+    )
+    if fit is None:
+        return text
     ratio = 100 * fit["top1"] / teacher["top1"]
     int8 = next(row for row in fit["storages"] if row["storage"] == "int8")
     full = next(row for row in fit["storages"] if row["storage"] == "float32")
-    text = (
-        f"Teacher: {teacher['network']}, {teacher['parameters']:,} parameters, "
-        f"{teacher['epochs']:g} epochs, **{teacher['top1']:.1f} %** on the measured images. "
-        f"Label function: {fit['trained']:,} trained values, {fit['epochs']:g} epochs of fitting, "
+    text += (
+        f" Label function: {fit['trained']:,} trained values, {fit['epochs']:g} epochs of fitting, "
         f"{int8['bytes']:,} bytes in int8; its own top-1 is **{int8['top1']:.1f} %**, "
         f"{100 * int8['top1'] / teacher['top1']:.0f} % of the teacher's "
         f"({full['top1']:.1f} % in float32, {ratio:.0f} %)."
@@ -279,6 +283,14 @@ def ablation(found):
             "loss of the update",
         )
         parts.append(table(head, rows) + "\n")
+        scores = [found.seeds(f"ablation/ipc{ipc}/{row}") for row in ("text", "teacher")]
+        if got := paired(*scores):
+            mean, half = got
+            spread = f" (95 % interval {mean - half:+.1f} to {mean + half:+.1f})" if half else ""
+            parts.append(
+                f"The label function (+ text start) against its teachers' own labels: {mean:+.1f} "
+                f"points{spread}.\n"
+            )
     return "\n".join(parts)
 
 
@@ -505,8 +517,8 @@ that interval is wide.
 
 OTHERS = """
 
-The paper's ablation and the curve of ranks and storages stand on a page of their own,
-[small.md](small.md): they were run on another machine, with another teacher, at a smaller size."""
+The paper's ablation stands on a page of its own, [small.md](small.md): it was run on another
+machine, with another teacher, at a smaller size."""
 
 
 def main():
@@ -517,7 +529,8 @@ def main():
     folder = args.out / "cells" / args.profile
     stored = RESULTS / f"evidence-{args.profile}.json"
     earlier = json.loads(stored.read_text()) if stored.exists() else {"cells": {}, "planned": []}
-    plan = (folder / PLAN).read_text().split()
+    # Without a folder of cells the page is written again from what is stored.
+    plan = (folder / PLAN).read_text().split() if folder.is_dir() else []
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     cells = joined(earlier["cells"], {cell["cell"]: cell for cell in found})
     document = {
@@ -535,7 +548,7 @@ def main():
 
 
 def joined(earlier, new):
-    """Cells of both. A data set whose teacher was trained again keeps no cell of the earlier one."""
+    """Cells of both; a data set whose teacher was trained again keeps none of the earlier."""
     names = {name.split("/")[0] for name in new}
     teachers = {name: f"{name}/teacher" for name in names}
     gone = {n for n, cell in teachers.items() if cell in new and new[cell] != earlier.get(cell)}

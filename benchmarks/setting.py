@@ -453,14 +453,10 @@ def read_setting(
         found = sorted(path.name for path in (root / "train").iterdir() if path.is_dir())
         lines = {line.key: line for line in read_class_lines(listed)} if listed.exists() else {}
         classes = [lines[key] for key in found] if lines else found
-        if kept.exists():
-            with np.load(kept, allow_pickle=False) as arrays:
-                train = ArrayImages(arrays["a"], arrays["b"], _lines(classes), name)
-                measured = ArrayImages(arrays["c"], arrays["d"], _lines(classes), name)
-        else:
+        if not kept.exists():
             size = _side(root)
-            train = replace(read_image_folder(root / "train", size, classes=classes), name=name)
-            measured = replace(read_image_folder(folder, size, classes=classes), name=name)
+            train = read_image_folder(root / "train", size, classes=classes)
+            measured = read_image_folder(folder, size, classes=classes)
             kept.parent.mkdir(parents=True, exist_ok=True)
             temporary = kept.with_suffix(f".{os.getpid()}.npz")
             np.savez(
@@ -471,6 +467,11 @@ def read_setting(
                 d=measured.labels,
             )
             temporary.replace(kept)
+        # Read back even when just written: what a first run sees and a later one is the same, also
+        # to the digest that names every cell.
+        with np.load(kept, allow_pickle=False) as arrays:
+            train = ArrayImages(arrays["a"], arrays["b"], _lines(classes), name)
+            measured = ArrayImages(arrays["c"], arrays["d"], _lines(classes), name)
     sizes = profile_of(profile, name, len(train.classes))
     folder = work / name / f"{profile}"
     folder.mkdir(parents=True, exist_ok=True)

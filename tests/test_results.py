@@ -36,7 +36,8 @@ def test_the_page_is_that_of_the_results_file(report, profile):
 def test_every_plot_of_the_page_is_there(report, profile):
     text = (RESULTS / report.page_name(profile)).read_text()
     named = [part.split(")")[0] for part in text.split("](")[1:]]
-    assert named
+    # A page of tables alone links to nothing.
+    assert named or profile != "cpu"
     assert [name for name in named if not (RESULTS / name).is_file()] == []
 
 
