@@ -63,7 +63,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     facts: dict[str, Any] = {
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("torch", "torchvision", "hellofmt")},
-        "device": device,
+        "device": _processor(),
         "cores": os.cpu_count(),
     }
     if device != "cpu":
@@ -73,12 +73,22 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     return facts
 
 
+def _processor() -> str:
+    """Name, and whether it multiplies bfloat16 itself: that decides what a training step takes."""
+    import torch
+
+    can = torch.cpu.get_capabilities()
+    native = can.get("amx_bf16") or can.get("avx512_bf16")
+    return f"{can.get('cpu_name', 'cpu')}, {'with' if native else 'without'} bfloat16 arithmetic"
+
+
 @dataclass
 class Cells:
     """The cells of a run and the folder of their files."""
 
     folder: Path
     cells: Sequence[Cell]
+    machine: Mapping[str, Any] = field(default_factory=machine)
     _keys: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -154,6 +164,7 @@ class Cells:
                 "key": self._keys[cell.name],
                 **result,
                 "settings": cell.settings,
+                "machine": self.machine,
                 "seconds": round(time.monotonic() - start, 2),
                 "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000),
             }

@@ -35,8 +35,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
-from cells import Cell, Cells, run_workers
-from setting import DIGITS, FIT_TEMPERATURE, TEMPERATURE, read_setting
+from cells import Cell, Cells, machine, run_workers
+from setting import DIGITS, FIT_TEMPERATURE, PROFILES, TEMPERATURE, read_setting
 
 import hellofmt
 from hellofmt.distillation import (
@@ -737,8 +737,9 @@ ORDER = (
     "rivals/ipc1/teacher/",
     "cost",
     "fidelity",
-    "ablation",
+    "ablation/ipc10/",
     "curve",
+    "ablation",
     "rivals/ipc10",
     "sensitivity",
     "rded",
@@ -801,7 +802,8 @@ def cells_of(setting, suites):
     fits = ("fit/main", "fit/probe", "select")
     run = {"steps": profile.steps, "batch": profile.student_batch, "rate": profile.student_rate}
     if "ablation" in suites and profile.ablation_epochs:
-        for ipc in profile.ipcs:
+        most = max(profile.ipcs)
+        for ipc in sorted(profile.ipcs, reverse=True):
             for row in ABLATION:
                 # What shares a fit or a choice of images waits for the cell that makes it.
                 needs = ["teacher"]
@@ -809,8 +811,8 @@ def cells_of(setting, suites):
                     needs.append(f"ablation/ipc{ipc}/text")
                 elif row != "probe":
                     needs.append(f"ablation/ipc{ipc}/probe")
-                elif ipc != profile.ipcs[0]:
-                    needs.append(f"ablation/ipc{profile.ipcs[0]}/probe")
+                elif ipc != most:
+                    needs.append(f"ablation/ipc{most}/probe")
                 add(
                     f"ablation/ipc{ipc}/{row}",
                     partial(ablation_cell, setting, row, ipc),
@@ -912,7 +914,7 @@ def arguments(argv=None):
     parser.add_argument("--data", action="append", default=[], help="folder with train and val")
     parser.add_argument("--base", default="", help="as for `hello fit`")
     parser.add_argument("--out", type=Path, default=Path(".cache/bench"), help="cells and work")
-    parser.add_argument("--profile", default="cpu", choices=("cpu", "published", "smoke"))
+    parser.add_argument("--profile", default="cpu", choices=tuple(PROFILES))
     parser.add_argument("--suites", default=",".join(SUITES))
     parser.add_argument("--only", default="", help="only cells whose name holds this, and needs")
     parser.add_argument("--device", default="cpu")
@@ -941,7 +943,7 @@ def all_cells(args):
         for name in wanted:
             wanted += [need for need in by_name[name].needs if need not in wanted]
         found = [cell for cell in found if cell.name in wanted]
-    cells = Cells(args.out / "cells" / args.profile, found)
+    cells = Cells(args.out / "cells" / args.profile, found, machine(args.device))
     if args.resume is not None:
         cells.adopt(json.loads(args.resume.read_text())["cells"])
     return cells

@@ -2,9 +2,10 @@
 
     python benchmarks/report.py --out .cache/bench [--profile cpu]
 
-Writes ``results/evidence-PROFILE.json`` (every cell, with versions and device), the plots beside it
-and ``results/README.md``. Nothing is computed here but means, spreads and differences; a cell that
-failed or was not run is named, never left out.
+Writes ``results/evidence-PROFILE.json`` (every cell, with versions and device), the plots beside
+it and the profile's page: ``results/README.md`` for ``cpu``, ``results/PROFILE.md`` for others.
+Nothing is computed here but means, spreads and differences; a cell that failed or was not run is
+named, never left out.
 """
 
 from __future__ import annotations
@@ -124,15 +125,19 @@ class Found:
 
 def facts(found):
     teacher, fit, probe = (found.get(k) for k in ("teacher", "fit/main", "fit/probe"))
-    if teacher is None or fit is None:
-        return "The teacher or the fit is not finished."
+    if teacher is None:
+        return "The teacher is not finished."
+    text = (
+        f"Teacher: {teacher['network']}, {teacher['parameters']:,} parameters, "
+        f"{teacher['epochs']:g} epochs, **{teacher['top1']:.1f} %** on the measured images."
+    )
+    if fit is None:
+        return text
     ratio = 100 * fit["top1"] / teacher["top1"]
     int8 = next(row for row in fit["storages"] if row["storage"] == "int8")
     full = next(row for row in fit["storages"] if row["storage"] == "float32")
-    text = (
-        f"Teacher: {teacher['network']}, {teacher['parameters']:,} parameters, "
-        f"{teacher['epochs']:g} epochs, **{teacher['top1']:.1f} %** on the measured images. "
-        f"Label function: {fit['trained']:,} trained values, {fit['epochs']:g} epochs of fitting, "
+    text += (
+        f" Label function: {fit['trained']:,} trained values, {fit['epochs']:g} epochs of fitting, "
         f"{int8['bytes']:,} bytes in int8; its own top-1 is **{int8['top1']:.1f} %**, "
         f"{100 * int8['top1'] / teacher['top1']:.0f} % of the teacher's "
         f"({full['top1']:.1f} % in float32, {ratio:.0f} %)."
@@ -278,6 +283,14 @@ def ablation(found):
             "loss of the update",
         )
         parts.append(table(head, rows) + "\n")
+        scores = [found.seeds(f"ablation/ipc{ipc}/{row}") for row in ("text", "teacher")]
+        if got := paired(*scores):
+            mean, half = got
+            spread = f" (95 % interval {mean - half:+.1f} to {mean + half:+.1f})" if half else ""
+            parts.append(
+                f"The label function (+ text start) against its teachers' own labels: {mean:+.1f} "
+                f"points{spread}.\n"
+            )
     return "\n".join(parts)
 
 
@@ -488,8 +501,8 @@ SECTIONS = (
 INTRO = """# Results
 
 Written by `benchmarks/report.py` from `evidence-{profile}.json`; the command and the settings of
-every number are there. {machine}. {count} cells, {seconds:.0f} minutes of one thread in all; other
-programs were running at times and a few cells were paused, so seconds are upper bounds.
+every number are there. {count} cells, {seconds:.0f} minutes of one thread in all; other programs
+were running at times and a few cells were paused, so seconds are upper bounds.{others}
 
 Every arm of a table has the same student, images (but for "random images"), views (crops of a
 quarter to all of the image, flips but for digits, CutMix in half of the batch), learning rate,
@@ -502,6 +515,11 @@ called a tie where its 95 % interval (paired over seeds, Student's t) holds zero
 that interval is wide.
 """
 
+OTHERS = """
+
+The paper's ablation stands on a page of its own, [small.md](small.md): it was run on another
+machine, with another teacher, at a smaller size."""
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -511,21 +529,44 @@ def main():
     folder = args.out / "cells" / args.profile
     stored = RESULTS / f"evidence-{args.profile}.json"
     earlier = json.loads(stored.read_text()) if stored.exists() else {"cells": {}, "planned": []}
-    cells = earlier["cells"]
-    plan = (folder / PLAN).read_text().split()
+    # Without a folder of cells the page is written again from what is stored.
+    plan = (folder / PLAN).read_text().split() if folder.is_dir() else []
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    cells |= {cell["cell"]: cell for cell in found}
+    cells = joined(earlier["cells"], {cell["cell"]: cell for cell in found})
     document = {
         "schema": "hello.evidence/1",
-        "machine": machine(),
+        # Of cells that do not name their own.
+        "machine": earlier.get("machine", machine()),
         "command": f"make bench PROFILE={args.profile}",
         "planned": sorted({*earlier["planned"], *plan}),
         "cells": dict(sorted(cells.items())),
     }
     stored.write_text(json.dumps(document, indent=1) + "\n")
-    (RESULTS / "README.md").write_text(page(document, args.profile))
+    (RESULTS / page_name(args.profile)).write_text(page(document, args.profile))
     for name in data_sets(cells):
         plots(Found(name, cells), _classes(cells, name), args.profile)
+
+
+def joined(earlier, new):
+    """Cells of both; a data set whose teacher was trained again keeps none of the earlier."""
+    names = {name.split("/")[0] for name in new}
+    teachers = {name: f"{name}/teacher" for name in names}
+    gone = {n for n, cell in teachers.items() if cell in new and new[cell] != earlier.get(cell)}
+    return {k: v for k, v in earlier.items() if k.split("/")[0] not in gone} | new
+
+
+def page_name(profile):
+    """File of a profile's page."""
+    return "README.md" if profile == "cpu" else f"{profile}.md"
+
+
+def made_on(cells, document):
+    """Where the cells of a data set were run."""
+    lines = {
+        f"{m['device']}, {m['cores']} cores, torch {m['torch']}, Python {m['python']}"
+        for m in (cell.get("machine", document["machine"]) for cell in cells.values())
+    }
+    return "Run on: " + "; ".join(sorted(lines)) + "."
 
 
 def data_sets(cells):
@@ -535,18 +576,15 @@ def data_sets(cells):
 
 
 def page(document, profile):
-    """The text of ``results/README.md``; a pure function of the results file."""
+    """The text of a profile's page; a pure function of the results file."""
     cells = document["cells"]
-    facts_of = document["machine"]
-    made_on = (
-        f"Device: {facts_of['device']}, {facts_of['cores']} cores; torch {facts_of['torch']}, "
-        f"Python {facts_of['python']}"
-    )
     seconds = sum(cell["seconds"] for cell in cells.values()) / 60
-    parts = [INTRO.format(profile=profile, machine=made_on, count=len(cells), seconds=seconds)]
+    others = OTHERS if profile == "cpu" else ""
+    parts = [INTRO.format(profile=profile, count=len(cells), seconds=seconds, others=others)]
     for name in data_sets(cells):
         found, classes = Found(name, cells), _classes(cells, name)
         parts.append(f"\n## {name} ({classes} classes)\n\n{facts(found)}\n")
+        parts.append(f"{made_on(found.cells, document)}\n")
         parts.append(rivals(found, classes))
         for title, section in SECTIONS:
             text = section(found)

@@ -12,6 +12,7 @@ from hellofmt_cli.inspect import percent
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 EVIDENCE = json.loads((ROOT / "benchmarks/results/evidence-cpu.json").read_text())["cells"]
+SMALL = json.loads((ROOT / "benchmarks/results/evidence-small.json").read_text())["cells"]
 DEMO = json.loads((ROOT / "benchmarks/results/demo-cpu.json").read_text())
 
 
@@ -110,3 +111,22 @@ def test_the_words_on_the_function_itself_are_those_of_the_evidence():
         f"({ours:.1f} of {teacher['top1']:.1f} % on tiny100, {100 * ours / teacher['top1']:.0f} %"
     )
     assert words in " ".join(README.split())
+
+
+def test_the_words_on_the_ablation_are_those_of_the_evidence():
+    def score(row):
+        cells = (SMALL[f"tiny100/ablation/ipc10/{row}/seed{seed}"] for seed in range(3))
+        return f"{np.mean([cell['top1'] for cell in cells]):.1f}"
+
+    names = {
+        "hard": "hard labels {} %",
+        "probe": "linear probe {}",
+        "weak": "+ weak teachers {}",
+        "low-rank": "+ low-rank encoder {}",
+        "text": "+ text start {}",
+        "refined": "+ image update {}",
+    }
+    said = ", ".join(text.format(score(row)) for row, text in names.items())
+    words = " ".join(README.split())
+    assert f"{said}; the weak teachers' own labels {score('teacher')}." in words
+    assert f"a teacher of {SMALL['tiny100/teacher']['top1']:.1f} %" in words

@@ -22,20 +22,28 @@ def report(monkeypatch):
     sys.modules.pop("cells", None)
 
 
-def test_the_page_is_that_of_the_results_file(report):
-    document = json.loads((RESULTS / "evidence-cpu.json").read_text())
-    assert report.page(document, "cpu") == (RESULTS / "README.md").read_text()
+PROFILES = sorted(path.stem.split("-", 1)[1] for path in RESULTS.glob("evidence-*.json"))
 
 
-def test_every_plot_of_the_page_is_there(report):
-    text = (RESULTS / "README.md").read_text()
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_page_is_that_of_the_results_file(report, profile):
+    document = json.loads((RESULTS / f"evidence-{profile}.json").read_text())
+    page = (RESULTS / report.page_name(profile)).read_text()
+    assert report.page(document, profile) == page
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_plot_of_the_page_is_there(report, profile):
+    text = (RESULTS / report.page_name(profile)).read_text()
     named = [part.split(")")[0] for part in text.split("](")[1:]]
-    assert named
+    # A page of tables alone links to nothing.
+    assert named or profile != "cpu"
     assert [name for name in named if not (RESULTS / name).is_file()] == []
 
 
-def test_every_cell_carries_what_made_it():
-    document = json.loads((RESULTS / "evidence-cpu.json").read_text())
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_cell_carries_what_made_it(profile):
+    document = json.loads((RESULTS / f"evidence-{profile}.json").read_text())
     assert {"torch", "device", "cores"} <= document["machine"].keys()
     for name, cell in document["cells"].items():
         assert {"seconds", "settings", "key"} <= cell.keys(), name
@@ -62,3 +70,17 @@ def test_sources_whose_names_begin_alike_are_not_mixed_up(report):
         cell["train_seconds"] = 1.0
     row = report.label_row(report.Found("d", cells), 1, "teacher", 2)
     assert row[3] == "4 B"
+
+
+def test_a_teacher_trained_again_leaves_no_cell_of_the_earlier_one(report):
+    earlier = {"a/teacher": {"key": "1"}, "a/fit": {"key": "1"}, "b/teacher": {"key": "1"}}
+    new = {"a/teacher": {"key": "2"}, "a/cost": {"key": "2"}}
+    assert report.joined(earlier, new) == {**new, "b/teacher": {"key": "1"}}
+    assert report.joined(earlier, {"a/cost": {"key": "2"}}).keys() == {*earlier, "a/cost"}
+
+
+def test_a_cell_that_names_its_machine_is_not_said_to_be_of_another(report):
+    old = {"device": "A", "cores": 2, "torch": "1", "python": "3"}
+    cells = {"x": {"machine": {**old, "device": "B"}}, "y": {}}
+    line = report.made_on(cells, {"machine": old})
+    assert line == "Run on: A, 2 cores, torch 1, Python 3; B, 2 cores, torch 1, Python 3."
