@@ -306,6 +306,7 @@ def table(result):
         "",
         f"{facts['device']}, {facts['threads']} thread(s), Python {facts['python']}, {versions}.",
         "Medians, milliseconds per call; with one thread, of that thread's own time.",
+        "Below 1 the rival wins.",
         "",
     ]
     if not result["is_cuda"]:
