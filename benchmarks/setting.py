@@ -345,9 +345,10 @@ class Setting:
     def trajectory(self):
         """The teacher's run with its nine checkpoints; trained here if it is not there."""
         recipe = replace(_teacher_recipe(), learning_rate=self.profile.teacher_rate)
+        # A teacher sees no mixed views, as the field's do: in a few epochs it learns more so.
         return train_trajectory(
             self.split[0],
-            self.views,
+            msgspec.structs.replace(self.views, mix="none"),
             self.work / "teacher",
             network=self.profile.teacher,
             steps=self.steps(self.profile.teacher_epochs),

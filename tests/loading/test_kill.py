@@ -141,7 +141,9 @@ def test_a_fault_in_a_worker_is_an_error_in_time(
     )
     # Others import torch first, which the patience for a stopped worker includes.
     is_forked = method == "fork"
-    timeout = (3 if is_forked else 20) if fault == "stop" else 40 if is_forked else IMPORT_SECONDS
+    timeout = 40 if is_forked else IMPORT_SECONDS
+    if fault == "stop":
+        timeout = 3 if is_forked else 20 * grace()
     got = []
     with pytest.raises(kind, match=text.format(timeout)) as caught:
         got.extend(attentive(loader, timeout=timeout))
