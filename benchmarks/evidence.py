@@ -131,7 +131,7 @@ def select(setting, ipc, *, factor=1, random=False):
     most = max((10, *setting.profile.ipcs, *setting.profile.long_ipcs))
     if factor == 1 and not random and ipc < most:
         return first_of_each(select(setting, most), ipc)
-    settings = SelectSettings(ipc, factor)
+    settings = SelectSettings(ipc, factor, candidates=setting.profile.candidates)
     if random:
         # As many candidates as are needed: nothing is left to choose.
         settings = SelectSettings(
@@ -397,7 +397,7 @@ def teacher_cell(setting, _):
     }
 
 
-def fit_cell(setting, make, epochs, _):
+def fit_cell(setting, make, epochs, rank, _):
     projector, fidelity = make()
     rows = []
     for storage, size, labeler in stored_labelers(
@@ -412,11 +412,12 @@ def fit_cell(setting, make, epochs, _):
             }
         )
     return {
+        "rank": rank,
         "trained": projector.trained_count(),
         # Of a public base in float16; one whose head starts from text needs its text tower too.
         "base_bytes": 0 if setting.name == DIGITS else base_bytes(setting),
         "epochs": epochs,
-        "steps": setting.steps(epochs),
+        "steps": setting.steps(epochs, setting.profile.fit_batch),
         "validation_agreement": round(fidelity.agreement, 2),
         "validation_kl_t1": round(fidelity.kl, 4),
         "top1": round(teacher_accuracy(projector.eval(), setting.test, setting.size), 2),
@@ -514,8 +515,8 @@ def ablation_student(setting, row, ipc, seed, _):
         setting,
         row,
         path,
-        network=profile.ablation_student,
-        steps=profile.ablation_steps,
+        network=profile.student,
+        steps=profile.steps,
         seed=seed,
         **given,
     )
@@ -565,8 +566,7 @@ def continual_cell(setting, kind, step, seed, _):
         function = setting.teacher
     if kind != "hard":
         given["label_function"] = _Seen(function, torch.from_numpy(seen)).eval()
-    network = profile.ablation_student or profile.student
-    student = build_student(network, len(seen), setting.size, seed=seed)
+    student = build_student(profile.student, len(seen), setting.size, seed=seed)
     plan = replace(student_plan(setting, kind, len(rows)))
     if kind != "hard":
         plan = replace(plan, temperature=TEMPERATURE)
@@ -583,7 +583,7 @@ def continual_cell(setting, kind, step, seed, _):
         "step": step,
         "classes": len(seen),
         "seed": seed,
-        "student": network,
+        "student": profile.student,
     }
 
 
@@ -763,8 +763,14 @@ def cells_of(setting, suites):
         "mixed": profile.mixed,
     }
     sizes = {
-        "teacher": [profile.teacher, profile.teacher_epochs, profile.teacher_rate],
-        "fit": [profile.rank, profile.fit_epochs, profile.fit_rate, profile.batch_size],
+        "teacher": [
+            profile.teacher,
+            profile.teacher_epochs,
+            profile.teacher_rate,
+            profile.batch_size,
+            "plain views",
+        ],
+        "fit": [profile.rank, profile.fit_epochs, profile.fit_rate, profile.fit_batch],
     }
 
     def add(label, make, needs=(), **settings):
@@ -782,15 +788,21 @@ def cells_of(setting, suites):
     add("teacher", partial(teacher_cell, setting), sizes=sizes["teacher"])
     add(
         "fit/main",
-        partial(fit_cell, setting, partial(main_projector, setting), profile.fit_epochs),
+        partial(
+            fit_cell,
+            setting,
+            partial(main_projector, setting),
+            profile.fit_epochs,
+            profile.rank,
+        ),
         ("teacher",),
         sizes=[*sizes["fit"], profile.start, FIT_TEMPERATURE],
     )
     add(
         "fit/probe",
-        partial(fit_cell, setting, partial(probe, setting), profile.probe_epochs),
+        partial(fit_cell, setting, partial(probe, setting), profile.probe_epochs, 0),
         ("teacher",),
-        sizes=[profile.probe_epochs, profile.fit_rate],
+        sizes=[profile.probe_epochs, profile.fit_rate, profile.fit_batch],
     )
     add(
         "select",
@@ -798,6 +810,7 @@ def cells_of(setting, suites):
             "images": len(select(setting, max((10, *profile.ipcs, *profile.long_ipcs))).labels)
         },
         ("teacher",),
+        candidates=profile.candidates,
     )
     fits = ("fit/main", "fit/probe", "select")
     run = {"steps": profile.steps, "batch": profile.student_batch, "rate": profile.student_rate}
@@ -819,9 +832,10 @@ def cells_of(setting, suites):
                     tuple(needs),
                     epochs=profile.ablation_epochs,
                     probe=profile.probe_epochs,
-                    rate=profile.fit_rate,
+                    rate=[profile.fit_rate, profile.fit_batch],
                     rank=profile.rank,
                     refine=profile.refine_steps,
+                    candidates=profile.candidates,
                 )
             for row in (*ABLATION, "hard", "teacher"):
                 source = "text" if row in {"hard", "teacher"} else row
@@ -830,8 +844,8 @@ def cells_of(setting, suites):
                         f"ablation/ipc{ipc}/{row}/seed{seed}",
                         partial(ablation_student, setting, row, ipc, seed),
                         (f"ablation/ipc{ipc}/{source}",),
-                        student=profile.ablation_student,
-                        **{**run, "steps": profile.ablation_steps},
+                        student=profile.student,
+                        **run,
                     )
     if "rivals" in suites:
         for kind in RIVALS:
@@ -867,14 +881,14 @@ def cells_of(setting, suites):
     if "curve" in suites:
         for rank in profile.ranks:
             make = partial(
-                setting.fitted, setting.projector_settings(rank=rank), profile.ablation_epochs
+                setting.fitted, setting.projector_settings(rank=rank), profile.curve_epochs
             )
             add(
                 f"curve/rank{rank}",
-                partial(fit_cell, setting, make, profile.ablation_epochs),
+                partial(fit_cell, setting, make, profile.curve_epochs, rank),
                 ("teacher",),
-                epochs=profile.ablation_epochs,
-                rate=profile.fit_rate,
+                epochs=profile.curve_epochs,
+                rate=[profile.fit_rate, profile.fit_batch],
             )
     if "continual" in suites:
         for step in range(profile.continual_steps):
@@ -884,7 +898,7 @@ def cells_of(setting, suites):
                     partial(continual_cell, setting, kind, step, 0),
                     fits,
                     of=profile.continual_steps,
-                    student=profile.ablation_student,
+                    student=profile.student,
                     **run,
                 )
     if "sensitivity" in suites and profile.sensitivity:
@@ -899,8 +913,8 @@ def cells_of(setting, suites):
                     student=profile.student,
                     **run,
                 )
-    if "rded" in suites and setting.name.startswith("cifar10"):
-        epochs = profile.teacher_epochs * 4
+    if "rded" in suites and profile.rded_epochs and setting.name.startswith("cifar10"):
+        epochs = profile.rded_epochs
         add("rded/teacher", partial(rded_teacher, setting, epochs), epochs=epochs)
         for seed in profile.seeds:
             add(f"rded/seed{seed}", partial(rded_cell, setting, seed), ("rded/teacher",))

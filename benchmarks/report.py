@@ -295,26 +295,40 @@ def ablation(found):
 
 
 def ranks_of(found):
-    """Finished ranks of the curve, ascending, with their cells."""
+    """Cells of the curve's finished ranks, ascending, and that of the longer fit."""
     names = [name for name in found.cells if name.startswith("curve/") and found.get(name)]
-    return sorted((int(name.rsplit("rank", 1)[1]), found.get(name)) for name in names)
+    cells = sorted((found.get(name) for name in names), key=lambda cell: cell["rank"])
+    return [*cells, found.get("fit/main")] if cells else []
 
 
 def curve(found):
+    teacher = found.get("teacher")
     rows = [
         (
-            rank,
+            cell["rank"],
+            f"{cell['epochs']:g}",
             f"{cell['trained']:,}",
             row["storage"],
             f"{row['bytes']:,}",
             f"{row['top1']:.1f}",
+            f"{100 * row['top1'] / teacher['top1']:.0f}",
             f"{row['fidelity']['agreement']:.1f}",
             f"{row['fidelity']['kl']:.4f}",
         )
-        for rank, cell in ranks_of(found)
+        for cell in ranks_of(found)
         for row in cell["storages"]
     ]
-    head = ("rank", "trained values", "storage", "bytes", "own top-1 %", "agreement %", "KL")
+    head = (
+        "rank",
+        "epochs",
+        "trained values",
+        "storage",
+        "bytes",
+        "own top-1 %",
+        "% of the teacher's",
+        "agreement %",
+        "KL",
+    )
     return table(head, rows) if rows else ""
 
 
@@ -448,10 +462,11 @@ def plots(found, classes, profile):
         save(figure, "fidelity-per-byte")
     if PLOTS["rank-and-storage"](found):
         figure, axis = plt.subplots(figsize=(6, 4.2))
-        for rank, cell in ranks_of(found):
+        for cell in ranks_of(found):
             rows = cell["storages"]
             agreement = [row["fidelity"]["agreement"] for row in rows]
-            axis.plot([r["bytes"] for r in rows], agreement, marker="o", label=f"rank {rank}")
+            label = f"rank {cell['rank']}, {cell['epochs']:g} epochs"
+            axis.plot([r["bytes"] for r in rows], agreement, marker="o", label=label)
         axis.set_xscale("log")
         axis.set_xlabel("bytes of the label function (int4, int8, float16, float32)")
         axis.set_ylabel("agreement with the teacher, %")

@@ -62,20 +62,23 @@ class Profile:
     long_ipcs: tuple[int, ...] = ()
     rank: int = 16
     ranks: tuple[int, ...] = ()
+    curve_epochs: float = 0
     batch_size: int = 128
+    fit_batch: int = 128
     teacher_rate: float = 3e-3
     fit_rate: float = 6e-3
     start: str = "stored"
     student_rate: float = 1e-3
     student_batch: int = 50
     seeds: tuple[int, ...] = (0, 1, 2)
-    ablation_student: str = ""
-    ablation_steps: int = 500
+    # Of each class, real images among which patches are chosen; RDED takes 300.
+    candidates: int = 300
     cross: tuple[str, ...] = ()
     continual_steps: int = 0
     sensitivity: bool = False
     mixed: bool = True
     refine_steps: int = 200
+    rded_epochs: float = 0
 
 
 _VIT = "vit_tiny_patch16_224"
@@ -83,20 +86,60 @@ _VIT = "vit_tiny_patch16_224"
 _DIGITS = Profile(
     teacher="cnn",
     teacher_epochs=30,
-    fit_epochs=60,
+    fit_epochs=160,
     ablation_epochs=0,
     probe_epochs=4,
     student="cnn",
     steps=300,
     ipcs=(1, 10, 50),
     batch_size=64,
+    fit_batch=32,
     student_rate=3e-3,
     sensitivity=True,
     mixed=False,
 )
 
 PROFILES: dict[str, dict[str, Profile]] = {
+    # Everything, cut to two cores without bfloat16 arithmetic: a short teacher, a student that
+    # costs a tenth of ConvNet-3 a view, 200 steps of 50.
     "cpu": {
+        DIGITS: _DIGITS,
+        "heavy": Profile(
+            teacher="resnet10w32",
+            teacher_epochs=6,
+            fit_epochs=4,
+            ablation_epochs=1,
+            probe_epochs=0.5,
+            student="resnet10w16",
+            steps=200,
+            ipcs=(1, 10),
+            long_ipcs=(50,),
+            rank=32,
+            ranks=(2, 8, 16, 64),
+            curve_epochs=1,
+            candidates=100,
+            cross=("convnet3", "resnet10w32", "shufflenet_v2_x0_5", _VIT),
+            continual_steps=5,
+            mixed=False,
+            refine_steps=15,
+        ),
+        "light": Profile(
+            teacher="resnet10w32",
+            teacher_epochs=2,
+            fit_epochs=2,
+            ablation_epochs=0,
+            probe_epochs=0.25,
+            student="resnet10w16",
+            steps=200,
+            ipcs=(10,),
+            rank=32,
+            candidates=300,
+            mixed=False,
+            rded_epochs=6,
+        ),
+    },
+    # Longer, and with the field's ConvNet-3: hours on two cores that multiply bfloat16 themselves.
+    "long": {
         DIGITS: _DIGITS,
         "heavy": Profile(
             teacher="resnet10w32",
@@ -109,8 +152,7 @@ PROFILES: dict[str, dict[str, Profile]] = {
             ipcs=(1, 10),
             long_ipcs=(50,),
             ranks=(2, 8, 16, 64),
-            ablation_student="resnet10w32",
-            ablation_steps=300,
+            curve_epochs=2,
             cross=("resnet10w32", "shufflenet_v2_x0_5", _VIT),
             continual_steps=5,
         ),
@@ -123,38 +165,7 @@ PROFILES: dict[str, dict[str, Profile]] = {
             student="convnet3",
             steps=400,
             ipcs=(10,),
-        ),
-    },
-    # The ablation and the curve, cut to what two cores without bfloat16 arithmetic finish in two
-    # hours: half the teacher, fits of two epochs, a student that costs a third of ConvNet-3.
-    "small": {
-        DIGITS: _DIGITS,
-        "heavy": Profile(
-            teacher="resnet10w32",
-            teacher_epochs=6,
-            fit_epochs=2,
-            ablation_epochs=2,
-            probe_epochs=1,
-            student="resnet10w32",
-            steps=200,
-            ipcs=(1, 10),
-            ranks=(2, 8, 16, 64),
-            ablation_student="resnet10w32",
-            ablation_steps=200,
-            continual_steps=5,
-            mixed=False,
-            refine_steps=50,
-        ),
-        "light": Profile(
-            teacher="resnet10w32",
-            teacher_epochs=2,
-            fit_epochs=2,
-            ablation_epochs=0,
-            probe_epochs=0.5,
-            student="convnet3",
-            steps=400,
-            ipcs=(10,),
-            mixed=False,
+            rded_epochs=12,
         ),
     },
     # As published where a GPU is at hand: ResNet-18, 300 epochs of the distilled set.
@@ -174,8 +185,7 @@ PROFILES: dict[str, dict[str, Profile]] = {
             fit_rate=1e-3,
             start="text",
             student_batch=100,
-            ablation_student="resnet18",
-            ablation_steps=6000,
+            curve_epochs=50,
             cross=("convnet3", "mobilenet_v2", "shufflenet_v2_x1_0", _VIT),
             continual_steps=5,
         ),
@@ -191,6 +201,7 @@ PROFILES: dict[str, dict[str, Profile]] = {
             teacher_rate=1e-3,
             fit_rate=1e-3,
             start="text",
+            rded_epochs=100,
         ),
     },
     # Every path in a minute; its numbers mean nothing.
@@ -207,8 +218,7 @@ PROFILES: dict[str, dict[str, Profile]] = {
             rank=2,
             ranks=(1, 2),
             seeds=(0, 1),
-            ablation_student="cnn",
-            ablation_steps=2,
+            curve_epochs=0.02,
             cross=("resnet10w32",),
             continual_steps=2,
             refine_steps=2,
@@ -226,8 +236,7 @@ PROFILES: dict[str, dict[str, Profile]] = {
             rank=2,
             ranks=(1, 2),
             seeds=(0,),
-            ablation_student="cnn",
-            ablation_steps=2,
+            curve_epochs=0.02,
             cross=("resnet10w32",),
             continual_steps=2,
             refine_steps=2,
@@ -337,9 +346,9 @@ class Setting:
             facts |= {"flip": "0.0", "mean": ["0.3"] * 3, "std": ["0.32"] * 3}
         return msgspec.structs.replace(default_views(self.size), **facts)
 
-    def steps(self, epochs: float) -> int:
-        """Gradient steps of a number of passes over the fitted images."""
-        return max(1, round(epochs * len(self.split[0]) / self.profile.batch_size))
+    def steps(self, epochs: float, batch: int | None = None) -> int:
+        """Gradient steps of a number of passes over the fitted images; of teachers' batches."""
+        return max(1, round(epochs * len(self.split[0]) / (batch or self.profile.batch_size)))
 
     @cached_property
     def trajectory(self):
@@ -389,8 +398,8 @@ class Setting:
     def fit_settings(self, epochs: float) -> FitSettings:
         return FitSettings(
             temperature=FIT_TEMPERATURE,
-            steps=self.steps(epochs),
-            batch_size=self.profile.batch_size,
+            steps=self.steps(epochs, self.profile.fit_batch),
+            batch_size=self.profile.fit_batch,
             learning_rate=self.profile.fit_rate,
             mixed=self.profile.mixed,
         )

@@ -59,8 +59,8 @@ _TORCHVISION = "torchvision:"
     "--student",
     required=True,
     metavar="NAME",
-    help="`cnn`, `convnet3`, `resnet10w32`; a network of torchvision or timm (`resnet18`,"
-    " `timm:NAME`); MODULE:FACTORY.",
+    help="`cnn`, `convnet3`, `resnet10w16`, `resnet10w32`; a network of torchvision or timm"
+    " (`resnet18`, `timm:NAME`); MODULE:FACTORY.",
 )
 @click.option(
     "--eval",

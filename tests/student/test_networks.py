@@ -33,6 +33,10 @@ def test_resnet10w32_has_the_documented_size_and_strides(size, first):
     assert sides == [(32 << k, side, side) for k, side in enumerate(halves)]
 
 
+def test_resnet10w16_has_the_documented_size():
+    assert parameters(build_student("resnet10w16", 100, 64)) == 320_436
+
+
 def test_instance_norm_makes_images_independent():
     torch.manual_seed(0)
     network = ConvNet(4, 8, width=8, norm="instance").train()
@@ -129,6 +133,7 @@ def test_names_are_known_without_building():
 
 
 def test_unknown_name():
-    message = r"E_OPTION: unknown student `res\\x1bnet`; expected cnn, convnet3, resnet10w32 or"
+    known = "cnn, convnet3, resnet10w16, resnet10w32"
+    message = rf"E_OPTION: unknown student `res\\x1bnet`; expected {known} or"
     with pytest.raises(UserInputError, match=message):
         build_student("res\x1bnet", 10, 32)
