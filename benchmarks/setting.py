@@ -122,6 +122,9 @@ PROFILES: dict[str, dict[str, Profile]] = {
             continual_steps=5,
             mixed=False,
             refine_steps=15,
+            fit_batch=32,
+            fit_rate=4e-3,
+            student_rate=4e-3,
         ),
         "light": Profile(
             teacher="resnet10w32",
@@ -133,9 +136,11 @@ PROFILES: dict[str, dict[str, Profile]] = {
             steps=200,
             ipcs=(10,),
             rank=32,
-            candidates=300,
             mixed=False,
             rded_epochs=6,
+            fit_batch=32,
+            fit_rate=4e-3,
+            student_rate=4e-3,
         ),
     },
     # Longer, and with the field's ConvNet-3: hours on two cores that multiply bfloat16 themselves.
