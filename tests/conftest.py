@@ -1,5 +1,6 @@
 """Rules for the whole suite: what CI promises to run may not be skipped silently."""
 
+import multiprocessing
 import os
 from importlib import metadata
 
@@ -28,3 +29,47 @@ def pytest_runtest_makereport(item, call):
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped, but HELLOFMT_REQUIRE demands it"
     return report
+
+
+def _rank(work, rank, world, store, end):
+    import torch
+
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=world
+    )
+    try:
+        end.send(work(rank))
+        # Who leaves while others still connect makes them fail.
+        torch.distributed.barrier()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def in_ranks(tmp_path):
+    """``in_ranks(world, work)``: what ``work(rank)`` returns in each forked process over gloo."""
+
+    def run(world, work):
+        context, started = multiprocessing.get_context("fork"), []
+        try:
+            for rank in range(world):
+                mine, theirs = context.Pipe(duplex=False)
+                arguments = (work, rank, world, tmp_path / "store", theirs)
+                process = context.Process(target=_rank, args=arguments)
+                process.start()
+                # Closed here, the end of a rank that dies is an EOFError and no endless wait.
+                theirs.close()
+                started.append((process, mine))
+            got = [mine.recv() for _, mine in started]
+            for process, _ in started:
+                process.join(60)
+            assert [process.exitcode for process, _ in started] == [0] * world
+            return got
+        finally:
+            for process, mine in started:
+                process.kill()
+                process.join()
+                mine.close()
+
+    return run

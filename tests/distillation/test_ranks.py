@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-
 import numpy as np
 import pytest
 import torch
@@ -40,17 +38,6 @@ def made(source, projector, views):
     return arrays, (done.before, done.after), teacher.seen, steps
 
 
-def work(rank, store, arguments, out):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=2
-    )
-    try:
-        out.put((rank, made(*arguments)))
-    finally:
-        torch.distributed.destroy_process_group()
-
-
 @pytest.fixture
 def one_thread():
     before = torch.get_num_threads()
@@ -61,26 +48,15 @@ def one_thread():
 
 @pytest.mark.usefixtures("one_thread")
 def test_two_processes_choose_and_refine_the_same_images_as_one(
-    stripes, views, make_projector, tmp_path, monkeypatch
+    stripes, views, make_projector, in_ranks, monkeypatch
 ):
     # Many batches, so that they do not end where classes do, and messages of a few rows.
     monkeypatch.setattr(select, "_BATCH", 7)
     monkeypatch.setattr(ranks, "_MESSAGE_BYTES", 40)
     arguments = stripes(per_class=10), make_projector(), views()
     one, losses, crops, steps = made(*arguments)
-    context = multiprocessing.get_context("fork")
-    out = context.SimpleQueue()
-    processes = [
-        context.Process(target=work, args=(rank, tmp_path / "store", arguments, out))
-        for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    two = dict(out.get() for _ in processes)
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == 0
-    for got, their_losses, _, _ in two.values():
+    two = in_ranks(2, lambda _: made(*arguments))
+    for got, their_losses, _, _ in two:
         assert their_losses == losses
         for mine, theirs in zip(one, got, strict=True):
             assert sorted(mine) == sorted(theirs)

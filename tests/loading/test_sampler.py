@@ -291,29 +291,15 @@ def test_calls_out_of_range_are_refused():
         sampler.state_dict(-1)
 
 
-def run_rank(rank, world, path, out):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{path}", rank=rank, world_size=world
-    )
+def run_rank(_rank):
     batches = list(HelloSampler(Rows(11), batch_size=2, seed=6))
-    out.put((rank, ints(batches), [sum(i.is_padding for i in b) for b in batches]))
-    torch.distributed.destroy_process_group()
+    return ints(batches), sum(i.is_padding for batch in batches for i in batch)
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_rank_and_world_come_from_torch_distributed(tmp_path, world):
-    context = multiprocessing.get_context("fork")
-    out = context.SimpleQueue()
-    ranks = [
-        context.Process(target=run_rank, args=(r, world, tmp_path / "store", out))
-        for r in range(world)
-    ]
-    for process in ranks:
-        process.start()
-    got = {rank: (batches, pads) for rank, batches, pads in (out.get() for _ in ranks)}
-    for process in ranks:
-        process.join()
+def test_rank_and_world_come_from_torch_distributed(in_ranks, world):
+    got = in_ranks(world, run_rank)
     for rank in range(world):
         expected = sampler_of(11, 2, seed=6, num_replicas=world, rank=rank)
         assert got[rank][0] == ints(expected)
-    assert sum(sum(pads) for _, pads in got.values()) == -11 % world
+    assert sum(pads for _, pads in got) == -11 % world

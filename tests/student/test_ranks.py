@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from dataclasses import replace
 
 import pytest
@@ -40,53 +39,26 @@ def trained(archive, name, network, batch_size=7, checkpoint=None):
     return {key: tensor.numpy() for key, tensor in network.state_dict().items()}, losses
 
 
-def work(rank, store, archive, case, out):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=2
-    )
+def outcome(rank, archive, case, folder):
     try:
         if case == "norm":
-            got = trained(archive, "kl", build_student("cnn", 3, 8))
-        elif case == "few":
-            try:
-                got = trained(archive, "kl", without_norm(0), batch_size=1)
-            except UserInputError as error:
-                got = str(error)
-        elif case == "unseen":
-            try:
-                # Rank 0 alone writes, so only it has a state to continue from.
-                path = f"{store}-state-{rank}"
-                trained(archive, "kl", without_norm(0), checkpoint=path)
-                got = trained(archive, "kl", without_norm(0), checkpoint=path)
-            except UserInputError as error:
-                got = str(error)
-        else:
-            # Other weights in each process; rank 0's count.
-            got = trained(archive, case, without_norm(rank))
-        out.put((rank, got))
-    finally:
-        torch.distributed.destroy_process_group()
+            return trained(archive, "kl", build_student("cnn", 3, 8))
+        if case == "few":
+            return trained(archive, "kl", without_norm(0), batch_size=1)
+        if case == "unseen":
+            # Rank 0 alone writes, so only it has a state to continue from.
+            path = folder / f"state-{rank}"
+            trained(archive, "kl", without_norm(0), checkpoint=path)
+            return trained(archive, "kl", without_norm(0), checkpoint=path)
+        # Other weights in each process; rank 0's count.
+        return trained(archive, case, without_norm(rank))
+    except UserInputError as error:
+        return str(error)
 
 
 @pytest.fixture
-def two(archive, tmp_path):
-    def run(case):
-        context = multiprocessing.get_context("fork")
-        out = context.SimpleQueue()
-        processes = [
-            context.Process(target=work, args=(rank, tmp_path / "store", str(archive), case, out))
-            for rank in range(2)
-        ]
-        for process in processes:
-            process.start()
-        got = dict(out.get() for _ in processes)
-        for process in processes:
-            process.join(60)
-            assert process.exitcode == 0
-        return got[0], got[1]
-
-    return run
+def two(archive, tmp_path, in_ranks):
+    return lambda case: in_ranks(2, lambda rank: outcome(rank, archive, case, tmp_path))
 
 
 def difference(a, b):
