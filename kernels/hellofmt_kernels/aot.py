@@ -4,9 +4,9 @@
 memory, compiles them for sm_80 and sm_90 and reads the machine code: registers per thread, spills
 to local memory, shared memory, tensor-core instructions, 128-bit stores. A kernel that starts to
 spill or to lose its tensor-core instructions still gives right numbers, only slowly, so no other
-test would notice. ``aot_budget.json`` beside this module is the committed result, and
-``aot_budget_3.6.json`` that of the oldest Triton we build on; ``--update`` rewrites the one of the
-installed Triton, and the difference is for a person to review.
+test would notice. ``aot_budget.json`` beside this module is the committed result of the newest
+Triton, ``aot_budget_3.6.json`` and so on those of earlier ones; ``--update`` rewrites the one of
+the installed Triton, and the difference is for a person to review.
 
 What Triton specialises on is taken from the arguments themselves, as its launcher does: pointers
 and integers that 16 divides are marked, and an integer that is 1 becomes a constant. Otherwise
@@ -56,7 +56,7 @@ __all__ = [
 CAPABILITIES = ((8, 0), (9, 0))
 
 # Versions that allocate registers and shared memory so differently that they have their own budget.
-_OWN_BUDGET = ("3.6", "3.8")
+_OWN_BUDGET = ("3.6", "3.7", "3.8")
 
 _POINTERS = {
     torch.float16: "*fp16",
