@@ -146,10 +146,6 @@ def select(setting, ipc, *, factor=1, random=False):
     return Selection(**Stages(setting.work / "selections").run("select", inputs, make).tensors)
 
 
-def main_projector(setting):
-    return setting.fitted(setting.projector_settings(), setting.profile.fit_epochs)
-
-
 def probe(setting, **more):
     """Linear probe on the base: no deltas, the whole head."""
     settings = setting.projector_settings(targets=(), start="stored")
@@ -168,7 +164,7 @@ def archive_of(setting, name, projector, selection):
 
 def archive(setting, kind, ipc):
     """The archive of a label source at a number of images per class."""
-    projector = probe(setting)[0] if kind == "probe" else main_projector(setting)[0]
+    projector = probe(setting)[0] if kind == "probe" else setting.fitted_main()[0]
     chosen = select(setting, ipc, random=kind == "random")
     name = {"probe": "probe", "random": "random"}.get(kind, "hello")
     return archive_of(setting, f"{name}-ipc{ipc}", projector, chosen)
@@ -341,7 +337,7 @@ def fidelity_of(setting, kind, _):
     """Every source's labels on the same augmented views of images that nothing was fitted on."""
     held_out = setting.split[1]
     pictures = _Pictures(held_out)
-    projector = probe(setting)[0] if kind == "probe" else main_projector(setting)[0]
+    projector = probe(setting)[0] if kind == "probe" else setting.fitted_main()[0]
     name = "probe" if kind == "probe" else "main"
     path = archive_of(setting, f"labels-only-{name}", projector, None)
     shared = {"images": pictures, "seed": 1, "base": setting.base_argument}
@@ -561,7 +557,7 @@ def continual_cell(setting, kind, step, seed, _):
     )
     given = {}
     if kind == "hello":
-        function = main_projector(setting)[0].labeler().logits
+        function = setting.fitted_main()[0].labeler().logits
     else:
         function = setting.teacher
     if kind != "hard":
@@ -692,7 +688,7 @@ def cost_cell(setting, _):
     batch = 8
     views = torch.rand(batch, 3, setting.size, setting.size)
     images = normalise(views, setting.views)
-    projector = main_projector(setting)[0]
+    projector = setting.fitted_main()[0]
 
     def count(work):
         with FlopCounterMode(display=False) as counter:
@@ -737,15 +733,15 @@ ORDER = (
     "rivals/ipc1/teacher/",
     "cost",
     "fidelity",
+    "rivals",
+    "curve/longer",
     "ablation/ipc10/",
     "curve",
     "ablation",
-    "rivals/ipc10",
-    "sensitivity",
     "rded",
+    "sensitivity",
     "cross",
     "continual",
-    "rivals",
 )
 
 SUITES = ("rivals", "ablation", "curve", "cross", "continual", "sensitivity", "rded", "cost")
@@ -791,7 +787,7 @@ def cells_of(setting, suites):
         partial(
             fit_cell,
             setting,
-            partial(main_projector, setting),
+            setting.fitted_main,
             profile.fit_epochs,
             profile.rank,
         ),
@@ -879,6 +875,14 @@ def cells_of(setting, suites):
                     **run,
                 )
     if "curve" in suites:
+        if profile.longer_epochs:
+            epochs = profile.fit_epochs + profile.longer_epochs
+            add(
+                "curve/longer",
+                partial(fit_cell, setting, setting.fitted_longer, epochs, profile.rank),
+                ("fit/main",),
+                epochs=profile.longer_epochs,
+            )
         for rank in profile.ranks:
             make = partial(
                 setting.fitted, setting.projector_settings(rank=rank), profile.curve_epochs

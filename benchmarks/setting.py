@@ -63,6 +63,8 @@ class Profile:
     rank: int = 16
     ranks: tuple[int, ...] = ()
     curve_epochs: float = 0
+    # More for the main label function, in a cell of its own.
+    longer_epochs: float = 0
     batch_size: int = 128
     fit_batch: int = 128
     teacher_rate: float = 3e-3
@@ -108,7 +110,7 @@ PROFILES: dict[str, dict[str, Profile]] = {
             teacher="resnet10w32",
             teacher_epochs=6,
             fit_epochs=4,
-            ablation_epochs=1,
+            ablation_epochs=0.5,
             probe_epochs=0.5,
             student="resnet10w16",
             steps=200,
@@ -116,12 +118,13 @@ PROFILES: dict[str, dict[str, Profile]] = {
             long_ipcs=(50,),
             rank=32,
             ranks=(2, 8, 16, 64),
-            curve_epochs=1,
+            curve_epochs=0.5,
+            longer_epochs=3,
             candidates=100,
-            cross=("convnet3", "shufflenet_v2_x0_5", _VIT),
+            cross=("mobilenet_v2", "shufflenet_v2_x0_5", _VIT),
             continual_steps=5,
             mixed=False,
-            refine_steps=15,
+            refine_steps=10,
             fit_batch=32,
             fit_rate=4e-3,
             student_rate=4e-3,
@@ -420,16 +423,31 @@ class Setting:
             rows = torch.randn(start.head.weight.shape, generator=words)
             with torch.no_grad():
                 start.head.weight.copy_(torch.nn.functional.normalize(rows, dim=1))
+        folder = "fits-random-head" if random_head else "fits"
+        return self._fitted(settings, self.fit_settings(epochs), folder, start, teacher)
+
+    def fitted_main(self):
+        """The label function of every comparison."""
+        return self.fitted(self.projector_settings(), self.profile.fit_epochs)
+
+    def fitted_longer(self):
+        """The same, fitted on from there for more epochs, from half the rate."""
+        plan = self.fit_settings(self.profile.longer_epochs)
+        plan = replace(plan, learning_rate=plan.learning_rate / 2)
+        settings, start = self.projector_settings(), self.fitted_main()[0]
+        return self._fitted(settings, plan, "fits-longer", start)
+
+    def _fitted(self, settings, plan, folder, start=None, teacher=None):
         return fitted_projector(
             self.split[0],
             self.views,
             teacher=self.teacher if teacher is None else teacher,
             base=self.base,
             projector=settings,
-            fit=self.fit_settings(epochs),
+            fit=plan,
             held_out=self.split[1],
             start=start,
-            stages=Stages(self.work / ("fits-random-head" if random_head else "fits")),
+            stages=Stages(self.work / folder),
         )
 
 
