@@ -84,8 +84,8 @@ def test_rows_in_several_chunks_share_their_scratch():
     x, w, bias, student, low_rank = problem(33, 130, 40, torch.float32, rank=2)
     want = soft_label_kl_triton.launch(x, w, bias, *HOW, student, 3.0, True, low_rank)
     got = soft_label_kl_triton.launch(x, w, bias, *HOW, student, 3.0, True, low_rank, rows=8)
-    assert got[0].equal(want[0])
-    assert got[1].equal(want[1])
+    # Not to the bit: a matrix product on a CPU may round otherwise for another number of rows.
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
 
 
 def test_a_class_without_probability_adds_nothing():
