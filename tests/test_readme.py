@@ -11,8 +11,10 @@ from hellofmt_cli.inspect import percent
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-EVIDENCE = json.loads((ROOT / "benchmarks/results/evidence-cpu.json").read_text())["cells"]
-SMALL = json.loads((ROOT / "benchmarks/results/evidence-small.json").read_text())["cells"]
+LONG, SHORT = (
+    json.loads((ROOT / f"benchmarks/results/evidence-{profile}.json").read_text())["cells"]
+    for profile in ("long", "cpu")
+)
 DEMO = json.loads((ROOT / "benchmarks/results/demo-cpu.json").read_text())
 
 
@@ -93,7 +95,7 @@ def test_the_table_of_heavier_data_is_that_of_the_evidence():
     assert len(rows) == 3
     for data, ipc, cells in rows:
         found = {
-            kind: [EVIDENCE[f"{data}/rivals/ipc{ipc}/{kind}/seed{seed}"] for seed in range(3)]
+            kind: [LONG[f"{data}/rivals/ipc{ipc}/{kind}/seed{seed}"] for seed in range(3)]
             for kind in ("hard", "hello", "teacher")
         }
         scores = [np.array([cell["top1"] for cell in each]) for each in found.values()]
@@ -105,28 +107,36 @@ def test_the_table_of_heavier_data_is_that_of_the_evidence():
 
 
 def test_the_words_on_the_function_itself_are_those_of_the_evidence():
-    teacher, fit = (EVIDENCE[f"tiny100/{name}"] for name in ("teacher", "fit/main"))
-    ours = next(row["top1"] for row in fit["storages"] if row["storage"] == "int8")
-    words = (
-        f"({ours:.1f} of {teacher['top1']:.1f} % on tiny100, {100 * ours / teacher['top1']:.0f} %"
+    top1 = SHORT["tiny100/teacher"]["top1"]
+    fit = SHORT["tiny100/curve/longer"]
+    full, int8 = (
+        next(row for row in fit["storages"] if row["storage"] == name)
+        for name in ("float32", "int8")
     )
-    assert words in " ".join(README.split())
+    words = " ".join(README.split())
+    assert (
+        f"{int8['top1']:.1f} of {top1:.1f} % on tiny100, {100 * int8['top1'] / top1:.0f} %, in "
+        f"{int8['bytes']:,} bytes of int8 ({full['top1']:.1f} % in float32)"
+    ) in words
+    assert f"rank {fit['rank']}, {fit['epochs']:g} epochs" in words
+    assert int8["bytes"] < 1e6
 
 
 def test_the_words_on_the_ablation_are_those_of_the_evidence():
-    def score(row):
-        cells = (SMALL[f"tiny100/ablation/ipc10/{row}/seed{seed}"] for seed in range(3))
+    def score(row, ipc):
+        cells = (SHORT[f"tiny100/ablation/ipc{ipc}/{row}/seed{seed}"] for seed in range(3))
         return f"{np.mean([cell['top1'] for cell in cells]):.1f}"
 
     names = {
-        "hard": "hard labels {} %",
-        "probe": "linear probe {}",
-        "weak": "+ weak teachers {}",
-        "low-rank": "+ low-rank encoder {}",
-        "text": "+ text start {}",
-        "refined": "+ image update {}",
+        "hard": "hard labels",
+        "probe": "linear probe",
+        "weak": "+ weak teachers",
+        "low-rank": "+ low-rank encoder",
+        "text": "+ text start",
+        "refined": "+ image update",
     }
-    said = ", ".join(text.format(score(row)) for row, text in names.items())
+    said = ", ".join(f"{name} {score(row, 1)} / {score(row, 10)}" for row, name in names.items())
     words = " ".join(README.split())
-    assert f"{said}; the weak teachers' own labels {score('teacher')}." in words
-    assert f"a teacher of {SMALL['tiny100/teacher']['top1']:.1f} %" in words
+    own = f"{score('teacher', 1)} / {score('teacher', 10)}"
+    assert f"{said}; the weak teachers' own labels {own}." in words
+    assert f"a teacher of {SHORT['tiny100/teacher']['top1']:.1f} %" in words
