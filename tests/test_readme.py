@@ -120,6 +120,16 @@ def test_the_words_on_the_function_itself_are_those_of_the_evidence():
     ) in words
     assert f"rank {fit['rank']}, {fit['epochs']:g} epochs" in words
     assert int8["bytes"] < 1e6
+    teacher, main = (LONG[f"tiny100/{name}"] for name in ("teacher", "fit/main"))
+    ours = next(row["top1"] for row in main["storages"] if row["storage"] == "int8")
+    share = 100 * ours / teacher["top1"]
+    assert f"{ours:.1f} of {teacher['top1']:.1f} % ({share:.0f} %) for the table above" in words
+    ours, theirs = (
+        np.mean([SHORT[f"tiny100/rivals/ipc50/{kind}/seed{seed}"]["top1"] for seed in range(3)])
+        for kind in ("hello", "teacher")
+    )
+    behind = f"stay {theirs - ours:.1f} point behind the teacher's"
+    assert f"fitted for {SHORT['tiny100/fit/main']['epochs']:g} epochs {behind}" in words
 
 
 def test_the_words_on_the_ablation_are_those_of_the_evidence():
