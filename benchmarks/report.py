@@ -545,6 +545,8 @@ def main():
     args = parser.parse_args()
     folder = args.out / "cells" / args.profile
     stored = RESULTS / f"evidence-{args.profile}.json"
+    if not folder.is_dir() and not stored.exists():
+        parser.error(f"--profile: no cells in {folder} and no {stored.name}")
     earlier = json.loads(stored.read_text()) if stored.exists() else {"cells": {}, "planned": []}
     # Without a folder of cells the page is written again from what is stored.
     plan = (folder / PLAN).read_text().split() if folder.is_dir() else []

@@ -446,6 +446,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", metavar="TEXT", help="names that contain TEXT")
     options = parser.parse_args(arguments)
     chosen = [one for one in configurations() if options.only in one.name]
+    if not chosen:
+        parser.error(f"--only: no configuration has `{options.only}` in its name")
     compiled = [compile_launch(one.launch, one.capability) for one in chosen]
     names = [one.name for one in chosen]
     sys.stdout.write(_table(list(zip(names, compiled, strict=True))) + "\n")
