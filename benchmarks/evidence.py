@@ -386,7 +386,7 @@ def teacher_cell(setting, _):
         "classes": len(setting.train.classes),
         "images": [len(setting.split[0]), len(setting.split[1]), len(setting.test)],
         "parameters": sum(p.numel() for p in teacher.network.parameters()),
-        "steps": setting.steps(setting.profile.teacher_epochs),
+        "steps": setting.steps(setting.profile.teacher_epochs, setting.profile.batch_size),
         "epochs": setting.profile.teacher_epochs,
         "validation": [round(c.accuracy, 2) for c in trajectory.checkpoints],
         "top1": round(teacher_accuracy(teacher, setting.test, setting.size), 2),
@@ -764,7 +764,7 @@ def cells_of(setting, suites):
             profile.teacher_epochs,
             profile.teacher_rate,
             profile.batch_size,
-            "plain views",
+            profile.teacher_views,
         ],
         "fit": [profile.rank, profile.fit_epochs, profile.fit_rate, profile.fit_batch],
     }
@@ -784,13 +784,7 @@ def cells_of(setting, suites):
     add("teacher", partial(teacher_cell, setting), sizes=sizes["teacher"])
     add(
         "fit/main",
-        partial(
-            fit_cell,
-            setting,
-            setting.fitted_main,
-            profile.fit_epochs,
-            profile.rank,
-        ),
+        partial(fit_cell, setting, setting.fitted_main, profile.fit_epochs, profile.rank),
         ("teacher",),
         sizes=[*sizes["fit"], profile.start, FIT_TEMPERATURE],
     )

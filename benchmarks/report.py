@@ -400,9 +400,9 @@ def cost(found):
     times = []
     for name in ("teacher", "select", "fit/probe", "fit/main"):
         cell = found.get(name)
-        # Less is the time of reading what an earlier run had made.
-        if cell and cell["seconds"] >= 1:
-            times.append((name, f"{cell['seconds']:.0f}", f"{cell['peak_mb']:,}"))
+        if cell:
+            label = f"{name} ({cell['note']})" if "note" in cell else name
+            times.append((label, f"{cell['seconds']:.0f}", f"{cell['peak_mb']:,}"))
     student = found.first("rivals/")
     if student:
         times.append(("a student", f"{student['seconds']:.0f}", f"{student['peak_mb']:,}"))
