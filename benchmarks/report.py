@@ -421,6 +421,7 @@ def plots(found, classes, profile):
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     def save(figure, name):
         path = RESULTS / f"{name}-{found.name}-{profile}.png"
@@ -428,7 +429,10 @@ def plots(found, classes, profile):
         plt.close(figure)
 
     if PLOTS["fidelity-per-byte"](found):
-        ipc = max((i for i in found.ipcs("rivals") if i <= 10), default=found.ipcs("rivals")[0])
+        few = [i for i in found.ipcs("rivals") if i <= 10] or found.ipcs("rivals")
+        # Where most label sources were run, and of these the most images.
+        kinds = {i: sum(bool(found.first(f"rivals/ipc{i}/{k}/")) for k in NAMES) for i in few}
+        ipc = max(few, key=lambda i: (kinds[i], i))
         figure, axes = plt.subplots(1, 2, figsize=(12, 4.4), layout="constrained")
         fit = found.get("fit/main")
         for kind in NAMES:
@@ -442,10 +446,7 @@ def plots(found, classes, profile):
             elif kind == "topk":
                 size = STORED_EPOCHS * ipc * classes * 44
             for axis, value in ((axes[0], max(got["kl"], 1e-8)), (axes[1], got["agreement"])):
-                axis.scatter(size, value, s=46, zorder=3)
-                axis.annotate(
-                    name, (size, value), xytext=(5, 5), textcoords="offset points", fontsize=7.5
-                )
+                axis.scatter(size, value, s=46, zorder=3, label=name)
         if fit:
             sizes = [row["bytes"] for row in fit["storages"]]
             axes[0].plot(sizes, [r["fidelity"]["kl"] for r in fit["storages"]], color="0.6", lw=1)
@@ -456,10 +457,11 @@ def plots(found, classes, profile):
             axis.set_xscale("log")
             axis.set_xlabel(f"bytes of the labels ({ipc} per class; stored ones at 300 epochs)")
             axis.grid(alpha=0.3)
-            axis.margins(0.22, 0.15)
+            axis.xaxis.set_minor_formatter(NullFormatter())
         axes[0].set_yscale("log")
         axes[0].set_ylabel("KL(teacher ‖ labels), nats, T = 4")
         axes[1].set_ylabel("top-1 agreement with the teacher, %")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
         figure.suptitle(f"{found.name}: fidelity per byte on views that nothing was fitted on")
         save(figure, "fidelity-per-byte")
     if PLOTS["rank-and-storage"](found):
