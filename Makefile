@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long slow oldest-webdataset oldest-triton bench lint types unit interp \
-  aot vectors fuzz format clean
+.PHONY: help demo test test-long slow oldest-webdataset oldest-triton bench evidence times lint \
+  types unit interp aot vectors fuzz format clean
 
 help:
 	@echo "make demo       distil, pack, inspect and train on real digits: no download, no GPU"
@@ -69,11 +69,20 @@ oldest-triton: .cache/triton-3.6.0/.installed
 	  TRITON_INTERPRET=1 $(BIN)/pytest -q -m "interp and not slow" tests/kernels \
 	  -W "ignore:Conversion of an array with ndim:DeprecationWarning"
 
-# Resumable by the cell; without DATA, the digits alone.
+# Resumable by the cell; without DATA, the digits alone. Seconds are of this machine, so the pages
+# of times are written when nothing else runs.
 PROFILE ?= cpu
-bench: $(STAMP)
+bench: evidence
+	$(MAKE) times
+	$(BIN)/python benchmarks/readme.py
+
+evidence: $(STAMP)
 	$(BIN)/python benchmarks/evidence.py --profile $(PROFILE) $(DATA:%=--data %) $(BASE:%=--base %)
 	$(BIN)/python benchmarks/report.py --profile $(PROFILE)
+
+times: $(STAMP)
+	for name in archive kernels loading step streaming bfloat16; do \
+	  $(BIN)/python benchmarks/$$name.py --out benchmarks/results/$$name-cpu || exit 1; done
 
 aot: $(STAMP)
 	$(BIN)/python -m hellofmt_kernels.aot

@@ -1,0 +1,118 @@
+"""A training step in bfloat16 autocast beside the same step in float32: what ``--mixed`` gains.
+
+    python benchmarks/bfloat16.py [--out benchmarks/results/bfloat16-cpu]
+
+Where nobody asks, ``hellofmt.student.autocast`` lets the processor decide; this shows whether it
+decides well. Both steps run in turn in one process on one thread, forward, backward and AdamW, on a
+batch that is ready. The heap is set as for the cells of ``evidence.py``: page faults would hide the
+difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from cells import MALLOC
+
+import hellofmt
+from hellofmt.student import build_student
+from hellofmt.student.autocast import autocast_on
+
+CLASSES, SIDE, BATCH = 100, 64, 50
+NETWORKS = (
+    "convnet3",
+    "resnet10w16",
+    "resnet10w32",
+    "mobilenet_v2",
+    "shufflenet_v2_x0_5",
+    "vit_tiny_patch16_224",
+)
+
+
+def step_of(name, mixed):
+    """A step of a network of its own."""
+    network = build_student(name, CLASSES, SIDE, seed=0).train()
+    network.to(memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(network.parameters(), 1e-3)
+    images = torch.rand(BATCH, 3, SIDE, SIDE).to(memory_format=torch.channels_last)
+
+    def step():
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            logits = network(images)
+        optimiser.zero_grad(set_to_none=True)
+        logits.float().square().mean().backward()
+        optimiser.step()
+
+    return step
+
+
+def measured(name, rounds):
+    """Median milliseconds of both, interleaved."""
+    steps = {"float32": step_of(name, False), "bfloat16": step_of(name, True)}
+    times = {kind: [] for kind in steps}
+    for count in range(rounds + 2):
+        for kind, step in steps.items():
+            start = time.perf_counter()
+            step()
+            # The first two compile and grow the heap.
+            if count >= 2:
+                times[kind].append(1e3 * (time.perf_counter() - start))
+    found = {kind: round(statistics.median(each), 1) for kind, each in times.items()}
+    return {"network": name, **found, "gain": round(found["float32"] / found["bfloat16"], 2)}
+
+
+def page(document):
+    """The results as Markdown."""
+    rows = "".join(
+        f"| {row['network']} | {row['float32']:.0f} | {row['bfloat16']:.0f} | {row['gain']:.2f} |\n"
+        for row in document["rows"]
+    )
+    return f"""# bfloat16 beside float32
+
+`{document["command"]}`: {document["machine"]}. {document["versions"]}.
+
+A training step of {BATCH} images of {SIDE} px; median of {document["rounds"]} rounds, interleaved.
+A gain below 1 is a loss. Left to itself this machine computes in **{document["decision"]}**.
+
+| network | float32 ms | bfloat16 ms | gain |
+| --- | ---: | ---: | ---: |
+{rows}"""
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/bfloat16-cpu"))
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    if MALLOC.items() - os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **MALLOC})  # noqa: S606
+    torch.set_num_threads(1)
+    units = torch.cpu.get_capabilities()
+    known = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16"}
+    has = ", ".join(text for key, text in known.items() if units.get(key)) or "no bfloat16"
+    document = {
+        "schema": "hello.bench.bfloat16/1",
+        "command": f"python benchmarks/bfloat16.py --rounds {options.rounds}",
+        "machine": f"{units.get('cpu_name', platform.machine())} with {has}, one thread of "
+        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
+        "versions": f"Python {platform.python_version()}, torch {torch.__version__}, "
+        f"hellofmt {hellofmt.__version__}",
+        "rounds": options.rounds,
+        "decision": str(autocast_on(torch.device("cpu"), None)),
+        "rows": [measured(name, options.rounds) for name in NETWORKS],
+    }
+    options.out.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
+    options.out.with_suffix(".md").write_text(page(document))
+    print(page(document))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""The tables of the README, written again from the committed result files and the ledger.
+
+    python benchmarks/readme.py
+
+Each stands between ``<!-- table NAME -->`` and ``<!-- end NAME -->``. The sentences around them are
+a person's; ``tests/test_readme.py`` holds the figures in them to the same files.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+
+from report import RESULTS, Found, Mean, data_sets
+
+from hellofmt.plan import plan
+from hellofmt_cli.inspect import percent
+
+README = RESULTS.parents[1] / "README.md"
+
+
+def table(head, rows, texts=1):
+    """Markdown, numbers to the right of the first ``texts`` columns."""
+    sides = ["---"] * texts + ["---:"] * (len(head) - texts)
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, sides, *rows))
+
+
+def demo():
+    """Accuracy of the demo's students."""
+    found = json.loads((RESULTS / "demo-cpu.json").read_text())
+    mean, spread = found["accuracy"], found["spread"]
+    rows = []
+    for ipc in (1, 10):
+        means, spreads = mean[f"ipc{ipc}"], spread[f"ipc{ipc}"]
+        cells = [
+            f"{means[kind]:.1f} ± {spreads[kind]:.1f}" for kind in ("hard", "hello", "teacher")
+        ]
+        cells[1] = f"**{cells[1]}**"
+        rows.append((ipc, *cells, f"{mean['full']:.1f} ± {spread['full']:.1f}"))
+    head = (
+        "images per class",
+        "hard labels",
+        "labels from the .hello file",
+        "labels from the teacher itself",
+        "all data",
+    )
+    return table(head, rows, texts=0)
+
+
+def weights():
+    """Bytes of a label function for ImageNet-1K against those of stored labels."""
+    made = plan(1000, 50_000, 300)
+    rows = [
+        (
+            each.precision,
+            f"{each.values_bytes:,}",
+            f"{each.public:,}",
+            percent(each.public / made.stored),
+            f"{each.charged:,}",
+            percent(each.charged / made.stored),
+        )
+        for each in made.functions
+    ]
+    head = ("values as", "values alone", "base public", "of the labels", "base charged")
+    return table((*head, "of the labels"), rows)
+
+
+def evidence():
+    """Hard labels, ours and the teacher's, wherever the shorter profile has all of them."""
+    cells = json.loads((RESULTS / "evidence-cpu.json").read_text())["cells"]
+    kinds, rows = ("hard", "hello", "teacher"), []
+    for name in data_sets(cells):
+        found = Found(name, cells)
+        for ipc in found.ipcs("rivals"):
+            scores = [found.seeds(f"rivals/ipc{ipc}/{kind}") for kind in kinds]
+            if not all(scores):
+                continue
+            texts = [str(Mean(tuple(each.values()))) for each in scores]
+            texts[1] = f"**{texts[1]}**"
+            sizes = (found.first(f"rivals/ipc{ipc}/{k}/")["label_bytes"] for k in kinds[1:])
+            rows.append((name, ipc, *texts, *(f"{size:,}" for size in sizes)))
+    head = (
+        "data",
+        "images per class",
+        "hard labels",
+        "label function",
+        "teacher, online",
+        "bytes of the label function",
+        "bytes of the teacher",
+    )
+    return table(head, rows)
+
+
+TABLES = {"demo": demo, "weights": weights, "evidence": evidence}
+
+
+def filled(text):
+    """The README with every table written again."""
+    for name, make in TABLES.items():
+        begin, end = f"<!-- table {name} -->", f"<!-- end {name} -->"
+        parts = re.split(f"({begin}|{end})", text)
+        if parts[1::2] != [begin, end]:
+            sys.exit(f"{README.name}: expected one `{begin}` and then one `{end}`")
+        text = "".join([*parts[:2], f"\n{make()}\n", *parts[3:]])
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(filled(README.read_text()))

@@ -1,0 +1,191 @@
+"""Label sources of the comparisons, each a real file: archives, teachers, stored labels.
+
+Everything is made once, kept in the work folder of its ``Setting`` and read by whoever asks again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import numpy as np
+import torch
+from setting import TEMPERATURE
+
+import hellofmt
+from hellofmt.archive import Draft, ImageItem, ImageSet, encode_image, write_archive
+from hellofmt.archive.manifest import Dataset
+from hellofmt.distillation import (
+    Selection,
+    SelectSettings,
+    Stages,
+    select_images,
+    write_distilled,
+)
+from hellofmt.distillation.stages import Result
+from hellofmt.ledger import ledger_of
+from hellofmt.loading import HelloDataset, write_labels
+from hellofmt.student import label_source, write_teacher
+
+TOP_K = 10
+PRUNED_TO = 10
+STORAGE = "int8"
+
+
+def kept(path, make):
+    """A file or folder that ``make`` writes at the path it is given; made once.
+
+    Two workers may make it at the same time: both make the same, and the first one's stays.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{os.getpid()}.{path.name}")
+        make(temporary)
+        try:
+            temporary.rename(path)
+        except OSError:
+            shutil.rmtree(temporary)
+    return path
+
+
+def size_of(path):
+    """Bytes of a file, or of all files of a folder."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
+
+
+def first_of_each(chosen, count):
+    """The first ``count`` images of each class; at factor 1 that is the choice for fewer images."""
+    ipc = int(np.bincount(chosen.labels)[0])
+    rows = np.flatnonzero(np.arange(len(chosen.labels)) % ipc < count)
+    return Selection(
+        chosen.pixels[rows],
+        chosen.labels[rows],
+        chosen.rows[rows],
+        chosen.losses[rows],
+        chosen.crops[rows],
+    )
+
+
+def select(setting, ipc, *, factor=1, random=False):
+    """RDED's choice by the teacher; or whole random images."""
+    most = max((10, *setting.profile.ipcs, *setting.profile.long_ipcs))
+    if factor == 1 and not random and ipc < most:
+        return first_of_each(select(setting, most), ipc)
+    settings = SelectSettings(ipc, factor, candidates=setting.profile.candidates)
+    if random:
+        # As many candidates as are needed: nothing is left to choose.
+        settings = SelectSettings(
+            ipc, factor, candidates=ipc * factor**2, crops=1, crop_scale=(1.0, 1.0)
+        )
+    inputs = {"data": setting.digest, "teacher": setting.teacher, "select": settings}
+
+    def make():
+        chosen = select_images(setting.train, setting.teacher, setting.views, settings)
+        return Result(dict(vars(chosen)), {})
+
+    return Selection(**Stages(setting.work / "selections").run("select", inputs, make).tensors)
+
+
+def probe(setting, **more):
+    """Linear probe on the base: no deltas, the whole head."""
+    settings = setting.projector_settings(targets=(), start="stored")
+    return setting.fitted(settings, setting.profile.probe_epochs, **more)
+
+
+def archive_of(setting, name, projector, selection):
+    """An archive of chosen images and a fitted projector (or none)."""
+    return kept(
+        setting.work / "archives" / f"{name}.hello",
+        lambda path: write_distilled(
+            path, selection, projector, setting.train, setting.views, name=name, storage=STORAGE
+        ),
+    )
+
+
+def archive(setting, kind, ipc):
+    """The archive of a label source at a number of images per class."""
+    projector = probe(setting)[0] if kind == "probe" else setting.fitted_main()[0]
+    chosen = select(setting, ipc, random=kind == "random")
+    name = {"probe": "probe", "random": "random"}.get(kind, "hello")
+    return archive_of(setting, f"{name}-ipc{ipc}", projector, chosen)
+
+
+def label_files(setting, kind, ipc, seed, steps):
+    """Labels of the teacher as a rival keeps them, on disk; None where there are none."""
+    path = archive(setting, kind, ipc)
+    profile = setting.profile
+    if kind in {"teacher", "teacher-int8"}:
+        storage = "int8" if kind == "teacher-int8" else "float32"
+        return kept(
+            setting.work / "labels" / kind,
+            lambda folder: write_teacher(
+                folder,
+                profile.teacher,
+                setting.teacher.network,
+                classes=[line.key for line in setting.train.classes],
+                views=setting.views,
+                storage=storage,
+            ),
+        )
+    if kind not in {"stored", "topk", "pruned"}:
+        return None
+    images = len(setting.train.classes) * ipc
+    epochs = -(-steps * min(profile.student_batch, images) // images)
+    form = {"stored": "safetensors", "topk": "topk", "pruned": "pruned"}[kind]
+    if kind == "pruned":
+        epochs = -(-epochs // PRUNED_TO)
+
+    def make(folder):
+        dataset = HelloDataset(
+            path,
+            seed=seed,
+            label_function=setting.teacher,
+            temperature=TEMPERATURE,
+            device=setting.device,
+        )
+        write_labels(
+            dataset, folder, epochs=epochs, form=form, k=min(TOP_K, len(setting.train.classes))
+        )
+
+    return kept(setting.work / "labels" / f"{kind}-ipc{ipc}-seed{seed}-{epochs}", make)
+
+
+def label_bytes(setting, kind, ipc, seed, steps):
+    """Bytes of the labels alone, on disk, for this run."""
+    if kind == "hard":
+        return 0
+    files = label_files(setting, kind, ipc, seed, steps)
+    if files is not None:
+        return size_of(files)
+    with hellofmt.open(archive(setting, kind, ipc)) as file:
+        return ledger_of(file).payload
+
+
+def labels_for(setting, kind, ipc, seed, steps):
+    """Keyword arguments of ``train_from_archive`` that choose where labels come from."""
+    files = label_files(setting, kind, ipc, seed, steps)
+    if files is None:
+        return {}
+    source = label_source(files)
+    if isinstance(source, torch.nn.Module):
+        return {"label_function": source.to(setting.device)}
+    return {"stored": files}
+
+
+def write_images(path, selection, classes, views):
+    """An archive of images with hard labels alone."""
+    items = [
+        ImageItem(int(label), encode_image(pixels, "png"))
+        for pixels, label in zip(selection.pixels, selection.labels, strict=True)
+    ]
+    draft = Draft(
+        dataset=Dataset(
+            name="seen", version="1.0.0", license="unknown", method="rded", sources=["seen"]
+        ),
+        classes=classes,
+        views=views,
+        images=ImageSet("png", items),
+    )
+    write_archive(path, draft)

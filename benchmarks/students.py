@@ -1,0 +1,350 @@
+"""Students of every comparison: trained from an archive, measured on images that no choice saw.
+
+Each function is the work of a cell (``cells.py``) and gives its result.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import torch
+from measures import held_out_fidelity
+from setting import TEMPERATURE
+from sources import (
+    archive,
+    archive_of,
+    kept,
+    label_bytes,
+    labels_for,
+    select,
+    write_images,
+)
+
+import hellofmt
+from hellofmt.distillation import (
+    TEACHER_RECIPE,
+    ArrayImages,
+    RefineSettings,
+    Selection,
+    SelectSettings,
+    Teacher,
+    maturity,
+    refine_images,
+    select_images,
+    teacher_accuracy,
+)
+from hellofmt.ledger import ledger_of
+from hellofmt.loading import view_recipe
+from hellofmt.student import (
+    ArrayBatches,
+    build_student,
+    evaluate,
+    label_source,
+    recipe,
+    train_from_archive,
+    train_student,
+    write_teacher,
+)
+
+
+def student_plan(setting, kind, images, **changes):
+    plan = recipe("hard" if kind == "hard" else "kl")
+    profile = setting.profile
+    return replace(
+        plan,
+        learning_rate=profile.student_rate,
+        batch_size=min(profile.student_batch, images),
+        **changes,
+    )
+
+
+def measured(setting, student, images):
+    """Top-1 in percent, in the precision that the student was trained in."""
+    kind = torch.device(setting.device).type
+    with torch.autocast(kind, torch.bfloat16, enabled=setting.profile.mixed):
+        return evaluate(student, images.pixels, images.labels, setting.views)
+
+
+def train_one(setting, kind, path, *, network, steps, seed, plan=None, watch=None, **labels):
+    """A fresh student from an archive: top-1 on the measured images, and what the run cost.
+
+    ``watch`` is called after each step with the student and the number of steps done.
+    """
+    classes, size = len(setting.train.classes), setting.size
+    with hellofmt.open(path) as file:
+        images = len(file)
+    plan = student_plan(setting, kind, images) if plan is None else plan
+    student = build_student(network, classes, size, seed=seed).to(setting.device)
+    start = time.monotonic()
+    train_from_archive(
+        student,
+        path,
+        plan,
+        steps=steps,
+        seed=seed,
+        base=setting.base_argument,
+        device=setting.device,
+        mixed=setting.profile.mixed,
+        on_step=None if watch is None else lambda step, _: watch(student, step),
+        **labels,
+    )
+    seconds = time.monotonic() - start
+    top1 = measured(setting, student, setting.test)
+    return {
+        "top1": round(top1, 2),
+        "train_seconds": round(seconds, 1),
+        "steps": steps,
+        "batch": plan.batch_size,
+        "learning_rate": plan.learning_rate,
+        "student": network,
+        "seed": seed,
+    }
+
+
+def rival(setting, kind, ipc, seed, network, steps, _):
+    path = archive(setting, kind, ipc)
+    result = train_one(
+        setting,
+        kind,
+        path,
+        network=network,
+        steps=steps,
+        seed=seed,
+        **labels_for(setting, kind, ipc, seed, steps),
+    )
+    return {
+        **result,
+        "source": kind,
+        "ipc": ipc,
+        "label_bytes": label_bytes(setting, kind, ipc, seed, steps),
+        "archive_bytes": path.stat().st_size,
+    }
+
+
+# --- the paper's ablation -------------------------------------------------------------------------
+
+ABLATION = ("probe", "weak", "low-rank", "text", "refined")
+
+
+def ablation_teacher(setting, row, ipc):
+    """The last checkpoint for the first row, then the pool that suits the images per class."""
+    if row == "probe":
+        return setting.teacher
+    return setting.trajectory.pool(maturity(ipc, len(setting.train.classes)))
+
+
+def ablation_projector(setting, row, ipc):
+    profile = setting.profile
+    # One pool for both where the fraction is the same; the fit is found under its digest then.
+    teacher = ablation_teacher(setting, row, ipc)
+    if row in {"probe", "weak"}:
+        settings = setting.projector_settings(targets=(), start="stored")
+        return setting.fitted(settings, profile.probe_epochs, teacher=teacher, random_head=True)
+    if row == "low-rank":
+        settings = setting.projector_settings(start="stored")
+        return setting.fitted(settings, profile.ablation_epochs, teacher=teacher, random_head=True)
+    # The same head, started from the text rows.
+    settings = setting.projector_settings(start="stored")
+    return setting.fitted(settings, profile.ablation_epochs, teacher=teacher)
+
+
+def ablation_cell(setting, row, ipc, _):
+    """The label function and the archive of one row."""
+    projector, _ = ablation_projector(setting, row, ipc)
+    teacher = ablation_teacher(setting, row, ipc)
+    chosen, losses = select(setting, ipc, factor=2), None
+    if row == "refined":
+        plan = RefineSettings(steps=setting.profile.refine_steps)
+        done = refine_images(chosen, setting.train, projector, setting.views, plan)
+        chosen, losses = done.selection, (done.before, done.after)
+    path = archive_of(setting, f"ablation-{row}-ipc{ipc}", projector.cpu(), chosen)
+    with hellofmt.open(path) as file:
+        payload = ledger_of(file).payload
+    return {
+        "row": row,
+        "ipc": ipc,
+        "trained": projector.trained_count(),
+        "label_bytes": payload,
+        "own_top1": round(teacher_accuracy(projector.eval(), setting.test, setting.size), 2),
+        "teacher_top1": round(teacher_accuracy(teacher, setting.test, setting.size), 2),
+        **held_out_fidelity(setting, projector, teacher),
+        "refine_loss": losses,
+    }
+
+
+def ablation_student(setting, row, ipc, seed, _):
+    """A student of one row; ``hard`` and ``teacher`` are the controls on the same mosaics."""
+    name = "text" if row in {"hard", "teacher"} else row
+    path = setting.work / "archives" / f"ablation-{name}-ipc{ipc}.hello"
+    given = {}
+    if row == "teacher":
+        given = {"label_function": ablation_teacher(setting, "text", ipc)}
+    profile = setting.profile
+    result = train_one(
+        setting,
+        row,
+        path,
+        network=profile.student,
+        steps=profile.ablation_steps or profile.steps,
+        seed=seed,
+        **given,
+    )
+    return {**result, "row": row, "ipc": ipc}
+
+
+# --- classes that arrive in steps -----------------------------------------------------------------
+
+
+class _Seen(torch.nn.Module):
+    """A label function over the classes seen so far: their logits, and softmax over these."""
+
+    def __init__(self, function, classes):
+        super().__init__()
+        self._function = function
+        self._classes = classes
+
+    def forward(self, views):
+        return self._function(views)[:, self._classes]
+
+
+def continual_cell(setting, kind, step, seed, _):
+    """A student from scratch on the images of the classes seen so far, measured on those classes.
+
+    The protocol of Zhao and Bilen (WACV 2023) without their herding. One label function of all
+    classes serves every step: its logits are cut to the classes seen, whose labels it renormalises.
+    """
+    profile, ipc = setting.profile, max(setting.profile.ipcs)
+    count = len(setting.train.classes)
+    order = np.random.default_rng(0).permutation(count)
+    seen = np.sort(order[: round(count * (step + 1) / profile.continual_steps)])
+    chosen = select(setting, ipc)
+    rows = np.flatnonzero(np.isin(chosen.labels, seen))
+    labels = np.searchsorted(seen, chosen.labels[rows])
+    part = Selection(
+        chosen.pixels[rows], labels, chosen.rows[rows], chosen.losses[rows], chosen.crops[rows]
+    )
+    classes = [setting.train.classes[k] for k in seen]
+    path = kept(
+        setting.work / "archives" / f"continual-{step}.hello",
+        lambda to: write_images(to, part, classes, setting.views),
+    )
+    given = {}
+    if kind == "hello":
+        function = setting.fitted_main()[0].labeler().logits
+    else:
+        function = setting.teacher
+    if kind != "hard":
+        given["label_function"] = _Seen(function, torch.from_numpy(seen)).eval()
+    student = build_student(profile.student, len(seen), setting.size, seed=seed)
+    plan = replace(student_plan(setting, kind, len(rows)))
+    if kind != "hard":
+        plan = replace(plan, temperature=TEMPERATURE)
+    train_from_archive(
+        student, path, plan, steps=profile.steps, seed=seed, mixed=profile.mixed, **given
+    )
+    mask = np.isin(setting.test.labels, seen)
+    labels = np.searchsorted(seen, setting.test.labels[mask])
+    test = ArrayImages(setting.test.pixels[mask], labels, tuple(classes))
+    top1 = measured(setting, student, test)
+    return {
+        "top1": round(top1, 2),
+        "source": kind,
+        "step": step,
+        "classes": len(seen),
+        "seed": seed,
+        "student": profile.student,
+    }
+
+
+# --- sensitivity ----------------------------------------------------------------------------------
+
+
+def sensitivity_cell(setting, knob, value, seed, _):
+    profile, ipc = setting.profile, 10
+    path = archive(setting, "hello", ipc)
+    plan = student_plan(setting, "hello", ipc * len(setting.train.classes))
+    if knob == "temperature":
+        plan = replace(plan, temperature=value)
+    else:
+        plan = replace(plan, loss="mse_ce", hard_weight=value)
+    result = train_one(
+        setting, "hello", path, network=profile.student, steps=profile.steps, seed=seed, plan=plan
+    )
+    return {**result, "knob": knob, "value": value}
+
+
+# --- RDED's CIFAR-10 recipe -----------------------------------------------------------------------
+
+RDED_PUBLISHED = 50.2
+RDED_IPC = 10
+RDED_EPOCHS = 300
+RDED_BATCH = 50
+RDED_SEEDS = (1, 2, 3)
+
+
+def rded_teacher(setting, epochs, _):
+    """ConvNet-3 with batch normalisation on light crops and flips; theirs is trained longer.
+
+    Crops are of more than half of the image, as its students see whole ones.
+    """
+    views = view_recipe("plain", setting.size)
+    views = msgspec.structs.replace(views, crop_scale=["0.6", "1.0"])
+    steps = round(epochs * len(setting.train) / 128)
+    count = len(setting.train.classes)
+    network = build_student("convnet3", count, setting.size, seed=0)
+    batches = ArrayBatches(setting.train.pixels, setting.train.labels, count, views, 128, seed=0)
+    stream = ((batch.images, batch.hard) for batch in batches)
+    train_student(network, stream, TEACHER_RECIPE, steps=steps, mixed=setting.profile.mixed)
+    teacher = Teacher(network, views)
+    folder = setting.work / "labels" / "rded-teacher"
+    kept(
+        folder,
+        lambda to: write_teacher(
+            to,
+            "convnet3",
+            teacher,
+            classes=[line.key for line in setting.train.classes],
+            views=views,
+        ),
+    )
+    top1 = teacher_accuracy(teacher, setting.test, setting.size)
+    return {"top1": round(top1, 2), "epochs": epochs, "steps": steps}
+
+
+def rded_cell(setting, seed, _):
+    """Their selection, views, loss, schedule and number of epochs; their batch at 10 per class.
+
+    As they do, every tenth epoch of the last fifth is measured; ``best`` is the best of these,
+    which is what they report, and ``top1`` the last.
+    """
+    teacher = label_source(setting.work / "labels" / "rded-teacher")
+    views = view_recipe("rded", setting.size, 1)
+    chosen = select_images(setting.train, teacher, views, SelectSettings(RDED_IPC, 1, seed=seed))
+    path = kept(
+        setting.work / "archives" / f"rded-seed{seed}.hello",
+        lambda to: write_images(to, chosen, setting.train.classes, views),
+    )
+    images = RDED_IPC * len(setting.train.classes)
+    per_epoch = images // RDED_BATCH
+    found = []
+
+    def watch(student, step):
+        epoch = step / per_epoch
+        if epoch > 0.8 * RDED_EPOCHS and epoch % 10 == 0:
+            found.append(round(measured(setting, student, setting.test), 2))
+
+    result = train_one(
+        setting,
+        "teacher",
+        path,
+        network="convnet3",
+        steps=RDED_EPOCHS * per_epoch,
+        seed=seed,
+        plan=replace(recipe("rded"), batch_size=RDED_BATCH),
+        watch=watch,
+        label_function=teacher,
+    )
+    return {**result, "best": max(found), "measured": found, "published": RDED_PUBLISHED}
