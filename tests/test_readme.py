@@ -138,3 +138,22 @@ def test_the_words_on_the_published_figure_are_those_of_the_evidence():
     assert f"{best:.1f} % (the last step {last:.1f} %)" in WORDS
     assert f"published are {cells[0]['published']} %" in WORDS
     assert f"teacher of {teacher['top1']:.1f} % after {teacher['epochs']:g} epochs" in WORDS
+
+
+def test_the_words_on_the_ablation_are_those_of_the_evidence():
+    def score(row, ipc):
+        cells = (EVIDENCE[f"tiny100/ablation/ipc{ipc}/{row}/seed{seed}"] for seed in range(3))
+        return f"{np.mean([cell['top1'] for cell in cells]):.1f}"
+
+    names = {
+        "hard": "hard labels",
+        "probe": "linear probe",
+        "weak": "+ weak teachers",
+        "low-rank": "+ low-rank encoder",
+        "text": "+ text start",
+        "refined": "+ image update",
+    }
+    said = ", ".join(f"{name} {score(row, 10)}" for row, name in names.items())
+    own = score("teacher", 10)
+    assert f"{said}; the weak teachers' own labels {own}." in WORDS
+    assert f"a teacher of {EVIDENCE['tiny100/teacher']['top1']:.1f} %" in WORDS
