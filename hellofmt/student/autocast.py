@@ -3,8 +3,8 @@
 Torch runs bfloat16 everywhere, but a processor without instructions for it converts back and forth
 and is slower than in float32; one with AMX is several times faster. AVX-512 BF16 alone gains
 nothing on Intel's cores, which multiply as many float32 in the same time: a training step took 1.2
-to 2.1 times as long there (``benchmarks/bfloat16.py``). Which of these a machine is cannot be seen in a result, so whoever lets the device decide is told
-what it decided, and why.
+to 2.1 times as long there (``benchmarks/bfloat16.py``). Which of these a machine is cannot be seen
+in a result, so whoever lets the device decide is told what it decided, and why.
 """
 
 from __future__ import annotations
