@@ -153,7 +153,7 @@ def test_the_words_on_the_ablation_are_those_of_the_evidence():
         "text": "+ text start",
         "refined": "+ image update",
     }
-    said = ", ".join(f"{name} {score(row, 10)}" for row, name in names.items())
-    own = score("teacher", 10)
+    said = ", ".join(f"{name} {score(row, 1)} / {score(row, 10)}" for row, name in names.items())
+    own = f"{score('teacher', 1)} / {score('teacher', 10)}"
     assert f"{said}; the weak teachers' own labels {own}." in WORDS
     assert f"a teacher of {EVIDENCE['tiny100/teacher']['top1']:.1f} %" in WORDS
