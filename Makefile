@@ -81,8 +81,8 @@ evidence: $(STAMP)
 	$(BIN)/python benchmarks/report.py --profile $(PROFILE)
 
 times: $(STAMP)
-	for name in archive kernels loading step streaming bfloat16; do \
-	  $(BIN)/python benchmarks/$$name.py --out benchmarks/results/$$name-cpu || exit 1; done
+	for name in archive "kernels --device cpu" loading step streaming bfloat16; do set -- $$name; \
+	  $(BIN)/python benchmarks/$$1.py --out benchmarks/results/$$1-cpu $$2 $$3 || exit 1; done
 
 aot: $(STAMP)
 	$(BIN)/python -m hellofmt_kernels.aot

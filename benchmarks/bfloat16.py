@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 import torch
-from cells import MALLOC
+from cells import MALLOC, processor
 
 import hellofmt
 from hellofmt.student import build_student
@@ -92,17 +92,18 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/bfloat16-cpu"))
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error(f"--rounds: expected at least 1, got {options.rounds}")
+    if not options.out.parent.is_dir():
+        parser.error(f"--out: no folder {options.out.parent}")
     if MALLOC.items() - os.environ.items():
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **MALLOC})  # noqa: S606
     torch.set_num_threads(1)
-    units = torch.cpu.get_capabilities()
-    known = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16"}
-    has = ", ".join(text for key, text in known.items() if units.get(key)) or "no bfloat16"
     document = {
         "schema": "hello.bench.bfloat16/1",
         "command": f"python benchmarks/bfloat16.py --rounds {options.rounds}",
-        "machine": f"{units.get('cpu_name', platform.machine())} with {has}, one thread of "
-        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
+        "machine": f"{processor()}, one thread of {os.cpu_count()} cores, "
+        f"load {os.getloadavg()[0]:.1f}",
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}, "
         f"hellofmt {hellofmt.__version__}",
         "rounds": options.rounds,

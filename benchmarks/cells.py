@@ -63,7 +63,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     facts: dict[str, Any] = {
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("torch", "torchvision", "hellofmt")},
-        "device": _processor(),
+        "device": processor(),
         "cores": os.cpu_count(),
     }
     if device != "cpu":
@@ -73,13 +73,15 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     return facts
 
 
-def _processor() -> str:
-    """Name, and whether it multiplies bfloat16 itself: that decides what a training step takes."""
+def processor() -> str:
+    """Name, and what it multiplies bfloat16 with: AMX decides what a training step takes."""
     import torch
 
     can = torch.cpu.get_capabilities()
-    native = can.get("amx_bf16") or can.get("avx512_bf16")
-    return f"{can.get('cpu_name', 'cpu')}, {'with' if native else 'without'} bfloat16 arithmetic"
+    known = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16"}
+    units = [name for key, name in known.items() if can.get(key)]
+    has = f"with {' and '.join(units)}" if units else "without bfloat16 arithmetic"
+    return f"{can.get('cpu_name', 'cpu')} {has}"
 
 
 @dataclass

@@ -31,7 +31,8 @@ from pathlib import Path
 import torch
 from cells import Cell, Cells, machine, run_workers
 from measures import HELD_OUT_VIEWS, cost_cell, fidelity_of, fit_cell, teacher_cell
-from setting import FIT_TEMPERATURE, PROFILES, read_setting
+from report import LONG_RIVALS
+from setting import FIT_TEMPERATURE, MEASURED_PARTS, PROFILES, read_setting
 from sources import TOP_K, probe, select
 from students import (
     ABLATION,
@@ -60,7 +61,6 @@ RIVALS = (
     "probe",
     "random",
 )
-LONG_RIVALS = ("hard", "hello", "teacher")
 
 # What is tried first, by the beginning of a cell's name: the claim itself, then what explains it.
 ORDER = (
@@ -146,7 +146,9 @@ def cells_of(setting, suites):
     fits = ("fit/main", "fit/probe", "select")
     run = {"steps": profile.steps, "batch": profile.student_batch, "rate": profile.student_rate}
     if "ablation" in suites and profile.ablation_epochs:
-        most = max(profile.ipcs)
+        most, ablation_run = max(profile.ipcs), dict(run)
+        if profile.ablation_steps:
+            ablation_run["steps"] = profile.ablation_steps
         for ipc in sorted(profile.ipcs, reverse=True):
             for row in ABLATION:
                 # What shares a fit or a choice of images waits for the cell that makes it.
@@ -173,10 +175,10 @@ def cells_of(setting, suites):
                 for seed in profile.seeds:
                     add(
                         f"ablation/ipc{ipc}/{row}/seed{seed}",
-                        partial(ablation_student, setting, row, ipc, seed),
+                        partial(ablation_student, setting, row, ipc, seed, ablation_run["steps"]),
                         (f"ablation/ipc{ipc}/{source}",),
                         student=profile.student,
-                        **{**run, "steps": profile.ablation_steps or profile.steps},
+                        **ablation_run,
                     )
     if "rivals" in suites:
         for kind in RIVALS:
@@ -191,7 +193,7 @@ def cells_of(setting, suites):
         plans = [(ipc, RIVALS) for ipc in profile.ipcs]
         plans += [(ipc, LONG_RIVALS) for ipc in profile.long_ipcs]
         for ipc, kinds in plans:
-            for seed in profile.claim_seeds:
+            for seed in (*profile.seeds, *profile.more_seeds):
                 for kind in kinds if seed in profile.seeds else LONG_RIVALS:
                     add(
                         f"rivals/ipc{ipc}/{kind}/seed{seed}",
@@ -278,6 +280,11 @@ def arguments(argv=None):
     unknown = set(args.suites.split(",")) - set(SUITES)
     if unknown:
         parser.error(f"--suites: unknown {sorted(unknown)[0]}; expected {', '.join(SUITES)}")
+    for data in map(Path, args.data):
+        if not (data / "train").is_dir() or not any((data / p).is_dir() for p in MEASURED_PARTS):
+            parser.error(f"--data: expected a folder with train and val or test, got {data}")
+    if args.resume is not None and not args.resume.is_file():
+        parser.error(f"--resume: no file {args.resume}")
     if args.data and not args.base:
         parser.error("--base: expected one for --data")
     return args

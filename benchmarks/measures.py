@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from setting import DIGITS, TEMPERATURE
-from sources import TOP_K, archive_of, kept, label_files, probe
+from sources import FORMS, TOP_K, archive_of, kept, label_files, probe
 
 import hellofmt
 from hellofmt.distillation import teacher_accuracy
@@ -124,13 +124,12 @@ def fidelity_of(setting, kind, _):
     rows = np.arange(len(held_out))
     wanted, got = [], []
     given, files = {}, None
-    if kind in {"stored", "topk", "pruned"}:
-        form = {"stored": "safetensors", "topk": "topk", "pruned": "pruned"}[kind]
+    if kind in FORMS:
         files = setting.work / "labels" / f"held-out-{kind}"
         k = min(TOP_K, len(setting.train.classes))
         kept(
             files,
-            lambda to: write_labels(reference, to, epochs=HELD_OUT_VIEWS, form=form, k=k),
+            lambda to: write_labels(reference, to, epochs=HELD_OUT_VIEWS, form=FORMS[kind], k=k),
         )
         given = {"stored": files}
     elif kind in {"teacher", "teacher-int8"}:

@@ -12,18 +12,12 @@ import json
 import re
 import sys
 
-from report import RESULTS, Found, Mean, data_sets
+from report import LONG_RIVALS, RESULTS, Mean, claims, table
 
 from hellofmt.plan import plan
 from hellofmt_cli.inspect import percent
 
 README = RESULTS.parents[1] / "README.md"
-
-
-def table(head, rows, texts=1):
-    """Markdown, numbers to the right of the first ``texts`` columns."""
-    sides = ["---"] * texts + ["---:"] * (len(head) - texts)
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, sides, *rows))
 
 
 def demo():
@@ -33,9 +27,7 @@ def demo():
     rows = []
     for ipc in (1, 10):
         means, spreads = mean[f"ipc{ipc}"], spread[f"ipc{ipc}"]
-        cells = [
-            f"{means[kind]:.1f} ± {spreads[kind]:.1f}" for kind in ("hard", "hello", "teacher")
-        ]
+        cells = [f"{means[kind]:.1f} ± {spreads[kind]:.1f}" for kind in LONG_RIVALS]
         cells[1] = f"**{cells[1]}**"
         rows.append((ipc, *cells, f"{mean['full']:.1f} ± {spread['full']:.1f}"))
     head = (
@@ -63,23 +55,17 @@ def weights():
         for each in made.functions
     ]
     head = ("values as", "values alone", "base public", "of the labels", "base charged")
-    return table((*head, "of the labels"), rows)
+    return table((*head, "of the labels"), rows, texts=1)
 
 
 def evidence():
     """Hard labels, ours and the teacher's, wherever the shorter profile has all of them."""
     cells = json.loads((RESULTS / "evidence-cpu.json").read_text())["cells"]
-    kinds, rows = ("hard", "hello", "teacher"), []
-    for name in data_sets(cells):
-        found = Found(name, cells)
-        for ipc in found.ipcs("rivals"):
-            scores = [found.seeds(f"rivals/ipc{ipc}/{kind}") for kind in kinds]
-            if not all(scores):
-                continue
-            texts = [str(Mean(tuple(each.values()))) for each in scores]
-            texts[1] = f"**{texts[1]}**"
-            sizes = (found.first(f"rivals/ipc{ipc}/{k}/")["label_bytes"] for k in kinds[1:])
-            rows.append((name, ipc, *texts, *(f"{size:,}" for size in sizes)))
+    rows = []
+    for name, ipc, scores, sizes in claims(cells):
+        texts = [str(Mean(tuple(each.values()))) for each in scores]
+        texts[1] = f"**{texts[1]}**"
+        rows.append((name, ipc, *texts, *(f"{size:,}" for size in sizes)))
     head = (
         "data",
         "images per class",
@@ -89,7 +75,7 @@ def evidence():
         "bytes of the label function",
         "bytes of the teacher",
     )
-    return table(head, rows)
+    return table(head, rows, texts=1)
 
 
 TABLES = {"demo": demo, "weights": weights, "evidence": evidence}

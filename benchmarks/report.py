@@ -84,9 +84,11 @@ def bytes_text(count):
     return f"{count} B"
 
 
-def table(head, rows):
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(str(x) for x in row) + " |" for row in rows)])
+def table(head, rows, texts=None):
+    """Markdown; columns after the first ``texts`` are set to the right."""
+    left = len(head) if texts is None else texts
+    sides = ["---"] * left + ["---:"] * (len(head) - left)
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, sides, *rows))
 
 
 class Found:
@@ -222,25 +224,32 @@ def verdict(found, ipc, kinds, classes):
     return "\n".join(lines)
 
 
+def claims(cells):
+    """Where hard labels, ours and the teacher's are all there.
+
+    Yields:
+        Data set, images per class, top-1 by seed of the three, label bytes of the last two.
+    """
+    for name in data_sets(cells):
+        found = Found(name, cells)
+        for ipc in found.ipcs("rivals"):
+            scores = [found.seeds(f"rivals/ipc{ipc}/{kind}") for kind in LONG_RIVALS]
+            if all(scores):
+                sources = (found.first(f"rivals/ipc{ipc}/{kind}/") for kind in LONG_RIVALS[1:])
+                yield name, ipc, scores, [source["label_bytes"] for source in sources]
+
+
 def summary(cells):
     """Every data set and number of images per class in one table, and where labels are smaller."""
     rows, longest = [], []
-    for name in data_sets(cells):
-        found, classes = Found(name, cells), _classes(cells, name)
-        for ipc in found.ipcs("rivals"):
-            scores = [found.seeds(f"rivals/ipc{ipc}/{kind}") for kind in LONG_RIVALS]
-            if not all(scores):
-                continue
-            mean, half = paired(*scores[1:])
-            spread = f" ({mean - half:+.1f} to {mean + half:+.1f})" if half is not None else ""
-            ours, teacher = (
-                found.first(f"rivals/ipc{ipc}/{kind}/")["label_bytes"] for kind in LONG_RIVALS[1:]
-            )
-            stored = stored_bytes(ipc, classes)
-            texts = [Mean(tuple(each.values())) for each in scores]
-            sizes = [bytes_text(size) for size in (ours, teacher, stored)]
-            rows.append((name, ipc, *texts, f"{mean:+.1f}{spread}", *sizes))
-            longest.append(f"{ours * STORED_EPOCHS // stored} ({name}, {ipc})")
+    for name, ipc, scores, (ours, teacher) in claims(cells):
+        mean, half = paired(*scores[1:])
+        spread = f" ({mean - half:+.1f} to {mean + half:+.1f})" if half is not None else ""
+        stored = stored_bytes(ipc, _classes(cells, name))
+        texts = [Mean(tuple(each.values())) for each in scores]
+        sizes = [bytes_text(size) for size in (ours, teacher, stored)]
+        rows.append((name, ipc, *texts, f"{mean:+.1f}{spread}", *sizes))
+        longest.append(f"{ours * STORED_EPOCHS // stored} ({name}, {ipc})")
     if not rows:
         return ""
     head = (
@@ -386,9 +395,9 @@ def cross(found):
     ipc = max(i for i in found.ipcs("rivals") if found.first(f"rivals/ipc{i}/probe") or i <= 10)
     rows = []
     for network in networks:
-        cells = [found.get(f"cross/{network}/{kind}") for kind in ("hard", "hello", "teacher")]
+        cells = [found.get(f"cross/{network}/{kind}") for kind in LONG_RIVALS]
         rows.append((network, *(f"{c['top1']:.1f}" if c else NONE for c in cells)))
-    main = [found.get(f"rivals/ipc{ipc}/{k}/seed0") for k in ("hard", "hello", "teacher")]
+    main = [found.get(f"rivals/ipc{ipc}/{k}/seed0") for k in LONG_RIVALS]
     if all(main):
         rows.insert(0, (main[0]["student"], *(f"{c['top1']:.1f}" for c in main)))
     head = ("student", "hard labels", "ours", "teacher, online")
@@ -400,7 +409,7 @@ def continual(found):
     if not steps:
         return ""
     rows = []
-    for kind in ("hard", "hello", "teacher"):
+    for kind in LONG_RIVALS:
         cells = [found.get(f"continual/step{step}/{kind}") for step in steps]
         rows.append((NAMES[kind], *(f"{c['top1']:.1f}" if c else NONE for c in cells)))
     first = [found.get(f"continual/step{step}/hard") for step in steps]
@@ -527,7 +536,7 @@ def plots(found, classes, profile):
     if PLOTS["images-per-class"](found):
         counts = found.ipcs("rivals")
         figure, axis = plt.subplots(figsize=(6, 4.2))
-        for kind in ("hard", "hello", "teacher"):
+        for kind in LONG_RIVALS:
             points = [(i, list(found.seeds(f"rivals/ipc{i}/{kind}").values())) for i in counts]
             points = [(i, scores) for i, scores in points if scores]
             spread = [np.std(s, ddof=1) if len(s) > 1 else 0 for _, s in points]

@@ -45,6 +45,8 @@ TEMPERATURE = 4.0
 # Of the fit: on the validation part of tiny100, 2 gave more agreement than 4 and the same KL.
 FIT_TEMPERATURE = 2.0
 DIGITS = "digits"
+# Folders of the images that are measured on, the first that is there.
+MEASURED_PARTS = ("val", "test")
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Profile:
     student_batch: int = 50
     seeds: tuple[int, ...] = (0, 1, 2)
     # Of hard labels, ours and the teacher's, whose differences are the claim.
-    claim_seeds: tuple[int, ...] = (0, 1, 2)
+    more_seeds: tuple[int, ...] = ()
     # Of each class, real images among which patches are chosen; RDED takes 300.
     candidates: int = 300
     cross: tuple[str, ...] = ()
@@ -112,14 +114,14 @@ _SHORT: dict[str, Any] = {
     "fit_batch": 32,
     "fit_rate": 4e-3,
     "student_rate": 4e-3,
-    "claim_seeds": (0, 1, 2, 3, 4),
+    "more_seeds": (3, 4),
 }
 
 PROFILES: dict[str, dict[str, Profile]] = {
     # Everything, cut to two cores without AMX: a short teacher, a student that costs a tenth of
     # ConvNet-3 a view, 400 steps of 50.
     "cpu": {
-        DIGITS: replace(_DIGITS, claim_seeds=_SHORT["claim_seeds"]),
+        DIGITS: replace(_DIGITS, more_seeds=_SHORT["more_seeds"]),
         "heavy": Profile(
             teacher="resnet10w32",
             teacher_epochs=6,
@@ -438,24 +440,21 @@ class Setting:
             with torch.no_grad():
                 start.head.weight.copy_(torch.nn.functional.normalize(rows, dim=1))
         folder = "fits-random-head" if random_head else "fits"
-        return self._fitted(settings, self.fit_settings(epochs), folder, start, teacher)
-
-    def fitted_main(self):
-        """The label function of every comparison."""
-        return self.fitted(self.projector_settings(), self.profile.fit_epochs)
-
-    def _fitted(self, settings, plan, folder, start=None, teacher=None):
         return fitted_projector(
             self.split[0],
             self.views,
             teacher=self.teacher if teacher is None else teacher,
             base=self.base,
             projector=settings,
-            fit=plan,
+            fit=self.fit_settings(epochs),
             held_out=self.split[1],
             start=start,
             stages=Stages(self.work / folder),
         )
+
+    def fitted_main(self):
+        """The label function of every comparison."""
+        return self.fitted(self.projector_settings(), self.profile.fit_epochs)
 
 
 def _teacher_recipe():
@@ -488,7 +487,7 @@ def read_setting(
         name = root.resolve().name
         # A prepared copy: decoding 30,000 files takes longer than many a cell.
         kept = work / name / "images.npz"
-        folder = next(root / part for part in ("val", "test") if (root / part).is_dir())
+        folder = next(root / part for part in MEASURED_PARTS if (root / part).is_dir())
         listed = root / "classes.tsv"
         found = sorted(path.name for path in (root / "train").iterdir() if path.is_dir())
         lines = {line.key: line for line in read_class_lines(listed)} if listed.exists() else {}

@@ -30,6 +30,8 @@ from hellofmt.student import label_source, write_teacher
 TOP_K = 10
 PRUNED_TO = 10
 STORAGE = "int8"
+# Forms of ``write_labels`` by label source.
+FORMS = {"stored": "safetensors", "topk": "topk", "pruned": "pruned"}
 
 
 def kept(path, make):
@@ -55,17 +57,15 @@ def size_of(path):
     return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
 
 
+def taken(chosen, rows):
+    """Some of the chosen images."""
+    return Selection(**{name: values[rows] for name, values in vars(chosen).items()})
+
+
 def first_of_each(chosen, count):
     """The first ``count`` images of each class; at factor 1 that is the choice for fewer images."""
     ipc = int(np.bincount(chosen.labels)[0])
-    rows = np.flatnonzero(np.arange(len(chosen.labels)) % ipc < count)
-    return Selection(
-        chosen.pixels[rows],
-        chosen.labels[rows],
-        chosen.rows[rows],
-        chosen.losses[rows],
-        chosen.crops[rows],
-    )
+    return taken(chosen, np.flatnonzero(np.arange(len(chosen.labels)) % ipc < count))
 
 
 def select(setting, ipc, *, factor=1, random=False):
@@ -129,11 +129,10 @@ def label_files(setting, kind, ipc, seed, steps):
                 storage=storage,
             ),
         )
-    if kind not in {"stored", "topk", "pruned"}:
+    if kind not in FORMS:
         return None
     images = len(setting.train.classes) * ipc
     epochs = -(-steps * min(profile.student_batch, images) // images)
-    form = {"stored": "safetensors", "topk": "topk", "pruned": "pruned"}[kind]
     if kind == "pruned":
         epochs = -(-epochs // PRUNED_TO)
 
@@ -146,7 +145,11 @@ def label_files(setting, kind, ipc, seed, steps):
             device=setting.device,
         )
         write_labels(
-            dataset, folder, epochs=epochs, form=form, k=min(TOP_K, len(setting.train.classes))
+            dataset,
+            folder,
+            epochs=epochs,
+            form=FORMS[kind],
+            k=min(TOP_K, len(setting.train.classes)),
         )
 
     return kept(setting.work / "labels" / f"{kind}-ipc{ipc}-seed{seed}-{epochs}", make)

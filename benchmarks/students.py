@@ -20,6 +20,7 @@ from sources import (
     label_bytes,
     labels_for,
     select,
+    taken,
     write_images,
 )
 
@@ -28,7 +29,6 @@ from hellofmt.distillation import (
     TEACHER_RECIPE,
     ArrayImages,
     RefineSettings,
-    Selection,
     SelectSettings,
     Teacher,
     maturity,
@@ -175,20 +175,19 @@ def ablation_cell(setting, row, ipc, _):
     }
 
 
-def ablation_student(setting, row, ipc, seed, _):
+def ablation_student(setting, row, ipc, seed, steps, _):
     """A student of one row; ``hard`` and ``teacher`` are the controls on the same mosaics."""
     name = "text" if row in {"hard", "teacher"} else row
     path = setting.work / "archives" / f"ablation-{name}-ipc{ipc}.hello"
     given = {}
     if row == "teacher":
         given = {"label_function": ablation_teacher(setting, "text", ipc)}
-    profile = setting.profile
     result = train_one(
         setting,
         row,
         path,
-        network=profile.student,
-        steps=profile.ablation_steps or profile.steps,
+        network=setting.profile.student,
+        steps=steps,
         seed=seed,
         **given,
     )
@@ -223,9 +222,7 @@ def continual_cell(setting, kind, step, seed, _):
     chosen = select(setting, ipc)
     rows = np.flatnonzero(np.isin(chosen.labels, seen))
     labels = np.searchsorted(seen, chosen.labels[rows])
-    part = Selection(
-        chosen.pixels[rows], labels, chosen.rows[rows], chosen.losses[rows], chosen.crops[rows]
-    )
+    part = replace(taken(chosen, rows), labels=labels)
     classes = [setting.train.classes[k] for k in seen]
     path = kept(
         setting.work / "archives" / f"continual-{step}.hello",
@@ -239,7 +236,7 @@ def continual_cell(setting, kind, step, seed, _):
     if kind != "hard":
         given["label_function"] = _Seen(function, torch.from_numpy(seen)).eval()
     student = build_student(profile.student, len(seen), setting.size, seed=seed)
-    plan = replace(student_plan(setting, kind, len(rows)))
+    plan = student_plan(setting, kind, len(rows))
     if kind != "hard":
         plan = replace(plan, temperature=TEMPERATURE)
     train_from_archive(

@@ -1,16 +1,16 @@
 """Whether networks compute in bfloat16: where nobody said so, by what the device multiplies with.
 
 Torch runs bfloat16 everywhere, but a processor without instructions for it converts back and forth
-and is slower than in float32; one with AMX is several times faster. AVX-512 BF16 alone gains
-nothing on Intel's cores, which multiply as many float32 in the same time: a training step took 1.2
-to 2.1 times as long there (``benchmarks/bfloat16.py``). Which of these a machine is cannot be seen
-in a result, so whoever lets the device decide is told what it decided, and why.
+and is slower than in float32; one with AMX is several times faster. AVX-512 BF16 alone was
+slower too on the one such processor it was tried on (``benchmarks/bfloat16.py``, an Intel Xeon).
+Which of these a machine is cannot be seen in a result, so whoever lets the device decide is told
+what it decided, and why.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = ["Autocast", "autocast_on", "bfloat16_units"]
-
-_UNITS: Final = {"amx_bf16": "AMX"}
-"""Capabilities as torch names them. On ARM its build decides as well, which it does not tell."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,8 @@ def bfloat16_units(device: torch.device) -> str:
     known: Mapping[str, Any] = ask()
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return ""
-    return next((name for key, name in _UNITS.items() if known.get(key)), "")
+    # On ARM torch's build decides as well, which it does not tell.
+    return "AMX" if known.get("amx_bf16") else ""
 
 
 def autocast_on(device: torch.device, mixed: bool | None) -> Autocast:
