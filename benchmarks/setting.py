@@ -389,7 +389,7 @@ class Setting:
             batch_size=self.profile.batch_size,
             recipe=recipe,
             device=self.device,
-            mixed=self.profile.mixed,
+            bfloat16=self.profile.mixed,
         )
 
     @cached_property
@@ -425,7 +425,7 @@ class Setting:
             steps=self.steps(epochs, self.profile.fit_batch),
             batch_size=self.profile.fit_batch,
             learning_rate=self.profile.fit_rate,
-            mixed=self.profile.mixed,
+            bfloat16=self.profile.mixed,
         )
 
     def fitted(

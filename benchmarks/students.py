@@ -87,7 +87,7 @@ def train_one(setting, kind, path, *, network, steps, seed, plan=None, watch=Non
         seed=seed,
         base=setting.base_argument,
         device=setting.device,
-        mixed=setting.profile.mixed,
+        bfloat16=setting.profile.mixed,
         on_step=None if watch is None else lambda step, _: watch(student, step),
         **labels,
     )
@@ -240,7 +240,7 @@ def continual_cell(setting, kind, step, seed, _):
     if kind != "hard":
         plan = replace(plan, temperature=TEMPERATURE)
     train_from_archive(
-        student, path, plan, steps=profile.steps, seed=seed, mixed=profile.mixed, **given
+        student, path, plan, steps=profile.steps, seed=seed, bfloat16=profile.mixed, **given
     )
     mask = np.isin(setting.test.labels, seen)
     labels = np.searchsorted(seen, setting.test.labels[mask])
@@ -294,7 +294,7 @@ def rded_teacher(setting, epochs, _):
     network = build_student("convnet3", count, setting.size, seed=0)
     batches = ArrayBatches(setting.train.pixels, setting.train.labels, count, views, 128, seed=0)
     stream = ((batch.images, batch.hard) for batch in batches)
-    train_student(network, stream, TEACHER_RECIPE, steps=steps, mixed=setting.profile.mixed)
+    train_student(network, stream, TEACHER_RECIPE, steps=steps, bfloat16=setting.profile.mixed)
     teacher = Teacher(network, views)
     folder = setting.work / "labels" / "rded-teacher"
     kept(

@@ -128,7 +128,7 @@ class DemoSettings:
     fit: FitSettings = field(
         # In float32 on every machine, so that its figures are those that are committed.
         default_factory=lambda: FitSettings(
-            loss="kl", temperature=4.0, steps=1700, batch_size=32, learning_rate=6e-3, mixed=False
+            loss="kl", temperature=4.0, steps=1700, batch_size=32, learning_rate=6e-3
         )
     )
     rank: int = 16

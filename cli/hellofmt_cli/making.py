@@ -10,13 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 import msgspec
-import torch
 
 from hellofmt.archive import (
     Arch,
@@ -33,7 +32,6 @@ from hellofmt.distillation import (
     SelectSettings,
     Stages,
     TeacherPool,
-    agreed,
     build_network,
     check_target,
     default_steps,
@@ -52,7 +50,6 @@ from hellofmt.distillation import (
 )
 from hellofmt.errors import UserInputError
 from hellofmt.projector import load_base, seeded_base
-from hellofmt.student import Autocast, autocast_on
 from hellofmt_cli.output import (
     count,
     device_option,
@@ -67,6 +64,7 @@ from hellofmt_cli.output import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import torch
     from torch import Tensor
 
     from hellofmt.archive import Storage, Views
@@ -75,8 +73,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Data",
+    "arithmetic",
     "bar",
-    "choose_autocast",
     "cost_documents",
     "cost_lines",
     "data_options",
@@ -122,9 +120,9 @@ data_options = _all(
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
     device_option("Where networks run."),
     click.option(
-        "--mixed/--no-mixed",
-        default=None,
-        help="Train in bfloat16.  [default: where the device has units for it]",
+        "--bfloat16",
+        is_flag=True,
+        help="Train in bfloat16 autocast: faster on GPUs and on CPUs with AMX, slower elsewhere.",
     ),
 )
 """DATA and how it is seen, read by ``read_data``; seed and device."""
@@ -306,18 +304,9 @@ def measured_kind(images: ArrayImages, held_out: ArrayImages) -> str:
     return "the training images" if held_out is images else _HELD_OUT
 
 
-def choose_autocast(options: dict[str, Any]) -> Autocast:
-    """Decide whether networks are trained in bfloat16, as rank 0 does, and say it.
-
-    Args:
-        options: of ``data_options``.
-
-    Returns:
-        The decision, the same in every process.
-    """
-    chosen = autocast_on(torch.device(options["device"]), options["mixed"])
-    say(f"training in {chosen}")
-    return replace(chosen, is_mixed=agreed(chosen.is_mixed))
+def arithmetic(options: dict[str, Any]) -> str:
+    """``bfloat16`` or ``float32``: what networks are trained in, by ``data_options``."""
+    return "bfloat16" if options["bfloat16"] else "float32"
 
 
 def steps_of(epochs: int, images: int, batch_size: int) -> int:
@@ -368,7 +357,7 @@ def _read_teacher(
     work: Path,
     options: dict[str, Any],
     ipc: int | None,
-    is_mixed: bool,
+    bfloat16: bool,
     meter: Meter,
 ) -> torch.nn.Module:
     """The mean of the teachers that the user names; a bare network name is trained first."""
@@ -390,7 +379,7 @@ def _read_teacher(
                 text,
                 options["teacher_epochs"],
                 batch_size,
-                is_mixed,
+                bfloat16,
             ]
             folder = work / f"teacher-{digest_of([*facts, options['seed']])[:20]}"
             steps = steps_of(options["teacher_epochs"], len(train), batch_size)
@@ -406,7 +395,7 @@ def _read_teacher(
                     seed=options["seed"],
                     device=options["device"],
                     build=build_network,
-                    mixed=is_mixed,
+                    bfloat16=bfloat16,
                     on_step=on_step,
                 )
             network = build_network(text, len(keys), views.size)
@@ -435,7 +424,7 @@ def _settings(options: dict[str, Any]) -> ProjectorSettings:
     )
 
 
-def _plan(options: dict[str, Any], images: int, is_mixed: bool) -> FitSettings:
+def _plan(options: dict[str, Any], images: int, bfloat16: bool) -> FitSettings:
     """How the projector is fitted."""
     if options["steps"] is not None and options["epochs"] is not None:
         raise UserInputError.make("E_OPTION", "`--steps` and `--epochs`: expected one, got both")
@@ -452,7 +441,7 @@ def _plan(options: dict[str, Any], images: int, is_mixed: bool) -> FitSettings:
         batch_size=batch_size,
         learning_rate=options["lr"],
         seed=options["seed"],
-        mixed=is_mixed,
+        bfloat16=bfloat16,
     )
 
 
@@ -566,15 +555,14 @@ def _make_archive(
     kind = measured_kind(data.images, held_out)
     if kind != _HELD_OUT and is_speaking():
         warn(f"a class has too few images to hold one out: accuracies are of {kind}")
-    autocast = choose_autocast(options)
-    plan = _plan(options, len(train), autocast.is_mixed)
+    plan = _plan(options, len(train), options["bfloat16"])
     check_target(output, force=options["force"])
     settings = _settings(options)
     if any(map(is_network, options["teachers"])):
         # What the fit would refuse is refused before a teacher is trained for it.
         settings.build(base, data.images)
     teacher = _read_teacher(
-        options["teachers"], data, Path(work), options, ipc, autocast.is_mixed, stages.meter
+        options["teachers"], data, Path(work), options, ipc, options["bfloat16"], stages.meter
     )
     rows: list[Precision] = []
 
@@ -644,7 +632,7 @@ def _make_archive(
                     "trained": report.trained,
                 },
                 "ipc": ipc,
-                "mixed": autocast.is_mixed,
+                "bfloat16": options["bfloat16"],
                 "cost": cost_documents(report.costs),
                 "refined": None if report.refined is None else list(report.refined),
                 "precisions": [
@@ -669,7 +657,7 @@ def _make_archive(
         before_loss, after_loss = report.refined
         saved = 100 * (1 - after_loss / before_loss) if before_loss else 0.0
         lines.append(("refined", f"{before_loss:.3g} to {after_loss:.3g}, {saved:.0f} % lower"))
-    lines.append(("trained in", str(autocast)))
+    lines.append(("trained in", arithmetic(options)))
     echo_page([*lines, *cost_lines(report.costs), ("id", report.id)])
     if rows:
         _print_precisions(rows, STORAGES[options["precision"]])

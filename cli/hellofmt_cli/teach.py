@@ -17,8 +17,8 @@ from hellofmt.distillation import (
     train_trajectory,
 )
 from hellofmt_cli.making import (
+    arithmetic,
     bar,
-    choose_autocast,
     cost_documents,
     cost_lines,
     data_options,
@@ -70,7 +70,6 @@ def teach(
         held_out = read_source(folder, read.views.size, classes=read.images.classes)
     steps = steps_of(epochs, len(train), batch_size)
     say(f"teach: {arch}, {steps:,} steps of {batch_size} views")
-    autocast = choose_autocast(options)
     meter = Meter()
     with meter.stage("teach"), bar("teach") as on_step:
         done = train_trajectory(
@@ -86,7 +85,7 @@ def teach(
             recipe=TEACHER_RECIPE,
             device=options["device"],
             build=build_network,
-            mixed=autocast.is_mixed,
+            bfloat16=options["bfloat16"],
             on_step=on_step,
         )
     network = build_network(arch, len(train.classes), read.views.size)
@@ -99,7 +98,7 @@ def teach(
                 "network": arch,
                 "steps": steps,
                 "images": len(held_out),
-                "mixed": autocast.is_mixed,
+                "bfloat16": options["bfloat16"],
                 "cost": cost_documents(meter.costs),
                 "checkpoints": [
                     {"file": c.file, "step": c.step, "accuracy": round(c.accuracy, 2)}
@@ -110,6 +109,6 @@ def teach(
         return
     rows: list[tuple[str, str] | None] = [("teacher", f"{shown_path(output)}, {arch}")]
     rows += [(f"step {c.step:,}", f"{c.accuracy:.1f} %") for c in done.checkpoints]
-    rows.append(("trained in", str(autocast)))
+    rows.append(("trained in", arithmetic(options)))
     rows += cost_lines(meter.costs)
     echo_page([*rows, ("measured on", f"{len(held_out):,} {kind}")])

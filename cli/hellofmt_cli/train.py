@@ -92,7 +92,7 @@ _TORCHVISION = "torchvision:"
 @click.option("--expect", metavar="ID", help="The id the archive must have.")
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True)
 @device_option("Where everything runs.")
-@click.option("--mixed", is_flag=True, help="The student computes in bfloat16.")
+@click.option("--bfloat16", is_flag=True, help="Train the student in bfloat16 autocast.")
 @click.option(
     "--checkpoint",
     metavar="PATH",
@@ -198,7 +198,7 @@ def _train(archive: HelloFile, options: dict[str, Any], world: int) -> dict[str,
             seed=seed,
             workers=options["workers"],
             on_step=on_step,
-            mixed=options["mixed"],
+            bfloat16=options["bfloat16"],
             average=average,
             checkpoint=options["checkpoint"],
             checkpoint_every=options["checkpoint_every"],
@@ -219,7 +219,7 @@ def _train(archive: HelloFile, options: dict[str, Any], world: int) -> dict[str,
         "batch_size": plan.batch_size,
         "learning_rate": plan.learning_rate,
         "seed": seed,
-        "mixed": options["mixed"],
+        "bfloat16": options["bfloat16"],
         "ema": options["ema"],
         "processes": world,
         "images": len(images),

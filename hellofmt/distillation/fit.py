@@ -36,7 +36,6 @@ from hellofmt.distillation.teacher import device_of
 from hellofmt.errors import UserInputError
 from hellofmt.projector import STORAGES, stored_labelers
 from hellofmt.student import ranks
-from hellofmt.student.autocast import autocast_on
 from hellofmt.student.batches import ArrayBatches
 from hellofmt.student.resume import read_state, write_state
 
@@ -83,8 +82,7 @@ class FitSettings:
         warmup: fraction of the steps.
         clip: largest norm of the gradient.
         seed: of order and views.
-        mixed: towers in bfloat16 autocast; None does so where the device has units for it, see
-            ``student.autocast``. Fidelity is measured in float32 regardless.
+        bfloat16: run the towers in bfloat16 autocast. Fidelity is measured in float32 regardless.
     """
 
     loss: Literal["kl", "mse_ce"] = "kl"
@@ -97,11 +95,7 @@ class FitSettings:
     warmup: float = 0.05
     clip: float = 1.0
     seed: int = 0
-    mixed: bool | None = None
-
-    def is_mixed(self, device: torch.device) -> bool:
-        """Whether the towers run in bfloat16 autocast on ``device``."""
-        return autocast_on(device, self.mixed).is_mixed
+    bfloat16: bool = False
 
 
 @dataclass(frozen=True)
@@ -259,7 +253,7 @@ def _step_loss(
     unmixed_rows = None
     if ranks.current().world > 1:
         unmixed_rows = int(ranks.sum_(_unmixed(hard).sum()))
-    with torch.autocast(device.type, torch.bfloat16, enabled=settings.is_mixed(device)):
+    with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
         with torch.no_grad():
             target = teacher(views).float()
         logits = projector(views).float()
@@ -360,11 +354,10 @@ def fit_projector(
 ) -> Fidelity:
     """Fit ``projector`` to ``teacher`` in place.
 
-    The towers run in bfloat16 autocast where ``settings.mixed`` says so, by default where the
-    device has units for it; what is trained, the loss and the fidelity are float32. On a CPU the
-    result of a run that was killed and continued has the same bits as one that was not. Under
-    ``torchrun`` every process takes its share of each batch; the result is that of one process up
-    to the rounding of sums.
+    With ``settings.bfloat16`` the towers run in bfloat16 autocast; what is trained, the loss and
+    the fidelity are float32. On a CPU a run that was killed and continued ends with the same bits
+    as one that was not. Under ``torchrun`` every process takes its share of each batch; the result
+    is that of one process up to the rounding of sums.
 
     Args:
         projector: from ``Projector.build``; its trained tensors move. Views go to its device.

@@ -10,7 +10,7 @@ manifest what was done.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -332,9 +332,6 @@ def fitted_projector(
     # Here as well, since a fit that was finished earlier is not run, and the order of a tower's
     # numbers decides the last bits of probes and of everything after the fit.
     lay_out(made)
-    # What the device decided is a part of the run: another machine does not continue it unawares.
-    # All processes do as the first, whose device may not be theirs.
-    fit = replace(fit, mixed=ranks.agreed(fit.is_mixed(device_of(made))))
     inputs: dict[str, Any] = {}
     if stages.is_kept:
         inputs = {

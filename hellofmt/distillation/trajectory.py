@@ -36,7 +36,6 @@ from hellofmt.distillation.teacher import (
 )
 from hellofmt.errors import HelloIOError, UserInputError, printable
 from hellofmt.student import ranks
-from hellofmt.student.autocast import autocast_on
 from hellofmt.student.batches import ArrayBatches
 from hellofmt.student.networks import build_student
 from hellofmt.student.results import digest_of, write_file
@@ -204,7 +203,7 @@ def train_trajectory(
     recipe: Recipe = TEACHER_RECIPE,
     device: str | torch.device = "cpu",
     build: Callable[..., nn.Module] = build_student,
-    mixed: bool | None = None,
+    bfloat16: bool = False,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Trajectory:
     """Train a teacher on real images with hard labels and keep its trajectory.
@@ -226,8 +225,7 @@ def train_trajectory(
         recipe: a ``ce`` recipe.
         device: where it trains.
         build: makes the network from (name, classes, size, seed=seed).
-        mixed: train in bfloat16 autocast; None does so where the device has units for it, see
-            ``student.autocast``. Accuracies are measured in float32.
+        bfloat16: train in bfloat16 autocast. Accuracies are measured in float32.
         on_step: called with the steps done and their number.
 
     Returns:
@@ -260,7 +258,7 @@ def train_trajectory(
                 recipe,
                 where,
                 build,
-                autocast_on(where, mixed).is_mixed,
+                bfloat16,
                 on_step,
             )
         except BaseException:
@@ -286,13 +284,13 @@ def _train(
     recipe: Recipe,
     device: torch.device,
     build: Callable[..., nn.Module],
-    is_mixed: bool,
+    bfloat16: bool,
     on_step: Callable[[int, int], None] | None,
 ) -> None:
     if batch_size is not None:
         recipe = replace(recipe, batch_size=batch_size)
     checkpoints = min(checkpoints, steps)
-    run = digest_of([network, steps, checkpoints, recipe, seed, views, source, held_out, is_mixed])
+    run = digest_of([network, steps, checkpoints, recipe, seed, views, source, held_out, bfloat16])
     if (root / TRAJECTORY_FILE).exists():
         if read_trajectory(root).run != run:
             raise HelloIOError.make(
@@ -317,7 +315,7 @@ def _train(
     with torch.random.fork_rng():
         for step in range(start, steps):
             torch.manual_seed(int(rng.words(seed, 0, rng.Stream.FIT, step, 1)[0]))
-            _step(model, optimiser, recipe, batches, step, steps, is_mixed)
+            _step(model, optimiser, recipe, batches, step, steps, bfloat16)
             if step + 1 in marks:
                 save_teacher(
                     _frozen_copy(model, build, network, count, views),
@@ -385,7 +383,7 @@ def _step(
     batches: ArrayBatches,
     step: int,
     steps: int,
-    is_mixed: bool,
+    bfloat16: bool,
 ) -> Tensor:
     """One gradient step; only the model's and the optimiser's tensors outlive it."""
     device = next(model.parameters()).device
@@ -393,7 +391,7 @@ def _step(
         group["lr"] = recipe.learning_rate * learning_rate_factor(recipe, step, steps)
     batch = batches.batch(step)
     images = batch.images.to(device).contiguous(memory_format=torch.channels_last)
-    with torch.autocast(device.type, torch.bfloat16, enabled=is_mixed):
+    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
         logits = model(images)
     loss = loss_of(recipe, logits.float(), batch.hard.to(device))
     if not bool(torch.isfinite(loss)):

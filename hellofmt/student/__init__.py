@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hellofmt.student.autocast import Autocast, autocast_on
 from hellofmt.student.average import Average
 from hellofmt.student.batches import ArchiveBatches, ArrayBatches, PassSampler, ViewBatch
 from hellofmt.student.curve import Curve, Point
@@ -35,7 +34,6 @@ __all__ = [
     "TEACHER_STORAGES",
     "ArchiveBatches",
     "ArrayBatches",
-    "Autocast",
     "Average",
     "ConvNet",
     "Curve",
@@ -47,7 +45,6 @@ __all__ = [
     "Teacher",
     "TeacherStorage",
     "ViewBatch",
-    "autocast_on",
     "build_student",
     "evaluate",
     "is_student",

@@ -154,7 +154,7 @@ def train_student(
     *,
     steps: int,
     on_step: Callable[[int, Tensor], None] | None = None,
-    mixed: bool = False,
+    bfloat16: bool = False,
     seed: int | None = None,
     average: Average | None = None,
     checkpoint: Checkpoint | None = None,
@@ -168,8 +168,8 @@ def train_student(
         recipe: loss, optimiser and schedule.
         steps: number of gradient steps, >= 1.
         on_step: called after each step with the number of steps done and the detached loss.
-        mixed: run the network in bfloat16 where torch deems it safe; weights, logits and loss stay
-            float32. Twice as fast on processors and GPUs with bfloat16 units, slower elsewhere.
+        bfloat16: run the network in bfloat16 autocast; weights, logits and loss stay float32.
+            Faster on GPUs and on CPUs with AMX, slower on others.
         seed: of torch's random numbers in each step, such as dropout's; its global state is given
             back as it was. None leaves it alone.
         average: takes in the weights after each step.
@@ -210,7 +210,7 @@ def train_student(
                 torch.manual_seed(int(rng.words(seed, rank, rng.Stream.FIT, step, 1)[0]))
             for group in optimiser.param_groups:
                 group["lr"] = recipe.learning_rate * learning_rate_factor(recipe, step, steps)
-            loss = _step(network, optimiser, recipe, batch, device, mixed, is_split)
+            loss = _step(network, optimiser, recipe, batch, device, bfloat16, is_split)
             if average is not None:
                 average.update(network)
             # Now and then: reading the loss makes the host wait for a GPU.
@@ -232,16 +232,16 @@ def _step(
     recipe: Recipe,
     batch: Batch,
     device: torch.device,
-    mixed: bool,
+    bfloat16: bool,
     is_split: bool,
 ) -> Tensor:
     """One gradient step; the detached loss, of the whole batch."""
     images, *targets = (part.to(device, non_blocking=True) for part in batch)
     images = images.contiguous(memory_format=torch.channels_last)
     # bfloat16 has float32's range, so the loss needs no scaling, but too few digits for a loss.
-    with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
         logits = network(images)
-    loss = loss_of(recipe, logits.float() if mixed else logits, *targets)
+    loss = loss_of(recipe, logits.float() if bfloat16 else logits, *targets)
     if is_split:
         # A mean over these rows, as a part of the mean over all.
         loss = loss * (len(images) / recipe.batch_size)
@@ -278,7 +278,7 @@ def train_from_dataset(
     seed: int = 0,
     workers: int = 0,
     on_step: Callable[[int, Tensor], None] | None = None,
-    mixed: bool = False,
+    bfloat16: bool = False,
     average: Average | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 100,
@@ -297,7 +297,7 @@ def train_from_dataset(
         seed: of the order, and of the network's own random numbers.
         workers: processes that decode and make views and labels.
         on_step: called after each step with the number of steps done and the detached loss.
-        mixed: as for ``train_student``; labels are made as ever.
+        bfloat16: as for ``train_student``; labels are made as ever.
         average: as for ``train_student``.
         checkpoint: file that keeps the state of the run and is continued from; or an existing
             folder, which keeps those of any number of runs.
@@ -329,7 +329,7 @@ def train_from_dataset(
     kept = None
     if checkpoint is not None:
         decay = None if average is None else average.decay
-        settings = [plan, steps, seed, dataset.seed, mixed, decay, place.world, labels]
+        settings = [plan, steps, seed, dataset.seed, bfloat16, decay, place.world, labels]
         run = digest_of([dataset.id, network, *settings])
         path = Path(checkpoint)
         if path.is_dir():
@@ -342,7 +342,7 @@ def train_from_dataset(
         plan,
         steps=steps,
         on_step=on_step,
-        mixed=mixed,
+        bfloat16=bfloat16,
         seed=seed,
         average=average,
         checkpoint=kept,
@@ -364,7 +364,7 @@ def train_from_archive(
     on_step: Callable[[int, Tensor], None] | None = None,
     stored: str | os.PathLike[str] | None = None,
     label_function: Callable[[Tensor], Tensor] | None = None,
-    mixed: bool = False,
+    bfloat16: bool = False,
     average: Average | None = None,
 ) -> nn.Module:
     """Train ``network`` on nothing but an archive, in place.
@@ -382,7 +382,7 @@ def train_from_archive(
         on_step: called after each step with the number of steps done and the detached loss.
         stored: directory of ``write_labels``, to read soft labels from instead of making them.
         label_function: labels views instead of the archive's, as for ``HelloDataset``.
-        mixed: as for ``train_student``; labels are made as ever.
+        bfloat16: as for ``train_student``; labels are made as ever.
         average: as for ``train_student``.
 
     Returns:
@@ -411,6 +411,6 @@ def train_from_archive(
         seed=seed,
         workers=workers,
         on_step=on_step,
-        mixed=mixed,
+        bfloat16=bfloat16,
         average=average,
     )

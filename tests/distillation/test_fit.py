@@ -172,8 +172,8 @@ def test_a_killed_fit_continues_with_the_same_bits(make_projector, stripes, view
 def test_mixed_precision_rounds_the_towers_and_nothing_else(
     make_projector, stripes, views, tmp_path
 ):
-    full = FitSettings(steps=6, batch_size=6, learning_rate=5e-3, mixed=False)
-    mixed = replace(full, mixed=True)
+    full = FitSettings(steps=6, batch_size=6, learning_rate=5e-3)
+    rounded = replace(full, bfloat16=True)
     seen = []
 
     def teacher(batch):
@@ -184,7 +184,7 @@ def test_mixed_precision_rounds_the_towers_and_nothing_else(
     truth = fit_projector(a, teacher, stripes(), views(), full)
     assert not any(seen)
     seen.clear()
-    got = fit_projector(b, teacher, stripes(), views(), mixed)
+    got = fit_projector(b, teacher, stripes(), views(), rounded)
     # Six steps, then the fidelity, in float32.
     assert seen == 6 * [True] + (len(seen) - 6) * [False]
     assert got.kl == pytest.approx(truth.kl, rel=0.1)
@@ -197,9 +197,9 @@ def test_mixed_precision_rounds_the_towers_and_nothing_else(
             raise Killed
 
     with pytest.raises(Killed):
-        fit_projector(killed, linear_teacher, stripes(), views(), mixed, on_step=kill, **state)
+        fit_projector(killed, linear_teacher, stripes(), views(), rounded, on_step=kill, **state)
     resumed = make_projector()
-    assert fit_projector(resumed, linear_teacher, stripes(), views(), mixed, **state) == got
+    assert fit_projector(resumed, linear_teacher, stripes(), views(), rounded, **state) == got
     assert all(torch.equal(t, trained(b)[n]) for n, t in trained(resumed).items())
 
 

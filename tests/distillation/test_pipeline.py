@@ -141,7 +141,7 @@ def test_other_inputs_are_other_stages(make, arguments, tmp_path, stripes, monke
     # Neither images nor storage touch the fit.
     assert steps("b", storage="int8", ipc=2, select=SelectSettings(2, 2, crops=2)) == 0
     # What the device decided counts, not that it did.
-    assert steps("b2", fit=FitSettings(steps=4, batch_size=8, mixed=False)) == 0
+    assert steps("b2", fit=FitSettings(steps=4, batch_size=8)) == 0
     assert steps("c", fit=FitSettings(steps=3, batch_size=8)) == 3
     assert steps("d", views=changed(arguments["views"], flip="0.5")) == 4
     assert steps("e", source=stripes(per_class=20, seed=9)) == 4

@@ -101,16 +101,16 @@ def test_slow_steps_are_kept_by_the_clock(teach, tmp_path, monkeypatch):
     assert steps == [6]
 
 
-def test_mixed_precision_is_another_run(teach, tmp_path):
-    full, mixed = teach(tmp_path / "full"), teach(tmp_path / "mixed", mixed=True)
+def test_bfloat16_is_another_run(teach, tmp_path):
+    full, rounded = teach(tmp_path / "full"), teach(tmp_path / "rounded", bfloat16=True)
     view = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    a, b = full.load(-1)(view), mixed.load(-1)(view)
+    a, b = full.load(-1)(view), rounded.load(-1)(view)
     assert b.dtype == torch.float32
     torch.testing.assert_close(a, b, rtol=0.1, atol=0.1)
     assert not torch.equal(a, b)
-    assert full.run != mixed.run
+    assert full.run != rounded.run
     with pytest.raises(HelloIOError, match=r"E_TARGET: `.*` holds a teacher of other data or sett"):
-        teach(tmp_path / "full", mixed=True)
+        teach(tmp_path / "full", bfloat16=True)
 
 
 def test_the_state_of_another_run_is_refused(teach, tmp_path):

@@ -123,7 +123,7 @@ def test_a_state_of_another_run_is_refused(run, tmp_path):
     others = [
         {"lr": 1e-3},
         {"labels": "of a teacher"},
-        {"mixed": True},
+        {"bfloat16": True},
         {"initial": build_student("cnn", 3, 8)},
     ]
     for other in others:

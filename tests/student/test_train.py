@@ -90,7 +90,7 @@ def test_decay_spares_biases_and_norms():
     assert by_decay == {0.01: {2, 4}, 0.0: {1}}
 
 
-def train(stripes, views, *, steps=40, seed=0, mixed=False):
+def train(stripes, views, *, steps=40, seed=0, bfloat16=False):
     pixels, labels = stripes()
     batches = ArrayBatches(pixels, labels, 3, views(), 24, seed)
     network = build_student("cnn", 3, 8, seed=seed)
@@ -101,7 +101,7 @@ def train(stripes, views, *, steps=40, seed=0, mixed=False):
         replace(recipe("hard"), learning_rate=3e-3),
         steps=steps,
         on_step=lambda step, loss: losses.append((step, float(loss))),
-        mixed=mixed,
+        bfloat16=bfloat16,
     )
     return network, losses
 
@@ -143,8 +143,8 @@ class Watched(torch.nn.Module):
         return logits
 
 
-@pytest.mark.parametrize(("mixed", "dtype"), [(False, torch.float32), (True, torch.bfloat16)])
-def test_mixed_precision_computes_in_bfloat16_and_keeps_weights_and_loss(mixed, dtype):
+@pytest.mark.parametrize(("bfloat16", "dtype"), [(False, torch.float32), (True, torch.bfloat16)])
+def test_bfloat16_precision_computes_in_bfloat16_and_keeps_weights_and_loss(bfloat16, dtype):
     torch.manual_seed(0)
     network = Watched()
     images = torch.randn(8, 3, 4, 4)
@@ -158,14 +158,14 @@ def test_mixed_precision_computes_in_bfloat16_and_keeps_weights_and_loss(mixed, 
         replace(recipe("kl"), temperature=2.0),
         steps=1,
         on_step=lambda _, loss: losses.append(loss),
-        mixed=mixed,
+        bfloat16=bfloat16,
     )
     assert network.dtypes == {dtype}
     assert losses[0].dtype == network.head.weight.dtype == torch.float32
-    torch.testing.assert_close(losses[0], truth.detach(), rtol=2e-2 if mixed else 1e-6, atol=0)
+    torch.testing.assert_close(losses[0], truth.detach(), rtol=2e-2 if bfloat16 else 1e-6, atol=0)
 
 
-def test_a_student_learns_in_mixed_precision(stripes, views):
-    network, _ = train(stripes, views, mixed=True)
+def test_a_student_learns_in_bfloat16_precision(stripes, views):
+    network, _ = train(stripes, views, bfloat16=True)
     pixels, labels = stripes(per_class=20, seed=9)
     assert evaluate(network, pixels, labels, views()) >= 95.0
