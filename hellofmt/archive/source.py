@@ -12,6 +12,7 @@ import errno
 import os
 import re
 import stat
+import weakref
 from typing import TYPE_CHECKING, Final, Protocol
 
 from hellofmt.errors import HelloIOError, printable
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LocalSource",
     "Source",
+    "close_with",
     "cut_ranges",
     "display_name",
     "is_url",
@@ -120,10 +122,12 @@ class LocalSource:
             OSError: missing, a directory, not permitted.
             HelloIOError: neither file nor directory, such as a pipe or a device (E_READ).
         """
-        self._fd = -1
         self.name = os.fspath(path)
         # Without O_NONBLOCK, opening a pipe would wait for a writer.
         self._fd = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        # A data set keeps its archive open for as long as it lives and never closes it. ``__del__``
+        # may run after ``os`` was emptied at exit, and then reports an error that is none.
+        self._closing = close_with(self, self._fd)
         try:
             self.size = _regular_size(self._fd, self.name)
         except BaseException:
@@ -168,13 +172,24 @@ class LocalSource:
     def close(self) -> None:
         """See ``Source.close``."""
         # Forgotten before it is closed: the number may belong to another file a moment later.
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        self._fd = -1
+        self._closing()
 
-    def __del__(self) -> None:
-        """A data set keeps its archive open for as long as it lives, and is never closed."""
-        self.close()
+
+def close_with(owner: object, fd: int) -> weakref.finalize[..., object]:
+    """Close ``fd`` when ``owner`` goes, or when the result is called; at exit the system does it.
+
+    Args:
+        owner: what reads or writes the descriptor.
+        fd: an open descriptor.
+
+    Returns:
+        A call that closes it once.
+    """
+    closing = weakref.finalize(owner, os.close, fd)
+    # Threads may still read while the interpreter ends.
+    closing.atexit = False
+    return closing
 
 
 def _regular_size(fd: int, name: str) -> int:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from hellofmt.archive.source import close_with
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -54,6 +56,8 @@ class Spool:
             with tempfile.TemporaryFile() as stream:
                 # A fork inherits it.
                 self.fd = os.dup(stream.fileno())
+            # The file goes with its last descriptor.
+            close_with(self, self.fd)
             state = os.fstatvfs(self.fd)
             free = state.f_bavail * state.f_frsize
             self.rows = int(np.searchsorted(ends, min(SPOOL_BYTES, free // 2), side="right"))
@@ -62,11 +66,6 @@ class Spool:
             self.rows = 0
         # An empty mapping is an error.
         self._is_filled = np.frombuffer(mmap.mmap(-1, self.rows + 1), np.uint8)
-
-    def __del__(self) -> None:
-        """The file goes with its last descriptor."""
-        if self.fd >= 0:
-            os.close(self.fd)
 
     def has(self, row: int) -> bool:
         """Whether the bytes of a row are here."""

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
+from hellofmt.archive.source import close_with
 from hellofmt.archive.spool import Spool
 from hellofmt.errors import CorruptError, SpecError
 
@@ -115,6 +116,7 @@ class _Folder:
         with contextlib.suppress(OSError):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.lock_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            close_with(self, self.lock_fd)
 
     def has(self, row: int) -> bool:
         return self._cache.has(self._index.sha256[row].tobytes(), int(self._index.size[row]))
@@ -124,10 +126,6 @@ class _Folder:
 
     def put(self, row: int, data: bytes) -> None:
         pass
-
-    def __del__(self) -> None:
-        if self.lock_fd >= 0:
-            os.close(self.lock_fd)
 
 
 class _Unnamed(Spool):

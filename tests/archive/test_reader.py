@@ -417,3 +417,24 @@ def test_local_source_is_a_source(everything):
     assert source.read_ranges([(0, 5), (100, 0), (7, 3)]) == [data[:5], b"", data[7:10]]
     assert io.BytesIO(source.read(0, source.size)).read() == data
     source.close()
+
+
+def test_a_source_that_outlives_os_is_silent_at_exit(everything):
+    # ``abc`` is emptied after ``os``: what it holds dies when ``os.close`` is None already.
+    program = (
+        "import abc, sys\nfrom hellofmt.archive.source import LocalSource\n"
+        "abc.kept = LocalSource(sys.argv[1])\n"
+    )
+    run = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", program, str(everything)], capture_output=True, check=True
+    )
+    assert run.stderr == b""
+
+
+def test_a_source_that_goes_closes_its_file(everything):
+    source = LocalSource(everything)
+    fd = source._fd
+    os.fstat(fd)
+    del source
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
