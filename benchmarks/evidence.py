@@ -48,7 +48,7 @@ from students import (
     sensitivity_cell,
 )
 
-from hellofmt.distillation import digest_of
+from hellofmt.runs import digest_of
 
 RIVALS = (
     "hard",

@@ -22,8 +22,6 @@ from hellofmt.distillation import (
     ArrayImages,
     FitSettings,
     ProjectorSettings,
-    Stages,
-    digest_of,
     digits,
     fitted_projector,
     read_image_folder,
@@ -32,6 +30,7 @@ from hellofmt.distillation import (
     train_trajectory,
 )
 from hellofmt.projector import load_base, seeded_base
+from hellofmt.runs import Stages, digest_of
 from hellofmt.student import SMALL_IMAGE_SIZE
 
 if TYPE_CHECKING:

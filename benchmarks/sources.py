@@ -15,16 +15,11 @@ from setting import TEMPERATURE
 import hellofmt
 from hellofmt.archive import Draft, ImageItem, ImageSet, encode_image, write_archive
 from hellofmt.archive.manifest import Dataset
-from hellofmt.distillation import (
-    Selection,
-    SelectSettings,
-    Stages,
-    select_images,
-    write_distilled,
-)
-from hellofmt.distillation.stages import Result
+from hellofmt.distillation import Selection, SelectSettings, select_images, write_distilled
 from hellofmt.ledger import ledger_of
 from hellofmt.loading import HelloDataset, write_labels
+from hellofmt.runs import Stages
+from hellofmt.runs.results import Result
 from hellofmt.student import label_source, write_teacher
 
 TOP_K = 10

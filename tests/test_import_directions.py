@@ -21,8 +21,9 @@ ALLOWED = {
     "plan": LEAVES | {"archive", "ledger"},
     "projector": LEAVES | {"archive"},
     "loading": LEAVES | {"archive", "projector"},
-    "student": LEAVES | {"archive", "projector", "loading"},
-    "distillation": LEAVES | {"archive", "plan", "projector", "loading", "student"},
+    "runs": LEAVES | {"archive"},
+    "student": LEAVES | {"archive", "projector", "loading", "runs"},
+    "distillation": LEAVES | {"archive", "plan", "projector", "loading", "runs", "student"},
 }
 KERNEL_USERS = {
     "projector/labeler.py",

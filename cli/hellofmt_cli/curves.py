@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hellofmt.errors import printable
-from hellofmt.student import write_file
+from hellofmt.runs import write_file
 from hellofmt_cli.output import warn
 
 if TYPE_CHECKING:

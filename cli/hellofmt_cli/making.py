@@ -30,19 +30,15 @@ from hellofmt.distillation import (
     ProjectorSettings,
     RefineSettings,
     SelectSettings,
-    Stages,
     TeacherPool,
     build_network,
     check_target,
     default_steps,
-    digest_of,
     distill,
     fidelity_table,
     is_network,
-    joined,
     load_named_teacher,
     maturity,
-    network_gflop,
     predicted_seconds,
     read_source,
     split_validation,
@@ -50,6 +46,7 @@ from hellofmt.distillation import (
 )
 from hellofmt.errors import UserInputError
 from hellofmt.projector import load_base, seeded_base
+from hellofmt.runs import Stages, digest_of, joined, network_gflop
 from hellofmt_cli.output import (
     count,
     device_option,
@@ -68,8 +65,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hellofmt.archive import Storage, Views
-    from hellofmt.distillation import ArrayImages, Fidelity, Meter, Precision, StageCost
+    from hellofmt.distillation import ArrayImages, Fidelity, Precision
     from hellofmt.projector import LoadedBase, Projector
+    from hellofmt.runs import Meter, StageCost
 
 __all__ = [
     "Data",

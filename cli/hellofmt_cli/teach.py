@@ -9,13 +9,12 @@ import click
 from hellofmt.distillation import (
     CHECKPOINTS,
     TEACHER_RECIPE,
-    Meter,
     build_network,
-    network_gflop,
     read_source,
     split_validation,
     train_trajectory,
 )
+from hellofmt.runs import Meter, network_gflop
 from hellofmt_cli.making import (
     arithmetic,
     bar,

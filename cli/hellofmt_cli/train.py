@@ -17,9 +17,10 @@ import torchvision
 
 import hellofmt
 from hellofmt.archive import ClassLine, open_archive
-from hellofmt.distillation import build_network, joined, read_source
+from hellofmt.distillation import build_network, read_source
 from hellofmt.errors import UserInputError, printable
 from hellofmt.loading import HelloDataset, StoredLabels
+from hellofmt.runs import joined
 from hellofmt.student import (
     RECIPES,
     SMALL_IMAGE_SIZE,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hellofmt.distillation.cost import Meter, StageCost, network_gflop
 from hellofmt.distillation.fit import (
     Fidelity,
     FitSettings,
@@ -32,7 +31,6 @@ from hellofmt.distillation.sources import (
     read_source,
     stratified_split,
 )
-from hellofmt.distillation.stages import Stages
 from hellofmt.distillation.teacher import (
     TEACHER_RECIPE,
     Teacher,
@@ -50,8 +48,6 @@ from hellofmt.distillation.trajectory import (
     read_trajectory,
     train_trajectory,
 )
-from hellofmt.student.ranks import agreed, joined
-from hellofmt.student.results import digest_of
 
 __all__ = [
     "CHECKPOINTS",
@@ -60,24 +56,19 @@ __all__ = [
     "DistillReport",
     "Fidelity",
     "FitSettings",
-    "Meter",
     "Precision",
     "ProjectorSettings",
     "RefineSettings",
     "Refinement",
     "SelectSettings",
     "Selection",
-    "StageCost",
-    "Stages",
     "Teacher",
     "TeacherPool",
     "Trajectory",
-    "agreed",
     "build_network",
     "check_target",
     "check_teacher",
     "default_steps",
-    "digest_of",
     "digits",
     "distill",
     "fidelity",
@@ -85,11 +76,9 @@ __all__ = [
     "fit_projector",
     "fitted_projector",
     "is_network",
-    "joined",
     "load_named_teacher",
     "load_teacher",
     "maturity",
-    "network_gflop",
     "predicted_seconds",
     "read_image_folder",
     "read_source",

@@ -31,13 +31,13 @@ from typing import TYPE_CHECKING, Final, Literal
 import torch
 from torch.nn import functional
 
-from hellofmt.distillation.cost import gflop_of
 from hellofmt.distillation.teacher import device_of
 from hellofmt.errors import UserInputError
 from hellofmt.projector import STORAGES, stored_labelers
-from hellofmt.student import ranks
+from hellofmt.runs import ranks
+from hellofmt.runs.cost import gflop_of
+from hellofmt.runs.resume import read_state, write_state
 from hellofmt.student.batches import ArrayBatches
-from hellofmt.student.resume import read_state, write_state
 
 if TYPE_CHECKING:
     import os

@@ -26,7 +26,6 @@ from hellofmt.archive import (
     write_archive,
 )
 from hellofmt.archive.manifest import Dataset
-from hellofmt.distillation.cost import StageCost, network_gflop
 from hellofmt.distillation.fit import (
     Fidelity,
     FitSettings,
@@ -44,14 +43,15 @@ from hellofmt.distillation.select import (
     select_images,
 )
 from hellofmt.distillation.sources import stratified_split
-from hellofmt.distillation.stages import Stages
 from hellofmt.distillation.teacher import check_teacher, device_of, teacher_accuracy
 from hellofmt.errors import HelloIOError, UserInputError, printable
 from hellofmt.plan import paper_head_rank
 from hellofmt.projector import Projector
 from hellofmt.projector.lowrank import Delta
-from hellofmt.student import ranks
-from hellofmt.student.results import Result, digest_of
+from hellofmt.runs import ranks
+from hellofmt.runs.cost import StageCost, network_gflop
+from hellofmt.runs.results import Result, digest_of
+from hellofmt.runs.stages import Stages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

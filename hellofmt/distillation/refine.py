@@ -25,11 +25,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from hellofmt.distillation.cost import gflop_of
 from hellofmt.errors import UserInputError, printable
 from hellofmt.loading import render
 from hellofmt.projector.lowrank import Delta
-from hellofmt.student import ranks
+from hellofmt.runs import ranks
+from hellofmt.runs.cost import gflop_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

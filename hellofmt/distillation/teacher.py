@@ -25,11 +25,11 @@ from safetensors.numpy import load, save
 from torch import nn
 
 from hellofmt.errors import UserInputError, printable
+from hellofmt.runs.results import write_file
 from hellofmt.student.batches import ArrayBatches
 from hellofmt.student.evaluate import prepare_images
 from hellofmt.student.networks import build_student
 from hellofmt.student.recipes import Recipe
-from hellofmt.student.results import write_file
 from hellofmt.student.teacher import Teacher
 from hellofmt.student.train import train_student
 

@@ -35,11 +35,11 @@ from hellofmt.distillation.teacher import (
     teacher_accuracy,
 )
 from hellofmt.errors import HelloIOError, UserInputError, printable
-from hellofmt.student import ranks
+from hellofmt.runs import ranks
+from hellofmt.runs.results import digest_of, write_file
+from hellofmt.runs.resume import read_state, write_state
 from hellofmt.student.batches import ArrayBatches
 from hellofmt.student.networks import build_student
-from hellofmt.student.results import digest_of, write_file
-from hellofmt.student.resume import read_state, write_state
 from hellofmt.student.train import learning_rate_factor, loss_of, optimiser_of
 
 if TYPE_CHECKING:

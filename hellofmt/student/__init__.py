@@ -16,7 +16,6 @@ from hellofmt.student.networks import (
     is_student,
 )
 from hellofmt.student.recipes import RECIPES, Recipe, recipe
-from hellofmt.student.results import write_file
 from hellofmt.student.teacher import (
     TEACHER_STORAGES,
     Teacher,
@@ -56,6 +55,5 @@ __all__ = [
     "train_from_archive",
     "train_from_dataset",
     "train_student",
-    "write_file",
     "write_teacher",
 ]

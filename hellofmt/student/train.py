@@ -29,10 +29,10 @@ from torch.nn import functional
 from hellofmt import rng
 from hellofmt.errors import UserInputError
 from hellofmt.loading import HelloDataset
-from hellofmt.student import ranks
+from hellofmt.runs import ranks
+from hellofmt.runs.results import digest_of
+from hellofmt.runs.resume import Checkpoint, read_state, write_state
 from hellofmt.student.batches import ArchiveBatches
-from hellofmt.student.results import digest_of
-from hellofmt.student.resume import Checkpoint, read_state, write_state
 
 if TYPE_CHECKING:
     import os
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
 
     from hellofmt.archive import HelloFile
     from hellofmt.projector import LoadedBase
+    from hellofmt.runs.resume import Keeper
     from hellofmt.student.average import Average
     from hellofmt.student.batches import Batch
     from hellofmt.student.recipes import Recipe
-    from hellofmt.student.resume import Keeper
 
 __all__ = [
     "learning_rate_factor",

@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from hellofmt.distillation.cost import Meter, gflop_of, network_gflop
 from hellofmt.distillation.fit import FitSettings, fit_gflop
 from hellofmt.distillation.refine import RefineSettings, refine_gflop
 from hellofmt.distillation.select import SelectSettings, select_gflop
-from hellofmt.distillation.stages import Stages
-from hellofmt.student.results import Result, read_result
+from hellofmt.runs.cost import Meter, gflop_of, network_gflop
+from hellofmt.runs.results import Result, read_result
+from hellofmt.runs.stages import Stages
 
 
 def test_a_product_is_two_operations_for_each_multiplication():

@@ -18,8 +18,8 @@ from hellofmt.distillation.fit import (
 )
 from hellofmt.distillation.teacher import teacher_accuracy
 from hellofmt.errors import StateError
+from hellofmt.runs.results import read_result
 from hellofmt.student.batches import ArrayBatches
-from hellofmt.student.results import read_result
 
 
 def log_softmax64(x):

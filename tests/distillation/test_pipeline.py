@@ -19,8 +19,8 @@ from hellofmt.distillation.sources import ArrayImages
 from hellofmt.distillation.teacher import train_teacher
 from hellofmt.errors import HelloIOError, UserInputError
 from hellofmt.projector import seeded_base
+from hellofmt.runs.results import read_result
 from hellofmt.student import results
-from hellofmt.student.results import read_result
 
 
 class Killed(BaseException):

@@ -9,7 +9,7 @@ import torch
 from hellofmt.distillation import select
 from hellofmt.distillation.refine import RefineSettings, refine_images
 from hellofmt.distillation.select import SelectSettings, select_images
-from hellofmt.student import ranks
+from hellofmt.runs import ranks
 
 CHOICE = SelectSettings(ipc=2, factor=2, crops=2)
 REFINING = RefineSettings(steps=2, batch_size=5)

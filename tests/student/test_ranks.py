@@ -10,7 +10,7 @@ from torch import nn
 
 from hellofmt.errors import UserInputError
 from hellofmt.loading import HelloDataset
-from hellofmt.student import ranks
+from hellofmt.runs import ranks
 from hellofmt.student.networks import build_student
 from hellofmt.student.recipes import recipe
 from hellofmt.student.train import train_from_dataset

@@ -10,10 +10,10 @@ from torch import nn
 
 from hellofmt.errors import StateError, UserInputError
 from hellofmt.loading import HelloDataset
+from hellofmt.runs.results import read_result
 from hellofmt.student.average import Average
 from hellofmt.student.networks import build_student
 from hellofmt.student.recipes import recipe
-from hellofmt.student.results import read_result
 from hellofmt.student.train import train_from_dataset
 
 STEPS = 7
@@ -145,7 +145,7 @@ def test_a_folder_keeps_many_runs(run, tmp_path):
 
 
 def test_batches_that_cannot_be_skipped_are_drawn(tmp_path):
-    from hellofmt.student.resume import Checkpoint
+    from hellofmt.runs.resume import Checkpoint
     from hellofmt.student.train import train_student
 
     torch.manual_seed(0)

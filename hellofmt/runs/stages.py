@@ -17,10 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from hellofmt.distillation.cost import Meter, StageCost
 from hellofmt.errors import UserInputError
-from hellofmt.student import ranks
-from hellofmt.student.results import Result, digest_of, read_result, write_result
+from hellofmt.runs import ranks
+from hellofmt.runs.cost import Meter, StageCost
+from hellofmt.runs.results import Result, digest_of, read_result, write_result
 
 if TYPE_CHECKING:
     import os

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from hellofmt.errors import UserInputError
+from hellofmt.runs.results import Result, digest_of, read_result, write_result
 from hellofmt.student.recipes import Recipe
-from hellofmt.student.results import Result, digest_of, read_result, write_result
 
 
 def test_a_digest_sees_every_part(views, stripes):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from hellofmt.errors import StateError, printable
-from hellofmt.student.results import Result, read_result, write_result
+from hellofmt.runs.results import Result, read_result, write_result
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

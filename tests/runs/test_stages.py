@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hellofmt.distillation.stages import Stages
-from hellofmt.student import results
-from hellofmt.student.results import Result
+from hellofmt.runs import results
+from hellofmt.runs.results import Result
+from hellofmt.runs.stages import Stages
 
 
 def test_a_stage_is_made_once_for_its_inputs(tmp_path):

@@ -1,0 +1,18 @@
+"""What every long run shares: the loop, its state, ranks, stages, results as files, and costs."""
+
+from __future__ import annotations
+
+from hellofmt.runs.cost import Meter, StageCost, network_gflop
+from hellofmt.runs.ranks import joined
+from hellofmt.runs.results import digest_of, write_file
+from hellofmt.runs.stages import Stages
+
+__all__ = [
+    "Meter",
+    "StageCost",
+    "Stages",
+    "digest_of",
+    "joined",
+    "network_gflop",
+    "write_file",
+]
