@@ -7,7 +7,6 @@ only rank 0 speaks.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -52,7 +51,9 @@ from hellofmt_cli.output import (
     device_option,
     echo_json,
     echo_page,
+    is_speaking,
     progress,
+    say,
     shown_path,
     size,
     warn,
@@ -77,11 +78,9 @@ __all__ = [
     "cost_lines",
     "data_options",
     "fit_options",
-    "is_speaking",
     "make_archive",
     "measured_kind",
     "read_data",
-    "say",
     "steps_of",
 ]
 
@@ -105,7 +104,11 @@ data_options = _all(
         type=click.IntRange(4, 1024),
         help="Side of a view in pixels.  [default: that of the images]",
     ),
-    click.option("--classes", metavar="FILE", help="Class list: `key` or `key TAB name` a line."),
+    click.option(
+        "--classes",
+        metavar="FILE",
+        help="Class list in label order: `key TAB name` a line, or a published list.",
+    ),
     click.option("--name", help="Of the data set.  [default: name of DATA]"),
     click.option(
         "--view-crop",
@@ -246,7 +249,7 @@ def read_data(data: Sequence[str], options: dict[str, Any]) -> Data:
         UserInputError: the data or an option cannot be used.
         OSError: something cannot be read.
     """
-    lines = None if options["classes"] is None else read_class_lines(options["classes"])
+    lines = None if options["classes"] is None else read_class_lines(options["classes"], say=say)
     images = read_source(list(data), options["view_size"], classes=lines)
     for note in images.notes:
         if is_speaking():
@@ -279,17 +282,6 @@ def _views(
     if flip is not None:
         changes["flip"] = decimal_string(flip)
     return msgspec.structs.replace(default_views(side), **changes)
-
-
-def is_speaking() -> bool:
-    """Whether this process prints: rank 0 of ``torchrun``, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def say(text: str) -> None:
-    """One line on stderr, from rank 0."""
-    if is_speaking():
-        click.echo(text, err=True)
 
 
 def bar(label: str) -> AbstractContextManager[Callable[[int, int], None] | None]:

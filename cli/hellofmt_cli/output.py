@@ -30,12 +30,14 @@ __all__ = [
     "device_option",
     "echo_json",
     "echo_page",
+    "is_speaking",
     "json_option",
     "limit_option",
     "limits",
     "opened",
     "progress",
     "reading",
+    "say",
     "shown_path",
     "size",
     "warn",
@@ -94,6 +96,17 @@ def echo_page(rows: Sequence[tuple[str, str] | None], indent: int = 0) -> None:
 def echo_json(document: dict[str, Any]) -> None:
     """Print one document: ASCII, two spaces of indent, keys in the order given."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False))
+
+
+def is_speaking() -> bool:
+    """Whether this process prints: rank 0 of ``torchrun``, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(text: str) -> None:
+    """Print one line to stderr, from rank 0."""
+    if is_speaking():
+        click.echo(text, err=True)
 
 
 def warn(text: str) -> None:

@@ -23,6 +23,7 @@ from hellofmt_cli.output import (
     limit_option,
     limits,
     progress,
+    say,
     shown_path,
     size,
 )
@@ -40,7 +41,11 @@ __all__ = ["pack"]
 @click.argument("source", nargs=-1)
 @click.option("-o", "--output", required=True, metavar="FILE", help="The archive to write.")
 @click.option("--projector", metavar="FILE", help="Archive whose label function is copied.")
-@click.option("--classes", metavar="FILE", help="Class list: `key` or `key TAB name` a line.")
+@click.option(
+    "--classes",
+    metavar="FILE",
+    help="Class list in label order: `key TAB name` a line, or a published list.",
+)
 @click.option("--force", is_flag=True, help="Replace an existing archive.")
 @click.option(
     "--reencode",
@@ -168,7 +173,7 @@ def pack(
             adapter,
             output,
             base=base,
-            classes=read_class_lines(classes),
+            classes=read_class_lines(classes, say=say),
             prompts=prompts or ("a photo of a {}.",),
             temperature=temperature,
             storage=storage,
@@ -192,7 +197,7 @@ def pack(
             source,
             output,
             projector=projector,
-            classes=None if classes is None else read_class_lines(classes),
+            classes=None if classes is None else read_class_lines(classes, say=say),
             views=_views(view_size, view_crop, view_flip, view_mix),
             name=name,
             version=version,

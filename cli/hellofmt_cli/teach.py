@@ -23,10 +23,9 @@ from hellofmt_cli.making import (
     data_options,
     measured_kind,
     read_data,
-    say,
     steps_of,
 )
-from hellofmt_cli.output import echo_json, echo_page, json_option, shown_path
+from hellofmt_cli.output import echo_json, echo_page, json_option, say, shown_path
 
 __all__ = ["teach"]
 

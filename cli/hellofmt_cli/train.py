@@ -32,11 +32,12 @@ from hellofmt.student import (
     train_from_dataset,
 )
 from hellofmt_cli.curves import Log
-from hellofmt_cli.making import bar, is_speaking
+from hellofmt_cli.making import bar
 from hellofmt_cli.output import (
     device_option,
     echo_json,
     echo_page,
+    is_speaking,
     json_option,
     limit_option,
     limits,

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hellofmt.archive.class_lists import read_class_lines
     from hellofmt.archive.classes import Classes, ClassLine
     from hellofmt.archive.images import decode_image, encode_image
     from hellofmt.archive.index import Index
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
         tensors_digest,
         validate_manifest,
     )
-    from hellofmt.archive.pack import default_views, pack_archive, read_class_lines
+    from hellofmt.archive.pack import default_views, pack_archive
     from hellofmt.archive.probes import probe_images
     from hellofmt.archive.reader import HelloFile, open_archive
     from hellofmt.archive.schema import json_schema
@@ -127,11 +128,12 @@ __all__ = [
 ]
 
 _MODULES = {
+    "class_lists": ("read_class_lines",),
     "classes": ("ClassLine", "Classes"),
     "images": ("decode_image", "encode_image"),
     "index": ("Index",),
     "limits": ("DEFAULT_LIMITS", "Limits"),
-    "pack": ("default_views", "pack_archive", "read_class_lines"),
+    "pack": ("default_views", "pack_archive"),
     "probes": ("probe_images",),
     "reader": ("HelloFile", "open_archive"),
     "schema": ("json_schema",),

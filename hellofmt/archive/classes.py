@@ -71,7 +71,8 @@ def class_bytes(lines: Sequence[ClassLine]) -> bytes:
         text = f"{line.key}\t{', '.join(line.names)}"
         problem = _line_problem(text, label, seen)
         if not problem and tuple(text.partition("\t")[2].split(", ")) != line.names:
-            problem = f"class {label}: a name holds a comma and a space, or is missing"
+            shown = printable(text, 80)
+            problem = f"class {label}: a name is missing or holds a comma and a blank, in {shown}"
         if problem:
             raise UserInputError.make("E_DATA", problem)
         out.append(text + "\n")
@@ -90,7 +91,7 @@ def parse_classes(data: bytes, count: int) -> Classes:
 
     Raises:
         SpecError: not UTF-8, no last line feed, another number of lines, a line that is too long,
-            twice there, without TAB or name, or with control characters (E_CLASSES).
+            duplicate, without TAB or name, or with control characters (E_CLASSES).
     """
 
     def fault(text: str) -> SpecError:
@@ -121,19 +122,21 @@ def parse_classes(data: bytes, count: int) -> Classes:
 def _line_problem(line: str, label: int, seen: set[str]) -> str:
     """What is wrong with a line, or an empty string; adds its key to ``seen``."""
     key, tab, rest = line.partition("\t")
+    shown = printable(line, 80)
     try:
         size = len(line.encode("utf-8"))
     except UnicodeEncodeError:
-        return f"class {label}: a lone surrogate"
+        # What the operating system gives for a file name that is not UTF-8.
+        return f"class {label}: not UTF-8: {shown}"
     if size > _LINE_BYTES:
-        return f"class {label}: line of {size} bytes; expected at most {_LINE_BYTES}"
+        return f"class {label}: line of {size} bytes; expected at most {_LINE_BYTES}: {shown}"
     if not tab or not key:
-        return f"class {label}: expected a key, a TAB and a name, got {printable(line, 80)}"
+        return f"class {label}: expected a key, a TAB and a name, got {shown}"
     if _CONTROL.search(key) or _CONTROL.search(rest):
-        return f"class {label}: control character in {printable(line, 80)}"
+        return f"class {label}: control character in {shown}"
     if any(name != name.strip(" ") or not name for name in rest.split(", ")):
-        return f"class {label}: empty or padded name in {printable(line, 80)}"
+        return f"class {label}: empty or padded name in {shown}"
     if key in seen:
-        return f"class {label}: key {printable(key, 80)} stands twice"
+        return f"class {label}: duplicate key {printable(key, 80)}"
     seen.add(key)
     return ""

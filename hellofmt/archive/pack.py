@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["default_views", "pack_archive", "read_class_lines"]
+__all__ = ["default_views", "pack_archive"]
 
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
@@ -313,32 +313,6 @@ def default_views(size: int) -> Views:
         size=size,
         std=[decimal_string(value) for value in IMAGENET_STD],
     )
-
-
-def read_class_lines(path: str | os.PathLike[str]) -> list[ClassLine]:
-    """Read a class list: one line per class, ``key`` or ``key TAB name[, synonym...]``.
-
-    Args:
-        path: a UTF-8 file in label order; empty lines are passed over.
-
-    Returns:
-        The classes; one without names is called by its key.
-
-    Raises:
-        UserInputError: not UTF-8, or no class (E_DATA).
-        OSError: it cannot be read.
-    """
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserInputError.make("E_DATA", f"`{printable(path)}`: not UTF-8") from None
-    lines: list[ClassLine] = []
-    for line in filter(None, map(str.strip, text.split("\n"))):
-        key, _, names = line.partition("\t")
-        lines.append(ClassLine(key, tuple((names or key).split(", "))))
-    if not lines:
-        raise UserInputError.make("E_DATA", f"`{printable(path)}`: no class in it")
-    return lines
 
 
 def _paths(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:

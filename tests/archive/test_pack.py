@@ -267,15 +267,6 @@ class TestRefusals:
         text = refused(UserInputError, root, tmp_path / "x.hello", classes=lines)
         assert "2 of 2 classes of the source are not in the class list of 2: 0, 2" in text
 
-    def test_class_lists(self, tmp_path):
-        path = tmp_path / "classes.txt"
-        path.write_text("\n\n")
-        with pytest.raises(UserInputError, match="no class in it"):
-            read_class_lines(path)
-        path.write_bytes(b"\xff\xfe")
-        with pytest.raises(UserInputError, match="not UTF-8"):
-            read_class_lines(path)
-
     def test_existing_target(self, tmp_path):
         root = write_folder(tmp_path / "set", ["a/1.png", "b/1.png"])
         target = tmp_path / "x.hello"
