@@ -1,19 +1,26 @@
 """Every error of hellofmt, with the exit code that the command line gives for it.
 
-Each class takes exactly one string. A ``DataLoader`` rebuilds a worker's exception as
-``type(error)(message)``, so a class with two arguments would arrive in the main process as a bare
-``RuntimeError``; one string survives every process boundary, and ``code``, ``member`` and
-``offset`` are read back from it. Messages have one form::
+An error is a value: ``code``, ``member``, ``offset``, ``argument``, ``problems`` and ``advice`` are
+fields, and the text is made from them, never read back. It has one form::
 
     E_DIGEST_MEMBER member=images/0000/000123.png offset=4096: digest differs; expected ab, got cd
+
+The library states facts. Where an error concerns an argument of a call or advises to pass one, it
+names the argument, and whoever shows the error spells it: Python as `` `license_name` ``, the
+command line as ``--license``. An error pickles with its fields.
 
 The exit codes are a contract (``spec/hello-1.md``, "Exit codes"): no option turns 4, 5 or 7 into 0.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
-from typing import ClassVar, Self
+import unicodedata
+from typing import TYPE_CHECKING, ClassVar, Final, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
 
 __all__ = [
     "BaseModelError",
@@ -26,98 +33,228 @@ __all__ = [
     "StateError",
     "TrustError",
     "UserInputError",
+    "did_you_mean",
+    "foreign_text",
     "printable",
+    "shown_path",
+    "target_exists",
 ]
 
-_FORM = re.compile(
-    r"(?P<code>E_[A-Z0-9_]+)(?: member=(?P<member>[^ :]+))?(?: offset=(?P<offset>[0-9]+))?(?:: |$)"
+# Letters and marks that Unicode calls ignorable: they show nothing, so that two names look alike.
+_INVISIBLE: Final = frozenset(
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0"
+    + "".join(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
 )
 
-# A DataLoader puts its worker's traceback in front; the message follows the class's name.
-_AFTER_TRACEBACK = re.compile(r"(?<=: )" + _FORM.pattern)
+# Controls, formats (bidirectional marks and zero-width joiners), surrogates, private and unassigned
+# code points, line and paragraph separators.
+_HIDDEN_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
+_ANSI: Final = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
 
-def _form(message: str) -> re.Match[str] | None:
-    """The parts of ``message``, as it was made or as it came from a worker process."""
-    match = _FORM.match(message)
-    if match or not message.startswith("Caught "):
-        return match
-    # Of chained errors the last is the one that was raised.
-    return next(reversed(list(_AFTER_TRACEBACK.finditer(message))), None)
+# What other libraries advise and nobody should follow, or follows on another page.
+_BAD_ADVICE: Final = re.compile(
+    r"weights_only|arbitrary code|trusted source|safe_globals|allowlist|https?://|open an issue"
+    r"|file an issue|github\.com|pickle",
+    re.IGNORECASE,
+)
 
 
 def printable(value: object, limit: int = 200) -> str:
-    r"""``value`` as one line of printable ASCII, at most ``limit`` characters.
+    r"""``value`` as one line that shows what it is made of, at most ``limit`` characters.
 
-    Everything that comes from a file passes through here before it reaches a terminal or a log:
-    control characters, escapes, line ends and non-ASCII appear as ``\xNN``, ``\uNNNN`` sequences.
+    Everything that comes from a file passes through here before it reaches a terminal or a log.
+    Letters of any script stay as they are. What a terminal would obey or not show appears as an
+    escape (``\xNN``, ``\uNNNN``): control and bidirectional characters, line ends, lone
+    surrogates, zero-width and other invisible characters.
 
     Args:
-        value: bytes (read as Latin-1) or anything with ``str()``.
+        value: bytes (beyond ASCII shown as ``\xNN``) or anything with ``str()``.
         limit: most characters returned; a cut ends in ``...``.
 
     Returns:
-        Printable ASCII without line ends.
+        One line without control characters.
     """
-    text = value[: limit + 1].decode("latin-1") if isinstance(value, bytes) else str(value)
     # Cut first: escaping a hostile megabyte to show 200 characters of it would be waste.
-    cut = text[: limit + 1]
-    escaped = "".join(
-        c if " " <= c <= "~" and c != "\\" else c.encode("unicode_escape").decode("ascii")
-        for c in cut
-    )
-    if len(text) > limit or len(escaped) > limit:
-        return escaped[: limit - 3] + "..."
-    return escaped
+    if isinstance(value, bytes):
+        text = value[: limit + 1].decode("ascii", "backslashreplace")
+    else:
+        text = str(value)[: limit + 1]
+    shown = shown_path(text)
+    return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+
+
+def _shown(character: str) -> str:
+    if " " <= character <= "~":
+        return character
+    if character in _INVISIBLE or unicodedata.category(character) in _HIDDEN_CATEGORIES:
+        return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+    return character
+
+
+def shown_path(path: object) -> str:
+    """A path, as ``printable`` shows it, but whole: it may have to be copied."""
+    return "".join(map(_shown, str(path)))
+
+
+def foreign_text(error: BaseException, limit: int = 160) -> str:
+    r"""What an error of another library says, in one line that is safe to show.
+
+    Escape sequences for colours, sentences of bad advice (``weights_only=False``) and everything
+    after the first paragraph go; what is too long is cut at a word.
+
+    Args:
+        error: of torch, Pillow, open_clip, safetensors, the operating system, ...
+        limit: most characters returned.
+
+    Returns:
+        One line without a final full stop; the name of the error's class where it says nothing.
+    """
+    lines: list[str] = []
+    for line in _ANSI.sub("", str(error)[: 64 * limit]).strip().splitlines():
+        if not line.strip() and lines:
+            break
+        lines.append(line.strip())
+    sentences = re.split(r"(?<=[.!?:])\s+", " ".join(lines))
+    kept = " ".join(sentence for sentence in sentences if not _BAD_ADVICE.search(sentence))
+    text = printable(kept, 64 * limit).rstrip(" .:,;")
+    if len(text) > limit:
+        text = text[: limit - 3].rsplit(" ", 1)[0].rstrip(" .:,;") + "..."
+    return text or type(error).__name__
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The advice for a mistyped word.
+
+    Args:
+        word: what was typed.
+        known: the words there are.
+
+    Returns:
+        ``did you mean `x`?``, or an empty string where nothing is near.
+    """
+    by_lower = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    return f"did you mean `{by_lower[near[0]]}`?" if near else ""
+
+
+# An argument in an advice, perhaps with its value: {force}, {limits:images=6}.
+_ARGUMENT: Final = re.compile(r"\{([a-z_]+)(?::([^{}]*))?\}")
+
+
+def _as_in_python(argument: str, value: str) -> str:
+    return f"`{argument}` {value}".strip()
 
 
 class HelloError(Exception):
-    """Root of every error that hellofmt raises on purpose."""
+    """Root of every error that hellofmt raises on purpose.
+
+    Attributes:
+        message: the fact, without code, place and advice.
+        code: ``E_...``, one of the codes of the class, or an empty string.
+        member: archive member it concerns, or an empty string.
+        offset: byte offset in the file, if known.
+        argument: name of the argument of the call that it concerns, or an empty string.
+        problems: single findings, where there can be several; each has a ``str()``.
+        advice: what to do, or an empty string; ``{name}`` stands for an argument of the call,
+            ``{name:value}`` for one with its value.
+    """
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, message: str) -> None:
-        """Keep ``message``; see ``make`` for the usual way to build one."""
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "",
+        member: str = "",
+        offset: int | None = None,
+        argument: str = "",
+        problems: Sequence[object] = (),
+        advice: str = "",
+    ) -> None:
+        """Keep the fields; see the class."""
         super().__init__(message)
+        self.code = code
+        self.member = member
+        self.offset = offset
+        self.argument = argument
+        self.problems = tuple(problems)
+        self.advice = advice
 
     @classmethod
-    def make(cls, code: str, text: str, *, member: str = "", offset: int | None = None) -> Self:
-        """Build the error from its parts.
+    def make(
+        cls,
+        code: str,
+        text: str,
+        *,
+        member: str = "",
+        offset: int | None = None,
+        argument: str = "",
+        problems: Sequence[object] = (),
+        advice: str = "",
+    ) -> Self:
+        """Build the error from its parts, the code first.
 
         Args:
             code: ``E_...``, one of the codes of the class.
-            text: one line, lower case, ``fact; expected X, got Y``. Values from a file must have
-                gone through ``printable``.
-            member: archive member it concerns.
-            offset: byte offset in the file.
+            text: the fact, one line, lower case: ``fact; expected X, got Y``. Values from a file
+                must have gone through ``printable``.
+            member: as in the class.
+            offset: as in the class.
+            argument: as in the class.
+            problems: as in the class.
+            advice: as in the class.
 
         Returns:
             The error, not raised.
         """
-        where = code
-        if member:
-            where += f" member={printable(member).replace(' ', '_').replace(':', '_')}"
-        if offset is not None:
-            where += f" offset={offset}"
-        return cls(f"{where}: {text}")
+        return cls(
+            text,
+            code=code,
+            member=member,
+            offset=offset,
+            argument=argument,
+            problems=problems,
+            advice=advice,
+        )
 
     @property
-    def code(self) -> str:
-        """The ``E_...`` code, or an empty string."""
-        match = _form(str(self))
-        return match["code"] if match else ""
+    def message(self) -> str:
+        """The fact alone."""
+        return str(self.args[0])
 
     @property
-    def member(self) -> str:
-        """The archive member the error concerns, or an empty string."""
-        match = _form(str(self))
-        return (match["member"] or "") if match else ""
+    def where(self) -> str:
+        """The place: ``member=NAME offset=NUMBER``, as far as they are known."""
+        member = f"member={printable(self.member)}" if self.member else ""
+        offset = "" if self.offset is None else f"offset={self.offset}"
+        return f"{member} {offset}".strip()
 
-    @property
-    def offset(self) -> int | None:
-        """The byte offset the error concerns, if known."""
-        match = _form(str(self))
-        return int(match["offset"]) if match and match["offset"] else None
+    def text(self, spell: Callable[[str, str], str] = _as_in_python) -> str:
+        """The whole error in one line.
+
+        Args:
+            spell: how the reader writes an argument of a call and its value (or ``""``):
+                ``("force", "")`` as ``--force``, say.
+
+        Returns:
+            Code, place, argument, message, problems and advice, as far as there are.
+        """
+        head = f"{self.code} {self.where}".strip()
+        parts = [self.message] if self.message else []
+        # Five problems are a picture; a hostile file could have a million.
+        parts += [str(problem) for problem in self.problems[:5]]
+        if len(self.problems) > 5:
+            parts.append(f"and {len(self.problems) - 5} more")
+        if self.advice:
+            parts.append(_ARGUMENT.sub(lambda match: spell(match[1], match[2] or ""), self.advice))
+        argument = f"{spell(self.argument, '')}: " if self.argument else ""
+        body = argument + "; ".join(parts)
+        return f"{head}: {body}" if head else body
+
+    def __str__(self) -> str:
+        return self.text()
 
 
 class NotHelloError(HelloError, ValueError):
@@ -202,3 +339,17 @@ class UserInputError(HelloError, ValueError):
     """
 
     exit_code = 2
+
+
+def target_exists(path: object, *, can_replace: bool = True) -> HelloIOError:
+    """The one refusal of a target that is there already.
+
+    Args:
+        path: of the target.
+        can_replace: whether the call has a ``force``.
+
+    Returns:
+        E_TARGET, not raised.
+    """
+    advice = "{force} replaces it" if can_replace else "name a new one"
+    return HelloIOError.make("E_TARGET", f"`{shown_path(path)}` exists", advice=advice)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from hellofmt.archive import UNSET, encode_image
-from hellofmt.errors import UserInputError, printable
-from hellofmt_cli.output import limit_option, opened, shown_path
+from hellofmt.errors import UserInputError, printable, shown_path
+from hellofmt_cli.output import limit_option, opened
 
 if TYPE_CHECKING:
     from hellofmt.archive import HelloFile

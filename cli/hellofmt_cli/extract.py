@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hellofmt.archive import UNSET, open_archive, verify_archive
-from hellofmt.errors import HelloIOError, printable
+from hellofmt.errors import HelloIOError, shown_path, target_exists
 from hellofmt_cli.cat import image_bytes
 from hellofmt_cli.output import (
     count,
@@ -27,7 +27,6 @@ from hellofmt_cli.output import (
     limits,
     progress,
     reading,
-    shown_path,
     size,
 )
 
@@ -107,7 +106,7 @@ def _report(archive_id: str, directory: str, files: int, written: int, *, as_jso
 
 def _refuse_existing(target: Path) -> None:
     if os.path.lexists(target):
-        raise HelloIOError.make("E_TARGET", f"`{printable(target)}` exists; give a new directory")
+        raise target_exists(target, can_replace=False)
 
 
 def _members(archive: HelloFile) -> Iterator[tuple[str, bytes]]:

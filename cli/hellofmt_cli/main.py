@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import click
 
 import hellofmt
-from hellofmt.errors import HelloError
-from hellofmt_cli.output import FILE_KEY, JSON_KEY, echo_json, shown_path
+from hellofmt.errors import HelloError, shown_path
+from hellofmt_cli.output import FILE_KEY, JSON_KEY, echo_json, option_of
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -112,7 +112,7 @@ class _Hello(click.Group):
             ctx.exit(EXIT_SIGPIPE)
         except HelloError as error:
             code = error.code, error.member, error.offset
-            _report(ctx, _with_options(str(error)), error.exit_code, *code)
+            _report(ctx, error.text(option_of), error.exit_code, *code)
             ctx.exit(error.exit_code)
         except OSError as error:
             ctx.meta.pop(FILE_KEY, None)
@@ -124,14 +124,6 @@ class _Hello(click.Group):
         except Terminated:
             click.echo("Terminated.", err=True)
             ctx.exit(EXIT_SIGTERM)
-
-
-def _with_options(text: str) -> str:
-    """An error of the library, its last advice in words of the command line."""
-    for advice in ("`force` replaces it", "`reencode` converts it", "pass a `size`"):
-        if text.endswith(f"; {advice}"):
-            return text.removesuffix(advice) + advice.replace("`", "`--", 1)
-    return text
 
 
 def _os_error_text(error: OSError) -> str:

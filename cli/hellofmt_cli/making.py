@@ -43,7 +43,7 @@ from hellofmt.distillation import (
     split_validation,
     train_trajectory,
 )
-from hellofmt.errors import UserInputError
+from hellofmt.errors import UserInputError, shown_path
 from hellofmt.projector import load_base, seeded_base
 from hellofmt.runs import Stages, digest_of, joined, network_gflop
 from hellofmt_cli.output import (
@@ -54,7 +54,6 @@ from hellofmt_cli.output import (
     is_speaking,
     progress,
     say,
-    shown_path,
     size,
     warn,
 )

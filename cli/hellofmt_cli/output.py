@@ -14,11 +14,11 @@ import sys
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from hellofmt.errors import HelloIOError, UserInputError, printable
+from hellofmt.errors import UserInputError, printable, target_exists
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -35,10 +35,10 @@ __all__ = [
     "limit_option",
     "limits",
     "opened",
+    "option_of",
     "progress",
     "reading",
     "say",
-    "shown_path",
     "size",
     "warn",
     "write_text",
@@ -74,12 +74,19 @@ def count(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
-def shown_path(path: object) -> str:
-    """A path the user typed, on one line: letters of any script stay, control characters do not."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
-        for c in str(path)
-    )
+_OPTIONS: Final = {
+    "license_name": "--license",
+    "license_text": "--license-text",
+    "limits": "--limit",
+    "max_pixels": "--limit",
+}
+"""Options whose name is not that of the library's argument, with dashes."""
+
+
+def option_of(argument: str, value: str = "") -> str:
+    """What to type for an argument of the library: ``--force`` for ``force``."""
+    option = _OPTIONS.get(argument, "--" + argument.replace("_", "-"))
+    return f"`{option} {value}`" if value else f"`{option}`"
 
 
 def echo_page(rows: Sequence[tuple[str, str] | None], indent: int = 0) -> None:
@@ -227,7 +234,7 @@ def write_text(path: str, text: str, *, force: bool) -> None:
     """
     target = Path(path)
     if not force and os.path.lexists(target):
-        raise HelloIOError.make("E_TARGET", f"`{printable(target)}` exists; --force replaces it")
+        raise target_exists(target)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("x", encoding="utf-8") as stream:

@@ -14,7 +14,7 @@ from hellofmt.archive import (
     read_class_lines,
     shard_path,
 )
-from hellofmt.errors import UserInputError
+from hellofmt.errors import UserInputError, shown_path
 from hellofmt_cli.output import (
     count,
     echo_json,
@@ -24,7 +24,6 @@ from hellofmt_cli.output import (
     limits,
     progress,
     say,
-    shown_path,
     size,
 )
 

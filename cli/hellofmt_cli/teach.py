@@ -14,6 +14,7 @@ from hellofmt.distillation import (
     split_validation,
     train_trajectory,
 )
+from hellofmt.errors import shown_path
 from hellofmt.runs import Meter, network_gflop
 from hellofmt_cli.making import (
     arithmetic,
@@ -25,7 +26,7 @@ from hellofmt_cli.making import (
     read_data,
     steps_of,
 )
-from hellofmt_cli.output import echo_json, echo_page, json_option, say, shown_path
+from hellofmt_cli.output import echo_json, echo_page, json_option, say
 
 __all__ = ["teach"]
 

@@ -118,13 +118,14 @@ def check_limit(limits: Limits, name: str, value: int, *, member: str = "") -> N
     cap: int = getattr(limits, name)
     if value > cap:
         hard = _HARD[name]
-        advice = (
-            f"`--limit {name}={value}` raises it"
-            if value <= hard
-            else f"no option goes past {hard}"
-        )
+        fact = f"`{name}` is {value}, cap {cap}"
+        if value > hard:
+            fact += f"; no option goes past {hard}"
         raise LimitError.make(
-            f"E_LIMIT_{name.upper()}", f"`{name}` is {value}, cap {cap}; {advice}", member=member
+            f"E_LIMIT_{name.upper()}",
+            fact,
+            member=member,
+            advice=f"{{limits:{name}={value}}} raises it" if value <= hard else "",
         )
 
 

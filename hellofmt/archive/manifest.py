@@ -704,10 +704,7 @@ def _problem_of(error: msgspec.ValidationError) -> Problem:
 
 def _schema_error(problems: list[Problem]) -> SpecError:
     code = _CODES.get(problems[0].kind, "E_SCHEMA")
-    shown = "; ".join(str(problem) for problem in problems[:5])
-    if len(problems) > 5:
-        shown += f"; and {len(problems) - 5} more"
-    return SpecError.make(code, shown, member=MEMBER)
+    return SpecError.make(code, "", member=MEMBER, problems=problems)
 
 
 def _validate_extras(extras: Mapping[str, Any]) -> list[Problem]:

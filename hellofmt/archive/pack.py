@@ -275,8 +275,9 @@ def pack_archive(
                 )
             return write_archive(target, draft, force=force, limits=limits, progress=progress)
         except UserInputError as error:
-            if "E_CODEC" in str(error) and reencode is None:
-                raise UserInputError(f"{error}; `reencode` converts it") from None
+            cause = error.__cause__
+            if isinstance(cause, HelloError) and cause.code == "E_CODEC" and reencode is None:
+                error.advice = "{reencode} converts it"
             raise
 
 

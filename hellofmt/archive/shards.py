@@ -29,7 +29,13 @@ from hellofmt.archive.limits import DEFAULT_LIMITS, Limits, check_limit
 from hellofmt.archive.manifest import UNSET, Images, Manifest, Shard
 from hellofmt.archive.reader import HelloFile, check_expect
 from hellofmt.archive.source import display_name, is_url
-from hellofmt.errors import HelloIOError, SpecError, TrustError, UserInputError, printable
+from hellofmt.errors import (
+    SpecError,
+    TrustError,
+    UserInputError,
+    printable,
+    target_exists,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -541,7 +547,7 @@ def write_shards(
     paths = [shard_path(target, index, count) for index in range(count)]
     taken = [path for path in paths if os.path.lexists(path)]
     if taken and not force:
-        raise HelloIOError.make("E_TARGET", f"{printable(taken[0])} exists; `force` replaces it")
+        raise target_exists(taken[0])
     items = sorted(whole.items, key=lambda item: item.label)
     dataset, layout = plan_images(draft, limits)
     draft = replace(draft, dataset=dataset)

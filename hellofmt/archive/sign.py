@@ -30,7 +30,7 @@ from msgspec import Meta, Struct
 from hellofmt.archive.limits import DEFAULT_LIMITS, Limits
 from hellofmt.archive.manifest import Digest, Name, canonical
 from hellofmt.archive.source import display_name, is_url
-from hellofmt.errors import HelloIOError, TrustError, UserInputError, printable
+from hellofmt.errors import TrustError, UserInputError, printable, target_exists
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import (
@@ -98,7 +98,7 @@ def create_key(path: str | os.PathLike[str]) -> str:
     private, public = Path(path), Path(f"{os.fspath(path)}.pub")
     for target in (private, public):
         if os.path.lexists(target):
-            raise _target_exists(target)
+            raise target_exists(target, can_replace=False)
     key = Ed25519PrivateKey.generate()
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     _write_new(private, secret, mode=0o600)
@@ -139,7 +139,7 @@ def sign_archive(
     signer = _private_key(Path(key))
     out = signature_path(path) if target is None else Path(target)
     if not force and os.path.lexists(out):
-        raise _target_exists(out)
+        raise target_exists(out)
     # A signature vouches for bytes; vouching for a damaged archive would help nobody.
     verified = verify_archive(path, limits=limits)
     # The path could name another file by now.
@@ -337,10 +337,6 @@ def _key_id(key: Ed25519PublicKey) -> str:
     return "sha256:" + hashlib.sha256(key.public_bytes_raw()).hexdigest()
 
 
-def _target_exists(path: Path) -> HelloIOError:
-    return HelloIOError.make("E_TARGET", f"`{printable(path)}` exists")
-
-
 def _write_new(path: Path, data: bytes, *, mode: int = 0o644, force: bool = False) -> None:
     """Write a small file at once: old, new or none under its name, never a part of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
@@ -357,11 +353,11 @@ def _write_new(path: Path, data: bytes, *, mode: int = 0o644, force: bool = Fals
                 # Unlike a rename, a link fails where the name was taken meanwhile.
                 os.link(temporary, path)
             except FileExistsError:
-                raise _target_exists(path) from None
+                raise target_exists(path) from None
             except OSError:
                 # A file system without hard links: the check and the rename are two steps.
                 if os.path.lexists(path):
-                    raise _target_exists(path) from None
+                    raise target_exists(path) from None
                 temporary.rename(path)
     finally:
         with contextlib.suppress(FileNotFoundError):

@@ -94,6 +94,7 @@ from hellofmt.errors import (
     SpecError,
     UserInputError,
     printable,
+    target_exists,
 )
 
 if TYPE_CHECKING:
@@ -343,7 +344,7 @@ class _Row:
         try:
             shape = parse_image(data, codec)
         except HelloError as error:
-            raise UserInputError.make("E_DATA", f"{self.describe()}: {error}") from None
+            raise UserInputError.make("E_DATA", f"{self.describe()}: {error}") from error
         try:
             check_image_limits(shape, len(data), limits)
         except LimitError:
@@ -864,11 +865,7 @@ def _check_target(path: Path, force: bool) -> None:
     if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
         raise HelloIOError.make("E_TARGET", f"{shown} is no regular file")
     if not force:
-        raise _exists_error(path)
-
-
-def _exists_error(path: Path) -> HelloIOError:
-    return HelloIOError.make("E_TARGET", f"{printable(path)} exists; `force` replaces it")
+        raise target_exists(path)
 
 
 def _remove_stale(path: Path) -> None:
@@ -978,7 +975,7 @@ def _publish(temporary: Path, path: Path, force: bool) -> None:
             # A link refuses a name that exists, which a rename would silently replace.
             path.hardlink_to(temporary)
         except FileExistsError:
-            raise _exists_error(path) from None
+            raise target_exists(path) from None
         except OSError:
             # A file system without hard links: the check and the rename are two steps.
             _check_target(path, force)

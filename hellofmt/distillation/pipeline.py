@@ -44,7 +44,7 @@ from hellofmt.distillation.select import (
 )
 from hellofmt.distillation.sources import stratified_split
 from hellofmt.distillation.teacher import check_teacher, device_of, teacher_accuracy
-from hellofmt.errors import HelloIOError, UserInputError, printable
+from hellofmt.errors import HelloIOError, UserInputError, printable, target_exists
 from hellofmt.plan import paper_head_rank
 from hellofmt.projector import Projector
 from hellofmt.projector.lowrank import Delta
@@ -450,7 +450,7 @@ def check_target(target: str | os.PathLike[str], *, force: bool) -> None:
     if path.exists() and not path.is_file():
         raise HelloIOError.make("E_TARGET", f"`{printable(path)}` is no regular file")
     if not force and os.path.lexists(path):
-        raise HelloIOError.make("E_TARGET", f"`{printable(path)}` exists; `force` replaces it")
+        raise target_exists(path)
     # The folder must be there; its own error says so best.
     path.parent.stat()
 

@@ -46,6 +46,7 @@ from hellofmt.loading.views import (
     plain_table,
     view_table,
 )
+from hellofmt.loading.worker_errors import errors_arrive_whole
 from hellofmt.projector.labeler import Labeler, refuse_fork
 
 if TYPE_CHECKING:
@@ -572,6 +573,7 @@ class HelloDataset(Dataset[Any]):
         """One item; see the class."""
         return self.__getitems__([index])[0]
 
+    @errors_arrive_whole()
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """The items of a batch, decoded, viewed and labelled at once.
 

@@ -51,7 +51,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import torch
 
-from hellofmt.errors import HelloIOError, UserInputError, printable
+from hellofmt.errors import UserInputError, printable, target_exists
 from hellofmt.loading.labelling import FunctionLabeler
 from hellofmt.loading.sampler import HelloSampler
 from hellofmt.loading.views import ViewColumn
@@ -234,8 +234,7 @@ def new_directory(directory: str | os.PathLike[str]) -> Generator[Path]:
     """
     target = Path(directory)
     if os.path.lexists(target):
-        text = f"`{printable(target)}` exists; expected a new directory"
-        raise HelloIOError.make("E_TARGET", text)
+        raise target_exists(target, can_replace=False)
     temporary = (
         target.absolute().parent / f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
     )

@@ -22,6 +22,7 @@ from hellofmt.archive.manifest import UNSET
 from hellofmt.archive.reader import HelloFile, open_archive
 from hellofmt.archive.source import display_name
 from hellofmt.errors import TrustError, UserInputError
+from hellofmt.loading.worker_errors import errors_arrive_whole
 
 if TYPE_CHECKING:
     import os
@@ -133,11 +134,12 @@ class WebdatasetSamples(IterableDataset[dict[str, Any]]):
         packed = images.layout == "packed"
         extension = EXTENSIONS["png" if packed else images.codec]
         url = display_name(file.path)
-        if packed:
-            found = [encode_image(pixels, "png") for pixels in file.decode_images(rows)]
-        else:
-            found = file.read_images(rows)
-        for row, image in zip(rows, found, strict=True):
+        with errors_arrive_whole():
+            if packed:
+                images_bytes = [encode_image(each, "png") for each in file.decode_images(rows)]
+            else:
+                images_bytes = file.read_images(rows)
+        for row, image in zip(rows, images_bytes, strict=True):
             yield {
                 "__key__": file.image_name(row).removesuffix(f".{extension}"),
                 "__url__": url,

@@ -33,7 +33,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from hellofmt.errors import HelloIOError, UserInputError, printable
+from hellofmt.errors import UserInputError, printable, target_exists
 from hellofmt.projector.lowrank import MAX_INNER, MAX_SCALE, Delta
 
 if TYPE_CHECKING:
@@ -497,7 +497,7 @@ def _write_directory(target: Path, config: bytes, weights: bytes) -> None:
         target.absolute().parent / f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
     )
     if os.path.lexists(target):
-        raise HelloIOError.make("E_TARGET", f"`{printable(target)}` exists; give a new directory")
+        raise target_exists(target, can_replace=False)
     temporary.mkdir(mode=0o700)
     try:
         (temporary / CONFIG_NAME).write_bytes(config)

@@ -407,7 +407,7 @@ def test_limit_message_names_the_option(document):
         {k: v for k, v in edited(document, ["probes", "count"], 17).items() if k != "x_note"},
         Manifest,
     )
-    with pytest.raises(LimitError, match="`probes` is 17, cap 16; `--limit probes=17` raises it"):
+    with pytest.raises(LimitError, match="`probes` is 17, cap 16; `limits` probes=17 raises it"):
         check_manifest_limits(manifest, Limits())
 
 

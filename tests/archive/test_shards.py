@@ -371,7 +371,7 @@ def test_no_file_stays_open(folder):
 
 
 def test_writing_refuses(draft, folder, samples, tmp_path):
-    with pytest.raises(HelloIOError, match=r"E_TARGET: .*tiny-00000-of-00004.hello exists"):
+    with pytest.raises(HelloIOError, match=r"E_TARGET: `.*tiny-00000-of-00004.hello` exists"):
         write_shards(folder / "tiny.hello", draft, COUNT)
     for count in (0, 23):
         with pytest.raises(UserInputError, match=f"`shards`; expected 1 to 22, got {count}"):

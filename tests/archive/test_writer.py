@@ -174,7 +174,7 @@ def test_no_overwrite_without_force(samples, tmp_path):
     path.write_bytes(b"old")
     draft = samples.draft(images=samples.images(1))
     with pytest.raises(
-        HelloIOError, match=r"E_TARGET: .*x.hello exists; `force` replaces it"
+        HelloIOError, match=r"E_TARGET: `.*x.hello` exists; `force` replaces it"
     ) as caught:
         write_archive(path, draft)
     assert caught.value.exit_code == 10

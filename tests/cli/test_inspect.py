@@ -402,7 +402,7 @@ class TestHtml:
         out.write_text("mine")
         result = invoke("inspect", full, "--html", out)
         assert result.exit_code == 10
-        assert "exists; --force replaces it" in result.stderr
+        assert "exists; `--force` replaces it" in result.stderr
         assert (out.read_text(), result.stdout) == ("mine", "")
         assert invoke("inspect", full, "--html", out, "--force").exit_code == 0
         assert out.read_text().startswith("<!doctype html>")

@@ -186,7 +186,7 @@ class TestExtract:
         result = invoke("extract", packed, target)
         assert result.exit_code == 10
         assert "E_TARGET" in result.stderr
-        assert "exists; give a new directory" in result.stderr
+        assert "exists; name a new one" in result.stderr
         assert tree(tmp_path) == before
 
     def test_damage_leaves_nothing(self, packed, tmp_path, tree, invoke):

@@ -146,7 +146,7 @@ def test_existing_output(image_folder, packed, invoke):
     before = packed.read_bytes()
     result = invoke("pack", image_folder, "-o", packed)
     assert result.exit_code == 10
-    assert result.stderr.endswith(f"E_TARGET: {packed} exists; `--force` replaces it\n")
+    assert result.stderr.endswith(f"E_TARGET: `{packed}` exists; `--force` replaces it\n")
     assert packed.read_bytes() == before
     assert invoke("pack", image_folder, "-o", packed, "--force").exit_code == 0
     assert packed.read_bytes() != before

@@ -382,8 +382,13 @@ def test_an_error_keeps_its_type_code_and_member_on_the_way_from_a_worker(mixing
     dataset = HelloDataset(broken, labels="none", views=None)
     with pytest.raises(CorruptError) as caught:
         list(DataLoader(dataset, batch_size=4, num_workers=1))
+    assert type(caught.value) is CorruptError
     assert caught.value.code == "E_DIGEST_MEMBER"
     assert caught.value.member == "images/0001/000006.png"
+    # One line, as in the worker; where it happened is a note under the traceback.
+    assert str(caught.value).startswith("E_DIGEST_MEMBER member=images/0001/000006.png")
+    assert "\n" not in str(caught.value)
+    assert "in DataLoader worker process 0" in caught.value.__notes__[0]
 
 
 def test_a_copy_makes_the_same_items_and_counts_for_itself(mixing, pictures_of):

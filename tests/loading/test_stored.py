@@ -241,7 +241,7 @@ def test_a_directory_is_complete_or_absent(dataset, tmp_path):
     )
     assert seen == [(4, 11), (8, 11), (11, 11)]
     assert size == sum(path.stat().st_size for path in (tmp_path / "x").iterdir())
-    with pytest.raises(HelloIOError, match=r"E_TARGET: .* exists; expected a new"):
+    with pytest.raises(HelloIOError, match=r"E_TARGET: .* exists; name a new one"):
         write_labels(dataset, tmp_path / "x", epochs=1)
 
 

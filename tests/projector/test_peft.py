@@ -355,7 +355,7 @@ def test_nothing_to_write_and_an_existing_target_are_refused(vit, tmp_path):
     with pytest.raises(UserInputError, match="there is no delta to write"):
         write_peft(tmp_path / "x", vit, [])
     delta = Delta("conv1.weight", *matrices(0, (2, 48), (64, 2)))
-    with pytest.raises(HelloIOError, match="exists; give a new directory") as info:
+    with pytest.raises(HelloIOError, match="exists; name a new one") as info:
         write_peft(tmp_path, vit, [delta])
     assert info.value.code == "E_TARGET"
 
