@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Codec", "ImageShape", "decode_image", "encode_image", "parse_image", "parse_png_header"]
+__all__ = [
+    "DECODE_ERRORS",
+    "Codec",
+    "ImageShape",
+    "decode_image",
+    "encode_image",
+    "parse_image",
+    "parse_png_header",
+]
 
 Codec = Literal["png", "jpeg", "webp"]
 
@@ -36,7 +44,7 @@ _PILLOW: Final = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 # A marker inside entropy-coded data: 0xFF followed by neither a stuffed zero nor a restart number.
 _MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7]")
 # What Pillow's plugins raise on damaged input; anything else is a bug of ours and stays visible.
-_DECODE_ERRORS: Final = (
+DECODE_ERRORS: Final = (
     OSError,
     SyntaxError,
     ValueError,
@@ -356,7 +364,7 @@ def decode_image(data: bytes, codec: str, limits: Limits, *, member: str = "") -
             if image.mode != mode:
                 raise _DamagedError(f"decodes to mode {image.mode}; expected {mode}")
             pixels = np.asarray(image, np.uint8)
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         raise CorruptError.make(
             "E_IMAGE", f"cannot be decoded: {printable(error)}", member=member
         ) from None

@@ -1,0 +1,187 @@
+"""The one way to 8-bit RGB, for every image that does not come from an archive.
+
+What cannot be shown in 8 bits is refused, because Pillow cuts 16-bit colours to their high byte and
+clips 16-bit grey to white without a word. What loses something on the way (alpha, a palette, all
+frames but the first) or gains something (grey becomes three channels) is counted by kind, so that a
+command can say it in a line. EXIF orientation and colour profiles are ignored, as torchvision's
+``ImageFolder`` and the readers of an archive ignore them: pixels stay as they are stored.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from hellofmt.archive.images import DECODE_ERRORS
+from hellofmt.errors import UserInputError, printable
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from numpy.typing import NDArray
+
+__all__ = ["ORIENTED", "conversion_notes", "decode_rgb", "is_grey", "to_rgb"]
+
+ORIENTED: Final = "with an EXIF orientation: ignored, pixels stay as they are stored"
+"""How an image is counted whose camera says that it lies on its side."""
+
+_ALPHA: Final = "with an alpha channel: dropped, the colours under it show"
+_FRAMES: Final = "with several frames: all but the first dropped"
+_GREY: Final = "in grey: converted to RGB"
+_MODES: Final = {
+    "1": "in black and white: converted to RGB",
+    "L": _GREY,
+    "P": "with a palette: converted to RGB",
+}
+_ORIENTATION: Final = 0x0112
+# Pillow's name of how pixels lie in the file; BMP's BGR;16 has five or six bits a channel.
+_DEEP: Final = re.compile(r"(?:L|LA|RGB|RGBA|RGBX|CMYK|I);16.*")
+
+
+def to_rgb(image: object, name: object, converted: Counter[str] | None = None) -> NDArray[np.uint8]:
+    """Convert one image to 8-bit RGB, or refuse it.
+
+    Args:
+        image: a PIL image of 8 bits per channel or fewer, loaded or not; or a uint8 array (H, W),
+            (H, W, 1) or (H, W, 3). An image that was loaded by somebody else no longer tells
+            whether 16-bit colours were cut; pass the file to ``decode_rgb`` where there is one.
+        name: of the image, for errors.
+        converted: counts the image under each thing that was changed; see ``conversion_notes``.
+
+    Returns:
+        uint8 (H, W, 3), perhaps not writable.
+
+    Raises:
+        UserInputError: more than 8 bits per channel, another type or shape, or an image that
+            cannot be read in full (E_DATA, naming it).
+
+    Example:
+        >>> from PIL import Image
+        >>> to_rgb(Image.new("L", (2, 1), 7), "a.png").tolist()
+        [[[7, 7, 7], [7, 7, 7]]]
+    """
+    if isinstance(image, Image.Image):
+        pixels, kinds = _from_pillow(image, name)
+    else:
+        pixels, kinds = _from_array(image, name)
+    if converted is not None:
+        converted.update(kinds)
+    return pixels
+
+
+def decode_rgb(
+    data: bytes, name: object, converted: Counter[str] | None = None
+) -> NDArray[np.uint8]:
+    """Decode a PNG, JPEG or WebP file, by its content and not its name, to 8-bit RGB.
+
+    Args:
+        data: the whole file.
+        name: of the image, for errors.
+        converted: as for ``to_rgb``.
+
+    Returns:
+        uint8 (H, W, 3), perhaps not writable.
+
+    Raises:
+        UserInputError: as ``to_rgb``, or another type of file (E_DATA, naming it).
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
+    except UnidentifiedImageError:
+        # Its own text names a buffer of ours.
+        raise _unreadable(name, "neither PNG nor JPEG nor WebP") from None
+    except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
+        raise _unreadable(name, error) from error
+    with image:
+        return to_rgb(image, name, converted)
+
+
+def conversion_notes(converted: Counter[str], total: int) -> list[str]:
+    """Say what was changed, one line per kind.
+
+    Args:
+        converted: what ``to_rgb`` counted.
+        total: images in all.
+
+    Returns:
+        Such as ``3 of 1,200 images in grey: converted to RGB``.
+    """
+    return [f"{number:,} of {total:,} images {kind}" for kind, number in sorted(converted.items())]
+
+
+def is_grey(converted: Counter[str]) -> bool:
+    """Whether what was counted for one image is that it is grey, so that one channel holds it."""
+    return not converted.keys().isdisjoint((_GREY, _MODES["1"]))
+
+
+def _from_pillow(image: Image.Image, name: object) -> tuple[NDArray[np.uint8], list[str]]:
+    """Pixels, and what was changed."""
+    # Depth first: once the pixels are loaded, Pillow has forgotten it.
+    raw = [_raw_mode(tile) for tile in getattr(image, "tile", ())]
+    deep = [mode for mode in raw if _DEEP.fullmatch(mode)]
+    if image.mode.startswith(("I", "F")) or deep:
+        shown = image.mode if image.mode.startswith(("I", "F")) else f"{image.mode} of 16 bits"
+        raise UserInputError.make(
+            "E_DATA", f"image `{printable(name)}` has mode {shown}; expected 8 bits per channel"
+        )
+    kinds: list[str] = []
+    try:
+        if getattr(image, "n_frames", 1) > 1:
+            kinds.append(_FRAMES)
+        image.load()
+        if _orientation(image) not in (None, 1):
+            kinds.append(ORIENTED)
+        if image.has_transparency_data:
+            kinds.append(_ALPHA)
+            # Straight to RGB, Pillow warns about palettes with transparency.
+            image = image.convert("RGBA")
+        elif image.mode != "RGB":
+            kinds.append(_MODES.get(image.mode, f"in {image.mode}: converted to RGB"))
+        return np.asarray(image.convert("RGB")), kinds
+    except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
+        raise _unreadable(name, error) from error
+
+
+def _raw_mode(tile: Any) -> str:
+    """How the pixels of a tile lie in the file, such as ``RGB;16B``."""
+    arguments = tile[3]
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return str(cast("object", first))
+
+
+def _orientation(image: Image.Image) -> object:
+    """The EXIF orientation, or None; damaged EXIF data is none, since nothing of it is used."""
+    try:
+        return image.getexif().get(_ORIENTATION)
+    except DECODE_ERRORS:
+        return None
+
+
+def _from_array(image: object, name: object) -> tuple[NDArray[np.uint8], list[str]]:
+    """Pixels, and what was changed."""
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8:
+        pixels = cast("NDArray[np.uint8]", image)
+        if pixels.ndim == 2:
+            pixels = pixels[:, :, None]
+        if pixels.ndim == 3 and pixels.shape[2] in (1, 3) and pixels.size:
+            kinds = [_GREY] if pixels.shape[2] == 1 else []
+            return np.broadcast_to(pixels, (*pixels.shape[:2], 3)), kinds
+    what = type(image).__name__
+    if hasattr(image, "dtype") and hasattr(image, "shape"):
+        array = cast("Any", image)
+        what += f" {array.dtype} {tuple(array.shape)}"
+    raise UserInputError.make(
+        "E_DATA",
+        f"image `{printable(name)}`: expected a PIL image or a uint8 array (H, W, 3), got"
+        f" {printable(what)}",
+    )
+
+
+def _unreadable(name: object, reason: object) -> UserInputError:
+    return UserInputError.make(
+        "E_DATA", f"cannot read image `{printable(name)}`: {printable(reason)}"
+    )
