@@ -2,21 +2,27 @@
 
 Never ``tarfile.extractall``: names are computed from the index, not read from headers, so a file
 cannot name a place outside. Everything goes into a new directory of mode 0700 beside the target,
-each file opened with ``O_CREAT | O_EXCL | O_NOFOLLOW``, and the directory gets its name only when
+each file opened with ``O_CREAT | O_EXCL``, and the directory gets its name only when
 it is complete. An existing target is refused, there is no option to merge or replace.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from hellofmt.archive import UNSET, open_archive, verify_archive
+from hellofmt.archive import (
+    UNSET,
+    free_bytes,
+    open_archive,
+    open_new,
+    temporary_path,
+    verify_archive,
+)
 from hellofmt.errors import HelloIOError, shown_path, target_exists
 from hellofmt_cli.cat import image_bytes
 from hellofmt_cli.output import (
@@ -37,6 +43,10 @@ if TYPE_CHECKING:
     from hellofmt.projector.peft import MhaFix
 
 __all__ = ["extract"]
+
+
+_BLOCK_BYTES: Final = 4096
+"""What a file of one byte takes on most file systems."""
 
 
 @click.command("extract")
@@ -126,7 +136,7 @@ def _extract(
     """Write all members; the number of files and bytes."""
     parent = target.absolute().parent
     _check_space(archive, parent)
-    temporary = parent / f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    temporary = temporary_path(target.absolute())
     # Mode 0700: nobody else can put a link where a file is about to be made.
     temporary.mkdir(mode=0o700)
     total = len(archive.manifest.sections) + 2 + len(archive)
@@ -154,19 +164,16 @@ def _extract(
 
 def _check_space(archive: HelloFile, parent: Path) -> None:
     """Refuse before writing rather than fill the disk: raw sections, images, a block for each."""
-    room = os.statvfs(parent)
-    block = max(room.f_frsize, 1)
+    free = free_bytes(parent)
     sections = archive.manifest.sections
     raw = sum(s.size if s.raw_size is UNSET else s.raw_size for s in sections)
     index = archive.index
     images = 0 if index is None else int(index.size.sum())
-    need = raw + images + block * (len(sections) + len(archive))
-    free = room.f_bavail * block
-    if need > free:
+    need = raw + images + _BLOCK_BYTES * (len(sections) + len(archive))
+    if free is not None and need > free:
         raise HelloIOError.make("E_NOSPACE", f"needs {size(need)}, {size(free)} are free")
 
 
 def _write(path: Path, data: bytes) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    with os.fdopen(os.open(path, flags, 0o666), "wb") as stream:
+    with os.fdopen(open_new(path), "wb") as stream:
         stream.write(data)

@@ -459,7 +459,8 @@ def cost_lines(costs: Sequence[StageCost]) -> list[tuple[str, str]]:
         + ("" if cost.gflop is None else f" and {cost.gflop:,.0f} GFLOP")
         for cost in costs
     ]
-    memory = size(max(cost.peak_bytes for cost in costs))
+    peaks = [cost.peak_bytes for cost in costs if cost.peak_bytes is not None]
+    memory = size(max(peaks)) if peaks else "not measured on this system"
     on_device = [c.device_peak_bytes for c in costs if c.device_peak_bytes is not None]
     if on_device:
         memory += f"; on the device {size(max(on_device))}"

@@ -13,12 +13,11 @@ import os
 import sys
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from hellofmt.errors import UserInputError, printable, target_exists
+from hellofmt.errors import UserInputError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -232,16 +231,9 @@ def write_text(path: str, text: str, *, force: bool) -> None:
         HelloIOError: E_TARGET, the file exists.
         OSError: it cannot be written.
     """
-    target = Path(path)
-    if not force and os.path.lexists(target):
-        raise target_exists(target)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    from hellofmt.archive import write_small_file
+
+    write_small_file(path, text.encode(), force=force)
 
 
 def reading(path: str) -> None:

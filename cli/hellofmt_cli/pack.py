@@ -12,6 +12,7 @@ from hellofmt.archive import (
     open_archive,
     pack_archive,
     read_class_lines,
+    read_file,
     shard_path,
 )
 from hellofmt.errors import UserInputError, shown_path
@@ -268,7 +269,7 @@ def _text(path: str | None) -> str | None:
     if path is None:
         return None
     try:
-        return Path(path).read_bytes().decode("utf-8")
+        return read_file(path).decode("utf-8")
     except UnicodeDecodeError:
         raise UserInputError.make("E_DATA", f"`{shown_path(path)}`: not UTF-8") from None
 

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from hellofmt.archive.images import decode_image, encode_image
     from hellofmt.archive.index import Index
     from hellofmt.archive.limits import DEFAULT_LIMITS, Limits
+    from hellofmt.archive.local_files import (
+        free_bytes,
+        open_new,
+        read_file,
+        temporary_path,
+        write_small_file,
+    )
     from hellofmt.archive.manifest import (
         UNSET,
         Adapter,
@@ -109,22 +116,27 @@ __all__ = [
     "default_views",
     "display_name",
     "encode_image",
+    "free_bytes",
     "json_schema",
     "manifest_bytes",
     "open_archive",
+    "open_new",
     "pack_archive",
     "parse_manifest",
     "probe_images",
     "read_class_lines",
+    "read_file",
     "shard_path",
     "sign_archive",
     "signature_path",
+    "temporary_path",
     "tensors_digest",
     "validate_manifest",
     "verify_archive",
     "verify_signature",
     "write_archive",
     "write_shards",
+    "write_small_file",
 ]
 
 _MODULES = {
@@ -137,6 +149,7 @@ _MODULES = {
     "probes": ("probe_images",),
     "reader": ("HelloFile", "open_archive"),
     "schema": ("json_schema",),
+    "local_files": ("free_bytes", "open_new", "read_file", "temporary_path", "write_small_file"),
     "shards": ("HelloSet", "shard_path", "write_shards"),
     "sign": ("Signature", "create_key", "sign_archive", "signature_path", "verify_signature"),
     "source": ("display_name",),

@@ -15,10 +15,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 import stat
 from pathlib import Path
 from typing import Final
+
+from hellofmt.archive.local_files import open_to_read, temporary_path
 
 __all__ = ["CACHE_BYTES", "CACHE_VARIABLE", "DigestCache"]
 
@@ -61,8 +62,7 @@ class DigestCache:
         """
         path = self._path(digest)
         try:
-            # Not through a link, and without waiting for the writer of a pipe.
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            fd = open_to_read(path, follow=False)
         except OSError:
             return None
         try:
@@ -73,7 +73,7 @@ class DigestCache:
                 else:
                     data = stream.read(size)
                     # The time of last use, which mounts without access times do not keep.
-                    os.utime(fd)
+                    os.utime(path)
         except OSError:
             return None
         if hashlib.sha256(data).digest() != digest:
@@ -102,7 +102,7 @@ class DigestCache:
             data: the bytes.
         """
         path = self._path(digest)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+        temporary = temporary_path(path)
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # No fsync: what a crash leaves is held to its digest like everything else.

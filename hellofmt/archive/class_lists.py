@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from hellofmt.archive.classes import ClassLine, class_bytes
+from hellofmt.archive.local_files import read_file
 from hellofmt.errors import UserInputError, printable
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def read_class_lines(
         return UserInputError.make("E_DATA", f"class list `{printable(path)}`: {problem}")
 
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        text = read_file(path).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise refuse("not UTF-8") from None
     try:

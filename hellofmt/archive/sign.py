@@ -15,12 +15,10 @@ of itself: its fields only make a refusal readable.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
 import os
 import re
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -28,6 +26,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from hellofmt.archive.limits import DEFAULT_LIMITS, Limits
+from hellofmt.archive.local_files import open_regular, read_file, write_small_file
 from hellofmt.archive.manifest import Digest, Name, canonical
 from hellofmt.archive.source import display_name, is_url
 from hellofmt.errors import TrustError, UserInputError, printable, target_exists
@@ -101,8 +100,8 @@ def create_key(path: str | os.PathLike[str]) -> str:
             raise target_exists(target, can_replace=False)
     key = Ed25519PrivateKey.generate()
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    _write_new(private, secret, mode=0o600)
-    _write_new(
+    write_small_file(private, secret, mode=0o600)
+    write_small_file(
         public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     )
     return _key_id(key.public_key())
@@ -154,7 +153,7 @@ def sign_archive(
         signature=signer.sign(message).hex(),
         version=dataset.version,
     )
-    _write_new(out, canonical(msgspec.to_builtins(made)), force=force)
+    write_small_file(out, canonical(msgspec.to_builtins(made)), force=force)
     return made
 
 
@@ -245,11 +244,11 @@ def _message(file: HelloFile) -> bytes:
 def _read_signature(path: Path) -> Signature:
     """Read and parse a signature file; anything but the canonical form is E_SIG_BAD."""
     try:
-        with path.open("rb") as stream:
-            data = stream.read(_MAX_BYTES + 1)
+        fd, _ = open_regular(path)
     except FileNotFoundError:
         raise _missing(path) from None
-    return _parse_signature(data)
+    with os.fdopen(fd, "rb") as stream:
+        return _parse_signature(stream.read(_MAX_BYTES + 1))
 
 
 def _fetch_signature(file: HelloFile) -> Signature:
@@ -302,7 +301,7 @@ def _private_key(path: Path) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
+        key = load_pem_private_key(read_file(path), password=None)
     except TypeError:
         raise UserInputError.make(
             "E_OPTION", f"`{printable(path)}`: encrypted; expected a PEM key without passphrase"
@@ -323,7 +322,7 @@ def _public_key(path: Path) -> Ed25519PublicKey:
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
-        key = load_pem_public_key(path.read_bytes())
+        key = load_pem_public_key(read_file(path))
     except (ValueError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, Ed25519PublicKey):
@@ -335,30 +334,3 @@ def _public_key(path: Path) -> Ed25519PublicKey:
 
 def _key_id(key: Ed25519PublicKey) -> str:
     return "sha256:" + hashlib.sha256(key.public_bytes_raw()).hexdigest()
-
-
-def _write_new(path: Path, data: bytes, *, mode: int = 0o644, force: bool = False) -> None:
-    """Write a small file at once: old, new or none under its name, never a part of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        if force:
-            temporary.replace(path)
-        else:
-            try:
-                # Unlike a rename, a link fails where the name was taken meanwhile.
-                os.link(temporary, path)
-            except FileExistsError:
-                raise target_exists(path) from None
-            except OSError:
-                # A file system without hard links: the check and the rename are two steps.
-                if os.path.lexists(path):
-                    raise target_exists(path) from None
-                temporary.rename(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()

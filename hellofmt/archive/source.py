@@ -8,13 +8,12 @@ and forked workers may use one source at once.
 from __future__ import annotations
 
 import bisect
-import errno
 import os
 import re
-import stat
 import weakref
 from typing import TYPE_CHECKING, Final, Protocol
 
+from hellofmt.archive.local_files import open_regular, read_at
 from hellofmt.errors import HelloIOError, printable
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ class Source(Protocol):
 
 
 class LocalSource:
-    """A regular file, read by ``pread``."""
+    """A regular file, read by position."""
 
     is_remote = False
 
@@ -123,16 +122,10 @@ class LocalSource:
             HelloIOError: neither file nor directory, such as a pipe or a device (E_READ).
         """
         self.name = os.fspath(path)
-        # Without O_NONBLOCK, opening a pipe would wait for a writer.
-        self._fd = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        self._fd, self.size = open_regular(self.name)
         # A data set keeps its archive open for as long as it lives and never closes it. ``__del__``
         # may run after ``os`` was emptied at exit, and then reports an error that is none.
         self._closing = close_with(self, self._fd)
-        try:
-            self.size = _regular_size(self._fd, self.name)
-        except BaseException:
-            self.close()
-            raise
 
     def read(self, offset: int, length: int) -> bytes:
         """See ``Source.read``."""
@@ -142,7 +135,7 @@ class LocalSource:
         at, end = offset, offset + length
         while at < end:
             try:
-                part = os.pread(self._fd, end - at, at)
+                part = read_at(self._fd, end - at, at)
             except OSError as error:
                 raise HelloIOError.make(
                     "E_READ", f"{printable(self.name)}: {error.strerror}", offset=at
@@ -190,23 +183,6 @@ def close_with(owner: object, fd: int) -> weakref.finalize[..., object]:
     # Threads may still read while the interpreter ends.
     closing.atexit = False
     return closing
-
-
-def _regular_size(fd: int, name: str) -> int:
-    """Bytes of an open regular file.
-
-    Raises:
-        OSError: a directory.
-        HelloIOError: neither file nor directory (E_READ).
-    """
-    status = os.fstat(fd)
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
-    if not stat.S_ISREG(status.st_mode):
-        raise HelloIOError.make(
-            "E_READ", f"not a regular file: {printable(name)}; archives are read by position"
-        )
-    return status.st_size
 
 
 def merge_ranges(ranges: Sequence[tuple[int, int]], gap: int) -> list[tuple[int, int]]:

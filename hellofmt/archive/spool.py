@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from hellofmt.archive.local_files import free_bytes, read_at, write_at
 from hellofmt.archive.source import close_with
 
 if TYPE_CHECKING:
@@ -58,11 +59,10 @@ class Spool:
                 self.fd = os.dup(stream.fileno())
             # The file goes with its last descriptor.
             close_with(self, self.fd)
-            state = os.fstatvfs(self.fd)
-            free = state.f_bavail * state.f_frsize
+            free = free_bytes(tempfile.gettempdir()) or 0
             self.rows = int(np.searchsorted(ends, min(SPOOL_BYTES, free // 2), side="right"))
-        except (OSError, AttributeError):
-            # No folder to write to, or a system without these calls: nothing is kept.
+        except OSError:
+            # No folder to write to: nothing is kept.
             self.rows = 0
         # An empty mapping is an error.
         self._is_filled = np.frombuffer(mmap.mmap(-1, self.rows + 1), np.uint8)
@@ -76,7 +76,7 @@ class Spool:
         if not self.has(row):
             return None
         try:
-            data = os.pread(self.fd, int(self._sizes[row]), int(self._starts[row]))
+            data = read_at(self.fd, int(self._sizes[row]), int(self._starts[row]))
         except OSError:
             return None
         # Whatever happened to the file, and on machines where the flag was seen before the bytes.
@@ -91,7 +91,7 @@ class Spool:
         at, rest = int(self._starts[row]), memoryview(data)
         try:
             while rest:
-                count = os.pwrite(self.fd, rest, at)
+                count = write_at(self.fd, rest, at)
                 at, rest = at + count, rest[count:]
         except OSError:
             return

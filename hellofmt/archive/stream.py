@@ -34,14 +34,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
+from hellofmt.archive.local_files import lock_byte, unlock_byte
 from hellofmt.archive.source import close_with
 from hellofmt.archive.spool import Spool
 from hellofmt.errors import CorruptError, SpecError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,7 +111,7 @@ class _Folder:
         # A folder that may not be written to has no locks, and keeps nothing either.
         with contextlib.suppress(OSError):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.lock_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self.lock_fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             close_with(self, self.lock_fd)
 
     def has(self, row: int) -> bool:
@@ -376,18 +372,8 @@ class ImageStream:
 
     def _lock(self, page: int) -> bool:
         """Whether no other process fetches this page; where nothing can be locked, none does."""
-        if fcntl is None or self._store.lock_fd < 0:
-            return True
-        try:
-            fcntl.lockf(self._store.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, page)
-        except (BlockingIOError, PermissionError):
-            return False
-        except OSError:
-            # A file system without locks.
-            return True
-        return True
+        return self._store.lock_fd < 0 or lock_byte(self._store.lock_fd, page)
 
     def _unlock(self, page: int) -> None:
-        if fcntl is not None and self._store.lock_fd >= 0:
-            with contextlib.suppress(OSError):
-                fcntl.lockf(self._store.lock_fd, fcntl.LOCK_UN, 1, page)
+        if self._store.lock_fd >= 0:
+            unlock_byte(self._store.lock_fd, page)

@@ -19,11 +19,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import re
-import secrets
 import stat
 import threading
 from dataclasses import dataclass, field
@@ -58,6 +56,19 @@ from hellofmt.archive.layout import (
     section_member,
 )
 from hellofmt.archive.limits import DEFAULT_LIMITS, Limits, check_limit
+from hellofmt.archive.local_files import (
+    create_new,
+    is_alive,
+    is_locked,
+    lock_file,
+    open_new,
+    read_into_at,
+    sync_directory,
+    sync_file,
+    temporary_path,
+    temporary_stem,
+    write_at,
+)
 from hellofmt.archive.manifest import (
     UNSET,
     Adapter,
@@ -106,6 +117,7 @@ __all__ = ["Draft", "ImageItem", "ImageSet", "ProjectorPart", "write_archive"]
 
 # A few buffers of this size are filled at once; larger ones no longer gain anything.
 _FLUSH_BYTES: Final = 2 << 20
+_TOKEN_BYTES: Final = 8
 
 
 @dataclass(frozen=True)
@@ -227,7 +239,7 @@ def write_archive(
     _check_target(path, force)
     _remove_stale(path)
     plan = _Plan(draft, limits)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(8)}.tmp")
+    temporary = temporary_path(path, _TOKEN_BYTES)
     fd = -1
     try:
         fd = _create(temporary)
@@ -276,7 +288,7 @@ def _write_at(fd: int, data: bytes | bytearray | memoryview, offset: int) -> Non
     rest = memoryview(data)
     try:
         while rest:
-            written = os.pwrite(fd, rest, offset)
+            written = write_at(fd, rest, offset)
             offset += written
             rest = rest[written:]
     except OSError as error:
@@ -378,17 +390,11 @@ def _measure(item: ImageItem, position: int) -> _Row:
 
 def _read_into(path: str, room: memoryview) -> int:
     """Read a file into ``room`` and count its bytes, up to one more than have room."""
-    count, beyond = 0, bytearray(1)
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        while count <= len(room):
-            more = os.readv(fd, [room[count:], beyond])
-            if more == 0:
-                break
+    count = 0
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a Path a picture costs
+        while count < len(room) and (more := file.readinto(room[count:])):
             count += more
-    finally:
-        os.close(fd)
-    return count
+        return count + len(file.read(1))
 
 
 @dataclass(frozen=True)
@@ -543,7 +549,7 @@ class _ImageWriter:
         found, count = self._buffers.found[: len(meant)], 0
         try:
             while count < len(found) and (
-                more := os.preadv(self._fd, [found[count:]], offset + count)
+                more := read_into_at(self._fd, found[count:], offset + count)
             ):
                 count += more
         except OSError as error:
@@ -870,7 +876,10 @@ def _check_target(path: Path, force: bool) -> None:
 
 def _remove_stale(path: Path) -> None:
     """Remove temporary files for ``path`` that writers left which no longer run."""
-    form = re.compile(re.escape(f".{path.name}.") + r"([0-9]{1,10})\.[0-9a-f]{16}\.tmp")
+    # A long name is cut to leave room for the process's id, which has from 1 to 10 digits.
+    stems = {temporary_stem(path, digits + 22) for digits in range(1, 11)}
+    either = "|".join(map(re.escape, stems))
+    form = re.compile(f"(?:{either})" + r"\.([0-9]{1,10})\.[0-9a-f]{16}\.tmp")
     try:
         names = [entry.name for entry in path.parent.iterdir() if form.fullmatch(entry.name)]
     except OSError:
@@ -878,33 +887,15 @@ def _remove_stale(path: Path) -> None:
         return
     for name in names:
         match = form.fullmatch(name)
-        if match is not None and not _is_alive(int(match[1])):
+        if match is not None and not is_alive(int(match[1])):
             _remove_unlocked(path.with_name(name))
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _remove_unlocked(temporary: Path) -> None:
     """Remove a file unless its writer, in another container or on another host, holds its lock."""
-    try:
-        fd = os.open(temporary, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        temporary.unlink(missing_ok=True)
-    except OSError:
-        return
-    finally:
-        os.close(fd)
+    if not is_locked(temporary):
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _create(temporary: Path) -> int:
@@ -915,7 +906,7 @@ def _create(temporary: Path) -> int:
         OSError: not permitted.
     """
     try:
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        fd = open_new(temporary)
     except (FileNotFoundError, NotADirectoryError):
         raise HelloIOError.make(
             "E_TARGET", f"{printable(temporary.parent)} is no directory; expected one that exists"
@@ -925,14 +916,13 @@ def _create(temporary: Path) -> int:
             raise _write_error(error) from error
         raise
     # Not every file system has locks; the process id in the name still tells.
-    with contextlib.suppress(OSError):
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    lock_file(fd)
     return fd
 
 
 def _synchronise(fd: int) -> None:
     try:
-        os.fsync(fd)
+        sync_file(fd)
     except OSError as error:
         raise _write_error(error) from error
 
@@ -971,16 +961,7 @@ def _publish(temporary: Path, path: Path, force: bool) -> None:
         if force:
             temporary.replace(path)
             return
-        try:
-            # A link refuses a name that exists, which a rename would silently replace.
-            path.hardlink_to(temporary)
-        except FileExistsError:
-            raise target_exists(path) from None
-        except OSError:
-            # A file system without hard links: the check and the rename are two steps.
-            _check_target(path, force)
-            temporary.rename(path)
-            return
+        create_new(temporary, path)
     except OSError as error:
         raise _write_error(error) from error
     # The target is complete; a second name that cannot be removed is what the next writer removes.
@@ -995,11 +976,7 @@ def _synchronise_directory(path: Path) -> None:
         HelloIOError: E_DURABILITY; the file is in place all the same.
     """
     try:
-        fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        sync_directory(path.parent)
     except OSError as error:
         raise HelloIOError.make(
             "E_DURABILITY",

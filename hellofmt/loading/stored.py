@@ -43,7 +43,6 @@ import contextlib
 import json
 import math
 import os
-import secrets
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -51,6 +50,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import torch
 
+from hellofmt.archive.local_files import read_file, temporary_path
 from hellofmt.errors import UserInputError, printable, target_exists
 from hellofmt.loading.labelling import FunctionLabeler
 from hellofmt.loading.sampler import HelloSampler
@@ -235,9 +235,7 @@ def new_directory(directory: str | os.PathLike[str]) -> Generator[Path]:
     target = Path(directory)
     if os.path.lexists(target):
         raise target_exists(target, can_replace=False)
-    temporary = (
-        target.absolute().parent / f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-    )
+    temporary = temporary_path(target.absolute())
     temporary.mkdir()
     try:
         yield temporary
@@ -366,7 +364,7 @@ class StoredLabels:
         """
         self.path = Path(directory)
         try:
-            found = json.loads((self.path / "labels.json").read_bytes())
+            found = json.loads(read_file(self.path / "labels.json"))
         except ValueError:
             found = None
         facts = cast("dict[str, Any]", found) if isinstance(found, dict) else {}

@@ -23,7 +23,6 @@ import json
 import math
 import os
 import re
-import secrets
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -33,6 +32,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from hellofmt.archive.local_files import open_regular, temporary_path
 from hellofmt.errors import UserInputError, printable, target_exists
 from hellofmt.projector.lowrank import MAX_INNER, MAX_SCALE, Delta
 
@@ -122,7 +122,7 @@ def _no_constant(text: str) -> Any:
 
 
 def _read_bytes(path: Path, limit: int) -> bytes:
-    with path.open("rb") as stream:
+    with os.fdopen(open_regular(path)[0], "rb") as stream:
         data = stream.read(limit + 1)
     if len(data) > limit:
         raise _refuse(f"`{path.name}` is larger than {limit} bytes")
@@ -493,9 +493,7 @@ def _config(ranks: Mapping[str, int]) -> bytes:
 
 def _write_directory(target: Path, config: bytes, weights: bytes) -> None:
     """Both files under a temporary name, then the directory's own."""
-    temporary = (
-        target.absolute().parent / f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-    )
+    temporary = temporary_path(target.absolute())
     if os.path.lexists(target):
         raise target_exists(target, can_replace=False)
     temporary.mkdir(mode=0o700)

@@ -13,7 +13,6 @@ out. Of a batch divided among processes all of it counts.
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from contextlib import contextmanager
@@ -23,6 +22,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
@@ -39,14 +43,14 @@ class StageCost:
     Attributes:
         stage: its name.
         seconds: wall time.
-        peak_bytes: largest resident size of the process until the stage ended.
+        peak_bytes: largest resident size of the process until the stage ended; None on Windows.
         device_peak_bytes: largest CUDA allocation within the stage; None without CUDA.
         gflop: 1e9 floating-point operations, counted as the module says; None if not counted.
     """
 
     stage: str
     seconds: float
-    peak_bytes: int
+    peak_bytes: int | None
     device_peak_bytes: int | None = None
     gflop: float | None = None
 
@@ -103,7 +107,9 @@ def network_gflop(network: nn.Module, size: int, views: int, *, backward: bool =
             module.training = mode
 
 
-def _peak_bytes() -> int:
+def _peak_bytes() -> int | None:
+    if resource is None:
+        return None
     # Kilobytes on Linux, bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import nn
 
+from hellofmt.archive.local_files import temporary_path
 from hellofmt.archive.manifest import canonical
 from hellofmt.errors import UserInputError, printable
 
@@ -97,7 +98,7 @@ def write_file(path: Path, data: bytes) -> None:
         OSError: it cannot be written, for instance because the disk is full; names ``path``, and
             nothing is left.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(path)
     try:
         with temporary.open("wb") as stream:
             stream.write(data)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from hellofmt.archive import open_archive
-from hellofmt.student import results
+from hellofmt.runs import results
 
 KEYS = ("columns", "grey", "rows")
 FEW = ("--view-flip", "0", "--view-crop", "0.6", "1", "--batch-size", "16")

@@ -1,0 +1,328 @@
+"""What operating systems do differently with files: Linux, macOS and Windows, answered once.
+
+Windows has no positioned reads, no locks that leave readers alone, no directories that can be
+opened, and opens files as text unless told otherwise. It also refuses to remove a file that
+somebody has open, which is what the lock on a temporary file is for elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+import stat
+import threading
+from pathlib import Path
+from typing import Final
+
+from hellofmt.errors import HelloIOError, shown_path, target_exists
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+__all__ = [
+    "create_new",
+    "free_bytes",
+    "is_alive",
+    "is_locked",
+    "lock_byte",
+    "lock_file",
+    "open_new",
+    "open_regular",
+    "open_to_read",
+    "read_at",
+    "read_file",
+    "read_into_at",
+    "sync_directory",
+    "sync_file",
+    "temporary_path",
+    "temporary_stem",
+    "unlock_byte",
+    "write_at",
+    "write_small_file",
+]
+
+# Python itself closes every descriptor at exec, so O_CLOEXEC is not asked for.
+_BINARY: Final[int] = getattr(os, "O_BINARY", 0)
+_NO_WAIT: Final[int] = getattr(os, "O_NONBLOCK", 0)
+_NO_FOLLOW: Final[int] = getattr(os, "O_NOFOLLOW", 0)
+_DIRECTORY: Final[int] = getattr(os, "O_DIRECTORY", 0)
+
+NAME_BYTES: Final = 255
+"""Longest name of a file on every file system in use."""
+
+# Where reading moves a position that all threads share.
+_positioning: Final = threading.Lock()
+
+
+def open_to_read(path: str | os.PathLike[str], *, follow: bool = True) -> int:
+    """A descriptor of anything that can be opened, without waiting for the writer of a pipe.
+
+    Args:
+        path: of the file.
+        follow: go through a symbolic link.
+
+    Raises:
+        OSError: missing, not permitted, a link although ``follow`` is false.
+    """
+    return os.open(path, os.O_RDONLY | _BINARY | _NO_WAIT | (0 if follow else _NO_FOLLOW))
+
+
+def open_regular(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """A descriptor of a regular file, and its size in bytes.
+
+    Raises:
+        OSError: missing, a directory, not permitted.
+        HelloIOError: a pipe, a device or a socket (E_READ).
+    """
+    fd = open_to_read(path)
+    try:
+        return fd, _regular_size(fd, path)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _regular_size(fd: int, path: str | os.PathLike[str]) -> int:
+    status = os.fstat(fd)
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise HelloIOError.make("E_READ", f"not a regular file: {shown_path(path)}")
+    return status.st_size
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """All bytes of a regular file; a pipe or a device is refused, not waited for.
+
+    Raises:
+        OSError: missing, a directory, not permitted.
+        HelloIOError: no regular file (E_READ).
+    """
+    fd, _ = open_regular(path)
+    with os.fdopen(fd, "rb") as stream:
+        return stream.read()
+
+
+def open_new(path: str | os.PathLike[str], mode: int = 0o666) -> int:
+    """A descriptor to read and write a file that must be new.
+
+    Raises:
+        OSError: the name is taken, the folder is missing, not permitted, the disk is full.
+    """
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY | _NO_FOLLOW, mode)
+
+
+def read_at(fd: int, length: int, offset: int) -> bytes:
+    """At most ``length`` bytes from ``offset``; none at the end of the file.
+
+    Raises:
+        OSError: they cannot be read.
+    """
+    if hasattr(os, "pread"):
+        return os.pread(fd, length, offset)
+    with _positioning:
+        os.lseek(fd, offset, os.SEEK_SET)
+        return os.read(fd, length)
+
+
+def read_into_at(fd: int, room: memoryview, offset: int) -> int:
+    """Fill the beginning of ``room`` from ``offset`` and count the bytes, as ``read_at``."""
+    if hasattr(os, "preadv"):
+        return os.preadv(fd, [room], offset)
+    data = read_at(fd, len(room), offset)
+    room[: len(data)] = data
+    return len(data)
+
+
+def write_at(fd: int, data: bytes | memoryview, offset: int) -> int:
+    """Write at ``offset`` and count the bytes written, which may be fewer than there are.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    if hasattr(os, "pwrite"):
+        return os.pwrite(fd, data, offset)
+    with _positioning:
+        os.lseek(fd, offset, os.SEEK_SET)
+        return os.write(fd, data)
+
+
+def lock_file(fd: int) -> bool:
+    """Lock a file for as long as it is open, unless another process holds it or cannot be asked.
+
+    Without locks (Windows) the answer is yes: a file in use cannot be removed there anyway.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def is_locked(path: str | os.PathLike[str]) -> bool:
+    """Whether somebody holds the lock of a file, or it cannot be asked."""
+    try:
+        # An exclusive lock over NFS needs a descriptor that can write.
+        fd = os.open(path, os.O_RDWR | _BINARY | _NO_WAIT | _NO_FOLLOW)
+    except OSError:
+        return True
+    try:
+        return not lock_file(fd)
+    finally:
+        os.close(fd)
+
+
+def lock_byte(fd: int, at: int) -> bool:
+    """Lock one byte of a file among processes; yes as well where nothing can be locked."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, at)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        # A file system without locks.
+        return True
+    return True
+
+
+def unlock_byte(fd: int, at: int) -> None:
+    """Undo ``lock_byte``."""
+    if fcntl is not None:
+        with contextlib.suppress(OSError):
+            fcntl.lockf(fd, fcntl.LOCK_UN, 1, at)
+
+
+def free_bytes(folder: str | os.PathLike[str]) -> int | None:
+    """Bytes that may still be written below a folder; None where the system does not say.
+
+    Raises:
+        OSError: there is no such folder.
+    """
+    return shutil.disk_usage(folder).free if hasattr(shutil, "disk_usage") else None
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine has this id, as far as can be asked without harm."""
+    if os.name == "nt":
+        # Signal 0 is CTRL+C there. The answer no is safe: a file in use cannot be removed.
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def sync_file(fd: int) -> None:
+    """Bring what was written to the disk.
+
+    Raises:
+        OSError: it cannot be known to be there.
+    """
+    os.fsync(fd)
+    # On macOS fsync stops at the drive's own cache.
+    if hasattr(fcntl, "F_FULLFSYNC"):
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # type: ignore[union-attr,attr-defined]
+
+
+def sync_directory(folder: str | os.PathLike[str]) -> None:
+    """Bring the names in a folder to the disk; nothing to do where folders cannot be opened.
+
+    Raises:
+        OSError: it cannot be known to be there.
+    """
+    if not _DIRECTORY:
+        return
+    fd = os.open(folder, os.O_RDONLY | _DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def temporary_stem(target: Path, room: int) -> str:
+    """How the names of temporary files for ``target`` begin.
+
+    Args:
+        target: the file that is to be.
+        room: bytes that will follow.
+
+    Returns:
+        A dot and the name; a long name is cut and told from others by eight digits of its digest.
+    """
+    name = target.name
+    raw = os.fsencode(name)
+    if len(raw) + 1 + room <= NAME_BYTES:
+        return f".{name}"
+    kept = raw[: NAME_BYTES - room - 10].decode("utf-8", "ignore")
+    return f".{kept}~{hashlib.sha256(raw).hexdigest()[:8]}"
+
+
+def temporary_path(target: Path, token_bytes: int = 4) -> Path:
+    """A new name beside ``target``: hidden, with the process's id, ending in ``.tmp``."""
+    end = f".{os.getpid()}.{secrets.token_hex(token_bytes)}.tmp"
+    return target.with_name(temporary_stem(target, len(end)) + end)
+
+
+def write_small_file(
+    path: str | os.PathLike[str], data: bytes, *, mode: int = 0o666, force: bool = False
+) -> None:
+    """Write a small file at once: old, new or none under its name, never a part of it.
+
+    Args:
+        path: of the file.
+        data: all of it.
+        mode: permissions, before the process's mask.
+        force: replace an existing file.
+
+    Raises:
+        HelloIOError: E_TARGET, the file exists.
+        OSError: it cannot be written.
+    """
+    target = Path(path)
+    if not force and os.path.lexists(target):
+        raise target_exists(target)
+    temporary = temporary_path(target)
+    try:
+        with os.fdopen(open_new(temporary, mode), "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            sync_file(stream.fileno())
+        if force:
+            temporary.replace(target)
+        else:
+            create_new(temporary, target)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def create_new(temporary: Path, target: Path) -> None:
+    """Give a complete file the name ``target``, which must be free; ``temporary`` may remain.
+
+    Raises:
+        HelloIOError: E_TARGET, somebody took the name.
+        OSError: the name cannot be given.
+    """
+    try:
+        # A link refuses a name that exists, which a rename would silently replace.
+        target.hardlink_to(temporary)
+    except FileExistsError:
+        raise target_exists(target) from None
+    except OSError:
+        # A file system without hard links: the check and the rename are two steps.
+        if os.path.lexists(target):
+            raise target_exists(target) from None
+        temporary.rename(target)

@@ -1,0 +1,136 @@
+"""Files on systems that lack what Linux has, long names, and things that are no regular files."""
+
+import contextlib
+import os
+import stat
+
+import pytest
+
+from hellofmt.archive import local_files
+from hellofmt.archive.local_files import (
+    create_new,
+    is_alive,
+    lock_byte,
+    lock_file,
+    open_new,
+    open_regular,
+    read_at,
+    read_file,
+    read_into_at,
+    sync_directory,
+    sync_file,
+    temporary_path,
+    temporary_stem,
+    write_at,
+    write_small_file,
+)
+from hellofmt.errors import HelloIOError
+
+
+@pytest.fixture(params=["here", "without positioned calls and locks"])
+def system(request, monkeypatch):
+    if request.param != "here":
+        for name in ("pread", "preadv", "pwrite"):
+            monkeypatch.delattr(os, name)
+        monkeypatch.setattr(local_files, "fcntl", None)
+        monkeypatch.setattr(local_files, "_DIRECTORY", 0)
+
+
+@pytest.mark.usefixtures("system")
+def test_reads_and_writes_at_an_offset(tmp_path):
+    fd = open_new(tmp_path / "x")
+    try:
+        assert write_at(fd, b"0123456789", 0) == 10
+        assert write_at(fd, memoryview(b"ab"), 4) == 2
+        assert read_at(fd, 4, 3) == b"3ab6"
+        assert read_at(fd, 9, 8) == b"89"
+        assert read_at(fd, 9, 10) == b""
+        room = bytearray(b"______")
+        assert read_into_at(fd, memoryview(room)[:5], 7) == 3
+        assert room == b"789___"
+        assert lock_file(fd)
+        assert lock_byte(fd, 3)
+        sync_file(fd)
+        sync_directory(tmp_path)
+    finally:
+        os.close(fd)
+    with pytest.raises(FileExistsError):
+        open_new(tmp_path / "x")
+
+
+@pytest.mark.usefixtures("system")
+def test_a_small_file_is_old_new_or_none(tmp_path, monkeypatch):
+    path = tmp_path / "x"
+    write_small_file(path, b"one", mode=0o600)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(HelloIOError, match=r"E_TARGET: `.*x` exists; `force` replaces it"):
+        write_small_file(path, b"two")
+    write_small_file(path, b"three", force=True)
+    assert read_file(path) == b"three"
+
+    def full(_fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_small_file(path, b"four", force=True)
+    assert [each.read_bytes() for each in tmp_path.iterdir()] == [b"three"]
+
+
+def test_a_taken_name_is_refused_also_without_links(tmp_path, monkeypatch):
+    (tmp_path / "t").write_bytes(b"new")
+    (tmp_path / "x").write_bytes(b"old")
+
+    def refuse(*_):
+        raise PermissionError
+
+    for patched in (False, True):
+        if patched:
+            monkeypatch.setattr(type(tmp_path), "hardlink_to", refuse)
+        with pytest.raises(HelloIOError, match="E_TARGET"):
+            create_new(tmp_path / "t", tmp_path / "x")
+    create_new(tmp_path / "t", tmp_path / "y")
+    assert (tmp_path / "y").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("name", ["a" * 250, "a" * 255, "\u732b" * 85, "x.hello"])
+def test_temporary_names_fit(tmp_path, name):
+    target = tmp_path / name
+    temporary = temporary_path(target, 8)
+    assert len(os.fsencode(temporary.name)) <= 255
+    temporary.write_bytes(b"")
+    assert temporary.name.startswith(temporary_stem(target, len(f".{os.getpid()}.") + 20))
+    if name == "x.hello":
+        assert temporary.name.startswith(".x.hello.")
+    # Names that differ only where they are cut stay apart.
+    assert temporary_stem(target, 99) != temporary_stem(tmp_path / f"{name[:-1]}z", 99)
+
+
+@pytest.mark.parametrize("what", ["pipe", "/dev/zero", "socket"])
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, what):
+    path = tmp_path / "x"
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "socket":
+        import socket
+
+        with socket.socket(socket.AF_UNIX) as bound, contextlib.chdir(tmp_path):
+            bound.bind("x")
+    else:
+        path = what
+    for read in (read_file, open_regular):
+        # A socket cannot even be opened.
+        with pytest.raises((HelloIOError, OSError), match=r"not a regular file|No such dev"):
+            read(path)
+    with pytest.raises(IsADirectoryError):
+        open_regular(tmp_path)
+
+
+def test_processes(monkeypatch):
+    assert is_alive(os.getpid())
+    assert is_alive(1)
+    assert not is_alive(1 << 40)
+    # There signal 0 is CTRL+C.
+    monkeypatch.setattr(os, "name", "nt")
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a signal was sent"))
+    assert not is_alive(os.getpid())
