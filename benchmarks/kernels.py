@@ -1,4 +1,4 @@
-"""Times of the label, loss and view operators beside what one would write without them.
+"""Times of the label and view operators beside what one would write without them.
 
 On a CPU: the operators against eager torch and against torchvision one sample at a time. On a
 CUDA device also: Triton against torch.compile with float32 logits, replayed from a CUDA graph so
@@ -26,10 +26,10 @@ from torchvision.transforms.v2 import functional
 
 from hellofmt_kernels import (
     WEIGHT_ONE,
+    LabelOptions,
     ViewColumn,
     ViewForm,
     algorithm,
-    soft_label_kl,
     soft_labels,
     view_pair,
     views,
@@ -116,11 +116,12 @@ def label_rows(device, is_cuda):
     for n, d, c in shapes:
         for dtype in dtypes:
             x, w, bias = head(n, c, d, dtype, device)
+            options = LabelOptions(SCALE, TEMPERATURE, dtype)
             rivals = {
-                "hellofmt": lambda x=x, w=w, b=bias: soft_labels(x, w, b, SCALE, TEMPERATURE),
+                "hellofmt": lambda x=x, w=w, b=bias, o=options: soft_labels(x, w, b, o),
                 "eager torch": lambda x=x, w=w, b=bias: eager_labels(x, w, b),
             }
-            more = {"algorithm": algorithm(n, d, c, device, dtype)}
+            more = {"algorithm": algorithm(n, d, c, device, dtype, dtype)}
             if is_cuda:
                 compiled = torch.compile(wide_labels, mode="max-autotune-no-cudagraphs")
                 rivals["torch.compile"] = lambda x=x, w=w, b=bias, f=compiled: f(x, w, b)
@@ -137,31 +138,7 @@ def label_rows(device, is_cuda):
             yield row("soft labels", shape, times, difference, **more)
 
 
-def loss_rows(device, is_cuda):
-    clock = time_graph if is_cuda else time_cpu
-    for n, d, c in [(1024, 768, 1000), (1024, 768, 21841)] if is_cuda else [(128, 512, 1000)]:
-        dtype = torch.float16 if is_cuda else torch.float32
-        x, w, bias = head(n, c, d, dtype, device)
-        student = torch.randn(n, c, device=device).to(dtype).requires_grad_()
-
-        def ours(x=x, w=w, bias=bias, student=student):
-            loss = soft_label_kl(x, w, bias, SCALE, TEMPERATURE, student).mean()
-            return loss, torch.autograd.grad(loss, student)[0]
-
-        def eager(x=x, w=w, bias=bias, student=student):
-            p = wide_labels(x, w, bias).float() if x.is_cuda else eager_labels(x, w, bias)
-            q = torch.log_softmax(student.float(), dim=1)
-            loss = torch.nn.functional.kl_div(q, p, reduction="batchmean")
-            return loss, torch.autograd.grad(loss, student)[0]
-
-        difference = abs(ours()[0].item() - eager()[0].item())
-        if difference > 1e-2:
-            raise SystemExit(f"loss {n}x{d}x{c}: differs by {difference}")
-        times = {"hellofmt": clock(ours) * 1000, "eager torch": clock(eager) * 1000}
-        yield row("loss and gradient", f"{n}x{d}x{c}", times, {"eager torch": difference})
-
-
-def view_table(count, images, side, is_mixed):
+def view_table(count, images, side, is_blended):
     g = torch.Generator().manual_seed(0)
     rows = torch.zeros(count, 20, dtype=torch.int32)
     for first in (ViewColumn.IMAGE, ViewColumn.PARTNER_IMAGE):
@@ -174,7 +151,7 @@ def view_table(count, images, side, is_mixed):
         rows[:, first + 3], rows[:, first + 4] = height, width
         rows[:, first + 5] = torch.randint(0, 2, (count,), generator=g)
     rows[:, ViewColumn.WEIGHT] = WEIGHT_ONE
-    if is_mixed:
+    if is_blended:
         rows[:, ViewColumn.Y1] = rows[:, ViewColumn.X1] = side // 2
     return rows
 
@@ -200,12 +177,12 @@ def one_by_one(images, rows, size, mean, std):
 def view_rows(device, is_cuda):
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     for side in (32, 64, 224) if is_cuda else (16, 32, 64, 224):
-        for is_mixed in (False, True):
+        for is_blended in (False, True):
             count = 1024 if is_cuda else 128 if side < 100 else 16
             g = torch.Generator().manual_seed(0)
             images = torch.randint(0, 256, (50, side, side, 3), generator=g, dtype=torch.uint8)
             images = images.to(device)
-            rows = view_table(count, 50, side, is_mixed)
+            rows = view_table(count, 50, side, is_blended)
 
             def ours(images=images, rows=rows, side=side):
                 return views(images, rows, side, mean=mean, std=std)
@@ -230,7 +207,7 @@ def view_rows(device, is_cuda):
                 * 1000,
             }
             more = floor(0, count * side * side * 3 * (1 + 2)) if is_cuda else {}
-            shape = f"{count} x {side} px{', CutMix' if is_mixed else ''}"
+            shape = f"{count} x {side} px{', CutMix' if is_blended else ''}"
             yield row("views", shape, times, {"torchvision": difference}, **more)
 
 
@@ -246,7 +223,7 @@ def pair_rows(device, is_cuda):
         count = 1024 if is_cuda else 128 if side < 100 else 16
         g = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (50, side, side, 3), generator=g, dtype=torch.uint8)
-        images, rows = images.to(device), view_table(count, 50, side, is_mixed=False).to(device)
+        images, rows = images.to(device), view_table(count, 50, side, is_blended=False).to(device)
         affines = [
             [torch.tensor(v, device=device).view(3, 1, 1) for v in (form.mean, form.std)]
             for form in (student, encoder)
@@ -341,7 +318,7 @@ def main():
     if not is_cuda:
         torch.set_num_threads(options.threads)
     rows = []
-    for part in (label_rows, loss_rows, view_rows, pair_rows):
+    for part in (label_rows, view_rows, pair_rows):
         for one in part(torch.device(options.device), is_cuda):
             sys.stderr.write(f"{one['what']} {one['shape']}: {one['ms']}\n")
             rows.append(one)

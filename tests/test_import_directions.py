@@ -109,7 +109,7 @@ def test_imports_follow_the_plan(package, relative, path):
         ("hellofmt", "projector/head.py", "from hellofmt import loading"),
         ("hellofmt", "projector/head.py", "import hellofmt_kernels"),
         ("hellofmt", "student/train.py", "import hellofmt_cli.main"),
-        ("hellofmt_kernels", "ops.py", "import hellofmt"),
+        ("hellofmt_kernels", "views/ops.py", "import hellofmt"),
         ("hellofmt_cli", "inspect.py", "from hellofmt.archive.reader import open_archive"),
     ],
 )

@@ -46,7 +46,7 @@ import torch
 from hellofmt.errors import UserInputError
 from hellofmt.loading.exact import MAX_BETA, beta_quantile, exp, log
 from hellofmt.rng import Stream, below, uniform, words
-from hellofmt_kernels.view_row import MAX_SHUFFLE_FACTOR, VIEW_COLUMNS, WEIGHT_ONE, ViewColumn
+from hellofmt_kernels.views.row import MAX_SHUFFLE_FACTOR, VIEW_COLUMNS, WEIGHT_ONE, ViewColumn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -265,7 +265,7 @@ def view_table(
     """Parameters of the views (seed, epoch, index): one row of 20 integers each.
 
     Bit-identical on every machine; the words behind each column stand in the module's docstring,
-    the meaning of the columns in ``hellofmt_kernels.view_row.ViewColumn``. Image and partner
+    the meaning of the columns in ``hellofmt_kernels.views.row.ViewColumn``. Image and partner
     columns are rows of the data set.
 
     Args:

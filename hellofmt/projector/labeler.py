@@ -33,7 +33,7 @@ from hellofmt.projector.base import base_of
 from hellofmt.projector.head import read_head
 from hellofmt.projector.lowrank import merge_, read_deltas
 from hellofmt.projector.serving import ServingEncoder
-from hellofmt_kernels import ViewForm
+from hellofmt_kernels import LabelOptions, ViewForm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -262,7 +262,7 @@ class Labeler:
         Raises:
             UserInputError: E_DATA, not such a batch; E_OPTION, CUDA in a forked worker.
         """
-        return self._run(views, 1.0, "logits")
+        return self._run(views, 1.0, is_softmax=False)
 
     def labels(self, views: Tensor, temperature: float | None = None) -> Tensor:
         """Soft labels: softmax(logits / T).
@@ -278,7 +278,7 @@ class Labeler:
             UserInputError: E_DATA, not such a batch; E_OPTION, CUDA in a forked worker.
             ValueError: the temperature is not a finite number > 0.
         """
-        return self._run(views, self._temperature(temperature), "softmax")
+        return self._run(views, self._temperature(temperature), is_softmax=True)
 
     def embeddings(self, views: Tensor) -> Tensor:
         """Unit embeddings of the adapted encoder: what is left to do for a label is the head.
@@ -359,7 +359,7 @@ class Labeler:
         Raises:
             ValueError: another shape, or the temperature is not a finite number > 0.
         """
-        return self._head(embeddings, self._temperature(temperature), "softmax")
+        return self._head(embeddings, self._temperature(temperature), is_softmax=True)
 
     def logits_of(self, embeddings: Tensor) -> Tensor:
         """Logits of embeddings, as ``logits`` makes them of views.
@@ -373,27 +373,24 @@ class Labeler:
         Raises:
             ValueError: another shape.
         """
-        return self._head(embeddings, 1.0, "logits")
+        return self._head(embeddings, 1.0, is_softmax=False)
 
     def _temperature(self, temperature: float | None) -> float:
         return self.temperature if temperature is None else temperature
 
-    def _run(self, views: Tensor, temperature: float, epilogue: str) -> Tensor:
+    def _run(self, views: Tensor, temperature: float, *, is_softmax: bool) -> Tensor:
         refuse_fork(self.device, self._pid)
         with torch.inference_mode():
             x = self._encoder(views.to(self.device)).to(self.dtype)
-        return self._head(x, temperature, epilogue)
+        return self._head(x, temperature, is_softmax=is_softmax)
 
-    def _head(self, x: Tensor, temperature: float, epilogue: str) -> Tensor:
+    def _head(self, x: Tensor, temperature: float, *, is_softmax: bool) -> Tensor:
         with torch.inference_mode():
             out = hellofmt_kernels.soft_labels(
                 x.to(self.device, self.dtype),
                 self._weight,
                 self._bias,
-                self._scale,
-                temperature,
-                out_dtype=torch.float32,
-                epilogue=epilogue,
+                LabelOptions(self._scale, temperature, torch.float32, is_softmax),
             )
         # A clone made outside is an ordinary tensor, which autograd may save.
         return out.clone()

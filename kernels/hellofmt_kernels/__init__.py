@@ -1,19 +1,26 @@
 """The label path as operators: each defined in torch, and fused in Triton for GPUs.
 
-``reference`` defines what an operator is and is also its CPU path; ``ops`` registers it with torch,
-so that it works under ``torch.compile``, with fake tensors and with autograd; ``config`` decides in
-plain Python which algorithm a shape gets; ``*_triton`` hold the kernels. This package knows torch
-and triton and nothing of hellofmt. It is internal: ``hellofmt`` is the public interface.
+Two rooms, `labels` and `views`. In each, ``reference`` defines what the operator computes and is
+also its CPU path, ``fused`` holds the Triton kernels, and ``ops`` checks arguments and registers
+the operator with torch, so that it works under ``torch.compile`` and with fake tensors. ``config``
+decides in plain Python which algorithm a shape gets. This package knows torch and triton and
+nothing of hellofmt. It is internal: ``hellofmt`` is the public interface.
 
-Kernels are compiled for a GPU without one (``python -m hellofmt_kernels.aot``) and run in Triton's
-interpreter, but **no kernel has been timed on a GPU**: run times there are unmeasured.
+Kernels are compiled for a GPU without one (``make aot``) and run in Triton's interpreter, but **no
+kernel has been timed on a GPU**: run times there are unmeasured.
+
+The function `views` hides the room of the same name as an attribute of this package:
+``from hellofmt_kernels.views import row`` works, ``import hellofmt_kernels.views.row as row`` does
+not.
 """
 
 from __future__ import annotations
 
-from hellofmt_kernels.ops import algorithm, soft_label_kl, soft_labels, view_pair, views
-from hellofmt_kernels.view_form import ViewForm
-from hellofmt_kernels.view_row import (
+from hellofmt_kernels.labels.ops import algorithm, soft_labels
+from hellofmt_kernels.labels.options import LabelOptions
+from hellofmt_kernels.views.form import ViewForm
+from hellofmt_kernels.views.ops import view_pair, views
+from hellofmt_kernels.views.row import (
     MAX_SHUFFLE_FACTOR,
     VIEW_COLUMNS,
     WEIGHT_ONE,
@@ -25,10 +32,10 @@ __all__ = [
     "MAX_SHUFFLE_FACTOR",
     "VIEW_COLUMNS",
     "WEIGHT_ONE",
+    "LabelOptions",
     "ViewColumn",
     "ViewForm",
     "algorithm",
-    "soft_label_kl",
     "soft_labels",
     "validate_view_rows",
     "view_pair",

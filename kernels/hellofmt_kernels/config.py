@@ -7,15 +7,10 @@ compilation (registers, spills, shared memory), not from run times, which are un
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+from typing import Literal
 
 __all__ = [
-    "KL_MAX_BLOCK",
     "MIN_CAPABILITY",
     "NORMALISE_CLASSES",
     "ROW_MAX_CLASSES",
@@ -23,15 +18,10 @@ __all__ = [
     "LabelAlgorithm",
     "LabelTile",
     "ViewTile",
-    "choose_kl_block",
-    "choose_kl_rows",
     "choose_label_tile",
     "choose_labels",
     "choose_view_tile",
     "choose_views",
-    "fastest",
-    "is_autotuned",
-    "label_tile_candidates",
     "padded_row",
     "shared_bytes",
     "view_taps",
@@ -47,12 +37,6 @@ ROW_MAX_CLASSES = 256
 
 #: Classes that one program of the normalising pass rescales.
 NORMALISE_CLASSES = 4096
-
-#: Widest row that a program of the loss holds: 8,192 takes 156 to 183 registers, 16,384 spills.
-KL_MAX_BLOCK = 8192
-
-#: The exponentials between the two passes of the loss should stay in the L2 cache, bytes.
-_KL_SCRATCH_BYTES = 24 << 20
 
 #: Shared memory that one program may use, bytes, by compute capability (CUDA C++ programming
 #: guide, technical specifications per compute capability: 99, 163 and 227 KiB).
@@ -122,9 +106,9 @@ def choose_labels(
     """Algorithm for (n, d) embeddings against c classes.
 
     Args:
-        n: rows.
-        d: features.
-        c: classes.
+        n: number of rows.
+        d: number of features.
+        c: number of classes.
         dtype: name of the operands' dtype, such as ``"float16"``.
         device: where the tensors are.
         out_dtype: name of the result's dtype.
@@ -143,7 +127,7 @@ def choose_views(n: int, out_dtype: str, device: Device) -> Literal["reference",
     """Algorithm for n views.
 
     Args:
-        n: views.
+        n: number of views.
         out_dtype: name of the result's dtype.
         device: where the images are.
 
@@ -158,7 +142,7 @@ def shared_bytes(tile: LabelTile, itemsize: int) -> int:
     """Shared memory of the operands of a tile.
 
     Args:
-        tile: of the program.
+        tile: shape of the program.
         itemsize: bytes per operand element.
 
     Returns:
@@ -171,100 +155,44 @@ def _next_power_of_two(value: int) -> int:
     return 1 << max(0, value - 1).bit_length()
 
 
-def label_tile_candidates(
-    n: int, d: int, c: int, itemsize: int, capability: tuple[int, int]
-) -> list[LabelTile]:
-    """Tiles worth trying for a shape, the table's own choice first.
+def choose_label_tile(n: int, c: int, itemsize: int, capability: tuple[int, int]) -> LabelTile:
+    """The table's tile for a shape.
 
     Registers and spills behind the choice are those of ahead-of-time compilation: on sm_80 the
-    128 x 256 tile of the statistics spills at 255 registers, so it is offered on sm_90 only.
+    128 x 256 tile of the statistics spills at 255 registers, so only sm_90 and newer use it.
     Fewer than 64 rows per tile would give up Hopper's warp-group products.
 
     Args:
-        n: rows.
-        d: features.
-        c: classes.
+        n: number of rows.
+        c: number of classes.
         itemsize: bytes per operand element.
         capability: CUDA compute capability.
 
     Returns:
-        At least one tile; all fit in shared memory.
+        A tile that fits in the device's shared memory.
     """
     is_hopper = capability >= (9, 0)
+    block_c = max(16, _next_power_of_two(c))
     if itemsize == 4:
         # tf32x3 keeps three products of every operand in registers, so that wide tiles spill.
-        block_c = max(16, _next_power_of_two(c))
         if c <= 128:
-            tiles = [LabelTile(64, block_c, 32, 4 if is_hopper or block_c < 128 else 8, 2)]
-        elif c <= ROW_MAX_CLASSES:
-            tiles = [LabelTile(32, 256, 32, 8, 2)]
-        else:
-            tiles = [LabelTile(64, 64, 32, 4, 3)]
-            if is_hopper:
-                tiles.insert(0, LabelTile(64, 128, 32, 4, 2))
-    elif c <= ROW_MAX_CLASSES:
-        block_c = max(16, _next_power_of_two(c))
-        tiles = [LabelTile(64, block_c, 64, 4 if is_hopper or block_c < 256 else 8, 3)]
-        tiles.append(LabelTile(128, block_c, 64, 8, 3))
-    else:
-        tiles = [LabelTile(128, 128, 64, 8, 3), LabelTile(64, 128, 64, 4, 3)]
-        if is_hopper:
-            tiles.append(LabelTile(128, 256, 64, 8, 3))
-            # Above ten waves of programs the wider tile reads a quarter less of both operands.
-            if c >= 8192 and n >= 512:
-                tiles.reverse()
-        if n <= 64:
-            tiles.sort(key=lambda tile: tile.block_n)
-    limit = _SHARED_BYTES.get(capability, _SHARED_BYTES_OTHERS)
-    fitting = [tile for tile in tiles if shared_bytes(tile, itemsize) <= limit]
-    smallest = LabelTile(64, tiles[0].block_c, 32, tiles[0].num_warps, 2)
-    return fitting or [smallest]
-
-
-def choose_label_tile(
-    n: int, d: int, c: int, itemsize: int, capability: tuple[int, int]
-) -> LabelTile:
-    """The table's tile for a shape.
-
-    Args:
-        n: rows.
-        d: features.
-        c: classes.
-        itemsize: bytes per operand element.
-        capability: CUDA compute capability.
-
-    Returns:
-        The first of `label_tile_candidates`.
-    """
-    return label_tile_candidates(n, d, c, itemsize, capability)[0]
-
-
-def choose_kl_block(c: int) -> tuple[int, int]:
-    """Classes per step of the loss, and warps: a whole row up to 8,192 classes.
-
-    Args:
-        c: classes.
-
-    Returns:
-        (a power of two, warps per program).
-    """
-    block = min(KL_MAX_BLOCK, max(16, _next_power_of_two(c)))
-    return block, 8 if block > 2048 else 4
-
-
-def choose_kl_rows(n: int, c: int, itemsize: int) -> int:
-    """Rows of the loss that are handled at once, so that their exponentials stay in the L2 cache.
-
-    Args:
-        n: rows.
-        c: classes.
-        itemsize: bytes per stored exponential.
-
-    Returns:
-        At least 128, at most n, a multiple of 128 where it is less than n.
-    """
-    rows = max(128, _KL_SCRATCH_BYTES // (c * itemsize) // 128 * 128)
-    return min(n, rows)
+            return LabelTile(64, block_c, 32, 4 if is_hopper or block_c < 128 else 8, 2)
+        if c <= ROW_MAX_CLASSES:
+            return LabelTile(32, 256, 32, 8, 2)
+        return LabelTile(64, 128, 32, 4, 2) if is_hopper else LabelTile(64, 64, 32, 4, 3)
+    shared = _SHARED_BYTES.get(capability, _SHARED_BYTES_OTHERS)
+    if c <= ROW_MAX_CLASSES:
+        tile = LabelTile(64, block_c, 64, 4 if is_hopper or block_c < 256 else 8, 3)
+        if shared_bytes(tile, itemsize) > shared:
+            tile = LabelTile(64, block_c, 32, tile.num_warps, 2)
+        return tile
+    if n <= 64:
+        return LabelTile(64, 128, 64, 4, 3)
+    if is_hopper and c >= 8192 and n >= 512:
+        # Above ten waves of programs the wider tile reads a quarter less of both operands.
+        tile = LabelTile(128, 256, 64, 8, 3)
+        return tile if shared_bytes(tile, itemsize) <= shared else LabelTile(64, 128, 64, 4, 3)
+    return LabelTile(128, 128, 64, 8, 3)
 
 
 def view_taps(extent: int, size: int, antialias: bool) -> int:
@@ -273,7 +201,7 @@ def view_taps(extent: int, size: int, antialias: bool) -> int:
     The triangle filter is open on both sides and 2 max(n, S) / S source pixels wide.
 
     Args:
-        extent: of the stored image, pixels: the largest possible crop n.
+        extent: side of the stored image, pixels; the largest possible crop n.
         size: S, output pixels.
         antialias: widen the filter where the crop is larger than the output.
 
@@ -297,24 +225,6 @@ def choose_view_tile(size: int) -> ViewTile:
     """
     side = min(32, max(16, _next_power_of_two(size)))
     return ViewTile(side, side, 4)
-
-
-def is_autotuned() -> bool:
-    """The user asked for measured tiles with ``HELLOFMT_AUTOTUNE=1``."""
-    return os.environ.get("HELLOFMT_AUTOTUNE", "") == "1"
-
-
-def fastest(candidates: Sequence[LabelTile], time_ms: Callable[[LabelTile], float]) -> LabelTile:
-    """The candidate with the least time; the first of equals.
-
-    Args:
-        candidates: at least one.
-        time_ms: measures one, milliseconds.
-
-    Returns:
-        One of the candidates.
-    """
-    return min(candidates, key=time_ms)
 
 
 def padded_row(c: int, device_kind: str) -> int:

@@ -1,9 +1,8 @@
 """One kernel launch as a value: planned in one place, run, compiled ahead of time or inspected.
 
-``plan`` functions of the ``*_triton`` modules return launches; ``run`` makes the call on a device
-and in the interpreter, ``hellofmt_kernels.aot`` compiles the very same arguments without a device.
-Planning twice would let the two drift apart, and the budget would be checked on another kernel
-than the one that runs.
+The ``plan`` functions of the ``fused`` modules return launches; ``run`` makes the call on a device
+and in the interpreter, ``tools/aot.py`` compiles the very same arguments without a device. Planning
+twice would let the two drift apart, and the budget would be checked on a kernel that never runs.
 """
 
 from __future__ import annotations

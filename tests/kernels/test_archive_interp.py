@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ import torch
 from hellofmt.archive import open_archive
 from hellofmt.loading import HelloDataset, loader
 from hellofmt.projector import Labeler
-from hellofmt_kernels import ViewForm, reference
+from hellofmt_kernels import LabelOptions, ViewForm
+from hellofmt_kernels.labels import reference
 
-soft_labels_triton = pytest.importorskip("hellofmt_kernels.soft_labels_triton")
-views_triton = pytest.importorskip("hellofmt_kernels.views_triton")
+fused_labels = pytest.importorskip("hellofmt_kernels.labels.fused")
+fused_views = pytest.importorskip("hellofmt_kernels.views.fused")
 
 pytestmark = pytest.mark.interp
 
@@ -28,19 +30,18 @@ def drawn(dataset, epochs):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("epilogue", ["softmax", "logits"])
-def test_an_archives_labels(dtype, epilogue):
+@pytest.mark.parametrize("is_softmax", [True, False])
+def test_an_archives_labels(dtype, is_softmax):
     with open_archive(ARCHIVES / "everything.hello") as file:
         labeler = Labeler.from_file(file, dtype=dtype)
         views, _ = drawn(HelloDataset(file, labels="none"), 12)
     x = labeler.embeddings(views)
-    head = labeler._weight, labeler._bias, labeler._scale, labeler.temperature
-    got = soft_labels_triton.launch(x, *head, torch.float32, epilogue == "softmax")
-    served = labeler.labels(views) if epilogue == "softmax" else labeler.logits(views)
+    options = LabelOptions(labeler._scale, labeler.temperature, is_softmax=is_softmax)
+    got = fused_labels.launch(x, labeler._weight, labeler._bias, options)
+    served = labeler.labels(views) if is_softmax else labeler.logits(views)
     assert got.shape == served.shape == (36, 3)
-    want = reference.soft_labels(
-        x.double(), labeler._weight.double(), *head[1:], torch.float64, epilogue
-    )
+    exact = dataclasses.replace(options, dtype=torch.float64)
+    want = reference.soft_labels(x.double(), labeler._weight.double(), labeler._bias, exact)
     # Half operands are exact in float32: what remains is the order of the float32 sum.
     assert (got - want).abs().max() <= 2 * (served - want).abs().max() + 1e-6
 
@@ -54,7 +55,7 @@ def test_an_archives_views():
     size = dataset.views.size
     rows, antialias = torch.from_numpy(table), dataset.views.antialias
     half = ViewForm((0.5,) * 3, (0.25,) * 3, torch.float16, is_channels_last=True)
-    got, second = views_triton.launch(stored, rows, size, antialias, (ViewForm(), half))
+    got, second = fused_views.launch(stored, rows, size, antialias, (ViewForm(), half))
     assert (got - views).abs().max() < 1e-5
     # Values from -2 to 2, where half a step of float16 is 2**-11.
     assert (second - (views - 0.5) / 0.25).abs().max() < 2**-10

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hellofmt_kernels import ViewForm, soft_label_kl, soft_labels, view_pair, views
+from hellofmt_kernels import LabelOptions, ViewForm, soft_labels, view_pair, views
 
 needs_compiler = pytest.mark.skipif(
     shutil.which("g++") is None, reason="torch.compile needs a C++ compiler"
@@ -17,14 +17,10 @@ def test_fake_tensors_of_a_gpu_have_padded_rows():
     with FakeTensorMode():
         x = torch.empty(7, 16, dtype=torch.float16, device="cuda")
         weight = torch.empty(1000, 16, dtype=torch.float16, device="cuda")
-        labels = soft_labels(x, weight, None, 100.0, 1.0, torch.bfloat16)
+        labels = soft_labels(x, weight, None, LabelOptions(100.0, dtype=torch.bfloat16))
         assert labels.shape == (7, 1000)
         assert labels.stride() == (1008, 1)
         assert labels.dtype == torch.bfloat16
-        student = torch.empty(7, 1000, device="cuda", requires_grad=True)
-        loss = soft_label_kl(x, weight, None, 100.0, 1.0, student)
-        assert (loss.shape, loss.dtype) == ((7,), torch.float32)
-        assert loss.requires_grad
         images = torch.empty(3, 8, 8, 3, dtype=torch.uint8, device="cuda")
         rows = torch.empty(5, 20, dtype=torch.int32, device="cuda")
         batch = views(images, rows, 32, out_dtype=torch.float16, channels_last=True)
@@ -45,43 +41,24 @@ def test_fake_tensors_of_a_gpu_have_padded_rows():
 )
 # Inductor's own imports warn of things that are not ours.
 @pytest.mark.filterwarnings("ignore")
-def test_labels_compile_without_a_graph_break(backend, tmp_path, monkeypatch):
+def test_labels_and_views_compile_without_a_graph_break(
+    backend, make_random_rows, tmp_path, monkeypatch
+):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     g = torch.Generator().manual_seed(0)
-    x = torch.randn(5, 8, generator=g, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(12, 8, generator=g, dtype=torch.float64)
-    bias = torch.randn(12, generator=g, dtype=torch.float64, requires_grad=True)
-
-    def loss(x, bias):
-        labels = soft_labels(x.tanh(), weight, bias, 3.0, 1.5)
-        return (labels.square().sum(dim=1) + 1).log().sum()
-
-    got, want = torch.compile(loss, fullgraph=True, backend=backend)(x, bias), loss(x, bias)
-    assert torch.allclose(got, want, rtol=1e-12)
-    for ours, theirs in zip(
-        torch.autograd.grad(got, (x, bias)), torch.autograd.grad(want, (x, bias)), strict=True
-    ):
-        assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_loss_and_views_compile_without_a_graph_break(make_random_rows):
-    g = torch.Generator().manual_seed(0)
-    x, weight = torch.randn(4, 6, generator=g), torch.randn(5, 6, generator=g)
+    weight, bias = torch.randn(12, 8 * 8 * 3, generator=g), torch.randn(12, generator=g)
     images = torch.randint(0, 256, (2, 8, 8, 3), generator=g, dtype=torch.uint8)
     rows = make_random_rows(4, 2, 8, 8, 8)
-    student = torch.randn(3 * 8 * 8, 5, generator=g, requires_grad=True)
 
-    def loss(student):
+    def entropy(images, rows):
         batch = views(images, rows, 8, mean=(0.5,) * 3, channels_last=True)
-        z = batch.flatten(1) @ student
-        return soft_label_kl(x, weight, None, 2.0, 1.0, z, 2.0).mean()
+        labels = soft_labels(batch.flatten(1).tanh(), weight, bias, LabelOptions(0.2, 1.5))
+        return -(labels * labels.log()).sum(dim=1)
 
-    got, want = torch.compile(loss, fullgraph=True, backend="aot_eager")(student), loss(student)
-    assert torch.allclose(got, want)
-    ours, theirs = (torch.autograd.grad(value, student)[0] for value in (got, want))
-    assert torch.allclose(ours, theirs, atol=1e-7)
-    assert theirs.abs().max() > 0
+    got = torch.compile(entropy, fullgraph=True, backend=backend)(images, rows)
+    want = entropy(images, rows)
+    assert torch.allclose(got, want, rtol=1e-5)
+    assert want.min() > 0.1
 
 
 @pytest.mark.parametrize(

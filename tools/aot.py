@@ -1,17 +1,18 @@
 """Compile every shipped kernel configuration without a GPU and hold it to a budget.
 
-``python -m hellofmt_kernels.aot`` plans launches exactly as the operators do, on tensors without
-memory, compiles them for sm_80 and sm_90 and reads the machine code: registers per thread, spills
-to local memory, shared memory, tensor-core instructions, 128-bit stores. A kernel that starts to
-spill or to lose its tensor-core instructions still gives right numbers, only slowly, so no other
-test would notice. ``aot_budget.json`` beside this module is the committed result of the newest
-Triton, ``aot_budget_3.6.json`` and so on those of earlier ones; ``--update`` rewrites the one of
-the installed Triton, and the difference is for a person to review.
+``make aot`` plans launches exactly as the operators do, on tensors without memory, compiles them
+for sm_80 and sm_90 and reads the machine code: registers per thread, spills to local memory, shared
+memory, tensor-core instructions, 128-bit stores. A kernel that starts to spill or to lose its
+tensor-core instructions still gives right numbers, only slowly, so no other test would notice.
+``aot_budget_3.9.json`` beside this file is the committed result of Triton 3.9, and so on for the
+newest two versions; ``--update`` rewrites the one of the installed Triton, and a person reviews the
+difference. Other versions of Triton are held only to what every kernel must keep: no spills, and
+tensor cores where it multiplies matrices.
 
 What Triton specialises on is taken from the arguments themselves, as its launcher does: pointers
-and integers that 16 divides are marked, and an integer that is 1 becomes a constant. Otherwise
-another kernel than the one that runs would be measured. Strides and sizes are those of common
-shapes; a class count of 1000 stands for those that 16 does not divide.
+and integers that 16 divides are marked, and an integer that is 1 becomes a constant. Otherwise the
+kernel measured would differ from the one that runs. Strides and sizes are those of common shapes; a
+class count of 1000 stands for those that 16 does not divide.
 
 Run times are not measured here, nor can they be: they need a GPU.
 """
@@ -34,12 +35,15 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from hellofmt_kernels import config, soft_label_kl_triton, soft_labels_triton, views_triton
-from hellofmt_kernels.view_form import ViewForm
-from hellofmt_kernels.view_row import VIEW_COLUMNS
+from hellofmt_kernels import config
+from hellofmt_kernels.labels import fused as labels
+from hellofmt_kernels.labels.options import LabelOptions
+from hellofmt_kernels.views import fused as views
+from hellofmt_kernels.views.form import ViewForm
+from hellofmt_kernels.views.row import VIEW_COLUMNS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterator, Sequence
 
     from hellofmt_kernels.launch import Launch
 
@@ -53,10 +57,9 @@ __all__ = [
     "read_budget",
 ]
 
-CAPABILITIES = ((8, 0), (9, 0))
+Capability = tuple[int, int]
 
-# Versions that allocate registers and shared memory so differently that they have their own budget.
-_OWN_BUDGET = ("3.6", "3.7", "3.8")
+CAPABILITIES: tuple[Capability, ...] = ((8, 0), (9, 0))
 
 _POINTERS = {
     torch.float16: "*fp16",
@@ -201,113 +204,52 @@ def _short(dtype: torch.dtype) -> str:
 
 
 def _label_launches(
-    n: int,
-    d: int,
-    c: int,
-    dtype: torch.dtype,
-    capability: tuple[int, int],
-    rank: int,
-    is_soft: bool,
-    out_dtype: torch.dtype | None = None,
+    shape: tuple[int, int, int], dtype: torch.dtype, options: LabelOptions, capability: Capability
 ) -> list[Launch]:
-    out = _empty(n, config.padded_row(c, "cuda"), dtype=out_dtype or dtype)
-    low_rank = None
-    if rank:
-        low_rank = (_empty(rank, d, dtype=dtype), _empty(c, rank, dtype=dtype), 1.0)
-    return soft_labels_triton.plan(
+    n, d, c = shape
+    return labels.plan(
         _empty(n, d, dtype=dtype),
         _empty(c, d, dtype=dtype),
         _empty(c, dtype=torch.float32),
-        100.0,
-        2.0,
-        out,
-        is_soft,
-        low_rank,
+        options,
+        _empty(n, config.padded_row(c, "cuda"), dtype=options.dtype),
         capability=capability,
     )
 
 
-def _labels() -> Iterable[tuple[str, bool, Callable[[tuple[int, int]], Launch]]]:
+def _labels(capability: Capability) -> Iterator[Configuration]:
     half, full = torch.float16, torch.float32
-    # (N, D, C, dtype, rank, softmax): what the tables distinguish.
-    shapes = (
-        (1024, 768, 10, half, 0, True),
-        (1024, 768, 100, half, 0, True),
-        (1024, 768, 200, half, 0, True),
-        (1024, 768, 1000, half, 0, True),
-        (1024, 768, 1000, torch.bfloat16, 0, True),
-        (64, 768, 1000, half, 0, True),
-        (1024, 768, 21841, half, 0, True),
-        (1024, 768, 1000, half, 16, True),
-        (1024, 768, 1000, half, 64, True),
-        (1024, 768, 1000, half, 0, False),
-        (1024, 768, 100, full, 0, True),
-        (1024, 768, 200, full, 0, True),
-        (1024, 768, 1000, full, 0, True),
+    # ((N, D, C), dtype of the operands, dtype of the result, softmax): what the tables distinguish.
+    # The last three are what a labeler in half precision serves: labels in float32.
+    cases = (
+        ((1024, 768, 10), half, half, True),
+        ((1024, 768, 100), half, half, True),
+        ((1024, 768, 200), half, half, True),
+        ((1024, 768, 1000), half, half, True),
+        ((1024, 768, 1000), torch.bfloat16, torch.bfloat16, True),
+        ((64, 768, 1000), half, half, True),
+        ((1024, 768, 21841), half, half, True),
+        ((1024, 768, 1000), half, half, False),
+        ((1024, 768, 100), full, full, True),
+        ((1024, 768, 200), full, full, True),
+        ((1024, 768, 1000), full, full, True),
+        ((1024, 768, 10), half, full, True),
+        ((1024, 768, 1000), half, full, True),
+        ((1024, 768, 21841), half, full, True),
     )
-    for n, d, c, dtype, rank, is_soft in shapes:
-        name = f"{'labels' if is_soft else 'logits'} {_short(dtype)} {n}x{d}x{c}"
-        name += f" r{rank}" if rank else ""
-
-        def planned(
-            capability: tuple[int, int],
-            shape: tuple[int, int, int] = (n, d, c),
-            dtype: torch.dtype = dtype,
-            rank: int = rank,
-            is_soft: bool = is_soft,
-            at: int = 0,
-        ) -> Launch:
-            return _label_launches(*shape, dtype, capability, rank, is_soft)[at]
-
-        yield name, True, planned
-    for c in (1000, 21841):
-
-        def normalise(capability: tuple[int, int], c: int = c) -> Launch:
-            return _label_launches(1024, 768, c, half, capability, 0, True)[1]
-
-        yield f"normalise fp16 1024x{c}", False, normalise
-    # What a labeler in half precision hands out: labels in float32.
-    for c in (10, 1000, 21841):
-        for at, name in enumerate(("labels", "normalise") if c > 256 else ("labels",)):
-
-            def wide(capability: tuple[int, int], c: int = c, at: int = at) -> Launch:
-                return _label_launches(1024, 768, c, half, capability, 0, True, full)[at]
-
-            yield f"{name} fp16-fp32 1024x768x{c}", at == 0, wide
+    for shape, dtype, out_dtype, is_softmax in cases:
+        options = LabelOptions(100.0, 2.0, out_dtype, is_softmax)
+        launches = _label_launches(shape, dtype, options, capability)
+        dtypes = "-".join(dict.fromkeys(map(_short, (dtype, out_dtype))))
+        size = "x".join(map(str, shape))
+        what = "labels" if is_softmax else "logits"
+        yield _configuration(f"{what} {dtypes} {size}", launches[0], capability, is_gemm=True)
+        # The rows are only in the grid of the second launch: one count of them is enough.
+        for launch in launches[1:] if shape[0] == 1024 else ():
+            yield _configuration(f"normalise {dtypes} {size}", launch, capability)
 
 
-def _losses() -> Iterable[tuple[str, bool, Callable[[tuple[int, int]], Launch]]]:
-    for c in (10, 1000, 8192, 21841):
-
-        def planned(capability: tuple[int, int], c: int = c) -> Launch:
-            half = torch.float16
-            return soft_label_kl_triton.plan(
-                _empty(1024, 768, dtype=half),
-                _empty(c, 768, dtype=half),
-                None,
-                100.0,
-                2.0,
-                _empty(1024, c, dtype=half),
-                2.0,
-                _empty(1024, dtype=torch.float32),
-                _empty(1024, config.padded_row(c, "cuda"), dtype=half),
-                capability=capability,
-            )[1]
-
-        yield f"loss fp16 1024x{c}", False, planned
-
-
-def _view_launch(stored: int, size: int, forms: Sequence[ViewForm]) -> Launch:
-    return views_triton.plan(
-        _empty(1000, stored, stored, 3, dtype=torch.uint8),
-        _empty(1024, VIEW_COLUMNS, dtype=torch.int32),
-        [form.empty(1024, size, "meta") for form in forms],
-        True,
-        forms,
-    )
-
-
-def _views() -> Iterable[tuple[str, bool, Callable[[tuple[int, int]], Launch]]]:
+def _views(capability: Capability) -> Iterator[Configuration]:
     half, full = torch.float16, torch.float32
     # (stored side, S, (dtype, channels_last) of each output). Two taps per axis are one kernel,
     # with antialiasing of images no larger than S or without it. Pairs are what `HelloLoader` asks
@@ -333,17 +275,21 @@ def _views() -> Iterable[tuple[str, bool, Callable[[tuple[int, int]], Launch]]]:
         ]
         dtypes = "+".join(_short(form.dtype) for form in forms)
         layouts = "+".join("channels_last" if form.is_channels_last else "planar" for form in forms)
-        name = f"views {dtypes} {stored}->{size} {layouts}"
+        launch = views.plan(
+            _empty(1000, stored, stored, 3, dtype=torch.uint8),
+            _empty(1024, VIEW_COLUMNS, dtype=torch.int32),
+            [form.empty(1024, size, "meta") for form in forms],
+            True,
+            forms,
+        )
+        yield _configuration(f"views {dtypes} {stored}->{size} {layouts}", launch, capability)
 
-        def planned(
-            _: tuple[int, int],
-            stored: int = stored,
-            size: int = size,
-            forms: Sequence[ViewForm] = tuple(forms),
-        ) -> Launch:
-            return _view_launch(stored, size, forms)
 
-        yield name, False, planned
+def _configuration(
+    name: str, launch: Launch, capability: Capability, *, is_gemm: bool = False
+) -> Configuration:
+    name = f"{name} sm_{capability[0]}{capability[1]}"
+    return Configuration(name, launch, capability, is_gemm)
 
 
 def configurations() -> list[Configuration]:
@@ -353,32 +299,27 @@ def configurations() -> list[Configuration]:
         With names that are unique.
     """
     return [
-        Configuration(
-            f"{name} sm_{capability[0]}{capability[1]}", plan(capability), capability, gemm
-        )
-        for name, gemm, plan in (*_labels(), *_losses(), *_views())
-        for capability in CAPABILITIES
+        one for capability in CAPABILITIES for kind in (_labels, _views) for one in kind(capability)
     ]
 
 
-def _budget() -> str:
-    """Name of the budget that the installed Triton is held to."""
+def _budget_path() -> Path:
     minor = ".".join(triton.__version__.split(".")[:2])
-    return f"aot_budget_{minor}.json" if minor in _OWN_BUDGET else "aot_budget.json"
+    return Path(__file__).with_name(f"aot_budget_{minor}.json")
 
 
-def read_budget() -> dict[str, dict[str, int]]:
+def read_budget() -> dict[str, dict[str, int]] | None:
     """The committed budget of the installed Triton.
 
     Returns:
-        Numbers of `Compiled` by configuration name.
+        Numbers of `Compiled` by configuration name; None for a Triton without a budget.
     """
-    text = (resources.files("hellofmt_kernels") / _budget()).read_text(encoding="utf-8")
-    return json.loads(text)["configurations"]
+    path = _budget_path()
+    return json.loads(path.read_text(encoding="utf-8"))["configurations"] if path.exists() else None
 
 
 def problems(
-    configuration: Configuration, compiled: Compiled, budget: dict[str, dict[str, int]]
+    configuration: Configuration, compiled: Compiled, budget: dict[str, dict[str, int]] | None
 ) -> list[str]:
     """Where machine code is worse than the budget or than what every kernel must keep.
 
@@ -386,39 +327,43 @@ def problems(
     versions differ by a few. Instructions may rise by a quarter.
 
     Args:
-        configuration: what was compiled.
-        compiled: what came out.
-        budget: the committed one.
+        configuration: the compiled configuration.
+        compiled: its machine code's numbers.
+        budget: the committed one, or None for a Triton without one: then a kernel must only not
+            spill, and use tensor cores if it multiplies matrices.
 
     Returns:
         One line per problem.
     """
-    found: list[str] = []
     name = configuration.name
+    lines: list[str] = []
+    if compiled.spills:
+        lines.append(f"{name}: spills {compiled.spills}; expected 0")
+    if configuration.is_gemm and not compiled.wgmma + compiled.mma:
+        lines.append(f"{name}: no tensor-core instruction")
+    if budget is None:
+        return lines
     allowed = budget.get(name)
     if allowed is None:
-        return [f"{name}: not in the budget; run with --update and review"]
+        return [*lines, f"{name}: not in the budget; run with --update and review"]
     limits = (
         ("registers", compiled.registers, allowed["registers"] + 8),
-        ("spills", compiled.spills, allowed["spills"]),
         ("shared_bytes", compiled.shared_bytes, allowed["shared_bytes"]),
         ("instructions", compiled.instructions, allowed["instructions"] * 5 // 4),
     )
-    found += [
+    lines += [
         f"{name}: {what} {value}; expected at most {limit}"
         for what, value, limit in limits
         if value > limit
     ]
     if compiled.wide_stores < allowed["wide_stores"]:
-        found.append(
+        lines.append(
             f"{name}: {compiled.wide_stores} stores of 128 bits; "
             f"expected at least {allowed['wide_stores']}"
         )
-    if configuration.is_gemm:
-        for what in ("wgmma", "mma"):
-            if allowed[what] and not getattr(compiled, what):
-                found.append(f"{name}: no {what} instruction; expected {allowed[what]}")
-    return found
+    if configuration.is_gemm and allowed["wgmma"] and not compiled.wgmma:
+        lines.append(f"{name}: no wgmma instruction; expected {allowed['wgmma']}")
+    return lines
 
 
 def _table(rows: Sequence[tuple[str, Compiled]]) -> str:
@@ -441,9 +386,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0, or 1 if something is worse than the budget.
     """
-    parser = argparse.ArgumentParser(prog="python -m hellofmt_kernels.aot", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python tools/aot.py", description=__doc__)
     parser.add_argument("--update", action="store_true", help="rewrite the committed budget")
-    parser.add_argument("--only", default="", metavar="TEXT", help="names that contain TEXT")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="compile only names that contain TEXT"
+    )
     options = parser.parse_args(arguments)
     chosen = [one for one in configurations() if options.only in one.name]
     if not chosen:
@@ -451,22 +398,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     compiled = [compile_launch(one.launch, one.capability) for one in chosen]
     names = [one.name for one in chosen]
     sys.stdout.write(_table(list(zip(names, compiled, strict=True))) + "\n")
+    budget = read_budget()
     if options.update:
         numbers = {name: asdict(one) for name, one in zip(names, compiled, strict=True)}
-        merged = dict(sorted(((read_budget() if options.only else {}) | numbers).items()))
-        budget = {"triton": triton.__version__, "configurations": merged}
-        path = Path(__file__).with_name(_budget())
-        path.write_text(json.dumps(budget, indent=1) + "\n", encoding="utf-8")
+        merged = dict(sorted((((budget or {}) if options.only else {}) | numbers).items()))
+        document = {"triton": triton.__version__, "configurations": merged}
+        _budget_path().write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         return 0
-    budget = read_budget()
-    found = [
+    if budget is None:
+        sys.stderr.write(
+            f"Triton {triton.__version__} has no budget: only spills and tensor cores are checked\n"
+        )
+    lines = [
         line
         for one, result in zip(chosen, compiled, strict=True)
         for line in problems(one, result, budget)
     ]
-    for line in found:
+    for line in lines:
         sys.stderr.write(line + "\n")
-    return 1 if found else 0
+    return 1 if lines else 0
 
 
 if __name__ == "__main__":

@@ -1,11 +1,6 @@
-"""What every operator of this package computes, in plain torch: the definition and the CPU path.
+"""Views in plain torch: the definition and the CPU path.
 
-Precision: float64 stays float64; every other dtype is computed in float32, and only the result is
-rounded to the output dtype. A logit is never rounded to a narrower type, since at CLIP's scale of
-100 one bfloat16 step of a logit is worth 18 % of a probability.
-
-The functions are differentiable by torch itself, which is what the tests of the fused gradients
-compare with.
+Computed in float64 where one result is float64, else in float32; only the result is rounded.
 """
 
 from __future__ import annotations
@@ -15,122 +10,20 @@ from typing import TYPE_CHECKING
 import torch
 
 from hellofmt_kernels.config import view_taps
-from hellofmt_kernels.view_row import WEIGHT_ONE, ViewColumn, is_mixed, permutations
+from hellofmt_kernels.device import accumulation_dtype
+from hellofmt_kernels.views.row import WEIGHT_ONE, ViewColumn, is_blended, permutations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from hellofmt_kernels.view_form import ViewForm
+    from hellofmt_kernels.views.form import ViewForm
 
-__all__ = ["logits", "soft_label_kl", "soft_labels", "views"]
+__all__ = ["views"]
 
 #: Numbers of one intermediate of `views`: 512 KiB of float32, which stays in a core's own cache.
 _CHUNK_NUMBERS = 1 << 17
-
-
-def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def logits(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    scale: float,
-    low_rank: tuple[Tensor, Tensor, float] | None = None,
-) -> Tensor:
-    """Logits of embeddings before the temperature: scale * x (W + s B A)^T + b.
-
-    Args:
-        x: (N, D) floating point.
-        weight: (C, D) of the same dtype.
-        bias: (C,) floating point, or none; outside the scale.
-        scale: dimensionless, ``exp(logit_scale)`` of CLIP.
-        low_rank: (A (R, D), B (C, R), s), the unmerged delta s * B A of the weight, or none.
-
-    Returns:
-        (N, C) float64 for float64 input, else float32.
-    """
-    dtype = _accumulation_dtype(x.dtype)
-    rows = x.to(dtype)
-    z = rows @ weight.to(dtype).T
-    if low_rank is not None:
-        a, b, factor = low_rank
-        z = z + factor * ((rows @ a.to(dtype).T) @ b.to(dtype).T)
-    z = scale * z
-    return z if bias is None else z + bias.to(dtype)
-
-
-def soft_labels(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    scale: float,
-    temperature: float,
-    out_dtype: torch.dtype | None = None,
-    epilogue: str = "softmax",
-    low_rank: tuple[Tensor, Tensor, float] | None = None,
-) -> Tensor:
-    """Labels of embeddings: softmax((scale * x W^T + b) / temperature), or the logits before it.
-
-    Args:
-        x: (N, D) floating point.
-        weight: (C, D) of the same dtype.
-        bias: (C,) floating point, or none.
-        scale: dimensionless.
-        temperature: dimensionless, > 0; without effect on ``epilogue="logits"``.
-        out_dtype: floating point; the dtype of x if none.
-        epilogue: ``"softmax"`` or ``"logits"``.
-        low_rank: as in `logits`.
-
-    Returns:
-        (N, C) in ``out_dtype``.
-    """
-    z = logits(x, weight, bias, scale, low_rank)
-    if epilogue == "softmax":
-        z = torch.softmax(z / temperature, dim=1)
-    return z.to(x.dtype if out_dtype is None else out_dtype)
-
-
-def soft_label_kl(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    scale: float,
-    temperature: float,
-    student: Tensor,
-    student_temperature: float = 1.0,
-    low_rank: tuple[Tensor, Tensor, float] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """KL(p || q) per row and its gradient, with p the soft labels and q the student's softmax.
-
-    p = softmax((scale * x W^T + b) / temperature), q = softmax(student / student_temperature);
-    the gradient with respect to the student's logits is (q - p) / student_temperature.
-
-    Args:
-        x: (N, D) floating point.
-        weight: (C, D) of the same dtype.
-        bias: (C,) floating point, or none.
-        scale: dimensionless.
-        temperature: dimensionless, > 0.
-        student: (N, C) logits, floating point.
-        student_temperature: dimensionless, > 0.
-        low_rank: as in `logits`.
-
-    Returns:
-        (N,) losses in nats and (N, C) gradients, float64 where x or the student is, else float32.
-        A class with p = 0 adds nothing to the loss.
-    """
-    z = logits(x, weight, bias, scale, low_rank)
-    dtype = torch.promote_types(z.dtype, _accumulation_dtype(student.dtype))
-    log_p = torch.log_softmax(z.to(dtype) / temperature, dim=1)
-    log_q = torch.log_softmax(student.to(dtype) / student_temperature, dim=1)
-    p = log_p.exp()
-    # 0 * -inf is not a number, and a class without probability has no information to lose.
-    terms = torch.where(p > 0, p * (log_p - log_q), torch.zeros((), dtype=dtype, device=p.device))
-    return terms.sum(dim=1), (log_q.exp() - p) / student_temperature
 
 
 def _taps(
@@ -248,7 +141,7 @@ def views(
 
     Args:
         images: (M, H, W, 3) uint8.
-        rows: (N, 20) integers on the same device, see `hellofmt_kernels.view_row.ViewColumn`.
+        rows: (N, 20) integers on the same device, see `hellofmt_kernels.views.row.ViewColumn`.
         size: S, pixels.
         antialias: widen the filter where a crop is larger than S, as Pillow does; without effect
             on images of at most S x S.
@@ -260,7 +153,7 @@ def views(
     rows = rows.to(torch.int64)
     dtype = torch.float32
     for form in forms:
-        dtype = torch.promote_types(dtype, _accumulation_dtype(form.dtype))
+        dtype = torch.promote_types(dtype, accumulation_dtype(form.dtype))
     count, device = rows.shape[0], images.device
     outs = [form.empty(count, size, device) for form in forms]
 
@@ -272,7 +165,7 @@ def views(
     chunk = max(1, _CHUNK_NUMBERS // (3 * max(height, size) * max(width, size)))
     for first in range(0, count, chunk):
         part = rows[first : first + chunk]
-        mixed = is_mixed(part).nonzero().squeeze(1)
+        mixed = is_blended(part).nonzero().squeeze(1)
         partners = part[mixed]
         shuffles = part[:, ViewColumn.SHUFFLE : ViewColumn.PERMUTATION + 1]
         view = _render(images, part[:, :6], shuffles, size, antialias, dtype).div_(255)

@@ -25,7 +25,7 @@ __all__ = [
     "VIEW_COLUMNS",
     "WEIGHT_ONE",
     "ViewColumn",
-    "is_mixed",
+    "is_blended",
     "permutations",
     "validate_view_rows",
 ]
@@ -88,7 +88,7 @@ def permutations(factor: int) -> Tensor:
     return torch.tensor(list(itertools.permutations(range(factor))), dtype=torch.int64)
 
 
-def is_mixed(rows: Tensor) -> Tensor:
+def is_blended(rows: Tensor) -> Tensor:
     """Which rows need their partner: a box that is not empty, or a weight below one.
 
     Args:
@@ -147,7 +147,7 @@ def validate_view_rows(rows: Tensor, shape: tuple[int, int, int]) -> list[str]:
     rows = rows.to(torch.int64)
     _, height, width = shape
     problems = [_crop_problem(rows, ViewColumn.IMAGE, shape, "view")]
-    mixed = rows[is_mixed(rows)]
+    mixed = rows[is_blended(rows)]
     problems.append(_crop_problem(mixed, ViewColumn.PARTNER_IMAGE, shape, "partner"))
     weight = rows[:, ViewColumn.WEIGHT]
     is_bad = (weight < 0) | (weight > WEIGHT_ONE)

@@ -16,7 +16,7 @@ The kernel is bound by instructions rather than bytes: one thread per output *va
 twice the instructions of one per output pixel. Rejected: ``grid_sample`` and ``roi_align``, which
 read beyond the crop.
 
-Rows of parameters are trusted here; ``ops.views`` checks those that come from the CPU. Run times
+Rows of parameters are trusted here; ``views.ops`` checks those that come from the CPU. Run times
 on a GPU are unmeasured.
 """
 
@@ -29,14 +29,14 @@ import triton.language as tl
 
 from hellofmt_kernels import config
 from hellofmt_kernels.launch import Launch
-from hellofmt_kernels.view_row import VIEW_COLUMNS, WEIGHT_ONE, ViewColumn
+from hellofmt_kernels.views.row import VIEW_COLUMNS, WEIGHT_ONE, ViewColumn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import torch
 
-    from hellofmt_kernels.view_form import ViewForm
+    from hellofmt_kernels.views.form import ViewForm
 
 __all__ = ["launch", "plan"]
 
@@ -428,7 +428,7 @@ def launch(
     forms: Sequence[ViewForm],
     tile: config.ViewTile | None = None,
 ) -> list[torch.Tensor]:
-    """Views of stored images, as `hellofmt_kernels.reference.views` defines them.
+    """Views of stored images, as `hellofmt_kernels.views.reference.views` defines them.
 
     Args:
         images: (M, H, W, 3) uint8.

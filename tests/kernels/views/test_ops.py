@@ -352,7 +352,7 @@ REFUSED = {
     "out_dtype": (
         {"out_dtype": torch.uint8},
         TypeError,
-        "`out_dtype`: torch.uint8; expected float16, bfloat16, float32 or float64",
+        "`out_dtype`: dtype torch.uint8; expected float16, bfloat16, float32 or float64",
     ),
 }
 
@@ -385,7 +385,7 @@ REFUSED_FORMS = {
     "dtype": (
         ViewForm(dtype=torch.int32),
         TypeError,
-        "`{}.dtype`: torch.int32; expected float16, bfloat16, float32 or float64",
+        "`{}.dtype`: dtype torch.int32; expected float16, bfloat16, float32 or float64",
     ),
 }
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from hellofmt_kernels import WEIGHT_ONE, ViewColumn, ViewForm, config, reference
+from hellofmt_kernels import WEIGHT_ONE, ViewColumn, ViewForm, config
+from hellofmt_kernels.views import reference
 
-views_triton = pytest.importorskip("hellofmt_kernels.views_triton")
+fused = pytest.importorskip("hellofmt_kernels.views.fused")
 
 pytestmark = pytest.mark.interp
 
@@ -34,7 +35,7 @@ def check_forms(images, rows, size, forms, antialias=True, tile=None):
     """Each output against the definition in float64."""
     exact = [dataclasses.replace(form, dtype=torch.float64) for form in forms]
     wanted = reference.views(images, rows, size, antialias, exact)
-    found = views_triton.launch(images, rows, size, antialias, forms, tile)
+    found = fused.launch(images, rows, size, antialias, forms, tile)
     assert len(found) == len(forms)
     for got, want, form in zip(found, wanted, forms, strict=True):
         assert got.shape == want.shape
@@ -89,9 +90,9 @@ def test_a_pair_has_its_own_affines_dtypes_and_formats(
 def test_a_pair_has_the_bits_of_each_form_alone(make_random_rows):
     images, rows = noise(2, 10, 10), make_random_rows(4, 2, 10, 10, 12)
     forms = [STUDENT, ViewForm(OTHER_MEAN, OTHER_STD, torch.float16, is_channels_last=True)]
-    pair = views_triton.launch(images, rows, 12, True, forms)
+    pair = fused.launch(images, rows, 12, True, forms)
     for got, form in zip(pair, forms, strict=True):
-        assert got.equal(views_triton.launch(images, rows, 12, True, [form])[0])
+        assert got.equal(fused.launch(images, rows, 12, True, [form])[0])
 
 
 def test_a_pair_of_shrunk_views(make_random_rows):
@@ -171,7 +172,7 @@ def test_every_output_is_written_and_nothing_beside_it(
 
     monkeypatch.setattr(ViewForm, "empty", poisoned)
     forms = [ViewForm(MEAN, STD, dtype, channels_last) for dtype in (torch.float32, torch.float16)]
-    found = views_triton.launch(
+    found = fused.launch(
         noise(2, 10, 10), rows, 21, True, forms[:count], config.ViewTile(16, 16, 4)
     )
     assert len(found) == len(held) == count

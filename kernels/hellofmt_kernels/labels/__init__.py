@@ -1,0 +1,1 @@
+"""Soft labels of embeddings: a matrix product with the head, then a softmax."""

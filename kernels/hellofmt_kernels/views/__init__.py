@@ -1,0 +1,1 @@
+"""Augmented views of images: crop, resize, flip, blend with a partner, normalise."""
