@@ -21,26 +21,24 @@ Accuracy of a student is noisy, KL is not.
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 import torch
 from torch.nn import functional
 
 from hellofmt.distillation.teacher import device_of
-from hellofmt.errors import UserInputError
 from hellofmt.projector import STORAGES, stored_labelers
 from hellofmt.runs import ranks
 from hellofmt.runs.cost import gflop_of
-from hellofmt.runs.resume import read_state, write_state
-from hellofmt.student.batches import ArrayBatches
+from hellofmt.runs.loop import descend
+from hellofmt.runs.resume import Checkpoint, State
+from hellofmt.runs.schedule import cosine
+from hellofmt.student.batches import ArrayBatches, ViewBatch
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
@@ -209,14 +207,6 @@ def fidelity(
     return Fidelity(agreement=100.0 * same / n, kl=divergence / n, views=n)
 
 
-def _rate(settings: FitSettings, step: int) -> float:
-    """Learning rate at a step as a fraction of the full one."""
-    warmup = round(settings.warmup * settings.steps)
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, settings.steps - warmup)))
-
-
 def default_steps(images: int, batch_size: int) -> int:
     """Steps of a fit that nobody chose: 50 passes over the images, at most 4,000.
 
@@ -237,17 +227,14 @@ def lay_out(projector: Projector) -> None:
     projector.encoder.visual.to(memory_format=torch.channels_last)
 
 
-def _step_loss(
+def _loss_of(
     projector: Projector,
     teacher: Callable[[Tensor], Tensor],
-    batches: ArrayBatches,
     settings: FitSettings,
-    step: int,
+    batch: ViewBatch,
 ) -> Tensor:
     """This process's share of the loss of a step, ready for ``backward``."""
     device = device_of(projector)
-    part = ranks.share(settings.batch_size)
-    batch = batches.batch(step, part)
     views, hard = batch.views.to(device), batch.hard.to(device)
     views = views.contiguous(memory_format=torch.channels_last)
     unmixed_rows = None
@@ -290,7 +277,8 @@ def predicted_seconds(
     times: list[float] = []
     for step in range(measured + 1):
         start = time.perf_counter()
-        _step_loss(projector, teacher, batches, settings, step).backward()
+        batch = batches.batch(step, ranks.share(settings.batch_size))
+        _loss_of(projector, teacher, settings, batch).backward()
         if is_cuda:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
@@ -318,7 +306,8 @@ def fit_gflop(
         For ``settings.steps`` steps, of all processes.
     """
     batches = _batches(source, views, settings)
-    step = partial(_step_loss, projector, teacher, batches, settings, 0)
+    batch = batches.batch(0, ranks.share(settings.batch_size))
+    step = partial(_loss_of, projector, teacher, settings, batch)
     share = gflop_of(step, backward=True)
     projector.zero_grad(set_to_none=True)
     whole = ranks.sum_(torch.tensor(share, device=device_of(projector)))
@@ -344,10 +333,7 @@ def fit_projector(
     settings: FitSettings | None = None,
     *,
     held_out: ArrayImages | None = None,
-    state: str | os.PathLike[str] | None = None,
-    run: str = "",
-    state_every: int = 100,
-    state_seconds: float = 60.0,
+    checkpoint: Checkpoint | None = None,
     evaluations: int = 0,
     on_step: Callable[[int, Tensor], None] | None = None,
     on_fidelity: Callable[[int, Fidelity], None] | None = None,
@@ -366,10 +352,7 @@ def fit_projector(
         views: of the data set: what students will ask labels for.
         settings: loss, optimiser, steps; None takes the defaults.
         held_out: images for the fidelity; None uses the training images under new views.
-        state: file that keeps the state of the run; continued from, if it is there.
-        run: digest of everything the run depends on; a state of another run is refused.
-        state_every: steps between two states.
-        state_seconds: or so many, where steps are slow.
+        checkpoint: continue from there if there is a state, and keep the state there.
         evaluations: how often fidelity is measured on the way, on few views.
         on_step: called after each step with the number of steps done and the detached loss.
         on_fidelity: called with the steps done and the fidelity on the way.
@@ -378,7 +361,8 @@ def fit_projector(
         Fidelity on views that were not trained on.
 
     Raises:
-        ValueError: steps < 1; as a ``UserInputError``, the loss is not finite (E_OPTION).
+        ValueError: steps < 1.
+        UserInputError: the loss is not finite (E_OPTION).
         StateError: the state is of another run (E_STATE_DIGEST, E_STATE_SHAPE).
         OSError: the state cannot be written; the former one stays.
     """
@@ -388,39 +372,33 @@ def fit_projector(
     named = {name: p for name, p in projector.named_parameters() if p.requires_grad}
     trained = list(named.values())
     optimiser = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
-    path = None if state is None else Path(state)
-    first = 0 if path is None else read_state(path, run, named, optimiser)
+    state = None if checkpoint is None else State(checkpoint, named)
+    first = 0 if state is None else state.read(optimiser)
     batches = _batches(source, views, settings)
+    part = ranks.share(settings.batch_size)
     measured = source if held_out is None else held_out
     every = max(1, settings.steps // evaluations) if evaluations else settings.steps
-    projector.train()
-    lay_out(projector)
-    written = time.monotonic()
-    for step in range(first, settings.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * _rate(settings, step)
-        optimiser.zero_grad(set_to_none=True)
-        share = _step_loss(projector, teacher, batches, settings, step)
-        share.backward()
-        loss = ranks.sum_gradients(trained, share.detach())
-        if not math.isfinite(value := loss.item()):
-            raise UserInputError.make(
-                "E_OPTION",
-                f"loss: expected a finite number, got {value} at step {step};"
-                " a lower learning rate helps, unless the teacher's logits are not finite",
-            )
-        torch.nn.utils.clip_grad_norm_(trained, settings.clip)
-        optimiser.step()
-        done = step + 1
-        is_due = done % state_every == 0 or time.monotonic() - written > state_seconds
-        if path is not None and ranks.current().rank == 0 and is_due:
-            written = time.monotonic()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_state(path, run, done, named, optimiser)
+
+    def after(done: int, loss: Tensor) -> None:
         if on_step is not None:
             on_step(done, loss)
         if on_fidelity is not None and done % every == 0 and done < settings.steps:
             on_fidelity(done, _measure(projector, teacher, measured, views, settings, 256))
+
+    projector.train()
+    lay_out(projector)
+    descend(
+        optimiser,
+        (batches.batch(step, part) for step in range(first, settings.steps)),
+        partial(_loss_of, projector, teacher, settings),
+        steps=settings.steps,
+        start=first,
+        rate=partial(cosine, warmup=settings.warmup),
+        clip=settings.clip,
+        is_split=True,
+        state=state,
+        on_step=after,
+    )
     projector.eval()
     return _measure(projector, teacher, measured, views, settings, 1024)
 

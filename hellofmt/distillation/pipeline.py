@@ -51,6 +51,7 @@ from hellofmt.projector.lowrank import Delta
 from hellofmt.runs import ranks
 from hellofmt.runs.cost import StageCost, network_gflop
 from hellofmt.runs.results import Result, digest_of
+from hellofmt.runs.resume import Checkpoint
 from hellofmt.runs.stages import Stages
 
 if TYPE_CHECKING:
@@ -349,6 +350,9 @@ def fitted_projector(
     def make() -> Result:
         if before is not None:
             before(made)
+        checkpoint = None
+        if state is not None:
+            checkpoint = Checkpoint(state, digest_of(inputs))
         gflop = fit_gflop(made, teacher, source, views, fit)
         got = fit_projector(
             made,
@@ -357,8 +361,7 @@ def fitted_projector(
             views,
             fit,
             held_out=held_out,
-            state=state,
-            run="" if state is None else digest_of(inputs),
+            checkpoint=checkpoint,
             evaluations=evaluations,
             on_step=on_step,
             on_fidelity=on_fidelity,

@@ -19,6 +19,7 @@ ablation is 0.1 points, so it is off unless asked for, and both losses are repor
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
@@ -30,6 +31,7 @@ from hellofmt.loading import render
 from hellofmt.projector.lowrank import Delta
 from hellofmt.runs import ranks
 from hellofmt.runs.cost import gflop_of
+from hellofmt.runs.loop import descend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -226,15 +228,20 @@ def _refine_batch(
     start = stored.float() / 255
     pixels = start.clone().requires_grad_()
     optimiser = torch.optim.AdamW([pixels], lr=settings.learning_rate, weight_decay=0.0)
-    for step in range(settings.steps):
-        # A sum over cells, each with moments of its own: cells do not feel each other.
-        loss = distance(pixels).sum()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
+
+    def clamp(done: int, _: Tensor) -> None:
         with torch.no_grad():
             pixels.clamp_(0, 1)
-        report(step + 1)
+        report(done)
+
+    # A sum over cells, each with moments of its own: cells do not feel each other.
+    descend(
+        optimiser,
+        repeat(None),
+        lambda _: distance(pixels).sum(),
+        steps=settings.steps,
+        on_step=clamp,
+    )
     with torch.no_grad():
         moved = (pixels * 255).round().clamp(0, 255)
         before, after = distance(start), distance(moved / 255)

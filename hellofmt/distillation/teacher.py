@@ -26,7 +26,7 @@ from torch import nn
 
 from hellofmt.errors import UserInputError, printable
 from hellofmt.runs.results import write_file
-from hellofmt.student.batches import ArrayBatches
+from hellofmt.student.batches import ArrayBatches, HardBatches
 from hellofmt.student.evaluate import prepare_images
 from hellofmt.student.networks import build_student
 from hellofmt.student.recipes import Recipe
@@ -267,8 +267,7 @@ def train_teacher(
     batches = ArrayBatches(
         source.pixels, source.labels, len(source.classes), views, recipe.batch_size, seed
     )
-    stream = ((batch.images, batch.hard) for batch in batches)
-    train_student(student, stream, recipe, steps=steps, on_step=on_step)
+    train_student(student, HardBatches(batches), recipe, steps=steps, on_step=on_step)
     return Teacher(student, views)
 
 

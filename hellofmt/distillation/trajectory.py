@@ -15,7 +15,6 @@ same bits.
 from __future__ import annotations
 
 import json
-import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +23,6 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import torch
 
-from hellofmt import rng
 from hellofmt.archive.manifest import Views
 from hellofmt.distillation.teacher import (
     TEACHER_RECIPE,
@@ -35,12 +33,11 @@ from hellofmt.distillation.teacher import (
     teacher_accuracy,
 )
 from hellofmt.errors import HelloIOError, UserInputError, printable
-from hellofmt.runs import ranks
+from hellofmt.runs import ranks, resume
 from hellofmt.runs.results import digest_of, write_file
-from hellofmt.runs.resume import read_state, write_state
-from hellofmt.student.batches import ArrayBatches
+from hellofmt.student.batches import ArrayBatches, HardBatches
 from hellofmt.student.networks import build_student
-from hellofmt.student.train import learning_rate_factor, loss_of, optimiser_of
+from hellofmt.student.train import train_student
 
 if TYPE_CHECKING:
     import os
@@ -69,7 +66,6 @@ TRAJECTORY_FILE: Final = "teacher.json"
 _STATE_FILE: Final = "state.safetensors"
 _SCHEMA: Final = "hello.teacher/1"
 _POOL: Final = 3
-_STATE_SECONDS: Final = 60.0
 
 _MATURITY_MANY: Final = ((100, 1.0), (50, 0.9), (10, 0.5), (1, 0.25))
 _MATURITY_FEW: Final = ((100, 1.0), (50, 1.0), (10, 0.9), (1, 0.6))
@@ -301,31 +297,29 @@ def _train(
         return
     count = len(source.classes)
     model = build(network, count, views.size, seed=seed).to(device)
-    model.to(memory_format=torch.channels_last)
-    model.train()
-    optimiser = optimiser_of(model, recipe)
-    batches = ArrayBatches(source.pixels, source.labels, count, views, recipe.batch_size, seed)
     root.mkdir(parents=True, exist_ok=True)
-    state = root / _STATE_FILE
-    start = read_state(state, run, model.state_dict(), optimiser)
-    written = time.monotonic()
     marks = {round(steps * (k + 1) / checkpoints): k for k in range(checkpoints)}
-    # Dropout draws from torch's global state: seeded by the step, so that a continued run sees
-    # the same masks, and given back as it was.
-    with torch.random.fork_rng():
-        for step in range(start, steps):
-            torch.manual_seed(int(rng.words(seed, 0, rng.Stream.FIT, step, 1)[0]))
-            _step(model, optimiser, recipe, batches, step, steps, bfloat16)
-            if step + 1 in marks:
-                save_teacher(
-                    _frozen_copy(model, build, network, count, views),
-                    root / _file(marks[step + 1], step + 1),
-                )
-            if step + 1 in marks or time.monotonic() - written > _STATE_SECONDS:
-                written = time.monotonic()
-                write_state(state, run, step + 1, model.state_dict(), optimiser)
-            if on_step is not None:
-                on_step(step + 1, steps)
+
+    def after(done: int, _: Tensor) -> None:
+        if done in marks:
+            teacher = _frozen_copy(model, build, network, count, views)
+            save_teacher(teacher, root / _file(marks[done], done))
+        if on_step is not None:
+            on_step(done, steps)
+
+    state = root / _STATE_FILE
+    train_student(
+        model,
+        HardBatches(
+            ArrayBatches(source.pixels, source.labels, count, views, recipe.batch_size, seed)
+        ),
+        recipe,
+        steps=steps,
+        on_step=after,
+        bfloat16=bfloat16,
+        seed=seed,
+        checkpoint=resume.Checkpoint(state, run, every=max(1, steps // checkpoints)),
+    )
     trajectory = Trajectory(
         root,
         network,
@@ -374,33 +368,3 @@ def _frozen_copy(
     copy = build(network, count, views.size)
     copy.load_state_dict(model.state_dict())
     return Teacher(copy, views)
-
-
-def _step(
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    recipe: Recipe,
-    batches: ArrayBatches,
-    step: int,
-    steps: int,
-    bfloat16: bool,
-) -> Tensor:
-    """One gradient step; only the model's and the optimiser's tensors outlive it."""
-    device = next(model.parameters()).device
-    for group in optimiser.param_groups:
-        group["lr"] = recipe.learning_rate * learning_rate_factor(recipe, step, steps)
-    batch = batches.batch(step)
-    images = batch.images.to(device).contiguous(memory_format=torch.channels_last)
-    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-        logits = model(images)
-    loss = loss_of(recipe, logits.float(), batch.hard.to(device))
-    if not bool(torch.isfinite(loss)):
-        raise UserInputError.make(
-            "E_OPTION",
-            f"loss: expected a finite number, got {loss.item()} at step {step};"
-            " a lower learning rate helps",
-        )
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    optimiser.step()
-    return loss.detach()

@@ -2,12 +2,13 @@
 
 What moves is written: trained tensors, buffers, the optimiser's moments, the number of steps done.
 Everything else is a function of the step (views, order, learning rate) and needs no file, which is
-why a continued run has the same bits as one that was never interrupted. The state names what run it
-belongs to; another run's is refused rather than continued.
+why a continued run has the same bits as one that was never interrupted. The state names the run it
+belongs to; that of another run is refused rather than continued.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["Checkpoint", "Keeper", "read_state", "write_state"]
+__all__ = ["Checkpoint", "Keeper", "State"]
 
 
 class Keeper(Protocol):
@@ -43,15 +44,17 @@ class Checkpoint:
     """Where, as what and how often the state of a run is kept.
 
     Attributes:
-        path: of the file; written after every ``every`` steps and after the last.
+        path: the file.
         run: digest of everything the run depends on.
-        every: steps, >= 1.
+        every: steps between two states, >= 1.
+        seconds: or so many seconds, where steps are slow.
         keeper: written and put back with the state.
     """
 
     path: Path
     run: str
     every: int = 100
+    seconds: float = 60.0
     keeper: Keeper | None = None
 
 
@@ -63,78 +66,89 @@ def _copied(tensor: Tensor, array: NDArray[Any]) -> Tensor:
     return torch.empty_like(tensor).copy_(torch.from_numpy(array))
 
 
-def write_state(
-    path: Path,
-    run: str,
-    step: int,
-    tensors: Mapping[str, Tensor],
-    optimiser: torch.optim.Optimizer,
-    keeper: Keeper | None = None,
-) -> None:
-    """Write the state after ``step`` steps, whole or not at all.
+class State:
+    """The moving tensors of one run, and the file that keeps them.
 
-    Args:
-        path: of the file.
-        run: digest of everything the run depends on.
-        step: steps done.
-        tensors: everything that moves, by name.
-        optimiser: its moments are written, its learning rate is not.
-        keeper: its facts are written too.
-
-    Raises:
-        OSError: it cannot be written; the former state stays.
+    Attributes:
+        done: steps that the file has; 0 without one.
     """
-    arrays = {f"tensor.{name}": t.detach().cpu().numpy() for name, t in tensors.items()}
-    for number, moments in optimiser.state_dict()["state"].items():
-        for name, value in moments.items():
-            arrays[f"optimiser.{number}.{name}"] = torch.as_tensor(value).cpu().numpy()
-    facts: dict[str, Any] = {"run": run, "step": step}
-    if keeper is not None:
-        facts["kept"] = dict(keeper.facts())
-    write_result(path, Result(arrays, facts))
+
+    def __init__(self, checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> None:
+        """Keep ``tensors``, everything that moves by name, as ``checkpoint`` says."""
+        self._checkpoint = checkpoint
+        self._tensors = tensors
+        self._written = time.monotonic()
+        self.done = 0
+
+    def is_due(self, done: int) -> bool:
+        """Whether the state after ``done`` steps is to be written."""
+        kept = self._checkpoint
+        is_late = time.monotonic() - self._written > kept.seconds
+        return done % kept.every == 0 or is_late
+
+    def write(self, done: int, optimiser: torch.optim.Optimizer) -> None:
+        """Write the state after ``done`` steps, whole or not at all.
+
+        Args:
+            done: steps.
+            optimiser: its moments are written, its learning rate is not.
+
+        Raises:
+            OSError: it cannot be written; the former state stays.
+        """
+        kept = self._checkpoint
+        arrays = {f"tensor.{name}": t.detach().cpu().numpy() for name, t in self._tensors.items()}
+        for number, moments in optimiser.state_dict()["state"].items():
+            for name, value in moments.items():
+                arrays[f"optimiser.{number}.{name}"] = torch.as_tensor(value).cpu().numpy()
+        facts: dict[str, Any] = {"run": kept.run, "step": done}
+        if kept.keeper is not None:
+            facts["kept"] = dict(kept.keeper.facts())
+        kept.path.parent.mkdir(parents=True, exist_ok=True)
+        write_result(kept.path, Result(arrays, facts))
+        self.done, self._written = done, time.monotonic()
+
+    def read(self, optimiser: torch.optim.Optimizer) -> int:
+        """Put everything back to where ``write`` was called.
+
+        Args:
+            optimiser: over the same parameters.
+
+        Returns:
+            Steps done; 0 without a file.
+
+        Raises:
+            StateError: of another run (E_STATE_DIGEST) or other tensors (E_STATE_SHAPE).
+            UserInputError: damaged (E_DATA).
+        """
+        kept = self._checkpoint
+        if not kept.path.exists():
+            return 0
+        result = read_result(kept.path)
+        where = printable(kept.path)
+        if result.facts.get("run") != kept.run:
+            raise StateError.make(
+                "E_STATE_DIGEST", f"`{where}` is the state of another run; delete it to start over"
+            )
+        expected = {f"tensor.{name}": tuple(t.shape) for name, t in self._tensors.items()}
+        shapes = {n: a.shape for n, a in result.tensors.items() if n.startswith("tensor.")}
+        if shapes != expected:
+            raise StateError.make(
+                "E_STATE_SHAPE",
+                f"`{where}` holds {len(shapes)} tensors; expected the run's {len(expected)}",
+            )
+        with torch.no_grad():
+            for name, tensor in self._tensors.items():
+                tensor.copy_(torch.from_numpy(result.tensors[f"tensor.{name}"]))
+        optimiser.load_state_dict(_with_moments(optimiser, result))
+        if kept.keeper is not None:
+            kept.keeper.restore(result.facts.get("kept", {}))
+        self.done = int(result.facts["step"])
+        return self.done
 
 
-def read_state(
-    path: Path,
-    run: str,
-    tensors: Mapping[str, Tensor],
-    optimiser: torch.optim.Optimizer,
-    keeper: Keeper | None = None,
-) -> int:
-    """Put everything back to where ``write_state`` was called; 0 steps without a file.
-
-    Args:
-        path: of the file.
-        run: digest of everything the run depends on.
-        tensors: what moves, by name; overwritten in place.
-        optimiser: over the same parameters.
-        keeper: put back too.
-
-    Returns:
-        Steps done.
-
-    Raises:
-        StateError: of another run (E_STATE_DIGEST) or other tensors (E_STATE_SHAPE).
-        UserInputError: damaged (E_DATA).
-    """
-    if not path.exists():
-        return 0
-    result = read_result(path)
-    if result.facts.get("run") != run:
-        raise StateError.make(
-            "E_STATE_DIGEST",
-            f"`{printable(path)}` is the state of another run; delete it to start over",
-        )
-    shapes = {f"tensor.{name}": tuple(t.shape) for name, t in tensors.items()}
-    found = {n: a.shape for n, a in result.tensors.items() if n.startswith("tensor.")}
-    if found != shapes:
-        raise StateError.make(
-            "E_STATE_SHAPE",
-            f"`{printable(path)}` holds {len(found)} tensors; expected the run's {len(shapes)}",
-        )
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            tensor.copy_(torch.from_numpy(result.tensors[f"tensor.{name}"]))
+def _with_moments(optimiser: torch.optim.Optimizer, result: Result) -> dict[str, Any]:
+    """The optimiser's state dict with the stored moments."""
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     state = optimiser.state_dict()
     for number, parameter in enumerate(parameters):
@@ -148,7 +162,4 @@ def read_state(
                 )
         if moments:
             state["state"][number] = moments
-    optimiser.load_state_dict(state)
-    if keeper is not None:
-        keeper.restore(result.facts.get("kept", {}))
-    return int(result.facts["step"])
+    return state

@@ -12,6 +12,7 @@ that trains on all of it. Both are pure functions of one seed.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
@@ -36,6 +37,7 @@ __all__ = [
     "ArchiveBatches",
     "ArrayBatches",
     "Batch",
+    "HardBatches",
     "PassSampler",
     "ViewBatch",
     "positions",
@@ -135,6 +137,29 @@ class ArrayBatches:
         while True:
             yield self.batch(k)
             k += 1
+
+
+@dataclass(frozen=True)
+class HardBatches:
+    """``(images, hard labels)`` of batches in memory, without end: what a teacher learns from.
+
+    Attributes:
+        batches: where they come from.
+        first: batches left out at the start.
+    """
+
+    batches: ArrayBatches
+    first: int = 0
+
+    def after(self, steps: int) -> HardBatches:
+        """The same batches without the first ``steps``, which are not made."""
+        return replace(self, first=self.first + steps)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches ``first``, ``first + 1``, ..."""
+        for k in count(self.first):
+            batch = self.batches.batch(k)
+            yield batch.images, batch.hard
 
 
 class PassSampler(Sampler[list[int]]):

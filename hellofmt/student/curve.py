@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from hellofmt.student.train import learning_rate_factor
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -77,7 +75,7 @@ class Curve:
         self._count += 1
         if accuracy is None and step % self._every and step != self._steps:
             return None
-        rate = learning_rate_factor(self._recipe, step - 1, self._steps)
+        rate = self._recipe.rate(step - 1, self._steps)
         point = Point(
             step, float(self._sum) / self._count, self._recipe.learning_rate * rate, accuracy
         )

@@ -13,10 +13,12 @@ schedule by the step, not by the epoch, and batches are filled across passes, so
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from hellofmt.errors import UserInputError, printable
+from hellofmt.runs.schedule import cosine
 
 __all__ = ["RECIPES", "Loss", "Recipe", "recipe"]
 
@@ -81,6 +83,11 @@ class Recipe:
             "ce": "hard",
         }
         return kinds[self.loss]
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate at a step as a fraction of ``learning_rate``."""
+        span = math.pi if self.schedule == "cosine" else math.pi / 2
+        return cosine(step, steps, warmup=self.warmup, span=span)
 
     def batch_size_for(self, images: int, classes: int) -> int:
         """Views per step for a data set of so many images and classes.

@@ -4,35 +4,30 @@ One loop for every kind of label. It reads ``(images, targets)`` or, for the los
 ``(images, logits, hard labels)``; where they come from is not its business: an archive, images in
 memory (``hellofmt.student.batches``), a plain ``DataLoader``, or anything that iterates.
 
-A step is a function of the state before it and of its number: order, views, labels, learning rate
-and the seed of torch's own random numbers (dropout) follow from the number. So a killed run that
-continues from a checkpoint ends with the bits of one that was never interrupted, on a CPU.
-
-Under ``torchrun`` every process takes its rows of the same global batch, and gradients are summed
-with the global batch size: the same training as in one process, but for the rounding of sums. Batch
-normalisation is the exception. Its statistics are those of a process's own rows, as in torch's
+The loop itself, what it keeps and how it divides a batch are those of ``hellofmt.runs``. Batch
+normalisation is the exception to its equality under ``torchrun``: statistics are those of a
+process's own rows, as in torch's
 ``DistributedDataParallel``, and the running ones at the end are rank 0's; ``SyncBatchNorm``, which
 exists for CUDA alone, is a conversion of the network that the caller may make beforehand.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
-from hellofmt import rng
 from hellofmt.errors import UserInputError
 from hellofmt.loading import HelloDataset
 from hellofmt.runs import ranks
+from hellofmt.runs.loop import descend
 from hellofmt.runs.results import digest_of
-from hellofmt.runs.resume import Checkpoint, read_state, write_state
-from hellofmt.student.batches import ArchiveBatches
+from hellofmt.runs.resume import Checkpoint, State
+from hellofmt.student.batches import ArchiveBatches, HardBatches
 
 if TYPE_CHECKING:
     import os
@@ -48,15 +43,12 @@ if TYPE_CHECKING:
     from hellofmt.student.recipes import Recipe
 
 __all__ = [
-    "learning_rate_factor",
     "loss_of",
     "optimiser_of",
     "train_from_archive",
     "train_from_dataset",
     "train_student",
 ]
-
-_CHECK_EVERY: Final = 64
 
 
 def loss_of(recipe: Recipe, logits: Tensor, targets: Tensor, hard: Tensor | None = None) -> Tensor:
@@ -91,16 +83,6 @@ def loss_of(recipe: Recipe, logits: Tensor, targets: Tensor, hard: Tensor | None
     return loss
 
 
-def learning_rate_factor(recipe: Recipe, step: int, steps: int) -> float:
-    """Learning rate at a step as a fraction of the recipe's: linear warm-up, then cosine."""
-    warmup = round(recipe.warmup * steps)
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    done = (step - warmup) / max(1, steps - warmup)
-    span = math.pi if recipe.schedule == "cosine" else math.pi / 2
-    return 0.5 * (1.0 + math.cos(span * done))
-
-
 def optimiser_of(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """AdamW of a recipe: decay only on weights of two or more dimensions."""
     trained = [p for p in network.parameters() if p.requires_grad]
@@ -115,7 +97,7 @@ def optimiser_of(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 def _from_step(batches: Iterable[Batch], step: int) -> Iterator[Batch]:
     """The batches without the first ``step``; they are not made where the stream can skip them."""
-    if isinstance(batches, ArchiveBatches):
+    if isinstance(batches, ArchiveBatches | HardBatches):
         return iter(batches.after(step))
     return islice(batches, step, None)
 
@@ -129,18 +111,10 @@ def _moving(network: nn.Module, average: Average | None) -> dict[str, Tensor]:
     return tensors
 
 
-def _start(
-    network: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    average: Average | None,
-    checkpoint: Checkpoint | None,
-) -> int:
+def _resume(state: State, optimiser: torch.optim.Optimizer, is_split: bool) -> int:
     """Steps done in an earlier process, whose state is put back."""
-    if checkpoint is None:
-        return 0
-    tensors = _moving(network, average)
-    start = read_state(checkpoint.path, checkpoint.run, tensors, optimiser, checkpoint.keeper)
-    if not ranks.is_unanimous(start):
+    start = state.read(optimiser)
+    if is_split and not ranks.is_unanimous(start):
         raise UserInputError.make(
             "E_OPTION", "checkpoint: expected a file that every process sees; some see another"
         )
@@ -182,10 +156,10 @@ def train_student(
         The same network, in train mode.
 
     Raises:
-        ValueError: steps < 1, the batches ended early, or the loss is not finite.
+        ValueError: steps < 1, or the batches ended early.
         StateError: the checkpoint is of another run (E_STATE_DIGEST, E_STATE_SHAPE).
-        UserInputError: the checkpoint is damaged (E_DATA) or not shared by all processes
-            (E_OPTION).
+        UserInputError: the checkpoint is damaged (E_DATA) or not shared by all processes, or the
+            loss is not finite (E_OPTION).
         OSError: the checkpoint cannot be written; the former one stays.
     """
     if steps < 1:
@@ -196,77 +170,44 @@ def train_student(
     network.to(memory_format=torch.channels_last)
     network.train()
     optimiser = optimiser_of(network, recipe)
-    start = _start(network, optimiser, average, checkpoint)
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices, enabled=seed is not None):
-        stream = _from_step(batches, start)
-        for step in range(start, steps):
-            batch = next(stream, None)
-            if batch is None:
-                raise ValueError(f"batches: expected {steps}, got {step}")
-            if seed is not None:
-                # Each process drops other units, as it sees other rows.
-                rank = ranks.current().rank
-                torch.manual_seed(int(rng.words(seed, rank, rng.Stream.FIT, step, 1)[0]))
-            for group in optimiser.param_groups:
-                group["lr"] = recipe.learning_rate * learning_rate_factor(recipe, step, steps)
-            loss = _step(network, optimiser, recipe, batch, device, bfloat16, is_split)
-            if average is not None:
-                average.update(network)
-            # Now and then: reading the loss makes the host wait for a GPU.
-            is_checked = step % _CHECK_EVERY == 0 or step + 1 == steps
-            if is_checked and not math.isfinite(value := loss.item()):
-                raise ValueError(f"loss: expected a finite number, got {value} at step {step}")
-            if on_step is not None:
-                on_step(step + 1, loss)
-            if checkpoint is not None and ranks.current().rank == 0:
-                _keep(checkpoint, step + 1, steps, network, average, optimiser)
+    state, start = None, 0
+    if checkpoint is not None:
+        state = State(checkpoint, _moving(network, average))
+        start = _resume(state, optimiser, is_split)
+
+    def loss_at(batch: Batch) -> Tensor:
+        images, *targets = (part.to(device, non_blocking=True) for part in batch)
+        images = images.contiguous(memory_format=torch.channels_last)
+        # bfloat16 has float32's range, so the loss needs no scaling, but too few digits for a loss.
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            logits = network(images)
+        loss = loss_of(recipe, logits.float() if bfloat16 else logits, *targets)
+        # A mean over these rows, as a part of the mean over all.
+        return loss * (len(images) / recipe.batch_size) if is_split else loss
+
+    def after(done: int, loss: Tensor) -> None:
+        if average is not None:
+            average.update(network)
+        if on_step is not None:
+            on_step(done, loss)
+
+    descend(
+        optimiser,
+        _from_step(batches, start),
+        loss_at,
+        steps=steps,
+        start=start,
+        rate=recipe.rate,
+        seed=seed,
+        is_split=is_split,
+        state=state,
+        on_step=after,
+    )
+    if state is not None and state.done < steps and ranks.current().rank == 0:
+        state.write(steps, optimiser)
     if is_split:
         ranks.same_(network.buffers())
     return network
-
-
-def _step(
-    network: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    recipe: Recipe,
-    batch: Batch,
-    device: torch.device,
-    bfloat16: bool,
-    is_split: bool,
-) -> Tensor:
-    """One gradient step; the detached loss, of the whole batch."""
-    images, *targets = (part.to(device, non_blocking=True) for part in batch)
-    images = images.contiguous(memory_format=torch.channels_last)
-    # bfloat16 has float32's range, so the loss needs no scaling, but too few digits for a loss.
-    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-        logits = network(images)
-    loss = loss_of(recipe, logits.float() if bfloat16 else logits, *targets)
-    if is_split:
-        # A mean over these rows, as a part of the mean over all.
-        loss = loss * (len(images) / recipe.batch_size)
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    loss = loss.detach()
-    if is_split:
-        loss = ranks.sum_gradients(list(network.parameters()), loss)
-    optimiser.step()
-    return loss
-
-
-def _keep(
-    checkpoint: Checkpoint,
-    done: int,
-    steps: int,
-    network: nn.Module,
-    average: Average | None,
-    optimiser: torch.optim.Optimizer,
-) -> None:
-    if done % checkpoint.every and done != steps:
-        return
-    checkpoint.path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = _moving(network, average)
-    write_state(checkpoint.path, checkpoint.run, done, tensors, optimiser, checkpoint.keeper)
 
 
 def train_from_dataset(
@@ -334,7 +275,7 @@ def train_from_dataset(
         path = Path(checkpoint)
         if path.is_dir():
             path = path / f"student-{run[:20]}.safetensors"
-        kept = Checkpoint(path, run, checkpoint_every, keeper)
+        kept = Checkpoint(path, run, checkpoint_every, keeper=keeper)
     share = ranks.share(plan.batch_size)
     return train_student(
         network,

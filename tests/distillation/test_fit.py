@@ -19,6 +19,7 @@ from hellofmt.distillation.fit import (
 from hellofmt.distillation.teacher import teacher_accuracy
 from hellofmt.errors import StateError
 from hellofmt.runs.results import read_result
+from hellofmt.runs.resume import Checkpoint
 from hellofmt.student.batches import ArrayBatches
 
 
@@ -142,7 +143,8 @@ def test_a_killed_fit_continues_with_the_same_bits(make_projector, stripes, view
     whole, killed, resumed = make_projector(), make_projector(), make_projector()
     arguments = (linear_teacher, stripes(), views(), settings)
     truth = fit_projector(whole, *arguments)
-    state = {"state": tmp_path / "new" / "state", "run": "a", "state_every": 2}
+    path = tmp_path / "new" / "state"
+    state = {"checkpoint": Checkpoint(path, "a", every=2)}
 
     def kill(done, _loss):
         if done == 5:
@@ -157,13 +159,13 @@ def test_a_killed_fit_continues_with_the_same_bits(make_projector, stripes, view
     for name, tensor in trained(whole).items():
         assert torch.equal(tensor, trained(resumed)[name]), name
     # Slow steps are kept by the clock.
-    (tmp_path / "new" / "state").unlink()
-    slow = state | {"state_every": 100, "state_seconds": 0.0}
+    path.unlink()
+    slow = {"checkpoint": Checkpoint(path, "a", seconds=0.0)}
     with pytest.raises(Killed):
         fit_projector(make_projector(), *arguments, **slow, on_step=kill)
-    assert read_result(tmp_path / "new" / "state").facts["step"] == 5
+    assert read_result(path).facts["step"] == 4
     with pytest.raises(StateError, match=r"E_STATE_DIGEST: .* is the state of another run"):
-        fit_projector(make_projector(), *arguments, **(state | {"run": "b"}))
+        fit_projector(make_projector(), *arguments, checkpoint=Checkpoint(path, "b"))
     other = make_projector(rank=2)
     with pytest.raises(StateError, match=r"E_STATE_SHAPE: .* holds \d+ tensors; expected the run"):
         fit_projector(other, *arguments, **state)
@@ -190,7 +192,7 @@ def test_mixed_precision_rounds_the_towers_and_nothing_else(
     assert got.kl == pytest.approx(truth.kl, rel=0.1)
     assert got.kl != truth.kl
     assert all(t.dtype == torch.float32 for t in trained(b).values())
-    state = {"state": tmp_path / "state", "run": "a", "state_every": 2}
+    state = {"checkpoint": Checkpoint(tmp_path / "state", "a", every=2)}
 
     def kill(done, _loss):
         if done == 3:

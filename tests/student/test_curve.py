@@ -9,7 +9,6 @@ import torch
 
 from hellofmt.student.curve import Curve, Point
 from hellofmt.student.recipes import recipe
-from hellofmt.student.train import learning_rate_factor
 
 PLAN = replace(recipe("rded"), learning_rate=2e-3)
 
@@ -29,7 +28,7 @@ def test_a_point_is_the_mean_since_the_one_before():
     assert by_step[5].loss == pytest.approx(np.mean(losses[:5]), rel=1e-6)
     assert by_step[7].loss == pytest.approx(np.mean(losses[5:7]), rel=1e-6)
     assert by_step[10].loss == pytest.approx(np.mean(losses[7:10]), rel=1e-6)
-    assert by_step[10].learning_rate == 2e-3 * learning_rate_factor(PLAN, 9, 1000)
+    assert by_step[10].learning_rate == 2e-3 * PLAN.rate(9, 1000)
     assert [(p.step, p.accuracy) for p in curve.measured] == [(7, 70.0), (1000, 10_000.0)]
 
 
@@ -37,7 +36,7 @@ def test_last_and_best_are_apart():
     curve = Curve(PLAN, 4)
     for step, accuracy in enumerate([10.0, 30.0, 30.0, 20.0], 1):
         assert curve.add(step, torch.tensor(1.0), accuracy) == Point(
-            step, 1.0, 2e-3 * learning_rate_factor(PLAN, step - 1, 4), accuracy
+            step, 1.0, 2e-3 * PLAN.rate(step - 1, 4), accuracy
         )
     assert curve.last() == 20.0
     assert curve.best() == (30.0, 2)

@@ -12,7 +12,6 @@ from hellofmt.student.evaluate import evaluate
 from hellofmt.student.networks import build_student
 from hellofmt.student.recipes import Recipe, recipe
 from hellofmt.student.train import (
-    learning_rate_factor,
     loss_of,
     optimiser_of,
     train_student,
@@ -66,21 +65,11 @@ def test_losses_that_lack_something():
         loss_of(recipe("hello"), zeros, zeros)
 
 
-@pytest.mark.parametrize(
-    ("schedule", "at_half", "at_end"), [("cosine", 0.5, 0.0), ("half_cosine", 0.8536, 0.5)]
-)
-def test_schedules(schedule, at_half, at_end):
-    plan = Recipe("r", "ce", schedule=schedule)
-    assert learning_rate_factor(plan, 0, 100) == 1.0
-    assert learning_rate_factor(plan, 50, 100) == pytest.approx(at_half, abs=1e-4)
-    assert learning_rate_factor(plan, 100, 100) == pytest.approx(at_end, abs=1e-12)
-
-
-def test_warmup_rises_to_the_full_rate():
+def test_a_recipe_chooses_its_schedule():
     plan = Recipe("r", "ce", warmup=0.1)
-    rates = [learning_rate_factor(plan, step, 40) for step in range(6)]
-    assert rates[:5] == [pytest.approx(x) for x in (0.2, 0.4, 0.6, 0.8, 1.0)]
-    assert rates[5] < 1.0
+    assert [plan.rate(step, 40) for step in (0, 4, 22)] == pytest.approx([0.2, 1.0, 0.5])
+    half = Recipe("r", "ce", schedule="half_cosine")
+    assert half.rate(100, 100) == pytest.approx(0.5, abs=1e-12)
 
 
 def test_decay_spares_biases_and_norms():

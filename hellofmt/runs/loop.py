@@ -1,0 +1,117 @@
+"""The one loop of gradient steps: teachers, projectors, students and refined images go through it.
+
+A step is a function of the state before it and of its number: batch, learning rate and the seed of
+torch's own random numbers (dropout) follow from the number. So a run that was killed and continues
+from its state ends, on a CPU, with the bits of one that was never interrupted.
+
+Under ``torchrun`` a split run has every process work on its rows of the same global batch and sums
+gradients: the same training as in one process, but for the rounding of sums.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import torch
+
+from hellofmt import rng
+from hellofmt.errors import UserInputError
+from hellofmt.runs import ranks
+from hellofmt.runs.schedule import constant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+
+    from hellofmt.runs.resume import State
+    from hellofmt.runs.schedule import Rate
+
+__all__ = ["descend"]
+
+_CHECK_EVERY: Final = 64
+
+_Batch = TypeVar("_Batch")
+
+
+def descend(
+    optimiser: torch.optim.Optimizer,
+    batches: Iterator[_Batch],
+    loss_of: Callable[[_Batch], Tensor],
+    *,
+    steps: int,
+    start: int = 0,
+    rate: Rate = constant,
+    clip: float | None = None,
+    seed: int | None = None,
+    is_split: bool = False,
+    state: State | None = None,
+    on_step: Callable[[int, Tensor], None] | None = None,
+) -> None:
+    """Take gradient steps ``start`` to ``steps - 1``.
+
+    Args:
+        optimiser: holds what is trained; the learning rate of each group is the full one.
+        batches: those of the steps from ``start`` on.
+        loss_of: the loss of a batch, a scalar; of a split run this process's share of it.
+        steps: number of steps of the whole run.
+        start: steps done earlier.
+        rate: the schedule.
+        clip: largest norm of the gradient; None does not clip.
+        seed: of torch's random numbers in each step, such as dropout's; its global state is given
+            back as it was. None leaves it alone.
+        is_split: sum gradients over all processes, every one of which must call this.
+        state: keeps what moves; written by rank 0.
+        on_step: called after each step with the number of steps done and the detached loss.
+
+    Raises:
+        ValueError: the batches ended early.
+        UserInputError: the loss is not finite (E_OPTION).
+        OSError: the state cannot be written; the former one stays.
+    """
+    trained: list[torch.nn.Parameter] = [p for g in optimiser.param_groups for p in g["params"]]
+    full: list[float] = [group["lr"] for group in optimiser.param_groups]
+    devices = sorted({p.device.index or 0 for p in trained if p.device.type == "cuda"})
+    if ranks.current().rank != 0:
+        state = None
+    with torch.random.fork_rng(devices, enabled=seed is not None):
+        for step in range(start, steps):
+            try:
+                batch = next(batches)
+            except StopIteration:
+                raise ValueError(f"batches: expected {steps}, got {step}") from None
+            if seed is not None:
+                # Each process drops other units, as it sees other rows.
+                rank = ranks.current().rank
+                torch.manual_seed(int(rng.words(seed, rank, rng.Stream.FIT, step, 1)[0]))
+            for group, value in zip(optimiser.param_groups, full, strict=True):
+                group["lr"] = value * rate(step, steps)
+            optimiser.zero_grad(set_to_none=True)
+            loss = loss_of(batch)
+            loss.backward()
+            loss = loss.detach()
+            if is_split:
+                loss = ranks.sum_gradients(trained, loss)
+            done = step + 1
+            is_due = state is not None and state.is_due(done)
+            # On a GPU only now and then: reading the loss makes the host wait for it.
+            if not devices or is_due or step % _CHECK_EVERY == 0 or done == steps:
+                _check_finite(loss, step)
+            if clip is not None:
+                torch.nn.utils.clip_grad_norm_(trained, clip)
+            optimiser.step()
+            if on_step is not None:
+                on_step(done, loss)
+            if state is not None and is_due:
+                state.write(done, optimiser)
+
+
+def _check_finite(loss: Tensor, step: int) -> None:
+    value = loss.item()
+    if not math.isfinite(value):
+        raise UserInputError.make(
+            "E_OPTION",
+            f"loss: expected a finite number, got {value} at step {step};"
+            " a lower learning rate helps, unless the labels themselves are not finite",
+        )

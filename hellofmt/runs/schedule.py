@@ -1,0 +1,44 @@
+"""Learning rates as a closed form of the number of a step.
+
+Torch's schedulers multiply the rate on from step to step, so a continued run would have to replay
+them or keep a state of their own; here it needs the number alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+__all__ = ["Rate", "constant", "cosine"]
+
+Rate = Callable[[int, int], float]
+"""From the number of a step and the number of steps to a fraction of the full learning rate."""
+
+
+def constant(step: int, steps: int) -> float:
+    """The full learning rate at every step."""
+    del step, steps
+    return 1.0
+
+
+def cosine(step: int, steps: int, *, warmup: float = 0.0, span: float = math.pi) -> float:
+    """A linear warm-up to the full learning rate, then a cosine down.
+
+    Args:
+        step: its number, from 0.
+        steps: of the whole run.
+        warmup: fraction of the steps, in [0, 1).
+        span: largest argument of the cosine: pi ends at 0, pi / 2 at half the rate.
+
+    Returns:
+        A fraction of the full learning rate, in [0, 1].
+
+    Example:
+        >>> [round(cosine(step, 4, warmup=0.5), 3) for step in range(4)]
+        [0.333, 0.667, 1.0, 0.5]
+    """
+    warm = round(warmup * steps)
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    done = (step - warm) / max(1, steps - warm)
+    return 0.5 * (1.0 + math.cos(span * done))
