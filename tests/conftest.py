@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 from importlib import metadata
 
 import pytest
@@ -15,6 +16,11 @@ _VERSIONS = os.environ.get("HELLOFMT_VERSIONS", "")
 
 
 def pytest_sessionstart():
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # In the background of a shell. An ignored signal stays ignored in every program that a test
+        # starts, also in those it interrupts; a handler does not outlive their exec. This one does
+        # nothing, so the suite itself is as deaf as it was.
+        signal.signal(signal.SIGINT, lambda _number, _frame: None)
     for requirement in filter(None, _VERSIONS.split(",")):
         name, _, wanted = requirement.partition("==")
         if metadata.version(name) != wanted:

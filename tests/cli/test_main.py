@@ -245,6 +245,36 @@ main()
 """
 
 
+def test_an_ignored_interrupt_stays_ignored(image_folder, tmp_path, tree):
+    # As under `nohup` or in the background of a shell.
+    ignored = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    before = tree(tmp_path)
+    with subprocess.Popen(  # noqa: S603
+        [
+            sys.executable,
+            "-c",
+            ignored + SLOW_PACK,
+            "pack",
+            image_folder,
+            "-o",
+            tmp_path / "x",
+            "--layout",
+            "files",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "half way\n"
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.communicate(timeout=0.5)
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stderr) == (143, "Terminated.\n")
+    assert tree(tmp_path) == before
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("existing", [False, True])
 def test_interrupted_pack_leaves_the_old_file_or_none(
