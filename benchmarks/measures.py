@@ -8,10 +8,10 @@ from setting import DIGITS, TEMPERATURE
 from sources import FORMS, TOP_K, archive_of, kept, label_files, probe
 
 import hellofmt
-from hellofmt.distillation import teacher_accuracy
 from hellofmt.loading import HelloDataset, normalise, write_labels
 from hellofmt.projector.precision import stored_labelers
-from hellofmt.student import ArrayBatches, build_student, label_source
+from hellofmt.student import ArrayBatches, build_student
+from hellofmt.teacher import label_source, teacher_accuracy
 
 HELD_OUT_VIEWS = 4
 

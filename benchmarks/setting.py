@@ -27,11 +27,11 @@ from hellofmt.distillation import (
     read_image_folder,
     split_validation,
     stratified_split,
-    train_trajectory,
 )
 from hellofmt.projector import load_base, seeded_base
 from hellofmt.runs import Stages, digest_of
 from hellofmt.student import SMALL_IMAGE_SIZE
+from hellofmt.teacher import train_trajectory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -193,12 +193,12 @@ PROFILES: dict[str, dict[str, Profile]] = {
     "published": {
         DIGITS: _DIGITS,
         "heavy": Profile(
-            teacher="resnet18",
+            teacher="resnet18-cifar",
             teacher_epochs=100,
             fit_epochs=50,
             ablation_epochs=50,
             probe_epochs=10,
-            student="resnet18",
+            student="resnet18-cifar",
             steps=6000,
             ipcs=(1, 10, 50),
             ranks=(2, 8, 16, 32, 64),
@@ -211,12 +211,12 @@ PROFILES: dict[str, dict[str, Profile]] = {
             continual_steps=5,
         ),
         "light": Profile(
-            teacher="resnet18",
+            teacher="resnet18-cifar",
             teacher_epochs=100,
             fit_epochs=50,
             ablation_epochs=0,
             probe_epochs=10,
-            student="resnet18",
+            student="resnet18-cifar",
             steps=3000,
             ipcs=(1, 10, 50),
             teacher_rate=1e-3,
@@ -457,7 +457,7 @@ class Setting:
 
 
 def _teacher_recipe():
-    from hellofmt.distillation import TEACHER_RECIPE
+    from hellofmt.teacher import TEACHER_RECIPE
 
     return TEACHER_RECIPE
 

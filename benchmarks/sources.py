@@ -20,7 +20,7 @@ from hellofmt.ledger import ledger_of
 from hellofmt.loading import HelloDataset, write_labels
 from hellofmt.runs import Stages
 from hellofmt.runs.results import Result
-from hellofmt.student import label_source, write_teacher
+from hellofmt.teacher import label_source, write_teacher
 
 TOP_K = 10
 PRUNED_TO = 10

@@ -26,15 +26,11 @@ from sources import (
 
 import hellofmt
 from hellofmt.distillation import (
-    TEACHER_RECIPE,
     ArrayImages,
     RefineSettings,
     SelectSettings,
-    Teacher,
-    maturity,
     refine_images,
     select_images,
-    teacher_accuracy,
 )
 from hellofmt.ledger import ledger_of
 from hellofmt.loading import view_recipe
@@ -42,10 +38,17 @@ from hellofmt.student import (
     ArrayBatches,
     build_student,
     evaluate,
-    label_source,
     recipe,
     train_from_archive,
     train_student,
+)
+from hellofmt.teacher import (
+    TEACHER_RECIPE,
+    InputRule,
+    Teacher,
+    label_source,
+    maturity,
+    teacher_accuracy,
     write_teacher,
 )
 
@@ -295,7 +298,7 @@ def rded_teacher(setting, epochs, _):
     batches = ArrayBatches(setting.train.pixels, setting.train.labels, count, views, 128, seed=0)
     stream = ((batch.images, batch.hard) for batch in batches)
     train_student(network, stream, TEACHER_RECIPE, steps=steps, bfloat16=setting.profile.mixed)
-    teacher = Teacher(network, views)
+    teacher = Teacher(network, InputRule.of_views(views))
     folder = setting.work / "labels" / "rded-teacher"
     kept(
         folder,

@@ -20,11 +20,14 @@ ALLOWED = {
     "sources": LEAVES | {"archive"},
     "ledger": LEAVES | {"archive"},
     "plan": LEAVES | {"archive", "ledger"},
-    "projector": LEAVES | {"archive"},
+    "checkpoint": {"errors"},
+    "projector": LEAVES | {"archive", "checkpoint"},
     "loading": LEAVES | {"archive", "sources", "projector"},
     "runs": LEAVES | {"archive"},
     "student": LEAVES | {"archive", "projector", "loading", "runs"},
-    "distillation": LEAVES | {"archive", "plan", "projector", "loading", "runs", "student"},
+    "teacher": LEAVES | {"archive", "checkpoint", "projector", "loading", "runs", "student"},
+    "distillation": LEAVES
+    | {"archive", "plan", "projector", "loading", "runs", "student", "teacher"},
 }
 KERNEL_USERS = {
     "projector/labeler.py",

@@ -34,15 +34,10 @@ from hellofmt.distillation import (
     ArrayImages,
     FitSettings,
     SelectSettings,
-    check_teacher,
     digits,
     fit_projector,
-    load_teacher,
-    save_teacher,
     select_images,
     stratified_split,
-    teacher_accuracy,
-    train_teacher,
     write_distilled,
 )
 from hellofmt.errors import UserInputError
@@ -57,6 +52,13 @@ from hellofmt.student import (
     evaluate,
     train_from_archive,
     train_student,
+)
+from hellofmt.teacher import (
+    check_teacher,
+    load_teacher,
+    save_teacher,
+    teacher_accuracy,
+    train_teacher,
 )
 from hellofmt_cli.output import progress
 
@@ -201,7 +203,7 @@ def run_job(job: Job) -> float:
 def _teacher_batches(job: Job, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
     """The archive's views, labelled by the teacher that the file does without."""
     settings = job.settings
-    teacher = load_teacher(job.teacher, TEACHER, 10, settings.views)
+    teacher = load_teacher(job.teacher, TEACHER, 10)
     dataset = HelloDataset(job.archive, labels="none", seed=job.seed)
     sampler = PassSampler(len(dataset), recipe.batch_size, batches=settings.steps, seed=job.seed)
     for views in DataLoader(dataset, batch_sampler=sampler):

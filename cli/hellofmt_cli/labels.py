@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hellofmt.archive import open_archive
-from hellofmt.distillation import load_named_teacher
 from hellofmt.errors import UserInputError
 from hellofmt.loading import FORMS, HelloDataset, write_labels
-from hellofmt.student import read_teacher
+from hellofmt.teacher import read_teacher
+from hellofmt_cli.making import load_teacher_of, teacher_options
 from hellofmt_cli.output import (
     count,
     device_option,
@@ -35,12 +35,13 @@ if TYPE_CHECKING:
 __all__ = ["labels"]
 
 
-def _teacher(text: str, archive: HelloFile, device: str) -> nn.Module:
+def _teacher(text: str, archive: HelloFile, options: dict[str, Any]) -> nn.Module:
     """A teacher of ``write_teacher``, or by what ``hello distill --teacher`` takes."""
     keys = list(archive.classes.keys)
     if (Path(text) / "labels.json").exists():
-        return read_teacher(text, classes=keys, device=device)
-    return load_named_teacher(text, keys, archive.manifest.views).to(device)
+        return read_teacher(text, classes=keys, device=options["device"])
+    size = archive.manifest.views.size
+    return load_teacher_of(text, keys, size, options).to(options["device"])
 
 
 @click.command("labels")
@@ -52,6 +53,7 @@ def _teacher(text: str, archive: HelloFile, device: str) -> nn.Module:
 )
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Classes kept.")
 @click.option("--teacher", metavar="TEACHER", help="Whose labels, instead of the archive's.")
+@teacher_options
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the views.")
 @click.option("--temperature", type=float, help="T of the soft labels, instead of the archive's.")
 @click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
@@ -72,8 +74,8 @@ def labels(
     batch_size: int,
     base: str | None,
     expect: str | None,
-    device: str,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Write the soft labels of FILE's views for epochs 0 to EPOCHS - 1 into a new directory.
 
@@ -99,8 +101,8 @@ def labels(
             seed=seed,
             temperature=temperature,
             base=base,
-            device=device,
-            label_function=None if teacher is None else _teacher(teacher, archive, device),
+            device=options["device"],
+            label_function=None if teacher is None else _teacher(teacher, archive, options),
         )
         with progress("labels", "label") as callback:
             written = write_labels(

@@ -29,23 +29,27 @@ from hellofmt.distillation import (
     ProjectorSettings,
     RefineSettings,
     SelectSettings,
-    TeacherPool,
-    build_network,
     check_target,
     default_steps,
     distill,
     fidelity_table,
-    is_network,
-    load_named_teacher,
-    maturity,
     predicted_seconds,
     read_source,
     split_validation,
-    train_trajectory,
 )
-from hellofmt.errors import UserInputError, shown_path
+from hellofmt.errors import HelloError, HelloIOError, UserInputError, shown_path
 from hellofmt.projector import load_base, seeded_base
 from hellofmt.runs import Stages, digest_of, joined, network_gflop
+from hellofmt.student import small_image_advice
+from hellofmt.teacher import (
+    RuleChange,
+    TeacherPool,
+    build_network,
+    is_network,
+    load_named_teacher,
+    maturity,
+    train_trajectory,
+)
 from hellofmt_cli.output import (
     count,
     device_option,
@@ -71,16 +75,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Data",
+    "advise",
     "arithmetic",
     "bar",
     "cost_documents",
     "cost_lines",
     "data_options",
     "fit_options",
+    "load_teacher_of",
     "make_archive",
     "measured_kind",
     "read_data",
     "steps_of",
+    "teacher_options",
 ]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -127,6 +134,36 @@ data_options = _all(
 )
 """DATA and how it is seen, read by ``read_data``; seed and device."""
 
+teacher_options = _all(
+    click.option(
+        "--teacher-mean",
+        nargs=3,
+        type=float,
+        help="Mean of each channel that the teacher's network expects, in [0, 1]; 0 0 0 with"
+        " --teacher-std 1 1 1 for a network that normalises inside.  [default: its library's, else"
+        " ImageNet's]",
+    ),
+    click.option(
+        "--teacher-std",
+        nargs=3,
+        type=click.FloatRange(0, min_open=True),
+        help="Standard deviation of each channel that the teacher's network expects.",
+    ),
+    click.option(
+        "--teacher-size",
+        type=click.IntRange(4, 1024),
+        help="Side in pixels that views are resized to for the teacher.  [default: its library's,"
+        " else that of the views]",
+    ),
+    click.option(
+        "--teacher-classes",
+        metavar="FILE",
+        help="Class list in the order of the teacher's outputs, whose keys pick those of DATA."
+        "  [default: WordNet ids for a teacher of ImageNet, else the classes of DATA]",
+    ),
+)
+"""How a teacher sees images and what its outputs mean; read by ``load_teacher_of``."""
+
 fit_options = _all(
     click.option(
         "--teacher",
@@ -134,9 +171,12 @@ fit_options = _all(
         multiple=True,
         required=True,
         metavar="TEACHER",
-        help="A folder of `hello teach`, NETWORK=FILE.safetensors, timm:NAME, torchvision:NAME,"
-        " MODULE:FACTORY; a bare network name is trained first. Several give their mean.",
+        help="A folder of `hello teach`; NETWORK=FILE, with weights as safetensors or as torch.save"
+        " writes them, NETWORK being a name of torchvision or timm, torchvision:NAME, timm:NAME or"
+        " MODULE:FACTORY; timm:NAME=pretrained and torchvision:NAME=pretrained, which download;"
+        " MODULE:FACTORY. A bare network name is trained first. Several teachers give their mean.",
     ),
+    teacher_options,
     click.option(
         "--teacher-epochs",
         type=click.IntRange(1),
@@ -283,6 +323,13 @@ def _views(
     return msgspec.structs.replace(default_views(side), **changes)
 
 
+def advise(network: str, side: int) -> None:
+    """Say it where another name suits small images better than the network that is trained."""
+    advice = small_image_advice(network, side)
+    if advice is not None:
+        say(advice)
+
+
 def bar(label: str) -> AbstractContextManager[Callable[[int, int], None] | None]:
     """A progress bar of steps, from rank 0."""
     return progress(label, "step") if is_speaking() else nullcontext()
@@ -340,6 +387,36 @@ def _read_base(text: str, views: Views) -> LoadedBase:
     return seeded_base(arch, preprocess, seed=int(seed or 0), name=f"seeded-vit-{side}")
 
 
+def load_teacher_of(
+    text: str, keys: Sequence[str], side: int, options: dict[str, Any], fraction: float = 1.0
+) -> torch.nn.Module:
+    """The teacher that the user names, with what it takes said on stderr.
+
+    Args:
+        text: value of ``--teacher``.
+        keys: of the data set's classes in label order.
+        side: of the views in pixels.
+        options: of ``teacher_options``.
+        fraction: of its final accuracy that a trajectory's weak teachers should have.
+
+    Raises:
+        HelloError: as ``load_named_teacher``, or the class list cannot be used.
+        OSError: a file cannot be read.
+    """
+    file = options["teacher_classes"]
+    return load_named_teacher(
+        text,
+        keys,
+        side,
+        fraction=fraction,
+        change=RuleChange(
+            options["teacher_mean"] or None, options["teacher_std"] or None, options["teacher_size"]
+        ),
+        teacher_classes=None if file is None else [line.key for line in read_class_lines(file)],
+        say=say,
+    )
+
+
 def _read_teacher(
     texts: Sequence[str],
     data: Data,
@@ -359,6 +436,7 @@ def _read_teacher(
     for text in texts:
         name = text
         if is_network(text):
+            advise(text, views.size)
             train, held_out = split_validation(images, seed=options["seed"])
             kind = measured_kind(images, held_out)
             batch_size = min(options["batch_size"], len(train))
@@ -392,7 +470,7 @@ def _read_teacher(
             last = trajectory.checkpoints[-1].accuracy
             say(f"teacher {text}: {last:.1f} % of {kind}, trained on {len(train):,}")
             name = str(folder)
-        teachers.append(load_named_teacher(name, keys, views, fraction=fraction))
+        teachers.append(load_teacher_of(name, keys, views.size, options, fraction))
     pool = teachers[0] if len(teachers) == 1 else TeacherPool(teachers)
     return pool.to(options["device"])
 
@@ -518,14 +596,25 @@ def make_archive(
     with joined(options["device"]):
         try:
             _make_archive(data_arguments, output, ipc, as_json, select, refine, options)
-        except BaseException:
+        except BaseException as error:
             work = Path(options["work"] or f"{output}.work")
             if any(path.is_file() for path in work.rglob("*")):
-                say(f"kept: what is finished, in {shown_path(work)}; the same command continues")
+                how = "; the same command continues" if _can_succeed(error) else ""
+                say(f"kept: what is finished, in {shown_path(work)}{how}")
             elif options["work"] is None:
                 with suppress(OSError):
                     work.rmdir()
             raise
+
+
+def _can_succeed(error: BaseException) -> bool:
+    """Whether the same command may succeed: it was interrupted, or a disk or server failed."""
+    if isinstance(error, HelloError):
+        return isinstance(error, HelloIOError) and error.code != "E_TARGET"
+    lasting = FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError
+    return not isinstance(error, Exception) or (
+        isinstance(error, OSError) and not isinstance(error, lasting | PermissionError)
+    )
 
 
 def _make_archive(
@@ -548,6 +637,8 @@ def _make_archive(
     plan = _plan(options, len(train), options["bfloat16"])
     check_target(output, force=options["force"])
     settings = _settings(options)
+    for note in settings.notes(base, data.images) if is_speaking() else ():
+        warn(note)
     if any(map(is_network, options["teachers"])):
         # What the fit would refuse is refused before a teacher is trained for it.
         settings.build(base, data.images)

@@ -6,17 +6,12 @@ from typing import Any
 
 import click
 
-from hellofmt.distillation import (
-    CHECKPOINTS,
-    TEACHER_RECIPE,
-    build_network,
-    read_source,
-    split_validation,
-    train_trajectory,
-)
+from hellofmt.distillation import read_source, split_validation
 from hellofmt.errors import shown_path
 from hellofmt.runs import Meter, network_gflop
+from hellofmt.teacher import CHECKPOINTS, TEACHER_RECIPE, build_network, train_trajectory
 from hellofmt_cli.making import (
+    advise,
     arithmetic,
     bar,
     cost_documents,
@@ -33,7 +28,12 @@ __all__ = ["teach"]
 
 @click.command("teach")
 @data_options
-@click.option("--arch", required=True, metavar="NAME", help="`resnet10w32`, `resnet18`, ...")
+@click.option(
+    "--arch",
+    required=True,
+    metavar="NAME",
+    help="Network to train: `resnet10w32`, `resnet18-cifar`, `resnet18`, ...",
+)
 @click.option("--epochs", type=click.IntRange(1), required=True, help="Passes over DATA.")
 @click.option("-o", "--output", required=True, metavar="DIR", help="Folder of the teacher.")
 @click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
@@ -54,8 +54,9 @@ def teach(
     """Train a teacher on DATA with hard labels and keep its trajectory.
 
     DATA is a folder with one folder per class, WebDataset shards (.tar), or
-    torchvision:NAME:ROOT[:SPLIT]. NAME is `cnn`, `resnet10w32`, a network of torchvision,
-    timm:NAME, or MODULE:FACTORY, a function of yours from the number of classes to a torch module.
+    torchvision:NAME:ROOT[:SPLIT]. NAME is `cnn`, `resnet10w32`, a network of torchvision or timm
+    (torchvision:NAME and timm:NAME where both have it; `resnet18-cifar` has a stem for images up to
+    64 px), or MODULE:FACTORY, a function of yours from the number of classes to a torch module.
 
     The folder gets evenly spaced checkpoints, since small distilled sets want weak teachers. A run
     that was killed continues from its last checkpoint.
@@ -69,6 +70,7 @@ def teach(
         held_out = read_source(folder, read.views.size, classes=read.images.classes)
     steps = steps_of(epochs, len(train), batch_size)
     say(f"teach: {arch}, {steps:,} steps of {batch_size} views")
+    advise(arch, read.views.size)
     meter = Meter()
     with meter.stage("teach"), bar("teach") as on_step:
         done = train_trajectory(

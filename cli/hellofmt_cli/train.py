@@ -17,7 +17,7 @@ import torchvision
 
 import hellofmt
 from hellofmt.archive import ClassLine, open_archive
-from hellofmt.distillation import build_network, read_source
+from hellofmt.distillation import read_source
 from hellofmt.errors import UserInputError, printable
 from hellofmt.loading import HelloDataset, StoredLabels
 from hellofmt.runs import joined
@@ -27,12 +27,12 @@ from hellofmt.student import (
     Average,
     Curve,
     evaluate,
-    label_source,
     recipe,
     train_from_dataset,
 )
+from hellofmt.teacher import build_network, label_source
 from hellofmt_cli.curves import Log
-from hellofmt_cli.making import bar
+from hellofmt_cli.making import advise, bar
 from hellofmt_cli.output import (
     device_option,
     echo_json,
@@ -61,8 +61,9 @@ _TORCHVISION = "torchvision:"
     "--student",
     required=True,
     metavar="NAME",
-    help="`cnn`, `convnet3`, `resnet10w16`, `resnet10w32`; a network of torchvision or timm"
-    " (`resnet18`, `timm:NAME`); MODULE:FACTORY.",
+    help="Network to train: `cnn`, `convnet3`, `resnet10w16`, `resnet10w32`; `resnet18-cifar`, a"
+    " ResNet with a stem for small images; one of torchvision or timm (`resnet18`, `timm:NAME`);"
+    " MODULE:FACTORY.",
 )
 @click.option(
     "--eval",
@@ -166,6 +167,7 @@ def _train(archive: HelloFile, options: dict[str, Any], world: int) -> dict[str,
     if plan.labels != "hard" and dataset.stored is None:
         kernel = dataset.label_source().kernel
     network = build_network(name, len(keys), views.size, seed=seed).to(device)
+    advise(name, views.size)
     average = None if options["ema"] is None else Average(network, options["ema"])
     measured = network if average is None else average.network
     curve = Curve(plan, total)

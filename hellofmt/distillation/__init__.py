@@ -12,7 +12,6 @@ from hellofmt.distillation.fit import (
     fit_projector,
     predicted_seconds,
 )
-from hellofmt.distillation.named import build_network, is_network, load_named_teacher
 from hellofmt.distillation.pipeline import (
     DistillReport,
     ProjectorSettings,
@@ -31,27 +30,8 @@ from hellofmt.distillation.sources import (
     read_source,
     stratified_split,
 )
-from hellofmt.distillation.teacher import (
-    TEACHER_RECIPE,
-    Teacher,
-    TeacherPool,
-    check_teacher,
-    load_teacher,
-    save_teacher,
-    teacher_accuracy,
-    train_teacher,
-)
-from hellofmt.distillation.trajectory import (
-    CHECKPOINTS,
-    Trajectory,
-    maturity,
-    read_trajectory,
-    train_trajectory,
-)
 
 __all__ = [
-    "CHECKPOINTS",
-    "TEACHER_RECIPE",
     "ArrayImages",
     "DistillReport",
     "Fidelity",
@@ -62,12 +42,7 @@ __all__ = [
     "Refinement",
     "SelectSettings",
     "Selection",
-    "Teacher",
-    "TeacherPool",
-    "Trajectory",
-    "build_network",
     "check_target",
-    "check_teacher",
     "default_steps",
     "digits",
     "distill",
@@ -75,21 +50,12 @@ __all__ = [
     "fidelity_table",
     "fit_projector",
     "fitted_projector",
-    "is_network",
-    "load_named_teacher",
-    "load_teacher",
-    "maturity",
     "predicted_seconds",
     "read_image_folder",
     "read_source",
-    "read_trajectory",
     "refine_images",
-    "save_teacher",
     "select_images",
     "split_validation",
     "stratified_split",
-    "teacher_accuracy",
-    "train_teacher",
-    "train_trajectory",
     "write_distilled",
 ]

@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Final, Literal
 import torch
 from torch.nn import functional
 
-from hellofmt.distillation.teacher import device_of
 from hellofmt.projector import STORAGES, stored_labelers
 from hellofmt.runs import ranks
 from hellofmt.runs.cost import gflop_of
@@ -37,6 +36,7 @@ from hellofmt.runs.loop import descend
 from hellofmt.runs.resume import Checkpoint, State
 from hellofmt.runs.schedule import cosine
 from hellofmt.student.batches import ArrayBatches, ViewBatch
+from hellofmt.teacher.network import device_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -10,6 +10,7 @@ manifest what was done.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,6 @@ from hellofmt.distillation.select import (
     select_images,
 )
 from hellofmt.distillation.sources import stratified_split
-from hellofmt.distillation.teacher import check_teacher, device_of, teacher_accuracy
 from hellofmt.errors import HelloIOError, UserInputError, printable, target_exists
 from hellofmt.plan import paper_head_rank
 from hellofmt.projector import Projector
@@ -53,6 +53,8 @@ from hellofmt.runs.cost import StageCost, network_gflop
 from hellofmt.runs.results import Result, digest_of
 from hellofmt.runs.resume import Checkpoint
 from hellofmt.runs.stages import Stages
+from hellofmt.teacher import check_teacher, device_of, teacher_accuracy
+from hellofmt.teacher.match import listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -135,6 +137,20 @@ class ProjectorSettings:
         )
         self._check_rank(projector)
         return projector
+
+    def notes(self, base: LoadedBase, source: ArrayImages) -> list[str]:
+        """What to tell the user before ``build``: classes that a start from text cannot tell apart.
+
+        ImageNet has two cranes and two maillots; their keys stay apart, their rows of text do not.
+        """
+        if self._head(base, len(source.classes))[0] != "text":
+            return []
+        counts = Counter(line.names[0] for line in source.classes)
+        twice = sorted(name for name, count in counts.items() if count > 1)
+        if not twice:
+            return []
+        fact = "class names belong to several classes, whose rows of the head start equal"
+        return [f"{len(twice):,} {fact}: {listed(twice)}"]
 
     def _head(self, base: LoadedBase, classes: int) -> tuple[str, int | None]:
         """Start and rank of the head's delta."""

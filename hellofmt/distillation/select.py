@@ -23,12 +23,12 @@ from torch.nn import functional
 
 from hellofmt import rng
 from hellofmt.archive.manifest import decimal_value
-from hellofmt.distillation.teacher import device_of
 from hellofmt.errors import UserInputError, printable
 from hellofmt.loading import plain_table, render
 from hellofmt.loading.views import ViewColumn
 from hellofmt.runs import ranks
 from hellofmt.runs.cost import network_gflop
+from hellofmt.teacher.network import device_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -14,23 +14,15 @@ from hellofmt.student.networks import (
     SmallResNet,
     build_student,
     is_student,
+    small_image_advice,
 )
 from hellofmt.student.recipes import RECIPES, Recipe, recipe
-from hellofmt.student.teacher import (
-    TEACHER_STORAGES,
-    Teacher,
-    TeacherStorage,
-    label_source,
-    read_teacher,
-    write_teacher,
-)
 from hellofmt.student.train import train_from_archive, train_from_dataset, train_student
 
 __all__ = [
     "RECIPES",
     "SMALL_IMAGE_SIZE",
     "STUDENTS",
-    "TEACHER_STORAGES",
     "ArchiveBatches",
     "ArrayBatches",
     "Average",
@@ -41,19 +33,15 @@ __all__ = [
     "Recipe",
     "SmallCnn",
     "SmallResNet",
-    "Teacher",
-    "TeacherStorage",
     "ViewBatch",
     "build_student",
     "evaluate",
     "is_student",
-    "label_source",
     "predict",
     "prepare_images",
-    "read_teacher",
     "recipe",
+    "small_image_advice",
     "train_from_archive",
     "train_from_dataset",
     "train_student",
-    "write_teacher",
 ]

@@ -1,17 +1,19 @@
 """Student networks by name: three small ones, and everything torchvision and timm have.
 
 Architectures are not ours to write, so a name goes to ``torchvision.models`` first and to timm
-next; ``timm:NAME`` asks timm alone, for a name that both know. The exceptions are in neither:
+next; ``torchvision:NAME`` and ``timm:NAME`` ask one of them alone. The exceptions are in neither:
 ``cnn``, small enough to train on a laptop in seconds; ``convnet3``, the network that dataset
 distillation has reported on small images since Zhao et al., "Dataset condensation with gradient
 matching" (ICLR 2021); and ``resnet10w32`` and ``resnet10w16``, torchvision's basic blocks one per
 stage at a half and a quarter of the usual width, which learn a hundred classes of 64 px images on a
 processor in minutes.
 
-torchvision's ResNets shrink an image by 4 before their first block, which leaves almost nothing of
-a 32 px one. Up to 64 px they get the usual stem for small images instead: a 3x3 convolution with
-stride 1 and no pooling, as RDED (Sun et al., CVPR 2024) evaluates them. timm's networks are taken
-as timm makes them, but for the side of the images where they ask for it.
+A name is one network, whatever the size of the images: ``resnet18`` is torchvision's, and loads its
+weights. It shrinks an image by 4 before the first block, which leaves almost nothing of a 32 px
+one; ``resnet18-cifar``, and so every ResNet of torchvision, has the usual stem for small images
+instead: a 3x3 convolution with stride 1 and no pooling, as RDED (Sun et al., CVPR 2024) evaluates
+them. timm's networks are taken as timm makes them, but for the side of the images where they ask
+for it.
 
 Whether a network takes images of a size is found out by running it, on torch's meta device, which
 computes shapes and nothing else: a sentence now instead of a stack trace at the first step.
@@ -28,27 +30,40 @@ from torch.func import functional_call
 from torch.nn import functional
 from torchvision.models.resnet import BasicBlock
 
-from hellofmt.errors import UserInputError, printable
+from hellofmt.errors import UserInputError, did_you_mean, printable
 
 __all__ = [
+    "CIFAR",
     "SMALL_IMAGE_SIZE",
     "STUDENTS",
+    "TIMM",
+    "TORCHVISION",
     "ConvNet",
     "SmallCnn",
     "SmallResNet",
     "build_student",
+    "family_of",
     "is_student",
+    "similar_names",
+    "small_image_advice",
 ]
 
 SMALL_IMAGE_SIZE: Final = 64
-"""Largest side in pixels at which a ResNet gets the stem for small images."""
+"""Largest side in pixels of images that are called small: they are evaluated without a crop."""
 
 _RESNETS: Final = {"resnet10w16": 16, "resnet10w32": 32}
 
 STUDENTS: Final = ("cnn", "convnet3", *_RESNETS)
 """Names of our own networks; any other name is looked up in torchvision and timm."""
 
-_TIMM: Final = "timm:"
+TIMM: Final = "timm:"
+TORCHVISION: Final = "torchvision:"
+"""Before a name: of this library alone."""
+
+CIFAR: Final = "-cifar"
+"""After the name of a ResNet of torchvision: with the stem for small images."""
+
+_RESNET_STARTS: Final = ("resnet", "resnext", "wide_resnet")
 
 # Auxiliary heads would give a tuple in train mode; both would warn that their own slow
 # initialisation is to be asked for.
@@ -180,29 +195,88 @@ def _is_of_torchvision(name: str) -> bool:
     return name in torchvision.models.list_models(module=torchvision.models)
 
 
+def _is_resnet(name: str) -> bool:
+    return name.startswith(_RESNET_STARTS) and _is_of_torchvision(name)
+
+
 def _is_of_timm(name: str) -> bool:
     # Half a second, so only for names that nothing else knows.
     import timm
 
-    return timm.is_model(name.removeprefix(_TIMM))
+    return timm.is_model(name.removeprefix(TIMM))
 
 
 def is_student(name: str) -> bool:
     """Whether ``build_student`` knows the name; nothing is built."""
+    if name.startswith(TORCHVISION):
+        return _is_of_torchvision(name.removeprefix(TORCHVISION))
+    if name.endswith(CIFAR):
+        return _is_resnet(name.removesuffix(CIFAR))
     return name in STUDENTS or _is_of_torchvision(name) or _is_of_timm(name)
+
+
+def family_of(name: str) -> list[str]:
+    """Networks that a checkpoint may really hold where it does not fit a ResNet ``name``.
+
+    Args:
+        name: any network's.
+
+    Returns:
+        Every ResNet of torchvision with either stem, the one with the other stem first; empty for
+        any other network. timm's of the same names have the same tensors.
+    """
+    plain = name.rpartition(":")[2].removesuffix(CIFAR)
+    if not _is_resnet(plain):
+        return []
+    stock = torchvision.models.list_models(module=torchvision.models)
+    every = [plain, *(other for other in stock if _is_resnet(other) and other != plain)]
+    names = [other + stem for other in every for stem in ("", CIFAR)]
+    return [other for other in names if other != name]
+
+
+def small_image_advice(name: str, size: int) -> str | None:
+    """One line for whoever trains a stock ResNet on small images; None for anything else.
+
+    Args:
+        name: of the network.
+        size: side of the images in pixels.
+    """
+    plain = name.removeprefix(TORCHVISION)
+    if size > SMALL_IMAGE_SIZE or not _is_resnet(plain):
+        return None
+    return (
+        f"{name} shrinks {size} px images by 4 before its first block; {plain}{CIFAR} keeps more"
+        " resolution"
+    )
+
+
+def similar_names(name: str) -> str:
+    """``did you mean `resnet18`?``, or nothing where no known name is like it."""
+    import timm
+
+    prefix = next((p for p in (TIMM, TORCHVISION) if name.startswith(p)), "")
+    ours = torchvision.models.list_models(module=torchvision.models)
+    known = {TIMM: timm.list_models(), TORCHVISION: ours}.get(prefix) or [
+        *STUDENTS,
+        *ours,
+        *(other + CIFAR for other in ours if _is_resnet(other)),
+        *timm.list_models(),
+    ]
+    return did_you_mean(name, [prefix + other for other in known])
 
 
 def _from_torchvision(name: str, classes: int, size: int) -> nn.Module:
     options = dict(_OPTIONS.get(name, {}))
     if name.startswith("vit_"):
         options["image_size"] = size
-    network: nn.Module = torchvision.models.get_model(
-        name, weights=None, num_classes=classes, **options
-    )
-    if isinstance(network, torchvision.models.ResNet) and size <= SMALL_IMAGE_SIZE:
-        network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-        # By name: torchvision declares this attribute a MaxPool2d.
-        network.register_module("maxpool", nn.Identity())
+    return torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
+
+
+def _with_small_stem(name: str, classes: int, size: int) -> nn.Module:
+    network = _from_torchvision(name, classes, size)
+    network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    # By name: torchvision declares this attribute a MaxPool2d.
+    network.register_module("maxpool", nn.Identity())
     return network
 
 
@@ -228,14 +302,18 @@ def _made(name: str, classes: int, size: int) -> nn.Module:
         return ConvNet(classes, size)
     if name in _RESNETS:
         return SmallResNet(classes, size, _RESNETS[name])
-    if _is_of_torchvision(name):
-        return _from_torchvision(name, classes, size)
-    if _is_of_timm(name):
-        return _from_timm(name.removeprefix(_TIMM), classes, size)
+    if is_student(name):
+        if name.endswith(CIFAR):
+            return _with_small_stem(name.removesuffix(CIFAR), classes, size)
+        plain = name.removeprefix(TORCHVISION)
+        if _is_of_torchvision(plain):
+            return _from_torchvision(plain, classes, size)
+        return _from_timm(name.removeprefix(TIMM), classes, size)
     raise UserInputError.make(
         "E_OPTION",
-        f"unknown student `{printable(name)}`; expected {', '.join(STUDENTS)} or a"
+        f"unknown network `{printable(name)}`; expected {', '.join(STUDENTS)} or a"
         " classification model of torchvision or timm",
+        advice=similar_names(name),
     )
 
 
@@ -269,8 +347,9 @@ def build_student(name: str, classes: int, size: int, *, seed: int = 0) -> nn.Mo
 
     Args:
         name: one of ``STUDENTS``, a classification model of torchvision (``"resnet18"``,
-            ``"mobilenet_v2"``, ...) or of timm (``"vit_tiny_patch16_224"``, or ``"timm:resnet18"``
-            where torchvision has the name as well).
+            ``"mobilenet_v2"``, ...), one of its ResNets with a stem for small images
+            (``"resnet18-cifar"``), or a model of timm (``"vit_tiny_patch16_224"``, or
+            ``"timm:resnet18"`` where torchvision has the name as well).
         classes: number of logits.
         size: side of the images in pixels.
         seed: of the weights; torch's global random state is left as it was.

@@ -23,7 +23,8 @@ from hellofmt.archive import (
 )
 from hellofmt.loading import FORMS, HelloDataset, StoredLabels, view_recipe
 from hellofmt.projector import Projector, seeded_base
-from hellofmt.student import build_student, write_teacher
+from hellofmt.student import build_student
+from hellofmt.teacher import write_teacher
 from hellofmt_cli.main import hello
 
 
@@ -120,7 +121,7 @@ def test_labels_of_a_teacher(projector_images, tmp_path, teacher_of):
         out = tmp_path / f"out{tolerance}"
         result = run("labels", projector_images, *options, "--teacher", name, "-o", out)
         assert result.exit_code == 0, result.output
-        document = json.loads(result.output)
+        document = json.loads(result.stdout)
         assert document["kernel"] == "function"
         assert (out / "epoch_1.bin").stat().st_size == 6 * 3 * 4
         views, _ = dataset.draw(np.arange(6), 1)

@@ -255,7 +255,11 @@ def swapped(images, _tmp_path):
         (None, ("--rank", "200"), "rank 200 is larger than every adapted weight; expected at most"),
         (None, ("--head-rank", "4"), "head rank 4 is larger than the head of 3 classes"),
         (None, ("--lr", "1e30"), "loss: expected a finite number, got"),
-        (None, ("--teacher", "none"), "teacher `none`: expected a folder of `hello teach`"),
+        (
+            None,
+            ("--teacher", "none"),
+            "teacher `none`: no such file or folder; expected",
+        ),
         (None, ("--base", "seeded:x"), "base `seeded:x`: expected `seeded` or `seeded:NUMBER`"),
         (None, ("--epochs", "2"), "`--steps` and `--epochs`: expected one, got both"),
         (None, ("--ipc", "13"), "class `columns` has 12 candidates; expected at least 13"),

@@ -162,7 +162,7 @@ def test_stored_labels_are_read_instead_of_made(archive, folder, tmp_path):
         (["--labels", "hard", "--recipe", "kl"], "`--recipe` with hard labels: expected none"),
         (["--recipe", "none"], "unknown recipe `none`"),
         (["--ema", "1"], "decay of the average: expected a number between 0 and 1, got 1.0"),
-        (["--student", "resnet"], "unknown student `resnet`"),
+        (["--student", "resnet"], "unknown network `resnet`"),
         (["--expect", "sha256:" + "0" * 64], "E_PIN"),
     ],
 )
@@ -298,7 +298,8 @@ def test_what_is_not_installed_is_named_once(archive, folder, tmp_path, monkeypa
 
 def test_a_teacher_labels_online(archive, folder, tmp_path):
     from hellofmt.archive import open_archive
-    from hellofmt.student import build_student, write_teacher
+    from hellofmt.student import build_student
+    from hellofmt.teacher import write_teacher
 
     with open_archive(archive) as file:
         views = file.manifest.views

@@ -16,11 +16,11 @@ from hellofmt.distillation.fit import (
     fit_projector,
     predicted_seconds,
 )
-from hellofmt.distillation.teacher import teacher_accuracy
 from hellofmt.errors import StateError
 from hellofmt.runs.results import read_result
 from hellofmt.runs.resume import Checkpoint
 from hellofmt.student.batches import ArrayBatches
+from hellofmt.teacher import teacher_accuracy
 
 
 def log_softmax64(x):

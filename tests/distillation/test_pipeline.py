@@ -17,11 +17,11 @@ from hellofmt.distillation.pipeline import ProjectorSettings, distill, split_val
 from hellofmt.distillation.refine import RefineSettings
 from hellofmt.distillation.select import SelectSettings
 from hellofmt.distillation.sources import ArrayImages
-from hellofmt.distillation.teacher import train_teacher
 from hellofmt.errors import HelloIOError, UserInputError
 from hellofmt.projector import seeded_base
 from hellofmt.runs import results
 from hellofmt.runs.results import read_result
+from hellofmt.teacher import train_teacher
 
 
 class Killed(BaseException):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torchvision
 
 from hellofmt.errors import UserInputError
 from hellofmt.student.networks import ConvNet, SmallCnn, SmallResNet, build_student, is_student
@@ -68,15 +69,19 @@ def test_weights_depend_on_the_seed_alone():
     assert not torch.equal(first.head.weight, other.head.weight)
 
 
-@pytest.mark.parametrize(("size", "side"), [(32, 32), (96, 48)])
-def test_small_images_keep_their_resolution_in_a_resnet(size, side):
-    network = build_student("resnet18", 7, size).eval()
+@pytest.mark.parametrize("size", [32, 96])
+def test_a_name_is_one_network_at_every_size(size):
+    stock = build_student("resnet18", 7, size)
+    assert stock.conv1.weight.shape == (64, 3, 7, 7)
+    torchvision.models.resnet18(num_classes=7).load_state_dict(stock.state_dict())
+    network = build_student("resnet18-cifar", 7, size).eval()
+    assert network.conv1.weight.shape == (64, 3, 3, 3)
     shapes = []
     network.conv1.register_forward_hook(lambda _m, _i, out: shapes.append(out.shape[-1]))
     network.layer1.register_forward_hook(lambda _m, _i, out: shapes.append(out.shape[-1]))
     with torch.no_grad():
         assert network(torch.zeros(1, 3, size, size)).shape == (1, 7)
-    assert shapes == [side, side if size <= 64 else side // 2]
+    assert shapes == [size, size]
 
 
 @pytest.mark.parametrize("size", [32, 64])
@@ -127,13 +132,16 @@ def test_sizes_that_a_network_does_not_take(name, size, reason):
 
 def test_names_are_known_without_building():
     known = ["cnn", "resnet18", "inception_v3", "vit_tiny_patch16_224", "timm:resnet18"]
-    assert [is_student(name) for name in known] == [True] * 5
+    known += ["torchvision:resnet18", "wide_resnet50_2-cifar"]
+    assert [is_student(name) for name in known] == [True] * 7
+    assert not is_student("torchvision:cnn")
+    assert not is_student("vgg11-cifar")
     assert not is_student("timm:hf-hub:someone/network")
     assert not is_student("resnet")
 
 
 def test_unknown_name():
     known = "cnn, convnet3, resnet10w16, resnet10w32"
-    message = rf"E_OPTION: unknown student `res\\x1bnet`; expected {known} or"
+    message = rf"E_OPTION: unknown network `res\\x1bnet`; expected {known} or"
     with pytest.raises(UserInputError, match=message):
         build_student("res\x1bnet", 10, 32)

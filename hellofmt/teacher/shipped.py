@@ -7,9 +7,9 @@ therefore a real file, written and read like stored labels, a directory with
 
 =======================  ===========================================================================
 ``labels.json``          ``form`` ``teacher``; ``network``, a name for ``build_student``,
-                         ``classes`` C, ``size`` in pixels, ``mean`` and ``std`` of its
-                         normalisation, ``storage``, ``order``, SHA-256 of the class keys joined by
-                         line ends
+                         ``classes`` C, its input rule (``size`` in pixels that views are resized
+                         to, ``interpolation``, ``mean`` and ``std``), ``storage``, ``order``,
+                         SHA-256 of the class keys joined by line ends
 ``teacher.safetensors``  the network's tensors by their names. ``float32``, ``float16``: as they
                          are, in that type. ``int8``: tensors of two or more dimensions as int8 with
                          one float32 scale per index of the first, ``NAME::scale``; the others, a
@@ -27,7 +27,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, cast
 
@@ -35,26 +34,26 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
-from torch import nn
 
 from hellofmt.archive.manifest import decimal_string, decimal_value
 from hellofmt.errors import UserInputError, printable
 from hellofmt.loading.stored import LABELS_SCHEMA, StoredLabels, new_directory
 from hellofmt.projector.quantise import dequantise, quantise
 from hellofmt.student.networks import build_student
+from hellofmt.teacher.network import Teacher
+from hellofmt.teacher.rule import INTERPOLATIONS, InputRule
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from hellofmt.archive.manifest import Views
 
 __all__ = [
     "TEACHER_STORAGES",
-    "Teacher",
     "TeacherStorage",
     "label_source",
     "read_teacher",
@@ -68,47 +67,6 @@ TEACHER_STORAGES: Final[tuple[TeacherStorage, ...]] = ("float32", "float16", "in
 _FACTS = "labels.json"
 _TENSORS = "teacher.safetensors"
 _SCALE = "::scale"
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """Mean and standard deviation of each channel, as the decimals of a manifest.
-
-    Attributes:
-        mean: three decimals.
-        std: three decimals > 0.
-    """
-
-    mean: Sequence[str]
-    std: Sequence[str]
-
-
-class Teacher(nn.Module):
-    """A network together with the normalisation it was trained under, frozen and in eval mode."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: nn.Module, views: Views | Normalisation) -> None:
-        """Wrap ``network``, which takes images normalised by ``views.mean`` and ``views.std``."""
-        super().__init__()
-        self.network = network
-        for name, values in (("mean", views.mean), ("std", views.std)):
-            numbers = [decimal_value(value) for value in values]
-            self.register_buffer(name, torch.tensor(numbers).view(3, 1, 1))
-        # One layout, so that a teacher read from a file gives the bits of the trained one.
-        self.to(memory_format=torch.channels_last)
-        self.eval().requires_grad_(False)
-
-    def train(self, mode: bool = True) -> Teacher:
-        """Stay in eval mode whatever is asked: running statistics must not move while labelling."""
-        del mode
-        return super().train(False)
-
-    def forward(self, views: Tensor) -> Tensor:
-        """Logits (N, C) of views (N, 3, S, S), float32 in [0, 1]."""
-        images = (views - self.mean) / self.std
-        return self.network(images.contiguous(memory_format=torch.channels_last))
 
 
 def _shapes(network: str, classes: int, size: int) -> dict[str, tuple[int, ...]]:
@@ -166,9 +124,9 @@ def write_teacher(
     Args:
         directory: new; it gets its name when it is complete.
         network: what ``build_student`` built ``module`` by.
-        module: the network, which takes images normalised by ``views``; or a ``Teacher``, whose own
-            normalisation is kept.
-        views: of the data set: the size that the network was built for, mean and std.
+        module: the network, which takes images of the views' size, mean and std; or a ``Teacher``,
+            whose own input rule is kept.
+        views: of the data set.
         classes: keys in the order of the logits.
         storage: type of the values; see the module.
 
@@ -177,7 +135,7 @@ def write_teacher(
 
     Raises:
         UserInputError: E_OPTION, an unknown network or storage; E_TEACHER, ``module`` is not that
-            network, or has values that ``storage`` cannot hold.
+            network, has values that ``storage`` cannot hold, or only some of its outputs are used.
         HelloIOError: E_TARGET, the directory exists.
         OSError: it cannot be written.
     """
@@ -185,24 +143,27 @@ def write_teacher(
         text = f"`storage`; expected {' or '.join(TEACHER_STORAGES)}, got {printable(storage)}"
         raise UserInputError.make("E_OPTION", text)
     # Not wrapped: that would freeze a network that its owner may go on training.
-    means, stds = list(views.mean), list(views.std)
+    rule = InputRule.of_views(views)
     if isinstance(module, Teacher):
-        means = [decimal_string(value) for value in module.mean.flatten().tolist()]
-        stds = [decimal_string(value) for value in module.std.flatten().tolist()]
-        module = module.network
+        if module.columns is not None:
+            text = "the teacher's outputs are chosen and reordered, which the files cannot say"
+            raise UserInputError.make("E_TEACHER", f"{text}; expected one that uses all")
+        rule, module = module.rule, module.network
+    size = rule.size or views.size
     state: dict[str, Tensor] = module.state_dict()
     shapes = {name: tuple(t.shape) for name, t in state.items() if t.is_floating_point()}
-    if shapes != _shapes(network, len(classes), views.size):
+    if shapes != _shapes(network, len(classes), size):
         text = f"the teacher is not a `{printable(network)}` for {len(classes)} classes"
-        raise UserInputError.make("E_TEACHER", f"{text} and {views.size} pixels; expected one")
+        raise UserInputError.make("E_TEACHER", f"{text} and {size} pixels; expected one")
     facts = {
         "schema": LABELS_SCHEMA,
         "form": "teacher",
         "network": network,
         "classes": len(classes),
-        "size": views.size,
-        "mean": means,
-        "std": stds,
+        "size": size,
+        "interpolation": rule.interpolation,
+        "mean": [decimal_string(value) for value in rule.mean],
+        "std": [decimal_string(value) for value in rule.std],
         "storage": storage,
         "order": _order(classes),
     }
@@ -226,20 +187,24 @@ def _facts_of(directory: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
 
 
-def _normalisation(path: Path, facts: dict[str, Any]) -> Normalisation:
-    found: list[list[str]] = []
+def _rule(path: Path, facts: dict[str, Any], size: int) -> InputRule:
+    found: list[tuple[float, float, float]] = []
     for name in ("mean", "std"):
         try:
-            texts = [str(text) for text in facts[name]]
-            values = [decimal_value(text) for text in texts]
+            values = [decimal_value(str(text)) for text in facts[name]]
         except (KeyError, TypeError, ValueError):
-            values, texts = [], []
+            values = []
         # What becomes 0 in float32 would divide by it.
         is_sound = len(values) == 3 and all(abs(value) < 1e9 for value in values)
         if not is_sound or (name == "std" and min(values) < 1e-9):
             _refuse(path / _FACTS, f"`{name}`; expected 3 decimals{' > 0' * (name == 'std')}")
-        found.append(texts)
-    return Normalisation(*found)
+        found.append((values[0], values[1], values[2]))
+    # Files from before teachers had a rule do not say it, and took views of this size alone.
+    interpolation = facts.get("interpolation", "bilinear")
+    if interpolation not in INTERPOLATIONS:
+        _refuse(path / _FACTS, f"`interpolation`; expected {', '.join(INTERPOLATIONS)}")
+    mean, std = found
+    return InputRule(mean, std, size, interpolation, source="as it was written")
 
 
 def _read_tensors(
@@ -313,12 +278,12 @@ def read_teacher(
         why = "the same number in another order" if count == len(classes) else f"{count}"
         _refuse(path, f"classes; expected the data set's {len(classes)}, got {why}")
     shapes = _shapes(network, count, size)
-    normalisation = _normalisation(path, facts)
+    rule = _rule(path, facts, size)
     # Read before the network is built: a file of a few bytes must not ask for gigabytes.
     state = _read_tensors(path / _TENSORS, shapes, cast("str", storage))
     module = build_student(network, count, size)
     module.load_state_dict(state, strict=False)
-    return Teacher(module, normalisation).to(device)
+    return Teacher(module, rule).to(device)
 
 
 def label_source(

@@ -6,15 +6,14 @@ from functools import partial
 import pytest
 import torch
 
-from hellofmt.distillation import trajectory
-from hellofmt.distillation.teacher import TEACHER_RECIPE, train_teacher
-from hellofmt.distillation.trajectory import (
+from hellofmt.errors import HelloIOError, StateError, UserInputError
+from hellofmt.teacher import TEACHER_RECIPE, train_teacher, trajectory
+from hellofmt.teacher.trajectory import (
     maturity,
     read_trajectory,
     train_trajectory,
     weak_checkpoints,
 )
-from hellofmt.errors import HelloIOError, StateError, UserInputError
 
 
 def tree(root):

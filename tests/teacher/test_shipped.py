@@ -13,14 +13,13 @@ from safetensors.numpy import load_file, save_file
 from hellofmt.errors import HelloIOError, UserInputError
 from hellofmt.ledger import matrix_bytes, model_bytes
 from hellofmt.loading import HelloDataset, StoredLabels, write_labels
-from hellofmt.student import (
+from hellofmt.student import build_student, recipe, train_from_archive
+from hellofmt.teacher import (
     TEACHER_STORAGES,
+    InputRule,
     Teacher,
-    build_student,
     label_source,
     read_teacher,
-    recipe,
-    train_from_archive,
     write_teacher,
 )
 
@@ -68,7 +67,7 @@ def logits_of(network, mean=(0.5, 0.4, 0.3), std=(0.25, 0.5, 0.2)):
 def test_float32_reads_back_to_the_bit(written, network, views):
     path, _ = written()
     got = read_teacher(path, classes=KEYS)
-    assert torch.equal(got(pictures()), Teacher(network, views())(pictures()))
+    assert torch.equal(got(pictures()), Teacher(network, InputRule.of_views(views()))(pictures()))
     assert (got(pictures()).double() - logits_of(network)).abs().max() < 1e-5
     assert not got.training
     assert not any(p.requires_grad for p in got.parameters())
@@ -139,25 +138,31 @@ def test_the_network_that_is_written_stays_as_it_was(written, network):
 
 
 def test_a_teachers_own_normalisation_is_kept(tmp_path, network, views):
-    teacher = Teacher(network, views())
-    teacher.mean.fill_(0.125)
+    rule = InputRule((0.125, 0.25, 0.5), (0.5, 0.25, 0.125), size=8, interpolation="bicubic")
+    teacher = Teacher(network, rule)
     write_teacher(tmp_path / "own", "cnn", teacher, views=views(), classes=KEYS)
     got = read_teacher(tmp_path / "own")
     assert torch.equal(got(pictures()), teacher(pictures()))
-    truth = logits_of(network, mean=(0.125, 0.125, 0.125))
+    assert got.rule.interpolation == "bicubic"
+    truth = logits_of(network, mean=(0.125, 0.25, 0.5), std=(0.5, 0.25, 0.125))
     assert (got(pictures()).double() - truth).abs().max() < 1e-5
 
 
 def test_a_network_of_torchvision_with_integers(tmp_path, views):
     """The size decides the stem; relative positions and counters are made anew."""
-    network = build_student("resnet18", 4, 32, seed=1).eval()
+    network = build_student("resnet18-cifar", 4, 32, seed=1).eval()
     write_teacher(
-        tmp_path / "r", "resnet18", network, views=views(32), classes=list("abcd"), storage="int8"
+        tmp_path / "r",
+        "resnet18-cifar",
+        network,
+        views=views(32),
+        classes=list("abcd"),
+        storage="int8",
     )
     got = read_teacher(tmp_path / "r")
     with torch.no_grad():
         images = torch.rand((2, 3, 32, 32), generator=torch.Generator().manual_seed(0))
-        truth = Teacher(network, views(32))(images)
+        truth = Teacher(network, InputRule.of_views(views(32)))(images)
         assert (got(images) - truth).abs().max() < 0.05 * truth.abs().max()
 
 
@@ -225,7 +230,7 @@ def test_values_that_a_storage_cannot_hold_are_refused(written, network, storage
 def test_an_unknown_network_and_an_existing_directory_are_refused(
     written, tmp_path, network, views
 ):
-    with pytest.raises(UserInputError, match="E_OPTION: unknown student `os:system`"):
+    with pytest.raises(UserInputError, match="E_OPTION: unknown network `os:system`"):
         write_teacher(tmp_path / "x", "os:system", network, views=views(), classes=KEYS)
     path, _ = written()
     with pytest.raises(HelloIOError, match="E_TARGET"):
@@ -239,7 +244,7 @@ def test_an_unknown_network_and_an_existing_directory_are_refused(
         ({"form": "topk"}, "expected schema hello.labels/1, form teacher"),
         ({"storage": "int4"}, "expected `network` and `storage` float32 or float16 or int8"),
         ({"network": 3}, "expected `network` and `storage`"),
-        ({"network": "mine:factory"}, "E_OPTION: unknown student `mine:factory`"),
+        ({"network": "mine:factory"}, "E_OPTION: unknown network `mine:factory`"),
         ({"classes": -1}, "`classes` and `size`; expected integers from 1 to 1048576"),
         ({"size": True}, "`classes` and `size`; expected integers from 1 to 1048576"),
         (
@@ -250,7 +255,7 @@ def test_an_unknown_network_and_an_existing_directory_are_refused(
         ({"mean": ["0.5", "0.5", "x"]}, "`mean`; expected 3 decimals$"),
         ({"std": ["0.5", "0.5", "0.0"]}, "`std`; expected 3 decimals > 0"),
         ({"classes": 4}, r"tensor `head.bias`; expected float32 \(4,\), got float32 \(3,\)"),
-        ({"network": "resnet18"}, r"tensor `bn1.bias`; expected float32 \(64,\), got none"),
+        ({"network": "resnet18-cifar"}, r"tensor `bn1.bias`; expected float32 \(64,\), got none"),
         ({"storage": "float16"}, r"expected float16 \(32,\), got float32 \(32,\)"),
     ],
 )

@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from hellofmt.distillation.teacher import (
+from hellofmt.errors import UserInputError
+from hellofmt.student.networks import build_student
+from hellofmt.teacher import (
+    InputRule,
     Teacher,
     TeacherPool,
-    _recognised_order,
     check_teacher,
     load_teacher,
     save_teacher,
     teacher_accuracy,
     train_teacher,
 )
-from hellofmt.errors import UserInputError
-from hellofmt.student.networks import build_student
+from hellofmt.teacher.check import _recognised_order
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +55,14 @@ def test_a_teacher_stays_frozen(trained):
 def test_a_stored_teacher_is_the_same_function(trained, tmp_path, views):
     path = tmp_path / "teacher.safetensors"
     save_teacher(trained, path)
-    again = load_teacher(path, "cnn", 3, views())
+    again = load_teacher(path, "cnn", 3)
+    assert again.rule == InputRule.of_views(views())
     view = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(trained(view), again(view))
     with pytest.raises(
         UserInputError, match=r"E_TEACHER: `.*` does not hold a `cnn` for 4 classes"
     ):
-        load_teacher(path, "cnn", 4, views())
+        load_teacher(path, "cnn", 4)
 
 
 def test_swapped_classes_are_refused(trained, stripes):
@@ -76,7 +78,7 @@ def test_swapped_classes_are_refused(trained, stripes):
 
 
 def test_another_number_of_classes_is_refused(stripes, views):
-    teacher = Teacher(build_student("cnn", 5, 8), views())
+    teacher = Teacher(build_student("cnn", 5, 8), InputRule.of_views(views()))
     with pytest.raises(UserInputError, match=r"expected shape \(24, 3\) .* got \(24, 5\)"):
         check_teacher(teacher, stripes(), 8)
 
@@ -150,7 +152,7 @@ def test_a_teacher_that_raises_anything(stripes):
 
 
 def test_a_pool_is_the_mean_of_logits(trained, stripes, views):
-    other = Teacher(build_student("cnn", 3, 8, seed=9), views())
+    other = Teacher(build_student("cnn", 3, 8, seed=9), InputRule.of_views(views()))
     pool = TeacherPool([trained, other]).train()
     view = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(pool(view), (trained(view) + other(view)) / 2)

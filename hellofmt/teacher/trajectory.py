@@ -24,20 +24,17 @@ import msgspec
 import torch
 
 from hellofmt.archive.manifest import Views
-from hellofmt.distillation.teacher import (
-    TEACHER_RECIPE,
-    Teacher,
-    TeacherPool,
-    load_teacher,
-    save_teacher,
-    teacher_accuracy,
-)
 from hellofmt.errors import HelloIOError, UserInputError, printable
 from hellofmt.runs import ranks, resume
 from hellofmt.runs.results import digest_of, write_file
 from hellofmt.student.batches import ArrayBatches, HardBatches
 from hellofmt.student.networks import build_student
 from hellofmt.student.train import train_student
+from hellofmt.teacher.check import teacher_accuracy
+from hellofmt.teacher.files import load_teacher, save_teacher
+from hellofmt.teacher.network import Teacher, TeacherPool
+from hellofmt.teacher.rule import InputRule
+from hellofmt.teacher.train import TEACHER_RECIPE
 
 if TYPE_CHECKING:
     import os
@@ -113,15 +110,16 @@ class Trajectory:
             OSError: its file cannot be read.
             UserInputError: it is not of this network (E_TEACHER).
         """
-        count = len(self.classes)
-        module = build(self.network, count, self.views.size)
         path = self.folder / self.checkpoints[number].file
-        return load_teacher(path, module, count, self.views)
+        return load_teacher(path, self.network, len(self.classes), build)
 
     def pool(self, fraction: float, build: Callable[..., nn.Module] = build_student) -> TeacherPool:
         """The mean of the three checkpoints nearest to a fraction of the final accuracy."""
-        numbers = weak_checkpoints([c.accuracy for c in self.checkpoints], fraction)
-        return TeacherPool([self.load(number, build) for number in numbers])
+        return TeacherPool([self.load(number, build) for number in self.weak(fraction)])
+
+    def weak(self, fraction: float) -> list[int]:
+        """Numbers of these checkpoints, ascending."""
+        return weak_checkpoints([c.accuracy for c in self.checkpoints], fraction)
 
 
 def maturity(ipc: int, classes: int) -> float:
@@ -367,4 +365,4 @@ def _frozen_copy(
     """The network as it is now, as a teacher; wrapping itself would freeze it."""
     copy = build(network, count, views.size)
     copy.load_state_dict(model.state_dict())
-    return Teacher(copy, views)
+    return Teacher(copy, InputRule.of_views(views))

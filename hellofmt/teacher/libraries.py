@@ -1,0 +1,139 @@
+"""Networks of teachers with the input rule that their library publishes for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import torchvision
+
+from hellofmt.errors import HelloIOError, UserInputError, printable
+from hellofmt.student.networks import (
+    CIFAR,
+    STUDENTS,
+    TIMM,
+    TORCHVISION,
+    build_student,
+    is_student,
+    similar_names,
+)
+from hellofmt.teacher.rule import INTERPOLATIONS, InputRule
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hellofmt.teacher.rule import RuleChange
+
+__all__ = ["library_network", "pretrained_network"]
+
+# Their published weights were trained on mean and std 0.5: torchvision's own constructor converts
+# ImageNet's inside (`transform_input`) where it loads them, which a bare state dict cannot say.
+_HALVES: Final = {"inception_v3", "googlenet"}
+
+
+def _timm_rule(network: nn.Module) -> InputRule:
+    from timm.data.config import resolve_model_data_config
+
+    config = cast("dict[str, Any]", resolve_model_data_config(network))
+    name = str(config["interpolation"])
+    source = "timm's data config"
+    if name not in INTERPOLATIONS:
+        source += f", whose {printable(name, 20)} is taken as bicubic"
+    return InputRule(
+        config["mean"],
+        config["std"],
+        size=int(config["input_size"][-1]),
+        interpolation=name if name in INTERPOLATIONS else "bicubic",
+        crop=float(config["crop_pct"]),
+        source=source,
+    )
+
+
+def _torchvision_rule(weights: Any) -> InputRule:
+    transform = weights.transforms()
+    size, short = transform.crop_size[0], transform.resize_size[0]
+    return InputRule(
+        tuple(transform.mean),
+        tuple(transform.std),
+        size=size,
+        interpolation=str(transform.interpolation.value),
+        crop=min(1.0, size / short),
+        source=f"torchvision's {weights}",
+    )
+
+
+def _weights(name: str) -> Any:
+    """Torchvision's default weights of a network, typed as an enumeration without members."""
+    return cast("Any", torchvision.models.get_model_weights(name)).DEFAULT
+
+
+def library_network(
+    name: str, classes: int, side: int, change: RuleChange
+) -> tuple[nn.Module, InputRule]:
+    """A network with fresh weights, built as its library publishes it, and its input rule.
+
+    Args:
+        name: what ``build_student`` knows.
+        classes: number of logits.
+        side: of the views in pixels, for networks of our own, which take any.
+        change: what the user says of the input; a transformer is built for its size.
+
+    Returns:
+        The network, and the library's rule with the changes.
+
+    Raises:
+        UserInputError: unknown name, or a size that the network does not take (E_OPTION).
+    """
+    plain = name.removeprefix(TORCHVISION)
+    stock = torchvision.models.list_models(module=torchvision.models)
+    if plain in stock and name not in STUDENTS:
+        rule = _torchvision_rule(_weights(plain))
+        if plain in _HALVES:
+            half = (0.5, 0.5, 0.5)
+            rule = InputRule(half, half, rule.size, rule.interpolation, rule.crop, rule.source)
+        rule = change.of(rule)
+        return build_student(name, classes, rule.size or side), rule
+    if name in STUDENTS or name.endswith(CIFAR) or not is_student(name):
+        return build_student(name, classes, change.size or side), change.of(InputRule())
+    import timm
+
+    cfg = timm.get_pretrained_cfg(name.removeprefix(TIMM), allow_unregistered=True)
+    published = int(cfg.input_size[-1]) if cfg is not None else 224
+    network = build_student(name, classes, change.size or published)
+    return network, change.of(_timm_rule(network))
+
+
+def pretrained_network(name: str, change: RuleChange) -> tuple[nn.Module, InputRule]:
+    """A library's network with the weights that it publishes, downloaded where they are not cached.
+
+    Args:
+        name: ``timm:NAME`` or ``torchvision:NAME``.
+        change: what the user says of the input.
+
+    Returns:
+        The network, and the rule of these weights with the changes.
+
+    Raises:
+        UserInputError: the library has no such weights (E_OPTION).
+        HelloIOError: they cannot be downloaded (E_HTTP).
+    """
+    try:
+        if name.startswith(TIMM):
+            import timm
+
+            network = timm.create_model(name.removeprefix(TIMM), pretrained=True)
+            return network, change.of(_timm_rule(network))
+        weights = _weights(name.removeprefix(TORCHVISION))
+        network = torchvision.models.get_model(name.removeprefix(TORCHVISION), weights=weights)
+        return network, change.of(_torchvision_rule(weights))
+    except OSError as error:
+        # What the libraries raise names neither the network nor what was wanted.
+        raise HelloIOError.make(
+            "E_HTTP", f"weights of `{printable(name)}` cannot be downloaded: {printable(error)}"
+        ) from error
+    except (RuntimeError, ValueError, AttributeError) as error:
+        raise UserInputError.make(
+            "E_OPTION",
+            f"{name.partition(':')[0]} has no trained `{printable(name.partition(':')[2])}`:"
+            f" {printable(error)}",
+            advice=similar_names(name),
+        ) from error

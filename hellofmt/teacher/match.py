@@ -1,0 +1,184 @@
+"""Find a network's tensors in a checkpoint, under whatever names its trainer gave them.
+
+Compiled modules (``_orig_mod``), DistributedDataParallel (``module``) and FSDP put a segment into
+names, Lightning and wrapper classes put a prefix before them, and trainers keep averaged weights
+beside the plain ones. Nothing is peeled blindly: a prefix counts only where what follows it is
+*every* name that the network has, so a network that really has a child called ``model`` keeps it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from hellofmt.errors import UserInputError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from hellofmt.checkpoint import Checkpoint
+
+__all__ = ["Match", "find_weights", "listed"]
+
+# Segments that a wrapper puts anywhere into a name.
+_WRAPPERS: Final = frozenset(
+    {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
+)
+# Averages of the plain weights, which evaluate better; DINO's `teacher` is one of its student.
+_AVERAGED: Final = re.compile(r"(^|[._])(ema|swa|averaged|average|teacher)([._]|$)")
+# What no label depends on: counters of averages and profilers, constants that are computed when the
+# network is built, and heads that only train (torchvision's Inceptions have them in their files).
+_IDLE: Final = re.compile(
+    r"(^|\.)(n_averaged|total_ops|total_params|relative_position_index|attn_mask)$"
+    r"|^(AuxLogits|aux[12])\."
+)
+_COUNTER: Final = "num_batches_tracked"
+_SHOWN: Final = 3
+
+
+@dataclass(frozen=True)
+class Match:
+    """What a checkpoint has for a network at one place.
+
+    Attributes:
+        where: keys and prefix that lead to the tensors, such as ``state_dict.model.``; may be
+            empty.
+        state: tensors by the network's names.
+        missing: names of the network that the place lacks.
+        unexpected: names at the place that the network lacks.
+        shapes: (name, shape in the file, shape in the network) where these differ.
+        left_out: names of the same dictionary that belong to something else.
+    """
+
+    where: str
+    state: dict[str, Tensor]
+    missing: list[str] = field(default_factory=list[str])
+    unexpected: list[str] = field(default_factory=list[str])
+    shapes: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(
+        default_factory=list[tuple[str, tuple[int, ...], tuple[int, ...]]]
+    )
+    left_out: list[str] = field(default_factory=list[str])
+
+    @property
+    def fits(self) -> bool:
+        """Whether the network can be loaded from here."""
+        return not (self.missing or self.unexpected or self.shapes)
+
+    def head_classes(self, classes: int) -> int | None:
+        """Classes of the file's head where only a head of ``classes`` differs; else None."""
+        counts = {
+            got[0] if got[1:] == wanted[1:] and wanted[:1] == (classes,) else None
+            for _, got, wanted in self.shapes
+        }
+        is_head = not (self.missing or self.unexpected) and len(counts) == 1
+        return counts.pop() if is_head else None
+
+
+def listed(names: Sequence[str]) -> str:
+    """Three names in order, and how many more there are."""
+    shown = ", ".join(f"`{printable(name, 80)}`" for name in sorted(names)[:_SHOWN])
+    return shown + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
+
+
+def _plain(names: Sequence[str]) -> dict[str, str]:
+    """Names by what is left of them without wrappers; as they are where two would be one."""
+    plain = {".".join(p for p in name.split(".") if p not in _WRAPPERS): name for name in names}
+    return plain if len(plain) == len(names) else {name: name for name in names}
+
+
+def _matches(
+    network: Mapping[str, Tensor], where: str, state: Mapping[str, Tensor]
+) -> Iterator[Match]:
+    """The places of one dictionary that hold every name of the network; else the likeliest."""
+    wanted, got = _plain(list(network)), _plain(list(state))
+    found: dict[str, int] = {}
+    for name in got:
+        parts = name.split(".")
+        for k in range(len(parts)):
+            if ".".join(parts[k:]) in wanted:
+                prefix = "".join(f"{part}." for part in parts[:k])
+                found[prefix] = found.get(prefix, 0) + 1
+    needed = [name for name in wanted if name.rpartition(".")[2] != _COUNTER]
+    whole = [p for p in found if all(p + name in got for name in needed)]
+    likely = whole or sorted(found, key=lambda p: -found[p])[:1] or [""]
+    for prefix in likely:
+        inside = [name for name in got if name.startswith(prefix)]
+        others = tuple(p for p in likely if p != prefix and p.startswith(prefix))
+        unexpected = [
+            got[name]
+            for name in inside
+            if name[len(prefix) :] not in wanted
+            and not _IDLE.search(name[len(prefix) :])
+            and not (others and name.startswith(others))
+        ]
+        pairs = {
+            full: state[got[prefix + name]] for name, full in wanted.items() if prefix + name in got
+        }
+        yield Match(
+            ".".join(filter(None, (where, prefix))),
+            pairs,
+            [wanted[name] for name in needed if prefix + name not in got],
+            unexpected,
+            [
+                (name, tuple(tensor.shape), tuple(network[name].shape))
+                for name, tensor in pairs.items()
+                if tensor.shape != network[name].shape
+            ],
+            [full for name, full in got.items() if not name.startswith(prefix)]
+            + [
+                got[name]
+                for name in inside
+                if name[len(prefix) :] not in wanted and _IDLE.search(name[len(prefix) :])
+            ],
+        )
+
+
+def find_weights(network: nn.Module, checkpoint: Checkpoint, file: str) -> Match:
+    """The weights that a checkpoint has for a network, or the place that comes nearest.
+
+    Args:
+        network: whose names and shapes count.
+        checkpoint: of any trainer.
+        file: its path, for the message.
+
+    Returns:
+        A match that fits, averaged weights before plain ones; else the nearest.
+
+    Raises:
+        UserInputError: E_TEACHER: two places fit, with other values, and nothing says which is
+            meant; or a tensor's values are not floating-point where the network's are.
+    """
+    own = network.state_dict()
+    found = [m for where, state in checkpoint.states.items() for m in _matches(own, where, state)]
+    fitting = [match for match in found if match.fits]
+    if not fitting:
+        return min(found, key=lambda m: (len(m.missing), len(m.unexpected), len(m.shapes)))
+    best = [match for match in fitting if _AVERAGED.search(match.where)] or fitting
+    for other in best[1:]:
+        if any(
+            not torch.equal(best[0].state[n].double(), t.double()) for n, t in other.state.items()
+        ):
+            raise UserInputError.make(
+                "E_TEACHER",
+                f"`{printable(file)}` holds several sets of these weights,"
+                f" {listed([match.where for match in best])}; save the one you mean alone",
+            )
+    _check_types(best[0], own, file)
+    return best[0]
+
+
+def _check_types(match: Match, own: Mapping[str, Tensor], file: str) -> None:
+    """Refuse integers, of a quantised file say, that would be copied as if they were weights."""
+    for name, tensor in match.state.items():
+        if tensor.is_floating_point() != own[name].is_floating_point() or tensor.is_complex():
+            raise UserInputError.make(
+                "E_TEACHER",
+                f"`{printable(name)}` of `{printable(file)}` is {tensor.dtype}; expected"
+                f" {own[name].dtype}, or another floating-point type, as weights are before they"
+                " are quantised",
+            )

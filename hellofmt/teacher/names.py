@@ -1,0 +1,279 @@
+"""Teachers by what a user types.
+
+A teacher is a network with weights; a network is named as in ``networks``:
+
+* the folder that ``hello teach`` wrote: the weak teachers of its trajectory;
+* one of its checkpoints, a ``.safetensors`` file beside ``teacher.json``;
+* ``NETWORK=FILE``: safetensors or a file of ``torch.save``, of any trainer;
+* ``timm:NAME=pretrained``, ``torchvision:NAME=pretrained``: the library's own weights, which it
+  downloads; nothing else does;
+* ``MODULE:FACTORY``: whatever it returns.
+
+A path that exists is a path, whatever it contains; else the first ``=`` divides. Code is run
+because the *user* names it on the command line. No file can name any: a folder of ``hello teach``
+is refused where its JSON names a module, and its checkpoints are safetensors.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import nn
+
+from hellofmt.checkpoint import read_checkpoint
+from hellofmt.errors import UserInputError, printable
+from hellofmt.student.networks import (
+    TIMM,
+    TORCHVISION,
+    build_student,
+    family_of,
+    is_student,
+    similar_names,
+)
+from hellofmt.teacher.classes import columns_of
+from hellofmt.teacher.files import own_rule, refuse_match
+from hellofmt.teacher.libraries import library_network, pretrained_network
+from hellofmt.teacher.match import Match, find_weights, listed
+from hellofmt.teacher.network import Teacher, TeacherPool
+from hellofmt.teacher.networks import build_network, from_factory, is_factory, raised
+from hellofmt.teacher.rule import InputRule, RuleChange
+from hellofmt.teacher.trajectory import TRAJECTORY_FILE, read_trajectory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from hellofmt.checkpoint import Checkpoint
+
+__all__ = ["load_named_teacher"]
+
+_PRETRAINED: Final = "pretrained"
+_UNCHANGED: Final = RuleChange()
+_INSIDE: Final = {"mean", "std", "pixel_mean", "pixel_std"}
+
+
+def _silent(text: str) -> None:
+    del text
+
+
+class _Reader:
+    """Reads one teacher; holds what all ways of doing so need."""
+
+    def __init__(
+        self,
+        text: str,
+        keys: Sequence[str],
+        side: int,
+        change: RuleChange,
+        named: Sequence[str] | None,
+        say: Callable[[str], None],
+    ) -> None:
+        """Keep the arguments of ``load_named_teacher``."""
+        self.text, self.keys, self.side = text, list(keys), side
+        self.change, self.named, self.say = change, named, say
+
+    def finished(self, network: nn.Module, rule: InputRule) -> Teacher:
+        """The teacher, tried on one view, with the outputs that the data set's classes need."""
+        self.say(f"teacher {printable(self.text)}: {rule.text()}")
+        buffers = {name.rpartition(".")[2]: b for name, b in network.named_buffers()}
+        inside = [n for n in _INSIDE & set(buffers) if buffers[n].numel() == 3]
+        if inside and rule.mean != (0.0, 0.0, 0.0):
+            self.say(
+                f"teacher {printable(self.text)}: the network has buffers {listed(inside)}; if it"
+                " normalises inside, pass --teacher-mean 0 0 0 --teacher-std 1 1 1"
+            )
+        outputs = self._outputs(Teacher(network, rule))
+        columns, note = columns_of(self.text, outputs, self.keys, self.named)
+        if note:
+            self.say(note)
+        return Teacher(network, rule, columns)
+
+    def _outputs(self, teacher: Teacher) -> int:
+        try:
+            with torch.inference_mode():
+                logits: Any = teacher(torch.zeros(1, 3, self.side, self.side))
+        except Exception as error:
+            side = teacher.rule.size or self.side
+            raise UserInputError.make(
+                "E_TEACHER",
+                f"teacher `{printable(self.text)}` cannot run on {side} x {side} pixels:"
+                f" {raised(error)}",
+            ) from error
+        shape = getattr(logits, "shape", None)
+        if shape is None or len(shape) != 2:
+            raise UserInputError.make(
+                "E_TEACHER",
+                f"teacher `{printable(self.text)}`: expected logits (1, classes) of a view, got"
+                f" {type(logits).__name__ if shape is None else tuple(shape)}",
+            )
+        return int(shape[1])
+
+    def _build(self, network: str, classes: int, own: InputRule | None) -> Any:
+        """Network and rule for a file."""
+        if own is not None:
+            self.check_unchanged()
+            return build_network(network, classes, own.size or self.side), own
+        if is_factory(network):
+            return from_factory(network, classes), self.change.of(InputRule())
+        return library_network(network, classes, self.side, self.change)
+
+    def check_unchanged(self) -> None:
+        if self.change:
+            raise UserInputError.make(
+                "E_OPTION",
+                f"teacher `{printable(self.text)}` records its own input rule; leave out"
+                " --teacher-mean, --teacher-std and --teacher-size",
+            )
+
+    def from_file(self, network: str, file: str) -> Teacher:
+        """``NETWORK=FILE``."""
+        if not is_factory(network) and not is_student(network):
+            build_student(network, 2, self.side)
+        if Path(file).is_dir():
+            raise UserInputError.make(
+                "E_OPTION",
+                f"teacher `{printable(self.text)}`: `{printable(file)}` is a folder; expected a"
+                " file, or a folder of `hello teach` without a network before it",
+            )
+        checkpoint = read_checkpoint(file)
+        own = own_rule(checkpoint, file)
+        classes = len(self.keys if self.named is None else self.named)
+        module, rule = self._build(network, classes, own)
+        match = find_weights(module, checkpoint, file)
+        count = match.head_classes(classes)
+        if count is not None and self.named is None:
+            # Refused here where nothing says which outputs are meant.
+            columns_of(self.text, count, self.keys, None)
+            classes = count
+            module, rule = self._build(network, classes, own)
+            match = find_weights(module, checkpoint, file)
+        if not match.fits:
+            refuse_match(match, file, network, classes, self._advice(match, network, checkpoint))
+        self._tell(match, checkpoint, file)
+        module.load_state_dict(match.state, strict=False)
+        return self.finished(module, rule)
+
+    def _advice(self, match: Match, network: str, checkpoint: Checkpoint) -> str:
+        """What would help with a file that does not fit."""
+        for other in family_of(network):
+            with torch.device("meta"):
+                # Sizes of heads are the business of whoever loads it then.
+                try_on = build_student(other, 2, 224)
+            near = find_weights(try_on, checkpoint, "")
+            if near.fits or near.head_classes(2) is not None:
+                return f"it holds a `{other}`: `{other}=FILE`"
+        if match.shapes and not match.missing and any("pos_embed" in n for n, _, _ in match.shapes):
+            return "`--teacher-size` is the side in pixels that it was trained for"
+        return ""
+
+    def _tell(self, match: Match, checkpoint: Checkpoint, file: str) -> None:
+        """Say what was taken, left out and converted."""
+        notes: list[str] = []
+        if len(checkpoint.states) > 1 or match.left_out:
+            notes.append(f"weights of `{printable(match.where, 80)}`" if match.where else "")
+        if match.left_out:
+            notes.append(f"{listed(match.left_out)} left out")
+        floats = {t.dtype for t in match.state.values() if t.is_floating_point()}
+        others = sorted(str(t).removeprefix("torch.") for t in floats - {torch.float32})
+        if others:
+            notes.append(f"{' and '.join(others)} computed with in float32")
+        if any(notes):
+            self.say(f"teacher {printable(file)}: {'; '.join(filter(None, notes))}")
+
+    def from_trajectory(self, path: Path, fraction: float) -> nn.Module:
+        """A folder of ``hello teach``, or one of its checkpoints."""
+        self.check_unchanged()
+        is_folder = path.is_dir()
+        trajectory = read_trajectory(path if is_folder else path.parent)
+        if is_factory(trajectory.network):
+            raise UserInputError.make(
+                "E_TEACHER",
+                f"`{printable(path)}` was trained with the custom network"
+                f" `{printable(trajectory.network)}`; name the code yourself: --teacher"
+                f" {printable(trajectory.network)}=CHECKPOINT.safetensors",
+            )
+        names = [checkpoint.file for checkpoint in trajectory.checkpoints]
+        if not is_folder and path.name not in names:
+            raise UserInputError.make(
+                "E_TEACHER", f"`{printable(path)}` is not a checkpoint of the teacher beside it"
+            )
+        numbers = trajectory.weak(fraction) if is_folder else [names.index(path.name)]
+        teachers = [trajectory.load(number, build_network) for number in numbers]
+        columns, note = columns_of(
+            self.text, len(trajectory.classes), self.keys, trajectory.classes
+        )
+        self.say(f"teacher {printable(self.text)}: {teachers[0].rule.text()}")
+        if note:
+            self.say(note)
+        chosen = [Teacher(teacher.network, teacher.rule, columns) for teacher in teachers]
+        return TeacherPool(chosen) if is_folder else chosen[0]
+
+
+def load_named_teacher(
+    text: str,
+    classes: Sequence[str],
+    size: int,
+    *,
+    fraction: float = 1.0,
+    change: RuleChange = _UNCHANGED,
+    teacher_classes: Sequence[str] | None = None,
+    say: Callable[[str], None] = _silent,
+) -> nn.Module:
+    """A teacher by what a user types; see the module for the forms.
+
+    Args:
+        text: what was typed.
+        classes: keys of the data set in label order.
+        size: side of the data set's views in pixels.
+        fraction: of its final accuracy that a trajectory's weak teachers should have.
+        change: what the user says of the teacher's input, instead of what its library does.
+        teacher_classes: keys of the teacher's classes in the order of its outputs; None takes a
+            trajectory's own, WordNet ids for a teacher of ImageNet, or the data set's.
+        say: called with a line about the input rule, and about whatever was chosen, converted or
+            left out.
+
+    Returns:
+        From views (N, 3, S, S) in [0, 1] to logits (N, C); frozen, on the CPU.
+
+    Raises:
+        UserInputError: the text cannot be understood (E_OPTION), or the teacher is of other classes
+            or another network, or its file is not weights (E_TEACHER).
+        HelloIOError: published weights cannot be downloaded (E_HTTP).
+        OSError: a file cannot be read.
+    """
+    reader = _Reader(text, classes, size, change, teacher_classes, say)
+    path = Path(text)
+    if path.exists():
+        if path.is_dir() or (path.parent / TRAJECTORY_FILE).exists():
+            return reader.from_trajectory(path, fraction)
+        raise UserInputError.make(
+            "E_OPTION",
+            f"teacher `{printable(text)}`: the file does not say its network; expected"
+            f" `NETWORK={printable(text)}`, such as `resnet18={printable(text)}`",
+        )
+    network, equals, file = text.partition("=")
+    is_library = network.startswith((TIMM, TORCHVISION))
+    if equals and file == _PRETRAINED and is_library:
+        return reader.finished(*pretrained_network(network, change))
+    if equals and (is_library or "/" not in network):
+        return reader.from_file(network, file)
+    if is_library:
+        raise UserInputError.make(
+            "E_OPTION",
+            f"teacher `{printable(text)}` has no weights: `{printable(text)}=FILE` reads yours,"
+            f" `{printable(text)}={_PRETRAINED}` downloads the library's, `hello teach --arch"
+            f" {printable(text)}` trains it",
+        )
+    if is_factory(text):
+        made = from_factory(text, len(classes if teacher_classes is None else teacher_classes))
+        if isinstance(made, Teacher | TeacherPool):
+            reader.check_unchanged()
+            return made
+        return reader.finished(made, change.of(InputRule()))
+    raise UserInputError.make(
+        "E_OPTION",
+        f"teacher `{printable(text)}`: no such file or folder; expected a folder of `hello teach`,"
+        " NETWORK=FILE, timm:NAME=FILE, torchvision:NAME=FILE or MODULE:FACTORY",
+        advice="" if "/" in text else similar_names(text),
+    )

@@ -1,0 +1,139 @@
+"""The teacher as a function: views in [0, 1] to logits of the data set's classes.
+
+A teacher takes *views* and prepares them itself, so that fit, selection and students can hand the
+same tensor to teacher and projector. Several teachers give the mean of their logits, as the paper
+combines its weak teachers (arXiv 2408.08201).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from hellofmt.student.evaluate import prepare_images
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from hellofmt.teacher.rule import InputRule
+
+__all__ = ["Teacher", "TeacherPool", "device_of"]
+
+# Pixels of one call of a network: 128 images of 224 px. Views that a teacher enlarges come in
+# batches that suit their own size.
+_CALL_PIXELS = 128 * 224 * 224
+
+
+class Teacher(nn.Module):
+    """A network together with its input rule, frozen and in eval mode.
+
+    Attributes:
+        network: takes images as the rule prepares them.
+        rule: how images reach the network.
+        columns: outputs that stand for the data set's classes, in label order; None for all.
+    """
+
+    mean: Tensor
+    std: Tensor
+    _chosen: Tensor | None
+
+    def __init__(
+        self, network: nn.Module, rule: InputRule, columns: Sequence[int] | None = None
+    ) -> None:
+        """Wrap ``network``; it is frozen in place."""
+        super().__init__()
+        self.network = network
+        self.rule = rule
+        self.columns = None if columns is None else tuple(columns)
+        chosen = None if columns is None else torch.tensor(list(columns))
+        self.register_buffer("_chosen", chosen, persistent=False)
+        # The rule says what they are; a state dict is the network's alone.
+        self.register_buffer("mean", torch.tensor(rule.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(rule.std).view(3, 1, 1), persistent=False)
+        # One layout, so that a teacher read from a file gives the bits of the trained one.
+        self.to(memory_format=torch.channels_last)
+        self.eval().requires_grad_(False)
+
+    def extra_repr(self) -> str:
+        """Rule and columns: what is computed depends on them, so digests must."""
+        return f"{self.rule.to_json()}, columns={self.columns}"
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Stay in eval mode whatever is asked: running statistics must not move while labelling."""
+        del mode
+        return super().train(False)
+
+    def forward(self, views: Tensor) -> Tensor:
+        """Logits (N, C) of views (N, 3, S, S), float32 in [0, 1]."""
+        side = self.rule.size or views.shape[-1]
+        parts = [self._logits(part) for part in views.split(max(1, _CALL_PIXELS // side**2))]
+        logits = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return logits if self._chosen is None else logits.index_select(1, self._chosen)
+
+    def _logits(self, views: Tensor) -> Tensor:
+        images = (self.rule.resized(views) - self.mean) / self.std
+        return self.network(images.contiguous(memory_format=torch.channels_last))
+
+    def of_images(self, images: NDArray[np.uint8], size: int) -> Tensor:
+        """Logits (N, C) of whole images, prepared by the rule's own crop if it has one.
+
+        Args:
+            images: uint8 (N, H, W, 3).
+            size: side of the views in pixels.
+
+        Returns:
+            Logits on the teacher's device.
+        """
+        if self.rule.crop is None:
+            return self(prepare_images(images, size).to(self.mean.device))
+        pixels = torch.from_numpy(images).to(self.mean.device).permute(0, 3, 1, 2)
+        return self(self.rule.whole(pixels.float() / 255, size))
+
+
+class TeacherPool(nn.Module):
+    """Several teachers as one: the mean of their logits."""
+
+    def __init__(self, teachers: Sequence[nn.Module]) -> None:
+        """Join ``teachers``, each from views to logits of the same classes.
+
+        Raises:
+            ValueError: no teachers.
+        """
+        super().__init__()
+        if not teachers:
+            raise ValueError("teachers: expected at least one, got none")
+        self.teachers = nn.ModuleList(teachers)
+        self.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> TeacherPool:
+        """Stay in eval mode whatever is asked."""
+        del mode
+        return super().train(False)
+
+    def forward(self, views: Tensor) -> Tensor:
+        """Mean logits (N, C) of views (N, 3, S, S), float32 in [0, 1]."""
+        return torch.stack([teacher(views) for teacher in self.teachers]).mean(0)
+
+    def of_images(self, images: NDArray[np.uint8], size: int) -> Tensor:
+        """Mean logits (N, C) of whole images, each teacher's prepared by its own rule."""
+        views = prepare_images(images, size).to(device_of(self))
+        logits = [
+            teacher.of_images(images, size)
+            if isinstance(teacher, Teacher | TeacherPool)
+            else teacher(views)
+            for teacher in self.teachers
+        ]
+        return torch.stack(logits).mean(0)
+
+
+def device_of(function: object) -> torch.device:
+    """Where the tensors of a network lie; a bare function takes CPU tensors."""
+    if isinstance(function, nn.Module):
+        for tensor in (*function.parameters(), *function.buffers()):
+            return tensor.device
+    return torch.device("cpu")

@@ -1,0 +1,129 @@
+"""Networks by what a user types: a name, or code of the user's own.
+
+A name is what ``build_student`` knows (``resnet18``, ``timm:NAME``, ``torchvision:NAME``).
+``MODULE:FACTORY`` is a function of the user's that gets the number of classes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hellofmt.errors import UserInputError, printable
+from hellofmt.student.networks import TIMM, TORCHVISION, build_student, is_student
+
+__all__ = ["build_network", "from_factory", "is_factory", "is_network", "raised"]
+
+
+def is_factory(name: str) -> bool:
+    """Whether ``name`` is ``MODULE:FACTORY``, code of the user's."""
+    return ":" in name and not name.startswith((TIMM, TORCHVISION))
+
+
+def _factory(text: str) -> Any:
+    """The callable ``MODULE:FACTORY``; the current folder counts, after everything installed."""
+    module_name, _, name = text.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        made = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserInputError.make(
+            "E_OPTION", f"network `{printable(text)}` cannot be imported: {printable(error)}"
+        ) from error
+    if not callable(made):
+        raise UserInputError.make("E_OPTION", f"network `{printable(text)}` cannot be called")
+    return made
+
+
+def raised(error: Exception) -> str:
+    """``KeyError: 'x' (net.py, line 3)``: the innermost line, which is rarely ours."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(frame.filename).name}, line {frame.lineno}"
+    return printable(f"{type(error).__name__}: {error} ({where})")
+
+
+def from_factory(text: str, classes: int) -> nn.Module:
+    """The network that ``MODULE:FACTORY`` returns for so many classes.
+
+    Raises:
+        UserInputError: E_OPTION: it cannot be imported or made, or is no module.
+    """
+    factory = _factory(text)
+    try:
+        made = factory(classes)
+    except Exception as error:
+        # Code of the user: what it raises is its own business, where it raised it is not.
+        raise UserInputError.make(
+            "E_OPTION", f"network `{printable(text)}` cannot be made: {raised(error)}"
+        ) from error
+    if not isinstance(made, nn.Module):
+        raise UserInputError.make(
+            "E_OPTION",
+            f"network `{printable(text)}`: expected a torch.nn.Module for {classes} classes,"
+            f" got {type(made).__name__}",
+        )
+    return made
+
+
+def build_network(name: str, classes: int, size: int, *, seed: int = 0) -> nn.Module:
+    """A network with fresh weights, by any name of this module.
+
+    Args:
+        name: for ``build_student``, or ``MODULE:FACTORY``.
+        classes: number of logits.
+        size: side of the images in pixels.
+        seed: of the weights; torch's global random state is left as it was.
+
+    Returns:
+        The network, float32, on the CPU.
+
+    Raises:
+        UserInputError: unknown, not importable, without anything to train, or not for images of
+            this size (E_OPTION).
+    """
+    if not is_factory(name):
+        return build_student(name, classes, size, seed=seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = from_factory(name, classes)
+        _try(network, name, classes, size)
+    return network
+
+
+def _try(network: nn.Module, name: str, classes: int, size: int) -> None:
+    """Refuse a network of the user's that cannot be trained on such images."""
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise UserInputError.make("E_OPTION", f"network `{printable(name)}` has nothing to train")
+    mode = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            shape = tuple(network(torch.zeros(2, 3, size, size)).shape)
+    except Exception as error:
+        raise UserInputError.make(
+            "E_OPTION",
+            f"network `{printable(name)}` cannot run on images of {size} x {size} pixels:"
+            f" {raised(error)}",
+        ) from error
+    network.train(mode)
+    if shape != (2, classes):
+        raise UserInputError.make(
+            "E_OPTION",
+            f"network `{printable(name)}`: expected logits (2, {classes}) for 2 images of"
+            f" {classes} classes, got {shape}",
+        )
+
+
+def is_network(text: str) -> bool:
+    """Whether ``text`` names a network without weights, one that a teacher can be trained as."""
+    if ":" in text or "=" in text or "/" in text or Path(text).exists():
+        return False
+    return is_student(text)

@@ -1,0 +1,196 @@
+"""How a teacher wants its images: size, interpolation, crop, mean and standard deviation.
+
+A teacher is asked on views of the data set, float32 in [0, 1], and brings its own rule. Views of
+another size are resized to the teacher's, squeezed but not cropped: the crop is part of the view,
+and the label is of all of it. Whole images, which the check of accuracy asks about, are also
+cropped as the teacher's publisher does.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hellofmt.archive.manifest import decimal_value
+from hellofmt.errors import UserInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from hellofmt.archive.manifest import Views
+
+__all__ = ["INTERPOLATIONS", "InputRule", "RuleChange"]
+
+INTERPOLATIONS: Final = ("bicubic", "bilinear", "nearest")
+
+_IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+_IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+_MOST_PIXELS: Final = 1 << 12
+
+
+@dataclass(frozen=True)
+class InputRule:
+    """What a teacher does to views in [0, 1] before its network sees them.
+
+    Attributes:
+        mean: of each channel, in [0, 1] units.
+        std: of each channel, > 0; mean 0 and std 1 leave the views to a network that normalises
+            inside.
+        size: side in pixels that views are resized to; None takes them as they are.
+        interpolation: one of ``INTERPOLATIONS``, antialiased.
+        crop: share of a whole image's shorter side that is kept, in (0, 1]; None prepares whole
+            images as students are evaluated, see ``student.prepare_images``.
+        source: who says so.
+    """
+
+    mean: tuple[float, float, float] = _IMAGENET_MEAN
+    std: tuple[float, float, float] = _IMAGENET_STD
+    size: int | None = None
+    interpolation: str = "bilinear"
+    crop: float | None = None
+    source: str = "ImageNet's mean and std"
+
+    def __post_init__(self) -> None:
+        """Check values, which may come from a file.
+
+        Raises:
+            UserInputError: E_TEACHER: not three numbers, an std of 0, or another value out of its
+                range.
+        """
+        is_sound = (
+            len(self.mean) == len(self.std) == 3
+            and all(math.isfinite(value) and abs(value) < 1e9 for value in self.mean)
+            # What becomes 0 in float32 would divide by it.
+            and all(1e-9 <= value < 1e9 for value in self.std)
+            and (self.size is None or 1 <= self.size <= _MOST_PIXELS)
+            and self.interpolation in INTERPOLATIONS
+            and (self.crop is None or 0 < self.crop <= 1)
+        )
+        if not is_sound:
+            raise UserInputError.make(
+                "E_TEACHER",
+                f"input rule {self.text()}: expected 3 means, 3 stds > 0, 1 to {_MOST_PIXELS} px"
+                " and a crop of at most 1",
+            )
+
+    @classmethod
+    def of_views(cls, views: Views) -> InputRule:
+        """The rule of a network that was trained on these very views."""
+        mean, std = ([decimal_value(v) for v in values] for values in (views.mean, views.std))
+        return cls(
+            _three(mean),
+            _three(std),
+            size=views.size,
+            interpolation=views.interpolation,
+            source="as it was trained",
+        )
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> InputRule:
+        """What ``to_json`` gave.
+
+        Raises:
+            UserInputError: E_TEACHER: not such a document.
+        """
+        try:
+            size, crop = document["size"], document["crop"]
+            return cls(
+                _three(document["mean"]),
+                _three(document["std"]),
+                None if size is None else int(size),
+                str(document["interpolation"]),
+                None if crop is None else float(crop),
+                str(document["source"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, UserInputError):
+                raise
+            raise UserInputError.make(
+                "E_TEACHER", "input rule of the teacher; expected mean, std, size and the rest"
+            ) from error
+
+    def to_json(self) -> dict[str, Any]:
+        """The rule as JSON values."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    def text(self) -> str:
+        """``input 224 px bicubic, mean 0.5 0.5 0.5, std 0.5 0.5 0.5 (timm's data config)``."""
+        size = "as the views are" if self.size is None else f"{self.size} px {self.interpolation}"
+        mean, std = (" ".join(f"{v:.4g}" for v in values) for values in (self.mean, self.std))
+        return f"input {size}, mean {mean}, std {std} ({self.source})"
+
+    def resized(self, views: Tensor) -> Tensor:
+        """Views (N, 3, S, S) at the teacher's size, in [0, 1]."""
+        if self.size is None or tuple(views.shape[2:]) == (self.size, self.size):
+            return views
+        return _resize(views, (self.size, self.size), self.interpolation)
+
+    def whole(self, images: Tensor, side: int) -> Tensor:
+        """Squares of whole images, as the publisher of the network evaluates it.
+
+        Args:
+            images: (N, 3, H, W) in [0, 1].
+            side: of the views in pixels, for a rule without a size.
+
+        Returns:
+            The centres, (N, 3, S, S).
+        """
+        size = self.size or side
+        # As timm and torchvision round, down.
+        short = int(size / (self.crop or 1.0) + 1e-6)
+        height, width = images.shape[2:]
+        scale = short / min(height, width)
+        shape = max(short, int(height * scale)), max(short, int(width * scale))
+        if shape != (height, width):
+            images = _resize(images, shape, self.interpolation)
+        top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
+        return images[:, :, top : top + size, left : left + size]
+
+
+@dataclass(frozen=True)
+class RuleChange:
+    """What the user says of a teacher's input; None keeps what its rule says.
+
+    Attributes:
+        mean: three numbers.
+        std: three numbers > 0.
+        size: side in pixels.
+    """
+
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    size: int | None = None
+
+    def __bool__(self) -> bool:
+        """Whether anything is changed."""
+        return self != RuleChange()
+
+    def of(self, rule: InputRule) -> InputRule:
+        """``rule`` with the changes."""
+        if not self:
+            return rule
+        return replace(
+            rule,
+            mean=self.mean or rule.mean,
+            std=self.std or rule.std,
+            size=self.size or rule.size,
+            source=f"{rule.source}, but for --teacher options",
+        )
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    first, second, third = (float(value) for value in values)
+    return first, second, third
+
+
+def _resize(images: Tensor, shape: tuple[int, int], interpolation: str) -> Tensor:
+    if interpolation == "nearest":
+        return functional.interpolate(images, shape, mode="nearest-exact")
+    made = functional.interpolate(images, shape, mode=interpolation, antialias=True)
+    # Bicubic weights overshoot; a picture does not.
+    return torch.clamp(made, 0.0, 1.0)

@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+import sys
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from safetensors.torch import save_file
+
+from hellofmt.errors import HelloIOError, UserInputError
+from hellofmt.student.networks import build_student
+from hellofmt.teacher import (
+    InputRule,
+    RuleChange,
+    Teacher,
+    build_network,
+    is_network,
+    load_named_teacher,
+    train_trajectory,
+)
+
+KEYS = ["rows", "columns", "grey"]
+
+
+@pytest.fixture
+def view():
+    return torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def folder(stripes, views, tmp_path):
+    path = tmp_path / "teacher"
+    train_trajectory(
+        stripes(), views(), path, network="cnn", steps=4, batch_size=4, held_out=stripes(seed=1)
+    )
+    return path
+
+
+def test_a_folder_gives_the_mean_of_weak_checkpoints(folder, view):
+    pool = load_named_teacher(str(folder), KEYS, 8)
+    assert len(pool.teachers) == 3
+    files = sorted(folder.glob("*.safetensors"))
+    one = load_named_teacher(str(files[-1]), KEYS, 8)
+    assert torch.equal(pool.teachers[2](view), one(view))
+    named = load_named_teacher(f"cnn={files[-1]}", KEYS, 8)
+    assert torch.equal(named(view), one(view))
+
+
+def test_bare_tensors_of_a_network(view, tmp_path):
+    network = build_student("cnn", 3, 8, seed=3).eval()
+    path = tmp_path / "bare.safetensors"
+    save_file({f"module.{name}": t for name, t in network.state_dict().items()}, path)
+    got = load_named_teacher(f"cnn={path}", KEYS, 8)
+    torch.testing.assert_close(got(view), Teacher(network, InputRule())(view))
+
+
+def test_code_of_the_user(tmp_path, monkeypatch, view):
+    (tmp_path / "my_teachers.py").write_text(
+        "import torch\n"
+        "def made(classes):\n"
+        "    torch.manual_seed(0)\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, classes))\n"
+        "def nothing(classes):\n    return classes\n"
+        "number = 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    teacher = load_named_teacher("my_teachers:made", KEYS, 8)
+    assert teacher(view).shape == (4, 3)
+    # Frozen, and normalised as ImageNet's networks are, whatever the data set's views say.
+    assert not any(p.requires_grad for p in teacher.parameters())
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    torch.testing.assert_close(teacher(view), teacher.network((view - mean) / std))
+    change = RuleChange((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    inside = load_named_teacher("my_teachers:made", KEYS, 8, change=change)
+    torch.testing.assert_close(inside(view), inside.network(view))
+    for name, message in {
+        "nothing": "expected a torch.nn.Module for 3 classes, got int",
+        "number": "`my_teachers:number` cannot be called",
+        "none": "`my_teachers:none` cannot be imported",
+    }.items():
+        with pytest.raises(UserInputError, match=f"E_OPTION: network .*{message}"):
+            load_named_teacher(f"my_teachers:{name}", KEYS, 8)
+
+
+def test_no_file_names_code(folder):
+    document = folder / "teacher.json"
+    document.write_text(document.read_text().replace('"cnn"', '"os:system"'))
+    with pytest.raises(UserInputError, match=r"E_TEACHER: .*custom network `os:system`; name the"):
+        load_named_teacher(str(folder), KEYS, 8)
+
+
+def test_a_trajectory_is_mapped_by_its_stored_keys(folder, view):
+    whole = load_named_teacher(str(folder), KEYS, 8)(view)
+    lines = []
+    some = load_named_teacher(str(folder), ["grey", "rows"], 8, say=lines.append)
+    assert torch.equal(some(view), whole[:, [2, 0]])
+    assert lines[-1].endswith("2 of its 3 outputs, by its class list")
+    with pytest.raises(UserInputError, match=r"E_TEACHER: .* lacks 1 of 2 classes .*: `blue`"):
+        load_named_teacher(str(folder), ["grey", "blue"], 8)
+
+
+def test_a_recorded_rule_is_not_overruled(folder):
+    with pytest.raises(UserInputError, match=r"E_OPTION: .* records its own input rule; leave out"):
+        load_named_teacher(str(folder), KEYS, 8, change=RuleChange(size=16))
+    file = next(folder.glob("*.safetensors"))
+    with pytest.raises(UserInputError, match=r"E_OPTION: .* records its own input rule; leave out"):
+        load_named_teacher(f"cnn={file}", KEYS, 8, change=RuleChange(size=16))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nothing", "no such file or folder; expected a folder of `hello teach`, NETWORK=FILE"),
+        ("resnet81", "no such file .*; did you mean `resnet18`"),
+        ("runs/lr=0.1/w.safetensors", "no such file or folder"),
+        ("w.bin", "the file does not say its network; expected `NETWORK=w.bin`"),
+        ("none=w.bin", "unknown network `none`; expected cnn"),
+        ("resnet17=w.bin", "unknown network .*; did you mean `resnet1.`"),
+        ("timm:resnet18", "has no weights: `timm:resnet18=FILE` reads yours, `timm:resnet18=pretr"),
+        ("torchvision:none=pretrained", "torchvision has no trained `none`"),
+        ("timm:vit_smal_patch16_224=pretrained", "did you mean `timm:vit_small_patch16_224`"),
+        ("cnn=.", "`.` is a folder; expected a file"),
+    ],
+)
+def test_what_cannot_be_understood(tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.bin").write_bytes(b"")
+    with pytest.raises(UserInputError, match=r"E_OPTION: .*" + message):
+        load_named_teacher(text, KEYS, 8)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("nn.Flatten()", "has nothing to train"),
+        (
+            "nn.Sequential(nn.Flatten(), nn.Linear(9, n))",
+            "cannot run on images of 8 x 8 pixels: RuntimeError: mat1 and mat2 shapes",
+        ),
+        (
+            "nn.Sequential(nn.Flatten(), nn.Linear(192, n + 1))",
+            r"expected logits \(2, 3\) for 2 images of 3 classes, got \(2, 4\)",
+        ),
+    ],
+)
+def test_networks_of_the_user_are_tried_before_they_are_trained(
+    tmp_path, monkeypatch, body, message
+):
+    name = f"tried{abs(hash(body))}"
+    (tmp_path / f"{name}.py").write_text(f"from torch import nn\ndef net(n):\n    return {body}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(UserInputError, match=f"E_OPTION: network `{name}:net`.*{message}"):
+        build_network(f"{name}:net", 3, 8)
+
+
+def test_a_checkpoint_of_other_classes_says_how_many(tmp_path):
+    save_file(build_student("cnn", 5, 8).state_dict(), tmp_path / "w.safetensors")
+    message = "E_TEACHER: teacher .* has 5 outputs for 3 classes of the data; `--teacher-classes"
+    with pytest.raises(UserInputError, match=message):
+        load_named_teacher(f"cnn={tmp_path / 'w.safetensors'}", KEYS, 8)
+
+
+def test_a_list_of_the_teachers_classes_picks_its_outputs(tmp_path, view):
+    network = build_student("cnn", 5, 8, seed=1)
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    text, listed = f"cnn={tmp_path / 'w.safetensors'}", ["grey", "blue", "columns", "red", "rows"]
+    got = load_named_teacher(text, KEYS, 8, teacher_classes=listed)
+    assert torch.equal(got(view), Teacher(network, InputRule())(view)[:, [4, 2, 0]])
+    # As many classes, in another order.
+    save_file(build_student("cnn", 3, 8, seed=1).state_dict(), tmp_path / "w.safetensors")
+    whole = load_named_teacher(text, KEYS, 8)(view)
+    got = load_named_teacher(text, KEYS, 8, teacher_classes=["columns", "rows", "grey"])
+    assert torch.equal(got(view), whole[:, [1, 0, 2]])
+    with pytest.raises(UserInputError, match="has a head of 3 classes; expected 4"):
+        load_named_teacher(text, KEYS, 8, teacher_classes=[*KEYS, "blue"])
+
+
+def test_a_teacher_of_imagenet_gives_the_columns_of_wordnet_ids(tmp_path):
+    network = torchvision.models.squeezenet1_1().eval()
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    keys, lines = ["n01443537", "n15075141", "n01440764"], []
+    text = f"squeezenet1_1={tmp_path / 'w.pth'}"
+    got = load_named_teacher(text, keys, 32, change=RuleChange(size=64), say=lines.append)
+    view = torch.rand(2, 3, 64, 64)
+    assert torch.equal(got(view), Teacher(network, InputRule(size=64))(view)[:, [1, 999, 0]])
+    assert lines[-1] == f"teacher `{text}`: 3 of its 1,000 outputs, by imagenet-1k"
+    with pytest.raises(UserInputError, match="lacks 1 of 2 classes by imagenet-1k: `n00000000`"):
+        load_named_teacher(text, [keys[0], "n00000000"], 32)
+
+
+def test_the_rule_of_a_library_is_taken_and_said(tmp_path):
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "w.pth")
+    lines = []
+    text = f"torchvision:squeezenet1_1={tmp_path / 'w.pth'}"
+    keys = [f"k{number}" for number in range(1000)]
+    got = load_named_teacher(text, keys, 32, say=lines.append)
+    weights = torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1
+    preset = weights.transforms()
+    assert got.rule == InputRule(
+        tuple(preset.mean), tuple(preset.std), 224, "bilinear", 224 / 256, got.rule.source
+    )
+    stated = "input 224 px bilinear, mean 0.485 0.456 0.406, std 0.229 0.224 0.225"
+    assert lines == [f"teacher {text}: {stated} (torchvision's {weights})"]
+    # The published transform, from bytes, is the independent reference.
+    images = torch.randint(0, 256, (1, 224, 224, 3), dtype=torch.uint8)
+    truth = got.network(preset(images.permute(0, 3, 1, 2)))
+    torch.testing.assert_close(got.of_images(images.numpy(), 32), truth, rtol=1e-3, atol=2e-2)
+
+
+def test_timms_data_config_is_taken_and_said(tmp_path):
+    import timm
+
+    name = "vit_tiny_patch16_224"
+    network = timm.create_model(name, num_classes=3).eval()
+    torch.save({"state_dict": network.state_dict()}, tmp_path / "w.pth.tar")
+    lines = []
+    got = load_named_teacher(f"timm:{name}={tmp_path / 'w.pth.tar'}", KEYS, 32, say=lines.append)
+    assert lines[-1].endswith(
+        ": input 224 px bicubic, mean 0.5 0.5 0.5, std 0.5 0.5 0.5 (timm's data config)"
+    )
+    config = timm.data.resolve_model_data_config(network)
+    transform = timm.data.create_transform(**config)
+    image = torch.randint(0, 256, (256, 256, 3), dtype=torch.uint8).numpy()
+    truth = network(transform(Image.fromarray(image))[None])
+    torch.testing.assert_close(got.of_images(image[None], 32), truth, rtol=1e-3, atol=2e-2)
+    other = RuleChange(size=32)
+    small = timm.create_model(name, num_classes=3, img_size=32)
+    torch.save(small.state_dict(), tmp_path / "w.pth.tar")
+    text = f"timm:{name}={tmp_path / 'w.pth.tar'}"
+    assert load_named_teacher(text, KEYS, 32, change=other).rule.size == 32
+    with pytest.raises(UserInputError, match=r"size mismatch for `pos_embed`.*`--teacher-size` is"):
+        load_named_teacher(text, KEYS, 32)
+
+
+@pytest.mark.parametrize(
+    ("network", "file", "message"),
+    [
+        ("resnet18", "resnet18-cifar", "`conv1.weight`: .*; it holds a `resnet18-cifar`: `resnet1"),
+        (
+            "resnet18-cifar",
+            "resnet18",
+            "`conv1.weight`: .*; it holds a `resnet18`: `resnet18=",
+        ),
+        ("resnet18", "resnet34", "has 96 other names .*and 93 more.*; it holds a `resnet34`"),
+        (
+            "cnn",
+            "resnet18",
+            "lacks 20 of its names .* and has 122 other names .`bn1.bias`, `",
+        ),
+    ],
+)
+def test_another_network_is_named_where_it_is_known(tmp_path, network, file, message):
+    torch.save(build_student(file, 3, 64).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(UserInputError, match=r"E_TEACHER: .*" + message):
+        load_named_teacher(f"{network}={tmp_path / 'w.pth'}", KEYS, 32)
+
+
+def test_a_path_that_exists_wins_and_a_file_may_have_equals(folder, tmp_path, view):
+    other = tmp_path / "lr=0.1"
+    folder.rename(other)
+    got = load_named_teacher(str(other), KEYS, 8)
+    file = sorted(other.glob("*.safetensors"))[-1]
+    assert torch.equal(load_named_teacher(f"cnn={file}", KEYS, 8)(view), got.teachers[2](view))
+
+
+def test_views_of_another_size_are_resized_by_the_teachers_rule(view, tmp_path):
+    network = build_student("cnn", 3, 16)
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    text, change = f"cnn={tmp_path / 'w.safetensors'}", RuleChange(size=16)
+    got = load_named_teacher(text, KEYS, 8, change=change)
+    larger = torch.nn.functional.interpolate(view, (16, 16), mode="bilinear", antialias=True)
+    truth = Teacher(network, InputRule())(larger)
+    torch.testing.assert_close(got(view), truth)
+    assert not torch.allclose(load_named_teacher(text, KEYS, 8)(view), truth)
+
+
+def test_a_network_with_a_mean_of_its_own_is_asked_about(tmp_path, monkeypatch):
+    (tmp_path / "normed.py").write_text(
+        "import torch\n"
+        "def net(classes):\n"
+        "    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, classes))\n"
+        "    network.register_buffer('mean', torch.zeros(1, 3, 1, 1))\n"
+        "    network.register_buffer('std', torch.ones(1, 3, 1, 1))\n"
+        "    return network\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    state = {"1.weight": torch.ones(3, 192), "1.bias": torch.zeros(3)}
+    save_file({**state, "mean": torch.zeros(1, 3, 1, 1), "std": torch.ones(1, 3, 1, 1)}, "w.st")
+    lines = []
+    load_named_teacher("normed:net=w.st", KEYS, 8, say=lines.append)
+    assert "`mean`, `std`; if it normalises inside, pass --teacher-mean 0 0 0" in lines[-1]
+
+
+def test_code_of_the_user_that_fails_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "failing.py").write_text("def net(classes):\n    raise KeyError('weights')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    message = r"`failing:net` cannot be made: KeyError: 'weights' \(failing\.py, line 2\)"
+    with pytest.raises(UserInputError, match=r"E_OPTION: network " + message):
+        load_named_teacher("failing:net", KEYS, 8)
+
+
+def test_weights_that_cannot_be_downloaded_name_their_network(monkeypatch):
+    def offline(*_args, **_kwargs):
+        raise URLError("no route")
+
+    monkeypatch.setattr(torchvision.models, "get_model", offline)
+    message = "E_HTTP: weights of `torchvision:resnet18` cannot be downloaded: .*no route"
+    with pytest.raises(HelloIOError, match=message):
+        load_named_teacher("torchvision:resnet18=pretrained", KEYS, 8)
+
+
+def test_a_missing_file_stays_an_os_error():
+    with pytest.raises(FileNotFoundError):
+        load_named_teacher("cnn=none.safetensors", KEYS, 8)
+
+
+def test_networks_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert is_network("resnet10w32")
+    assert is_network("resnet18")
+    assert not is_network("none")
+    assert not is_network("timm:resnet18")
+    (tmp_path / "cnn").mkdir()
+    assert not is_network("cnn")
+    one, two, other = (build_network("timm:resnet10t", 5, 32, seed=s) for s in (1, 1, 2))
+    assert torch.equal(one.fc.weight, two.fc.weight)
+    assert not torch.equal(one.fc.weight, other.fc.weight)
+    assert one.fc.out_features == 5
+
+
+def test_published_weights_are_asked_for_by_word(monkeypatch):
+    import timm
+
+    made = []
+
+    def create(name, pretrained, **kwargs):
+        made.append((name, pretrained, kwargs))
+        network = build_student("cnn", 3, 8)
+        network.pretrained_cfg = {
+            "mean": (0.1, 0.2, 0.3),
+            "std": (0.4, 0.5, 0.6),
+            "input_size": (3, 12, 12),
+            "interpolation": "lanczos",
+        }
+        return network
+
+    monkeypatch.setattr(timm, "create_model", create)
+    teacher = load_named_teacher("timm:tiny=pretrained", KEYS, 8)
+    assert made == [("tiny", True, {})]
+    assert teacher.rule.mean == (0.1, 0.2, 0.3)
+    assert teacher.rule.std == (0.4, 0.5, 0.6)
+    assert teacher.rule.size == 12
+    assert teacher.rule.text().endswith("(timm's data config, whose lanczos is taken as bicubic)")
