@@ -26,9 +26,10 @@ from open_clip.model import CLIPVisionCfg, _build_vision_tower
 from hellofmt.archive import ClassLine
 from hellofmt.errors import HelloError
 from hellofmt.projector import Projector, load_base
-from hellofmt.projector.base import _arch_of_config, _build_clip, _uniform_1
+from hellofmt.projector.base.arch import arch_of_config
+from hellofmt.projector.base.build import build_clip, uniform_1
 from hellofmt.projector.labeler import parameter_shapes
-from hellofmt.projector.lowrank import PRESETS, delta_shapes
+from hellofmt.projector.targets import PRESETS, delta_shapes
 
 #: One per family, the smallest with at most 200 M parameters in its image tower; "-" otherwise.
 REAL = (
@@ -121,7 +122,7 @@ def sketch(name: str) -> Sketch:
     seeded = ""
     try:
         with torch.device("meta"):
-            built = _build_clip(_arch_of_config(config), None).visual
+            built = build_clip(arch_of_config(config), None).visual
         same = _shapes(built) == _shapes(wanted) and _modules(built) == _modules(wanted)
         fault = "" if same else "rebuilt as another tower"
     except HelloError as error:
@@ -132,7 +133,7 @@ def sketch(name: str) -> Sketch:
             presets[preset] = sum(shape.count for shape in chosen)
         except HelloError:
             pass
-    rule = _uniform_1(0, 0, list(_shapes(built)))
+    rule = uniform_1(0, 0, list(_shapes(built)))
     for tensor, shape in _shapes(built).items():
         # A stand-in of the same rank: the rule looks at nothing else, and values cost time.
         try:
@@ -170,7 +171,7 @@ def check(name: str, rank: int = 4) -> Check:
             # Gates that start at 1e-6 and biases at 0 would hide what lies behind them.
             if p.ndim < 2 or p[0].numel() == 1:
                 p.add_(0.1 * torch.randn(p.shape, generator=generator))
-    base = load_base(tower, arch=_arch_of_config(config))
+    base = load_base(tower, arch=arch_of_config(config))
     del tower
     dim = base.embed_dim
     size = base.spec.preprocess.size

@@ -29,7 +29,7 @@ def test_towers_are_those_of_open_clip(name):
     from open_clip import create_model
     from torch.utils.flop_counter import FlopCounterMode
 
-    from hellofmt.projector.lowrank import delta_shapes
+    from hellofmt.projector.targets import delta_shapes
 
     logging.disable(logging.WARNING)
     try:
@@ -72,9 +72,9 @@ def test_resnet18_is_that_of_torchvision():
 
 
 def test_the_inner_limit_is_the_reader_s():
-    from hellofmt.projector import lowrank
+    from hellofmt.projector import targets
 
-    assert MAX_INNER == lowrank.MAX_INNER
+    assert MAX_INNER == targets.MAX_INNER
 
 
 @pytest.mark.parametrize(

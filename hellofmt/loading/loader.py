@@ -103,7 +103,6 @@ class HelloLoader:
         expect: str | None = None,
         dtype: torch.dtype | None = None,
         compile: bool = False,
-        cuda_graph: bool = False,
         channels_last: bool = False,
         resident: int | Literal["auto"] = "auto",
         storage_options: Mapping[str, Any] | None = None,
@@ -129,7 +128,6 @@ class HelloLoader:
             dtype: of the image tower; float32 if none. float16 suits OpenAI's weights; the probes
                 are checked in it.
             compile: run the image tower through ``torch.compile``.
-            cuda_graph: replay the image tower as one CUDA graph; pays below some 64 views a batch.
             channels_last: memory format of the images handed out.
             resident: bytes of images kept on a GPU; ``"auto"`` is half of what is free. More stay
                 in pinned memory. Without effect on a CPU.
@@ -175,7 +173,6 @@ class HelloLoader:
                 device=self.device,
                 dtype=dtype,
                 compile=compile,
-                cuda_graph=cuda_graph,
             )
         form = ViewForm(is_channels_last=channels_last)
         if labels != "none":

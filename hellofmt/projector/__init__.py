@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from hellofmt.projector.base import Encoder, LoadedBase, base_of, load_base, seeded_base
 from hellofmt.projector.labeler import Labeler
-from hellofmt.projector.lowrank import PRESETS, TargetRule, parse_target
 from hellofmt.projector.peft import read_peft, write_peft
-from hellofmt.projector.precision import STORAGES, PrecisionRow, precision_table, stored_labelers
+from hellofmt.projector.precision import STORAGES, stored_labelers
 from hellofmt.projector.projector import Projector
+from hellofmt.projector.targets import PRESETS, TargetRule, parse_target
 
 __all__ = [
     "PRESETS",
@@ -15,13 +15,11 @@ __all__ = [
     "Encoder",
     "Labeler",
     "LoadedBase",
-    "PrecisionRow",
     "Projector",
     "TargetRule",
     "base_of",
     "load_base",
     "parse_target",
-    "precision_table",
     "read_peft",
     "seeded_base",
     "stored_labelers",

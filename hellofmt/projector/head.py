@@ -20,13 +20,8 @@ from hellofmt.archive.manifest import UNSET, Head, HeadText, decimal_string, dec
 from hellofmt.archive.tensors import StoredTensor
 from hellofmt.errors import BaseModelError, SpecError, UserInputError, printable
 from hellofmt.projector import quantise
-from hellofmt.projector.lowrank import (
-    MAX_INNER,
-    Delta,
-    DeltaShape,
-    check_shapes,
-    initial_matrix,
-)
+from hellofmt.projector.lowrank import Delta, initial_matrix
+from hellofmt.projector.targets import MAX_INNER, DeltaShape, check_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -19,7 +19,6 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
@@ -28,10 +27,11 @@ import hellofmt_kernels
 from hellofmt.archive import open_archive
 from hellofmt.archive.manifest import UNSET, decimal_value
 from hellofmt.archive.probes import probe_images
-from hellofmt.errors import BaseModelError, UserInputError
+from hellofmt.errors import UserInputError
 from hellofmt.projector.base import base_of
 from hellofmt.projector.head import read_head
 from hellofmt.projector.lowrank import merge_, read_deltas
+from hellofmt.projector.probe_check import compare_probes, tolerance_of
 from hellofmt.projector.serving import ServingEncoder
 from hellofmt_kernels import LabelOptions, ViewForm
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
     from torch import nn
 
@@ -49,15 +50,6 @@ if TYPE_CHECKING:
     from hellofmt.projector.lowrank import Delta
 
 __all__ = ["Labeler"]
-
-# Largest difference of a logit on the cosine scale, by how the numbers were computed. Measured on
-# a 12-layer transformer against float64: float32 6e-8, bfloat16 1.5e-3. Worst of 30 random towers
-# (ViTs of 1 to 12 layers, ResNets) against float32: bfloat16 7e-3, float16 1.3e-3, with AMX as
-# without, for it is the rounded activations that count. The rest is room for other machines.
-TOLERANCE_CPU = 1e-4
-TOLERANCE_GPU = 5e-4
-TOLERANCE_TF32 = 3e-3
-TOLERANCE_HALF = 2e-2
 
 
 class Labeler:
@@ -80,7 +72,6 @@ class Labeler:
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
         compile: bool = False,
-        cuda_graph: bool = False,
     ) -> None:
         """Merge ``deltas`` into a copy of the base, in float32, then move and cast.
 
@@ -92,8 +83,6 @@ class Labeler:
             device: where to run.
             dtype: of the image tower; float32 if none.
             compile: run the image tower through ``torch.compile``.
-            cuda_graph: replay the image tower as a CUDA graph, which pays for small batches;
-                without effect on a CPU.
 
         Raises:
             UserInputError: E_OPTION, CUDA in a forked worker.
@@ -111,7 +100,6 @@ class Labeler:
             device=self.device,
             dtype=self.dtype,
             compile=compile,
-            cuda_graph=cuda_graph and self.device.type == "cuda",
         )
         with torch.no_grad():
             rows = head.merged().detach().float()
@@ -131,7 +119,6 @@ class Labeler:
         dtype: torch.dtype | None = None,
         check_probes: bool = True,
         compile: bool = False,
-        cuda_graph: bool = False,
     ) -> Labeler:
         """The labeler of an archive.
 
@@ -143,7 +130,6 @@ class Labeler:
             dtype: of the image tower; float32 if none.
             check_probes: compare with the stored logits of the generated probes.
             compile: run the image tower through ``torch.compile``.
-            cuda_graph: replay the image tower as a CUDA graph, which pays for small batches.
 
         Returns:
             The labeler, its probes checked.
@@ -163,7 +149,6 @@ class Labeler:
                     dtype=dtype,
                     check_probes=check_probes,
                     compile=compile,
-                    cuda_graph=cuda_graph,
                 )
         loaded = base_of(file, base)
         adapter, head = projector_entries(file)
@@ -178,7 +163,6 @@ class Labeler:
             device=device,
             dtype=dtype,
             compile=compile,
-            cuda_graph=cuda_graph,
         )
         if check_probes:
             labeler.check_probes(file.tensors("probes")["logits"])
@@ -197,7 +181,6 @@ class Labeler:
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
         compile: bool = False,
-        cuda_graph: bool = False,
     ) -> Labeler:
         """The labeler of stored parts, which is what a reader of them computes.
 
@@ -211,7 +194,6 @@ class Labeler:
             device: where to run.
             dtype: of the image tower; float32 if none.
             compile: run the image tower through ``torch.compile``.
-            cuda_graph: replay the image tower as a CUDA graph.
 
         Returns:
             The labeler; no probes checked.
@@ -231,7 +213,6 @@ class Labeler:
             device=device,
             dtype=dtype,
             compile=compile,
-            cuda_graph=cuda_graph,
         )
 
     @property
@@ -420,54 +401,17 @@ class Labeler:
             BaseModelError: E_BASE_PROBES, a difference is above the tolerance of this device and
                 dtype.
         """
-        if stored.ndim != 2 or stored.shape[1] != self.classes:
-            raise BaseModelError.make(
-                "E_BASE_PROBES",
-                f"probe logits have shape {stored.shape}; expected (P, {self.classes})",
-            )
-        got = self.probe_logits(stored.shape[0]).astype(np.float64)
-        # A row of zeros has no cosine; its logit is the bias alone, compared as it is.
-        norms = self._norms.double().numpy()
-        scale = self._scale * np.where(norms > 1e-12, norms, 1.0 / self._scale)
-        error = np.abs(got - stored.astype(np.float64)) / scale
-        worst, allowed = float(error.max()), self._tolerance()
-        # Written so that NaN fails.
-        if not worst <= allowed:
-            probe, cls = (int(i) for i in np.unravel_index(int(error.argmax()), error.shape))
-            raise BaseModelError.make(
-                "E_BASE_PROBES",
-                f"the label function computes other logits than its writer did: probe {probe}, "
-                f"class {cls} differs by {worst:.2g} on the cosine scale; expected at most "
-                f"{allowed:.0e} ({self._mode()}); the usual causes are another activation "
-                "(QuickGELU), resize, channel order or normalisation",
-            )
-
-    def _mode(self) -> str:
-        if self.dtype != torch.float32:
-            return _dtype_name(self.dtype)
-        if self.device.type == "cpu":
-            return "float32 on a CPU"
-        return "float32 on a GPU" + (", TF32" if _is_tf32() else "")
-
-    def _tolerance(self) -> float:
-        if self.dtype != torch.float32:
-            return TOLERANCE_HALF
-        if self.device.type == "cpu":
-            return TOLERANCE_CPU
-        return TOLERANCE_TF32 if _is_tf32() else TOLERANCE_GPU
+        compare_probes(
+            self.probe_logits(stored.shape[0]),
+            stored,
+            norms=self._norms.double().numpy(),
+            scale=self._scale,
+            tolerance=tolerance_of(self.device, self.dtype),
+        )
 
 
 def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _is_tf32() -> bool:
-    """Whether float32 products on a GPU may be rounded to TF32; unknown counts as yes."""
-    try:
-        return bool(torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
-    except RuntimeError:
-        # torch refuses the question once its newer precision settings are in use.
-        return True
 
 
 def parameter_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

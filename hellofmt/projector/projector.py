@@ -23,8 +23,9 @@ from hellofmt.projector import quantise
 from hellofmt.projector.base import base_of
 from hellofmt.projector.head import LinearHead, read_head
 from hellofmt.projector.labeler import Labeler, parameter_shapes, projector_entries
-from hellofmt.projector.lowrank import Delta, delta_shapes, is_paper, read_deltas
+from hellofmt.projector.lowrank import Delta, read_deltas
 from hellofmt.projector.peft import read_peft, write_peft
+from hellofmt.projector.targets import delta_shapes, is_paper
 
 if TYPE_CHECKING:
     import os
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
     from hellofmt.archive.manifest import Storage
     from hellofmt.archive.tensors import StoredTensor
     from hellofmt.projector.base import LoadedBase
-    from hellofmt.projector.lowrank import TargetRule
     from hellofmt.projector.peft import MhaFix
+    from hellofmt.projector.targets import TargetRule
 
 __all__ = ["Projector"]
 

@@ -30,7 +30,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from hellofmt.projector.base import unit_rows
+from hellofmt.projector.base.encoder import unit_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from hellofmt.projector.base import Encoder
 
 __all__ = [
-    "GraphedTower",
     "ServingEncoder",
     "fold_batch_norms_",
     "fold_normalisation_",
@@ -133,7 +132,6 @@ class ServingEncoder(nn.Module):
         device: torch.device,
         dtype: torch.dtype,
         compile: bool = False,
-        cuda_graph: bool = False,
     ) -> None:
         """Take over ``encoder``, whose deltas are merged: it is folded, moved and cast in place.
 
@@ -142,7 +140,6 @@ class ServingEncoder(nn.Module):
             device: where to run.
             dtype: of the image tower; views are resized and normalised in float32.
             compile: run the tower through ``torch.compile``.
-            cuda_graph: replay it as a CUDA graph.
         """
         super().__init__()
         encoder.eval().requires_grad_(requires_grad=False)
@@ -166,9 +163,6 @@ class ServingEncoder(nn.Module):
         if compile:
             tower = torch.compile(visual)
             steps.append("compiled")
-        if cuda_graph:
-            tower = GraphedTower(tower)
-            steps.append("CUDA graph")
         self._tower = tower
         self.steps = tuple(steps)
 
@@ -215,44 +209,3 @@ class ServingEncoder(nn.Module):
             (N, D) float32, rows of unit length.
         """
         return unit_rows(self._tower(inputs))
-
-
-class GraphedTower:
-    """A tower replayed as one CUDA graph per shape: no launches to wait for with small batches.
-
-    Unmeasured: no GPU was at hand. A shape is captured when it comes for the second time, so that
-    probes and the short last batch of an only epoch cost no capture.
-    """
-
-    def __init__(self, tower: Callable[[Tensor], Tensor]) -> None:
-        """Wrap ``tower``, which must allocate nothing that depends on values."""
-        self._tower = tower
-        self._seen: set[tuple[int, ...]] = set()
-        self._graphs: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """``tower(x)``; valid until the next call."""
-        shape = tuple(x.shape)
-        if shape not in self._seen:
-            self._seen.add(shape)
-            return self._tower(x)
-        if shape not in self._graphs:
-            self._graphs[shape] = self._captured(x)
-        graph, given, made = self._graphs[shape]
-        given.copy_(x)
-        graph.replay()
-        return made
-
-    def _captured(self, x: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
-        given = x.clone()
-        stream = torch.cuda.Stream(x.device)
-        stream.wait_stream(torch.cuda.current_stream(x.device))
-        with torch.cuda.stream(stream):
-            # Libraries choose their algorithms in the first calls, which a capture must not see.
-            for _ in range(2):
-                self._tower(given)
-        torch.cuda.current_stream(x.device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            made = self._tower(given)
-        return graph, given, made

@@ -23,7 +23,7 @@ from timm.models.vitamin import VitCfg, VitConvCfg
 from torch.nn import functional
 
 from hellofmt.projector import Labeler, LoadedBase, Projector, load_base
-from hellofmt.projector.base import _embedded_base
+from hellofmt.projector.base.pinned import _embedded_base
 
 DIM = 24
 TEXT = {"context_length": 8, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1}

@@ -118,7 +118,7 @@ def test_probes_of_nan_or_of_other_classes_are_refused(trained):
     labeler = trained.labeler()
     with pytest.raises(BaseModelError, match="other logits"):
         labeler.check_probes(np.full((1, 4), np.nan, np.float32))
-    with pytest.raises(BaseModelError, match=r"shape \(1, 3\); expected \(P, 4\)"):
+    with pytest.raises(BaseModelError, match=r"shape \(1, 3\); expected \(1, 4\)"):
         labeler.check_probes(np.zeros((1, 3), np.float32))
 
 

@@ -11,16 +11,13 @@ from torch import nn
 from hellofmt.archive.manifest import Adapter, Target
 from hellofmt.errors import SpecError, UserInputError
 from hellofmt.projector import Encoder, LoadedBase, Projector
-from hellofmt.projector.lowrank import (
-    Delta,
+from hellofmt.projector.lowrank import Delta, initial_matrix, merge_, read_deltas
+from hellofmt.projector.targets import (
     DeltaShape,
     TargetRule,
     check_shapes,
     delta_shapes,
-    initial_matrix,
-    merge_,
     parse_target,
-    read_deltas,
 )
 from hellofmt.rng import uniform, words
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from hellofmt.errors import HelloIOError, UserInputError
 from hellofmt.projector import Labeler, Projector, load_base, read_peft, write_peft
+from hellofmt.projector.base.arch import arch_of_config
 from hellofmt.projector.labeler import parameter_shapes
 from hellofmt.projector.lowrank import Delta, merge_
 
@@ -155,7 +156,7 @@ def test_an_unknown_fix_is_refused(vit, write):
 def test_fan_in_fan_out_transposes_the_product():
     """A weight that lies (in, out): the delta is (B A)^T."""
     a, b = matrices(3, (4, 10), (6, 4))
-    from hellofmt.projector.peft import _matrices
+    from hellofmt.projector.peft.read import _matrices
 
     got_a, got_b = _matrices("m", {"A": a, "B": b}, (10, 6), {"fan_in_fan_out": True})
     torch.testing.assert_close(got_b @ got_a, (b @ a).T)
@@ -204,8 +205,8 @@ KEY = "base_model.model.visual.conv1.lora_{}.weight"
         ({"alpha_pattern": {f".*a{i}": 1 for i in range(65)}}, "65 patterns with `.\\*`"),
         ("[]", "`adapter_config.json` is not an object"),
         ("{", "`adapter_config.json` cannot be read"),
-        ('{"r": 4, "r": 4}', "cannot be read: a key stands twice"),
-        ('{"r": NaN}', "cannot be read: NaN is no JSON"),
+        ('{"r": 4, "r": 4}', "cannot be read: duplicate key"),
+        ('{"r": NaN}', "cannot be read: NaN is not JSON"),
         ("[" * 100_000, "cannot be read"),
         (" " * (1 << 20) + "{}", "is larger than 1048576 bytes"),
     ],
@@ -231,7 +232,10 @@ def test_configurations_that_are_not_plain_lora_are_refused(vit, write, config, 
             },
             "`conv1.weight` has rank 300; expected from 1 to 256",
         ),
-        ({"base_model.model.visual.conv1.lora_magnitude_vector": torch.ones(4)}, "is none of LoRA"),
+        (
+            {"base_model.model.visual.conv1.lora_magnitude_vector": torch.ones(4)},
+            "is neither a lora_A nor a lora_B",
+        ),
         (
             {
                 "base_model.model.visual.nothing.lora_A.weight": torch.zeros(4, 8),
@@ -331,8 +335,14 @@ def test_half_an_attention_is_written_with_zeros_for_the_other(vit, tmp_path):
 @pytest.mark.parametrize(
     ("tower", "param", "a", "b", "text"),
     [
-        ("vit", "proj", (2, 32), (64, 2), "`proj` is no weight of a module that PEFT can wrap"),
-        ("resnet", "conv1.weight", (6, 9), (12, 6), "has the convolution form of B A"),
+        (
+            "vit",
+            "proj",
+            (2, 32),
+            (64, 2),
+            "`proj` is not the weight of a module that PEFT can wrap",
+        ),
+        ("resnet", "conv1.weight", (6, 9), (12, 6), "uses the convolution form of the delta"),
         (
             "resnet",
             "attnpool.q_proj.weight",
@@ -393,7 +403,7 @@ def adapted_by_us(base, deltas, views):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("rslora", [False, True])
 def test_peft_s_own_adapters_are_read_as_peft_computes_them(peft, clip, tmp_path, rslora):
-    base = load_base(clip)
+    base = load_base(clip, arch=arch_of_config(MODEL))
     config = peft.LoraConfig(
         r=4,
         lora_alpha=6,
@@ -427,7 +437,7 @@ def test_peft_s_own_adapters_are_read_as_peft_computes_them(peft, clip, tmp_path
 
 @pytest.mark.filterwarnings("ignore")
 def test_peft_loads_what_we_write(peft, clip, classes, randomise, tmp_path):
-    base = load_base(clip)
+    base = load_base(clip, arch=arch_of_config(MODEL))
     targets = ["transformer:3:0.5", "*.1.mlp.c_fc*:2", "*.0.attn.out_proj*:5:2", "conv1*"]
     projector = randomise(
         Projector.build(

@@ -9,7 +9,6 @@ import torch
 from hellofmt.archive import Arch, Preprocess, VisionArch
 from hellofmt.projector import seeded_base
 from hellofmt.projector.serving import (
-    GraphedTower,
     ServingEncoder,
     fold_batch_norms_,
     fold_normalisation_,
@@ -143,34 +142,3 @@ def test_a_compiled_tower_computes_the_same():
     views = pictures()
     with torch.no_grad():
         assert (encoder(views) - truth(base, views)).abs().max() < 1e-5
-
-
-@pytest.mark.gpu
-def test_a_replayed_graph_computes_the_same():
-    base = base_of(VIT)
-    encoder = served(base, device=torch.device("cuda"), cuda_graph=True)
-    for count in (3, 3, 3, 2):
-        views = pictures(count)
-        with torch.inference_mode():
-            got = encoder(views.cuda()).cpu()
-        assert (got - truth(base, views)).abs().max() < 1e-4
-
-
-def test_a_graph_is_captured_for_a_shape_that_comes_again(monkeypatch):
-    captured = []
-    tower = GraphedTower(lambda x: x + 1)
-
-    class Graph:
-        def replay(self):
-            given, made = captured[-1]
-            made.copy_(given + 1)
-
-    def capture(x):
-        captured.append((x.clone(), torch.empty_like(x)))
-        return Graph(), *captured[-1]
-
-    monkeypatch.setattr(tower, "_captured", capture)
-    for count, captures in ((2, 0), (3, 0), (3, 1), (3, 1)):
-        x = torch.rand(count, 4)
-        assert torch.equal(tower(x), x + 1)
-        assert len(captured) == captures

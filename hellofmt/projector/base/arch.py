@@ -1,0 +1,191 @@
+"""Architectures of a base: between open_clip's configuration and what an archive states.
+
+An archive states only keys on these lists, so that a hostile description can name no download and
+no option whose effect the format does not pin. Rejected: ``add_model_config``, which changes
+open_clip's global state; ``pretrained_image`` and its like, which fetch weights.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+
+from hellofmt.archive.manifest import Arch, decimal_string, decimal_value
+from hellofmt.errors import UserInputError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["arch_of_config", "flatten", "normal_arch", "open_clip_config"]
+
+# One value for "has layer scale": the initial value is gone once weights are loaded.
+_LAYER_SCALE = "0.00001"
+
+# What open_clip assumes where a config says nothing, for keys that the manifest can state.
+_VISION_DEFAULTS: dict[str, object] = {
+    "head_width": 64,
+    "mlp_ratio": 4.0,
+    "attentional_pool": False,
+    "attn_pooler_queries": 256,
+    "attn_pooler_heads": 8,
+    "no_ln_pre": False,
+    "final_ln_after_pool": False,
+    "pool_type": "tok",
+    "norm_eps": 1e-5,
+    "qk_norm": False,
+    "scale_heads": False,
+    "scale_attn_inner": False,
+    "scale_attn": False,
+    "scale_fc": False,
+    "timm_pool": "avg",
+    "timm_proj": "linear",
+    "timm_proj_bias": False,
+}
+
+# Without effect on an encoder in eval mode whose weights are given.
+_VISION_IGNORED = frozenset(
+    {
+        "patch_dropout",
+        "pos_embed_type",
+        "timm_drop",
+        "timm_drop_path",
+        "timm_model_pretrained",
+        "output_tokens",
+    }
+)
+_DECIMAL_KEYS = frozenset(
+    {"mlp_ratio", "ls_init_value", "patch_dropout", "norm_eps", "timm_drop", "timm_drop_path"}
+)
+_RESNET_KEYS = frozenset({"image_size", "layers", "width", "head_width"})
+_TIMM_KEYS = frozenset(
+    {"image_size", "timm_model_name", "timm_pool", "timm_proj", "timm_proj_bias"}
+)
+_VIT_KEYS = (frozenset(_VISION_DEFAULTS) - _TIMM_KEYS) | {
+    "image_size",
+    "layers",
+    "width",
+    "patch_size",
+    "ls_init_value",
+    "act_approximate",
+    "block_type",
+}
+
+# Any of them makes a block a custom one (scaled cosine attention too, but open_clip 3.3 cannot run
+# it: a batched product of four-dimensional tensors).
+_BLOCK_KEYS = frozenset({"qk_norm", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"})
+_POOLER_KEYS = frozenset({"attn_pooler_queries", "attn_pooler_heads"})
+
+
+def arch_of_config(config: Mapping[str, Any]) -> Arch:
+    """An open_clip model config as the manifest's architecture."""
+    vision = _normal_vision(_flat_config(cast("Mapping[str, object]", config["vision_cfg"])))
+    document = {
+        "embed_dim": config["embed_dim"],
+        "quick_gelu": bool(config.get("quick_gelu", False)),
+        "vision": vision,
+    }
+    try:
+        return msgspec.convert(document, Arch)
+    except msgspec.ValidationError as error:
+        raise UserInputError.make(
+            "E_OPTION", f"base architecture cannot be stated in an archive: {printable(error)}"
+        ) from error
+
+
+def _normal_vision(config: Mapping[str, object]) -> dict[str, object]:
+    """Keys of a vision config that change the function, without those at open_clip's default."""
+    if config.get("timm_model_name") is not None:
+        allowed, defaults = _TIMM_KEYS, {"image_size": 224}
+    elif isinstance(config.get("layers"), (list, tuple)):
+        allowed, defaults = _RESNET_KEYS, {"image_size": 224, "width": 768}
+    else:
+        allowed = _VIT_KEYS
+        defaults = {"image_size": 224, "width": 768, "layers": 12, "patch_size": 16}
+        if not config.get("attentional_pool"):
+            allowed = allowed - _POOLER_KEYS
+    stated = {k: v for k, v in config.items() if v is not None and k in allowed}
+    return {
+        key: _config_value(key, value)
+        for key, value in (defaults | stated).items()
+        if key in defaults or value != _VISION_DEFAULTS.get(key)
+    }
+
+
+def _config_value(key: str, value: object) -> object:
+    """One value of a vision config as the manifest spells it."""
+    if key == "image_size" and isinstance(value, (list, tuple)):
+        sides = set(cast("Sequence[int]", value))
+        return sides.pop() if len(sides) == 1 else value
+    if key == "ls_init_value":
+        return _LAYER_SCALE
+    if key in _DECIMAL_KEYS:
+        return decimal_string(float(cast("float", value)))
+    return list(cast("Sequence[int]", value)) if isinstance(value, tuple) else value
+
+
+def _flat_config(config: Mapping[str, object]) -> dict[str, object]:
+    """open_clip's ``vision_cfg`` with its nested options as the manifest's flat keys."""
+    flat = {k: v for k, v in config.items() if v is not None and k not in _VISION_IGNORED}
+    act = cast("dict[str, object]", flat.pop("act_kwargs", None) or {})
+    norm = cast("dict[str, object]", flat.pop("norm_kwargs", None) or {})
+    flat.update({f"act_{k}": v for k, v in act.items()})
+    flat.update({f"norm_{k}": v for k, v in norm.items()})
+    if flat.get("block_type") == "default":
+        # Plain blocks, whatever else is said of custom ones.
+        flat = {k: v for k, v in flat.items() if k not in _BLOCK_KEYS | {"block_type"}}
+    elif any(flat.get(key) for key in _BLOCK_KEYS):
+        flat.pop("block_type", None)
+    if "timm_model_name" in flat and "timm_proj" in config:
+        # Null means something else than absence: no projection but timm's own classifier.
+        flat["timm_proj"] = config["timm_proj"] or ""
+    known = _VIT_KEYS | _RESNET_KEYS | _TIMM_KEYS
+    unknown = {key for key, value in flat.items() if key not in known and value}
+    if "timm_model_name" in flat and config.get("timm_pool", "") is None:
+        # Null is the pooling of the timm model, whichever that is.
+        unknown.add("timm_pool")
+    if unknown:
+        raise UserInputError.make(
+            "E_OPTION",
+            f"base uses open_clip's option `{printable(min(unknown))}`, which an archive cannot "
+            "state; expected a base without it",
+        )
+    return {k: v for k, v in flat.items() if k in known}
+
+
+def open_clip_config(arch: Arch) -> dict[str, object]:
+    """The manifest's architecture as keyword arguments of ``CLIPVisionCfg``."""
+    stated = cast("dict[str, object]", msgspec.to_builtins(arch.vision))
+    config: dict[str, object] = {}
+    for key, value in stated.items():
+        config[key] = decimal_value(cast("str", value)) if key in _DECIMAL_KEYS else value
+    if "act_approximate" in config:
+        config["act_kwargs"] = {"approximate": config.pop("act_approximate")}
+    if "norm_eps" in config:
+        config["norm_kwargs"] = {"eps": config.pop("norm_eps")}
+    return config
+
+
+def normal_arch(arch: Arch) -> dict[str, object]:
+    """What ``arch`` builds, flat, so that two spellings of one architecture compare equal."""
+    config = open_clip_config(arch)
+    normal = arch_of_config(
+        {"embed_dim": arch.embed_dim, "quick_gelu": arch.quick_gelu, "vision_cfg": config}
+    )
+    facts = flatten(msgspec.to_builtins(normal))
+    # Only the width of the MLP matters: 4.3637 and 6144/1408 build the same tower.
+    if "vision.mlp_ratio" in facts:
+        ratio = decimal_value(cast("str", facts.pop("vision.mlp_ratio")))
+        facts["vision.mlp_width"] = int(cast("int", facts["vision.width"]) * ratio)
+    return facts
+
+
+def flatten(document: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Nested objects as one, with keys such as ``vision.width``."""
+    flat: dict[str, object] = {}
+    for key, value in document.items():
+        if isinstance(value, dict):
+            flat |= flatten(cast("dict[str, object]", value), f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,234 @@
+"""The encoder of a base: from finished views to unit embeddings, and from class names to text rows.
+
+``encode`` is the whole way from a view to an embedding; nothing else in the package resizes or
+normalises for it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hellofmt.archive.manifest import UNSET, Base, Preprocess, decimal_value
+from hellofmt.archive.tensors import StoredTensor
+from hellofmt.errors import UserInputError, printable
+from hellofmt.projector.base.tensors import float_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["LOGIT_SCALE", "Encoder", "LoadedBase", "unit_rows"]
+
+#: exp(LOGIT_SCALE) = 1 / 0.07, the scale CLIP starts training from (arXiv 2103.00020, 2.5).
+LOGIT_SCALE = math.log(1 / 0.07)
+
+# Class names are short; this bounds the memory of the text tower.
+_TEXTS_PER_BATCH = 256
+_INTERPOLATION = {"nearest": "nearest-exact", "bilinear": "bilinear", "bicubic": "bicubic"}
+
+
+class Encoder(nn.Module):
+    """Views to unit embeddings: normalise(visual((resize(v) - mean) / std)).
+
+    Attributes:
+        visual: open_clip image tower, in eval mode.
+        preprocess: how a view enters it.
+    """
+
+    def __init__(self, visual: nn.Module, preprocess: Preprocess) -> None:
+        """Wrap ``visual``; it is neither copied nor frozen here."""
+        super().__init__()
+        self.visual = visual
+        self.preprocess = preprocess
+        for name in ("mean", "std"):
+            values = [decimal_value(s) for s in getattr(preprocess, name)]
+            tensor = torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1)
+            self.register_buffer(name, tensor, persistent=False)
+
+    def forward(self, views: Tensor) -> Tensor:
+        """Embeddings of views.
+
+        Args:
+            views: (N, 3, S, S) float32 in [0, 1], before any normalisation; resized where S is not
+                the base's size, antialiased as the base says, without clamping.
+
+        Returns:
+            (N, D) float32, rows of unit length.
+
+        Raises:
+            UserInputError: E_DATA, not such a batch.
+        """
+        x = self.resized(views)
+        mean, std = cast("Tensor", self.mean), cast("Tensor", self.std)
+        x = (x - mean) / std
+        return unit_rows(self.visual(x.to(next(self.visual.parameters()).dtype)))
+
+    def resized(self, views: Tensor) -> Tensor:
+        """Views of the base's size, not normalised.
+
+        Args:
+            views: (N, 3, S, S) float32 in [0, 1], before any normalisation.
+
+        Returns:
+            float32 of the same form.
+
+        Raises:
+            UserInputError: E_DATA, not such a batch.
+        """
+        _check_views(views)
+        size = self.preprocess.size
+        if tuple(views.shape[-2:]) == (size, size):
+            return views
+        mode = _INTERPOLATION[self.preprocess.interpolation]
+        smooth = mode != "nearest-exact"
+        return functional.interpolate(
+            views, size=(size, size), mode=mode, antialias=smooth and self.preprocess.antialias
+        )
+
+
+def unit_rows(features: object) -> Tensor:
+    """What an image tower returns, as float32 (N, D) with rows of unit length."""
+    # Towers configured for CoCa return (pooled, tokens).
+    if isinstance(features, tuple):
+        features = cast("tuple[Tensor, ...]", features)[0]
+    return functional.normalize(cast("Tensor", features).float(), dim=-1)
+
+
+def _check_views(views: Tensor) -> None:
+    shape = tuple(views.shape)
+    if views.ndim != 4 or shape[1] != 3 or 0 in shape or views.dtype != torch.float32:
+        raise UserInputError.make(
+            "E_DATA",
+            "views: not a batch of images; expected (N, 3, S, S) float32, N >= 1, "
+            f"got {shape} {str(views.dtype).removeprefix('torch.')}",
+        )
+    # A batch that was normalised for a student is the usual mistake, and it gives plausible but
+    # wrong labels. Bicubic views overshoot [0, 1] a little. Not on a GPU: it would synchronise.
+    if views.device.type == "cpu":
+        low, high = (float(v) for v in torch.aminmax(views.detach()))
+        if not (low >= -0.5 and high <= 1.5):
+            raise UserInputError.make(
+                "E_DATA",
+                "views: values outside [0, 1]; expected the view before normalisation, "
+                f"got values from {low:.3g} to {high:.3g}",
+            )
+
+
+@dataclass(frozen=True)
+class LoadedBase:
+    """A base encoder in memory, with the facts that pin it.
+
+    Attributes:
+        spec: what the manifest says of it; digests are of the tensors held here.
+        encoder: frozen, in eval mode, float32, on the CPU unless moved.
+        logit_scale: logarithm of the base's own scale of cosines.
+        text_digest: digest of the text tower, or none.
+        preprocess_declared: the source stated its preprocessing, rather than leaving it to
+            open_clip's defaults.
+        texts: class prompts (strings) to text embeddings (N, D), or none without a text tower.
+    """
+
+    spec: Base
+    encoder: Encoder
+    logit_scale: float = LOGIT_SCALE
+    text_digest: str | None = None
+    preprocess_declared: bool = True
+    texts: Callable[[Sequence[str]], Tensor] | None = None
+
+    @property
+    def visual(self) -> nn.Module:
+        """The image tower, whose state-dict names key the deltas."""
+        return self.encoder.visual
+
+    @property
+    def embed_dim(self) -> int:
+        """Length D of an embedding."""
+        return self.spec.arch.embed_dim
+
+    @property
+    def has_text(self) -> bool:
+        """Whether a head can start from text."""
+        return self.texts is not None
+
+    def encode(self, views: Tensor) -> Tensor:
+        """Unit embeddings of views, without gradient.
+
+        Args:
+            views: (N, 3, S, S) float32 in [0, 1], before any normalisation.
+
+        Returns:
+            (N, D) float32, rows of unit length.
+
+        Raises:
+            UserInputError: E_DATA, not such a batch.
+        """
+        with torch.no_grad():
+            return self.encoder(views)
+
+    def text_rows(self, names: Sequence[str], prompts: Sequence[str]) -> Tensor:
+        """Rows of a zero-shot head: normalise(mean over prompts of normalise(text embedding)).
+
+        Equal to open_clip's ``build_zero_shot_classifier``, transposed.
+
+        Args:
+            names: one name per class.
+            prompts: templates; the characters ``{}`` are replaced by the name.
+
+        Returns:
+            (C, D) float32, rows of unit length.
+
+        Raises:
+            UserInputError: E_OPTION, no text tower, no names or no prompts.
+        """
+        if self.texts is None:
+            raise UserInputError.make(
+                "E_OPTION",
+                f"base `{printable(self.spec.name)}` has no text tower; expected one for a head "
+                "that starts from text (or start 'stored')",
+            )
+        if not names or not prompts:
+            raise UserInputError.make(
+                "E_OPTION",
+                "a head from text needs class names and prompts; "
+                f"got {len(names)} names and {len(prompts)} prompts",
+            )
+        # str.replace, never str.format: a prompt from a file must not reach attributes.
+        texts = [prompt.replace("{}", name) for name in names for prompt in prompts]
+        with torch.no_grad():
+            parts = [
+                functional.normalize(self.texts(texts[i : i + _TEXTS_PER_BATCH]).float(), dim=-1)
+                for i in range(0, len(texts), _TEXTS_PER_BATCH)
+            ]
+            rows = torch.cat(parts).reshape(len(names), len(prompts), -1).mean(dim=1)
+            return functional.normalize(rows, dim=-1)
+
+    def embedded(self) -> LoadedBase:
+        """The same base as kind ``embedded``: its tensors will travel inside the archive.
+
+        The text tower stays behind, so a head on an embedded base has start ``stored``.
+        """
+        spec = msgspec.structs.replace(
+            self.spec, kind="embedded", pretrained=UNSET, rule=UNSET, seed=UNSET, text=UNSET
+        )
+        return replace(self, spec=spec, texts=None, text_digest=None)
+
+    def stored_tensors(self) -> dict[str, StoredTensor]:
+        """The image tower's floating tensors, for section ``base``.
+
+        float16 where that is exact (OpenAI's weights were released so), else float32; the digest
+        is over the float32 values either way.
+        """
+        stored: dict[str, StoredTensor] = {}
+        for name, array in float_tensors(self.visual):
+            with np.errstate(over="ignore"):
+                half = array.astype(np.float16)
+            exact = np.array_equal(half.astype(np.float32), array)
+            stored[name] = StoredTensor.from_numpy(half if exact else array)
+        return stored

@@ -1,0 +1,265 @@
+"""Bases that the user names: open_clip by name and tag, a directory, the hub, a loaded model."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+import open_clip
+import torch
+from torch import Tensor, nn
+
+from hellofmt.archive.manifest import (
+    UNSET,
+    Arch,
+    Base,
+    Preprocess,
+    base_digest,
+    decimal_string,
+)
+from hellofmt.errors import BaseModelError, UserInputError, printable
+from hellofmt.projector.base.arch import arch_of_config, open_clip_config
+from hellofmt.projector.base.build import MAX_PARAMETERS, build_checked, embed_texts, text_module
+from hellofmt.projector.base.encoder import LOGIT_SCALE, Encoder, LoadedBase, unit_rows
+from hellofmt.projector.base.tensors import digest_of, frozen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["load_base"]
+
+# Largest difference between unit embeddings of one function: rounding of float32, with room.
+_SAME_FUNCTION = 1e-4
+
+
+def load_base(
+    source: str | Path | nn.Module | LoadedBase,
+    *,
+    arch: Arch | str | None = None,
+    preprocess: Preprocess | None = None,
+) -> LoadedBase:
+    """Load an open_clip base that the user names.
+
+    Args:
+        source: ``"open_clip:NAME:PRETRAINED"`` (a tag, which open_clip may download, or a
+            checkpoint file), ``"local-dir:PATH"`` or the path of such a directory,
+            ``"hf-hub:ORG/NAME"``, or a loaded open_clip model. A `LoadedBase` is returned as it is.
+        arch: architecture of a loaded model, as open_clip's name of it or as an archive states it;
+            ignored for every other source.
+        preprocess: replaces the source's own.
+
+    Returns:
+        The base, kind ``open_clip``, frozen, float32, on the CPU; a copy of a loaded model.
+
+    Raises:
+        UserInputError: E_OPTION, the source cannot be understood or loaded, or a loaded model comes
+            without ``arch``.
+        BaseModelError: E_BASE_CONFIG, a loaded model is not of ``arch``.
+        OSError: a path does not exist.
+    """
+    if isinstance(source, LoadedBase):
+        return source
+    if isinstance(source, nn.Module):
+        return _from_model(source, arch, preprocess)
+    text = str(source)
+    if text.startswith(("local-dir:", "hf-hub:")):
+        return _from_name(text, None, preprocess)
+    if text.startswith("open_clip:"):
+        name, _, pretrained = text.removeprefix("open_clip:").partition(":")
+        if not pretrained or name not in open_clip.list_models():
+            raise UserInputError.make(
+                "E_OPTION",
+                f"base `{printable(text)}`: unknown model or no weights; expected "
+                '"open_clip:NAME:PRETRAINED" with a NAME of open_clip.list_models()',
+            )
+        return _from_name(name, pretrained, preprocess)
+    path = Path(text)
+    if path.is_dir():
+        return _from_name(f"local-dir:{path}", None, preprocess)
+    # A missing file stays the OSError it is.
+    path.stat()
+    raise UserInputError.make(
+        "E_OPTION",
+        f"base `{printable(text)}`: a checkpoint file alone does not tell its architecture; "
+        f'expected "open_clip:NAME:{printable(text)}"',
+    )
+
+
+def _from_name(name: str, pretrained: str | None, preprocess: Preprocess | None) -> LoadedBase:
+    """A model by open_clip name and pretrained tag or file, or by its own directory or hub name."""
+    _check_activation(name, pretrained)
+    try:
+        config = cast("dict[str, Any]", open_clip.get_model_config(name))
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            # A tag that says nothing of its activation; `_check_activation` has refused the others.
+            warnings.filterwarnings("ignore", message="QuickGELU mismatch")
+            model = open_clip.create_model(
+                name,
+                pretrained=pretrained,
+                precision="fp32",
+                pretrained_image=False,
+                pretrained_text=False,
+                require_pretrained=True,
+            )
+    except OSError:
+        raise
+    except Exception as error:
+        raise UserInputError.make(
+            "E_OPTION", f"open_clip cannot load base `{printable(name)}`: {printable(error)}"
+        ) from error
+    # open_clip takes a pretrained string that is no tag for a file, whose preprocessing it guesses.
+    declared = pretrained is None or bool(open_clip.get_pretrained_cfg(name, pretrained))
+    spec_name = name.rsplit("/", 1)[-1] if name.startswith("local-dir:") else name
+    return _finish(
+        model,
+        arch=arch_of_config(config),
+        preprocess=preprocess,
+        name=spec_name.removeprefix("local-dir:"),
+        pretrained=pretrained if declared else None,
+        tokenizer=lambda: open_clip.get_tokenizer(name),
+        declared=declared,
+    )
+
+
+def _check_activation(name: str, pretrained: str | None) -> None:
+    """Refuse weights trained with QuickGELU in a model without it.
+
+    open_clip warns and goes on; the features are then another function's, and nothing fails.
+    """
+    tags = cast("Mapping[str, Any]", open_clip.get_pretrained_cfg(name, pretrained or ""))
+    config = cast("Mapping[str, Any]", open_clip.get_model_config(name) or {}) if tags else {}
+    if tags and tags.get("quick_gelu") and not config.get("quick_gelu"):
+        raise UserInputError.make(
+            "E_OPTION",
+            f"base `{name}` has GELU, but its weights `{pretrained}` were trained with QuickGELU; "
+            f'expected "open_clip:{name}-quickgelu:{pretrained}"',
+        )
+
+
+def _from_model(
+    model: nn.Module, arch: Arch | str | None, preprocess: Preprocess | None
+) -> LoadedBase:
+    model = copy.deepcopy(model)
+    visual = frozen(getattr(model, "visual", model))
+    arch = _stated_arch(arch)
+    _check_function(visual, arch)
+    length, vocabulary = getattr(model, "context_length", 0), getattr(model, "vocab_size", 0)
+    tokenizer = None
+    # open_clip's own tokenizer is the only one that is certain without a configuration.
+    if vocabulary == 49408:
+        tokenizer = lambda: open_clip.SimpleTokenizer(context_length=length)  # noqa: E731
+    return _finish(
+        model,
+        arch=arch,
+        preprocess=preprocess,
+        name=type(visual).__name__,
+        pretrained=None,
+        tokenizer=tokenizer,
+        declared=bool(getattr(visual, "preprocess_cfg", None)),
+    )
+
+
+def _stated_arch(arch: Arch | str | None) -> Arch:
+    if isinstance(arch, Arch):
+        return arch
+    if arch not in open_clip.list_models():
+        problem = "is missing" if arch is None else f"`{printable(arch)}` is unknown"
+        raise UserInputError.make(
+            "E_OPTION",
+            f"a loaded model does not tell its architecture, and `arch` {problem}; expected "
+            'open_clip\'s name of it, such as arch="ViT-B-32-quickgelu", or an Arch',
+        )
+    return arch_of_config(cast("dict[str, Any]", open_clip.get_model_config(arch)))
+
+
+def _check_function(visual: nn.Module, arch: Arch) -> None:
+    """Raise unless ``arch`` with the tensors of ``visual`` computes what ``visual`` does.
+
+    Names and shapes cannot show another activation or number of heads; features of one input do.
+    """
+    # The model is in memory already, however large; an architecture from a file is not trusted.
+    own = sum(p.numel() for p in visual.parameters())
+    built = build_checked(arch, None, MAX_PARAMETERS + own).visual
+    state, stated = built.state_dict(), visual.state_dict()
+    for name in sorted(state.keys() | stated.keys()):
+        sizes = [tuple(d[name].shape) if name in d else None for d in (state, stated)]
+        if sizes[0] != sizes[1]:
+            raise BaseModelError.make(
+                "E_BASE_CONFIG",
+                f"the model is not of the stated architecture: tensor `{printable(name)}` has "
+                f"shape {sizes[1]}; expected {sizes[0]}",
+            )
+    built.load_state_dict(stated)
+    size = cast("int", open_clip_config(arch).get("image_size", 224))
+    view = torch.linspace(-1, 1, 3 * size * size).view(1, 3, size, size)
+    with torch.no_grad():
+        difference = (unit_rows(frozen(built)(view)) - unit_rows(visual(view))).abs().max()
+    # Written so that NaN fails.
+    if not float(difference) <= _SAME_FUNCTION:
+        raise BaseModelError.make(
+            "E_BASE_CONFIG",
+            "the model computes other features than the stated architecture with its weights: they "
+            f"differ by {float(difference):.2g}, expected at most {_SAME_FUNCTION:g}; the usual "
+            "cause is another activation (QuickGELU)",
+        )
+
+
+def _finish(
+    model: nn.Module,
+    *,
+    arch: Arch,
+    preprocess: Preprocess | None,
+    name: str,
+    pretrained: str | None,
+    tokenizer: Callable[[], Any] | None,
+    declared: bool,
+) -> LoadedBase:
+    visual = frozen(getattr(model, "visual", model))
+    entrance = preprocess or _preprocess_of(visual, arch)
+    tensors = digest_of(visual)
+    tower = text_module(model)
+    has_text = tower is not None and tokenizer is not None
+    scale = getattr(model, "logit_scale", None)
+    spec = Base(
+        arch=arch,
+        digest=base_digest(arch, entrance, tensors),
+        kind="open_clip",
+        name=name,
+        preprocess=entrance,
+        tensors=tensors,
+        pretrained=UNSET if pretrained is None else pretrained,
+    )
+    return LoadedBase(
+        spec=spec,
+        encoder=Encoder(visual, entrance).eval(),
+        logit_scale=float(scale.detach()) if isinstance(scale, Tensor) else LOGIT_SCALE,
+        text_digest=digest_of(tower) if tower is not None and has_text else None,
+        preprocess_declared=declared or preprocess is not None,
+        texts=embed_texts(model, tokenizer) if has_text and tokenizer is not None else None,
+    )
+
+
+def _preprocess_of(visual: nn.Module, arch: Arch) -> Preprocess:
+    """Preprocessing that open_clip attached to a tower, with its defaults where it says nothing."""
+    stated = cast("dict[str, Any]", getattr(visual, "preprocess_cfg", None) or {})
+    mean = stated.get("mean") or open_clip.OPENAI_DATASET_MEAN
+    std = stated.get("std") or open_clip.OPENAI_DATASET_STD
+    size = cast("dict[str, Any]", open_clip_config(arch)).get("image_size", 224)
+    document = {
+        # torchvision resizes PIL images with antialias, whatever it is told.
+        "antialias": True,
+        "interpolation": stated.get("interpolation", "bicubic"),
+        "mean": [decimal_string(float(v)) for v in mean],
+        "resize_mode": stated.get("resize_mode", "shortest"),
+        "size": size,
+        "std": [decimal_string(float(v)) for v in std],
+    }
+    try:
+        return msgspec.convert(document, Preprocess)
+    except msgspec.ValidationError as error:
+        raise UserInputError.make(
+            "E_OPTION", f"base preprocessing cannot be stated in an archive: {printable(error)}"
+        ) from error

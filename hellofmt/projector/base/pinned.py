@@ -1,0 +1,155 @@
+"""The base that an archive pins, by digests over architecture, preprocessing and tensors.
+
+A mismatch is refused by the part that differs, because the same weights with another activation or
+another resize give other labels without any error. Nothing is downloaded because a file names it:
+the name in an archive is only printed, for the user to type.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import open_clip
+from torch import nn
+
+from hellofmt.archive.manifest import UNSET, Base, base_digest
+from hellofmt.errors import BaseModelError, SpecError, UserInputError, printable
+from hellofmt.projector.base.arch import flatten, normal_arch
+from hellofmt.projector.base.build import build_checked, seeded_base
+from hellofmt.projector.base.encoder import Encoder, LoadedBase
+from hellofmt.projector.base.named import load_base
+from hellofmt.projector.base.tensors import digest_of, fill_, float_state, frozen
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from hellofmt.archive import HelloFile
+
+__all__ = ["base_of"]
+
+
+def base_of(file: HelloFile, base: str | Path | LoadedBase | nn.Module | None = None) -> LoadedBase:
+    """The base that ``file`` pins, checked against its digests.
+
+    Args:
+        file: an archive with a projector.
+        base: where the base is, as for `load_base`, or a checkpoint file whose model name the
+            archive states; not needed for seeded and embedded bases.
+
+    Returns:
+        The base, with the archive's own description of it.
+
+    Raises:
+        BaseModelError: E_BASE_MISSING, no ``base``; E_BASE_CONFIG, E_BASE_PREPROC,
+            E_BASE_WEIGHTS, the part that differs, with both digests.
+        UserInputError: E_OPTION, the archive has no projector, or ``base`` cannot be loaded.
+        SpecError: E_TENSOR, the embedded tensors are not those of the architecture.
+        LimitError: E_LIMIT_BASE, the architecture is too large.
+    """
+    spec = file.manifest.base
+    if spec is UNSET:
+        raise UserInputError.make(
+            "E_OPTION", "the archive has no projector and so no base; expected one to make labels"
+        )
+    if base is not None:
+        loaded = _load_for(spec, base)
+    elif spec.kind == "embedded":
+        loaded = _embedded_base(spec, file.tensors("base"))
+    elif spec.kind == "seeded" and spec.seed is not UNSET:
+        text = None if spec.text is UNSET else spec.text
+        loaded = seeded_base(spec.arch, spec.preprocess, seed=spec.seed, name=spec.name, text=text)
+    else:
+        raise _missing(spec)
+    return _check_base(spec, loaded)
+
+
+def _missing(spec: Base) -> BaseModelError:
+    pretrained = "PRETRAINED" if spec.pretrained is UNSET else printable(spec.pretrained)
+    name = printable(spec.name)
+    known = spec.name in open_clip.list_models()
+    argument = f'base="open_clip:{name}:{pretrained}"' if known else 'base="local-dir:PATH"'
+    if spec.name.startswith("hf-hub:"):
+        argument = f'base="{name}"'
+    return BaseModelError.make(
+        "E_BASE_MISSING",
+        f"the labels need base `{name}` with digest {spec.digest}; nothing is downloaded because a "
+        f"file names it; pass {argument}",
+    )
+
+
+def _load_for(spec: Base, base: str | Path | LoadedBase | nn.Module) -> LoadedBase:
+    """Load what the user gave, filling in what only the archive knows."""
+    if isinstance(base, nn.Module):
+        return load_base(base, arch=spec.arch)
+    if isinstance(base, LoadedBase):
+        return base
+    text = str(base)
+    if ":" not in text and Path(text).is_file() and spec.name in open_clip.list_models():
+        text = f"open_clip:{spec.name}:{text}"
+    return load_base(text)
+
+
+def _embedded_base(spec: Base, tensors: Mapping[str, NDArray[Any]]) -> LoadedBase:
+    model = build_checked(spec.arch, None)
+    expected = {n: tuple(t.shape) for n, t in float_state(model.visual).items()}
+    stored = {name: tuple(array.shape) for name, array in tensors.items()}
+    if expected != stored:
+        every = expected.keys() | stored.keys()
+        names = sorted(n for n in every if expected.get(n) != stored.get(n))
+        raise SpecError.make(
+            "E_TENSOR",
+            f"{len(names)} tensors differ from the architecture, first `{printable(names[0])}`; "
+            f"expected {expected.get(names[0])}, got {stored.get(names[0])}",
+            member="__hello__/base",
+        )
+    fill_(model.visual, lambda name, _: np.array(tensors[name], np.float32))
+    visual = frozen(model.visual)
+    digest = digest_of(visual)
+    loaded = msgspec.structs.replace(
+        spec, tensors=digest, digest=base_digest(spec.arch, spec.preprocess, digest)
+    )
+    return LoadedBase(spec=loaded, encoder=Encoder(visual, spec.preprocess).eval())
+
+
+def _check_base(spec: Base, loaded: LoadedBase) -> LoadedBase:
+    """``loaded`` under the archive's description, or the error naming the part that differs."""
+    got = loaded.spec
+    preprocess = got.preprocess if loaded.preprocess_declared else spec.preprocess
+    for code, part, pinned, other in (
+        ("E_BASE_CONFIG", "architecture", normal_arch(spec.arch), normal_arch(got.arch)),
+        (
+            "E_BASE_PREPROC",
+            "preprocessing",
+            flatten(msgspec.to_builtins(spec.preprocess)),
+            flatten(msgspec.to_builtins(preprocess)),
+        ),
+    ):
+        if pinned != other:
+            raise BaseModelError.make(
+                code,
+                f"{part} of base `{printable(spec.name)}` differs ({_difference(pinned, other)}); "
+                f"expected base {spec.digest}, got "
+                f"{base_digest(got.arch, preprocess, got.tensors)}",
+            )
+    if got.tensors != spec.tensors:
+        raise BaseModelError.make(
+            "E_BASE_WEIGHTS",
+            f"weights of base `{printable(spec.name)}` differ; expected tensors {spec.tensors}, "
+            f"got {got.tensors}",
+        )
+    encoder = loaded.encoder
+    if encoder.preprocess != spec.preprocess:
+        encoder = Encoder(encoder.visual, spec.preprocess).eval()
+    return replace(loaded, spec=spec, encoder=encoder)
+
+
+def _difference(pinned: Mapping[str, object], other: Mapping[str, object]) -> str:
+    """The first key in which two flat descriptions differ."""
+    key = min(k for k in pinned.keys() | other.keys() if pinned.get(k) != other.get(k))
+    return f"`{key}` {printable(pinned.get(key))} against {printable(other.get(key))}"

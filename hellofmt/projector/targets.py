@@ -1,0 +1,309 @@
+"""Which parameters get a low-rank delta, of which rank and shape.
+
+A rule names parameters by a preset or by a pattern over state-dict names; shapes are those that
+spec/hello-1.md gives a delta of a matrix or of a convolution.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from hellofmt.errors import SpecError, UserInputError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+__all__ = [
+    "MAX_INNER",
+    "MAX_SCALE",
+    "PRESETS",
+    "DeltaShape",
+    "TargetRule",
+    "check_shapes",
+    "delta_shapes",
+    "flat_shape",
+    "is_paper",
+    "parse_target",
+]
+
+#: Largest inner dimension of a product B A that is made; readers refuse more unless told otherwise.
+MAX_INNER = 256
+
+#: Largest that is ever read, whatever limit the caller set (spec/hello-1.md, "Limits").
+HARD_INNER = 1024
+
+#: Names that `delta_shapes` takes instead of patterns.
+PRESETS = ("paper", "transformer", "all")
+
+# Attention and MLP weights of a block, whatever a library calls them: `attn.in_proj_weight` and
+# `mlp.c_fc.weight` in open_clip, `attn.qkv.weight` and `mlp.fc1.weight` in timm. Not the pool.
+_BLOCK = re.compile(r"(?!.*(?:attn_pool|rel_pos))(?:.*\.)?(attn|mlp)\..*")
+
+# Positions, learned tokens and queries are inputs, not maps: a product of low rank has no meaning
+# there.
+_NOT_MAPS = (
+    "positional_embedding",
+    "class_embedding",
+    "pos_embed",
+    "cls_token",
+    "reg_token",
+    "query",
+    "latent",
+    "relative_position_bias_table",
+)
+
+#: Largest scale of a delta, in size (spec/hello-1.md, "Limits").
+MAX_SCALE = 1000.0
+
+
+@dataclass(frozen=True)
+class DeltaShape:
+    """The shapes of one delta.
+
+    Attributes:
+        param: state-dict name in the image tower.
+        shape: of the parameter.
+        a: shape of A, (r, rest) or (r k, C_in k).
+        b: shape of B, (O, r) or (O k, r k).
+        scale: s.
+    """
+
+    param: str
+    shape: tuple[int, ...]
+    a: tuple[int, int]
+    b: tuple[int, int]
+    scale: float = 1.0
+
+    @property
+    def count(self) -> int:
+        """Trained values."""
+        return math.prod(self.a) + math.prod(self.b)
+
+
+def flat_shape(param: str, shape: tuple[int, ...], rank: int) -> DeltaShape:
+    """B (O, r), A (r, rest); a rank that no product could reach is cut to the full one."""
+    rows, rest = shape[0], math.prod(shape[1:])
+    r = min(rank, rows, rest)
+    return DeltaShape(param, shape, (r, rest), (rows, r))
+
+
+def _convolution_shape(param: str, shape: tuple[int, ...], rank: int) -> DeltaShape:
+    """B (O k, r k), A (r k, I k): the convolution form of LoRA (arXiv 2106.09685, its code)."""
+    outputs, inputs, k, _ = shape
+    return DeltaShape(param, shape, (rank * k, inputs * k), (outputs * k, rank * k))
+
+
+@dataclass(frozen=True)
+class TargetRule:
+    """Which parameters get a delta, of which rank and scale.
+
+    Attributes:
+        pattern: a preset of `PRESETS`, or a shell pattern over state-dict names.
+        rank: r, or none for the projector's.
+        scale: s of W0 + s B A.
+    """
+
+    pattern: str
+    rank: int | None = None
+    scale: float = 1.0
+
+
+def parse_target(text: str) -> TargetRule:
+    """``PATTERN[:RANK[:SCALE]]`` as a rule; the rank may be left empty (``*.mlp.*::0.5``).
+
+    Args:
+        text: as a user types it; state-dict names hold no colon.
+
+    Returns:
+        The rule.
+
+    Raises:
+        UserInputError: E_OPTION, not of this form, or a number out of range.
+
+    Example:
+        >>> parse_target("*.attn.*:16:0.5")
+        TargetRule(pattern='*.attn.*', rank=16, scale=0.5)
+    """
+    pattern, *numbers = text.split(":")
+    rank_text, scale_text = [*numbers, "", ""][:2]
+    # Digits only: int() and float() would also take "1_0", " 8" and "nan".
+    is_number = re.fullmatch(r"[0-9]{0,6}", rank_text, re.ASCII) and re.fullmatch(
+        r"(-?[0-9]{1,9}(\.[0-9]{1,16})?)?", scale_text, re.ASCII
+    )
+    if not pattern or len(numbers) > 2 or not is_number:
+        raise UserInputError.make(
+            "E_OPTION",
+            f"target `{printable(text)}`: expected `PATTERN[:RANK[:SCALE]]`, such as `*.attn.*:8` "
+            f"or one of {', '.join(PRESETS)}",
+        )
+    rule = TargetRule(
+        pattern,
+        int(rank_text) if rank_text else None,
+        float(scale_text) if scale_text else 1.0,
+    )
+    _check_rule(rule)
+    return rule
+
+
+def _check_rule(rule: TargetRule) -> None:
+    if rule.rank is not None and rule.rank < 1:
+        raise UserInputError.make("E_OPTION", f"rank: expected at least 1, got {rule.rank}")
+    if not 0 < abs(rule.scale) <= MAX_SCALE:
+        raise UserInputError.make(
+            "E_OPTION",
+            f"target `{printable(rule.pattern)}`: scale is {rule.scale:g}; expected not 0, and at "
+            f"most {MAX_SCALE:g} in size",
+        )
+
+
+def _rules(targets: str | Sequence[str | TargetRule]) -> list[TargetRule]:
+    if not isinstance(targets, str):
+        return [parse_target(t) if isinstance(t, str) else t for t in targets]
+    rule = parse_target(targets)
+    if rule.pattern not in PRESETS:
+        raise UserInputError.make(
+            "E_OPTION",
+            f"targets: unknown preset `{printable(rule.pattern)}`; expected one of "
+            f"{', '.join(PRESETS)}, or patterns",
+        )
+    return [rule]
+
+
+def is_paper(targets: str | Sequence[str | TargetRule]) -> bool:
+    """Whether ``targets`` are preset ``paper`` alone, which also fixes the scale and has no bias.
+
+    Args:
+        targets: as `delta_shapes` takes them.
+
+    Returns:
+        True for the preset, with or without a rank of its own.
+
+    Raises:
+        UserInputError: E_OPTION, a target that cannot be parsed.
+    """
+    rules = _rules(targets)
+    return bool(rules) and all(rule.pattern == "paper" for rule in rules)
+
+
+def _matches(rule: TargetRule, maps: Mapping[str, tuple[int, ...]]) -> set[str]:
+    if rule.pattern == "paper":
+        # A depthwise filter has one input channel, and so no rank to lower.
+        return {
+            name
+            for name, shape in maps.items()
+            if len(shape) == 4 and shape[2:] == (3, 3) and shape[1] > 1
+        }
+    if rule.pattern == "transformer":
+        found = {n for n, shape in maps.items() if len(shape) == 2 and _BLOCK.fullmatch(n)}
+        # MLPs alone are no transformer: ConvNeXt has such blocks too.
+        return found if any(".attn." in f".{name}" for name in found) else set()
+    if rule.pattern == "all":
+        return set(maps)
+    return {name for name in maps if fnmatch.fnmatchcase(name, rule.pattern)}
+
+
+def delta_shapes(
+    parameters: Mapping[str, tuple[int, ...]],
+    targets: str | Sequence[str | TargetRule],
+    rank: int,
+) -> list[DeltaShape]:
+    """Which parameters get a delta, and of which shapes and scales.
+
+    Args:
+        parameters: state-dict names and shapes of the image tower's parameters.
+        targets: a preset, or rules, ``PATTERN[:RANK[:SCALE]]`` each, whose pattern is a preset or a
+            shell pattern over the names; of several rules for one parameter the last holds, and no
+            rule at all means no delta (a linear probe). Presets: ``"paper"``: every 3 x 3
+            convolution but depthwise ones, in the convolution form; ``"transformer"``: attention
+            and MLP weights of the blocks, flattened; ``"all"``: every weight of two or more
+            dimensions except positions, tokens and vectors in disguise (such as (C, 1, 1)),
+            flattened. Patterns choose among these and flatten too.
+        rank: r >= 1 of rules that state none.
+
+    Returns:
+        Sorted by name.
+
+    Raises:
+        UserInputError: E_OPTION, an unknown preset, a rule that matches nothing, or a rank or scale
+            out of range.
+    """
+    maps = {
+        name: shape
+        for name, shape in parameters.items()
+        if len(shape) >= 2
+        and min(shape[0], math.prod(shape[1:])) > 1
+        and name.rsplit(".", 1)[-1] not in _NOT_MAPS
+    }
+    chosen: dict[str, DeltaShape] = {}
+    missing: list[str] = []
+    _check_rule(TargetRule("", rank))
+    for rule in _rules(targets):
+        _check_rule(rule)
+        names = _matches(rule, maps)
+        if not names:
+            missing.append(f"`{printable(rule.pattern)}`")
+        form = _convolution_shape if rule.pattern == "paper" else flat_shape
+        for name in names:
+            shape = form(name, maps[name], rule.rank or rank)
+            chosen[name] = replace(shape, scale=rule.scale)
+    if missing:
+        raise UserInputError.make(
+            "E_OPTION",
+            f"targets: the image tower has no weight for {', '.join(missing)}; expected names of "
+            f"its {len(maps)} weights, such as {', '.join(sorted(maps)[:3])}",
+        )
+    for target in chosen.values():
+        if target.a[0] > MAX_INNER:
+            raise UserInputError.make(
+                "E_OPTION",
+                f"rank: inner dimension of `{target.param}` is {target.a[0]}; "
+                f"expected at most {MAX_INNER}",
+            )
+    return sorted(chosen.values(), key=lambda target: target.param)
+
+
+def check_shapes(
+    param: str,
+    shape: tuple[int, ...],
+    a: tuple[int, ...],
+    b: tuple[int, ...],
+    *,
+    member: str,
+) -> None:
+    """Refuse factors whose product is not a delta of ``shape``, before any product.
+
+    Two small factors can have a product of terabytes.
+
+    Args:
+        param: name of the parameter, for the message.
+        shape: of the real parameter.
+        a: shape of A.
+        b: shape of B.
+        member: archive member of the factors.
+
+    Raises:
+        SpecError: E_TENSOR, the product has another shape; E_RANK, the inner dimension is 0, too
+            large, or differs between A and B.
+    """
+    forms = [(shape[0], math.prod(shape[1:]))] if len(shape) >= 2 else []
+    if len(shape) == 4 and shape[2] == shape[3]:
+        forms.append((shape[0] * shape[2], shape[1] * shape[2]))
+    if len(a) != 2 or len(b) != 2 or (b[0], a[1]) not in forms:
+        raise SpecError.make(
+            "E_TENSOR",
+            f"delta of `{printable(param)}`: shapes A {a} and B {b} do not multiply to that of the "
+            f"base parameter; expected {shape}",
+            member=member,
+        )
+    if a[0] != b[1] or not 1 <= a[0] <= HARD_INNER:
+        raise SpecError.make(
+            "E_RANK",
+            f"delta of `{printable(param)}`: inner dimension of A is {a[0]} and of B {b[1]}; "
+            f"expected equal, from 1 to {HARD_INNER}",
+            member=member,
+        )
