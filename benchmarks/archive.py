@@ -38,10 +38,10 @@ from hellofmt.archive import (
     default_views,
     encode_image,
     open_archive,
-    pack_archive,
     verify_archive,
     write_archive,
 )
+from hellofmt.sources import pack_archive
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = 100

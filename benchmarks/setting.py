@@ -17,19 +17,23 @@ import msgspec
 import numpy as np
 import torch
 
-from hellofmt.archive import Arch, Preprocess, VisionArch, default_views, read_class_lines
+from hellofmt.archive import (
+    Arch,
+    ClassLine,
+    Preprocess,
+    VisionArch,
+    default_views,
+    read_class_lines,
+)
 from hellofmt.distillation import (
-    ArrayImages,
     FitSettings,
     ProjectorSettings,
-    digits,
     fitted_projector,
-    read_image_folder,
     split_validation,
-    stratified_split,
 )
 from hellofmt.projector import load_base, seeded_base
 from hellofmt.runs import Stages, digest_of
+from hellofmt.sources import ArrayImages, digits, read_source, stratified_split
 from hellofmt.student import SMALL_IMAGE_SIZE
 from hellofmt.teacher import train_trajectory
 
@@ -490,11 +494,11 @@ def read_setting(
         listed = root / "classes.tsv"
         found = sorted(path.name for path in (root / "train").iterdir() if path.is_dir())
         lines = {line.key: line for line in read_class_lines(listed)} if listed.exists() else {}
-        classes = [lines[key] for key in found] if lines else found
+        classes = tuple(lines[key] if lines else ClassLine(key, (key,)) for key in found)
         if not kept.exists():
             size = _side(root)
-            train = read_image_folder(root / "train", size, classes=classes)
-            measured = read_image_folder(folder, size, classes=classes)
+            train = read_source(root / "train", size, classes=classes)
+            measured = read_source(folder, size, classes=classes)
             kept.parent.mkdir(parents=True, exist_ok=True)
             temporary = kept.with_suffix(f".{os.getpid()}.npz")
             np.savez(
@@ -508,18 +512,12 @@ def read_setting(
         # Read back even when just written: what a first run sees and a later one is the same, also
         # to the digest that names every cell.
         with np.load(kept, allow_pickle=False) as arrays:
-            train = ArrayImages(arrays["a"], arrays["b"], _lines(classes), name)
-            measured = ArrayImages(arrays["c"], arrays["d"], _lines(classes), name)
+            train = ArrayImages(arrays["a"], arrays["b"], classes, name)
+            measured = ArrayImages(arrays["c"], arrays["d"], classes, name)
     sizes = profile_of(profile, name, len(train.classes))
     folder = work / name / f"{profile}"
     folder.mkdir(parents=True, exist_ok=True)
     return Setting(name, train, measured, base, sizes, folder, device)
-
-
-def _lines(classes):
-    from hellofmt.archive import ClassLine
-
-    return tuple(c if isinstance(c, ClassLine) else ClassLine(c, (c,)) for c in classes)
 
 
 def _side(root: Path) -> int:

@@ -26,7 +26,6 @@ from sources import (
 
 import hellofmt
 from hellofmt.distillation import (
-    ArrayImages,
     RefineSettings,
     SelectSettings,
     refine_images,
@@ -34,6 +33,7 @@ from hellofmt.distillation import (
 )
 from hellofmt.ledger import ledger_of
 from hellofmt.loading import view_recipe
+from hellofmt.sources import ArrayImages
 from hellofmt.student import (
     ArrayBatches,
     build_student,

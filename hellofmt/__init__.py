@@ -16,7 +16,6 @@ from hellofmt.errors import HelloError
 if TYPE_CHECKING:
     from hellofmt.archive import HelloFile
     from hellofmt.archive import open_archive as open
-    from hellofmt.archive import pack_archive as pack
     from hellofmt.archive import verify_archive as verify
     from hellofmt.distillation import distill, fit_projector
     from hellofmt.loading import (
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
         webdataset_samples,
     )
     from hellofmt.projector import Labeler, Projector
+    from hellofmt.sources import pack_archive as pack
 
 __version__ = "0.1.0"
 
@@ -58,7 +58,7 @@ _LAZY: Final = {
     "distill": ("hellofmt.distillation", "distill"),
     "fit_projector": ("hellofmt.distillation", "fit_projector"),
     "open": ("hellofmt.archive", "open_archive"),
-    "pack": ("hellofmt.archive", "pack_archive"),
+    "pack": ("hellofmt.sources", "pack_archive"),
     "soft_batches": ("hellofmt.loading", "soft_batches"),
     "verify": ("hellofmt.archive", "verify_archive"),
     "webdataset_samples": ("hellofmt.loading", "webdataset_samples"),

@@ -25,9 +25,10 @@ ALLOWED = {
     "loading": LEAVES | {"archive", "sources", "projector"},
     "runs": LEAVES | {"archive"},
     "student": LEAVES | {"archive", "projector", "loading", "runs"},
-    "teacher": LEAVES | {"archive", "checkpoint", "projector", "loading", "runs", "student"},
+    "teacher": LEAVES
+    | {"archive", "sources", "checkpoint", "projector", "loading", "runs", "student"},
     "distillation": LEAVES
-    | {"archive", "plan", "projector", "loading", "runs", "student", "teacher"},
+    | {"archive", "sources", "plan", "projector", "loading", "runs", "student", "teacher"},
 }
 KERNEL_USERS = {
     "projector/labeler.py",
@@ -108,6 +109,7 @@ def test_imports_follow_the_plan(package, relative, path):
     ("package", "relative", "source"),
     [
         ("hellofmt", "archive/reader.py", "import torch"),
+        ("hellofmt", "sources/folder.py", "import torchvision"),
         ("hellofmt", "archive/reader.py", "def f():\n    from hellofmt.projector import base"),
         ("hellofmt", "projector/head.py", "from hellofmt import loading"),
         ("hellofmt", "projector/head.py", "import hellofmt_kernels"),

@@ -97,7 +97,8 @@ def tiny_archive(tmp_path):
     """Two grey 4 x 4 pictures, written without a command."""
     import numpy as np
 
-    from hellofmt.archive import encode_image, pack_archive
+    from hellofmt.archive import encode_image
+    from hellofmt.sources import pack_archive
 
     for label in range(2):
         folder = tmp_path / "images" / f"class{label}"

@@ -20,7 +20,7 @@ PUBLIC = {
     "distill": "hellofmt.distillation.pipeline",
     "fit_projector": "hellofmt.distillation.fit",
     "open": "hellofmt.archive.reader",
-    "pack": "hellofmt.archive.pack",
+    "pack": "hellofmt.sources.pack",
     "soft_batches": "hellofmt.loading.soft",
     "verify": "hellofmt.archive.verify",
     "webdataset_samples": "hellofmt.loading.webdataset",

@@ -31,19 +31,17 @@ from torch.utils.data import DataLoader
 import hellofmt
 from hellofmt.archive import Arch, Preprocess, Views, VisionArch, open_archive
 from hellofmt.distillation import (
-    ArrayImages,
     FitSettings,
     SelectSettings,
-    digits,
     fit_projector,
     select_images,
-    stratified_split,
     write_distilled,
 )
 from hellofmt.errors import UserInputError
 from hellofmt.ledger import Ledger, ledger_of, model_bytes, view_record_bytes
 from hellofmt.loading import HelloDataset, normalise
 from hellofmt.projector import Projector, seeded_base
+from hellofmt.sources import ArrayImages, digits, stratified_split
 from hellofmt.student import (
     ArrayBatches,
     PassSampler,

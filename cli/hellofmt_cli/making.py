@@ -34,12 +34,12 @@ from hellofmt.distillation import (
     distill,
     fidelity_table,
     predicted_seconds,
-    read_source,
     split_validation,
 )
 from hellofmt.errors import HelloError, HelloIOError, UserInputError, shown_path
 from hellofmt.projector import load_base, seeded_base
 from hellofmt.runs import Stages, digest_of, joined, network_gflop
+from hellofmt.sources import read_source
 from hellofmt.student import small_image_advice
 from hellofmt.teacher import (
     RuleChange,
@@ -69,9 +69,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hellofmt.archive import Storage, Views
-    from hellofmt.distillation import ArrayImages, Fidelity, Precision
+    from hellofmt.distillation import Fidelity, Precision
     from hellofmt.projector import LoadedBase, Projector
     from hellofmt.runs import Meter, StageCost
+    from hellofmt.sources import ArrayImages
 
 __all__ = [
     "Data",
@@ -291,8 +292,7 @@ def read_data(data: Sequence[str], options: dict[str, Any]) -> Data:
     lines = None if options["classes"] is None else read_class_lines(options["classes"], say=say)
     images = read_source(list(data), options["view_size"], classes=lines)
     for note in images.notes:
-        if is_speaking():
-            warn(note)
+        warn(note)
     height, width = images.pixels.shape[1:3]
     if height != width:
         raise UserInputError.make(
@@ -632,7 +632,7 @@ def _make_archive(
     base = _read_base(options["base"], data.views)
     train, held_out = split_validation(data.images, seed=options["seed"])
     kind = measured_kind(data.images, held_out)
-    if kind != _HELD_OUT and is_speaking():
+    if kind != _HELD_OUT:
         warn(f"a class has too few images to hold one out: accuracies are of {kind}")
     plan = _plan(options, len(train), options["bfloat16"])
     check_target(output, force=options["force"])

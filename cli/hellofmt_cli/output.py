@@ -116,8 +116,8 @@ def say(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Print ``Warning: text`` to stderr."""
-    click.echo(f"Warning: {text}", err=True)
+    """Print ``Warning: text`` to stderr, from rank 0."""
+    say(f"Warning: {text}")
 
 
 def _remember_json(ctx: click.Context, _: click.Parameter, value: bool) -> bool:

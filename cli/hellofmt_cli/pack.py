@@ -10,12 +10,12 @@ import click
 from hellofmt.archive import (
     decimal_string,
     open_archive,
-    pack_archive,
     read_class_lines,
     read_file,
     shard_path,
 )
 from hellofmt.errors import UserInputError, shown_path
+from hellofmt.sources import pack_archive
 from hellofmt_cli.output import (
     count,
     echo_json,
@@ -26,6 +26,7 @@ from hellofmt_cli.output import (
     progress,
     say,
     size,
+    warn,
 )
 
 if TYPE_CHECKING:
@@ -146,11 +147,13 @@ def pack(
 
     SOURCE is a folder with one folder per class (torchvision's ImageFolder, the output of RDED and
     SRe2L), one or more WebDataset shards (.tar, with a .cls number beside each image), or another
-    archive. Bytes are kept exactly; an image outside its profile is refused by name.
+    archive. Bytes are kept exactly; an image outside its profile is refused by name. Hidden entries
+    and text files beside the images are skipped and counted; anything else that is not an image in
+    PNG, JPEG or WebP is refused by name. One class is enough here; training needs two.
 
-    Folders get their numbers from --classes or the projector, by name; or, if they are numbers
-    themselves and no names of the list, by number. Without a list they are classes in the order of
-    their names, as torchvision has them: 10 before 2.
+    Folders get their labels from --classes or the projector, by name; or, if they are numbers
+    and none is a key of the list, as places in the list. Without a list they are classes in the
+    order of their names, as torchvision has them, 10 before 2, which is said.
 
     Without --projector the archive has hard labels only. Its views then are random crops of 8 to
     100 % of the area and flips, not mixed, as large as the images but at most 224 pixels.
@@ -213,6 +216,7 @@ def pack(
             force=force,
             limits=limits(),
             progress=callback,
+            say=warn,
         )
     _report(output, archive_id, shards, as_json=as_json)
 

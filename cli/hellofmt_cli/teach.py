@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from hellofmt.distillation import read_source, split_validation
+from hellofmt.distillation import split_validation
 from hellofmt.errors import shown_path
 from hellofmt.runs import Meter, network_gflop
+from hellofmt.sources import read_source
 from hellofmt.teacher import CHECKPOINTS, TEACHER_RECIPE, build_network, train_trajectory
 from hellofmt_cli.making import (
     advise,
@@ -21,7 +22,7 @@ from hellofmt_cli.making import (
     read_data,
     steps_of,
 )
-from hellofmt_cli.output import echo_json, echo_page, json_option, say
+from hellofmt_cli.output import echo_json, echo_page, json_option, say, warn
 
 __all__ = ["teach"]
 
@@ -68,6 +69,8 @@ def teach(
     else:
         train, kind = read.images, f"images of {shown_path(folder)}"
         held_out = read_source(folder, read.views.size, classes=read.images.classes)
+        for note in held_out.notes:
+            warn(note)
     steps = steps_of(epochs, len(train), batch_size)
     say(f"teach: {arch}, {steps:,} steps of {batch_size} views")
     advise(arch, read.views.size)

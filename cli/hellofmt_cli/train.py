@@ -17,10 +17,10 @@ import torchvision
 
 import hellofmt
 from hellofmt.archive import ClassLine, open_archive
-from hellofmt.distillation import read_source
-from hellofmt.errors import UserInputError, printable
+from hellofmt.errors import UserInputError
 from hellofmt.loading import HelloDataset, StoredLabels
 from hellofmt.runs import joined
+from hellofmt.sources import read_source
 from hellofmt.student import (
     RECIPES,
     SMALL_IMAGE_SIZE,
@@ -41,18 +41,17 @@ from hellofmt_cli.output import (
     json_option,
     limit_option,
     limits,
+    warn,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from hellofmt.archive import HelloFile
-    from hellofmt.distillation import ArrayImages
+    from hellofmt.sources import ArrayImages
     from hellofmt.student import Recipe
 
 __all__ = ["train"]
-
-_TORCHVISION = "torchvision:"
 
 
 @click.command("train")
@@ -255,17 +254,10 @@ def _read_images(data: str, archive: HelloFile) -> ArrayImages:
     side = archive.manifest.views.size
     # Room for the centre crop of `evaluate`, which small images go without.
     size = side if side <= SMALL_IMAGE_SIZE else side * 8 // 7
-    keys, names = archive.classes.keys, archive.classes.names
-    if not data.startswith(_TORCHVISION):
-        lines = [ClassLine(key, name) for key, name in zip(keys, names, strict=True)]
-        return read_source(data, size, classes=lines)
-    # It has names of its own; given ours, it could not tell that they are in another order.
-    images = read_source(data, size)
-    if [line.key for line in images.classes] != list(keys):
-        raise UserInputError.make(
-            "E_DATA",
-            f"classes of `{printable(data)}` are not the archive's, or not in its order",
-        )
+    pairs = zip(archive.classes.keys, archive.classes.names, strict=True)
+    images = read_source(data, size, classes=[ClassLine(*pair) for pair in pairs])
+    for note in images.notes:
+        warn(note)
     return images
 
 

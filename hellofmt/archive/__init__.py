@@ -50,7 +50,6 @@ if TYPE_CHECKING:
         tensors_digest,
         validate_manifest,
     )
-    from hellofmt.archive.pack import default_views, pack_archive
     from hellofmt.archive.probes import probe_images
     from hellofmt.archive.reader import HelloFile, open_archive
     from hellofmt.archive.schema import json_schema
@@ -65,6 +64,7 @@ if TYPE_CHECKING:
     from hellofmt.archive.source import display_name
     from hellofmt.archive.tensors import StoredTensor
     from hellofmt.archive.verify import VerifyReport, verify_archive
+    from hellofmt.archive.view_defaults import default_views
     from hellofmt.archive.writer import (
         Draft,
         ImageItem,
@@ -121,7 +121,6 @@ __all__ = [
     "manifest_bytes",
     "open_archive",
     "open_new",
-    "pack_archive",
     "parse_manifest",
     "probe_images",
     "read_class_lines",
@@ -142,10 +141,10 @@ __all__ = [
 _MODULES = {
     "class_lists": ("read_class_lines",),
     "classes": ("ClassLine", "Classes"),
+    "view_defaults": ("default_views",),
     "images": ("decode_image", "encode_image"),
     "index": ("Index",),
     "limits": ("DEFAULT_LIMITS", "Limits"),
-    "pack": ("default_views", "pack_archive"),
     "probes": ("probe_images",),
     "reader": ("HelloFile", "open_archive"),
     "schema": ("json_schema",),

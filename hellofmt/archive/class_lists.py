@@ -77,7 +77,7 @@ def read_class_lines(
             lines, form = _read_text([line.strip() for line in text.split("\n")])
         class_bytes(lines)
     except UserInputError as error:
-        raise refuse(str(error).removeprefix("E_DATA: ")) from None
+        raise refuse(error.message) from None
     except (ValueError, RecursionError) as error:
         raise refuse(f"{printable(error)}; {_ACCEPTED}") from None
     if say is not None:

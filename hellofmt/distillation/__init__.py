@@ -23,16 +23,8 @@ from hellofmt.distillation.pipeline import (
 )
 from hellofmt.distillation.refine import Refinement, RefineSettings, refine_images
 from hellofmt.distillation.select import Selection, SelectSettings, select_images
-from hellofmt.distillation.sources import (
-    ArrayImages,
-    digits,
-    read_image_folder,
-    read_source,
-    stratified_split,
-)
 
 __all__ = [
-    "ArrayImages",
     "DistillReport",
     "Fidelity",
     "FitSettings",
@@ -44,18 +36,14 @@ __all__ = [
     "Selection",
     "check_target",
     "default_steps",
-    "digits",
     "distill",
     "fidelity",
     "fidelity_table",
     "fit_projector",
     "fitted_projector",
     "predicted_seconds",
-    "read_image_folder",
-    "read_source",
     "refine_images",
     "select_images",
     "split_validation",
-    "stratified_split",
     "write_distilled",
 ]

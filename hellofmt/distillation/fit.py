@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hellofmt.archive.manifest import Storage, Views
-    from hellofmt.distillation.sources import ArrayImages
     from hellofmt.projector import Projector
+    from hellofmt.sources import ArrayImages
 
 __all__ = [
     "Fidelity",

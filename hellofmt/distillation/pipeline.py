@@ -43,7 +43,6 @@ from hellofmt.distillation.select import (
     select_gflop,
     select_images,
 )
-from hellofmt.distillation.sources import stratified_split
 from hellofmt.errors import HelloIOError, UserInputError, printable, target_exists
 from hellofmt.plan import paper_head_rank
 from hellofmt.projector import Projector
@@ -53,6 +52,7 @@ from hellofmt.runs.cost import StageCost, network_gflop
 from hellofmt.runs.results import Result, digest_of
 from hellofmt.runs.resume import Checkpoint
 from hellofmt.runs.stages import Stages
+from hellofmt.sources import stratified_split
 from hellofmt.teacher import check_teacher, device_of, teacher_accuracy
 from hellofmt.teacher.match import listed
 
@@ -62,8 +62,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hellofmt.archive.manifest import Storage, Views
-    from hellofmt.distillation.sources import ArrayImages
     from hellofmt.projector import LoadedBase
+    from hellofmt.sources import ArrayImages
 
 __all__ = [
     "DistillReport",

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.manifest import Views
     from hellofmt.distillation.select import Selection
-    from hellofmt.distillation.sources import ArrayImages
     from hellofmt.projector import Projector
+    from hellofmt.sources import ArrayImages
 
 __all__ = ["RefineSettings", "Refinement", "refine_gflop", "refine_images"]
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hellofmt.archive.manifest import Views
-    from hellofmt.distillation.sources import ArrayImages
+    from hellofmt.sources import ArrayImages
 
 __all__ = [
     "CROPS",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["ORIENTED", "conversion_notes", "decode_rgb", "is_grey", "to_rgb"]
+__all__ = ["GREY", "ORIENTED", "conversion_notes", "decode_rgb", "to_rgb"]
 
 ORIENTED: Final = "with an EXIF orientation: ignored, pixels stay as they are stored"
 """How an image is counted whose camera says that it lies on its side."""
@@ -37,6 +37,9 @@ _MODES: Final = {
     "L": _GREY,
     "P": "with a palette: converted to RGB",
 }
+GREY: Final = frozenset({_GREY, _MODES["1"]})
+"""How an image is counted that one channel holds."""
+
 _ORIENTATION: Final = 0x0112
 # Pillow's name of how pixels lie in the file; BMP's BGR;16 has five or six bits a channel.
 _DEEP: Final = re.compile(r"(?:L|LA|RGB|RGBA|RGBX|CMYK|I);16.*")
@@ -111,11 +114,6 @@ def conversion_notes(converted: Counter[str], total: int) -> list[str]:
         Such as ``3 of 1,200 images in grey: converted to RGB``.
     """
     return [f"{number:,} of {total:,} images {kind}" for kind, number in sorted(converted.items())]
-
-
-def is_grey(converted: Counter[str]) -> bool:
-    """Whether what was counted for one image is that it is grey, so that one channel holds it."""
-    return not converted.keys().isdisjoint((_GREY, _MODES["1"]))
 
 
 def _from_pillow(image: Image.Image, name: object) -> tuple[NDArray[np.uint8], list[str]]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from hellofmt.distillation.sources import ArrayImages
+    from hellofmt.sources import ArrayImages
 
 __all__ = ["check_teacher", "teacher_accuracy"]
 

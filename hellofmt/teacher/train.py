@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hellofmt.archive.manifest import Views
-    from hellofmt.distillation.sources import ArrayImages
+    from hellofmt.sources import ArrayImages
 
 __all__ = ["TEACHER_RECIPE", "train_teacher"]
 

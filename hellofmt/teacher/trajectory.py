@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from hellofmt.distillation.sources import ArrayImages
+    from hellofmt.sources import ArrayImages
     from hellofmt.student.recipes import Recipe
 
 __all__ = [

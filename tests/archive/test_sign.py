@@ -14,12 +14,12 @@ from hellofmt.archive import (
     create_key,
     encode_image,
     open_archive,
-    pack_archive,
     sign_archive,
     signature_path,
     verify_signature,
 )
 from hellofmt.errors import CorruptError, HelloIOError, TrustError, UserInputError
+from hellofmt.sources import pack_archive
 
 
 def write_archive(root, file_name, **options):

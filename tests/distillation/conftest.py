@@ -7,8 +7,8 @@ import pytest
 
 from hellofmt.archive import ClassLine
 from hellofmt.archive.manifest import Arch, Preprocess, Views, VisionArch
-from hellofmt.distillation.sources import ArrayImages
 from hellofmt.projector import Projector, seeded_base
+from hellofmt.sources import ArrayImages
 
 
 @pytest.fixture

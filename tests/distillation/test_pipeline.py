@@ -16,11 +16,11 @@ from hellofmt.distillation.fit import FitSettings
 from hellofmt.distillation.pipeline import ProjectorSettings, distill, split_validation
 from hellofmt.distillation.refine import RefineSettings
 from hellofmt.distillation.select import SelectSettings
-from hellofmt.distillation.sources import ArrayImages
 from hellofmt.errors import HelloIOError, UserInputError
 from hellofmt.projector import seeded_base
 from hellofmt.runs import results
 from hellofmt.runs.results import read_result
+from hellofmt.sources import ArrayImages
 from hellofmt.teacher import train_teacher
 
 

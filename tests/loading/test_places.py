@@ -9,9 +9,10 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision.datasets import FakeData
 
-from hellofmt.archive import open_archive, pack_archive, shard_path
+from hellofmt.archive import open_archive, shard_path
 from hellofmt.errors import CorruptError, HelloIOError, TrustError, UserInputError
 from hellofmt.loading import HelloDataset, HelloSampler, soft_batches
+from hellofmt.sources import pack_archive
 
 BAD_HTTP = Path(__file__).parents[1] / "hostile" / "bad_http.py"
 

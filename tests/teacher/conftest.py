@@ -7,9 +7,10 @@ import pytest
 
 from hellofmt.archive import ClassLine
 from hellofmt.archive.manifest import Arch, Preprocess, Views, VisionArch
-from hellofmt.distillation import ArrayImages, write_distilled
+from hellofmt.distillation import write_distilled
 from hellofmt.distillation.select import Selection
 from hellofmt.projector import Projector, seeded_base
+from hellofmt.sources import ArrayImages
 
 
 @pytest.fixture

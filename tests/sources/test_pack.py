@@ -15,11 +15,16 @@ from hellofmt.archive import (
     ClassLine,
     encode_image,
     open_archive,
-    pack_archive,
     read_class_lines,
     verify_archive,
 )
+from hellofmt.archive.images import parse_image
 from hellofmt.errors import HelloIOError, LimitError, UserInputError
+from hellofmt.sources import pack_archive
+
+PALETTE = io.BytesIO()
+Image.new("P", (2, 2)).save(PALETTE, "PNG")
+PALETTE = PALETTE.getvalue()
 
 
 def pixels(seed, size=8, channels=3):
@@ -164,7 +169,7 @@ class TestFolder:
         with open_archive(tmp_path / "x.hello") as file:
             dataset = file.manifest.dataset
             assert (dataset.name, dataset.version, dataset.license, dataset.ipc) == (
-                "toy",
+                "toy.v2",
                 "1.0.0",
                 "NOASSERTION",
                 1,
@@ -188,7 +193,8 @@ class TestRefusals:
         root = write_folder(tmp_path / "set", ["a/1.png"])
         (root / "b").mkdir()
         text = refused(UserInputError, root, tmp_path / "x.hello")
-        assert "set/b`: no image; expected png, jpg, jpeg or webp" in text
+        assert "class folders without an image: 1: " in text
+        assert "set/b" in text
 
     def test_two_codecs(self, tmp_path):
         root = write_folder(tmp_path / "set", ["a/1.png", "a/2.jpg", "b/1.png"])
@@ -213,16 +219,58 @@ class TestRefusals:
         assert "E_CODEC" in text
         assert text.endswith("`reencode` converts it")
         assert list(tmp_path.iterdir()) == [root]
-        pack_archive(root, tmp_path / "x.hello", reencode="png", layout="files")
+        said = []
+        pack_archive(root, tmp_path / "x.hello", reencode="png", layout="files", say=said.append)
         with open_archive(tmp_path / "x.hello") as file:
             assert (file.decode_image(2) == np.asarray(image.convert("RGB"))).all()
+            # Grey is stored as it is, so there is nothing to say.
+            assert parse_image(file.read_image(2), "png").channels == (1 if mode == "1" else 3)
+        assert [note[:24] for note in said] == (
+            []
+            if mode == "1"
+            else ["1 of 3 images with a pal"]
+            if mode == "P"
+            else ["1 of 3 images with an al"]
+        )
+
+    def test_what_was_dropped_is_a_warning_of_the_logger(self, tmp_path, caplog):
+        root = write_folder(tmp_path / "set", ["a/1.png", "b/1.png"])
+        Image.new("RGBA", (8, 8), (1, 2, 3, 0)).save(root / "b" / "2.png")
+        pack_archive(root, tmp_path / "x.hello", reencode="png", layout="files")
+        assert [record.getMessage() for record in caplog.records] == [
+            "1 of 3 images with an alpha channel: dropped, the colours under it show"
+        ]
+
+    @pytest.mark.parametrize("reencode", [None, "jpeg", "png"])
+    def test_an_orientation_is_ignored_and_said_once(self, tmp_path, reencode):
+        root = write_folder(tmp_path / "set", ["a/1.jpg", "b/1.jpg"])
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image = Image.fromarray(pixels(0)[:4])
+        image.save(root / "b" / "1.jpg", exif=exif)
+        stored = np.asarray(Image.open(root / "b" / "1.jpg"))
+        said = []
+        pack_archive(root, tmp_path / "x.hello", reencode=reencode, layout="files", say=said.append)
+        assert said == [
+            "1 of 2 images with an EXIF orientation: ignored, pixels stay as they are stored"
+        ]
+        with open_archive(tmp_path / "x.hello") as file:
+            assert (file.decode_image(1) == stored).all()
+
+    @pytest.mark.parametrize("reencode", ["jpeg", "png"])
+    def test_a_large_image_is_named(self, tmp_path, reencode):
+        root = write_folder(tmp_path / "set", ["a/1.png", "b/1.png"])
+        Image.new("RGB", (4100, 8)).save(root / "b" / "2.jpg")
+        text = refused(ValueError, root, tmp_path / "x.hello", reencode=reencode)
+        assert "b/2.jpg" in text
+        assert "4096" in text
 
     def test_not_an_image(self, tmp_path):
         root = write_folder(tmp_path / "set", ["a/1.png", "b/1.png"])
         (root / "b" / "2.png").write_bytes(b"hello")
         assert "b/2.png" in refused(UserInputError, root, tmp_path / "x.hello")
         text = refused(UserInputError, root, tmp_path / "x.hello", reencode="png")
-        assert text.endswith("b/2.png`: cannot be decoded: neither PNG nor JPEG nor WebP")
+        assert "b/2.png` is not an image in PNG, JPEG or WebP" in text
 
     @pytest.mark.parametrize("number", [1, 200])
     @pytest.mark.parametrize("reencode", [None, "png"])
@@ -243,6 +291,7 @@ class TestRefusals:
     def test_an_image_of_any_size_is_not_read_to_be_refused(self, tmp_path):
         root = write_folder(tmp_path / "set", ["a/1.png"])
         with (root / "a" / "2.png").open("wb") as stream:
+            stream.write((root / "a" / "1.png").read_bytes())
             stream.truncate(1 << 38)
         text = refused(LimitError, root, tmp_path / "x.hello")
         assert "E_LIMIT_IMAGE_BYTES" in text
@@ -251,21 +300,24 @@ class TestRefusals:
         root = write_folder(tmp_path / "set", ["a/1.png", "b/1.png"])
         Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(root / "b" / "deep.png")
         text = refused(UserInputError, root, tmp_path / "x.hello", reencode="png")
-        assert "deep.png`: cannot be decoded: mode I;16; expected 8 bits" in text
+        assert "deep.png` has mode I;16; expected 8 bits per channel" in text
 
     def test_class_not_in_the_list(self, tmp_path):
         root = write_folder(tmp_path / "set", ["cat/1.png", "yak/1.png"])
         lines = [ClassLine("cat", ("cat",)), ClassLine("dog", ("dog",))]
         text = refused(UserInputError, root, tmp_path / "x.hello", classes=lines)
         assert text.endswith(
-            "1 of 2 classes of the source are not in the class list of 2: yak; expected cat, dog"
+            "1 of 2 classes of `set` are not in the class list of 2: yak; expected cat, dog"
         )
 
     def test_number_beyond_the_list(self, tmp_path):
         root = write_folder(tmp_path / "set", ["0/1.png", "2/1.png"])
         lines = [ClassLine("cat", ("cat",)), ClassLine("dog", ("dog",))]
         text = refused(UserInputError, root, tmp_path / "x.hello", classes=lines)
-        assert "2 of 2 classes of the source are not in the class list of 2: 0, 2" in text
+        assert (
+            "the classes of `set` are numbers up to 2, places in the class list; expected less"
+            in text
+        )
 
     def test_existing_target(self, tmp_path):
         root = write_folder(tmp_path / "set", ["a/1.png", "b/1.png"])
@@ -282,7 +334,9 @@ class TestRefusals:
             pack_archive(tmp_path / "none", tmp_path / "x.hello")
 
     def test_no_and_too_many_sources(self, tmp_path):
-        assert "no source given" in refused(UserInputError, [], tmp_path / "x.hello")
+        assert "no source; expected a folder, shards or an archive" in refused(
+            UserInputError, [], tmp_path / "x.hello"
+        )
         root = write_folder(tmp_path / "set", ["a/1.png"])
         text = refused(UserInputError, [root, root], tmp_path / "x.hello")
         assert "several sources; expected one folder, or shards" in text
@@ -355,7 +409,7 @@ class TestShards:
         assert message in refused(UserInputError, shard, tmp_path / "x.hello")
 
     def test_an_image_outside_its_profile_is_named(self, tmp_path):
-        shard = write_shard(tmp_path / "a.tar", [("k/1.png", b"no image"), ("k/1.cls", b"0")])
+        shard = write_shard(tmp_path / "a.tar", [("k/1.png", PALETTE), ("k/1.cls", b"0")])
         text = refused(UserInputError, shard, tmp_path / "x.hello", layout="files")
         assert "a.tar:k/1.png`: E_CODEC" in text
 

@@ -1,0 +1,227 @@
+"""What a source holds before any of its images is decoded, and how its classes get their labels.
+
+A folder, shards or an archive become one ``Listing``; ``Pictures`` are a listing whose classes have
+their places. Labels and class lines come first and bytes when they are asked for, so that the
+stages, which take arrays today, can become lazy without another reader.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from hellofmt.archive.classes import ClassLine, class_bytes
+from hellofmt.errors import UserInputError, printable
+from hellofmt.sources.decode import decode_rgb
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Callable, Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from hellofmt.archive.images import Codec
+
+__all__ = ["Listing", "Picture", "Pictures", "placed", "some"]
+
+_NUMBERED: Final = re.compile(r"([^0-9]*)([0-9]{1,9})")
+_SHOWN: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One image of a source.
+
+    Attributes:
+        key: its class, as the source calls it.
+        name: of the image, for messages.
+        codec: by content.
+        source: path of a file where it is a string, else a function that reads the bytes.
+        is_turned: whether a camera wrote an EXIF orientation, which is ignored.
+    """
+
+    key: str
+    name: str
+    codec: Codec
+    source: str | Callable[[], bytes]
+    is_turned: bool = False
+
+    def read(self) -> bytes:
+        """The encoded bytes."""
+        return Path(self.source).read_bytes() if isinstance(self.source, str) else self.source()
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a source, and its classes before they have labels.
+
+    Attributes:
+        name: of the data set, where nobody gives another.
+        pictures: in the order of the source.
+        keys: the classes that it names; sorted by name, by code points, unless ``lines`` say more.
+        lines: the classes in label order, where the source knows it; may be more than ``keys``.
+        is_numbered: keys are labels, places in any class list, and not names.
+        notes: what was skipped or taken otherwise than it looks, one sentence each.
+    """
+
+    name: str
+    pictures: list[Picture]
+    keys: list[str]
+    lines: list[ClassLine] | None = None
+    is_numbered: bool = False
+    notes: list[str] = field(default_factory=list[str])
+
+
+class Pictures:
+    """Encoded images with labels; nothing is decoded before it is asked for.
+
+    Attributes:
+        name: of the data set.
+        classes: one line per class, in label order; some may have no image.
+        labels: int64 (N,), each in [0, number of classes).
+        items: where the bytes are.
+        notes: what was skipped or taken otherwise than it looks, one sentence each.
+    """
+
+    def __init__(self, listing: Listing, classes: Sequence[ClassLine] | None = None) -> None:
+        """Give every class its place.
+
+        Args:
+            listing: of the source.
+            classes: the classes in label order; None takes the source's own, see ``placed``.
+
+        Raises:
+            UserInputError: the classes do not match, or no archive could hold them (E_DATA).
+        """
+        lines, place, notes = placed(listing, classes)
+        self.name = listing.name
+        self.classes = tuple(lines)
+        self.labels: NDArray[np.int64] = np.array(
+            [place[picture.key] for picture in listing.pictures], np.int64
+        )
+        self.items = listing.pictures
+        self.notes = (*listing.notes, *notes)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.items)
+
+    def read(self, row: int) -> bytes:
+        """The encoded bytes of an image.
+
+        Raises:
+            UserInputError: it changed since it was listed (E_DATA).
+            HelloError: it is in an archive and damaged.
+            OSError: it cannot be read.
+        """
+        return self.items[row].read()
+
+    def decode(self, row: int, converted: Counter[str] | None = None) -> NDArray[np.uint8]:
+        """An image as uint8 (H, W, 3) RGB; see ``decode_rgb``.
+
+        Raises:
+            UserInputError: it cannot be decoded, or has more than 8 bits per channel (E_DATA).
+            HelloError: as for ``read``.
+            OSError: as for ``read``.
+        """
+        return decode_rgb(self.read(row), self.items[row].name, converted)
+
+
+def placed(
+    listing: Listing, classes: Sequence[ClassLine] | None = None
+) -> tuple[list[ClassLine], dict[str, int], list[str]]:
+    """The classes in label order, the label of every key of a source, and what to say about it.
+
+    With a class list, keys are looked up in it. If none is there and all are numbers, perhaps with
+    one common prefix (``0``, ``00012``, ``new003``), they are places in the list; so are the labels
+    of shards, always. Where the list itself has numbers for keys that differ from their places,
+    such a number could mean either and is refused. Without a list, classes are numbered in the
+    order of their names by code points, as torchvision's ``ImageFolder`` numbers them: of folders
+    ``0`` to ``10``, the third class is ``10``, which is said.
+
+    Args:
+        listing: of the source.
+        classes: the class list, if there is one.
+
+    Returns:
+        Class lines, label of each key, notes.
+
+    Raises:
+        UserInputError: a key is not in the list, a number is beyond it or ambiguous, or a class
+            line cannot be stored in an archive (E_DATA).
+    """
+    keys, notes = listing.keys, list[str]()
+    lines = listing.lines if classes is None else list(classes)
+    numbers = [int(key) for key in keys] if listing.is_numbered else _numbers(keys)
+    if lines is None:
+        lines = [ClassLine(key, tuple(key.split(", "))) for key in sorted(keys)]
+        by_name = dict(zip(keys, numbers or (), strict=False))
+        ordered = [by_name[line.key] for line in lines] if by_name else []
+        if ordered != sorted(ordered):
+            label = next(i for i, number in enumerate(ordered) if number != sorted(ordered)[i])
+            notes.append(
+                "classes are numbered in the order of their names, as torchvision's ImageFolder"
+                f" numbers them: label {label} is `{printable(lines[label].key, 80)}`"
+            )
+    # Whatever is done with the images, in the end an archive must be able to hold their classes.
+    try:
+        class_bytes(lines)
+    except UserInputError as error:
+        raise UserInputError.make(
+            "E_DATA", f"the classes of `{printable(listing.name)}`: {error.message}"
+        ) from None
+    place = {line.key: label for label, line in enumerate(lines)}
+    unknown = keys if listing.is_numbered else [key for key in keys if key not in place]
+    if not unknown:
+        return lines, place, notes
+    if len(unknown) < len(keys) or numbers is None:
+        raise UserInputError.make(
+            "E_DATA",
+            f"{len(unknown):,} of {len(keys):,} classes of `{printable(listing.name)}` are not in"
+            f" the class list of {len(lines):,}: {some(unknown)}; expected"
+            f" {some(line.key for line in lines)}",
+        )
+    if max(numbers) >= len(lines):
+        raise UserInputError.make(
+            "E_DATA",
+            f"the classes of `{printable(listing.name)}` are numbers up to {max(numbers)}, places"
+            f" in the class list; expected less than {len(lines)}",
+        )
+    if all(line.key.isdecimal() for line in lines) and any(
+        int(lines[number].key) != number for number in numbers
+    ):
+        number = next(number for number in numbers if int(lines[number].key) != number)
+        raise UserInputError.make(
+            "E_DATA",
+            f"class {number} of `{printable(listing.name)}` is a number, and so are the keys of the"
+            f" class list, where place {number} is `{printable(lines[number].key, 80)}`: expected"
+            " the keys of the list",
+        )
+    if classes is not None:
+        first = lines[numbers[0]]
+        notes.append(
+            f"the classes of `{printable(listing.name)}` are numbers, taken as places in the class"
+            f" list: `{printable(keys[0], 80)}` is `{printable(first.key, 80)}`"
+            f" ({printable(first.names[0], 80)})"
+        )
+    return lines, dict(zip(keys, numbers, strict=True)), notes
+
+
+def some(keys: Iterable[str]) -> str:
+    """The first few of many keys, fit for a message."""
+    listed = list(keys)
+    more = ", ..." if len(listed) > _SHOWN else ""
+    return printable(", ".join(listed[:_SHOWN])) + more
+
+
+def _numbers(keys: Sequence[str]) -> list[int] | None:
+    """The numbers in names like ``0``, ``00012`` or ``new003``, all of one prefix; else None."""
+    matches = [match for match in map(_NUMBERED.fullmatch, keys) if match is not None]
+    numbers = [int(match[2]) for match in matches]
+    if len(matches) < len(keys) or len({match[1] for match in matches}) > 1:
+        return None
+    return numbers if len(set(numbers)) == len(numbers) else None

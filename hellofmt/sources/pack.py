@@ -1,0 +1,339 @@
+"""Images that lie on disk, packed into an archive, with a label function or without.
+
+Three kinds of source: a folder with one sub-folder per class (``ImageFolder``'s rule, and what RDED
+and SRe2L write), WebDataset shards, and another archive. Bytes are kept exactly as they are; an
+image outside its profile is refused by name, never silently re-encoded.
+
+A label function is copied from its archive bit for bit: its tensors are not decoded and stored
+again, so probes, quantisation and digest stay what they were.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import msgspec
+
+from hellofmt.archive.images import check_image_limits, encode_image, parse_image
+from hellofmt.archive.limits import DEFAULT_LIMITS, Limits
+from hellofmt.archive.manifest import UNSET, Dataset, Views
+from hellofmt.archive.reader import open_archive
+from hellofmt.archive.shards import write_shards
+from hellofmt.archive.tensors import StoredTensor, expected_tensors, parse_tensors
+from hellofmt.archive.view_defaults import LARGEST_DEFAULT_VIEW, default_views
+from hellofmt.archive.writer import Draft, ImageItem, ImageSet, ProjectorPart, write_archive
+from hellofmt.errors import HelloError, UserInputError, printable
+from hellofmt.sources.archived import class_lines
+from hellofmt.sources.decode import GREY, ORIENTED, conversion_notes, decode_rgb
+from hellofmt.sources.listing import some
+from hellofmt.sources.read import open_pictures
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Literal
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from hellofmt.archive.classes import ClassLine
+    from hellofmt.archive.images import Codec
+    from hellofmt.sources.listing import Picture, Pictures
+
+__all__ = ["pack_archive"]
+
+# Images read to choose the size of a default view; reading all would read the source once more.
+_SAMPLED: Final = 64
+
+_logger = logging.getLogger("hellofmt")
+
+
+@dataclass(frozen=True)
+class _LabelFunction:
+    """What is taken over from an archive with a label function."""
+
+    part: ProjectorPart
+    lines: list[ClassLine]
+    dataset: Dataset
+    views: Views
+
+
+@dataclass(frozen=True)
+class _StoredBytes:
+    """What an archive stores of a picture: its own bytes, re-encoded where they must be.
+
+    ``converted`` keeps what was changed by the name of the picture, since a writer reads it more
+    than once.
+    """
+
+    picture: Picture
+    reencode: Codec | None
+    limits: Limits
+    converted: dict[str, Counter[str]]
+
+    def __call__(self) -> bytes:
+        """The bytes, within the profile of their codec, or an error that names the picture."""
+        data, name, codec = self.picture.read(), self.picture.name, self.picture.codec
+        try:
+            if self.reencode is not None and not _is_within(data, codec, self.reencode):
+                codec = self.reencode
+                data = self._encoded(data, codec)
+            shape = parse_image(data, codec)
+        except UserInputError as error:
+            if name in error.message:
+                raise
+            raise UserInputError.make("E_DATA", f"`{printable(name)}`: {error.message}") from error
+        except HelloError as error:
+            raise UserInputError.make("E_DATA", f"`{printable(name)}`: {error}") from error
+        check_image_limits(shape, len(data), self.limits, member=name)
+        return data
+
+    def _encoded(self, data: bytes, codec: Codec) -> bytes:
+        kinds = Counter[str]()
+        pixels = decode_rgb(data, self.picture.name, kinds)
+        grey = GREY & kinds.keys()
+        if grey and codec != "webp":
+            # Both hold grey as it is, so nothing was changed.
+            pixels = pixels[..., :1]
+            for kind in grey:
+                del kinds[kind]
+        self.converted[self.picture.name] = kinds
+        return encode_image(pixels, codec)
+
+
+def _is_within(data: bytes, codec: Codec, expected: Codec) -> bool:
+    """Whether a file has the expected codec, within its profile."""
+    try:
+        return codec == expected and bool(parse_image(data, codec))
+    except HelloError:
+        return False
+
+
+def pack_archive(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    target: str | os.PathLike[str],
+    *,
+    projector: str | os.PathLike[str] | None = None,
+    classes: Sequence[ClassLine] | None = None,
+    views: Views | Mapping[str, Any] | None = None,
+    name: str | None = None,
+    version: str = "1.0.0",
+    license: str | None = None,
+    method: str | None = None,
+    sources: Sequence[str] | None = None,
+    card: str | None = None,
+    license_text: str | None = None,
+    extras: Mapping[str, str] | None = None,
+    reencode: Literal["png", "jpeg", "webp"] | None = None,
+    layout: Literal["auto", "files", "packed"] = "auto",
+    shards: int | None = None,
+    force: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
+    progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> str:
+    """Pack images into an archive; what it gets is verified before it has its name.
+
+    What counts as an image is said in ``sources.folder`` and ``sources.shards``, and how classes
+    get their labels in ``sources.listing.placed``; both are the same for everything that reads
+    images. One class is enough for an archive; training needs two.
+
+    Args:
+        source: an image folder, a ``.hello`` archive, or one or more WebDataset shards (``.tar``).
+        target: the archive to write.
+        projector: an archive whose label function is copied; its classes and views are taken over.
+        classes: the classes in label order; those of the source may be fewer.
+        views: how views are made; the projector's, else ``default_views`` for the median shorter
+            side of the images, at most 224. A mapping changes only the fields it names.
+        name: of the data set; else the name of the source.
+        version: of the data set.
+        license: SPDX expression; else ``NOASSERTION``.
+        method: how the images were made; else the projector's, else ``unknown``.
+        sources: data sets the images come from; else the projector's.
+        card: Markdown text about the data set.
+        license_text: the text of the licence.
+        extras: notes, keys starting ``x_``.
+        reencode: convert images of another codec or outside the profile; quality 95 for JPEG.
+        layout: ``files``, ``packed`` (one array, for tiny images of one size) or the smaller.
+        shards: spread the images over so many files, ``name-00000-of-00016.hello`` beside the
+            target, which itself is not written.
+        force: replace an existing target.
+        limits: of the archive.
+        progress: called with steps done and in all.
+        say: called with a line for each kind of thing that was skipped, converted or dropped; by
+            default these are warnings of the logger ``hellofmt``.
+
+    Returns:
+        The ``sha256:...`` id; with ``shards`` that of the set.
+
+    Raises:
+        UserInputError: the source has no images or mixed codecs or something that is no image, its
+            classes do not match or no archive could hold them, a shard is damaged, an image is
+            outside its profile (E_DATA, naming it); ``projector`` has no label function (E_OPTION).
+        CorruptError: the projector's archive, or the one that images are taken from, is damaged.
+        LimitError: above the limits.
+        HelloIOError: the target exists (E_TARGET) or cannot be written.
+        OSError: a source is missing or cannot be read.
+
+    Example:
+        >>> import hellofmt
+        >>> hellofmt.pack("images/", "mine.hello", license="CC0-1.0")  # doctest: +SKIP
+        'sha256:...'
+    """
+    label_function = None if projector is None else _read_label_function(projector, limits)
+    lines = None if classes is None else list(classes)
+    if label_function is not None:
+        _check_same_classes(lines, label_function.lines)
+        lines = label_function.lines
+        method = label_function.dataset.method if method is None else method
+        sources = label_function.dataset.sources if sources is None else sources
+    say = say or _logger.warning
+    with open_pictures(source, lines, limits=limits) as pictures:
+        for note in pictures.notes:
+            say(note)
+        if not isinstance(views, Views):
+            if label_function is not None:
+                start = label_function.views
+            else:
+                start = default_views(_sampled_side(pictures.items, limits))
+            views = _changed(start, views or {})
+        converted: dict[str, Counter[str]] = {}
+        draft = Draft(
+            dataset=Dataset(
+                name=name or pictures.name,
+                version=version,
+                license=license or "NOASSERTION",
+                method=method or "unknown",
+                sources=list(sources or ()),
+            ),
+            classes=pictures.classes,
+            views=views,
+            images=ImageSet(
+                codec=reencode or _one_codec(pictures.items),
+                items=[
+                    # A file is named by the writer, which need not read it to know its size.
+                    ImageItem(label, picture.source)
+                    if reencode is None and isinstance(picture.source, str)
+                    else ImageItem(label, _StoredBytes(picture, reencode, limits, converted))
+                    for label, picture in zip(pictures.labels.tolist(), pictures.items, strict=True)
+                ],
+                layout=layout,
+            ),
+            projector=None if label_function is None else label_function.part,
+            card=card,
+            license=license_text,
+            extras=dict(extras or {}),
+        )
+        try:
+            if shards is None:
+                made = write_archive(target, draft, force=force, limits=limits, progress=progress)
+            else:
+                made = write_shards(
+                    target, draft, shards, force=force, limits=limits, progress=progress
+                )
+        except UserInputError as error:
+            cause = error.__cause__
+            if isinstance(cause, HelloError) and cause.code == "E_CODEC" and reencode is None:
+                error.advice = "{reencode} converts it"
+            raise
+        for note in conversion_notes(_all_conversions(pictures, converted), len(pictures)):
+            say(note)
+    return made
+
+
+def _all_conversions(pictures: Pictures, converted: dict[str, Counter[str]]) -> Counter[str]:
+    """What was changed in all images, also in those whose bytes are stored as they are."""
+    total = Counter[str]()
+    for picture in pictures.items:
+        kept = Counter([ORIENTED] if picture.is_turned else ())
+        total.update(converted.get(picture.name, kept))
+    return total
+
+
+def _read_label_function(path: str | os.PathLike[str], limits: Limits) -> _LabelFunction:
+    """The label function of an archive, its tensors as they are stored.
+
+    Raises:
+        UserInputError: the archive has none (E_OPTION).
+        HelloError: it is damaged.
+        OSError: it cannot be read.
+    """
+    with open_archive(path, limits=limits) as file:
+        manifest = file.manifest
+        base, adapter, head = manifest.base, manifest.adapter, manifest.head
+        if base is UNSET or adapter is UNSET or head is UNSET:
+            raise UserInputError.make(
+                "E_OPTION", f"`{printable(path)}`: no label function in this archive"
+            )
+
+        def stored(section: str) -> dict[str, StoredTensor]:
+            # `file.section` verified them; this gives them without decoding a value.
+            kinds = expected_tensors(manifest, section)
+            return parse_tensors(file.section(section), section, kinds)
+
+        part = ProjectorPart(
+            base=base,
+            adapter=adapter,
+            head=head,
+            adapter_tensors=stored("adapter"),
+            head_tensors=stored("head"),
+            probe_logits=cast("NDArray[np.float32]", stored("probes")["logits"].numpy()),
+            base_tensors=stored("base") if base.kind == "embedded" else None,
+        )
+        return _LabelFunction(part, class_lines(file), manifest.dataset, manifest.views)
+
+
+def _changed(views: Views, changes: Mapping[str, Any]) -> Views:
+    """``views`` with some fields changed."""
+    unknown = sorted(set(changes) - set(Views.__struct_fields__))
+    if unknown:
+        raise UserInputError.make("E_OPTION", f"`views`: no field {printable(', '.join(unknown))}")
+    return msgspec.structs.replace(views, **changes)
+
+
+def _check_same_classes(given: list[ClassLine] | None, known: list[ClassLine]) -> None:
+    """A class list beside a projector must be the projector's: its rows are what it labels."""
+    if given is None or [line.key for line in given] == [line.key for line in known]:
+        return
+    raise UserInputError.make(
+        "E_DATA",
+        f"the class list is not the projector's; expected {len(known)} classes beginning "
+        f"{some(line.key for line in known)}, got {len(given)} beginning "
+        f"{some(line.key for line in given)}",
+    )
+
+
+def _one_codec(pictures: Sequence[Picture]) -> Codec:
+    """The codec that all pictures have."""
+    codecs: list[Codec] = sorted({picture.codec for picture in pictures})
+    if len(codecs) > 1:
+        counts = [f"{sum(p.codec == c for p in pictures)} {c}" for c in codecs]
+        raise UserInputError.make(
+            "E_DATA",
+            f"an archive has one codec, the source has {', '.join(counts)}; "
+            "`--reencode` converts them",
+        )
+    return codecs[0]
+
+
+def _sampled_side(pictures: Sequence[Picture], limits: Limits) -> int:
+    """Side of a default view: the median shorter side of a sample, at most 224 pixels."""
+    step = max(1, len(pictures) // _SAMPLED)
+    sides: list[int] = []
+    for picture in pictures[::step]:
+        # The writer refuses by name what is too large or outside its profile, or converts it.
+        path = picture.source
+        if isinstance(path, str) and Path(path).stat().st_size > limits.image_bytes:
+            continue
+        try:
+            shape = parse_image(picture.read(), picture.codec)
+        except HelloError:
+            continue
+        sides.append(min(shape.height, shape.width))
+    if not sides:
+        return LARGEST_DEFAULT_VIEW
+    return min(sorted(sides)[len(sides) // 2], LARGEST_DEFAULT_VIEW)

@@ -1,0 +1,89 @@
+"""Images in memory: what cannot be trained on, splits, and how pixels get one shape."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hellofmt.archive import ClassLine
+from hellofmt.errors import UserInputError
+from hellofmt.sources import ArrayImages, read_source, stratified_split
+
+TWO = (ClassLine("a", ("a",)), ClassLine("b", ("b",)))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "labels", "classes", "message"),
+    [
+        (np.zeros((2, 8, 8, 3)), [0, 1], TWO, "pixels: expected uint8 .*, got float64"),
+        (np.zeros((2, 8, 8), np.uint8), [0, 1], TWO, r"pixels: expected .* got uint8 \(2, 8, 8\)"),
+        (np.zeros((2, 8, 8, 3), np.uint8), [0], TWO, r"labels: expected int64 \(2,\), got"),
+        (np.zeros((2, 8, 8, 3), np.uint8), [0, 0], TWO[:1], "training needs at least two classes"),
+        (np.zeros((2, 8, 8, 3), np.uint8), [0, 2], TWO, "labels: expected 0 to 1, got 0 to 2"),
+        (np.zeros((2, 8, 8, 3), np.uint8), [0, 0], TWO, "class `b` has no images"),
+        # Whatever an archive would refuse in the end.
+        (np.zeros((2, 8, 8, 3), np.uint8), [0, 1], (TWO[0], TWO[0]), "class 1: duplicate key a"),
+        (np.zeros((2, 8, 8, 3), np.uint8), [0, 1], (TWO[0], ClassLine("caf\udce9", ("x",))),
+         r"class 1: not UTF-8: caf\\udce9"),
+    ],
+)  # fmt: skip
+def test_unusable_arrays(pixels, labels, classes, message):
+    with pytest.raises(UserInputError, match="E_DATA: .*" + message):
+        ArrayImages(pixels, np.array(labels, np.int64), classes)
+
+
+def test_a_subset_keeps_the_classes():
+    pixels = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1).repeat(3, 3)
+    source = ArrayImages(pixels, np.array([0, 1, 1, 0], np.int64), TWO)
+    part = source.subset(np.array([3, 0, 1], np.int64))
+    assert part.labels.tolist() == [0, 0, 1]
+    assert part.pixels[:, 0, 0, 0].tolist() == [3, 0, 1]
+    assert part.classes == source.classes
+
+
+def test_a_split_is_stratified_disjoint_and_complete():
+    labels = np.repeat([0, 1, 2], [50, 30, 21])
+    rest, out = stratified_split(labels, 20, seed=4)
+    assert np.bincount(labels[out]).tolist() == [10, 6, 4]
+    assert sorted([*rest, *out]) == list(range(101))
+    again = stratified_split(labels, 20, seed=4)[1]
+    assert np.array_equal(out, again)
+    assert not np.array_equal(out, stratified_split(labels, 20, seed=5)[1])
+
+
+@pytest.mark.parametrize("held_out", [-1, 4])
+def test_a_split_out_of_range(held_out):
+    with pytest.raises(ValueError, match=f"held_out: expected 0 to 3, got {held_out}"):
+        stratified_split(np.array([0, 1, 1]), held_out, seed=0)
+
+
+def save(path, size, colour=(10, 20, 30)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+def test_other_sizes_are_resized_and_cropped_at_the_centre(tmp_path):
+    wide = np.zeros((8, 24, 3), np.uint8)
+    wide[:, 8:16] = 200
+    (tmp_path / "a").mkdir()
+    Image.fromarray(wide).save(tmp_path / "a" / "1.png")
+    save(tmp_path / "b" / "1.png", (8, 8))
+    source = read_source(tmp_path, 4)
+    assert source.pixels.shape == (2, 4, 4, 3)
+    assert source.pixels[0, :, 1:3].min() > 190
+    assert source.pixels[1, 0, 0].tolist() == [10, 20, 30]
+
+
+def test_two_shapes(tmp_path):
+    save(tmp_path / "a" / "1.png", (8, 8))
+    save(tmp_path / "b" / "1.png", (9, 8))
+    with pytest.raises(
+        UserInputError, match=r"E_DATA: .*b/1\.png` is 9 x 8 pixels, others are 8 x 8"
+    ):
+        read_source(tmp_path)
+
+
+def test_what_is_refused_is_refused_before_anything_is_decoded(tmp_path):
+    save(tmp_path / "a" / "1.png", (8, 8))
+    (tmp_path / "a" / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(UserInputError, match="training needs at least two classes; got 1"):
+        read_source(tmp_path)

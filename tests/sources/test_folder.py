@@ -1,0 +1,163 @@
+"""A folder: every entry is an image, skipped and counted, or an error that names it."""
+
+import os
+import shutil
+
+import pytest
+import torchvision
+
+from hellofmt.errors import UserInputError
+from hellofmt.sources.folder import list_folder
+
+
+def refused(root):
+    with pytest.raises(UserInputError) as caught:
+        list_folder(root)
+    assert caught.value.code == "E_DATA"
+    return caught.value.message
+
+
+def names_of(listing, root):
+    return [(p.key, os.path.relpath(p.name, root)) for p in listing.pictures]
+
+
+def test_nested_folders_are_read_in_image_folders_order(tree):
+    root = tree("b/2.png", "a/images/3.PNG", "a/z.png", "a/a-b/1.png", "a/a/1.png", "B/1.png")
+    listing = list_folder(root)
+    reference = torchvision.datasets.ImageFolder(root)
+    assert listing.keys == reference.classes
+    assert [(p.name, listing.keys.index(p.key)) for p in listing.pictures] == reference.samples
+    assert listing.notes == [
+        f"images that lie deeper than their class folder: 3, such as `{root}/a/a/1.png`"
+    ]
+    assert listing.name == "set"
+
+
+def test_hidden_entries_and_text_are_skipped_and_counted(tree, image):
+    root = tree("a/1.png", "b/1.png", ".ipynb_checkpoints/1.png", "a/.ipynb_checkpoints/1.png",
+                "a/._1.png", "__MACOSX/a/1.png", "b/.DS_Store")  # fmt: skip
+    for name in ("a/a_boxes.txt", "README", "LICENSE.md", "classes.csv", "a/Thumbs.db",
+                 "desktop.ini", "b/n1.xml", "a/1.json"):  # fmt: skip
+        (root / name).write_text("x")
+    listing = list_folder(root)
+    assert names_of(listing, root) == [("a", "a/1.png"), ("b", "b/1.png")]
+    assert listing.notes == [
+        f"hidden entries skipped: 5, such as `{root}/.ipynb_checkpoints`",
+        f"files that are not images skipped: 8, such as `{root}/LICENSE.md`",
+    ]
+
+
+def test_content_decides_what_an_image_is(tree, image):
+    root = tree("a/1.png", "b/right.jpg")
+    for name, kind in (("a/2.jpg", "PNG"), ("a/3.GIF", "JPEG"), ("b/4.png", "WEBP"),
+                       ("b/right.jpg", "JPEG"), ("b/right.JFIF", "JPEG")):  # fmt: skip
+        (root / name).write_bytes(image(kind))
+    listing = list_folder(root)
+    assert [p.codec for p in listing.pictures] == ["png", "png", "jpeg", "webp", "jpeg", "jpeg"]
+    kind = "images of another type than their names say, read by content"
+    assert listing.notes == [f"{kind}: 3, such as `{root}/a/2.jpg (png)`"]
+
+
+def test_other_types_are_refused_with_a_count(tree, image):
+    root = tree("a/1.png", "b/1.png")
+    for number in range(4):
+        (root / "a" / f"b{number}.bmp").write_bytes(image("BMP"))
+    (root / "b" / "g.gif").write_bytes(image("GIF"))
+    (root / "b" / "t.tiff").write_bytes(image("TIFF"))
+    (root / "b" / "x.jpg").write_bytes(image("GIF"))
+    (root / "b" / "empty.png").write_bytes(b"")
+    text = refused(root)
+    assert text.startswith(
+        f"`{root}/a/b0.bmp` is not an image in PNG, JPEG or WebP, nor are 7 more"
+    )
+    assert "(4 bmp, 1 gif, 1 jpg, 1 png, 1 tiff): " in text
+
+
+@pytest.mark.parametrize("name", ["b/model.pt", "n01.tar", "b/README2", "b/1.jpg~", "b/noname"])
+def test_files_of_no_known_kind_are_refused(tree, name):
+    root = tree("a/1.png", "b/1.png", name)
+    assert refused(root).startswith(
+        f"`{root}/{name}` is not an image in PNG, JPEG or WebP; expected"
+    )
+
+
+def test_images_outside_the_class_folders(tree):
+    root = tree("a/1.png", "1.png", "2.JPG")
+    assert refused(root) == (
+        f"images that lie in no class folder: 2, such as `{root}/1.png`; expected one folder per"
+        " class"
+    )
+
+
+def test_empty_class_folders(tree):
+    root = tree("a/1.png")
+    (root / "c" / "deep").mkdir(parents=True)
+    (root / "b").mkdir()
+    (root / "b" / "notes.txt").write_text("x")
+    assert refused(root) == f"class folders without an image: 2: {root}/b, {root}/c"
+
+
+@pytest.mark.parametrize("make", [lambda root: None, lambda root: (root / ".git").mkdir()])
+def test_no_class_folder(tmp_path, make):
+    make(tmp_path)
+    (tmp_path / "readme.txt").write_text("x")
+    assert refused(tmp_path) == f"`{tmp_path}`: no class folder; expected one folder per class"
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "same"),
+    [
+        ("a/self", ".", "set/a"),
+        ("a/up", "..", "set"),
+        ("a/far", "../..", ""),
+        ("a/twin", "deep", "set/a/deep"),
+        ("b/other", "../a/deep", "set/a/deep"),
+        ("c", "a", "set/a"),
+    ],
+)
+def test_no_folder_counts_twice(tree, link, target, same):
+    root = tree("a/1.png", "a/deep/1.png", "b/1.png")
+    (root / link).symlink_to(target)
+    text = refused(root)
+    assert f"`{root / link}`" in text
+    assert f"`{root.parent / same}`" in text
+    assert "would count twice" in text
+
+
+def test_links_into_another_set_are_followed(tree, tmp_path):
+    root = tree("a/1.png")
+    shutil.move(root / "a", tmp_path / "elsewhere")
+    (root / "a").symlink_to(tmp_path / "elsewhere")
+    (root / "b").mkdir()
+    (root / "b" / "1.png").symlink_to(tmp_path / "elsewhere" / "1.png")
+    assert names_of(list_folder(root), root) == [("a", "a/1.png"), ("b", "b/1.png")]
+
+
+def test_links_to_nothing_and_special_files(tree):
+    root = tree("a/1.png", "b/1.png")
+    (root / "b" / "2.png").symlink_to("nowhere")
+    assert refused(root) == f"`{root}/b/2.png`: no regular file"
+    (root / "b" / "2.png").unlink()
+    os.mkfifo(root / "b" / "2.txt")
+    assert refused(root) == f"`{root}/b/2.txt`: no regular file"
+
+
+def test_a_folder_that_may_not_be_read_is_no_empty_one(tree, monkeypatch):
+    root = tree("a/1.png", "b/1.png", "b/deep/1.png")
+    scandir = os.scandir
+
+    def deny(path):
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", deny)
+    with pytest.raises(PermissionError, match="deep"):
+        list_folder(root)
+
+
+def test_a_name_that_is_not_utf8_is_shown(tmp_path, image):
+    root = tmp_path / os.fsdecode(b"f\xe9")
+    (root / "a").mkdir(parents=True)
+    (root / "a" / "1.png").write_bytes(image())
+    assert list_folder(root).name == r"f\udce9"
