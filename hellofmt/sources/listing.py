@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from hellofmt.archive.classes import ClassLine, class_bytes
+from hellofmt.archive.local_files import read_file
 from hellofmt.errors import UserInputError, printable
 from hellofmt.sources.decode import decode_rgb
 
@@ -52,7 +52,7 @@ class Picture:
 
     def read(self) -> bytes:
         """The encoded bytes."""
-        return Path(self.source).read_bytes() if isinstance(self.source, str) else self.source()
+        return read_file(self.source) if isinstance(self.source, str) else self.source()
 
 
 @dataclass(frozen=True)

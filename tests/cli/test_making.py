@@ -247,9 +247,9 @@ def swapped(images, _tmp_path):
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        (without, (), "class `grey` has no images"),
-        (one_class, (), "a data set needs at least two classes; got 1"),
-        (unreadable, (), "cannot read image `"),
+        (without, (), "class folders without an image: 1: "),
+        (one_class, (), "training needs at least two classes; got 1"),
+        (unreadable, (), "` is not an image in PNG, JPEG or WebP"),
         (swapped, (), "in another order of 2 classes, so its class order differs: `grey` is its"),
         (None, ("--size", "16", "--teacher", "bad:nan"), "logits of the teacher are not finite"),
         (None, ("--rank", "200"), "rank 200 is larger than every adapted weight; expected at most"),

@@ -309,20 +309,6 @@ def test_a_teacher_labels_online(archive, folder, tmp_path):
     assert (document["labels"], document["label_kernel"]) == (str(out), "function")
 
 
-def test_images_of_torchvision_must_have_the_archives_classes(archive, monkeypatch):
-    from hellofmt_cli import train
-
-    class Found:
-        classes = (ClassLine("columns", ("columns",)), ClassLine("rows", ("rows",)))
-
-    monkeypatch.setattr(train, "read_source", lambda _data, _size: Found())
-    done = run(archive, "--eval", "torchvision:X:here", *SHORT)
-    assert done.exit_code == 2
-    assert "classes of `torchvision:X:here` are not the archive's, or not in its order" in (
-        done.stdout
-    )
-
-
 @pytest.mark.slow
 def test_two_processes_report_once(archive, folder, tmp_path):
     with socket.socket() as probe:

@@ -1,0 +1,179 @@
+"""One rule for every command that reads images: the same notes, counts and refusals."""
+
+import io
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+MISNAMED = "images of another type than their names say, read by content"
+DEEP = "images that lie deeper than their class folder"
+FIT = ("--base", "seeded", "--teacher", "cnn", "--steps", "1")
+
+
+def image(kind="PNG", seed=0, mode="RGB", **options):
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(out, kind, **options)
+    return out.getvalue()
+
+
+@pytest.fixture
+def awkward(tmp_path):
+    """Twelve images of two classes among everything that people have beside them."""
+    root = tmp_path / "awkward"
+    for seed, key in enumerate(("n01443537", "n01629819")):
+        folder = root / key / "images"
+        folder.mkdir(parents=True)
+        for number in range(4):
+            (folder / f"{key}_{number}.png").write_bytes(image(seed=4 * seed + number))
+        (root / key / f"{key}_boxes.txt").write_text("0.JPEG 0 10 63 58")
+        (root / key / "jpeg.png").write_bytes(image("JPEG"))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (root / key / "turned.jpg").write_bytes(image("JPEG", exif=exif))
+    (root / key / "alpha.png").write_bytes(image(mode="RGBA"))
+    (root / ".ipynb_checkpoints").mkdir()
+    (root / "__MACOSX").mkdir()
+    (folder / "._0.png").write_bytes(b"\0\5\x16\7")
+    (root / "README").write_text("x")
+    return root
+
+
+@pytest.fixture
+def commands(tmp_path, invoke):
+    """Run each command on a folder, stopped as soon as it has read the images."""
+
+    def run(root, *options):
+        # None of them gets further than this file, for which none asked to be replaced.
+        taken = tmp_path / "taken.hello"
+        taken.write_bytes(b"")
+        small = tmp_path / "small"
+        for number, key in enumerate(sorted(p.name for p in root.iterdir() if p.name[0] == "n")):
+            (small / key).mkdir(parents=True, exist_ok=True)
+            (small / key / "1.png").write_bytes(image(seed=number))
+        archive = tmp_path / "small.hello"
+        if not archive.exists():
+            invoke("pack", small, "-o", archive)
+        pack = tmp_path / "packed.hello"
+        fit = ("-o", taken, *FIT, *options)
+        teach = ("--arch", "none:x", "--epochs", "1", "-o", tmp_path / "teacher", *options)
+        student = ("--labels", "hard", "--student", "cnn", "--steps", "1")
+        return {
+            "pack": invoke("pack", root, "-o", pack, "--reencode", "png", "--force", *options),
+            "teach": invoke("teach", root, *teach),
+            "fit": invoke("fit", root, *fit),
+            "distill": invoke("distill", root, "--ipc", "1", *fit),
+            "train": invoke("train", archive, "--eval", root, *student),
+        }
+
+    return run
+
+
+def warnings(result):
+    lines = [line for line in result.stderr.splitlines() if line.startswith("Warning: ")]
+    return [line for line in lines if "too few images to hold one out" not in line]
+
+
+def test_all_commands_read_and_say_the_same(awkward, commands):
+    done = commands(awkward)
+    assert [line.removeprefix("Warning: ") for line in warnings(done["pack"])] == [
+        f"hidden entries skipped: 3, such as `{awkward}/.ipynb_checkpoints`",
+        f"files that are not images skipped: 3, such as `{awkward}/README`",
+        f"{MISNAMED}: 2, such as `{awkward}/n01443537/jpeg.png (jpeg)`",
+        f"{DEEP}: 8, such as `{awkward}/n01443537/images/n01443537_0.png`",
+        "1 of 12 images with an EXIF orientation: ignored, pixels stay as they are stored",
+        "1 of 12 images with an alpha channel: dropped, the colours under it show",
+    ]
+    for name, result in done.items():
+        assert warnings(result) == warnings(done["pack"]), name
+    assert "holds   12 images of 2 classes" in done["pack"].stdout
+    for name in ("teach", "fit", "distill"):
+        assert "data: 12 images of 2 classes, 8 x 8 pixels" in done[name].stderr, name
+    assert "% of 12 images" in done["train"].stdout
+
+
+def add_bmp(root):
+    (root / "n01443537" / "x.bmp").write_bytes(image("BMP"))
+
+
+def add_loop(root):
+    (root / "n01443537" / "self").symlink_to(".")
+
+
+def add_stray(root):
+    (root / "preview.png").write_bytes(image())
+
+
+def add_empty(root):
+    (root / "empty").mkdir()
+
+
+def add_cut(root):
+    (root / "n01443537" / "cut.png").write_bytes(image()[:-80])
+
+
+def add_deep(root):
+    Image.fromarray(np.full((8, 8), 300, np.uint16)).save(root / "n01443537" / "deep.png")
+
+
+def add_latin(root):
+    shutil.copytree(root / "n01443537" / "images", root / "caf\udce9")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (add_bmp, "n01443537/x.bmp` is not an image in PNG, JPEG or WebP"),
+        (add_loop, "n01443537/self` are the same folder: its images would count twice"),
+        (add_stray, "images that lie in no class folder: 1, such as `"),
+        (add_empty, "class folders without an image: 1: "),
+        (add_cut, "cannot read image `"),
+        (add_deep, "n01443537/deep.png` has mode I;16; expected 8 bits per channel"),
+        (add_latin, r"class 0: not UTF-8: caf\udce9"),
+    ],
+)
+def test_all_commands_refuse_the_same(awkward, commands, spoil, message):
+    spoil(awkward)
+    done = commands(awkward)
+    errors = {name: result.stderr.splitlines()[-1] for name, result in done.items()}
+    if spoil is add_latin:
+        # What is measured on has the classes of the archive, in which this one is not.
+        assert r"1 of 3 classes of `awkward` are not in the class list of 2: caf\udce9" in (
+            errors.pop("train")
+        )
+        done.pop("train")
+    assert len(set(errors.values())) == 1, errors
+    assert message in errors["pack"]
+    assert {result.exit_code for result in done.values()} == {2}
+    assert "teacher" not in "".join(result.stderr for result in done.values())
+
+
+def test_numbers_are_places_for_all_commands(tmp_path, awkward, commands):
+    for place, key in enumerate(("n01443537", "n01629819")):
+        shutil.copytree(awkward / key, tmp_path / "numbered" / str(place))
+    (tmp_path / "list.txt").write_text("n01443537\tgoldfish\nn01629819\tsalamander\n")
+    commands(awkward)
+    done = commands(tmp_path / "numbered", "--classes", tmp_path / "list.txt")
+    note = (
+        "Warning: the classes of `numbered` are numbers, taken as places in the class list: `0` is"
+        " `n01443537` (goldfish)"
+    )
+    told = {
+        name: [w for w in warnings(result) if "as places" in w] for name, result in done.items()
+    }
+    # The archive of the other folder has no names.
+    assert told.pop("train") == [note.replace("goldfish", "n01443537")]
+    assert set(map(tuple, told.values())) == {(note,)}
+
+
+def test_the_order_of_numbered_folders_is_said(tmp_path, awkward, commands):
+    for key in ("9", "10"):
+        shutil.copytree(awkward / "n01443537", tmp_path / "numbered" / key)
+    commands(awkward)
+    done = commands(tmp_path / "numbered")
+    done.pop("train")
+    for name, result in done.items():
+        (note,) = [line for line in warnings(result) if "ImageFolder" in line]
+        assert note.endswith("label 0 is `10`"), name
