@@ -14,7 +14,7 @@ import sys
 
 from report import LONG_RIVALS, RESULTS, Mean, claims, table
 
-from hellofmt.plan import plan
+from hellofmt.ledger import plan
 from hellofmt_cli.inspect import percent
 
 README = RESULTS.parents[1] / "README.md"

@@ -19,7 +19,6 @@ ALLOWED = {
     "archive": LEAVES,
     "sources": LEAVES | {"archive"},
     "ledger": LEAVES | {"archive"},
-    "plan": LEAVES | {"archive", "ledger"},
     "checkpoint": {"errors"},
     "projector": LEAVES | {"archive", "checkpoint"},
     "loading": LEAVES | {"archive", "sources", "projector"},
@@ -28,7 +27,7 @@ ALLOWED = {
     "teacher": LEAVES
     | {"archive", "sources", "checkpoint", "projector", "loading", "runs", "student"},
     "distillation": LEAVES
-    | {"archive", "sources", "plan", "projector", "loading", "runs", "student", "teacher"},
+    | {"archive", "sources", "ledger", "projector", "loading", "runs", "student", "teacher"},
 }
 KERNEL_USERS = {
     "projector/labeler.py",
@@ -38,7 +37,7 @@ KERNEL_USERS = {
     "loading/views.py",
     "student/train.py",
 }
-TORCH_FREE = {"errors", "rng", "archive", "sources", "ledger", "plan"}
+TORCH_FREE = {"errors", "rng", "archive", "sources", "ledger"}
 # A reader of torchvision's data sets, itself imported only where one is named.
 HEAVY_FILES = {"sources/torchvision.py"}
 HEAVY = {"torch", "torchvision", "open_clip", "timm", "triton", "hellofmt_kernels"}

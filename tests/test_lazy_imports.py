@@ -37,7 +37,7 @@ CLI = "from hellofmt_cli.main import hello\nhello(sys.argv[1:])"
 
 
 def test_import_hellofmt():
-    done = run("import hellofmt, hellofmt.archive, hellofmt.ledger, hellofmt.plan, hellofmt.rng")
+    done = run("import hellofmt, hellofmt.archive, hellofmt.ledger, hellofmt.rng")
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hellofmt.plan import PRECISIONS, RESNET18_GFLOP, plan
+from hellofmt.ledger import PRECISIONS, RESNET18_GFLOP, plan
 from hellofmt_cli.inspect import percent
 
 ROOT = Path(__file__).resolve().parents[1]

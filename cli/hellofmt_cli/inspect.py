@@ -24,8 +24,7 @@ from hellofmt_cli.output import count, echo_json, echo_page, json_option, limit_
 
 if TYPE_CHECKING:
     from hellofmt.archive import HelloFile, Manifest
-    from hellofmt.ledger import Ledger
-    from hellofmt.plan import Tower
+    from hellofmt.ledger import Ledger, Tower
 
 __all__ = ["describe", "inspect"]
 
@@ -255,7 +254,7 @@ def _data_sets(ledger: Ledger, base: int) -> float | None:
 
 def _tower(manifest: Manifest) -> Tower | None:
     """What is known of the base's image tower; None for a base that nobody published."""
-    from hellofmt.plan import tower_named
+    from hellofmt.ledger import tower_named
 
     base = manifest.base
     if base is UNSET or base.kind != "open_clip":

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from hellofmt.errors import UserInputError, printable
-from hellofmt.plan import DATASETS, PRECISIONS, TOWERS
-from hellofmt.plan import plan as make_plan
+from hellofmt.ledger import DATASETS, PRECISIONS, TOWERS
+from hellofmt.ledger import plan as make_plan
 from hellofmt_cli.inspect import percent
 from hellofmt_cli.output import count, echo_json, echo_page, json_option, size
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from hellofmt.archive.manifest import Storage
-    from hellofmt.plan import Plan
+    from hellofmt.ledger import Plan
 
 __all__ = ["plan"]
 

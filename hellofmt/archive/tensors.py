@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from hellofmt.archive.limits import SAFETENSORS_HEADER_BYTES, TENSORS_PER_SECTION, check_fixed
-from hellofmt.archive.manifest import UNSET, Manifest, Storage, tensors_digest
+from hellofmt.archive.manifest import UNSET, Adapter, Head, Manifest, Storage, tensors_digest
 from hellofmt.errors import SpecError, UserInputError, printable
 
 if TYPE_CHECKING:
@@ -29,9 +29,12 @@ if TYPE_CHECKING:
 __all__ = [
     "StoredTensor",
     "TensorKind",
+    "adapter_tensors",
     "expected_tensors",
+    "head_tensors",
     "parse_tensor_header",
     "parse_tensors",
+    "probe_tensors",
     "serialize_tensors",
     "validate_nibbles",
     "validate_values",
@@ -119,6 +122,42 @@ def _matrix(name: str, shape: Iterable[int], storage: Storage) -> dict[str, Tens
     return kinds
 
 
+def adapter_tensors(adapter: Adapter) -> dict[str, TensorKind]:
+    """Name, dtype and shape of every tensor in the section ``adapter``."""
+    kinds: dict[str, TensorKind] = {}
+    for target in adapter.targets:
+        kinds |= _matrix(f"{target.param}::A", target.a, target.storage)
+        kinds |= _matrix(f"{target.param}::B", target.b, target.storage)
+    return kinds
+
+
+def head_tensors(head: Head, dim: int, classes: int) -> dict[str, TensorKind]:
+    """Name, dtype and shape of every tensor in the section ``head``.
+
+    Args:
+        head: the manifest's entry.
+        dim: D, features of an embedding.
+        classes: C.
+
+    Returns:
+        The tensors.
+    """
+    kinds: dict[str, TensorKind] = {"logit_scale": ("F32", (1,))}
+    if head.bias:
+        kinds["bias"] = ("F32", (classes,))
+    if head.start == "stored":
+        kinds |= _matrix("weight", (classes, dim), head.storage)
+    if head.a is not UNSET and head.b is not UNSET:
+        kinds |= _matrix("weight::A", head.a, head.storage)
+        kinds |= _matrix("weight::B", head.b, head.storage)
+    return kinds
+
+
+def probe_tensors(count: int, classes: int) -> dict[str, TensorKind]:
+    """Name, dtype and shape of the one tensor in the section ``probes``."""
+    return {"logits": ("F32", (count, classes))}
+
+
 def expected_tensors(manifest: Manifest, section: str) -> dict[str, TensorKind] | None:
     """Name, dtype and shape of every tensor in a section, as the manifest implies them.
 
@@ -133,23 +172,12 @@ def expected_tensors(manifest: Manifest, section: str) -> dict[str, TensorKind] 
     if section == "base":
         return None
     if section == "adapter" and manifest.adapter is not UNSET:
-        for target in manifest.adapter.targets:
-            kinds |= _matrix(f"{target.param}::A", target.a, target.storage)
-            kinds |= _matrix(f"{target.param}::B", target.b, target.storage)
-    elif section == "head" and manifest.head is not UNSET and manifest.base is not UNSET:
-        head = manifest.head
-        kinds["logit_scale"] = ("F32", (1,))
-        if head.bias:
-            kinds["bias"] = ("F32", (manifest.classes,))
-        if head.start == "stored":
-            shape = (manifest.classes, manifest.base.arch.embed_dim)
-            kinds |= _matrix("weight", shape, head.storage)
-        if head.a is not UNSET and head.b is not UNSET:
-            kinds |= _matrix("weight::A", head.a, head.storage)
-            kinds |= _matrix("weight::B", head.b, head.storage)
-    elif section == "probes" and manifest.probes is not UNSET:
-        kinds["logits"] = ("F32", (manifest.probes.count, manifest.classes))
-    elif manifest.images is not UNSET:
+        return adapter_tensors(manifest.adapter)
+    if section == "head" and manifest.head is not UNSET and manifest.base is not UNSET:
+        return head_tensors(manifest.head, manifest.base.arch.embed_dim, manifest.classes)
+    if section == "probes" and manifest.probes is not UNSET:
+        return probe_tensors(manifest.probes.count, manifest.classes)
+    if manifest.images is not UNSET:
         rows = manifest.images.count
         if section == "index":
             kinds["size"] = ("U64", (rows,))

@@ -44,7 +44,7 @@ from hellofmt.distillation.select import (
     select_images,
 )
 from hellofmt.errors import HelloIOError, UserInputError, printable, target_exists
-from hellofmt.plan import paper_head_rank
+from hellofmt.ledger import paper_head_rank
 from hellofmt.projector import Projector
 from hellofmt.projector.lowrank import Delta
 from hellofmt.runs import ranks

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from hellofmt.plan import DATASETS, plan
+from hellofmt.ledger import DATASETS, plan
 
 PLAN_KEYS = [
     "schema",

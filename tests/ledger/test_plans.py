@@ -7,9 +7,8 @@ import pytest
 
 from hellofmt import ledger
 from hellofmt.errors import UserInputError
-from hellofmt.plan import (
+from hellofmt.ledger import (
     DATASETS,
-    MAX_INNER,
     PRECISIONS,
     RESNET18_GFLOP,
     TOWERS,
@@ -17,6 +16,7 @@ from hellofmt.plan import (
     plan,
     tower_named,
 )
+from hellofmt.ledger.towers import MAX_INNER
 
 QUICK = {"RN50", "ViT-B-32"}
 

@@ -1,0 +1,142 @@
+"""The ledger: bytes of an archive by part, beside the stored labels that it replaces.
+
+**Labels** are what a student would have read from disk (one row of C values per image and epoch),
+**payload** is what an archive stores instead (the sections ``adapter``, ``head`` and ``probes``,
+headers and scales included). Images, index, class names and manifest are needed either way and are
+counted on neither side. The base is shown apart: a public encoder is shared by every data set that
+uses it, a seeded one is generated, and an embedded one is charged to the archive. To charge a
+public encoder too, pass its bytes as ``base``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from hellofmt.archive.manifest import UNSET
+from hellofmt.ledger.function_bytes import factor_values
+from hellofmt.ledger.label_bytes import break_even_epochs, stored_label_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hellofmt.archive import HelloFile
+
+__all__ = ["PAYLOAD_SECTIONS", "Ledger", "ledger_of"]
+
+PAYLOAD_SECTIONS: Final = ("adapter", "head", "probes")
+"""Sections that exist only to make labels."""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Bytes of one archive, by part.
+
+    Attributes:
+        total: bytes of the file.
+        images: number of images N.
+        classes: number of classes C.
+        pixels: stored bytes of the images, without headers and padding.
+        sections: stored bytes of each section, by name.
+        values: trained values (``factor_values``), 0 without a label function.
+    """
+
+    total: int
+    images: int
+    classes: int
+    pixels: int
+    sections: Mapping[str, int] = field(default_factory=dict[str, int])
+    values: int = 0
+
+    @property
+    def payload(self) -> int:
+        """Bytes of the label function: sections ``adapter``, ``head`` and ``probes``."""
+        return sum(self.sections.get(name, 0) for name in PAYLOAD_SECTIONS)
+
+    @property
+    def base(self) -> int:
+        """Bytes of an embedded base, 0 for a seeded or a public one."""
+        return self.sections.get("base", 0)
+
+    @property
+    def framing(self) -> int:
+        """Everything else: manifest, id, member headers, padding and trailer."""
+        in_sections = sum(size for name, size in self.sections.items() if name != "pixels")
+        return self.total - self.pixels - in_sections
+
+    def labels(self, epochs: int) -> int:
+        """Bytes of the float16 labels that the payload replaces, over ``epochs`` epochs."""
+        return stored_label_bytes(self.images, self.classes, epochs)
+
+    def ratio(self, epochs: int, base: int = 0) -> float | None:
+        """Payload over stored labels; None where there would be no labels.
+
+        Args:
+            epochs: E of the stored labels.
+            base: bytes of the encoder, to charge it to this one archive.
+
+        Returns:
+            Dimensionless.
+        """
+        labels = self.labels(epochs)
+        return (self.payload + base) / labels if labels else None
+
+    def break_even(self, base: int = 0) -> int | None:
+        """First number of epochs whose stored labels outweigh payload and ``base`` (None: never).
+
+        Args:
+            base: bytes of the encoder, to charge it to this one archive.
+
+        Returns:
+            Epochs >= 1, or None without images.
+        """
+        return break_even_epochs(self.payload + base, self.images, self.classes)
+
+    def parts(self) -> dict[str, int]:
+        """Bytes by part; the values add up to ``total``.
+
+        Keys: ``pixels``, ``label function``, ``base`` if embedded, ``index and classes``,
+        ``texts`` (card and licence) if any, ``framing``.
+        """
+        parts = {"pixels": self.pixels, "label function": self.payload}
+        if self.base:
+            parts["base"] = self.base
+        parts["index and classes"] = self.sections.get("index", 0) + self.sections.get("classes", 0)
+        known = {*PAYLOAD_SECTIONS, "base", "index", "classes", "pixels"}
+        other = sum(size for name, size in self.sections.items() if name not in known)
+        if other:
+            parts["texts"] = other
+        parts["framing"] = self.framing
+        return parts
+
+
+def ledger_of(file: HelloFile) -> Ledger:
+    """The ledger of an open archive.
+
+    Args:
+        file: an open archive; its index is read if it has images.
+
+    Returns:
+        The ledger.
+
+    Raises:
+        HelloError: the index is damaged.
+    """
+    manifest = file.manifest
+    sections = dict(file.section_sizes())
+    index = file.index
+    if "pixels" in sections:
+        pixels = sections["pixels"]
+    else:
+        pixels = int(index.size.sum()) if index is not None else 0
+    dim = manifest.base.arch.embed_dim if manifest.base is not UNSET else 0
+    adapter = manifest.adapter if manifest.adapter is not UNSET else None
+    head = manifest.head if manifest.head is not UNSET else None
+    return Ledger(
+        total=file.size_bytes,
+        images=len(file),
+        classes=manifest.classes,
+        pixels=pixels,
+        sections=sections,
+        values=factor_values(adapter, head, dim, manifest.classes),
+    )
