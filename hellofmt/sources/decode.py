@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["GREY", "ORIENTED", "conversion_notes", "decode_rgb", "to_rgb"]
+__all__ = ["GREY", "ORIENTED", "conversion_notes", "decode_rgb", "is_grey", "to_rgb"]
 
 ORIENTED: Final = "with an EXIF orientation: ignored, pixels stay as they are stored"
 """How an image is counted whose camera says that it lies on its side."""
@@ -114,6 +114,11 @@ def conversion_notes(converted: Counter[str], total: int) -> list[str]:
         Such as ``3 of 1,200 images in grey: converted to RGB``.
     """
     return [f"{number:,} of {total:,} images {kind}" for kind, number in sorted(converted.items())]
+
+
+def is_grey(converted: Counter[str]) -> bool:
+    """Whether what was counted for one image is that it is grey, which loses nothing."""
+    return not converted.keys().isdisjoint(GREY)
 
 
 def _from_pillow(image: Image.Image, name: object) -> tuple[NDArray[np.uint8], list[str]]:

@@ -28,7 +28,7 @@ from hellofmt.archive.view_defaults import LARGEST_DEFAULT_VIEW, default_views
 from hellofmt.archive.writer import Draft, ImageItem, ImageSet, ProjectorPart, write_archive
 from hellofmt.errors import HelloError, UserInputError, printable
 from hellofmt.sources.archived import class_lines
-from hellofmt.sources.decode import GREY, ORIENTED, conversion_notes, decode_rgb
+from hellofmt.sources.decode import GREY, ORIENTED, conversion_notes, decode_rgb, is_grey
 from hellofmt.sources.listing import some
 from hellofmt.sources.read import open_pictures
 
@@ -95,12 +95,10 @@ class _StoredBytes:
     def _encoded(self, data: bytes, codec: Codec) -> bytes:
         kinds = Counter[str]()
         pixels = decode_rgb(data, self.picture.name, kinds)
-        grey = GREY & kinds.keys()
-        if grey and codec != "webp":
-            # Both hold grey as it is, so nothing was changed.
+        if is_grey(kinds) and codec != "webp":
+            # PNG and JPEG hold grey as it is, so nothing was changed.
             pixels = pixels[..., :1]
-            for kind in grey:
-                del kinds[kind]
+            kinds -= Counter(GREY)
         self.converted[self.picture.name] = kinds
         return encode_image(pixels, codec)
 

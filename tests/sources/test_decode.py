@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from hellofmt.errors import UserInputError
-from hellofmt.sources.decode import conversion_notes, decode_rgb, to_rgb
+from hellofmt.sources.decode import conversion_notes, decode_rgb, is_grey, to_rgb
 
 RAMP = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
 GREY = "in grey: converted to RGB"
@@ -159,3 +159,9 @@ def test_notes_have_one_line_per_kind():
         f"1,200 of 3,000 images {GREY}",
         f"2 of 3,000 images {ALPHA}",
     ]
+
+
+def test_what_one_channel_holds():
+    assert is_grey(Counter([GREY]))
+    assert not is_grey(Counter([PALETTE]))
+    assert not is_grey(Counter())
