@@ -21,8 +21,8 @@ ALLOWED = {
     "ledger": LEAVES | {"archive"},
     "checkpoint": {"errors"},
     "projector": LEAVES | {"archive", "checkpoint"},
-    "loading": LEAVES | {"archive", "sources", "projector"},
     "runs": LEAVES | {"archive"},
+    "loading": LEAVES | {"archive", "sources", "projector", "runs"},
     "student": LEAVES | {"archive", "projector", "loading", "runs"},
     "teacher": LEAVES
     | {"archive", "sources", "checkpoint", "projector", "loading", "runs", "student"},

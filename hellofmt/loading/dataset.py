@@ -7,6 +7,12 @@ it) or, for any other sampler, is ``set_epoch``'s value plus the number of times
 served since, counted in memory that all workers share. A counter per row, not one per pass, because
 a worker sees only its own batches and cannot tell where a pass begins.
 
+Ranks share no memory, and which rank serves a row changes from pass to pass: alone, two ranks would
+count the same numbers and show the same views again. So on W ranks, what rank r serves for the k-th
+time (k = 0, 1, ...) is of epoch kW + r, which no other rank counts. Where ``set_epoch`` was called,
+the rows are of that epoch on every rank, the same as on one; a row that is repeated meanwhile, to
+fill up the ranks' batches, gets an epoch beyond 2**31 that nothing else has.
+
 The counters need no lock. Within a pass a row is in one batch and a batch in one worker, so each
 counter has one writer at a time, its store is one aligned word, and the next pass begins after the
 batch has come back through a queue. A sampler that draws a row twice at once (with replacement) may
@@ -22,19 +28,20 @@ from __future__ import annotations
 import math
 import operator
 import os
+import warnings
 from collections import deque
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 
 from hellofmt.archive.manifest import UNSET, decimal_value
 from hellofmt.archive.reader import HelloFile, open_archive
-from hellofmt.archive.stream import open_stream
 from hellofmt.errors import TrustError, UserInputError, printable
 from hellofmt.loading.cache import DecodedImages
+from hellofmt.loading.division import divider_of
+from hellofmt.loading.images import ArchiveImages, GivenImages
 from hellofmt.loading.labelling import FunctionLabeler
 from hellofmt.loading.pixels import normalise_, render
 from hellofmt.loading.sampler import EpochIndex
@@ -48,6 +55,7 @@ from hellofmt.loading.views import (
 )
 from hellofmt.loading.worker_errors import errors_arrive_whole
 from hellofmt.projector.labeler import Labeler, refuse_fork
+from hellofmt.runs.ranks import Place, current
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,9 +65,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hellofmt.archive.manifest import Views
+    from hellofmt.loading.images import ImageSource
     from hellofmt.projector.base import LoadedBase
 
-__all__ = ["AUTO_CACHE_BYTES", "READ_AHEAD", "HelloDataset", "ImageSource"]
+__all__ = ["AUTO_CACHE_BYTES", "READ_AHEAD", "HelloDataset"]
 
 #: Bytes of decoded images that ``cache="auto"`` keeps.
 AUTO_CACHE_BYTES = 512 << 20
@@ -67,108 +76,11 @@ AUTO_CACHE_BYTES = 512 << 20
 #: Batches of a remote archive that are fetched before they are asked for.
 READ_AHEAD = 8
 
+# Where the epochs of repeated rows begin, half of all.
+_REPEATED = 1 << 31
+
 LabelKind = Literal["soft", "logits", "hard", "none"]
 _KINDS = ("soft", "logits", "hard", "none")
-
-
-class ImageSource(Protocol):
-    """Images that the user has already: a torchvision data set without a transform.
-
-    Items are images or (image, class) pairs; an image is a PIL image or a uint8 array (H, W, 3),
-    (H, W, 1) or (H, W).
-    """
-
-    def __len__(self) -> int:
-        """Number of images."""
-        ...
-
-    def __getitem__(self, index: int, /) -> Any:
-        """One image, or a pair of image and class."""
-        ...
-
-
-def _rgb(image: object, row: int) -> NDArray[np.uint8]:
-    """The image as uint8 (H, W, 3)."""
-    if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8:
-        pixels = cast("NDArray[np.uint8]", image)
-        if pixels.ndim == 2:
-            pixels = pixels[:, :, None]
-        if pixels.ndim == 3 and pixels.shape[2] in (1, 3) and pixels.size:
-            return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
-    what = type(image).__name__
-    if isinstance(image, (np.ndarray, torch.Tensor)):
-        what += f" {image.dtype} {tuple(image.shape)}"
-    text = f"image {row}; expected a PIL image or a uint8 array (H, W, 3), got {printable(what)}"
-    raise UserInputError.make("E_DATA", text + "; views are made here, so give no transform")
-
-
-class _ArchiveImages:
-    """Images, sizes and classes of an archive."""
-
-    def __init__(self, file: HelloFile) -> None:
-        index = file.index
-        if index is None:
-            text = "the archive has no images; expected `images`, the data set to be labelled"
-            raise UserInputError.make("E_DATA", text)
-        self._file = file
-        self.stream = open_stream(file)
-        self.heights = np.asarray(index.height, np.int64)
-        self.widths = np.asarray(index.width, np.int64)
-        self.labels = np.asarray(index.label, np.int64)
-
-    def read(self, rows: Sequence[int]) -> list[NDArray[np.uint8]]:
-        if self.stream is None:
-            return self._file.decode_images(rows)
-        files = self.stream.read(rows)
-        return [self._file.decode_bytes(row, data) for row, data in zip(rows, files, strict=True)]
-
-    def targets(self) -> list[int]:
-        return self.labels.tolist()
-
-
-class _GivenImages:
-    """Images of the user's data set; a size or class is known once its image was read."""
-
-    def __init__(self, images: ImageSource, classes: int) -> None:
-        count = len(images)
-        if count == 0:
-            raise UserInputError.make("E_DATA", "`images`; expected at least 1 image, got 0")
-        self._images = images
-        self._classes = classes
-        self.heights = np.zeros(count, np.int64)
-        self.widths = np.zeros(count, np.int64)
-        self.labels = np.full(count, -1, np.int64)
-
-    def read(self, rows: Sequence[int]) -> list[NDArray[np.uint8]]:
-        return [self._read(row) for row in rows]
-
-    def _read(self, row: int) -> NDArray[np.uint8]:
-        item = self._images[row]
-        if isinstance(item, (tuple, list)) and len(cast("Sequence[object]", item)) == 2:
-            item, label = cast("Sequence[Any]", item)
-            self.labels[row] = self._checked(label)
-        pixels = _rgb(item, row)
-        self.heights[row], self.widths[row] = pixels.shape[:2]
-        return pixels
-
-    def _checked(self, label: object) -> int:
-        try:
-            value = operator.index(cast("Any", label))
-        except TypeError:
-            value = -1
-        if not 0 <= value < self._classes:
-            text = f"class of an image; expected an integer from 0 to {self._classes - 1}"
-            raise UserInputError.make("E_DATA", f"{text}, got {printable(label)}")
-        return value
-
-    def targets(self) -> list[int]:
-        known = getattr(self._images, "targets", None)
-        if known is None:
-            text = "`images` has no attribute `targets`; expected one class per image"
-            raise UserInputError.make("E_DATA", text)
-        return [self._checked(label) for label in known]
 
 
 class HelloDataset(Dataset[Any]):
@@ -188,7 +100,14 @@ class HelloDataset(Dataset[Any]):
     The image is the labelled view, float32 [3, S, S], normalised by the manifest's ``views.mean``
     and ``views.std``; or ``transform(view)`` if a transform is given, which then replaces the
     normalisation. Either happens after the label was made, so a transform that changes what is
-    seen also changes what the label is about.
+    seen also changes what the label is about. ``as_dict=("pixel_values", "labels")`` gives each
+    item as a dict, as Hugging Face's ``Trainer`` takes it.
+
+    **Every view new.** Give it to a ``DataLoader``, of one rank or with ``DistributedSampler``, or
+    to Accelerate, Lightning or ``Trainer``, which divide the rows by themselves: no two views of a
+    run are the same, whatever rank makes them. Which epoch each is of is counted in this process,
+    so it begins at 0 after a restart unless ``set_epoch`` is called, and depends on the number of
+    ranks unless ``set_epoch`` is called before every pass; ``HelloSampler`` does without both.
 
     Usable from threads, forked and spawned workers. Each process builds its own labeler when it
     first needs one; forked workers inherit one that exists, so call ``labeler()`` once before, or
@@ -204,7 +123,7 @@ class HelloDataset(Dataset[Any]):
     Args:
         source: path of an archive, a URL, the files of a sharded set or their pattern (see
             ``open_archive``), or an open archive.
-        images: data set to be labelled; by default the archive's own images.
+        images: data set to be labelled, see ``ImageSource``; by default the archive's own images.
         labels: what to label with, see above.
         temperature: T > 0 of soft labels; by default the manifest's.
         base: the base encoder, for a base that is neither seeded nor embedded: a path,
@@ -227,12 +146,14 @@ class HelloDataset(Dataset[Any]):
             their views as well.
         label_function: logits (N, C) of views (N, 3, S, S), float32 in [0, 1], on ``device``: a
             teacher, say, that makes soft labels or logits in the place of the archive's projector.
+        as_dict: keys of image and label, if items are to be dicts.
 
     Raises:
         OSError: the archive is missing or cannot be opened.
         HelloError: the archive is refused, see ``open_archive``.
         UserInputError: E_DATA, no images, or no projector for the labels asked for; E_OPTION, an
-            argument is out of range, or a label function for other labels or without a temperature.
+            argument is out of range or something else than it has to be, or a label function for
+            other labels or without a temperature.
         TrustError: E_PIN, another archive than ``expect``.
     """
 
@@ -255,13 +176,17 @@ class HelloDataset(Dataset[Any]):
         cache_dir: str | os.PathLike[str] | None = None,
         stored: str | os.PathLike[str] | StoredLabels | None = None,
         label_function: Callable[[Tensor], Tensor] | None = None,
+        as_dict: tuple[str, str] | None = None,
     ) -> None:
         _check_options(labels, temperature, views, seed, cache)
         if labels == "none" and target_transform is not None:
             text = "`target_transform` with labels='none'; expected labels to transform"
             raise UserInputError.make("E_OPTION", text)
+        if as_dict is not None:
+            _check_keys(as_dict, labels)
         self.file = _opened(source, expect, storage_options, cache_dir)
         self.labels: LabelKind = labels
+        self.as_dict = as_dict
         self.transform = transform
         self.target_transform = target_transform
         self.views: Views = self.file.manifest.views
@@ -287,28 +212,32 @@ class HelloDataset(Dataset[Any]):
             text = f"labels={labels!r} need a projector, which the archive lacks; expected 'hard'"
             raise UserInputError.make("E_DATA", text + " or 'none'")
         if images is None:
-            self._images = _ArchiveImages(self.file)
+            self._images = ArchiveImages(self.file)
         else:
-            self._images = _GivenImages(images, len(self.classes))
+            self._images = GivenImages(images, self.classes, needs_class=labels == "hard")
         if stored is not None:
             self.stored = stored if isinstance(stored, StoredLabels) else StoredLabels(stored)
             self.stored.check(self)
-        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+        # -1: nobody said which epoch it is.
+        self._epoch = torch.full((1,), -1, dtype=torch.int64).share_memory_()
         self._served = torch.zeros(len(self), dtype=torch.int32).share_memory_()
+        # Of the process that started this one, for workers that are spawned and belong to no group.
+        self._parent = Place(0, 1)
+        self._has_warned = False
         self._forget()
 
     def _forget(self) -> None:
         self._cached: dict[int, NDArray[np.uint8]] = {}
         self._cached_bytes = 0
         # Given images have sizes only once they were read, so they have no places to share.
-        is_shared = isinstance(self._images, _ArchiveImages)
+        is_shared = isinstance(self._images, ArchiveImages)
         sizes = self._images.heights, self._images.widths
         self._decoded = DecodedImages(*sizes, self._budget) if is_shared else None
         self._labelers: dict[str, Labeler] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what each process makes for itself."""
-        state = self.__dict__.copy()
+        state = {**self.__dict__, "_parent": self._place()}
         for name in ("_cached", "_cached_bytes", "_decoded", "_labelers"):
             del state[name]
         return state
@@ -373,7 +302,9 @@ class HelloDataset(Dataset[Any]):
     def set_epoch(self, epoch: int) -> None:
         """Start counting from ``epoch``; also reaches persistent workers.
 
-        Without effect on the indices of a ``HelloSampler``, which carry their epoch.
+        On several ranks call it on each of them before every pass, or never. Accelerate calls it
+        by itself where the sampler has no ``set_epoch``. Without effect on the indices of a
+        ``HelloSampler``, which carry their epoch.
 
         Args:
             epoch: 0 <= epoch < 2**32.
@@ -479,7 +410,7 @@ class HelloDataset(Dataset[Any]):
         if self.stored is not None and self.stored.cycles:
             epochs = epochs % self.stored.epochs
         sizes = self._images
-        if isinstance(sizes, _GivenImages):
+        if isinstance(sizes, GivenImages):
             needed = np.asarray(rows, np.int64)
             if self._is_augmented:
                 other = partners(
@@ -512,7 +443,7 @@ class HelloDataset(Dataset[Any]):
         Yields:
             The batches, unchanged.
         """
-        stream = self._images.stream if isinstance(self._images, _ArchiveImages) else None
+        stream = self._images.stream if isinstance(self._images, ArchiveImages) else None
         if stream is None:
             yield from batches
             return
@@ -603,24 +534,75 @@ class HelloDataset(Dataset[Any]):
             return images
         if self.target_transform is not None:
             labels = [self.target_transform(label) for label in labels]
-        return list(zip(images, labels, strict=True))
+        pairs = zip(images, labels, strict=True)
+        if self.as_dict is None:
+            return list(pairs)
+        return [dict(zip(self.as_dict, pair, strict=True)) for pair in pairs]
 
     def _places(self, indices: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Row and epoch of each index; counts the rows served."""
-        count, base = len(self), int(self._epoch)
-        served = self._served.numpy()
+        count = len(self)
         rows, epochs = np.empty(len(indices), np.int64), np.empty(len(indices), np.int64)
+        counted: list[int] = []
         for k, index in enumerate(indices):
+            if isinstance(index, (list, tuple)):
+                text = "an index that is a list of indices; expected one row: pass a `HelloSampler`"
+                text += " to the DataLoader as `batch_sampler`, not as `sampler`"
+                raise UserInputError.make("E_OPTION", text)
             row = operator.index(index)
             if not -count <= row < count:
                 raise IndexError(f"index {row} is out of range; expected {-count} to {count - 1}")
-            rows[k] = row = row % count
+            rows[k] = row % count
             if isinstance(index, EpochIndex):
                 epochs[k] = index.epoch
             else:
-                epochs[k] = base + served[row]
-                served[row] += 1
+                counted.append(k)
+        if counted:
+            epochs[counted] = self._counted(rows[counted].tolist())
         return rows, epochs
+
+    def _place(self) -> Place:
+        """This process among the ranks, as it is now; a worker's is that of who started it."""
+        place = current()
+        return self._parent if place.world == 1 else place
+
+    def _counted(self, rows: list[int]) -> list[int]:
+        """Epochs of rows that came without one; see the top of this file."""
+        told, place, served = int(self._epoch), self._place(), self._served.numpy()
+        if place.world > 1 and told < 0 and self.stored is not None and not self.stored.cycles:
+            text = "stored labels on several ranks, of epochs that nobody names; expected a"
+            text += " `HelloSampler`, or `set_epoch` before every pass"
+            raise UserInputError.make("E_OPTION", text)
+        epochs: list[int] = []
+        for row in rows:
+            times = int(served[row])
+            served[row] += 1
+            if place.world == 1:
+                epochs.append(max(told, 0) + times)
+            elif told < 0:
+                epochs.append(times * place.world + place.rank)
+            elif times == 0 or self.stored is not None:
+                epochs.append(told)
+            else:
+                repetition = (told * place.world + place.rank) * 64 + times
+                epochs.append(_REPEATED + repetition % _REPEATED)
+        if place.world > 1 and told >= 0 and not self._has_warned:
+            self._warn_of_more(int(served.sum()), len(rows), told, place)
+        return epochs
+
+    def _warn_of_more(self, served: int, batch: int, told: int, place: Place) -> None:
+        """Say that this rank serves more of an epoch than its share, so that views come again."""
+        # Beyond an equal share, batches may be filled up.
+        share = -(-len(self) // place.world) + batch
+        if served > share and divider_of(self) is None:
+            self._has_warned = True
+            text = (
+                f"rank {place.rank} of {place.world} served {served} rows since set_epoch({told}),"
+                f" more than its share of {len(self)}, so views come more than once: call set_epoch"
+                " before every pass, and divide the rows among the ranks (HelloSampler,"
+                " DistributedSampler)"
+            )
+            warnings.warn(text, UserWarning, stacklevel=2)
 
     def _replayed(
         self, stored: StoredLabels, rows: NDArray[np.int64], epochs: NDArray[np.int64]
@@ -674,6 +656,15 @@ def _check_options(
             raise UserInputError.make("E_OPTION", text)
 
 
+def _check_keys(keys: object, labels: str) -> None:
+    """Of ``as_dict``."""
+    names = cast("Sequence[object]", keys) if isinstance(keys, (tuple, list)) else ()
+    if len(names) != 2 or not all(isinstance(name, str) for name in names) or labels == "none":
+        text = "`as_dict`; expected two keys, such as ('pixel_values', 'labels'), and labels for"
+        text += f" the second, got {printable(repr(keys))} with labels={labels!r}"
+        raise UserInputError.make("E_OPTION", text)
+
+
 def _check_function(labels: str, *, is_stored: bool, temperature: float | None) -> None:
     if labels not in ("soft", "logits"):
         text = f"`label_function`; expected labels='soft' or 'logits', got {labels!r}"
@@ -694,6 +685,7 @@ def _opened(
     cache_dir: str | os.PathLike[str] | None,
 ) -> HelloFile:
     if not isinstance(source, HelloFile):
+        _check_source(source)
         return open_archive(
             source, expect=expect, storage_options=storage_options, cache_dir=cache_dir
         )
@@ -703,3 +695,22 @@ def _opened(
     if expect is not None and source.id != expect:
         raise TrustError.make("E_PIN", f"id of the archive; expected {expect}, got {source.id}")
     return source
+
+
+def _check_source(source: object) -> None:
+    """Refuse what is no archive for a reason that can be told."""
+    has_file = isinstance(getattr(source, "file", None), HelloFile)
+    dataset = getattr(source, "dataset", None)
+    if has_file or isinstance(dataset, HelloDataset):
+        name = "`.file`" if has_file else "`.dataset.file`"
+        text = f"`source` is a {type(source).__name__}; expected an archive: pass its path, or"
+        raise UserInputError.make("E_OPTION", f"{text} its {name}")
+    if isinstance(source, (str, os.PathLike)):
+        if os.path.isdir(cast("str", source)):  # noqa: PTH112 - a URL is no Path
+            text = f"`source` is a folder: {printable(source)}; expected an archive"
+            raise UserInputError.make("E_OPTION", text + ": `hello pack FOLDER` makes one")
+        return
+    items = cast("Sequence[object]", source) if isinstance(source, (list, tuple)) else ()
+    if not items or not all(isinstance(item, (str, os.PathLike)) for item in items):
+        text = "`source`; expected the path of an archive, the paths of its shards or an open"
+        raise UserInputError.make("E_OPTION", f"{text} archive, got {type(source).__name__}")

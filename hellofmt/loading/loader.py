@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hellofmt.archive.reader import HelloFile
-    from hellofmt.loading.dataset import ImageSource, LabelKind
+    from hellofmt.loading.dataset import LabelKind
+    from hellofmt.loading.images import ImageSource
     from hellofmt.loading.sampler import EpochIndex
     from hellofmt.projector.base import LoadedBase
 

@@ -1,0 +1,64 @@
+"""What Accelerate divides among processes by itself, and therefore has to get whole.
+
+Everywhere else a sampler in ``torch.distributed`` gives one rank's rows. Accelerate's ``prepare``
+keeps the sampler, draws from it in every process (or in the first one, for all of them), and hands
+each process its part; rows that were divided before would be divided twice, and most never served.
+It tells what it draws from nothing, at no time: the one place where the difference shows is the
+stack, so that is where it is looked for.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any, Final
+
+__all__ = ["Divider", "divider_of"]
+
+_MODULE: Final = "accelerate.data_loader"
+# Classes that divide, and where each keeps what it draws from.
+_DRAWN: Final = {"BatchSamplerShard": "batch_sampler", "IterableDatasetShard": "dataset"}
+
+
+@dataclass(frozen=True)
+class Divider:
+    """How Accelerate divides what it draws.
+
+    Attributes:
+        processes: among how many.
+        is_split: whether each batch is cut in pieces, instead of every n-th batch being taken.
+    """
+
+    processes: int
+    is_split: bool
+
+
+def divider_of(drawn: object) -> Divider | None:
+    """Who draws from ``drawn`` at this moment to divide it among processes; usually nobody.
+
+    Args:
+        drawn: a batch sampler or a data set, in one of whose methods this is called.
+
+    Returns:
+        None where what is drawn is used as it is.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == _MODULE:
+            owner: Any = frame.f_locals.get("self")
+            kind = type(owner).__name__
+            if kind == "DataLoaderDispatcher":
+                loader = owner.base_dataloader
+                if drawn is loader.dataset or _leads_to(loader.batch_sampler, drawn):
+                    return Divider(owner.state.num_processes, bool(owner.split_batches))
+            elif drawn is getattr(owner, _DRAWN.get(kind, ""), None):
+                return Divider(owner.num_processes, bool(owner.split_batches))
+        frame = frame.f_back
+    return None
+
+
+def _leads_to(sampler: Any, drawn: object) -> bool:
+    """Whether ``sampler`` is ``drawn``, or skips some of its batches."""
+    while sampler is not None and sampler is not drawn:
+        sampler = getattr(sampler, "batch_sampler", None)
+    return sampler is drawn

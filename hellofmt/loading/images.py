@@ -1,0 +1,265 @@
+"""Where a data set's images come from: the archive, or a data set that the user has already."""
+
+from __future__ import annotations
+
+import io
+import logging
+import operator
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+import numpy as np
+import torch
+from PIL import Image
+
+from hellofmt.archive.stream import open_stream
+from hellofmt.errors import UserInputError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from hellofmt.archive.reader import HelloFile
+
+__all__ = ["ArchiveImages", "GivenImages", "ImageSource"]
+
+_logger: Final = logging.getLogger("hellofmt")
+
+
+class ImageSource(Protocol):
+    """Images that the user has already: of torchvision, without a transform, or Hugging Face.
+
+    Items are images or (image, class) pairs; an image is a PIL image or a uint8 array (H, W, 3),
+    (H, W, 1) or (H, W). Of a data set of Hugging Face's ``datasets`` the columns of type ``Image``
+    and ``ClassLabel`` are read.
+    """
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Any:
+        """One image, a pair of image and class, or a row of a Hugging Face data set."""
+        ...
+
+
+def _refuse_depth(mode: str, row: int) -> None:
+    text = f"image {row} has {mode}; expected 8 bits per channel"
+    raise UserInputError.make("E_DATA", text + ": which 8 of the 16 bits to keep is yours to say")
+
+
+def _check_depth(image: Image.Image, row: int) -> None:
+    """Refuse an image that ``convert("RGB")`` would clip or cut to 8 bits without a word."""
+    if image.mode.startswith(("I", "F")):
+        _refuse_depth(f"mode {image.mode}, 16 or 32 bits per channel", row)
+    # Pillow cuts 16-bit colours to 8 bits when it loads them, and tells of them only before.
+    if any("16" in str(tile[-1]) for tile in getattr(image, "tile", ())):
+        _refuse_depth(f"mode {image.mode} of 16 bits per channel", row)
+
+
+def _rgb(image: object, row: int) -> NDArray[np.uint8]:
+    """The image as uint8 (H, W, 3)."""
+    if isinstance(image, Image.Image):
+        _check_depth(image, row)
+        return np.asarray(image.convert("RGB"))
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8:
+        pixels = cast("NDArray[np.uint8]", image)
+        if pixels.ndim == 2:
+            pixels = pixels[:, :, None]
+        if pixels.ndim == 3 and pixels.shape[2] in (1, 3) and pixels.size:
+            return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+    what = type(image).__name__
+    if isinstance(image, (np.ndarray, torch.Tensor)):
+        what += f" {image.dtype} {tuple(image.shape)}"
+    text = f"image {row}; expected a PIL image or a uint8 array (H, W, 3), got {printable(what)}"
+    raise UserInputError.make("E_DATA", text + "; views are made here, so give no transform")
+
+
+class ArchiveImages:
+    """Images, sizes and classes of an archive."""
+
+    def __init__(self, file: HelloFile) -> None:
+        index = file.index
+        if index is None:
+            text = "the archive has no images; expected `images`, the data set to be labelled"
+            raise UserInputError.make("E_DATA", text)
+        self._file = file
+        self.stream = open_stream(file)
+        self.heights = np.asarray(index.height, np.int64)
+        self.widths = np.asarray(index.width, np.int64)
+        self.labels = np.asarray(index.label, np.int64)
+
+    def read(self, rows: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """Decoded images, uint8 (H, W, 3)."""
+        if self.stream is None:
+            return self._file.decode_images(rows)
+        files = self.stream.read(rows)
+        return [self._file.decode_bytes(row, data) for row, data in zip(rows, files, strict=True)]
+
+    def targets(self) -> list[int]:
+        """Class of every image."""
+        return self.labels.tolist()
+
+
+class GivenImages:
+    """Images of the user's data set; a size or class is known once its image was read."""
+
+    def __init__(self, images: ImageSource, classes: Sequence[str], *, needs_class: bool) -> None:
+        """Check what can be checked before an image is read.
+
+        Args:
+            images: see ``ImageSource``.
+            classes: keys of the archive's classes, in label order.
+            needs_class: whether an image without a class is of no use.
+
+        Raises:
+            UserInputError: E_OPTION, no data set of images; E_DATA, no image in it, or columns of a
+                Hugging Face data set that do not tell which to read.
+        """
+        _check_source(images)
+        count = len(images)
+        if count == 0:
+            raise UserInputError.make("E_DATA", "`images`; expected at least 1 image, got 0")
+        self._images = images
+        self._columns: _Columns | None = None
+        if hasattr(images, "features") and hasattr(images, "column_names"):
+            self._columns = _Columns(images, classes, needs_class=needs_class)
+        self._classes = len(classes)
+        self.heights = np.zeros(count, np.int64)
+        self.widths = np.zeros(count, np.int64)
+        self.labels = np.full(count, -1, np.int64)
+
+    def read(self, rows: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """Decoded images, uint8 (H, W, 3); their sizes and classes are kept."""
+        return [self._read(row) for row in rows]
+
+    def _read(self, row: int) -> NDArray[np.uint8]:
+        if self._columns is not None:
+            item, label = self._columns.read(row)
+            if label is not None:
+                self.labels[row] = self._checked(label)
+        else:
+            item = self._images[row]
+            if isinstance(item, (tuple, list)) and len(cast("Sequence[object]", item)) == 2:
+                item, label = cast("Sequence[Any]", item)
+                self.labels[row] = self._checked(label)
+        pixels = _rgb(item, row)
+        self.heights[row], self.widths[row] = pixels.shape[:2]
+        return pixels
+
+    def _checked(self, label: object) -> int:
+        try:
+            value = operator.index(cast("Any", label))
+        except TypeError:
+            value = -1
+        if not 0 <= value < self._classes:
+            text = f"class of an image; expected an integer from 0 to {self._classes - 1}"
+            raise UserInputError.make("E_DATA", f"{text}, got {printable(label)}")
+        return value
+
+    def targets(self) -> list[int]:
+        """Class of every image.
+
+        Raises:
+            UserInputError: E_DATA, there are no ``targets``, or one is out of range.
+        """
+        if self._columns is not None:
+            known = self._columns.targets()
+        else:
+            known = getattr(self._images, "targets", None)
+        if known is None:
+            text = "`images` has no attribute `targets`; expected one class per image"
+            raise UserInputError.make("E_DATA", text)
+        return [self._checked(label) for label in known]
+
+
+def _check_source(images: object) -> None:
+    if isinstance(images, Mapping):
+        names = ", ".join(printable(repr(key), 40) for key in list(cast("Any", images))[:8])
+        text = f"`images`; expected one data set, got {type(images).__name__} of {names}"
+        raise UserInputError.make("E_OPTION", text + "; pass one of them, such as images['train']")
+    is_text = isinstance(images, (str, bytes)) or hasattr(images, "__fspath__")
+    if is_text or not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
+        text = f"`images`; expected a data set with a length and items, got {type(images).__name__}"
+        advice = "; for a folder per class pass torchvision.datasets.ImageFolder(PATH)"
+        raise UserInputError.make("E_OPTION", text + (advice if is_text else ""))
+
+
+class _Columns:
+    """Image and class of each row of a Hugging Face data set.
+
+    The library is not imported: whoever passes such a data set has it.
+    """
+
+    def __init__(self, images: Any, classes: Sequence[str], *, needs_class: bool) -> None:
+        self._names: list[str] = list(images.column_names)
+        self._features: Mapping[str, Any] = images.features
+        self.image = self._only("Image", "images.cast_column(NAME, datasets.Image())")
+        self.label: str | None = None
+        cure = "images.cast_column(NAME, datasets.ClassLabel(names=[...]))"
+        if needs_class or self._of_type("ClassLabel"):
+            self.label = self._only("ClassLabel", cure)
+        if needs_class:
+            _check_names(self._features[self.label or ""].names, classes)
+        # Undecoded: once decoded, an image no longer tells that it had 16 bits.
+        undecoded = type(self._features[self.image])(decode=False)
+        self._rows = images.cast_column(self.image, undecoded)
+        found = f"`{printable(self.image)}` (Image) for images, " + (
+            "no column for classes"
+            if self.label is None
+            else f"`{printable(self.label)}` (ClassLabel) for classes"
+        )
+        # A warning by level, so that it is shown where logging is not set up.
+        _logger.warning("images: a Hugging Face data set; reading %s", found)
+
+    def _of_type(self, kind: str) -> list[str]:
+        return [name for name in self._names if type(self._features[name]).__name__ == kind]
+
+    def _only(self, kind: str, cure: str) -> str:
+        """The one column of a type.
+
+        Raises:
+            UserInputError: E_DATA, none or several.
+        """
+        found = self._of_type(kind)
+        if len(found) == 1:
+            return found[0]
+        shown = ", ".join(
+            f"`{printable(name, 40)}` ({type(self._features[name]).__name__})"
+            for name in self._names
+        )
+        text = f"columns of `images`; expected one of type {kind}, got {len(found)}: {shown}"
+        if found:
+            cure = "images.select_columns([IMAGE, CLASS])"
+        raise UserInputError.make("E_DATA", f"{text}; pass {cure}")
+
+    def read(self, row: int) -> tuple[Image.Image, int | None]:
+        """The image of a row, and its class; None where it has none."""
+        item = self._rows[row]
+        stored = item[self.image]
+        if stored is None:
+            raise UserInputError.make("E_DATA", f"row {row} of `images` has no image")
+        source = stored["path"] if stored["bytes"] is None else io.BytesIO(stored["bytes"])
+        with Image.open(source) as opened:
+            _check_depth(opened, row)
+        image = self._features[self.image].decode_example(stored)
+        label = None if self.label is None else item[self.label]
+        # What `datasets` writes where a class is not known.
+        return image, None if label == -1 else label
+
+    def targets(self) -> list[Any] | None:
+        """The column of classes, or None."""
+        return None if self.label is None else list(self._rows[self.label])
+
+
+def _check_names(names: Sequence[str], classes: Sequence[str]) -> None:
+    """Refuse classes that are certainly not the archive's, or not in its order."""
+    if len(names) != len(classes):
+        text = f"classes of `images`; expected the archive's {len(classes)}, got {len(names)}"
+        raise UserInputError.make("E_DATA", text)
+    if list(names) != list(classes) and sorted(names) == sorted(classes):
+        first = next(i for i, (a, b) in enumerate(zip(names, classes, strict=True)) if a != b)
+        text = "order of the classes of `images`; expected the archive's, in which class"
+        text += f" {first} is {printable(classes[first], 40)}, got {printable(names[first], 40)}"
+        raise UserInputError.make("E_DATA", f"{text}; pass images.align_labels_with_mapping(...)")
