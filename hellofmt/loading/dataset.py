@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from hellofmt.loading.images import ImageSource
     from hellofmt.projector.base import LoadedBase
 
-__all__ = ["AUTO_CACHE_BYTES", "READ_AHEAD", "HelloDataset"]
+__all__ = ["AUTO_CACHE_BYTES", "READ_AHEAD", "HelloDataset", "opened"]
 
 #: Bytes of decoded images that ``cache="auto"`` keeps.
 AUTO_CACHE_BYTES = 512 << 20
@@ -184,7 +184,7 @@ class HelloDataset(Dataset[Any]):
             raise UserInputError.make("E_OPTION", text)
         if as_dict is not None:
             _check_keys(as_dict, labels)
-        self.file = _opened(source, expect, storage_options, cache_dir)
+        self.file = opened(source, expect, storage_options, cache_dir)
         self.labels: LabelKind = labels
         self.as_dict = as_dict
         self.transform = transform
@@ -678,12 +678,19 @@ def _check_function(labels: str, *, is_stored: bool, temperature: float | None) 
     raise UserInputError.make("E_OPTION", text)
 
 
-def _opened(
+def opened(
     source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | HelloFile,
     expect: str | None,
     storage_options: Mapping[str, Any] | None,
     cache_dir: str | os.PathLike[str] | None,
 ) -> HelloFile:
+    """The archive, opened if it is not; see ``HelloDataset`` and ``open_archive``.
+
+    Raises:
+        OSError: it is missing or cannot be opened.
+        HelloError: it is refused.
+        UserInputError: E_OPTION, something else.
+    """
     if not isinstance(source, HelloFile):
         _check_source(source)
         return open_archive(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import operator
+from collections import Counter
 from collections.abc import Mapping
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 
 from hellofmt.archive.stream import open_stream
 from hellofmt.errors import UserInputError, printable
+from hellofmt.sources.decode import is_grey, to_rgb
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,38 +44,6 @@ class ImageSource(Protocol):
     def __getitem__(self, index: int, /) -> Any:
         """One image, a pair of image and class, or a row of a Hugging Face data set."""
         ...
-
-
-def _refuse_depth(mode: str, row: int) -> None:
-    text = f"image {row} has {mode}; expected 8 bits per channel"
-    raise UserInputError.make("E_DATA", text + ": which 8 of the 16 bits to keep is yours to say")
-
-
-def _check_depth(image: Image.Image, row: int) -> None:
-    """Refuse an image that ``convert("RGB")`` would clip or cut to 8 bits without a word."""
-    if image.mode.startswith(("I", "F")):
-        _refuse_depth(f"mode {image.mode}, 16 or 32 bits per channel", row)
-    # Pillow cuts 16-bit colours to 8 bits when it loads them, and tells of them only before.
-    if any("16" in str(tile[-1]) for tile in getattr(image, "tile", ())):
-        _refuse_depth(f"mode {image.mode} of 16 bits per channel", row)
-
-
-def _rgb(image: object, row: int) -> NDArray[np.uint8]:
-    """The image as uint8 (H, W, 3)."""
-    if isinstance(image, Image.Image):
-        _check_depth(image, row)
-        return np.asarray(image.convert("RGB"))
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8:
-        pixels = cast("NDArray[np.uint8]", image)
-        if pixels.ndim == 2:
-            pixels = pixels[:, :, None]
-        if pixels.ndim == 3 and pixels.shape[2] in (1, 3) and pixels.size:
-            return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
-    what = type(image).__name__
-    if isinstance(image, (np.ndarray, torch.Tensor)):
-        what += f" {image.dtype} {tuple(image.shape)}"
-    text = f"image {row}; expected a PIL image or a uint8 array (H, W, 3), got {printable(what)}"
-    raise UserInputError.make("E_DATA", text + "; views are made here, so give no transform")
 
 
 class ArchiveImages:
@@ -126,6 +96,8 @@ class GivenImages:
         if hasattr(images, "features") and hasattr(images, "column_names"):
             self._columns = _Columns(images, classes, needs_class=needs_class)
         self._classes = len(classes)
+        # Of all workers.
+        self._has_said = torch.zeros(1, dtype=torch.uint8).share_memory_()
         self.heights = np.zeros(count, np.int64)
         self.widths = np.zeros(count, np.int64)
         self.labels = np.full(count, -1, np.int64)
@@ -144,9 +116,22 @@ class GivenImages:
             if isinstance(item, (tuple, list)) and len(cast("Sequence[object]", item)) == 2:
                 item, label = cast("Sequence[Any]", item)
                 self.labels[row] = self._checked(label)
-        pixels = _rgb(item, row)
+        if not isinstance(item, (Image.Image, np.ndarray)):
+            text = f"image {row}; expected a PIL image or a uint8 array (H, W, 3), got"
+            text += f" {printable(type(item).__name__)}; views are made here, so give no transform"
+            raise UserInputError.make("E_DATA", text)
+        converted: Counter[str] = Counter()
+        pixels = to_rgb(item, row, converted)
+        self._say(row, converted)
         self.heights[row], self.widths[row] = pixels.shape[:2]
         return pixels
+
+    def _say(self, row: int, converted: Counter[str]) -> None:
+        """Say once, whichever worker comes first, that an image lost something."""
+        if converted and not is_grey(converted) and not self._has_said:
+            self._has_said.fill_(1)
+            kinds = "; ".join(converted)
+            _logger.warning("images: image %d %s; others are not reported", row, kinds)
 
     def _checked(self, label: object) -> int:
         try:
@@ -202,9 +187,13 @@ class _Columns:
             self.label = self._only("ClassLabel", cure)
         if needs_class:
             _check_names(self._features[self.label or ""].names, classes)
+        feature = self._features[self.image]
+        if getattr(feature, "mode", None) not in (None, "RGB"):
+            text = f"column `{printable(self.image)}` of `images`; expected images as they are"
+            text += f" stored, got mode {printable(feature.mode)}; pass images.cast_column(NAME,"
+            raise UserInputError.make("E_DATA", text + " datasets.Image())")
         # Undecoded: once decoded, an image no longer tells that it had 16 bits.
-        undecoded = type(self._features[self.image])(decode=False)
-        self._rows = images.cast_column(self.image, undecoded)
+        self._rows = images.cast_column(self.image, type(feature)(decode=False))
         found = f"`{printable(self.image)}` (Image) for images, " + (
             "no column for classes"
             if self.label is None
@@ -240,10 +229,7 @@ class _Columns:
         stored = item[self.image]
         if stored is None:
             raise UserInputError.make("E_DATA", f"row {row} of `images` has no image")
-        source = stored["path"] if stored["bytes"] is None else io.BytesIO(stored["bytes"])
-        with Image.open(source) as opened:
-            _check_depth(opened, row)
-        image = self._features[self.image].decode_example(stored)
+        image = Image.open(stored["path"] if stored["bytes"] is None else BytesIO(stored["bytes"]))
         label = None if self.label is None else item[self.label]
         # What `datasets` writes where a class is not known.
         return image, None if label == -1 else label

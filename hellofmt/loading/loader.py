@@ -70,10 +70,10 @@ class HelloLoader:
     Images are float32 (N, 3, S, S), normalised by the manifest; what labels are, ``labels`` says as
     for ``HelloDataset``, and ``"none"`` gives the bare views in [0, 1].
 
-    **Several ranks.** Inside ``torch.distributed`` it takes world size and rank from there and
-    splits global batches as ``HelloSampler`` does; do not wrap it in ``DistributedSampler``. Give
-    it to Lightning as it is: Lightning calls ``sampler.set_epoch``. Accelerate's ``prepare`` leaves
-    it alone, since it is no ``DataLoader``: construct it after ``Accelerator()``, with
+    **Several ranks.** World size and rank are torch.distributed's when an epoch begins, and global
+    batches are split as ``HelloSampler`` does; do not wrap it in ``DistributedSampler``. Give it to
+    Lightning as it is, built before the ``Trainer`` or after: Lightning tells ``sampler`` the
+    epoch. Accelerate's ``prepare`` leaves it alone, since it is no ``DataLoader``: give it
     ``device=accelerator.device``. ``state_dict`` and ``load_state_dict`` are torchdata's stateful
     protocol.
 

@@ -9,26 +9,34 @@ here, after the label, on the labeler's device.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from torch.utils.data import DataLoader
 
 from hellofmt.errors import UserInputError
 from hellofmt.loading.dataset import HelloDataset
 from hellofmt.loading.pixels import normalise
 from hellofmt.loading.sampler import HelloSampler
+from hellofmt.projector.labeler import Labeler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from torch import Tensor
-    from torch.utils.data import DataLoader
-
-    from hellofmt.projector.labeler import Labeler
 
 __all__ = ["SoftBatches", "soft_batches"]
 
 
-def _dataset_of(loader: DataLoader[Any]) -> HelloDataset:
+def _dataset_of(loader: object) -> HelloDataset:
     """The data set that the loader reads, through any ``Subset``."""
+    # Accelerate's loaders are of no such class but say they are.
+    if not isinstance(loader, DataLoader):
+        text = f"`loader`; expected a DataLoader, got {type(loader).__name__}"
+        if isinstance(loader, HelloDataset):
+            text += ": pass DataLoader(dataset, batch_size=...)"
+        elif isinstance(getattr(loader, "dataset", None), HelloDataset):
+            text += ", whose batches have labels already"
+        raise UserInputError.make("E_OPTION", text)
     dataset: Any = loader.dataset
     while not isinstance(dataset, HelloDataset) and hasattr(dataset, "dataset"):
         dataset = dataset.dataset
@@ -60,6 +68,9 @@ class SoftBatches:
     ) -> None:
         """Use ``soft_batches``."""
         dataset = _dataset_of(loader)
+        if not isinstance(cast("object", labeler), Labeler):
+            text = f"`labeler`; expected a Labeler, got {type(labeler).__name__}"
+            raise UserInputError.make("E_OPTION", text + ": pass dataset.labeler(device)")
         if labels not in ("soft", "logits"):
             text = f"`labels`; expected 'soft' or 'logits', got {labels!r}"
             raise UserInputError.make("E_OPTION", text)
@@ -147,6 +158,6 @@ def soft_batches(
         pass stands.
 
     Raises:
-        UserInputError: E_OPTION, the loader or ``labels`` does not fit.
+        UserInputError: E_OPTION, the loader, the labeler or ``labels`` does not fit.
     """
     return SoftBatches(loader, labeler, labels, temperature)

@@ -11,18 +11,20 @@ block of them would see few classes. Shuffling is left to the pipeline (``webdat
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
-import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from hellofmt.archive.images import encode_image
 from hellofmt.archive.layout import EXTENSIONS
 from hellofmt.archive.manifest import UNSET
-from hellofmt.archive.reader import HelloFile, open_archive
+from hellofmt.archive.reader import HelloFile
 from hellofmt.archive.source import display_name
-from hellofmt.errors import TrustError, UserInputError
+from hellofmt.errors import UserInputError
+from hellofmt.loading.dataset import opened
+from hellofmt.loading.division import divider_of
 from hellofmt.loading.worker_errors import errors_arrive_whole
+from hellofmt.runs.ranks import Place, current
 
 if TYPE_CHECKING:
     import os
@@ -50,13 +52,15 @@ def webdataset_samples(
     class is bytes, as in every undecoded sample, because webdataset's ``decode`` takes nothing else
     and makes it an int; without ``decode``, ``int(sample["cls"])`` does. Every pass
     gives each row once over all ranks and all workers of their loaders; the parts of two of them
-    differ by at most one sample.
+    differ by at most one sample. A loader that Accelerate prepared gets all rows in each process,
+    and divides them by itself.
 
     Args:
         source: an archive, a URL, the files of a sharded set or their pattern, see
             ``hellofmt.open``.
         expect: the ``id`` it must have.
-        rank: this process of ``num_replicas``; by default as torch.distributed says.
+        rank: this process of ``num_replicas``; by default as torch.distributed says when a pass
+            begins.
         num_replicas: processes that share the rows.
         storage_options: of a URL.
         cache_dir: folder that keeps what came from a URL.
@@ -67,7 +71,8 @@ def webdataset_samples(
     Raises:
         OSError: the archive is missing or cannot be opened.
         HelloError: the archive is refused, see ``hellofmt.open``.
-        UserInputError: no images (E_DATA), or not a rank of so many (E_OPTION).
+        UserInputError: no images (E_DATA), or not a rank of so many, or ``source`` is something
+            else (E_OPTION).
 
     Example:
         >>> import hellofmt, webdataset
@@ -78,12 +83,7 @@ def webdataset_samples(
         ...     webdataset.to_tuple("jpg", "cls"),
         ... )  # doctest: +SKIP
     """
-    if not isinstance(source, HelloFile):
-        source = open_archive(
-            source, expect=expect, storage_options=storage_options, cache_dir=cache_dir
-        )
-    elif expect is not None and expect != source.id:
-        raise TrustError.make("E_PIN", f"id of the archive; expected {expect}, got {source.id}")
+    source = opened(source, expect, storage_options, cache_dir)
     return WebdatasetSamples(source, rank=rank, num_replicas=num_replicas)
 
 
@@ -98,6 +98,9 @@ class WebdatasetSamples(IterableDataset[dict[str, Any]]):
         self, file: HelloFile, *, rank: int | None = None, num_replicas: int | None = None
     ) -> None:
         """Of an open archive; see ``webdataset_samples``."""
+        if not isinstance(cast("object", file), HelloFile):
+            text = f"`file`; expected an open archive, got {type(file).__name__}"
+            raise UserInputError.make("E_OPTION", text + ": pass it to webdataset_samples")
         if file.manifest.images is UNSET:
             raise UserInputError.make("E_DATA", "the archive has no images; expected images")
         if (rank is None) != (num_replicas is None) or not 0 <= (rank or 0) < (num_replicas or 1):
@@ -107,7 +110,27 @@ class WebdatasetSamples(IterableDataset[dict[str, Any]]):
                 f"got {rank}, {num_replicas}",
             )
         self.file = file
-        self._place = None if rank is None or num_replicas is None else (rank, num_replicas)
+        self._given: Place | None = None
+        if rank is not None and num_replicas is not None:
+            self._given = Place(rank, num_replicas)
+        # Of the process that started this one, for workers that are spawned and belong to no group.
+        self._parent = Place(0, 1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """With the place of this process, which one that it starts would not know."""
+        return {**self.__dict__, "_parent": self._place()}
+
+    def _place(self) -> Place:
+        """Which rows are served here; all of them where Accelerate divides them afterwards."""
+        if divider_of(self) is not None:
+            if self._given is not None and self._given.world > 1:
+                text = "`num_replicas` of samples that Accelerate divides; expected none, got"
+                raise UserInputError.make("E_OPTION", f"{text} {self._given.world}")
+            return Place(0, 1)
+        if self._given is not None:
+            return self._given
+        place = current()
+        return self._parent if place.world == 1 else place
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The samples of this rank and worker, in the order of the archive.
@@ -117,11 +140,12 @@ class WebdatasetSamples(IterableDataset[dict[str, Any]]):
 
         Raises:
             HelloError: an image cannot be read or is not what its digest says.
+            UserInputError: E_OPTION, ``num_replicas`` where Accelerate divides the rows.
         """
-        rank, ranks = self._place or _distributed()
+        place = self._place()
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
-        rows = range(rank * workers + worker, len(self.file), ranks * workers)
+        rows = range(place.rank * workers + worker, len(self.file), place.world * workers)
         for start in range(0, len(rows), _BATCH_ROWS):
             yield from self._samples(rows[start : start + _BATCH_ROWS])
 
@@ -146,10 +170,3 @@ class WebdatasetSamples(IterableDataset[dict[str, Any]]):
                 extension: image,
                 "cls": b"%d" % index.label[row],
             }
-
-
-def _distributed() -> tuple[int, int]:
-    """Rank and number of processes."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
