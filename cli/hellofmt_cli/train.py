@@ -43,6 +43,7 @@ from hellofmt_cli.output import (
     limits,
     warn,
 )
+from hellofmt_cli.workers import worker_ends_in_one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -175,7 +176,7 @@ def _train(archive: HelloFile, options: dict[str, Any], world: int) -> dict[str,
         log = Log(options["log"], curve, f"{name}, recipe {plan.name}, labels {labels}")
     marks = set(plan.evaluation_steps(total, len(archive)))
     began = time.perf_counter()
-    with bar("train") as callback:
+    with worker_ends_in_one_line(options["workers"]), bar("train") as callback:
 
         def on_step(done: int, loss: Tensor) -> None:
             nonlocal began

@@ -17,7 +17,6 @@ from hellofmt.loading.views import (
     view_table,
 )
 from hellofmt.loading.webdataset import WebdatasetSamples, webdataset_samples
-from hellofmt.loading.workers import attentive, no_worker_left
 
 __all__ = [
     "FORMS",
@@ -30,9 +29,7 @@ __all__ = [
     "StoredLabels",
     "ViewColumn",
     "WebdatasetSamples",
-    "attentive",
     "mixed_labels",
-    "no_worker_left",
     "normalise",
     "partners",
     "plain_table",

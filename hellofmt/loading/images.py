@@ -117,8 +117,11 @@ class GivenImages:
                 item, label = cast("Sequence[Any]", item)
                 self.labels[row] = self._checked(label)
         if not isinstance(item, (Image.Image, np.ndarray)):
+            what = type(item).__name__
+            if isinstance(item, torch.Tensor):
+                what += f" {item.dtype} {tuple(item.shape)}"
             text = f"image {row}; expected a PIL image or a uint8 array (H, W, 3), got"
-            text += f" {printable(type(item).__name__)}; views are made here, so give no transform"
+            text += f" {printable(what)}; views are made here, so give no transform"
             raise UserInputError.make("E_DATA", text)
         converted: Counter[str] = Counter()
         pixels = to_rgb(item, row, converted)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader, Sampler
 from hellofmt import rng
 from hellofmt.loading import mixed_labels, normalise, render, view_table
 from hellofmt.loading.sampler import EpochIndex
-from hellofmt.loading.workers import attentive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,6 +41,9 @@ __all__ = [
     "ViewBatch",
     "positions",
 ]
+
+_PATIENCE_SECONDS: Final = 300
+"""How long a batch may take until its worker is taken for stopped; a killed one is seen at once."""
 
 Batch: TypeAlias = "tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]"
 """``(images, targets)``, or ``(images, logits, hard labels)``."""
@@ -241,8 +243,10 @@ class ArchiveBatches:
         """Check that the data set gives what the recipe reads.
 
         Raises:
-            ValueError: another kind of labels.
+            ValueError: another kind of labels, or items that are dicts.
         """
+        if self.dataset.as_dict is not None:
+            raise ValueError("`as_dict` of the data set: expected None, got items that are dicts")
         if self.dataset.labels != self.recipe.labels:
             raise ValueError(
                 f"labels: recipe `{self.recipe.name}` reads `{self.recipe.labels}`,"
@@ -267,8 +271,9 @@ class ArchiveBatches:
             self.dataset,
             batch_sampler=sampler,
             num_workers=self.workers,
+            timeout=_PATIENCE_SECONDS if self.workers else 0,
         )
-        for k, (images, targets) in enumerate(attentive(loader), self.first):
+        for k, (images, targets) in enumerate(loader, self.first):
             if self.recipe.loss == "mse_ce" and self.recipe.hard_weight:
                 yield images, targets, self._hard(sampler.places(k))
             else:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -29,6 +31,7 @@ from hellofmt.archive import (
     encode_image,
     write_archive,
 )
+from hellofmt.loading import HelloDataset
 from hellofmt.projector import Projector, seeded_base
 from hellofmt_cli.main import hello
 
@@ -336,3 +339,17 @@ def test_two_processes_report_once(archive, folder, tmp_path):
     assert document["processes"] == 2
     assert state.exists()
     assert json.loads((log / "result.json").read_text()) == document
+
+
+def test_a_worker_that_dies_is_one_line(archive, folder, monkeypatch):
+    def die(_dataset, _indices):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(HelloDataset, "__getitems__", die)
+    options = ["--student", "cnn", "--eval", folder, "--labels", "hard", "--workers", "1"]
+    done = run(archive, *options, "--steps", "2")
+    assert done.exit_code == 9
+    assert re.fullmatch(
+        r"Error: E_READ: a DataLoader worker .*; pass `--workers 0` or a smaller `--batch-size`\n",
+        done.output,
+    )

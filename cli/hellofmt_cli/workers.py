@@ -1,0 +1,87 @@
+"""The end of a ``DataLoader`` worker, which torch tells in many lines and the user reads in one."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from hellofmt.errors import HelloIOError, foreign_text
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+__all__ = ["worker_ends_in_one_line"]
+
+_SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - where torch hands batches over
+_FULL: Final = re.compile(r"shared memory|torch_\d+_\d+|No space left on device")
+_GONE: Final = re.compile(r"DataLoader worker \(pid(?:\(s\))? .*?\)")
+_GONE_SILENTLY: Final = "connection lost"
+_LESS: Final = "pass {workers:0} or a smaller {batch_size}"
+# How long after a broken connection torch may tell what became of its worker.
+_NOTICE_SECONDS: Final = 5.0
+
+
+@contextmanager
+def worker_ends_in_one_line(workers: int) -> Generator[None]:
+    """Around a loop over a loader with ``workers`` workers.
+
+    torch raises the end of a worker wherever the main thread is at that moment, so the whole loop
+    has to be inside.
+
+    Raises:
+        HelloIOError: a worker met a full /dev/shm (E_NOSPACE), was killed or left (E_READ), or gave
+            nothing for too long (E_TIMEOUT).
+    """
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        made = _error(_told(error)) if workers else None
+        if made is None:
+            raise
+        raise made from error
+
+
+def _told(error: Exception) -> str:
+    """What torch says of it, which may come a moment after the connection to a worker breaks."""
+    if isinstance(error, RuntimeError):
+        # How it ended may stand in the error that led to this one.
+        return f"{error} {error.__cause__ or ''}"
+    try:
+        time.sleep(_NOTICE_SECONDS)
+    except RuntimeError as told:
+        return str(told)
+    return _GONE_SILENTLY
+
+
+def _error(text: str) -> HelloIOError | None:
+    """What torch's words are about; None where it is not the end of a worker."""
+    if text.startswith("DataLoader timed out"):
+        fact = f"a DataLoader worker gave no batch in time ({foreign_text(RuntimeError(text))})"
+        return HelloIOError.make("E_TIMEOUT", fact, advice=_LESS)
+    is_gone = text == _GONE_SILENTLY or _GONE.search(text) is not None
+    signal = re.search(r"killed by signal: (\w+(?: \w+)?)", text)
+    # A full /dev/shm is an error in the worker, or kills it where it writes the page that lacks.
+    is_full = " in DataLoader worker process " in text and _FULL.search(text) is not None
+    if is_full or (signal is not None and signal[1] == "Bus error"):
+        return HelloIOError.make(
+            "E_NOSPACE",
+            f"{_shared_memory()} is full; DataLoader workers hand their batches over in it",
+            advice=f"enlarge it (docker run --shm-size=8g), or {_LESS}",
+        )
+    if not is_gone:
+        return None
+    if signal is not None:
+        fact = f"a DataLoader worker was ended by the signal `{signal[1]}`"
+        if signal[1] == "Killed":
+            fact += "; the system kills processes when memory runs out"
+        return HelloIOError.make("E_READ", fact, advice=_LESS)
+    fact = "a DataLoader worker is gone; the system ends processes when memory or"
+    advice = f"{_LESS}, or enlarge it (docker run --shm-size=8g)"
+    return HelloIOError.make("E_READ", f"{fact} {_shared_memory()} runs out", advice=advice)
+
+
+def _shared_memory() -> str:
+    return f"{_SHARED_MEMORY} ({shutil.disk_usage(_SHARED_MEMORY).total / 1e6:,.0f} MB)"
