@@ -15,7 +15,7 @@ from PIL import Image
 
 from hellofmt.archive.stream import open_stream
 from hellofmt.errors import UserInputError, printable
-from hellofmt.sources.decode import is_grey, to_rgb
+from hellofmt.sources.decode import GREY, to_rgb
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,7 +131,7 @@ class GivenImages:
 
     def _say(self, row: int, converted: Counter[str]) -> None:
         """Say once, whichever worker comes first, that an image lost something."""
-        if converted and not is_grey(converted) and not self._has_said:
+        if converted.keys() - GREY and not self._has_said:
             self._has_said.fill_(1)
             kinds = "; ".join(converted)
             _logger.warning("images: image %d %s; others are not reported", row, kinds)
