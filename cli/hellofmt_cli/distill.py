@@ -62,6 +62,8 @@ def distill(
 ) -> None:
     """Distil DATA into an archive of few images and a label function.
 
+    DATA is as for `hello teach`.
+
     The teacher is measured, a label function is fitted to it, the images it is surest of are
     chosen, and all of it is written and verified. Finished stages are kept beside the archive while
     it is made (--work keeps them for good, and several --ipc share them): killed anywhere, the same

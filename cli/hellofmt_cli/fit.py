@@ -20,6 +20,8 @@ __all__ = ["fit"]
 def fit(data: tuple[str, ...], output: str, as_json: bool, **options: Any) -> None:
     """Fit a label function to a teacher on DATA and write it as an archive without images.
 
+    DATA is as for `hello teach`.
+
     `hello pack IMAGES --projector FILE` joins it with images; HelloDataset(FILE, images=...) labels
     a data set that is there already.
 

@@ -29,6 +29,7 @@ from hellofmt.distillation import (
     ProjectorSettings,
     RefineSettings,
     SelectSettings,
+    check_contents,
     check_target,
     default_steps,
     distill,
@@ -636,6 +637,8 @@ def _make_archive(
         warn(f"a class has too few images to hold one out: accuracies are of {kind}")
     plan = _plan(options, len(train), options["bfloat16"])
     check_target(output, force=options["force"])
+    texts = {"name": options["name"] or "", "license_name": options["license_name"]}
+    check_contents(data.images, data.views, **texts)
     settings = _settings(options)
     for note in settings.notes(base, data.images) if is_speaking() else ():
         warn(note)

@@ -54,10 +54,12 @@ def teach(
 ) -> None:
     """Train a teacher on DATA with hard labels and keep its trajectory.
 
-    DATA is a folder with one folder per class, WebDataset shards (.tar), or
-    torchvision:NAME:ROOT[:SPLIT]. NAME is `cnn`, `resnet10w32`, a network of torchvision or timm
-    (torchvision:NAME and timm:NAME where both have it; `resnet18-cifar` has a stem for images up to
-    64 px), or MODULE:FACTORY, a function of yours from the number of classes to a torch module.
+    DATA is what `hello pack` reads, by the same rule, or torchvision:NAME:ROOT[:SPLIT]: a folder
+    with one folder per class, WebDataset shards (.tar), or an archive.
+
+    NAME is `cnn`, `resnet10w32`, a network of torchvision or timm (torchvision:NAME and timm:NAME
+    where both have it; `resnet18-cifar` has a stem for images up to 64 px), or MODULE:FACTORY, a
+    function of yours from the number of classes to a torch module.
 
     The folder gets evenly spaced checkpoints, since small distilled sets want weak teachers. A run
     that was killed continues from its last checkpoint.

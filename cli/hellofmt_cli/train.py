@@ -70,7 +70,7 @@ __all__ = ["train"]
     "folder",
     required=True,
     metavar="DATA",
-    help="Real images: a folder per class, a .tar shard, or torchvision:NAME:ROOT:test.",
+    help="Real images: a folder per class, shards, an archive, or torchvision:NAME:ROOT:test.",
 )
 @click.option(
     "--labels",

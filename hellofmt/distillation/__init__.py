@@ -15,6 +15,7 @@ from hellofmt.distillation.fit import (
 from hellofmt.distillation.pipeline import (
     DistillReport,
     ProjectorSettings,
+    check_contents,
     check_target,
     distill,
     fitted_projector,
@@ -34,6 +35,7 @@ __all__ = [
     "Refinement",
     "SelectSettings",
     "Selection",
+    "check_contents",
     "check_target",
     "default_steps",
     "distill",

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from hellofmt.archive import (
+    DEFAULT_LIMITS,
     UNSET,
     Draft,
     ImageItem,
@@ -27,6 +28,7 @@ from hellofmt.archive import (
     write_archive,
 )
 from hellofmt.archive.manifest import Dataset
+from hellofmt.archive.writer import plan_images
 from hellofmt.distillation.fit import (
     Fidelity,
     FitSettings,
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DistillReport",
     "ProjectorSettings",
+    "check_contents",
     "check_target",
     "distill",
     "fitted_projector",
@@ -474,6 +477,31 @@ def check_target(target: str | os.PathLike[str], *, force: bool) -> None:
     path.parent.stat()
 
 
+def check_contents(source: ArrayImages, views: Views, *, name: str, license_name: str) -> None:
+    """Refuse classes, views and texts that no archive can hold, before anything is trained.
+
+    Args:
+        source: gives the classes and the name of the source.
+        views: of the data set.
+        name: of the data set; empty for the source's.
+        license_name: of the images.
+
+    Raises:
+        UserInputError: one of them cannot be written (E_DATA, E_OPTION).
+    """
+    pixel = ImageItem(0, encode_image(np.zeros((1, 1), np.uint8), "png"))
+    facts = Dataset(
+        name=name or source.name,
+        version="1.0.0",
+        license=license_name,
+        method="hello",
+        sources=[source.name],
+    )
+    # Without a projector an archive needs an image.
+    draft = Draft(facts, classes=source.classes, views=views, images=ImageSet("png", [pixel]))
+    plan_images(draft, DEFAULT_LIMITS)
+
+
 def distill(
     source: ArrayImages,
     target: str | os.PathLike[str],
@@ -552,6 +580,7 @@ def distill(
         OSError: a stage cannot be written; finished ones stay.
     """
     check_target(target, force=force)
+    check_contents(source, views, name=name or "", license_name=license_name)
     stages = work if isinstance(work, Stages) else Stages(work)
     if held_out is None:
         train, measured = split_validation(source, seed=seed)

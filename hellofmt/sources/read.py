@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -65,6 +66,11 @@ def open_pictures(
             raise UserInputError.make(
                 "E_DATA", f"`{printable(path)}`: neither a folder nor a regular file"
             )
+    twice = [str(path) for path, n in Counter(p.resolve() for p in paths).items() if n > 1]
+    if twice:
+        raise UserInputError.make(
+            "E_DATA", f"`{printable(twice[0])}` is one of the sources more than once"
+        )
     archives = [path for path in paths if is_archive(path)]
     if not archives:
         yield Pictures(list_shards(paths), classes)

@@ -189,6 +189,8 @@ def test_a_full_disk_keeps_what_is_finished(make, tmp_path, monkeypatch):
             UserInputError,
             "E_OPTION: prompt `a photo`: expected `{}` where the class name goes",
         ),
+        ({"name": "caf\udce9"}, UserInputError, "E_DATA: .* a string holds a lone surrogate"),
+        ({"license_name": "x" * 5000}, UserInputError, "`dataset.license`: expected .*4096"),
         (
             {"teacher": lambda view: torch.full((len(view), 3), float("nan"))},
             UserInputError,
