@@ -52,16 +52,17 @@ def _rank(work, rank, world, store, end):
         torch.distributed.destroy_process_group()
 
 
-@pytest.fixture
-def in_ranks(tmp_path):
+@pytest.fixture(scope="session")
+def in_ranks(tmp_path_factory):
     """``in_ranks(world, work)``: what ``work(rank)`` returns in each forked process over gloo."""
 
     def run(world, work):
         context, started = multiprocessing.get_context("fork"), []
+        store = tmp_path_factory.mktemp("ranks") / "store"
         try:
             for rank in range(world):
                 mine, theirs = context.Pipe(duplex=False)
-                arguments = (work, rank, world, tmp_path / "store", theirs)
+                arguments = (work, rank, world, store, theirs)
                 process = context.Process(target=_rank, args=arguments)
                 process.start()
                 # Closed here, the end of a rank that dies is an EOFError and no endless wait.

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 from hellofmt.archive import (
     ClassLine,
@@ -620,12 +621,10 @@ def test_loaders_keep_the_stateful_protocol_and_the_usual_names(path):
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
 @pytest.mark.parametrize(("workers", "done"), [(0, 0), (0, 11), (0, 30), (2, 0), (2, 11)])
 def test_a_stateful_data_loader_resumes(path, workers, done):
-    torchdata = pytest.importorskip("torchdata.stateful_dataloader")
-
     def fresh():
         data = HelloDataset(path, labels="hard", seed=5)
         sampler = HelloSampler(data, batch_size=BATCH, seed=5)
-        return torchdata.StatefulDataLoader(data, batch_sampler=sampler, num_workers=workers)
+        return StatefulDataLoader(data, batch_sampler=sampler, num_workers=workers)
 
     loader = fresh()
     epochs = [list(loader), list(loader)]
