@@ -55,7 +55,8 @@ _ANSI: Final = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\
 # What other libraries advise and nobody should follow, or follows on another page.
 _BAD_ADVICE: Final = re.compile(
     r"weights_only|arbitrary code|trusted source|safe_globals|allowlist|https?://|open an issue"
-    r"|file an issue|github\.com|pickle",
+    r"|file an issue|github\.com|pickle|download=True|trust_remote_code|CUDA_LAUNCH_BLOCKING"
+    r"|TORCH_USE_CUDA_DSA|ignore_mismatched_sizes|strict=False",
     re.IGNORECASE,
 )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from hellofmt.archive import UNSET, encode_image
-from hellofmt.errors import UserInputError, printable, shown_path
+from hellofmt.errors import UserInputError, did_you_mean, printable, shown_path
 from hellofmt_cli.output import limit_option, opened
 
 if TYPE_CHECKING:
@@ -61,9 +61,17 @@ def _read(archive: HelloFile, member: str) -> tuple[bytes, bool]:
     row = _find_image(archive, member)
     if row is None:
         raise UserInputError.make(
-            "E_OPTION", f"no member `{shown_path(member)}`; `hello ls` lists them"
+            "E_OPTION",
+            f"no member `{shown_path(member)}`",
+            advice=did_you_mean(member, _names(archive)) or "`hello ls` lists them",
         )
     return image_bytes(archive, row), False
+
+
+def _names(archive: HelloFile) -> list[str]:
+    """Names of everything but images, which nobody types by heart."""
+    sections = (section.name for section in archive.manifest.sections)
+    return [f"__hello__/{name}" for name in ("manifest", "id", *sections)]
 
 
 def _find_image(archive: HelloFile, name: str) -> int | None:

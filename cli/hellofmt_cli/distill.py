@@ -8,7 +8,7 @@ import click
 
 from hellofmt.distillation import RefineSettings, SelectSettings
 from hellofmt_cli.making import data_options, fit_options, make_archive
-from hellofmt_cli.output import json_option
+from hellofmt_cli.output import Choice, json_option
 
 __all__ = ["distill"]
 
@@ -40,7 +40,7 @@ __all__ = ["distill"]
 )
 @click.option(
     "--refine-by",
-    type=click.Choice(["features", "labels"]),
+    type=Choice(["features", "labels"]),
     default="features",
     show_default=True,
     help="What a stored cell is to share with its crop; `features` is the paper's.",

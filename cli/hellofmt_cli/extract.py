@@ -26,6 +26,7 @@ from hellofmt.archive import (
 from hellofmt.errors import HelloIOError, shown_path, target_exists
 from hellofmt_cli.cat import image_bytes
 from hellofmt_cli.output import (
+    Choice,
     count,
     echo_json,
     json_option,
@@ -57,7 +58,7 @@ _BLOCK_BYTES: Final = 4096
 @click.option("--base", metavar="BASE", help="With --peft: base encoder of the archive.")
 @click.option(
     "--peft-mha-fix",
-    type=click.Choice(["auto", "on", "off"]),
+    type=Choice(["auto", "on", "off"]),
     default="auto",
     show_default=True,
     help="With --peft: halve the deltas of attention's out_proj, which PEFT adds twice (up to "

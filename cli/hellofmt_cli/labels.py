@@ -13,6 +13,7 @@ from hellofmt.loading import FORMS, HelloDataset, write_labels
 from hellofmt.teacher import read_teacher
 from hellofmt_cli.making import load_teacher_of, teacher_options
 from hellofmt_cli.output import (
+    Choice,
     count,
     device_option,
     echo_json,
@@ -49,7 +50,7 @@ def _teacher(text: str, archive: HelloFile, options: dict[str, Any]) -> nn.Modul
 @click.option("--epochs", type=click.IntRange(1), required=True, help="Passes to label.")
 @click.option("-o", "--out", required=True, metavar="DIR", help="New directory to write.")
 @click.option(
-    "--form", type=click.Choice(FORMS), default="safetensors", show_default=True, help="See above."
+    "--form", type=Choice(FORMS), default="safetensors", show_default=True, help="See above."
 )
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Classes kept.")
 @click.option("--teacher", metavar="TEACHER", help="Whose labels, instead of the archive's.")

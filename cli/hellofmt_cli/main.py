@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import click
 
 import hellofmt
-from hellofmt.errors import HelloError, shown_path
+from hellofmt.errors import HelloError, did_you_mean, shown_path
 from hellofmt_cli.output import FILE_KEY, JSON_KEY, echo_json, option_of
 
 if TYPE_CHECKING:
@@ -93,10 +93,11 @@ class _Hello(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command of ``args[0]``; a name of no command is refused without a guess."""
-        # click's own suggestion of similar names would also ask every command to load.
+        """The command of ``args[0]``; for a name of no command, the nearest is suggested."""
+        # click's own suggestion of similar names would ask every command to load.
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            ctx.fail(f"no such command `{shown_path(args[0])}`; see `hello --help`")
+            advice = did_you_mean(args[0], COMMANDS) or "see `hello --help`"
+            ctx.fail(f"no such command `{shown_path(args[0])}`; {advice}")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -52,6 +52,7 @@ from hellofmt.teacher import (
     train_trajectory,
 )
 from hellofmt_cli.output import (
+    Choice,
     count,
     device_option,
     echo_json,
@@ -125,7 +126,7 @@ data_options = _all(
         help="Area of crops.  [default: 0.08 1]",
     ),
     click.option("--view-flip", type=click.FloatRange(0, 1), help="[default: 0.5]"),
-    click.option("--view-mix", type=click.Choice(["none", "cutmix", "mixup"])),
+    click.option("--view-mix", type=Choice(["none", "cutmix", "mixup"])),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
     device_option("Where networks run."),
     click.option(
@@ -208,7 +209,7 @@ fit_options = _all(
     ),
     click.option(
         "--start",
-        type=click.Choice(["text", "stored"]),
+        type=Choice(["text", "stored"]),
         help="Of the head: class names, or a whole matrix.  [default: whichever is smaller]",
     ),
     click.option("--prompt", "prompts", multiple=True, help="`{}` stands for the class name."),
@@ -217,7 +218,7 @@ fit_options = _all(
     ),
     click.option(
         "--loss",
-        type=click.Choice(["kl", "mse_ce"]),
+        type=Choice(["kl", "mse_ce"]),
         default="kl",
         show_default=True,
         help="KL at T = 2, or the paper's MSE of logits + 0.1 cross-entropy.",
@@ -230,7 +231,7 @@ fit_options = _all(
     click.option("--lr", type=click.FloatRange(0, min_open=True), default=3e-3, show_default=True),
     click.option(
         "--precision",
-        type=click.Choice(["fp32", "fp16", "bf16", "int8", "int4"]),
+        type=Choice(["fp32", "fp16", "bf16", "int8", "int4"]),
         default="fp16",
         show_default=True,
         help="How the label function is stored.",

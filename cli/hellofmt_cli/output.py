@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from hellofmt.errors import UserInputError, printable
+from hellofmt.errors import UserInputError, did_you_mean, foreign_text, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
     from hellofmt.archive import HelloFile, Limits
 
 __all__ = [
+    "Choice",
     "count",
     "device_option",
     "echo_json",
@@ -120,6 +121,28 @@ def warn(text: str) -> None:
     say(f"Warning: {text}")
 
 
+class Choice(click.Choice[str]):
+    """One of some words; a mistyped one is answered with the nearest."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The word.
+
+        Raises:
+            click.BadParameter: it is none of them.
+        """
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            meant = _meant(str(value), map(str, self.choices))
+            raise click.BadParameter(f"{error.message} {meant}".strip(), ctx, param) from None
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    """``did_you_mean`` as a sentence."""
+    advice = did_you_mean(word, known)
+    return advice[:1].upper() + advice[1:]
+
+
 def _remember_json(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
     ctx.meta[JSON_KEY] = value
     return value
@@ -156,7 +179,7 @@ def _parse_device(_ctx: click.Context, _param: click.Parameter, text: str) -> st
         raise UserInputError.make(
             "E_OPTION",
             f"device `{printable(text)}`: expected `cpu`, or another that torch can use here, such"
-            f" as `cuda` or `cuda:1`: {printable(error, 80)}",
+            f" as `cuda` or `cuda:1`: {foreign_text(error, 80)}",
         ) from error
     return text
 
@@ -178,7 +201,8 @@ def _parse_limits(ctx: click.Context, _: click.Parameter, values: tuple[str, ...
         name, number = value.partition("=")[::2]
         if name not in known or not (number.isascii() and number.isdigit()):
             raise click.BadParameter(
-                f"expected NAME=NUMBER with a name of {', '.join(sorted(known))}"
+                f"expected NAME=NUMBER with a name of {', '.join(sorted(known))}."
+                f" {'' if name in known else _meant(name, known)}".rstrip()
             )
         changed[name] = int(number)
     ctx.meta[LIMITS_KEY] = replace(DEFAULT_LIMITS, **changed)

@@ -17,6 +17,7 @@ from hellofmt.archive import (
 from hellofmt.errors import UserInputError, shown_path
 from hellofmt.sources import pack_archive
 from hellofmt_cli.output import (
+    Choice,
     count,
     echo_json,
     echo_page,
@@ -50,12 +51,12 @@ __all__ = ["pack"]
 @click.option("--force", is_flag=True, help="Replace an existing archive.")
 @click.option(
     "--reencode",
-    type=click.Choice(["png", "jpeg", "webp"]),
+    type=Choice(["png", "jpeg", "webp"]),
     help="Convert images of another codec or outside the profile.",
 )
 @click.option(
     "--layout",
-    type=click.Choice(["auto", "files", "packed"]),
+    type=Choice(["auto", "files", "packed"]),
     default="auto",
     show_default=True,
     help="One member per image, one array of all pixels, or the smaller of the two.",
@@ -78,9 +79,7 @@ __all__ = ["pack"]
     "--view-crop", nargs=2, type=click.FloatRange(0, 1, min_open=True), help="Area of crops."
 )
 @click.option("--view-flip", type=click.FloatRange(0, 1), help="Probability of a flip.")
-@click.option(
-    "--view-mix", type=click.Choice(["none", "cutmix", "mixup"]), help="How views are mixed."
-)
+@click.option("--view-mix", type=Choice(["none", "cutmix", "mixup"]), help="How views are mixed.")
 @click.option("--adapter", metavar="DIR", help="Adapter of PEFT, instead of SOURCE.")
 @click.option("--base", metavar="BASE", help="With --adapter: the open_clip model it adapts.")
 @click.option(
@@ -99,14 +98,14 @@ __all__ = ["pack"]
 )
 @click.option(
     "--storage",
-    type=click.Choice(["float32", "float16", "bfloat16", "int8", "int4"]),
+    type=Choice(["float32", "float16", "bfloat16", "int8", "int4"]),
     default="float16",
     show_default=True,
     help="With --adapter: how its numbers are stored.",
 )
 @click.option(
     "--peft-mha-fix",
-    type=click.Choice(["auto", "on", "off"]),
+    type=Choice(["auto", "on", "off"]),
     default="auto",
     show_default=True,
     help="With --adapter: PEFT adds the delta of attention's out_proj twice (up to 0.21.2); keep "

@@ -15,7 +15,7 @@ from hellofmt.errors import UserInputError, printable
 from hellofmt.ledger import DATASETS, PRECISIONS, TOWERS
 from hellofmt.ledger import plan as make_plan
 from hellofmt_cli.inspect import percent
-from hellofmt_cli.output import count, echo_json, echo_page, json_option, size
+from hellofmt_cli.output import Choice, count, echo_json, echo_page, json_option, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,7 @@ DEFAULT_EPOCHS = 300
 
 
 @click.command("plan")
-@click.option("--dataset", type=click.Choice(list(DATASETS)), help="Sizes of a known data set.")
+@click.option("--dataset", type=Choice(list(DATASETS)), help="Sizes of a known data set.")
 @click.option("--classes", type=int, help="C, classes.")
 @click.option("--ipc", type=int, help="Images per class.")
 @click.option("--images", type=int, help="N, all images, instead of --ipc.")
@@ -40,7 +40,7 @@ DEFAULT_EPOCHS = 300
 )
 @click.option(
     "--precision",
-    type=click.Choice(PRECISIONS),
+    type=Choice(PRECISIONS),
     default="int8",
     show_default=True,
     help="Of the label function that is compared.",
@@ -96,7 +96,7 @@ def plan(
         images,
         epochs,
         base,
-        # click.Choice has checked it.
+        # Choice has checked it.
         precision=cast("Storage", precision),
         rank=rank,
         head_rank=_head_rank(head_rank),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +18,7 @@ import torchvision
 
 import hellofmt
 from hellofmt.archive import ClassLine, open_archive
-from hellofmt.errors import UserInputError
+from hellofmt.errors import UserInputError, did_you_mean, shown_path
 from hellofmt.loading import HelloDataset, StoredLabels
 from hellofmt.runs import joined
 from hellofmt.sources import read_source
@@ -267,6 +268,15 @@ def _labelled(archive: HelloFile, plan: Recipe, options: dict[str, Any]) -> Hell
     labels, device = options["labels"], options["device"]
     stored = label_function = None
     if labels not in ("soft", "hard"):
+        nearest = did_you_mean(labels, ("soft", "hard"))
+        # A folder that is missing stays the OSError it is.
+        if nearest and not Path(labels).exists():
+            raise UserInputError.make(
+                "E_OPTION",
+                f"expected soft, hard or a folder of labels, got `{shown_path(labels)}`",
+                argument="labels",
+                advice=nearest,
+            )
         found = label_source(labels, classes=archive.classes.keys, device=device)
         if isinstance(found, StoredLabels):
             stored = found

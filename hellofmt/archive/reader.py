@@ -60,6 +60,7 @@ from hellofmt.errors import (
     SpecError,
     TrustError,
     UserInputError,
+    did_you_mean,
     printable,
 )
 
@@ -394,6 +395,7 @@ class HelloFile:
                 "E_OPTION",
                 f"the archive has no section {printable(name, 40)}; "
                 f"it has {', '.join(self._sections)}",
+                advice=did_you_mean(name, self._sections),
             )
         return section
 
@@ -789,7 +791,8 @@ def check_expect(expect: str | None) -> None:
     if expect is not None and re.fullmatch(r"sha256:[0-9a-f]{64}", expect) is None:
         raise UserInputError.make(
             "E_OPTION",
-            f"`expect`; expected sha256: and 64 hex digits, got {printable(expect, 80)}",
+            f"expected sha256: and 64 hex digits, got {printable(expect, 80)}",
+            argument="expect",
         )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from hellofmt.archive.manifest import Head
-from hellofmt.errors import UserInputError, printable
+from hellofmt.errors import UserInputError, did_you_mean, printable
 from hellofmt.ledger.function_bytes import (
     adapter_bytes,
     factor_values,
@@ -175,12 +175,15 @@ def plan(
     tower = tower_named(base)
     if tower is None:
         raise UserInputError.make(
-            "E_OPTION", f"base: expected one of {', '.join(TOWERS)}, got {printable(base, 40)}"
+            "E_OPTION",
+            f"base: expected one of {', '.join(TOWERS)}, got {printable(base, 40)}",
+            advice=did_you_mean(base, TOWERS),
         )
     if precision not in PRECISIONS:
         raise UserInputError.make(
             "E_OPTION",
             f"precision: expected one of {', '.join(PRECISIONS)}, got {printable(precision, 40)}",
+            advice=did_you_mean(precision, PRECISIONS),
         )
     is_resnet18 = teacher_parameters is None
     if teacher_parameters is None:

@@ -209,8 +209,8 @@ class HelloDataset(Dataset[Any]):
             self._function = FunctionLabeler(label_function, len(self.classes), self._device)
         is_given = stored is not None or label_function is not None
         if labels in ("soft", "logits") and head is UNSET and not is_given:
-            text = f"labels={labels!r} need a projector, which the archive lacks; expected 'hard'"
-            raise UserInputError.make("E_DATA", text + " or 'none'")
+            text = f"{labels} labels need a projector, which the archive lacks"
+            raise UserInputError.make("E_DATA", text + "; it has hard ones")
         if images is None:
             self._images = ArchiveImages(self.file)
         else:

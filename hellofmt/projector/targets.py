@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from hellofmt.errors import SpecError, UserInputError, printable
+from hellofmt.errors import SpecError, UserInputError, did_you_mean, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -170,6 +170,7 @@ def _rules(targets: str | Sequence[str | TargetRule]) -> list[TargetRule]:
             "E_OPTION",
             f"targets: unknown preset `{printable(rule.pattern)}`; expected one of "
             f"{', '.join(PRESETS)}, or patterns",
+            advice=did_you_mean(rule.pattern, PRESETS),
         )
     return [rule]
 
@@ -246,16 +247,18 @@ def delta_shapes(
         _check_rule(rule)
         names = _matches(rule, maps)
         if not names:
-            missing.append(f"`{printable(rule.pattern)}`")
+            missing.append(rule.pattern)
         form = _convolution_shape if rule.pattern == "paper" else flat_shape
         for name in names:
             shape = form(name, maps[name], rule.rank or rank)
             chosen[name] = replace(shape, scale=rule.scale)
     if missing:
+        shown = [f"`{printable(pattern)}`" for pattern in missing]
         raise UserInputError.make(
             "E_OPTION",
-            f"targets: the image tower has no weight for {', '.join(missing)}; expected names of "
+            f"targets: the image tower has no weight for {', '.join(shown)}; expected names of "
             f"its {len(maps)} weights, such as {', '.join(sorted(maps)[:3])}",
+            advice=did_you_mean(missing[0], (*PRESETS, *maps)),
         )
     for target in chosen.values():
         if target.a[0] > MAX_INNER:

@@ -17,7 +17,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from hellofmt.errors import UserInputError, printable
+from hellofmt.errors import UserInputError, did_you_mean, printable
 from hellofmt.runs.schedule import cosine
 
 __all__ = ["RECIPES", "Loss", "Recipe", "recipe"]
@@ -221,5 +221,6 @@ def recipe(name: str) -> Recipe:
         raise UserInputError.make(
             "E_OPTION",
             f"unknown recipe `{printable(name)}`; expected one of {', '.join(RECIPES)}",
+            advice=did_you_mean(name, RECIPES),
         )
     return found

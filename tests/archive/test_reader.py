@@ -177,7 +177,7 @@ def test_expect(everything):
     other = "sha256:" + "0" * 64
     with pytest.raises(TrustError, match=f"E_PIN: id of .*; expected {other}, got {known}"):
         open_archive(everything, expect=other)
-    with pytest.raises(UserInputError, match="E_OPTION: `expect`; expected sha256: and 64 hex"):
+    with pytest.raises(UserInputError, match="E_OPTION: `expect`: expected sha256: and 64 hex"):
         open_archive(everything, expect="abc")
 
 

@@ -128,7 +128,7 @@ def test_identity_of_a_set(folder):
         assert same.content_id == made.content_id
     with pytest.raises(TrustError, match=r"E_PIN: id of the set; expected sha256:0+, got sha256:"):
         open_archive(pattern(folder), expect="sha256:" + "0" * 64)
-    with pytest.raises(UserInputError, match="`expect`; expected sha256: and 64 hex digits"):
+    with pytest.raises(UserInputError, match="`expect`: expected sha256: and 64 hex digits"):
         open_archive(pattern(folder), expect="0")
 
 

@@ -154,6 +154,9 @@ def test_stored_labels_are_read_instead_of_made(archive, folder, tmp_path):
     done = run(*options, "--epochs", "4", "--labels", out)
     assert done.exit_code == 2
     assert "labels of 3 epochs are stored" in done.stderr
+    done = run(*options, "--epochs", "1", "--labels", "sofft")
+    assert (done.exit_code, "`--labels`: expected soft" in done.stderr) == (2, True)
+    assert "got `sofft`; did you mean `soft`?" in done.stderr
     done = run(*options, "--epochs", "1", "--labels", str(tmp_path / "absent"))
     assert done.exit_code == 9
 

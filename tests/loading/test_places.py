@@ -128,7 +128,7 @@ def test_images_of_torchvision_with_their_classes(projector_only):
 
 def test_without_projector_the_error_says_what_is_missing(archive_of):
     path = archive_of(with_projector=False)
-    with pytest.raises(UserInputError, match=r"labels='soft' need a projector, which the archive lacks; expected 'hard' or 'none'"):  # fmt: skip  # noqa: E501
+    with pytest.raises(UserInputError, match=r"soft labels need a projector, which the archive lacks; it has hard ones"):  # fmt: skip  # noqa: E501
         HelloDataset(path)
     assert len(HelloDataset(path, labels="hard")) == 11
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from hellofmt.archive.manifest import Arch, decimal_string, decimal_value
-from hellofmt.errors import UserInputError, printable
+from hellofmt.errors import UserInputError, foreign_text, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,7 +89,7 @@ def arch_of_config(config: Mapping[str, Any]) -> Arch:
         return msgspec.convert(document, Arch)
     except msgspec.ValidationError as error:
         raise UserInputError.make(
-            "E_OPTION", f"base architecture cannot be stated in an archive: {printable(error)}"
+            "E_OPTION", f"base architecture cannot be stated in an archive: {foreign_text(error)}"
         ) from error
 
 

@@ -18,7 +18,7 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor, nn
 
 from hellofmt.archive.manifest import UNSET, Arch, Base, Preprocess, TextArch, base_digest
-from hellofmt.errors import BaseModelError, LimitError, UserInputError, printable
+from hellofmt.errors import BaseModelError, LimitError, UserInputError, foreign_text, printable
 from hellofmt.projector.base.arch import open_clip_config
 from hellofmt.projector.base.encoder import Encoder, LoadedBase
 from hellofmt.projector.base.tensors import digest_of, fill_, float_state, frozen
@@ -200,7 +200,7 @@ def build_checked(arch: Arch, text: TextArch | None, limit: int = MAX_PARAMETERS
     except Exception as error:
         raise BaseModelError.make(
             "E_BASE_CONFIG",
-            f"open_clip cannot build the base architecture: {printable(error)}",
+            f"open_clip cannot build the base architecture: {foreign_text(error)}",
         ) from error
 
 

@@ -20,10 +20,11 @@ from hellofmt.archive.manifest import (
     base_digest,
     decimal_string,
 )
-from hellofmt.errors import BaseModelError, UserInputError, printable
+from hellofmt.errors import BaseModelError, UserInputError, did_you_mean, foreign_text, printable
 from hellofmt.projector.base.arch import arch_of_config, open_clip_config
 from hellofmt.projector.base.build import MAX_PARAMETERS, build_checked, embed_texts, text_module
 from hellofmt.projector.base.encoder import LOGIT_SCALE, Encoder, LoadedBase, unit_rows
+from hellofmt.projector.base.foreign import cannot_load, check_weights, quiet_logs
 from hellofmt.projector.base.tensors import digest_of, frozen
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ __all__ = ["load_base"]
 
 # Largest difference between unit embeddings of one function: rounding of float32, with room.
 _SAME_FUNCTION = 1e-4
+
+# How the name of a base begins; `seeded` is the command line's.
+_KINDS = ("open_clip", "local-dir", "hf-hub", "seeded")
 
 
 def load_base(
@@ -58,6 +62,7 @@ def load_base(
         UserInputError: E_OPTION, the source cannot be understood or loaded, or a loaded model comes
             without ``arch``.
         BaseModelError: E_BASE_CONFIG, a loaded model is not of ``arch``.
+        HelloIOError: a checkpoint is a pipe or a device (E_READ).
         OSError: a path does not exist.
     """
     if isinstance(source, LoadedBase):
@@ -73,12 +78,22 @@ def load_base(
             raise UserInputError.make(
                 "E_OPTION",
                 f"base `{printable(text)}`: unknown model or no weights; expected "
-                '"open_clip:NAME:PRETRAINED" with a NAME of open_clip.list_models()',
+                '"open_clip:NAME:PRETRAINED" with a NAME and weights that open_clip has',
+                advice=did_you_mean(name, open_clip.list_models()) if pretrained else "",
             )
+        check_weights(name, pretrained)
         return _from_name(name, pretrained, preprocess)
     path = Path(text)
     if path.is_dir():
         return _from_name(f"local-dir:{path}", None, preprocess)
+    nearest = "" if path.exists() else did_you_mean(text.partition(":")[0], _KINDS)
+    if nearest:
+        raise UserInputError.make(
+            "E_OPTION",
+            f"base `{printable(text)}`: no such folder, nor a kind of base; expected "
+            "open_clip:NAME:PRETRAINED, local-dir:PATH, hf-hub:ORG/NAME or seeded",
+            advice=nearest,
+        )
     # A missing file stays the OSError it is.
     path.stat()
     raise UserInputError.make(
@@ -93,7 +108,7 @@ def _from_name(name: str, pretrained: str | None, preprocess: Preprocess | None)
     _check_activation(name, pretrained)
     try:
         config = cast("dict[str, Any]", open_clip.get_model_config(name))
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        with quiet_logs(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             # A tag that says nothing of its activation; `_check_activation` has refused the others.
             warnings.filterwarnings("ignore", message="QuickGELU mismatch")
             model = open_clip.create_model(
@@ -107,9 +122,7 @@ def _from_name(name: str, pretrained: str | None, preprocess: Preprocess | None)
     except OSError:
         raise
     except Exception as error:
-        raise UserInputError.make(
-            "E_OPTION", f"open_clip cannot load base `{printable(name)}`: {printable(error)}"
-        ) from error
+        raise cannot_load(name, pretrained, error) from error
     # open_clip takes a pretrained string that is no tag for a file, whose preprocessing it guesses.
     declared = pretrained is None or bool(open_clip.get_pretrained_cfg(name, pretrained))
     spec_name = name.rsplit("/", 1)[-1] if name.startswith("local-dir:") else name
@@ -261,5 +274,5 @@ def _preprocess_of(visual: nn.Module, arch: Arch) -> Preprocess:
         return msgspec.convert(document, Preprocess)
     except msgspec.ValidationError as error:
         raise UserInputError.make(
-            "E_OPTION", f"base preprocessing cannot be stated in an archive: {printable(error)}"
+            "E_OPTION", f"base preprocessing cannot be stated in an archive: {foreign_text(error)}"
         ) from error

@@ -73,13 +73,14 @@ def _missing(spec: Base) -> BaseModelError:
     pretrained = "PRETRAINED" if spec.pretrained is UNSET else printable(spec.pretrained)
     name = printable(spec.name)
     known = spec.name in open_clip.list_models()
-    argument = f'base="open_clip:{name}:{pretrained}"' if known else 'base="local-dir:PATH"'
+    value = f"open_clip:{name}:{pretrained}" if known else "local-dir:PATH"
     if spec.name.startswith("hf-hub:"):
-        argument = f'base="{name}"'
+        value = name
     return BaseModelError.make(
         "E_BASE_MISSING",
         f"the labels need base `{name}` with digest {spec.digest}; nothing is downloaded because a "
-        f"file names it; pass {argument}",
+        "file names it",
+        advice=f"pass {{base:{value}}}",
     )
 
 

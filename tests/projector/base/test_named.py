@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 
 import msgspec
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -11,7 +14,7 @@ from safetensors.torch import save_file
 
 from hellofmt.archive import Draft, open_archive, write_archive
 from hellofmt.archive.manifest import UNSET
-from hellofmt.errors import BaseModelError, UserInputError
+from hellofmt.errors import BaseModelError, HelloIOError, UserInputError
 from hellofmt.projector import Labeler, Projector, base_of, load_base
 from hellofmt.projector.base.arch import arch_of_config
 
@@ -151,7 +154,7 @@ def test_an_archive_of_an_open_clip_base(tmp_path, directory, clip, classes):
             got = Labeler.from_file(file, source).logits(views)
             torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
         digest = file.manifest.base.digest
-        with pytest.raises(BaseModelError, match='pass base="local-dir:PATH"') as info:
+        with pytest.raises(BaseModelError, match="pass `base` local-dir:PATH") as info:
             base_of(file)
         assert info.value.code == "E_BASE_MISSING"
         assert info.value.exit_code == 8
@@ -170,7 +173,7 @@ def test_the_error_without_a_base_tells_what_to_type(tmp_path, directory, classe
     base = dataclasses.replace(base, spec=spec)
     projector = Projector.build(base, classes, head_rank=2, rank=2, temperature=1.0, seed=0)
     path = write(tmp_path / "p.hello", projector, classes)
-    expected = 'pass base="open_clip:ViT-B-32:laion2b_s34b_b79k"'
+    expected = "pass `base` open_clip:ViT-B-32:laion2b_s34b_b79k"
     with pytest.raises(BaseModelError, match=expected):
         Labeler.from_file(path)
 
@@ -184,13 +187,48 @@ def test_quick_gelu_of_a_directory_is_part_of_its_architecture(tmp_path, clip, d
         Labeler.from_file(path, quick)
 
 
+def test_a_checkpoint_that_is_no_state_dict_is_said_to_be_one(tmp_path, capfd, caplog):
+    # A training checkpoint of open_clip with a number of NumPy, as its logger leaves them.
+    path = tmp_path / "epoch_1.pt"
+    torch.save({"epoch": np.float64(1), "state_dict": {}}, path)
+    handlers = list(logging.getLogger().handlers)
+    with pytest.raises(UserInputError) as info:
+        load_base(f"open_clip:RN50:{path}")
+    text = str(info.value)
+    assert f"base `open_clip:RN50:{path}`: the file holds `numpy" in text
+    assert "scalar` beside its tensors" in text
+    assert "save its state dict alone as safetensors: `from safetensors.torch import" in text
+    assert "weights_only" not in text
+    assert "\x1b" not in text
+    # A checkpoint of another network, which open_clip also logs about.
+    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(UserInputError, match=r"other.safetensors` cannot be loaded: Error"):
+        load_base(f"open_clip:RN50:{tmp_path / 'other.safetensors'}")
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
+    assert logging.getLogger().handlers == handlers
+
+
+def test_a_pipe_as_a_checkpoint_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(HelloIOError, match="E_READ: not a regular file"):
+        load_base(f"open_clip:RN50:{tmp_path / 'pipe'}")
+
+
 @pytest.mark.parametrize(
     ("source", "text"),
     [
         ("open_clip:RN50", "unknown model or no weights; expected"),
         ("open_clip:no-such-model:tag", "unknown model or no weights"),
         ("open_clip:hf-hub:someone/model", "unknown model or no weights"),
-        ("open_clip:RN50:no-such-tag", "open_clip cannot load base `RN50`"),
+        (
+            "open_clip:RN50:no-such-tag",
+            "no such file, and no weights that open_clip has; expected a check",
+        ),
+        ("open_clip:RN50:opnai", "one of openai, yfcc15m, cc12m; did you mean `openai`"),
+        ("open_clip:RN51:openai", "did you mean `RN50`"),
+        ("openclip:RN50:openai", "nor a kind of base; .* did you mean `open_clip`"),
+        ("seded", "nor a kind of base; .* did you mean `seeded`"),
     ],
 )
 def test_sources_that_name_no_base_are_refused(source, text):
@@ -232,7 +270,7 @@ def test_a_name_with_a_tag(tagged, tmp_path, classes):
     assert base.spec.preprocess.interpolation == "bilinear"
     projector = Projector.build(base, classes, head_rank=2, rank=2, temperature=1.0, seed=0)
     path = write(tmp_path / "p.hello", projector, classes)
-    with pytest.raises(BaseModelError, match='pass base="open_clip:tiny-test:plain"'):
+    with pytest.raises(BaseModelError, match="pass `base` open_clip:tiny-test:plain"):
         Labeler.from_file(path)
     Labeler.from_file(path, "open_clip:tiny-test:plain")
 
@@ -256,7 +294,7 @@ def test_a_base_from_the_hub(monkeypatch, directory, clip, tmp_path, classes):
     assert base.spec.name == "hf-hub:someone/model"
     projector = Projector.build(base, classes, start="stored", rank=2, temperature=1.0, seed=0)
     path = write(tmp_path / "p.hello", projector, classes)
-    with pytest.raises(BaseModelError, match='pass base="hf-hub:someone/model"'):
+    with pytest.raises(BaseModelError, match="pass `base` hf-hub:someone/model"):
         Labeler.from_file(path)
     Labeler.from_file(path, "hf-hub:someone/model")
 

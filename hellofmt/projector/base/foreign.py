@@ -1,0 +1,89 @@
+"""open_clip as a guest: its weights checked before, its log kept quiet, its errors in one line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import open_clip
+
+from hellofmt.archive.local_files import open_regular
+from hellofmt.errors import UserInputError, did_you_mean, foreign_text, printable, shown_path
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+__all__ = ["cannot_load", "check_weights", "quiet_logs"]
+
+
+def check_weights(name: str, pretrained: str) -> None:
+    """Refuse weights that are neither a tag of the model nor a regular file.
+
+    Args:
+        name: of a model of open_clip.
+        pretrained: what stands behind it, a tag or a path.
+
+    Raises:
+        UserInputError: neither (E_OPTION).
+        HelloIOError: a pipe or a device (E_READ).
+        OSError: a file that cannot be opened, or a directory.
+    """
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained in tags or open_clip.get_pretrained_cfg(name, pretrained):
+        return
+    if not Path(pretrained).exists():
+        raise UserInputError.make(
+            "E_OPTION",
+            f"base `open_clip:{name}:{printable(pretrained)}`: no such file, and no weights that"
+            f" open_clip has; expected a checkpoint or one of {', '.join(tags) or 'none'}",
+            advice=did_you_mean(pretrained, tags),
+        )
+    os.close(open_regular(pretrained)[0])
+
+
+@contextmanager
+def quiet_logs() -> Generator[None]:
+    """Keep open_clip's log off stderr: it logs to the root, and sets the root up if nobody has."""
+    root, before = logging.getLogger(), logging.root.manager.disable
+    handler = logging.NullHandler()
+    # With a handler there, `logging.error` adds none of its own.
+    root.addHandler(handler)
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+        root.removeHandler(handler)
+
+
+def cannot_load(name: str, pretrained: str | None, error: Exception) -> UserInputError:
+    """What an error of open_clip means; it is of any type, and long.
+
+    Args:
+        name: of the model, or ``local-dir:...``, ``hf-hub:...``.
+        pretrained: tag or file; None where the name says it all.
+        error: what was raised.
+
+    Returns:
+        E_OPTION, not raised.
+    """
+    if pretrained is None or not Path(pretrained).exists():
+        text = f"open_clip cannot load base `{shown_path(name)}`: {foreign_text(error)}"
+        return UserInputError.make("E_OPTION", text)
+    where = f"base `open_clip:{printable(name)}:{shown_path(pretrained)}`"
+    if "weights_only" not in str(error):
+        text = f"{where} cannot be loaded: {foreign_text(error)}"
+        return UserInputError.make("E_OPTION", text)
+    refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+    what = f"`{printable(refused[1], 80)}`" if refused else "Python objects"
+    return UserInputError.make(
+        "E_OPTION",
+        f"{where}: the file holds {what} beside its tensors, and reading that could run code",
+        advice="where the model is at hand, save its state dict alone as safetensors: `from"
+        " safetensors.torch import save_file; save_file(model.state_dict(),"
+        " 'weights.safetensors')`",
+    )
