@@ -137,7 +137,8 @@ class Frames:
             raise UserInputError.make(
                 "E_DATA",
                 f"`{printable(name)}` is {image.shape[1]} x {image.shape[0]} pixels, others are"
-                f" {width} x {height}; pass a `size`",
+                f" {width} x {height}",
+                advice="pass {size}",
             )
         self._pixels[self._filled] = image
         self._filled += 1

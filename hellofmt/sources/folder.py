@@ -22,6 +22,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from hellofmt.archive.local_files import open_to_read
 from hellofmt.errors import UserInputError, printable
 from hellofmt.sources.content import HEAD_BYTES, IMAGE_EXTENSIONS
 from hellofmt.sources.listing import Listing, Picture, some
@@ -100,7 +101,8 @@ def list_folder(root: Path) -> Listing:
 def _list_class(root: Path, key: str, notes: Notes, seen: dict[Hashable, str]) -> list[Picture]:
     """The pictures of a class folder, in ``ImageFolder``'s order."""
     folders: list[tuple[str, list[str]]] = []
-    todo = [f"{root / key}"]
+    top = f"{root / key}"
+    todo = [top]
     while todo:
         folder = todo.pop()
         _enter(folder, seen)
@@ -116,10 +118,8 @@ def _list_class(root: Path, key: str, notes: Notes, seen: dict[Hashable, str]) -
     pictures: list[Picture] = []
     for folder, files in sorted(folders):
         for path in files:
-            with Path(path).open("rb") as stream:
-                head = stream.read(HEAD_BYTES)
-            pictures += notes.picture(key, path, extension_of(path), head, path)
-            if folder != f"{root / key}":
+            pictures += notes.picture(key, path, extension_of(path), _head(path), path)
+            if folder != top:
                 notes.deep.append(path)
     return pictures
 
@@ -146,6 +146,15 @@ def _is_image(entry: os.DirEntry[str], notes: Notes) -> bool:
     is_sidecar = extension in _SIDECAR_EXTENSIONS or stem in _SIDECAR_NAMES
     (notes.sidecars if is_sidecar else notes.foreign).append(entry.path)
     return False
+
+
+def _head(path: str) -> bytes:
+    """The first bytes of a file."""
+    fd = open_to_read(path)
+    try:
+        return os.read(fd, HEAD_BYTES)
+    finally:
+        os.close(fd)
 
 
 def _identity(folder: str | Path) -> Hashable:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from hellofmt.errors import UserInputError, printable
@@ -98,4 +98,6 @@ class Notes:
 
 def extension_of(name: str) -> str:
     """``jpg`` of ``a/b.JPG``; empty for a name without one."""
-    return Path(name).suffix[1:].lower()
+    # A path object for each of a million files would be most of the time of a listing.
+    stem, dot, extension = os.path.basename(name).rpartition(".")  # noqa: PTH119
+    return extension.lower() if stem and dot else ""

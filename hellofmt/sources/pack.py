@@ -66,14 +66,13 @@ class _LabelFunction:
 class _StoredBytes:
     """What an archive stores of a picture: its own bytes, re-encoded where they must be.
 
-    ``converted`` keeps what was changed by the name of the picture, since a writer reads it more
-    than once.
+    ``converted`` keeps what was changed by picture, since a writer reads it more than once.
     """
 
     picture: Picture
     reencode: Codec | None
     limits: Limits
-    converted: dict[str, Counter[str]]
+    converted: dict[Picture, Counter[str]]
 
     def __call__(self) -> bytes:
         """The bytes, within the profile of their codec, or an error that names the picture."""
@@ -99,7 +98,7 @@ class _StoredBytes:
             # PNG and JPEG hold grey as it is, so nothing was changed.
             pixels = pixels[..., :1]
             kinds -= Counter(GREY)
-        self.converted[self.picture.name] = kinds
+        self.converted[self.picture] = kinds
         return encode_image(pixels, codec)
 
 
@@ -199,7 +198,7 @@ def pack_archive(
             else:
                 start = default_views(_sampled_side(pictures.items, limits))
             views = _changed(start, views or {})
-        converted: dict[str, Counter[str]] = {}
+        converted: dict[Picture, Counter[str]] = {}
         draft = Draft(
             dataset=Dataset(
                 name=name or pictures.name,
@@ -243,12 +242,12 @@ def pack_archive(
     return made
 
 
-def _all_conversions(pictures: Pictures, converted: dict[str, Counter[str]]) -> Counter[str]:
+def _all_conversions(pictures: Pictures, converted: dict[Picture, Counter[str]]) -> Counter[str]:
     """What was changed in all images, also in those whose bytes are stored as they are."""
     total = Counter[str]()
     for picture in pictures.items:
         kept = Counter([ORIENTED] if picture.is_turned else ())
-        total.update(converted.get(picture.name, kept))
+        total.update(converted.get(picture, kept))
     return total
 
 

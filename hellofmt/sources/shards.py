@@ -77,10 +77,11 @@ def list_shards(paths: Sequence[Path]) -> Listing:
         fields: dict[str, _Member] = {}
         current = ""
         for name, member in _tar_members(path):
-            if any(is_hidden(part) for part in name.split("/") if part not in (".", "..")):
+            folder, slash, base = name.rpartition("/")
+            # The folders that a shard was made from may be hidden; its images are not.
+            if is_hidden(base) or "__MACOSX" in folder.split("/"):
                 notes.hidden.append(f"{path}:{name}")
                 continue
-            folder, slash, base = name.rpartition("/")
             stem, _, field = base.partition(".")
             field = field.lower()
             key = folder + slash + stem

@@ -77,7 +77,7 @@ def test_two_shapes(tmp_path):
     save(tmp_path / "a" / "1.png", (8, 8))
     save(tmp_path / "b" / "1.png", (9, 8))
     with pytest.raises(
-        UserInputError, match=r"E_DATA: .*b/1\.png` is 9 x 8 pixels, others are 8 x 8"
+        UserInputError, match=r"E_DATA: .*b/1\.png` is 9 x 8 pixels, others are 8 x 8; pass `size`"
     ):
         read_source(tmp_path)
 

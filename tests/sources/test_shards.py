@@ -59,11 +59,19 @@ def test_samples_whose_key_holds_a_dot_are_read_and_said(shard, image):
 
 def test_hidden_members_are_skipped_and_counted(shard, image):
     # What macOS's tar adds to every file.
-    path = shard([("./._a.png", b"\0\5\x16\7"), ("./a.png", image()), ("./a.cls", b"0"),
-                  ("__MACOSX/a.png", b"x"), (".git/b.cls", b"7")])  # fmt: skip
+    path = shard(
+        [
+            ("./._a.png", b"\0\5\x16\7"),
+            ("./a.png", image()),
+            ("./a.cls", b"0"),
+            ("__MACOSX/a.png", b"x"),
+            (".data/b.cls", b"1"),
+            (".data/b.png", image()),
+        ]
+    )
     listing = list_shards([path])
-    assert names_of(listing, path) == [("./a.png", "0")]
-    assert listing.notes == [f"hidden entries skipped: 3, such as `{path}:./._a.png`"]
+    assert names_of(listing, path) == [("./a.png", "0"), (".data/b.png", "1")]
+    assert listing.notes == [f"hidden entries skipped: 2, such as `{path}:./._a.png`"]
 
 
 def test_content_decides_what_an_image_is(shard, image):
