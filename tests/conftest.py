@@ -80,3 +80,16 @@ def in_ranks(tmp_path_factory):
                 mine.close()
 
     return run
+
+
+@pytest.fixture
+def as_rank(monkeypatch):
+    """``as_rank(rank, world)``: this process as one of a process group."""
+    from torch import distributed
+
+    def become(rank, world):
+        monkeypatch.setattr(distributed, "is_initialized", lambda: world > 1)
+        monkeypatch.setattr(distributed, "get_rank", lambda: rank)
+        monkeypatch.setattr(distributed, "get_world_size", lambda: world)
+
+    return become

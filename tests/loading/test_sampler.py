@@ -7,13 +7,15 @@ import json
 import multiprocessing
 import operator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from accelerate.data_loader import BatchSamplerShard
+from torch.utils.data import DataLoader, DistributedSampler, Subset
 
-from hellofmt.errors import StateError
+from hellofmt.errors import StateError, UserInputError
 from hellofmt.loading.sampler import EpochIndex, HelloSampler
 from hellofmt.rng import order
 
@@ -304,3 +306,106 @@ def test_rank_and_world_come_from_torch_distributed(in_ranks, world):
         expected = sampler_of(11, 2, seed=6, num_replicas=world, rank=rank)
         assert got[rank][0] == ints(expected)
     assert sum(pads for _, pads in got) == -11 % world
+
+
+def test_ranks_are_asked_when_a_pass_begins(as_rank):
+    sampler = sampler_of(11, 2, seed=6)
+    assert len(sampler) == 6
+    as_rank(1, 3)
+    assert len(sampler) == 2
+    assert ints(sampler) == ints(sampler_of(11, 2, seed=6, num_replicas=3, rank=1))
+    assert sampler.state_dict()["global_batch"] == 6
+    assert sampler.padding(1) == sampler_of(11, 2, num_replicas=3, rank=1).padding(1)
+    as_rank(0, 2)
+    # The pass that is over was of 3 ranks, and the next one is of 2.
+    state = sampler.state_dict()
+    assert (state["global_batch"], state["epoch"], state["next_batch"]) == (6, 1, 0)
+    sampler.load_state_dict(state)
+    fresh = sampler_of(11, 2, seed=6, num_replicas=2, rank=0)
+    fresh.set_epoch(1)
+    assert ints(sampler) == ints(fresh)
+
+
+def test_what_drop_last_drops_is_as_many_ranks_as_there_are(as_rank):
+    sampler = sampler_of(7, 2, drop_last=True)
+    assert (len(sampler), sampler.dropped) == (3, 1)
+    as_rank(0, 2)
+    assert (len(sampler), sampler.dropped) == (1, 3)
+    as_rank(0, 4)
+    with pytest.raises(ValueError, match="7 rows are fewer than one global batch; expected at l"):
+        next(iter(sampler))
+
+
+def test_a_position_among_other_ranks_is_refused_whenever_it_shows(as_rank):
+    state = sampler_of(48, 4, num_replicas=2, rank=0).state_dict(3)
+    sampler = sampler_of(48, 4)
+    text = "`global_batch` differs inside an epoch; expected 4, got 8; without a process group ther"
+    with pytest.raises(StateError, match=text):
+        sampler.load_state_dict(state)
+    as_rank(0, 2)
+    sampler.load_state_dict(state)
+    as_rank(0, 4)
+    with pytest.raises(StateError, match="expected 16, got 8"):
+        next(iter(sampler))
+
+
+def shards(processes, **options):
+    """Batches of each process, and lengths, as Accelerate makes them."""
+    samplers = [sampler_of(30, 4, seed=1) for _ in range(processes)]
+    return [
+        BatchSamplerShard(sampler, processes, rank, **options)
+        for rank, sampler in enumerate(samplers)
+    ]
+
+
+def test_accelerate_gets_undivided_batches_and_its_own_length(as_rank):
+    as_rank(0, 3)
+    got = [ints(shard) for shard in shards(3)]
+    for rank, batches in enumerate(got):
+        # The last global batch is short, and filled up by Accelerate.
+        expected = ints(sampler_of(30, 4, seed=1, num_replicas=3, rank=rank))
+        assert batches[:2] == expected[:2]
+    assert {row for batches in got for batch in batches for row in batch} == set(range(30))
+    assert [len(shard) for shard in shards(3)] == [3, 3, 3]
+    # Not asked by Accelerate.
+    assert len(sampler_of(30, 4)) == 3
+
+
+def test_accelerate_and_the_state(as_rank):
+    as_rank(1, 2)
+    shard = shards(2)[1]
+    whole = ints(shard)
+    sampler = shard.batch_sampler
+    assert sampler.state_dict(2) == sampler_of(30, 4, seed=1, num_replicas=2, rank=0).state_dict(2)
+    with pytest.raises(ValueError, match="`batches_done`: expected the number of batches that the"):
+        sampler.state_dict()
+    again = shards(2)[1]
+    again.batch_sampler.load_state_dict(sampler.state_dict(2))
+    assert ints(again)[:1] == whole[2:3]
+    pieces = shards(2, split_batches=True)[1]
+    list(pieces)
+    assert pieces.batch_sampler.state_dict(2)["global_batch"] == 4
+    twice = shards(2)[0]
+    twice.batch_sampler = sampler_of(30, 4, num_replicas=2, rank=0)
+    with pytest.raises(UserInputError, match="E_OPTION: `num_replicas` of a sampler that Acceler"):
+        list(twice)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "expected"),
+    [
+        ("my.hello", r"expected a HelloDataset, got str: pass HelloDataset\(PATH\)"),
+        (Path("my.hello"), r"got PosixPath: pass HelloDataset\(PATH\)"),
+        (Subset(Rows(4), [1]), "got Subset: pass its `.dataset`, whole"),
+        (DataLoader(Rows(4)), "got DataLoader: pass its `.dataset`, whole"),
+        ([1, 2, 3], "expected a HelloDataset, got list"),
+        (None, "expected a HelloDataset, got NoneType"),
+        (
+            DistributedSampler(Rows(4), num_replicas=1, rank=0),
+            r"`dataset` is a DistributedSampler, .* pass Trainer\(use_distributed_sampler=False\)",
+        ),
+    ],
+)
+def test_what_is_no_data_set_is_refused(dataset, expected):
+    with pytest.raises(UserInputError, match=f"E_OPTION: .*{expected}"):
+        HelloSampler(dataset, batch_size=2, drop_last=False)

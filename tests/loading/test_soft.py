@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from hellofmt.errors import UserInputError
-from hellofmt.loading import HelloDataset, HelloSampler, normalise, soft_batches
+from hellofmt.loading import HelloDataset, HelloLoader, HelloSampler, normalise, soft_batches
 from hellofmt.projector import Labeler
 
 
@@ -99,3 +99,20 @@ def test_loaders_that_do_not_fit_are_refused(mixing):
     for call in (plain.state_dict, lambda: plain.load_state_dict({})):
         with pytest.raises(UserInputError, match=r"expected a HelloSampler, .* got BatchSampler"):
             call()
+
+
+def test_what_is_no_loader_or_labeler_is_refused(mixing):
+    dataset = HelloDataset(mixing, labels="none")
+    labeler = dataset.labeler()
+    for loader, expected in (
+        (
+            dataset,
+            r"expected a DataLoader, got HelloDataset: pass DataLoader\(dataset, batch",
+        ),
+        (HelloLoader(mixing, batch_size=2), "got HelloLoader, whose batches have labels already"),
+        (str(mixing), "expected a DataLoader, got str"),
+    ):
+        with pytest.raises(UserInputError, match=f"E_OPTION: `loader`; .*{expected}"):
+            soft_batches(loader, labeler)
+    with pytest.raises(UserInputError, match=r"E_OPTION: `labeler`; .* pass dataset.labeler\(dev"):
+        soft_batches(DataLoader(dataset), dataset)
