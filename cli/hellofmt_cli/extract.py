@@ -1,15 +1,14 @@
-"""``hello extract``: a verified archive as a directory.
+"""``hello extract``: a verified archive as a directory, in the form that another program reads.
 
 Never ``tarfile.extractall``: names are computed from the index, not read from headers, so a file
-cannot name a place outside. Everything goes into a new directory of mode 0700 beside the target,
-each file opened with ``O_CREAT | O_EXCL``, and the directory gets its name only when
-it is complete. An existing target is refused, there is no option to merge or replace.
+cannot name a place outside. Files are opened with ``O_CREAT | O_EXCL`` in a private directory,
+which gets its name only when it is complete. An existing target is refused; there is no option to
+merge or replace.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,12 +17,12 @@ import click
 from hellofmt.archive import (
     UNSET,
     free_bytes,
+    new_directory,
     open_archive,
     open_new,
-    temporary_path,
     verify_archive,
 )
-from hellofmt.errors import HelloIOError, shown_path, target_exists
+from hellofmt.errors import HelloIOError, UserInputError, shown_path, target_exists
 from hellofmt_cli.cat import image_bytes
 from hellofmt_cli.output import (
     Choice,
@@ -35,10 +34,12 @@ from hellofmt_cli.output import (
     progress,
     reading,
     size,
+    warn,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Literal
 
     from hellofmt.archive import HelloFile
     from hellofmt.projector.peft import MhaFix
@@ -49,11 +50,24 @@ __all__ = ["extract"]
 _BLOCK_BYTES: Final = 4096
 """What a file of one byte takes on most file systems."""
 
+_SHARD_IMAGES: Final = 10_000
+_SHARD_BYTES: Final = 1 << 30
+"""Most of one tar file, and about its size: what webdataset's authors suggest."""
+
 
 @click.command("extract")
 @click.argument("file")
 @click.argument("directory")
 @click.option("--expect", metavar="ID", help="Refuse any archive but the one with this sha256 id.")
+@click.option(
+    "--as",
+    "form",
+    type=click.Choice(["members", "imagefolder", "webdataset"]),
+    default="members",
+    show_default=True,
+    help="Write every member of the archive, or the images alone: one folder per class, or "
+    "webdataset's tar files with the class number beside each image.",
+)
 @click.option("--peft", is_flag=True, help="Write the deltas as an adapter of PEFT, nothing else.")
 @click.option("--base", metavar="BASE", help="With --peft: base encoder of the archive.")
 @click.option(
@@ -70,6 +84,7 @@ def extract(
     file: str,
     directory: str,
     expect: str | None,
+    form: Literal["members", "imagefolder", "webdataset"],
     peft: bool,
     base: str | None,
     peft_mha_fix: MhaFix,
@@ -77,15 +92,22 @@ def extract(
 ) -> None:
     """Unpack FILE into the new DIRECTORY, after verifying all of it.
 
-    The images land in DIRECTORY/images/<class number>/, so torchvision's ImageFolder reads them;
-    a class without images has no folder and would shift the numbers of those after it. Sections
-    land in DIRECTORY/__hello__/, decompressed. Images of a packed archive come as PNG.
+    The images land in DIRECTORY/images/<class number>/ and the sections, decompressed, in
+    DIRECTORY/__hello__/. Images of a packed archive come as PNG.
+
+    With --as imagefolder, DIRECTORY holds a folder of images per class, named by its number, which
+    torchvision's ImageFolder and Hugging Face's imagefolder read. With --as webdataset it holds
+    images-000000.tar and so on, each image with its class number in a .cls file. Both add
+    classes.txt: number, key and names of each class. Readers of folders count the folders they
+    find, so a class without images is reported.
 
     With --peft, DIRECTORY holds adapter_config.json and adapter_model.safetensors, which PEFT loads
     onto the open_clip model. The head of the projector is not part of an adapter.
     """
-    target = Path(directory)
-    _refuse_existing(target)
+    if os.path.lexists(directory):
+        raise target_exists(Path(directory), can_replace=False)
+    if peft and form != "members":
+        raise UserInputError.make("E_OPTION", "--peft writes an adapter, so it excludes --as")
     reading(file)
     with progress("verify", "image") as callback:
         verified = verify_archive(file, expect=expect, limits=limits(), progress=callback)
@@ -95,29 +117,47 @@ def extract(
             from hellofmt.projector import Projector
 
             Projector.from_file(archive, base).to_peft(directory, mha_fix=peft_mha_fix)
-        written = sum(path.stat().st_size for path in target.iterdir())
-        _report(verified.id, directory, 2, written, as_json=as_json)
+        _report(verified.id, directory, as_json=as_json)
         return
     # What was verified is what is read: the path could name another file by now.
     with (
         open_archive(file, expect=verified.id, limits=limits()) as archive,
         progress("extract", "file") as callback,
     ):
-        files, written = _extract(archive, target, callback)
-    _report(verified.id, directory, files, written, as_json=as_json)
+        if form != "members" and not len(archive):
+            raise UserInputError.make("E_OPTION", f"--as {form}: the archive has no images")
+        _check_space(archive, Path(directory).absolute().parent)
+        with new_directory(directory) as folder:
+            if form == "members":
+                _write_all(folder, _members(archive), _count_members(archive), callback)
+            else:
+                _write_images(folder, archive, form, callback)
+        empty = _classes_without_images(archive) if form == "imagefolder" else []
+    if empty:
+        warn(
+            f"{count(len(empty), 'class', 'classes')} without images ({_some(empty)}): a reader "
+            "that numbers the folders it finds gives later classes lower numbers"
+        )
+    _report(verified.id, directory, as_json=as_json)
 
 
-def _report(archive_id: str, directory: str, files: int, written: int, *, as_json: bool) -> None:
+def _report(archive_id: str, directory: str, *, as_json: bool) -> None:
+    sizes = [path.stat().st_size for path in Path(directory).rglob("*") if path.is_file()]
     if as_json:
         document = {"schema": "hello.extract/1", "id": archive_id, "directory": directory}
-        echo_json({**document, "files": files, "bytes": written})
+        echo_json({**document, "files": len(sizes), "bytes": sum(sizes)})
     else:
-        click.echo(f"{count(files, 'file')}, {size(written)}, in {shown_path(directory)}")
+        click.echo(f"{count(len(sizes), 'file')}, {size(sum(sizes))}, in {shown_path(directory)}")
 
 
-def _refuse_existing(target: Path) -> None:
-    if os.path.lexists(target):
-        raise target_exists(target, can_replace=False)
+def _some(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
+
+
+def _classes_without_images(archive: HelloFile) -> list[int]:
+    index = archive.index
+    present = set[int]() if index is None else {int(label) for label in index.label}
+    return [number for number in range(len(archive.classes)) if number not in present]
 
 
 def _members(archive: HelloFile) -> Iterator[tuple[str, bytes]]:
@@ -131,36 +171,55 @@ def _members(archive: HelloFile) -> Iterator[tuple[str, bytes]]:
         yield archive.image_name(row), image_bytes(archive, row)
 
 
-def _extract(
-    archive: HelloFile, target: Path, callback: Callable[[int, int], None] | None
-) -> tuple[int, int]:
-    """Write all members; the number of files and bytes."""
-    parent = target.absolute().parent
-    _check_space(archive, parent)
-    temporary = temporary_path(target.absolute())
-    # Mode 0700: nobody else can put a link where a file is about to be made.
-    temporary.mkdir(mode=0o700)
-    total = len(archive.manifest.sections) + 2 + len(archive)
-    files = written = 0
-    try:
-        made: set[Path] = set()
-        for name, data in _members(archive):
-            path = temporary / name
-            if path.parent not in made:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                made.add(path.parent)
-            _write(path, data)
-            files += 1
-            written += len(data)
+def _count_members(archive: HelloFile) -> int:
+    sections = [s for s in archive.manifest.sections if s.name != "pixels"]
+    return len(sections) + 2 + len(archive)
+
+
+def _write_all(
+    folder: Path,
+    files: Iterator[tuple[str, bytes]],
+    total: int,
+    callback: Callable[[int, int], None] | None,
+) -> None:
+    parents: set[Path] = set()
+    for done, (name, data) in enumerate(files, 1):
+        path = folder / name
+        if path.parent not in parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            parents.add(path.parent)
+        _write(path, data)
+        if callback is not None:
+            callback(done, total)
+
+
+def _write_images(
+    folder: Path,
+    archive: HelloFile,
+    form: Literal["members", "imagefolder", "webdataset"],
+    callback: Callable[[int, int], None] | None,
+) -> None:
+    """Images by class number, without anything of the archive's own."""
+    classes = zip(archive.classes.keys, archive.classes.names, strict=True)
+    lines = [f"{k}\t{key}\t{', '.join(names)}\n" for k, (key, names) in enumerate(classes)]
+    _write(folder / "classes.txt", "".join(lines).encode())
+    names = (archive.image_name(row).removeprefix("images/") for row in range(len(archive)))
+    images = ((name, image_bytes(archive, row)) for row, name in enumerate(names))
+    if form == "imagefolder":
+        _write_all(folder, images, len(archive), callback)
+        return
+    # Loads torch, which the other forms do not need.
+    from webdataset.writer import ShardWriter
+
+    # webdataset formats the pattern, and opens an absolute path as a plain file.
+    pattern = str(folder).replace("%", "%%") + "/images-%06d.tar"
+    with ShardWriter(pattern, _SHARD_IMAGES, _SHARD_BYTES, verbose=0) as shards:
+        for done, (name, data) in enumerate(images, 1):
+            stem, _, extension = name.rpartition(".")
+            number = stem.split("/")[0]
+            shards.write({"__key__": stem, extension: data, "cls": int(number)})
             if callback is not None:
-                callback(files, total)
-        # A rename would replace an empty directory that appeared meanwhile.
-        _refuse_existing(target)
-        temporary.rename(target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return files, written
+                callback(done, len(archive))
 
 
 def _check_space(archive: HelloFile, parent: Path) -> None:

@@ -170,7 +170,7 @@ def _train(archive: HelloFile, options: dict[str, Any], world: int) -> dict[str,
     network = build_network(name, len(keys), views.size, seed=seed).to(device)
     advise(name, views.size)
     average = None if options["ema"] is None else Average(network, options["ema"])
-    measured = network if average is None else average.network
+    measured = network if average is None else average.module
     curve = Curve(plan, total)
     log = None
     if options["log"] is not None and is_speaking():

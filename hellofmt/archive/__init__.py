@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from hellofmt.archive.limits import DEFAULT_LIMITS, Limits
     from hellofmt.archive.local_files import (
         free_bytes,
+        new_directory,
         open_new,
         read_file,
-        temporary_path,
         write_small_file,
     )
     from hellofmt.archive.manifest import (
@@ -119,6 +119,7 @@ __all__ = [
     "free_bytes",
     "json_schema",
     "manifest_bytes",
+    "new_directory",
     "open_archive",
     "open_new",
     "parse_manifest",
@@ -128,7 +129,6 @@ __all__ = [
     "shard_path",
     "sign_archive",
     "signature_path",
-    "temporary_path",
     "tensors_digest",
     "validate_manifest",
     "verify_archive",
@@ -148,7 +148,7 @@ _MODULES = {
     "probes": ("probe_images",),
     "reader": ("HelloFile", "open_archive"),
     "schema": ("json_schema",),
-    "local_files": ("free_bytes", "open_new", "read_file", "temporary_path", "write_small_file"),
+    "local_files": ("free_bytes", "new_directory", "open_new", "read_file", "write_small_file"),
     "shards": ("HelloSet", "shard_path", "write_shards"),
     "sign": ("Signature", "create_key", "sign_archive", "signature_path", "verify_signature"),
     "source": ("display_name",),

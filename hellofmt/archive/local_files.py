@@ -11,14 +11,18 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import stat
 import threading
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from hellofmt.errors import HelloIOError, shown_path, target_exists
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 try:
     import fcntl
@@ -32,6 +36,7 @@ __all__ = [
     "is_locked",
     "lock_byte",
     "lock_file",
+    "new_directory",
     "open_new",
     "open_regular",
     "open_to_read",
@@ -326,3 +331,68 @@ def create_new(temporary: Path, target: Path) -> None:
         if os.path.lexists(target):
             raise target_exists(target) from None
         temporary.rename(target)
+
+
+@contextlib.contextmanager
+def new_directory(directory: str | os.PathLike[str]) -> Generator[Path]:
+    """A directory to fill, which gets its name once it is complete, or is gone after an error.
+
+    It is filled where no other user can put a link, inside a directory of mode 0700; its own mode
+    is what the process's mask says. What a killed process left for the same name is removed first.
+
+    Args:
+        directory: its name; nothing may exist there.
+
+    Yields:
+        Where to write.
+
+    Raises:
+        HelloIOError: E_TARGET, something has that name.
+        OSError: a directory cannot be made.
+    """
+    target = Path(directory).absolute()
+    if os.path.lexists(target):
+        raise target_exists(Path(directory), can_replace=False)
+    _remove_leftovers(target)
+    private = temporary_path(target)
+    try:
+        private.mkdir(mode=0o700)
+    except OSError as error:
+        error.filename = os.fspath(directory)
+        raise
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, private, ignore_errors=True)
+        if fcntl is not None:
+            lock = os.open(private, os.O_RDONLY | _DIRECTORY)
+            stack.callback(os.close, lock)
+            lock_file(lock)
+        content = private / "content"
+        content.mkdir()
+        yield content
+        # A rename would replace an empty directory that appeared meanwhile.
+        if os.path.lexists(target):
+            raise target_exists(Path(directory), can_replace=False)
+        content.rename(target)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove the private directories for ``target`` of processes that no longer run.
+
+    One whose lock is held, or cannot be asked for, belongs to another container or host.
+    """
+    # A long name is cut to leave room for the process's id, which has from 1 to 10 digits.
+    stems = {re.escape(temporary_stem(target, digits + 14)) for digits in range(1, 11)}
+    form = re.compile(rf"(?:{'|'.join(stems)})\.([0-9]{{1,10}})\.[0-9a-f]{{8}}\.tmp")
+    with contextlib.suppress(OSError):
+        for path in list(target.parent.iterdir()):
+            match = form.fullmatch(path.name)
+            if match is None or is_alive(int(match[1])) or path.is_symlink() or not path.is_dir():
+                continue
+            if fcntl is not None:
+                lock = os.open(path, os.O_RDONLY | _DIRECTORY | _NO_FOLLOW)
+                try:
+                    if not lock_file(lock):
+                        continue
+                finally:
+                    os.close(lock)
+            shutil.rmtree(path, ignore_errors=True)

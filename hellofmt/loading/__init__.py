@@ -7,7 +7,7 @@ from hellofmt.loading.loader import HelloLoader
 from hellofmt.loading.pixels import normalise, render
 from hellofmt.loading.sampler import EpochIndex, HelloSampler
 from hellofmt.loading.soft import SoftBatches, soft_batches
-from hellofmt.loading.stored import FORMS, StoredLabels, write_labels
+from hellofmt.loading.stored_labels import FORMS, StoredLabels
 from hellofmt.loading.view_recipes import VIEW_RECIPES, view_recipe
 from hellofmt.loading.views import (
     ViewColumn,
@@ -17,6 +17,7 @@ from hellofmt.loading.views import (
     view_table,
 )
 from hellofmt.loading.webdataset import WebdatasetSamples, webdataset_samples
+from hellofmt.loading.write_labels import write_labels
 
 __all__ = [
     "FORMS",

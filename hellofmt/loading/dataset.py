@@ -45,7 +45,7 @@ from hellofmt.loading.images import ArchiveImages, GivenImages
 from hellofmt.loading.labelling import FunctionLabeler
 from hellofmt.loading.pixels import normalise_, render
 from hellofmt.loading.sampler import EpochIndex
-from hellofmt.loading.stored import StoredLabels
+from hellofmt.loading.stored_labels import StoredLabels
 from hellofmt.loading.views import (
     ViewColumn,
     mixed_labels,

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 from torch import nn
 
 from hellofmt.archive.local_files import temporary_path
@@ -133,11 +133,10 @@ def read_result(path: Path) -> Result:
         UserInputError: damaged (E_DATA).
         OSError: it cannot be read.
     """
-    data = path.read_bytes()
     try:
-        tensors = load(data)
-        length = int.from_bytes(data[:8], "little")
-        facts = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["facts"])
+        with safe_open(path, "numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            facts = json.loads(file.metadata()["facts"])
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserInputError.make(
             "E_DATA", f"`{printable(path)}` is damaged; delete it, and it is made again"

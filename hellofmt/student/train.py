@@ -106,7 +106,7 @@ def _moving(network: nn.Module, average: Average | None) -> dict[str, Tensor]:
     """Every tensor that training changes, by name; no module's name holds a colon."""
     tensors = dict(network.state_dict())
     if average is not None:
-        for name, tensor in average.network.state_dict().items():
+        for name, tensor in average.state_dict().items():
             tensors[f"average:{name}"] = tensor
     return tensors
 
@@ -187,7 +187,7 @@ def train_student(
 
     def after(done: int, loss: Tensor) -> None:
         if average is not None:
-            average.update(network)
+            average.update_parameters(network)
         if on_step is not None:
             on_step(done, loss)
 

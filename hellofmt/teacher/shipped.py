@@ -35,9 +35,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from hellofmt.archive.local_files import new_directory
 from hellofmt.archive.manifest import decimal_string, decimal_value
 from hellofmt.errors import UserInputError, printable
-from hellofmt.loading.stored import LABELS_SCHEMA, StoredLabels, new_directory
+from hellofmt.loading.stored_labels import LABELS_SCHEMA, StoredLabels
 from hellofmt.projector.quantise import dequantise, quantise
 from hellofmt.student.networks import build_student
 from hellofmt.teacher.network import Teacher

@@ -12,6 +12,7 @@ from hellofmt.archive.local_files import (
     is_alive,
     lock_byte,
     lock_file,
+    new_directory,
     open_new,
     open_regular,
     read_at,
@@ -134,3 +135,50 @@ def test_processes(monkeypatch):
     monkeypatch.setattr(os, "name", "nt")
     monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a signal was sent"))
     assert not is_alive(os.getpid())
+
+
+@pytest.mark.usefixtures("system")
+def test_a_new_directory_has_the_mode_of_the_mask_and_is_complete_or_absent(tmp_path):
+    target = tmp_path / "out"
+    before = os.umask(0o027)
+    try:
+        with new_directory(target) as folder:
+            (folder / "a").write_text("x")
+            assert not target.exists()
+            assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
+    finally:
+        os.umask(before)
+    assert (target / "a").read_text() == "x"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o750
+    with pytest.raises(HelloIOError, match="exists"), new_directory(target):
+        pytest.fail("an existing directory was given to fill")
+    with pytest.raises(KeyboardInterrupt), new_directory(tmp_path / "other"):
+        raise KeyboardInterrupt
+    with pytest.raises(HelloIOError, match="exists"), new_directory(tmp_path / "late"):
+        (tmp_path / "late").mkdir()
+    with pytest.raises(FileNotFoundError) as caught, new_directory(tmp_path / "no" / "out"):
+        pytest.fail("a directory without a parent was given to fill")
+    assert caught.value.filename == str(tmp_path / "no" / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["late", "out"]
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    target = tmp_path / "out"
+    dead = 1 << 22
+    while is_alive(dead):
+        dead += 1
+    names = {
+        f".out.{dead}.00000000.tmp": False,
+        f".out.{dead}.11111111.tmp": True,
+        f".out.{os.getpid()}.00000000.tmp": True,
+        f".other.{dead}.00000000.tmp": True,
+    }
+    for name in names:
+        (tmp_path / name / "content").mkdir(parents=True)
+    # A process of another host or container, which has no id here, holds its lock.
+    held = os.open(tmp_path / f".out.{dead}.11111111.tmp", os.O_RDONLY)
+    assert lock_file(held)
+    with new_directory(target):
+        pass
+    os.close(held)
+    assert {name: (tmp_path / name).exists() for name in names} == names

@@ -155,7 +155,9 @@ class TestExtract:
     def test_modes(self, packed, tmp_path, invoke):
         invoke("extract", packed, tmp_path / "out")
         out = tmp_path / "out"
-        assert stat.S_IMODE(out.stat().st_mode) == 0o700
+        # As the process's mask says, like every folder in it.
+        assert stat.S_IMODE(out.stat().st_mode) == stat.S_IMODE((out / "images").stat().st_mode)
+        assert stat.S_IMODE(out.stat().st_mode) & 0o700 == 0o700
         for path in out.rglob("*"):
             mode = path.lstat().st_mode
             assert stat.S_ISDIR(mode) or stat.S_ISREG(mode)

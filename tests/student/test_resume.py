@@ -71,7 +71,7 @@ def run(archive):
             keeper=notes,
             **options,
         )
-        return student, average.network, notes.losses
+        return student, average.module, notes.losses
 
     return run
 

@@ -5,19 +5,15 @@ from __future__ import annotations
 import functools
 import json
 import math
-import os
 import re
-import shutil
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from hellofmt.archive.local_files import temporary_path
-from hellofmt.errors import target_exists
+from hellofmt.archive.local_files import new_directory
 from hellofmt.projector.peft.config import (
     CONFIG_NAME,
     WEIGHTS_NAME,
@@ -27,6 +23,7 @@ from hellofmt.projector.peft.config import (
 )
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping, Sequence
 
     from hellofmt.projector.base import LoadedBase
@@ -90,7 +87,9 @@ def write_peft(
             key = f"base_model.model.visual.{name}{suffix}"
             tensors[f"{key}.lora_A.weight"] = a.contiguous()
             tensors[f"{key}.lora_B.weight"] = b.contiguous()
-    _write_directory(Path(directory), _config(ranks), safetensors.torch.save(tensors))
+    with new_directory(directory) as folder:
+        (folder / CONFIG_NAME).write_bytes(_config(ranks))
+        (folder / WEIGHTS_NAME).write_bytes(safetensors.torch.save(tensors))
 
 
 def _called(base: LoadedBase, modules: Sequence[str]) -> set[str]:
@@ -176,18 +175,3 @@ def _config(ranks: Mapping[str, int]) -> bytes:
         "use_rslora": False,
     }
     return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode("ascii")
-
-
-def _write_directory(target: Path, config: bytes, weights: bytes) -> None:
-    """Both files under a temporary name, then the directory's own."""
-    temporary = temporary_path(target.absolute())
-    if os.path.lexists(target):
-        raise target_exists(target, can_replace=False)
-    temporary.mkdir(mode=0o700)
-    try:
-        (temporary / CONFIG_NAME).write_bytes(config)
-        (temporary / WEIGHTS_NAME).write_bytes(weights)
-        temporary.rename(target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise

@@ -173,13 +173,18 @@ def damaged(path, change):
 
 
 DAMAGE = [
-    ("safetensors", "epoch_0.safetensors", lambda d: d[:-3], "`labels`; expected a whole tensor"),
-    ("safetensors", "epoch_0.safetensors", lambda d: b"\xff" * len(d), "not a safetensors file"),
-    ("safetensors", "epoch_0.safetensors", lambda d: d.replace(b"F16", b"F64"), "whole tensor F16"),
-    ("safetensors", "epoch_0.safetensors", lambda d: d[:8] + b"[" + d[9:], "not a safetensors"),
+    ("safetensors", "epoch_0.safetensors", lambda d: d[:-3], "not a whole safetensors file"),
+    ("safetensors", "epoch_0.safetensors", lambda d: b"\xff" * len(d), "not a whole safetensors"),
+    (
+        "safetensors",
+        "epoch_0.safetensors",
+        lambda d: d.replace(b"F16", b"I16"),
+        "expected F16",
+    ),
+    ("safetensors", "epoch_0.safetensors", lambda d: d[:8] + b"[" + d[9:], "not a whole safet"),
     ("topk", "epoch_0.bin", lambda d: d[:-3], "the file is cut"),
     ("topk", "epoch_0.bin", lambda d: b"\x05" + d[1:], "records of other rows or classes"),
-    ("fkd", "epoch_0/batch_1.safetensors", lambda d: d[:-200], "expected a whole tensor"),
+    ("fkd", "epoch_0/batch_1.safetensors", lambda d: d[:-200], "not a whole safetensors"),
     ("pruned", "epoch_0.bin", lambda d: d[:-3], "the file is cut"),
     ("pruned", "epoch_0.bin", lambda d: b"\x05" + d[1:], "records of other rows or classes"),
     ("pruned", "labels.json", lambda d: d.replace(b'"epochs": 2', b'"epochs": 0'), "at least 1, "),

@@ -1,0 +1,250 @@
+"""Write labels of a finite schedule, in the forms that ``stored_labels`` describes and reads."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from hellofmt.archive.local_files import new_directory
+from hellofmt.errors import UserInputError, printable
+from hellofmt.loading.labelling import FunctionLabeler
+from hellofmt.loading.sampler import HelloSampler
+from hellofmt.loading.stored_labels import (
+    CYCLING_FORMS,
+    FORMS,
+    LABELS_SCHEMA,
+    TOP_K_FORMS,
+    Form,
+    file_name,
+    record_type,
+)
+from hellofmt.loading.views import ViewColumn
+from hellofmt.projector.labeler import Labeler
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from hellofmt.loading.dataset import HelloDataset
+
+__all__ = ["write_labels"]
+
+# int16 indices of the top-k form.
+_MOST_CLASSES = 1 << 15
+
+
+def write_labels(
+    dataset: HelloDataset,
+    directory: str | os.PathLike[str],
+    *,
+    epochs: int,
+    form: Form = "safetensors",
+    k: int = 10,
+    batch_size: int = 128,
+    label_function: Callable[[Tensor], Tensor] | None = None,
+    temperature: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Write the labels of epochs 0 .. ``epochs`` - 1 of a data set.
+
+    Args:
+        dataset: gives views and seed; labels are made on its device, by what makes its own.
+        directory: a new directory; it gets its name when it is complete.
+        epochs: >= 1.
+        form: one of ``FORMS``, see ``hellofmt.loading.stored_labels``.
+        k: classes per label of ``topk`` and ``pruned``, 1 to C.
+        batch_size: rows per step, and per file of ``fkd``.
+        label_function: makes the labels instead: logits (N, C) of views (N, 3, S, S), float32 in
+            [0, 1], on the data set's device. An archive needs no projector then, if the data set
+            is opened with ``labels="hard"``.
+        temperature: T > 0 of the labels; by default the data set's.
+        progress: called with labels done and labels in all.
+
+    Returns:
+        Bytes written.
+
+    Raises:
+        UserInputError: E_OPTION, a number or ``form`` is out of range, no temperature is known, or
+            ``embeddings`` of a label function; E_DATA, no projector; E_TEACHER, the label function
+            returns something else than logits.
+        HelloIOError: E_TARGET, the directory exists.
+        HelloError: an image cannot be read.
+    """
+    classes, count = len(dataset.classes), len(dataset)
+    if temperature is None:
+        temperature = dataset.temperature
+    is_known = temperature is not None and math.isfinite(temperature) and temperature > 0
+    checks = [
+        (form in FORMS, "form", " or ".join(FORMS), form),
+        (epochs >= 1, "epochs", "at least 1", epochs),
+        (batch_size >= 1, "batch_size", "at least 1", batch_size),
+        (1 <= k <= classes or form not in TOP_K_FORMS, "k", f"1 to {classes}", k),
+        (classes < _MOST_CLASSES or form not in TOP_K_FORMS, "form", "at most 32767 classes", form),
+        (is_known, "temperature", "a finite number > 0", temperature),
+    ]
+    for is_good, name, expected, value in checks:
+        if not is_good:
+            text = f"`{name}`; expected {expected}, got {printable(value)}"
+            raise UserInputError.make("E_OPTION", text)
+    if dataset.stored is not None:
+        text = "a data set with stored labels; expected one whose labels are made"
+        raise UserInputError.make("E_OPTION", text)
+    if label_function is None:
+        source = dataset.label_source()
+    else:
+        source = FunctionLabeler(label_function, classes, dataset.device)
+    if form == "embeddings" and isinstance(source, FunctionLabeler):
+        text = "form `embeddings` of a label function, which has none; expected another form"
+        raise UserInputError.make("E_OPTION", text)
+    facts = {
+        "schema": LABELS_SCHEMA,
+        "form": form,
+        "archive": dataset.id,
+        "made_by": "function" if isinstance(source, FunctionLabeler) else "archive",
+        "seed": dataset.seed,
+        "epochs": epochs,
+        "cycles": form in CYCLING_FORMS,
+        "rows": count,
+        "classes": classes,
+        "temperature": temperature,
+        "augmented": dataset.is_augmented,
+        "batch_size": batch_size,
+        **({"k": k} if form in TOP_K_FORMS else {}),
+    }
+    with new_directory(directory) as folder:
+        # Known: it was checked above.
+        known = cast("float", temperature)
+        writer = _Writer(folder, dataset, source, known, form, k, batch_size)
+        done = 0
+        for epoch in range(epochs):
+            for rows in writer.epoch(epoch):
+                done += rows
+                if progress is not None:
+                    progress(done, epochs * count)
+        (folder / "labels.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="ascii")
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+class _Writer:
+    """One schedule being written into a directory."""
+
+    def __init__(
+        self,
+        target: Path,
+        dataset: HelloDataset,
+        source: Labeler | FunctionLabeler,
+        temperature: float,
+        form: Form,
+        k: int,
+        batch_size: int,
+    ) -> None:
+        self._target = target
+        self._dataset = dataset
+        self._source = source
+        is_labeler = isinstance(source, Labeler)
+        self._embedder = source if is_labeler and form == "embeddings" else None
+        self._temperature = temperature
+        self._form: Form = form
+        self._k = k
+        self._batch_size = batch_size
+        self._rows = np.arange(len(dataset), dtype=np.int64)
+
+    def epoch(self, epoch: int) -> Iterator[int]:
+        """Write one epoch; yield the number of rows done after each step."""
+        if self._form == "fkd":
+            yield from self._batches(epoch)
+            return
+        path = self._target / file_name(self._form, epoch)
+        if self._form in TOP_K_FORMS:
+            with path.open("xb") as stream:
+                for rows, labels in self._steps(epoch):
+                    stream.write(self._records(rows, labels).tobytes())
+                    yield rows.size
+            return
+        width = len(self._dataset.classes) if self._embedder is None else self._embedder.features
+        # An epoch may not fit in memory: it is gathered in a file, from which the library writes.
+        gathered = path.with_suffix(".npy")
+        whole = np.lib.format.open_memmap(gathered, "w+", "<f2", (self._rows.size, width))
+        for rows, labels in self._steps(epoch):
+            whole[rows] = labels.float().cpu().numpy()
+            yield rows.size
+        tensors = {"views": self._dataset.table(self._rows, epoch), "labels": whole}
+        save_file(tensors, path, {"schema": LABELS_SCHEMA})
+        del whole, tensors
+        gathered.unlink()
+
+    def _steps(self, epoch: int) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        """Rows in order, and their labels or embeddings."""
+        for first in range(0, self._rows.size, self._batch_size):
+            rows = self._rows[first : first + self._batch_size]
+            drawn, _ = self._dataset.draw(rows, epoch)
+            if self._embedder is not None:
+                yield rows, self._embedder.embeddings(drawn)
+            else:
+                yield rows, self._source.labels(drawn, self._temperature)
+
+    def _records(self, rows: NDArray[np.int64], labels: Tensor) -> NDArray[Any]:
+        values, classes = labels.cpu().topk(self._k, dim=1)
+        records = np.empty(rows.size, record_type(self._form, self._k))
+        if self._form == "topk":
+            records["row"] = rows
+        records["class"], records["value"] = classes.numpy(), values.numpy()
+        return records
+
+    def _batches(self, epoch: int) -> Iterator[int]:
+        (self._target / f"epoch_{epoch}").mkdir()
+        sampler = HelloSampler(
+            self._dataset,
+            batch_size=self._batch_size,
+            seed=self._dataset.seed,
+            num_replicas=1,
+            rank=0,
+        )
+        sampler.set_epoch(epoch)
+        for batch, indices in enumerate(sampler):
+            rows = np.array(indices, np.int64)
+            drawn, table = self._dataset.draw(rows, epoch)
+            tensors = _fkd_tensors(self._dataset, rows, table, self._source.logits(drawn))
+            path = self._target / file_name("fkd", epoch, batch)
+            save_file(tensors, path, {"schema": LABELS_SCHEMA})
+            yield rows.size
+
+
+def _fkd_tensors(
+    dataset: HelloDataset, rows: NDArray[np.int64], table: NDArray[np.int32], logits: Tensor
+) -> dict[str, NDArray[Any]]:
+    """The entries of a batch file of ``fkd``."""
+    heights, widths = dataset.sizes
+    wide = table.astype(np.int64)
+
+    def coords(first: int) -> NDArray[np.float64]:
+        height, width = heights[wide[:, first]], widths[wide[:, first]]
+        return wide[:, first + 1 : first + 5] / np.stack([height, width, height, width], axis=1)
+
+    box = wide[:, [ViewColumn.X0, ViewColumn.Y0, ViewColumn.X1, ViewColumn.Y1]]
+    area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
+    share = wide[:, ViewColumn.WEIGHT] / 65536 * (1.0 - area / dataset.views.size**2)
+    tensors: dict[str, tuple[str, NDArray[Any]]] = {
+        "rows": ("<i8", rows),
+        "mix_index": ("<i8", wide[:, ViewColumn.PARTNER_IMAGE]),
+        "mix_bbox": ("<i8", box),
+        "coords": ("<f4", coords(ViewColumn.IMAGE)),
+        "mix_coords": ("<f4", coords(ViewColumn.PARTNER_IMAGE)),
+        "mix_lam": ("<f4", share),
+        "labels": ("<f2", _centred(logits)),
+        "flip": ("u1", wide[:, ViewColumn.FLIP]),
+        "mix_flip": ("u1", wide[:, ViewColumn.PARTNER_FLIP]),
+    }
+    return {name: np.ascontiguousarray(array, dtype) for name, (dtype, array) in tensors.items()}
+
+
+def _centred(logits: Tensor) -> NDArray[np.float32]:
+    return (logits - logits.amax(dim=1, keepdim=True)).clamp(min=-60000.0).cpu().numpy()
