@@ -13,7 +13,7 @@ import argparse
 import re
 import warnings
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
@@ -55,10 +55,13 @@ class Checkpoint:
             (``""``, ``"state_dict"``, ``"ema.module"``), in the order of the file; tensors have
             the file's dtypes and lie on the CPU.
         metadata: text of a safetensors header; empty for PyTorch's formats.
+        arguments: what the program that trained it was called with, where it is kept under
+            ``args``, as timm's does.
     """
 
     states: dict[str, dict[str, Tensor]]
     metadata: dict[str, str]
+    arguments: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 def read_checkpoint(
@@ -106,10 +109,14 @@ def read_checkpoint(
         refuse("is neither safetensors nor a file of torch.save; expected weights")
     if not pickles:
         refuse("is a PyTorch pickle, which only the user can name; expected safetensors")
-    states = dict(_states(_read_pickle(where, refuse)))
+    document = _read_pickle(where, refuse)
+    states = dict(_states(document))
     if not states:
         refuse("has no tensors by name; expected a state dict")
-    return Checkpoint(states, {})
+    arguments = cast("dict[str, Any]", document).get("args")
+    if isinstance(arguments, argparse.Namespace):
+        arguments = vars(arguments)
+    return Checkpoint(states, {}, arguments if isinstance(arguments, dict) else {})
 
 
 def _other(head: bytes) -> str | None:
@@ -156,7 +163,7 @@ def _read_safetensors(path: Path, refuse: Callable[[str], NoReturn]) -> Checkpoi
             metadata = cast("dict[str, str]", file.metadata() or {})
     except (SafetensorError, KeyError, AttributeError, ValueError) as error:
         text = str(error)
-        if "IncompleteBuffer" in text or "InvalidOffset" in text:
+        if "not fully covered" in text:
             refuse("is truncated: tensors are missing from its end")
         refuse(f"is not a sound safetensors file: {printable(text)}")
     if not state:
@@ -167,13 +174,15 @@ def _read_safetensors(path: Path, refuse: Callable[[str], NoReturn]) -> Checkpoi
 def _read_pickle(path: Path, refuse: Callable[[str], NoReturn]) -> object:
     try:
         with (
+            # By its name, torch would take it for safetensors.
+            path.open("rb") as stream,
             warnings.catch_warnings(),
             torch.serialization.safe_globals([argparse.Namespace]),
         ):
             # What old files make torch say concerns whoever wrote them.
             warnings.simplefilter("ignore")
             return torch.load(  # noqa: TID251 - `weights_only`, of a file that the user names
-                path, map_location="cpu", weights_only=True
+                stream, map_location="cpu", weights_only=True
             )
     except Exception as error:
         # torch raises a dozen types here, with advice to turn its protection off.

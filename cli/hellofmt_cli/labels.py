@@ -89,7 +89,7 @@ def labels(
 
     A training run does not need this: the archive makes the same labels as it goes. `hello train
     --labels DIR` and HelloDataset(..., stored=DIR) read it back. TEACHER is what `hello distill`
-    takes, or a directory of hellofmt.student.write_teacher; FILE needs no label function then, but
+    takes, or a directory of hellofmt.teacher.write_teacher; FILE needs no label function then, but
     --temperature if it has none.
     """  # noqa: D301 - click wants the character
     reading(file)

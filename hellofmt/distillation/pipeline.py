@@ -152,8 +152,7 @@ class ProjectorSettings:
         twice = sorted(name for name, count in counts.items() if count > 1)
         if not twice:
             return []
-        fact = "class names belong to several classes, whose rows of the head start equal"
-        return [f"{len(twice):,} {fact}: {listed(twice)}"]
+        return [f"classes that share a name start with equal rows of the head: {listed(twice)}"]
 
     def _head(self, base: LoadedBase, classes: int) -> tuple[str, int | None]:
         """Start and rank of the head's delta."""

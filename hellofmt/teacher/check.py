@@ -131,6 +131,7 @@ def check_teacher(teacher: Callable[[Tensor], Tensor], images: ArrayImages, size
         "E_TEACHER",
         f"{text}; {other:.1f} % in another order of {len(moved)} classes, so its class order"
         f" differs: {examples}{', ...' if len(moved) > 3 else ''}",
+        advice="{teacher_classes:FILE} says the order of its outputs",
     )
 
 

@@ -61,8 +61,8 @@ def columns_of(
         if imagenet is None or set(keys).isdisjoint(imagenet[1]):
             raise UserInputError.make(
                 "E_TEACHER",
-                f"{where} has {outputs:,} outputs for {len(keys):,} classes of the data;"
-                " `--teacher-classes FILE` says which, a class key a line in their order",
+                f"{where} has {outputs:,} outputs for {len(keys):,} classes of the data",
+                advice="{teacher_classes:FILE} says which, a class key a line in their order",
             )
         source, named = imagenet
     if len(named) != outputs:

@@ -130,5 +130,6 @@ def refuse_match(match: Match, path: str, network: str, classes: int, advice: st
     raise UserInputError.make(
         "E_TEACHER",
         f"`{printable(path)}` does not hold a `{printable(network)}` for {classes:,} classes:"
-        f" {fact}{'; ' if advice else ''}{advice}",
+        f" {fact}",
+        advice=advice,
     )

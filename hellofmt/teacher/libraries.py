@@ -19,6 +19,8 @@ from hellofmt.student.networks import (
 from hellofmt.teacher.rule import INTERPOLATIONS, InputRule
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import nn
 
     from hellofmt.teacher.rule import RuleChange
@@ -30,12 +32,25 @@ __all__ = ["library_network", "pretrained_network"]
 _HALVES: Final = {"inception_v3", "googlenet"}
 
 
-def _timm_rule(network: nn.Module) -> InputRule:
-    from timm.data.config import resolve_model_data_config
+def _said_in_training(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What timm's training program was told of the input; anything but numbers is not it."""
+    said: dict[str, Any] = {}
+    for name in ("img_size", "crop_pct", "input_size", "mean", "std"):
+        value: Any = arguments.get(name)
+        numbers = value if isinstance(value, list | tuple) else [value]
+        count = 1 if name in {"img_size", "crop_pct"} else 3
+        if len(numbers) == count and all(type(n) in {int, float} and n >= 0 for n in numbers):
+            said[name] = numbers[0] if count == 1 else tuple(numbers)
+    return said
 
-    config = cast("dict[str, Any]", resolve_model_data_config(network))
+
+def _timm_rule(network: nn.Module, arguments: Mapping[str, Any]) -> InputRule:
+    from timm.data.config import resolve_data_config
+
+    said = _said_in_training(arguments)
+    config = cast("dict[str, Any]", resolve_data_config(said, model=network))
     name = str(config["interpolation"])
-    source = "timm's data config"
+    source = "timm's data config" + (f" and the checkpoint's {', '.join(said)}" if said else "")
     if name not in INTERPOLATIONS:
         source += f", whose {printable(name, 20)} is taken as bicubic"
     return InputRule(
@@ -67,7 +82,7 @@ def _weights(name: str) -> Any:
 
 
 def library_network(
-    name: str, classes: int, side: int, change: RuleChange
+    name: str, classes: int, side: int, change: RuleChange, arguments: Mapping[str, Any]
 ) -> tuple[nn.Module, InputRule]:
     """A network with fresh weights, built as its library publishes it, and its input rule.
 
@@ -76,6 +91,7 @@ def library_network(
         classes: number of logits.
         side: of the views in pixels, for networks of our own, which take any.
         change: what the user says of the input; a transformer is built for its size.
+        arguments: of the training program, as far as the checkpoint keeps them.
 
     Returns:
         The network, and the library's rule with the changes.
@@ -98,8 +114,10 @@ def library_network(
 
     cfg = timm.get_pretrained_cfg(name.removeprefix(TIMM), allow_unregistered=True)
     published = int(cfg.input_size[-1]) if cfg is not None else 224
-    network = build_student(name, classes, change.size or published)
-    return network, change.of(_timm_rule(network))
+    said = _said_in_training(arguments)
+    trained = said.get("img_size") or said.get("input_size", (published,))[-1]
+    network = build_student(name, classes, change.size or int(trained))
+    return network, change.of(_timm_rule(network, arguments))
 
 
 def pretrained_network(name: str, change: RuleChange) -> tuple[nn.Module, InputRule]:
@@ -121,7 +139,7 @@ def pretrained_network(name: str, change: RuleChange) -> tuple[nn.Module, InputR
             import timm
 
             network = timm.create_model(name.removeprefix(TIMM), pretrained=True)
-            return network, change.of(_timm_rule(network))
+            return network, change.of(_timm_rule(network, {}))
         weights = _weights(name.removeprefix(TORCHVISION))
         network = torchvision.models.get_model(name.removeprefix(TORCHVISION), weights=weights)
         return network, change.of(_torchvision_rule(weights))

@@ -9,7 +9,7 @@ beside the plain ones. Nothing is peeled blindly: a prefix counts only where wha
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -53,6 +53,7 @@ class Match:
         unexpected: names at the place that the network lacks.
         shapes: (name, shape in the file, shape in the network) where these differ.
         left_out: names of the same dictionary that belong to something else.
+        others: places that fit as well and were not taken.
     """
 
     where: str
@@ -63,6 +64,7 @@ class Match:
         default_factory=list[tuple[str, tuple[int, ...], tuple[int, ...]]]
     )
     left_out: list[str] = field(default_factory=list[str])
+    others: list[str] = field(default_factory=list[str])
 
     @property
     def fits(self) -> bool:
@@ -105,7 +107,9 @@ def _matches(
                 found[prefix] = found.get(prefix, 0) + 1
     needed = [name for name in wanted if name.rpartition(".")[2] != _COUNTER]
     whole = [p for p in found if all(p + name in got for name in needed)]
-    likely = whole or sorted(found, key=lambda p: -found[p])[:1] or [""]
+    # Where no place holds all, one that holds less than half is another network's.
+    nearest = max(found, key=lambda prefix: found[prefix], default="")
+    likely = whole or [nearest if 2 * found.get(nearest, 0) > len(needed) else ""]
     for prefix in likely:
         inside = [name for name in got if name.startswith(prefix)]
         others = tuple(p for p in likely if p != prefix and p.startswith(prefix))
@@ -169,12 +173,15 @@ def find_weights(network: nn.Module, checkpoint: Checkpoint, file: str) -> Match
                 f" {listed([match.where for match in best])}; save the one you mean alone",
             )
     _check_types(best[0], own, file)
-    return best[0]
+    return replace(best[0], others=[m.where for m in fitting if m is not best[0]])
 
 
 def _check_types(match: Match, own: Mapping[str, Tensor], file: str) -> None:
     """Refuse integers, of a quantised file say, that would be copied as if they were weights."""
     for name, tensor in match.state.items():
+        # Whoever casts a whole state dict casts its counters.
+        if name.endswith(_COUNTER):
+            continue
         if tensor.is_floating_point() != own[name].is_floating_point() or tensor.is_complex():
             raise UserInputError.make(
                 "E_TEACHER",

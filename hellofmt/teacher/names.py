@@ -109,14 +109,15 @@ class _Reader:
             )
         return int(shape[1])
 
-    def _build(self, network: str, classes: int, own: InputRule | None) -> Any:
+    def _build(self, network: str, classes: int, checkpoint: Checkpoint, file: str) -> Any:
         """Network and rule for a file."""
+        own = own_rule(checkpoint, file)
         if own is not None:
             self.check_unchanged()
             return build_network(network, classes, own.size or self.side), own
         if is_factory(network):
             return from_factory(network, classes), self.change.of(InputRule())
-        return library_network(network, classes, self.side, self.change)
+        return library_network(network, classes, self.side, self.change, checkpoint.arguments)
 
     def check_unchanged(self) -> None:
         if self.change:
@@ -137,16 +138,15 @@ class _Reader:
                 " file, or a folder of `hello teach` without a network before it",
             )
         checkpoint = read_checkpoint(file)
-        own = own_rule(checkpoint, file)
         classes = len(self.keys if self.named is None else self.named)
-        module, rule = self._build(network, classes, own)
+        module, rule = self._build(network, classes, checkpoint, file)
         match = find_weights(module, checkpoint, file)
         count = match.head_classes(classes)
         if count is not None and self.named is None:
             # Refused here where nothing says which outputs are meant.
             columns_of(self.text, count, self.keys, None)
             classes = count
-            module, rule = self._build(network, classes, own)
+            module, rule = self._build(network, classes, checkpoint, file)
             match = find_weights(module, checkpoint, file)
         if not match.fits:
             refuse_match(match, file, network, classes, self._advice(match, network, checkpoint))
@@ -164,14 +164,15 @@ class _Reader:
             if near.fits or near.head_classes(2) is not None:
                 return f"it holds a `{other}`: `{other}=FILE`"
         if match.shapes and not match.missing and any("pos_embed" in n for n, _, _ in match.shapes):
-            return "`--teacher-size` is the side in pixels that it was trained for"
+            return "{teacher_size:PIXELS} builds it for the side that it was trained for"
         return ""
 
     def _tell(self, match: Match, checkpoint: Checkpoint, file: str) -> None:
         """Say what was taken, left out and converted."""
         notes: list[str] = []
-        if len(checkpoint.states) > 1 or match.left_out:
-            notes.append(f"weights of `{printable(match.where, 80)}`" if match.where else "")
+        if match.where and (len(checkpoint.states) > 1 or match.left_out):
+            rather = f", not of {listed(match.others)}" if match.others else ""
+            notes.append(f"weights of `{printable(match.where, 80)}`{rather}")
         if match.left_out:
             notes.append(f"{listed(match.left_out)} left out")
         floats = {t.dtype for t in match.state.values() if t.is_floating_point()}
@@ -253,6 +254,9 @@ def load_named_teacher(
             f" `NETWORK={printable(text)}`, such as `resnet18={printable(text)}`",
         )
     network, equals, file = text.partition("=")
+    if file.startswith("~"):
+        # A shell expands it at the start of a word alone.
+        file = str(Path(file).expanduser())
     is_library = network.startswith((TIMM, TORCHVISION))
     if equals and file == _PRETRAINED and is_library:
         return reader.finished(*pretrained_network(network, change))

@@ -61,7 +61,9 @@ class Teacher(nn.Module):
 
     def extra_repr(self) -> str:
         """Rule and columns: what is computed depends on them, so digests must."""
-        return f"{self.rule.to_json()}, columns={self.columns}"
+        rule = self.rule.to_json()
+        del rule["source"]
+        return f"{rule}, columns={self.columns}"
 
     def train(self, mode: bool = True) -> Teacher:
         """Stay in eval mode whatever is asked: running statistics must not move while labelling."""

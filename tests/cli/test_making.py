@@ -12,10 +12,12 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hellofmt.archive import open_archive
 from hellofmt.runs import results
+from hellofmt.student import build_student
 
 KEYS = ("columns", "grey", "rows")
 FEW = ("--view-flip", "0", "--view-crop", "0.6", "1", "--batch-size", "16")
@@ -307,6 +309,35 @@ def test_a_device_that_is_not_here_is_one_line(invoke, command, device, why):
     done = invoke(command, "nowhere", "--device", device)
     assert (done.exit_code, done.stdout) == (2, "")
     assert re.fullmatch(f"Error: E_OPTION: device `{device}`: .*{why}.*\n", done.stderr)
+
+
+def test_how_a_teacher_sees_images_and_what_it_says_are_options(images, tmp_path, invoke):
+    path, classes, work = (tmp_path / name for name in ("w.pth", "classes.txt", "work"))
+    torch.save({"model": build_student("cnn", 4, 8).state_dict()}, path)
+    classes.write_text("rows\nblue\ngrey\ncolumns\n")
+    work.mkdir()
+    (work / "earlier").write_bytes(b"")
+    seen = ("--teacher-mean", "0", "0", "0.5", "--teacher-std", "1", "1", "2")
+    more = ("--teacher-size", "16", "--teacher-classes", classes, "--work", work)
+    text = f"cnn={path}"
+    done = invoke("fit", images, *FIT, *seen, *more, "--teacher", text, "-o", tmp_path / "p.hello")
+    assert f"teacher {text}: input 16 px bilinear, mean 0 0 0.5, std 1 1 2" in done.stderr
+    assert f"teacher `{text}`: 3 of its 4 outputs, by its class list" in done.stderr
+    path.write_bytes(b"<html>")
+    done = invoke(
+        "fit", images, *FIT, "--teacher", text, "--work", work, "-o", tmp_path / "q.hello"
+    )
+    assert done.exit_code == 2
+    assert done.stderr.endswith("w.pth` is a web page, not the weights; download the file itself\n")
+    # What cannot succeed is not said to continue.
+    assert f"kept: what is finished, in {work}\n" in done.stderr
+
+
+def test_a_stock_resnet_of_small_images_is_advised_on(images, tmp_path, invoke):
+    done = invoke(
+        "teach", images, "--arch", "resnet18", "--epochs", "1", "-o", tmp_path / "t", *FEW
+    )
+    assert "resnet18 shrinks 8 px images by 4 before its first block; resnet18-cifar" in done.stderr
 
 
 def test_grey_images_are_converted_and_said(images, teacher, tmp_path, invoke):

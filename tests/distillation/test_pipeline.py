@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -275,3 +277,14 @@ def test_the_validation_part_is_cut_by_class(stripes):
     assert not {p.tobytes() for p in rest.pixels} & {p.tobytes() for p in held_out.pixels}
     few = stripes(per_class=9)
     assert split_validation(few) == (few, few)
+
+
+def test_classes_of_one_name_keep_their_keys_and_are_said(stripes, tiny_base):
+    names = [("n02012849", "crane"), ("n03126707", "crane"), ("n01440764", "tench")]
+    source = replace(stripes(), classes=tuple(ClassLine(key, (name,)) for key, name in names))
+    base = SimpleNamespace(has_text=True, embed_dim=32)
+    (note,) = ProjectorSettings(start="text").notes(base, source)
+    assert note == "classes that share a name start with equal rows of the head: `crane`"
+    assert ProjectorSettings(start="text").notes(base, stripes()) == []
+    assert ProjectorSettings(start="stored").notes(base, source) == []
+    assert ProjectorSettings().notes(tiny_base, source) == []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import sys
 from urllib.error import URLError
 
@@ -160,7 +161,9 @@ def test_networks_of_the_user_are_tried_before_they_are_trained(
 
 def test_a_checkpoint_of_other_classes_says_how_many(tmp_path):
     save_file(build_student("cnn", 5, 8).state_dict(), tmp_path / "w.safetensors")
-    message = "E_TEACHER: teacher .* has 5 outputs for 3 classes of the data; `--teacher-classes"
+    message = (
+        "E_TEACHER: teacher .* has 5 outputs for 3 classes of the data; `teacher_classes` FILE says"
+    )
     with pytest.raises(UserInputError, match=message):
         load_named_teacher(f"cnn={tmp_path / 'w.safetensors'}", KEYS, 8)
 
@@ -233,8 +236,23 @@ def test_timms_data_config_is_taken_and_said(tmp_path):
     torch.save(small.state_dict(), tmp_path / "w.pth.tar")
     text = f"timm:{name}={tmp_path / 'w.pth.tar'}"
     assert load_named_teacher(text, KEYS, 32, change=other).rule.size == 32
-    with pytest.raises(UserInputError, match=r"size mismatch for `pos_embed`.*`--teacher-size` is"):
+    with pytest.raises(UserInputError, match=r"mismatch for `pos_embed`.*`teacher_size` PIXELS"):
         load_named_teacher(text, KEYS, 32)
+
+
+def test_what_timms_training_was_told_is_taken_and_said(tmp_path):
+    import timm
+
+    network = timm.create_model("resnet10t", num_classes=3)
+    told = {"img_size": 32, "mean": [0.1, 0.2, 0.3], "std": None, "crop_pct": "x", "lr": 0.1}
+    document = {"state_dict": network.state_dict(), "args": argparse.Namespace(**told)}
+    torch.save(document, tmp_path / "last.pth.tar")
+    lines, text = [], f"timm:resnet10t={tmp_path / 'last.pth.tar'}"
+    got = load_named_teacher(text, KEYS, 8, say=lines.append)
+    assert (got.rule.size, got.rule.mean) == (32, (0.1, 0.2, 0.3))
+    assert lines[-1].endswith(
+        "std 0.229 0.224 0.225 (timm's data config and the checkpoint's img_size, mean)"
+    )
 
 
 @pytest.mark.parametrize(
