@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long slow oldest-webdataset oldest-triton bench evidence times lint \
+.PHONY: help demo test test-long slow other-processors oldest-webdataset oldest-triton bench evidence times lint \
   types unit interp aot vectors fuzz format clean
 
 help:
@@ -42,11 +42,20 @@ unit: $(STAMP)
 interp: $(STAMP)
 	HELLOFMT_REQUIRE=interp TRITON_INTERPRET=1 $(BIN)/pytest -q -m "interp and not slow" tests/kernels
 
-test-long: test slow oldest-webdataset oldest-triton
+test-long: test slow other-processors oldest-webdataset oldest-triton
 
 slow: $(STAMP)
 	$(BIN)/pytest -q -m "slow and not interp and not gpu" --durations=30
 	TRITON_INTERPRET=1 $(BIN)/pytest -q -m "interp and slow" tests/kernels
+
+# What computes, once more with the instructions of other processors: oneDNN's products as on a
+# machine without AVX-512, and ATen's loops as on one without AVX2. A test that holds the bits of
+# one processor's matrix product fails here.
+COMPUTING := tests/kernels tests/projector tests/loading tests/spec/test_numbers.py tests/teacher \
+  tests/student tests/distillation
+other-processors: $(STAMP)
+	for other in ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=default; do env $$other $(BIN)/pytest -q \
+	  -m "not slow and not interp and not aot and not gpu" $(wildcard $(COMPUTING)) || exit 1; done
 
 # The oldest versions that we promise to work with lie in folders before everything that .venv has.
 .cache/webdataset-0.2.86/.installed: PACKAGES = webdataset==0.2.86 braceexpand
