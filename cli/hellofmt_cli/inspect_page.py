@@ -2,7 +2,8 @@
 
 Images are verified before they are shown and travel as ``data:`` URIs; the chart is inline SVG.
 There is no script and a policy that would forbid one, nothing is fetched, and every word from the
-archive is escaped, so the page of a hostile file is as harmless as the page of an honest one.
+archive is escaped and kept to its own direction, so the page of a hostile file is as harmless as
+the page of an honest one. Pictures are shown as training sees them: not turned by their EXIF.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import base64
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
-from hellofmt.archive import UNSET
+from hellofmt.archive import UNSET, without_metadata
+from hellofmt.errors import shown_path
 from hellofmt_cli.cat import image_bytes
 from hellofmt_cli.inspect import avoided_rows, byte_rows
 from hellofmt_cli.output import count, size, write_text
@@ -49,7 +51,7 @@ svg .soft { fill: var(--soft); } svg .bar { fill: var(--bar); } svg .stored { fi
 .sheet { display: grid; grid-template-columns: repeat(10, minmax(0, 1fr)); gap: .9rem .7rem; }
 @media (max-width: 40rem) { .sheet { grid-template-columns: repeat(5, minmax(0, 1fr)); } }
 figure { margin: 0; } img { width: 100%; aspect-ratio: 1; object-fit: contain;
-  background: var(--line); border-radius: 3px; display: block; }
+  image-orientation: none;  background: var(--line); border-radius: 3px; display: block; }
 .pixelated img { image-rendering: pixelated; }
 figcaption { font-size: 12px; color: var(--soft); white-space: nowrap; overflow: hidden;
   text-overflow: ellipsis; }
@@ -79,14 +81,14 @@ def render(archive: HelloFile, document: dict[str, Any]) -> str:
     facts = [
         ("id", f"<code>{escape(document['id'])}</code>"),
         ("content id", f"<code>{escape(document['content_id'])}</code>"),
-        ("method", escape(dataset["method"])),
-        ("sources", escape(", ".join(dataset["sources"]) or "not stated")),
-        ("license", escape(dataset["license"])),
+        ("method", _name(dataset["method"])),
+        ("sources", ", ".join(map(_name, dataset["sources"])) or "not stated"),
+        ("license", _name(dataset["license"])),
         ("classes", f"{document['classes']:,}"),
         *_label_facts(document),
     ]
     body = [
-        f"<h1>{escape(title)}</h1>",
+        f"<h1>{_name(title)}</h1>",
         f"<p>{escape(_summary(document))}</p>",
         "<h2>What it is</h2>",
         _definitions(facts),
@@ -114,10 +116,20 @@ def render(archive: HelloFile, document: dict[str, Any]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "img-src data:; style-src 'unsafe-inline'\">"
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body>"
+        f"<title>{_text(title)}</title><style>{_STYLE}</style></head>\n<body>"
         + "\n".join(body)
         + "</body></html>\n"
     )
+
+
+def _text(value: object) -> str:
+    """Words of the archive as HTML text or a quoted attribute."""
+    return escape(shown_path(value))
+
+
+def _name(value: object) -> str:
+    """The same as HTML whose direction does not reach what stands beside it."""
+    return f"<bdi>{_text(value)}</bdi>"
 
 
 def _summary(document: dict[str, Any]) -> str:
@@ -133,7 +145,7 @@ def _label_facts(document: dict[str, Any]) -> list[tuple[str, str]]:
         return []
     values = count(delta["parameters"] + head["parameters"], "value")
     return [
-        ("base", escape(f"{base['kind']} {base['name']} {base['pretrained'] or ''}")),
+        ("base", f"{base['kind']} {_name(base['name'])} {_name(base['pretrained'] or '')}"),
         ("base digest", f"<code>{escape(base['digest'])}</code>"),
         ("trained", escape(f"{values}, {count(delta['targets'], 'adapted weight')} and a head")),
         ("temperature", f"{document['temperature']:g}"),
@@ -184,11 +196,13 @@ def _sheet(archive: HelloFile) -> list[str]:
         used += len(data)
         if used > MAX_BYTES:
             break
-        name = escape(names[int(index.label[row])][0])
+        if images.codec == "jpeg":
+            data = without_metadata(data)
+        name = names[int(index.label[row])][0]
         uri = f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
         figures.append(
-            f'<figure><img src="{uri}" alt="image {row}"><figcaption title="{name}">{name}'
-            "</figcaption></figure>"
+            f'<figure><img src="{uri}" alt="image {row}"><figcaption title="{_text(name)}">'
+            f"{_name(name)}</figcaption></figure>"
         )
     shown = "all" if len(figures) == len(archive) else f"{len(figures):,} of"
     # Enlarged pixels of tiny pictures should be seen as such.

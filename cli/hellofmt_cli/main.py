@@ -12,8 +12,10 @@ test runner, a program that calls the group and a shell all see the same codes.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -34,6 +36,8 @@ EXIT_IO: Final = 9
 EXIT_SIGINT: Final = 130
 EXIT_SIGPIPE: Final = 141
 EXIT_SIGTERM: Final = 143
+
+_ESCAPED: Final = "ascii_escaped"
 
 
 class Entry(NamedTuple):
@@ -189,10 +193,36 @@ def _terminate(_signal: int, _frame: FrameType | None) -> None:
     raise Terminated
 
 
+def _escape_unencodable() -> None:
+    """Let a terminal that cannot show a letter show its number, instead of failing."""
+    ascii_codec = codecs.lookup("ascii")
+
+    def find(name: str) -> codecs.CodecInfo | None:
+        if name != _ESCAPED:
+            return None
+        return codecs.CodecInfo(
+            ascii_codec.encode,
+            ascii_codec.decode,
+            incrementalencoder=ascii_codec.incrementalencoder,
+            incrementaldecoder=ascii_codec.incrementaldecoder,
+            name=_ESCAPED,
+        )
+
+    codecs.register(find)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # click takes a stream that says ASCII for a mistake, and writes UTF-8 into it.
+            is_ascii = codecs.lookup(stream.encoding).name == "ascii"
+            stream.reconfigure(
+                encoding=_ESCAPED if is_ascii else stream.encoding, errors="backslashreplace"
+            )
+
+
 def main() -> None:
     """Run ``hello`` with the arguments of the process and exit."""
-    # Not at import: a program that imports the group keeps its own handlers.
+    # Not at import: a program that imports the group keeps its own handlers and streams.
     signal.signal(signal.SIGTERM, _terminate)
+    _escape_unencodable()
     hello()
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import unicodedata
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Choice",
+    "columns",
     "count",
     "device_option",
     "echo_json",
@@ -89,15 +91,23 @@ def option_of(argument: str, value: str = "") -> str:
     return f"`{option} {value}`" if value else f"`{option}`"
 
 
+def columns(text: str) -> int:
+    """Columns that a terminal gives to a text: two for a wide character, none for a mark on one."""
+    wide = sum(unicodedata.east_asian_width(c) in ("W", "F") for c in text)
+    marks = sum(unicodedata.category(c) in ("Mn", "Me") for c in text)
+    return len(text) + wide - marks
+
+
 def echo_page(rows: Sequence[tuple[str, str] | None], indent: int = 0) -> None:
     """Print ``label  value`` lines with the values in one column; None is an empty line.
 
     Both are escaped, so a caller may pass text from a file as it is.
     """
     escaped = [row and (printable(row[0], 120), printable(row[1], 400)) for row in rows]
-    width = max((len(row[0]) for row in escaped if row), default=0)
+    width = max((columns(row[0]) for row in escaped if row), default=0)
     for row in escaped:
-        click.echo(f"{' ' * indent}{row[0]:<{width}}  {row[1]}".rstrip() if row else "")
+        line = f"{row[0]}{' ' * (width - columns(row[0]))}  {row[1]}" if row else ""
+        click.echo(f"{' ' * indent}{line}".rstrip())
 
 
 def echo_json(document: dict[str, Any]) -> None:

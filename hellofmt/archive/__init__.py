@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hellofmt.archive.class_lists import read_class_lines
     from hellofmt.archive.classes import Classes, ClassLine
-    from hellofmt.archive.images import decode_image, encode_image
+    from hellofmt.archive.images import decode_image, encode_image, without_metadata
     from hellofmt.archive.index import Index
     from hellofmt.archive.limits import DEFAULT_LIMITS, Limits
     from hellofmt.archive.local_files import (
@@ -133,6 +133,7 @@ __all__ = [
     "validate_manifest",
     "verify_archive",
     "verify_signature",
+    "without_metadata",
     "write_archive",
     "write_shards",
     "write_small_file",
@@ -142,7 +143,7 @@ _MODULES = {
     "class_lists": ("read_class_lines",),
     "classes": ("ClassLine", "Classes"),
     "view_defaults": ("default_views",),
-    "images": ("decode_image", "encode_image"),
+    "images": ("decode_image", "encode_image", "without_metadata"),
     "index": ("Index",),
     "limits": ("DEFAULT_LIMITS", "Limits"),
     "probes": ("probe_images",),

@@ -30,6 +30,7 @@ __all__ = [
     "encode_image",
     "parse_image",
     "parse_png_header",
+    "without_metadata",
 ]
 
 Codec = Literal["png", "jpeg", "webp"]
@@ -317,8 +318,15 @@ def _check_png_data(data: bytes, shape: ImageShape) -> None:
         raise _DamagedError(f"compressed data does not hold exactly {wanted} bytes")
 
 
-def _without_metadata(data: bytes) -> bytes:
-    """A JPEG without comments and application segments, but for JFIF and Adobe's colour flag."""
+def without_metadata(data: bytes) -> bytes:
+    """A JPEG as training decodes it: no orientation, no profile, no comment.
+
+    Args:
+        data: a JPEG within the profile of the format.
+
+    Returns:
+        The file without comments and application segments, but for JFIF and Adobe's colour flag.
+    """
     parts = [data[:2]]
     for marker, begin, _, end in _segments(data):
         if marker == 0xFE or (0xE0 <= marker <= 0xEF and marker not in (0xE0, 0xEE)):
@@ -356,7 +364,7 @@ def decode_image(data: bytes, codec: str, limits: Limits, *, member: str = "") -
         if codec == "png":
             _check_png_data(data, shape)
         elif codec == "jpeg":
-            data = _without_metadata(data)
+            data = without_metadata(data)
         with Image.open(io.BytesIO(data), formats=(_PILLOW[codec],)) as image:
             if image.size != (shape.width, shape.height):
                 raise _DamagedError(f"decodes to {image.size[0]} x {image.size[1]} pixels")

@@ -357,13 +357,21 @@ class _Row:
             shape = parse_image(data, codec)
         except HelloError as error:
             raise UserInputError.make("E_DATA", f"{self.describe()}: {error}") from error
+        self.check_limits(shape, len(data), limits)
+        return shape
+
+    def check_limits(self, shape: ImageShape, size: int, limits: Limits) -> None:
+        """Refuse it above a limit, by name.
+
+        Raises:
+            LimitError: above a limit.
+        """
         try:
-            check_image_limits(shape, len(data), limits)
+            check_image_limits(shape, size, limits)
         except LimitError:
             # Only what is refused needs a name.
-            check_image_limits(shape, len(data), limits, member=self.describe())
+            check_image_limits(shape, size, limits, member=self.describe())
             raise
-        return shape
 
 
 def _measure(item: ImageItem, position: int) -> _Row:
@@ -643,7 +651,9 @@ class _Plan:
             try:
                 shape = parse_png_header(row.read_head(33))
             except HelloError as error:
-                raise UserInputError.make("E_DATA", f"{row.describe()}: {error}") from None
+                raise UserInputError.make("E_DATA", f"{row.describe()}: {error}") from error
+            # How many bytes it will take is not known yet.
+            row.check_limits(shape, 0, self._limits)
             if common is not None and shape != common:
                 if layout == "auto":
                     return None

@@ -12,7 +12,7 @@ import torchvision
 
 from hellofmt.archive.classes import ClassLine
 from hellofmt.archive.images import DECODE_ERRORS
-from hellofmt.errors import UserInputError, foreign_text, printable
+from hellofmt.errors import UserInputError, did_you_mean, foreign_text, printable
 from hellofmt.sources.arrays import Frames
 from hellofmt.sources.decode import decode_rgb, to_rgb
 from hellofmt.sources.listing import Listing, placed
@@ -98,6 +98,7 @@ def _opened(name: str, root: str, split: str) -> Any:
         raise UserInputError.make(
             "E_OPTION",
             f"torchvision has no data set `{printable(name)}`; expected `torchvision:NAME:ROOT`",
+            advice=did_you_mean(name, torchvision.datasets.__all__),
         )
     known = inspect.signature(kind).parameters
     options: dict[str, Any] = {}

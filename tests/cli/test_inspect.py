@@ -2,9 +2,12 @@
 
 import base64
 import hashlib
+import io
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from hellofmt.archive import open_archive
 
@@ -396,6 +399,35 @@ class TestHtml:
         assert "<script" not in page
         assert 'onload="x' not in page
         assert "&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#x27;&amp;" in page
+
+    def test_names_keep_their_script_and_their_direction(self, image_folder, tmp_path, invoke):
+        path, out = tmp_path / "\u732b.hello", tmp_path / "\u732b.html"
+        (image_folder / "cat").rename(image_folder / "\u732b \u05d7\u05ea\u05d5\u05dc")
+        options = ["--name", "\u00fcben\u202e\u200bx", "--method", "\u2066m"]
+        assert invoke("pack", image_folder, "-o", path, *options).exit_code == 0
+        page = invoke("inspect", path, "--html", out)
+        assert page.exit_code == 0
+        text = out.read_text(encoding="utf-8")
+        assert "<bdi>\u732b \u05d7\u05ea\u05d5\u05dc</bdi>" in text
+        assert "<h1><bdi>\u00fcben\\u202e\\u200bx " in text
+        assert "<bdi>\\u2066m</bdi>" in text
+        assert not set(text) & set("\u202e\u200b\u2066")
+        shown = invoke("inspect", path, "--classes").stdout
+        assert "\u732b \u05d7\u05ea\u05d5\u05dc" in shown
+
+    def test_a_photograph_is_shown_as_training_sees_it(self, tmp_path, invoke):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        (tmp_path / "in" / "a").mkdir(parents=True)
+        wide = np.zeros((8, 20, 3), np.uint8)
+        Image.fromarray(wide).save(tmp_path / "in" / "a" / "0.jpg", exif=exif)
+        assert invoke("pack", tmp_path / "in", "-o", tmp_path / "x.hello").exit_code == 0
+        invoke("inspect", tmp_path / "x.hello", "--html", tmp_path / "x.html")
+        page = (tmp_path / "x.html").read_text()
+        shown = base64.b64decode(re.findall(r"data:image/jpeg;base64,([^\"]+)", page)[0])
+        with Image.open(io.BytesIO(shown)) as image:
+            assert (image.size, dict(image.getexif())) == ((20, 8), {})
+        assert "image-orientation: none" in page
 
     def test_an_existing_page_stays(self, full, tmp_path, invoke):
         out = tmp_path / "r.html"

@@ -245,6 +245,41 @@ main()
 """
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_that_cannot_show_a_name_gets_its_numbers(encoding, packed, tmp_path):
+    path = packed.rename(tmp_path / "\u732b\u00fc.hello")
+    program = "from hellofmt_cli.main import main; main()"
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "LC_ALL": "C"}
+
+    def run(*arguments):
+        return subprocess.run(  # noqa: S603
+            [sys.executable, "-c", program, *arguments],
+            capture_output=True,
+            check=False,
+            env=environment,
+        )
+
+    done = run("inspect", path, "--html", path)
+    name = "\u732b\u00fc".encode(encoding, "backslashreplace")
+    assert done.returncode == 10, done.stderr
+    assert b"Error: " in done.stderr
+    assert name + b".hello` exists" in done.stderr
+    said = run("pack", tmp_path / "images", "-o", tmp_path / "\u732b\u00fc")
+    assert said.returncode == 0, said.stderr
+    assert name + b"\n" in said.stdout
+
+
+def test_names_of_250_bytes(image_folder, packed, tmp_path, invoke):
+    for name in ("a" * 250, "\u732b" * 83, "b" * 255):
+        target = tmp_path / name
+        assert invoke("pack", image_folder, "-o", target).exit_code == 0
+        assert invoke("pack", image_folder, "-o", target, "--force").exit_code == 0
+        target.unlink()
+        assert invoke("inspect", packed, "--html", target).exit_code == 0
+        target.unlink()
+        assert invoke("extract", packed, target).exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

@@ -3,6 +3,7 @@
 import tarfile
 
 import pytest
+from PIL import Image
 
 from hellofmt.archive import open_archive
 
@@ -158,3 +159,22 @@ def test_output_in_no_directory(image_folder, tmp_path, invoke):
     result = invoke("pack", image_folder, "-o", tmp_path / "none" / "x.hello")
     assert result.exit_code == 10
     assert "E_TARGET" in result.stderr
+
+
+@pytest.mark.parametrize("layout", ["packed", "files", "auto"])
+def test_an_image_above_a_limit_is_named(layout, image_folder, tmp_path, invoke):
+    options = ["--layout", layout, "--limit", "image_pixels=63"]
+    result = invoke("pack", image_folder, "-o", tmp_path / "y.hello", *options)
+    assert result.exit_code == 6
+    named = f"member=image 0 ({image_folder / 'cat' / '0.png'}): `image_pixels` is 64, cap 63"
+    assert f"E_LIMIT_IMAGE_PIXELS {named}; `--limit image_pixels=64` raises it\n" in result.stderr
+
+
+def test_images_of_another_form_are_refused_with_the_option_that_converts(tmp_path, invoke):
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    Image.new("1", (8, 8)).save(tmp_path / "in" / "a" / "0.png")
+    for layout in ("packed", "files"):
+        result = invoke("pack", tmp_path / "in", "-o", tmp_path / "y", "--layout", layout)
+        assert result.exit_code == 2
+        assert "in/a/0.png" in result.stderr
+        assert result.stderr.endswith("; `--reencode` converts it\n")

@@ -1,0 +1,51 @@
+"""Pages: what is beside what, in every script."""
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from hellofmt_cli.output import Choice, columns, echo_page, option_of
+
+
+@pytest.mark.parametrize(
+    ("text", "width"),
+    [
+        ("", 0),
+        ("cat", 3),
+        ("\u732b", 2),
+        ("\u732b\u3000\uff21", 6),
+        ("\u00fcben", 4),
+        # The same letter as u and a mark above it.
+        ("u\u0308ben", 4),
+        ("\u05d7\u05ea\u05d5\u05dc", 4),
+        ("\U0001f408", 2),
+    ],
+)
+def test_columns_of_a_terminal(text, width):
+    assert columns(text) == width
+
+
+def test_values_stand_in_one_column(capsys):
+    echo_page([("\u732b", "one"), ("cats", "two"), None, ("u\u0308", "\u202ex\n")], indent=1)
+    lines = capsys.readouterr().out.split("\n")
+    assert lines == [" \u732b    one", " cats  two", "", " u\u0308     \\u202ex\\n", ""]
+
+
+def test_options_are_spelled_as_they_are_typed():
+    assert option_of("force") == "`--force`"
+    assert option_of("batch_size") == "`--batch-size`"
+    assert option_of("license_name") == "`--license`"
+    assert option_of("limits", "images=6") == "`--limit images=6`"
+
+
+@pytest.mark.parametrize(("word", "meant"), [("jpgg", " Did you mean `jpeg`?"), ("zzz", "")])
+def test_a_choice_answers_a_mistyped_word(word, meant):
+    @click.command()
+    @click.option("--codec", type=Choice(["png", "jpeg"]))
+    def program(codec):
+        click.echo(codec)
+
+    assert CliRunner().invoke(program, ["--codec", "jpeg"]).output == "jpeg\n"
+    result = CliRunner().invoke(program, ["--codec", word])
+    assert result.exit_code == 2
+    assert result.stderr.endswith(f"'{word}' is not one of 'png', 'jpeg'.{meant}\n")
