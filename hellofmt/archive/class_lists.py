@@ -110,7 +110,8 @@ def _read_text(rows: list[str]) -> tuple[list[ClassLine], str]:
             raise ValueError(f"`{printable(row, 80)}` begins with a WordNet id, in no known form")
     if all(map(_OTHER_TABLE.fullmatch, rows)):
         raise ValueError(f"`{printable(rows[0], 80)}` is no name")
-    return _plain(rows, "one name a line")
+    are_numbers = all(map(str.isdecimal, rows))
+    return _plain(rows, "numbers without names" if are_numbers else "one name a line")
 
 
 def _read_json(text: str) -> tuple[list[ClassLine], str]:

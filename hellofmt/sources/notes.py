@@ -79,7 +79,8 @@ class Notes:
             kinds = Counter(extension_of(name) or "no extension" for name in self.foreign)
             counts = ", ".join(f"{number:,} {kind}" for kind, number in sorted(kinds.items()))
             text += f", nor are {len(rest):,} more ({printable(counts)}): {some(rest)}"
-        raise UserInputError.make("E_DATA", f"{text}; expected them converted or removed")
+        advice = f"convert or remove {'them' if rest else 'it'}"
+        raise UserInputError.make("E_DATA", text, advice=advice)
 
     def lines(self) -> list[str]:
         """The notes, one per kind."""

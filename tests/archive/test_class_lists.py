@@ -27,7 +27,7 @@ CRANES = ["crane", "tench", "crane"]
         ("n01440764\nn01484850\n", BARE, "WordNet ids without names"),
         ("tench\ngreat white shark\n", NAMES, "one name a line"),
         ("tench, Tinca tinca\n", [ClassLine("tench, Tinca tinca", TENCH.names)], "one name a"),
-        ("0\n1\n", [ClassLine("0", ("0",)), ClassLine("1", ("1",))], "one name a line"),
+        ("0\n1\n", [ClassLine("0", ("0",)), ClassLine("1", ("1",))], "numbers without names"),
         ("crane\ntench\ncrane\n", [ClassLine("crane (0)", ("crane",)), NAMES[0],
                                    ClassLine("crane (2)", ("crane",))],
          "one name a line; keys of repeated names got the label, such as `crane (0)`"),
