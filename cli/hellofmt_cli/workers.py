@@ -84,4 +84,8 @@ def _error(text: str) -> HelloIOError | None:
 
 
 def _shared_memory() -> str:
-    return f"{_SHARED_MEMORY} ({shutil.disk_usage(_SHARED_MEMORY).total / 1e6:,.0f} MB)"
+    try:
+        size = shutil.disk_usage(_SHARED_MEMORY).total / 1e6
+    except OSError:
+        return "the shared memory"
+    return f"{_SHARED_MEMORY} ({size:,.0f} MB)"

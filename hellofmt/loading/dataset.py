@@ -431,7 +431,11 @@ class HelloDataset(Dataset[Any]):
             count=len(self),
         )
 
-    def read_ahead(self, batches: Iterator[list[int]]) -> Iterator[list[int]]:
+    def read_ahead(
+        self,
+        batches: Iterator[list[int]],
+        part: Callable[[int, list[int]], list[int]] | None = None,
+    ) -> Iterator[list[int]]:
         """The same batches, while what the next 8 show is fetched in the background.
 
         A ``HelloSampler`` passes its batches through here. Nothing is done for local archives and
@@ -439,6 +443,7 @@ class HelloDataset(Dataset[Any]):
 
         Args:
             batches: lists of ``EpochIndex``.
+            part: given number and batch, what this process shows of it; all by default.
 
         Yields:
             The batches, unchanged.
@@ -448,9 +453,10 @@ class HelloDataset(Dataset[Any]):
             yield from batches
             return
         window: deque[tuple[list[int], NDArray[np.int32]]] = deque()
-        for batch in batches:
-            rows = np.array(batch, np.int64)
-            epochs = np.array([cast("EpochIndex", index).epoch for index in batch], np.int64)
+        for number, batch in enumerate(batches):
+            mine = batch if part is None else part(number, batch)
+            rows = np.array(mine, np.int64)
+            epochs = np.array([cast("EpochIndex", index).epoch for index in mine], np.int64)
             shown = self.table(rows, epochs)[:, [ViewColumn.IMAGE, ViewColumn.PARTNER_IMAGE]]
             window.append((batch, shown.ravel()))
             # The one that is about to be drawn comes first.

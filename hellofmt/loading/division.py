@@ -27,10 +27,21 @@ class Divider:
     Attributes:
         processes: among how many.
         is_split: whether each batch is cut in pieces, instead of every n-th batch being taken.
+        rank: which of the processes this is; None where this one draws for all of them.
     """
 
     processes: int
     is_split: bool
+    rank: int | None
+
+    def part(self, number: int, batch: list[int]) -> list[int]:
+        """What this process shows of the batch ``number``, counted from the first one drawn."""
+        if self.rank is None:
+            return batch
+        if self.is_split:
+            each = len(batch) // self.processes
+            return batch[self.rank * each : (self.rank + 1) * each]
+        return batch if number % self.processes == self.rank else []
 
 
 def divider_of(drawn: object) -> Divider | None:
@@ -50,9 +61,10 @@ def divider_of(drawn: object) -> Divider | None:
             if kind == "DataLoaderDispatcher":
                 loader = owner.base_dataloader
                 if drawn is loader.dataset or _leads_to(loader.batch_sampler, drawn):
-                    return Divider(owner.state.num_processes, bool(owner.split_batches))
+                    return Divider(owner.state.num_processes, bool(owner.split_batches), None)
             elif drawn is getattr(owner, _DRAWN.get(kind, ""), None):
-                return Divider(owner.num_processes, bool(owner.split_batches))
+                rank = owner.process_index
+                return Divider(owner.num_processes, bool(owner.split_batches), rank)
         frame = frame.f_back
     return None
 

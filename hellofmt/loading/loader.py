@@ -24,12 +24,13 @@ size, or of a size that the factor does not divide) is drawn on the CPU and copi
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 import numpy as np
 import torch
 
 import hellofmt_kernels
+from hellofmt.errors import UserInputError
 from hellofmt.loading.dataset import HelloDataset
 from hellofmt.loading.pixels import normalise_, student_form
 from hellofmt.loading.sampler import HelloSampler
@@ -208,6 +209,17 @@ class HelloLoader:
     def __len__(self) -> int:
         """Batches of a whole epoch on this rank."""
         return len(self.sampler)
+
+    def __getitem__(self, index: object) -> NoReturn:
+        """There are no items: a ``DataLoader`` over this is a mistake.
+
+        Raises:
+            UserInputError: E_OPTION.
+        """
+        text = "a HelloLoader has no items, it gives batches; expected a loop over it: pass"
+        raise UserInputError.make(
+            "E_OPTION", text + " HelloDataset(...) to a DataLoader or Trainer"
+        )
 
     def set_epoch(self, epoch: int) -> None:
         """Make ``epoch`` the next one; without it epochs count up from 0.

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
     from hellofmt.loading.dataset import HelloDataset
 
-    ReadAhead = Callable[[Iterator[list[int]]], Iterator[list[int]]]
+    Part = Callable[[int, list[int]], list[int]]
+    ReadAhead = Callable[[Iterator[list[int]], Part | None], Iterator[list[int]]]
 
 __all__ = ["EpochIndex", "HelloSampler"]
 
@@ -271,7 +272,7 @@ class HelloSampler(Sampler[list[int]]):
         first = start * pass_batch // (self.batch_size * place.world)
         batches = self._batches(ids, epoch, first, place)
         if self._read_ahead is not None:
-            batches = self._read_ahead(batches)
+            batches = self._read_ahead(batches, None if divider is None else divider.part)
         for count, batch in enumerate(batches, 1):
             # Another pass may have begun since; then this one is not the pass under way.
             if (epoch, start) == (self._epoch, self._start) and self._handed_out is not None:
@@ -404,7 +405,10 @@ def _check_dataset(dataset: object) -> None:
     if isinstance(dataset, Sampler):
         text = f"`dataset` is a {type(dataset).__name__}, as Lightning puts it into batch samplers;"
         text += " expected a HelloDataset: HelloSampler divides rows among ranks by itself, so pass"
-        text += " Trainer(use_distributed_sampler=False); for predictions, a DataLoader without it"
+        text += (
+            " Trainer(use_distributed_sampler=False), or the same to Fabric's setup_dataloaders;"
+        )
+        text += " for predictions, a DataLoader without it"
         raise UserInputError.make("E_OPTION", text)
     if isinstance(getattr(dataset, "id", None), str) and hasattr(dataset, "__len__"):
         return

@@ -72,12 +72,15 @@ def write_labels(
         Bytes written.
 
     Raises:
-        UserInputError: E_OPTION, a number or ``form`` is out of range, no temperature is known, or
-            ``embeddings`` of a label function; E_DATA, no projector; E_TEACHER, the label function
-            returns something else than logits.
+        UserInputError: E_OPTION, ``dataset`` is something else, a number or ``form`` is out of
+            range, no temperature is known, or ``embeddings`` of a label function; E_DATA, no
+            projector; E_TEACHER, the label function returns something else than logits.
         HelloIOError: E_TARGET, the directory exists.
         HelloError: an image cannot be read.
     """
+    if not hasattr(dataset, "label_source"):
+        text = f"`dataset`; expected a HelloDataset, got {type(dataset).__name__}"
+        raise UserInputError.make("E_OPTION", text + ": pass HelloDataset(PATH)")
     classes, count = len(dataset.classes), len(dataset)
     if temperature is None:
         temperature = dataset.temperature

@@ -550,6 +550,10 @@ def test_wrong_things_are_refused_with_what_to_pass(mixing, tmp_path):
                 call(thing)
     with pytest.raises(UserInputError, match="E_OPTION: `file`; expected an open archive, got str"):
         WebdatasetSamples(str(mixing))
+    with pytest.raises(
+        UserInputError, match="E_OPTION: `dataset`; expected a HelloDataset, got Po"
+    ):
+        write_labels(mixing, tmp_path / "labels", epochs=1)
 
 
 @pytest.mark.parametrize("batch_size", [4, None])

@@ -295,3 +295,10 @@ def test_a_gpus_batch_comes_through_the_fused_kernels(mixing_even):
     names = " ".join(event.key for event in profiled.key_averages())
     assert "_labels_fwd_kernel" in names
     assert "_views_kernel" in names
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_data_loader_over_a_loader_is_refused(mixing, workers):
+    loader = HelloLoader(mixing, batch_size=4, labels="none")
+    with pytest.raises(UserInputError, match="E_OPTION: a HelloLoader has no items, it gives batc"):
+        next(iter(DataLoader(loader, num_workers=workers)))

@@ -111,6 +111,7 @@ def test_what_is_no_loader_or_labeler_is_refused(mixing):
         ),
         (HelloLoader(mixing, batch_size=2), "got HelloLoader, whose batches have labels already"),
         (str(mixing), "expected a DataLoader, got str"),
+        (DataLoader([1, 2]), "expected one over a HelloDataset, got list"),
     ):
         with pytest.raises(UserInputError, match=f"E_OPTION: `loader`; .*{expected}"):
             soft_batches(loader, labeler)

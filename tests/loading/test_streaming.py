@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -203,6 +204,23 @@ def test_the_next_eight_batches_are_fetched_and_no_more(path, serve, monkeypatch
         assert rows_fetched(server, path) == wanted | before
         if done == 3:
             break
+    assert len(rows_fetched(server, path)) < COUNT
+
+
+@pytest.mark.parametrize("split_batches", [False, True])
+def test_accelerate_fetches_on_each_rank_what_it_shows(path, serve, monkeypatch, split_batches):
+    monkeypatch.setattr(stream, "_PAGE_BYTES", 1)
+    server = serve(path)
+    data = HelloDataset(server.url, labels="none")
+    sampler = HelloSampler(data, batch_size=BATCH, drop_last=True)
+    before = rows_fetched(server, path)
+    shard = BatchSamplerShard(sampler, 2, 1, split_batches=split_batches)
+    batches = []
+    for batch in shard:
+        data.__getitems__(batch)
+        batches.append(batch)
+    wait_until(idle)
+    assert rows_fetched(server, path) == shown(data, batches) | before
     assert len(rows_fetched(server, path)) < COUNT
 
 
