@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import builders
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -44,12 +45,9 @@ def projector_part(classes=3, dim=8, rank=2, seed=0):
     from hellofmt.archive import ProjectorPart, StoredTensor, base_digest, decimal_string
     from hellofmt.archive.manifest import (
         Adapter,
-        Arch,
         Base,
         Head,
-        Preprocess,
         Target,
-        VisionArch,
     )
 
     rng = np.random.default_rng(seed)
@@ -57,19 +55,8 @@ def projector_part(classes=3, dim=8, rank=2, seed=0):
     def half(*shape):
         return StoredTensor.from_numpy(rng.standard_normal(shape).astype(np.float16))
 
-    arch = Arch(
-        embed_dim=dim,
-        quick_gelu=False,
-        vision=VisionArch(image_size=8, layers=1, width=dim, patch_size=4),
-    )
-    preprocess = Preprocess(
-        antialias=True,
-        interpolation="bicubic",
-        mean=["0.5", "0.5", "0.5"],
-        resize_mode="squash",
-        size=8,
-        std=["0.25", "0.25", "0.25"],
-    )
+    arch = builders.vit(8, dim, width=dim, head_width=64)
+    preprocess = builders.preprocess(8, "0.5", "0.25")
     tensors = "sha256:" + "ab" * 32
     base = Base(
         arch=arch,

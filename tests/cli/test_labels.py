@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import builders
 import numpy as np
 import pytest
 import torch
@@ -9,20 +10,16 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 
 from hellofmt.archive import (
-    Arch,
     ClassLine,
-    Dataset,
     Draft,
     ImageItem,
     ImageSet,
-    Preprocess,
-    VisionArch,
     encode_image,
     open_archive,
     write_archive,
 )
 from hellofmt.loading import FORMS, HelloDataset, StoredLabels, view_recipe
-from hellofmt.projector import Projector, seeded_base
+from hellofmt.projector import Projector
 from hellofmt.student import build_student
 from hellofmt.teacher import write_teacher
 from hellofmt_cli.main import hello
@@ -30,25 +27,16 @@ from hellofmt_cli.main import hello
 
 @pytest.fixture(scope="module")
 def projector_images(tmp_path_factory):
-    vision = VisionArch(image_size=8, layers=1, width=32, patch_size=4, head_width=16)
-    entrance = Preprocess(
-        antialias=True,
-        interpolation="bicubic",
-        mean=["0.4"] * 3,
-        resize_mode="squash",
-        size=8,
-        std=["0.3"] * 3,
-    )
-    base = seeded_base(Arch(embed_dim=16, quick_gelu=False, vision=vision), entrance, seed=0)
+    base = builders.tiny_base(width=32, head_width=16)
     classes = [ClassLine(key, (key,)) for key in ("a", "b", "c")]
     projector = Projector.build(base, classes, rank=2, start="stored", temperature=3.0, seed=0)
     pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
-    items = [ImageItem(k // 2, encode_image(p, "png")) for k, p in enumerate(pixels)]
+    images = builders.image_set(pixels, [0, 0, 1, 1, 2, 2])
     draft = Draft(
-        Dataset(name="x", version="1", license="CC0-1.0", method="test", sources=[]),
+        builders.dataset(),
         classes,
         view_recipe("sre2l", 8),
-        images=ImageSet("png", items),
+        images=images,
         projector=projector.part(),
     )
     path = tmp_path_factory.mktemp("labels") / "x.hello"

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import builders
 import numpy as np
 import pytest
 import torch
@@ -19,16 +20,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from hellofmt.archive import (
-    Arch,
     ClassLine,
     Dataset,
     Draft,
-    ImageItem,
-    ImageSet,
-    Preprocess,
-    Views,
-    VisionArch,
-    encode_image,
     write_archive,
 )
 from hellofmt.loading import HelloDataset
@@ -49,45 +43,14 @@ def stripes(count, seed):
 @pytest.fixture
 def archive(tmp_path):
     pixels, labels = stripes(4, 0)
-    vision = VisionArch(image_size=8, layers=1, width=64, patch_size=4, head_width=32)
-    preprocess = Preprocess(
-        antialias=True,
-        interpolation="bicubic",
-        mean=["0.4"] * 3,
-        resize_mode="squash",
-        size=8,
-        std=["0.3"] * 3,
-    )
-    base = seeded_base(Arch(embed_dim=16, quick_gelu=False, vision=vision), preprocess, seed=0)
+    base = builders.tiny_base()
     classes = [ClassLine(key, (key,)) for key in KEYS]
     projector = Projector.build(base, classes, rank=2, start="stored", temperature=3.0, seed=0)
-    views = Views(
-        antialias=True,
-        crop_ratio=["1.0", "1.0"],
-        crop_scale=["1.0", "1.0"],
-        flip="0.0",
-        interpolation="bilinear",
-        mean=["0.4"] * 3,
-        mix="none",
-        mix_alpha="1.0",
-        mix_probability="0.0",
-        shuffle=1,
-        size=8,
-        std=["0.3"] * 3,
-    )
     draft = Draft(
-        dataset=Dataset(
-            name="stripes", version="1.0.0", license="CC0-1.0", method="hello", sources=[], ipc=4
-        ),
+        dataset=builders.dataset("stripes", ipc=4),
         classes=classes,
-        views=views,
-        images=ImageSet(
-            "png",
-            [
-                ImageItem(int(c), encode_image(p, "png"))
-                for p, c in zip(pixels, labels, strict=True)
-            ],
-        ),
+        views=builders.views(8, ["0.4"] * 3, ["0.3"] * 3),
+        images=builders.image_set(pixels, labels),
         projector=projector.part("float32"),
     )
     path = tmp_path / "stripes.hello"

@@ -1,5 +1,6 @@
 """`hello verify`: names what it checked, and a check that fails is an exit code."""
 
+import builders
 import pytest
 
 from hellofmt.archive import open_archive, verify_archive
@@ -114,23 +115,14 @@ def test_probes_need_a_label_function(packed, invoke):
 def test_probes(tmp_path, invoke, invoke_json):
     pytest.importorskip("torch")
     from hellofmt.archive import ClassLine, Draft, default_views, write_archive
-    from hellofmt.archive.manifest import Arch, Dataset, Preprocess, VisionArch
-    from hellofmt.projector import Projector, seeded_base
+    from hellofmt.projector import Projector
 
-    vision = VisionArch(image_size=16, layers=1, width=32, patch_size=8, head_width=16)
-    preprocess = Preprocess(
-        antialias=True,
-        interpolation="bicubic",
-        mean=["0.5", "0.5", "0.5"],
-        resize_mode="squash",
-        size=16,
-        std=["0.25", "0.25", "0.25"],
-    )
-    base = seeded_base(Arch(embed_dim=16, quick_gelu=False, vision=vision), preprocess, seed=1)
+    entrance = builders.preprocess(16, "0.5", "0.25")
+    base = builders.tiny_base(16, seed=1, entrance=entrance, width=32, head_width=16, patch_size=8)
     lines = [ClassLine(key, (key,)) for key in ("cat", "dog")]
     projector = Projector.build(base, lines, start="stored", rank=2, temperature=4.0, seed=0)
     part = projector.part()
-    dataset = Dataset(name="n", version="1.0.0", license="MIT", method="hello", sources=[])
+    dataset = builders.dataset()
     good, bad = tmp_path / "good.hello", tmp_path / "bad.hello"
     write_archive(good, Draft(dataset, lines, default_views(16), projector=part))
     wrong = part.probe_logits[:, ::-1].copy()

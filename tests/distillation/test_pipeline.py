@@ -6,13 +6,14 @@ from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
+import builders
 import numpy as np
 import pytest
 import torch
 from msgspec.structs import replace as changed
 
 from hellofmt.archive import ClassLine, open_archive, verify_archive
-from hellofmt.archive.manifest import Arch, Preprocess, TextArch, VisionArch
+from hellofmt.archive.manifest import TextArch
 from hellofmt.distillation import pipeline
 from hellofmt.distillation.fit import FitSettings
 from hellofmt.distillation.pipeline import ProjectorSettings, distill, split_validation
@@ -246,18 +247,10 @@ def test_numbers_are_no_names(arguments, tiny_base):
     ],
 )
 def test_a_head_that_nobody_chose_is_the_smaller_one(settings, classes, has_text, start, rank):
-    vision = VisionArch(image_size=8, layers=1, width=64, patch_size=4, head_width=32)
     text = TextArch(context_length=8, vocab_size=49408, width=16, heads=2, layers=1)
     base = seeded_base(
-        Arch(embed_dim=128, quick_gelu=False, vision=vision),
-        Preprocess(
-            antialias=True,
-            interpolation="bicubic",
-            mean=["0.4"] * 3,
-            resize_mode="squash",
-            size=8,
-            std=["0.3"] * 3,
-        ),
+        builders.vit(dim=128),
+        builders.preprocess(),
         seed=0,
         text=text if has_text else None,
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import builders
 import msgspec
 import numpy as np
 import pytest
@@ -8,55 +9,33 @@ import torch
 from hellofmt.archive import (
     Arch,
     ClassLine,
-    Dataset,
     Draft,
-    ImageItem,
-    ImageSet,
-    Preprocess,
-    Views,
     VisionArch,
-    encode_image,
     write_archive,
 )
 from hellofmt.projector import Projector, seeded_base
 
 CLASSES = (ClassLine("n1", ("tench",)), ClassLine("n2", ("shark",)), ClassLine("n3", ("cock",)))
-VIT = Arch(
-    embed_dim=16,
-    quick_gelu=False,
-    vision=VisionArch(image_size=16, layers=1, width=32, patch_size=4, head_width=16),
-)
+VIT = builders.vit(16, width=32, head_width=16)
 RESNET = Arch(
     embed_dim=16,
     quick_gelu=True,
     vision=VisionArch(image_size=32, layers=[1, 1, 1, 1], width=16),
 )
-BICUBIC = Preprocess(
-    antialias=True,
-    interpolation="bicubic",
-    mean=["0.5", "0.5", "0.5"],
-    resize_mode="squash",
-    size=16,
-    std=["0.25", "0.25", "0.25"],
-)
+BICUBIC = builders.preprocess(16, "0.5", "0.25")
 
 
 def make_views(**changes):
-    values = {
-        "antialias": True,
+    random_crops = {
+        "size": 16,
+        "mean": ["0.485", "0.456", "0.406"],
+        "std": ["0.229", "0.224", "0.225"],
         "crop_ratio": ["0.75", "1.3333333333333333"],
         "crop_scale": ["0.08", "1.0"],
         "flip": "0.5",
-        "interpolation": "bilinear",
-        "mean": ["0.485", "0.456", "0.406"],
-        "mix": "none",
-        "mix_alpha": "1.0",
         "mix_probability": "1.0",
-        "shuffle": 1,
-        "size": 16,
-        "std": ["0.229", "0.224", "0.225"],
     }
-    return Views(**{**values, **changes})
+    return builders.views(**{**random_crops, **changes})
 
 
 def make_pictures(count, side=None):
@@ -72,11 +51,7 @@ def make_archive(
     labels = [i * len(CLASSES) // max(count, 1) for i in range(count)]
     images = projector = None
     if count:
-        items = [
-            ImageItem(label, encode_image(p, "png"))
-            for label, p in zip(labels, pictures, strict=True)
-        ]
-        images = ImageSet("png", items, layout)
+        images = builders.image_set(pictures, labels, layout)
     if with_projector:
         entrance = msgspec.structs.replace(BICUBIC, size=arch.vision.image_size)
         base = seeded_base(arch, entrance, seed=3)
@@ -87,8 +62,9 @@ def make_archive(
                 if value.requires_grad:
                     value.add_(0.2 * torch.randn(value.shape, generator=noise))
         projector = built.part()
-    dataset = Dataset(name="tiny", version="1", license="CC0-1.0", method="test", sources=[])
-    draft = Draft(dataset, CLASSES, make_views(**changes), images=images, projector=projector)
+    draft = Draft(
+        builders.dataset(), CLASSES, make_views(**changes), images=images, projector=projector
+    )
     write_archive(path, draft)
     return path
 

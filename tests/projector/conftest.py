@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import builders
 import msgspec
 import numpy as np
 import pytest
@@ -12,19 +13,13 @@ import torch
 from hellofmt.archive.classes import ClassLine
 from hellofmt.archive.manifest import (
     Arch,
-    Dataset,
     Preprocess,
     TextArch,
-    Views,
     VisionArch,
 )
 from hellofmt.projector import Encoder, LoadedBase, Projector, seeded_base
 
-VIT = Arch(
-    embed_dim=32,
-    quick_gelu=False,
-    vision=VisionArch(image_size=16, layers=2, width=64, patch_size=4, head_width=32),
-)
+VIT = builders.vit(16, 32, layers=2)
 RESNET = Arch(
     embed_dim=24,
     quick_gelu=False,
@@ -35,12 +30,10 @@ NAMES = ("tench", "great white shark", "cock", "junco")
 
 
 def preprocess(size: int) -> Preprocess:
-    return Preprocess(
-        antialias=True,
-        interpolation="bicubic",
+    """As OpenAI's weights have it."""
+    return builders.preprocess(
+        size,
         mean=["0.48145466", "0.4578275", "0.40821073"],
-        resize_mode="squash",
-        size=size,
         std=["0.26862954", "0.26130258", "0.27577711"],
     )
 
@@ -115,23 +108,8 @@ def write_projector():
     from hellofmt.archive import Draft, write_archive
 
     def write(path, projector: Projector, classes, storage="float32", probes=2) -> None:
-        views = Views(
-            antialias=True,
-            crop_ratio=["0.75", "1.3333333333333333"],
-            crop_scale=["0.08", "1.0"],
-            flip="0.5",
-            interpolation="bilinear",
-            mean=["0.5", "0.5", "0.5"],
-            mix="none",
-            mix_alpha="1.0",
-            mix_probability="0.0",
-            shuffle=1,
-            size=16,
-            std=["0.5", "0.5", "0.5"],
-        )
-        dataset = Dataset(
-            name="tiny", version="1.0.0", license="CC0-1.0", method="test", sources=["noise"]
-        )
+        views = builders.views(16, ["0.5"] * 3, ["0.5"] * 3)
+        dataset = builders.dataset()
         part = projector.part(storage, probes)
         write_archive(path, Draft(dataset=dataset, classes=classes, views=views, projector=part))
 

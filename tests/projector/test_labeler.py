@@ -4,6 +4,7 @@ import dataclasses
 import multiprocessing
 import os
 
+import builders
 import msgspec
 import numpy as np
 import pytest
@@ -346,17 +347,12 @@ def test_probes_are_checked_at_opening_unless_told_otherwise(
 
 def test_an_archive_without_a_projector_has_no_labeler(tmp_path):
     from hellofmt.archive import ClassLine, Draft, ImageItem, ImageSet, encode_image, write_archive
-    from hellofmt.archive.manifest import Dataset, Views
 
     png = encode_image(np.zeros((4, 4, 3), np.uint8), "png")
     draft = Draft(
-        dataset=Dataset(name="x", version="1", license="CC0-1.0", method="none", sources=[]),
+        dataset=builders.dataset(),
         classes=[ClassLine("a", ("a",))],
-        views=Views(
-            antialias=True, crop_ratio=["1.0", "1.0"], crop_scale=["1.0", "1.0"], flip="0.0",
-            interpolation="bilinear", mean=["0.0"] * 3, mix="none", mix_alpha="1.0",
-            mix_probability="0.0", shuffle=1, size=4, std=["1.0"] * 3,
-        ),
+        views=builders.views(4),
         images=ImageSet(codec="png", items=[ImageItem(0, png)]),
     )  # fmt: skip
     path = tmp_path / "images.hello"

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import copy
 
+import builders
 import numpy as np
 import pytest
 import torch
 
-from hellofmt.archive import Arch, Preprocess, VisionArch
+from hellofmt.archive import Arch, VisionArch
 from hellofmt.projector import seeded_base
 from hellofmt.projector.serving import (
     ServingEncoder,
@@ -14,12 +15,9 @@ from hellofmt.projector.serving import (
     fold_normalisation_,
 )
 
-ENTRANCE = Preprocess(
-    antialias=True,
-    interpolation="bicubic",
+ENTRANCE = builders.preprocess(
+    32,
     mean=["0.48145466", "0.4578275", "0.40821073"],
-    resize_mode="squash",
-    size=32,
     std=["0.26862954", "0.26130258", "0.27577711"],
 )
 RESNET = Arch(
@@ -27,11 +25,7 @@ RESNET = Arch(
     quick_gelu=True,
     vision=VisionArch(image_size=32, layers=[2, 1, 1, 1], width=16),
 )
-VIT = Arch(
-    embed_dim=16,
-    quick_gelu=False,
-    vision=VisionArch(image_size=32, layers=1, width=32, patch_size=4, head_width=16),
-)
+VIT = builders.vit(32, width=32, head_width=16)
 
 
 def base_of(arch):

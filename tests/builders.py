@@ -1,0 +1,107 @@
+"""Tiny architectures, bases, views and images that the tests of several rooms share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hellofmt.archive import (
+    Arch,
+    ClassLine,
+    Dataset,
+    ImageItem,
+    ImageSet,
+    Preprocess,
+    Views,
+    VisionArch,
+    encode_image,
+)
+
+if TYPE_CHECKING:
+    from hellofmt.projector import LoadedBase
+
+STRIPES = tuple(ClassLine(key, (key,)) for key in ("rows", "columns", "grey"))
+
+
+def preprocess(size=8, mean="0.4", std="0.3", **changes) -> Preprocess:
+    """How views of ``size`` px enter a base; ``mean`` and ``std`` for all channels or for each."""
+    each = [[v] * 3 if isinstance(v, str) else list(v) for v in (mean, std)]
+    values = {
+        "antialias": True,
+        "interpolation": "bicubic",
+        "mean": each[0],
+        "resize_mode": "squash",
+        "size": size,
+        "std": each[1],
+    }
+    return Preprocess(**{**values, **changes})
+
+
+def vit(size=8, dim=16, *, width=64, head_width=32, layers=1, patch_size=4) -> Arch:
+    """A vision transformer of one layer unless told otherwise."""
+    vision = VisionArch(
+        image_size=size, layers=layers, width=width, patch_size=patch_size, head_width=head_width
+    )
+    return Arch(embed_dim=dim, quick_gelu=False, vision=vision)
+
+
+def tiny_base(size=8, dim=16, seed=0, entrance=None, **architecture) -> LoadedBase:
+    """A base generated from ``seed``: a `vit` behind ``entrance``, by default `preprocess`."""
+    from hellofmt.projector import seeded_base
+
+    arch = vit(size, dim, **architecture)
+    return seeded_base(arch, entrance or preprocess(size), seed=seed)
+
+
+def views(size=8, mean=("0.5", "0.4", "0.3"), std=("0.25", "0.5", "0.2"), **changes) -> Views:
+    """Views of ``size`` px: whole images, neither flipped nor mixed, unless told otherwise."""
+    values = {
+        "antialias": True,
+        "crop_ratio": ["1.0", "1.0"],
+        "crop_scale": ["1.0", "1.0"],
+        "flip": "0.0",
+        "interpolation": "bilinear",
+        "mean": list(mean),
+        "mix": "none",
+        "mix_alpha": "1.0",
+        "mix_probability": "0.0",
+        "shuffle": 1,
+        "size": size,
+        "std": list(std),
+    }
+    return Views(**{**values, **changes})
+
+
+def mixed_views(size=8, mix="cutmix", probability="0.5", scale=("0.7", "1.0")) -> Views:
+    """Views that are cropped a little, half of them mixed."""
+    return views(
+        size,
+        crop_ratio=["0.9", "1.1"],
+        crop_scale=list(scale),
+        mix=mix,
+        mix_probability=probability,
+    )
+
+
+def dataset(name="tiny", **changes) -> Dataset:
+    """Facts about a data set."""
+    values = {"version": "1", "license": "CC0-1.0", "method": "test", "sources": []}
+    return Dataset(name=name, **{**values, **changes})
+
+
+def stripes(per_class=8, seed=0, size=8):
+    """Learnable uint8 images of the classes `STRIPES`: bright rows, bright columns, grey; noise."""
+    random = np.random.default_rng(seed)
+    pixels = random.integers(0, 60, (3 * per_class, size, size, 3))
+    labels = np.repeat(np.arange(3), per_class)
+    pixels[labels == 0, ::2] += 150
+    pixels[labels == 1, :, ::2] += 150
+    pixels[labels == 2] += 75
+    return pixels.astype(np.uint8), labels.astype(np.int64)
+
+
+def image_set(pixels, labels, layout="auto") -> ImageSet:
+    """The images as an archive stores them, in PNG."""
+    pairs = zip(pixels, labels, strict=True)
+    return ImageSet("png", [ImageItem(int(c), encode_image(p, "png")) for p, c in pairs], layout)
