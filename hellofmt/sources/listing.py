@@ -141,7 +141,7 @@ def placed(
     of shards, always. Where the list itself has numbers for keys that differ from their places,
     such a number could mean either and is refused. Without a list, classes are numbered in the
     order of their names by code points, as torchvision's ``ImageFolder`` numbers them: of folders
-    ``0`` to ``10``, the third class is ``10``, which is said.
+    ``0`` to ``10``, the third class is ``10``, which is said. So are classes without an image.
 
     Args:
         listing: of the source.
@@ -154,61 +154,75 @@ def placed(
         UserInputError: a key is not in the list, a number is beyond it or ambiguous, or a class
             line cannot be stored in an archive (E_DATA).
     """
-    keys, notes = listing.keys, list[str]()
+    keys, name, notes = listing.keys, printable(listing.name), list[str]()
     lines = listing.lines if classes is None else list(classes)
     numbers = [int(key) for key in keys] if listing.is_numbered else _numbers(keys)
     if lines is None:
         lines = [ClassLine(key, tuple(key.split(", "))) for key in sorted(keys)]
-        by_name = dict(zip(keys, numbers or (), strict=False))
-        ordered = [by_name[line.key] for line in lines] if by_name else []
-        if ordered != sorted(ordered):
-            label = next(i for i, number in enumerate(ordered) if number != sorted(ordered)[i])
-            notes.append(
-                "classes are numbered in the order of their names, as torchvision's ImageFolder"
-                f" numbers them: label {label} is `{printable(lines[label].key, 80)}`"
-            )
+        notes += _order_notes(sorted(keys))
     # Whatever is done with the images, in the end an archive must be able to hold their classes.
     try:
         class_bytes(lines)
     except UserInputError as error:
-        raise UserInputError.make(
-            "E_DATA", f"the classes of `{printable(listing.name)}`: {error.message}"
-        ) from None
+        raise UserInputError.make("E_DATA", f"the classes of `{name}`: {error.message}") from None
     place = {line.key: label for label, line in enumerate(lines)}
-    unknown = keys if listing.is_numbered else [key for key in keys if key not in place]
-    if not unknown:
-        return lines, place, notes
-    if len(unknown) < len(keys) or numbers is None:
+    unknown = [key for key in keys if key not in place]
+    if listing.is_numbered or (len(unknown) == len(keys) and numbers is not None):
+        numbers = numbers or []
+        _check_places(name, numbers, lines)
+        place = dict(zip(keys, numbers, strict=True))
+        if classes is not None:
+            first = lines[numbers[0]]
+            notes.append(
+                f"the classes of `{name}` are numbers, taken as places in the class list:"
+                f" `{printable(keys[0], 80)}` is `{printable(first.key, 80)}`"
+                f" ({printable(first.names[0], 80)})"
+            )
+    elif unknown:
         raise UserInputError.make(
             "E_DATA",
-            f"{len(unknown):,} of {len(keys):,} classes of `{printable(listing.name)}` are not in"
-            f" the class list of {len(lines):,}: {some(unknown)}; expected"
-            f" {some(line.key for line in lines)}",
+            f"{len(unknown):,} of {len(keys):,} classes of `{name}` are not in the class list of"
+            f" {len(lines):,}: {some(unknown)}; expected {some(line.key for line in lines)}",
         )
-    if max(numbers) >= len(lines):
-        raise UserInputError.make(
-            "E_DATA",
-            f"the classes of `{printable(listing.name)}` are numbers up to {max(numbers)}, places"
-            f" in the class list; expected less than {len(lines)}",
-        )
-    if all(line.key.isdecimal() for line in lines) and any(
-        int(lines[number].key) != number for number in numbers
-    ):
-        number = next(number for number in numbers if int(lines[number].key) != number)
-        raise UserInputError.make(
-            "E_DATA",
-            f"class {number} of `{printable(listing.name)}` is a number, and so are the keys of the"
-            f" class list, where place {number} is `{printable(lines[number].key, 80)}`: expected"
-            " the keys of the list",
-        )
-    if classes is not None:
-        first = lines[numbers[0]]
+    labels = {place[key] for key in keys}
+    empty = [line.key for label, line in enumerate(lines) if label not in labels]
+    if empty:
         notes.append(
-            f"the classes of `{printable(listing.name)}` are numbers, taken as places in the class"
-            f" list: `{printable(keys[0], 80)}` is `{printable(first.key, 80)}`"
-            f" ({printable(first.names[0], 80)})"
+            f"classes without an image: {len(empty):,} of {len(lines):,}, such as"
+            f" `{printable(empty[0], 80)}`"
         )
-    return lines, dict(zip(keys, numbers, strict=True)), notes
+    return lines, place, notes
+
+
+def _order_notes(keys: list[str]) -> list[str]:
+    """What to say where the order of names is not that of the numbers in them."""
+    numbers = _numbers(keys) or []
+    for key, number, expected in zip(keys, numbers, sorted(numbers), strict=False):
+        if number != expected:
+            text = "classes are numbered in the order of their names, as torchvision's ImageFolder"
+            label = keys.index(key)
+            return [f"{text} numbers them: label {label} is `{printable(key, 80)}`"]
+    return []
+
+
+def _check_places(name: str, numbers: list[int], lines: list[ClassLine]) -> None:
+    """Refuse numbers that are no places in a class list, or may be meant as its keys."""
+    if max(numbers, default=0) >= len(lines):
+        raise UserInputError.make(
+            "E_DATA",
+            f"the classes of `{name}` are numbers up to {max(numbers)}, places in the class list;"
+            f" expected less than {len(lines)}",
+        )
+    if not all(line.key.isdecimal() for line in lines):
+        return
+    for number in numbers:
+        key = lines[number].key
+        if int(key) != number:
+            raise UserInputError.make(
+                "E_DATA",
+                f"class {number} of `{name}` is a number, and so are the keys of the class list,"
+                f" where place {number} is `{printable(key, 80)}`: expected the keys of the list",
+            )
 
 
 def some(keys: Iterable[str]) -> str:

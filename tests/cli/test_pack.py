@@ -115,7 +115,9 @@ def test_shards(tmp_path, image_folder, invoke, invoke_json):
             number.write_text(str(label))
             tar.add(number, f"{key}.cls")
     assert invoke_json("pack", shard, "-o", tmp_path / "x.hello")["images"] == 2
-    assert invoke_json("pack", shard, shard, "-o", tmp_path / "y.hello")["images"] == 4
+    other = tmp_path / "b.tar"
+    other.write_bytes(shard.read_bytes())
+    assert invoke_json("pack", shard, other, "-o", tmp_path / "y.hello")["images"] == 4
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,19 @@ def test_orders_that_need_no_note(keys):
 
 def test_a_list_is_looked_up_by_key():
     lines = [ClassLine(key, (key,)) for key in ("owl", "2", "cat", "1")]
-    assert places(listing("1", "2", "cat"), lines) == (["owl", "2", "cat", "1"], [3, 1, 2], [])
+    assert places(listing("1", "2", "cat"), lines) == (
+        ["owl", "2", "cat", "1"],
+        [3, 1, 2],
+        ["classes without an image: 1 of 4, such as `owl`"],
+    )
+
+
+def test_labels_that_no_image_has_are_said():
+    # Labels of somebody who counts from 1.
+    lines = [ClassLine(str(label), (str(label),)) for label in range(3)]
+    shards = listing("1", "2", lines=lines, is_numbered=True)
+    note = "classes without an image: 1 of 3, such as `0`"
+    assert places(shards) == (["0", "1", "2"], [1, 2], [note])
 
 
 @pytest.mark.parametrize("keys", [("0", "1"), ("000", "001"), ("new0", "new1"), ("1", "0")])
