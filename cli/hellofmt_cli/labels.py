@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,7 +9,6 @@ import click
 from hellofmt.archive import open_archive
 from hellofmt.errors import UserInputError
 from hellofmt.loading import FORMS, HelloDataset, write_labels
-from hellofmt.teacher import read_teacher
 from hellofmt_cli.making import load_teacher_of, teacher_options
 from hellofmt_cli.output import (
     Choice,
@@ -29,20 +27,8 @@ from hellofmt_cli.output import (
 if TYPE_CHECKING:
     from typing import Literal
 
-    from torch import nn
-
-    from hellofmt.archive import HelloFile
 
 __all__ = ["labels"]
-
-
-def _teacher(text: str, archive: HelloFile, options: dict[str, Any]) -> nn.Module:
-    """A teacher of ``write_teacher``, or by what ``hello distill --teacher`` takes."""
-    keys = list(archive.classes.keys)
-    if (Path(text) / "labels.json").exists():
-        return read_teacher(text, classes=keys, device=options["device"])
-    size = archive.manifest.views.size
-    return load_teacher_of(text, keys, size, options).to(options["device"])
 
 
 @click.command("labels")
@@ -97,13 +83,17 @@ def labels(
         if teacher is not None and form == "embeddings":
             text = "`--form embeddings` of a teacher, which has none; expected another form"
             raise UserInputError.make("E_OPTION", text)
+        function = None
+        if teacher is not None:
+            keys, side = list(archive.classes.keys), archive.manifest.views.size
+            function = load_teacher_of(teacher, keys, side, options).to(options["device"])
         dataset = HelloDataset(
             archive,
             seed=seed,
             temperature=temperature,
             base=base,
             device=options["device"],
-            label_function=None if teacher is None else _teacher(teacher, archive, options),
+            label_function=function,
         )
         with progress("labels", "label") as callback:
             written = write_labels(

@@ -174,10 +174,11 @@ fit_options = _all(
         multiple=True,
         required=True,
         metavar="TEACHER",
-        help="A folder of `hello teach`; NETWORK=FILE, with weights as safetensors or as torch.save"
-        " writes them, NETWORK being a name of torchvision or timm, torchvision:NAME, timm:NAME or"
-        " MODULE:FACTORY; timm:NAME=pretrained and torchvision:NAME=pretrained, which download;"
-        " MODULE:FACTORY. A bare network name is trained first. Several teachers give their mean.",
+        help="Teacher to imitate: a folder of `hello teach`; NETWORK=FILE, where FILE holds weights"
+        " as safetensors or as torch.save writes them, and NETWORK is a name of torchvision or timm,"
+        " torchvision:NAME, timm:NAME or MODULE:FACTORY; timm:NAME=pretrained or"
+        " torchvision:NAME=pretrained, which downloads; MODULE:FACTORY alone, a function of yours"
+        " that returns it. A bare NETWORK is trained first. Several teachers give their mean.",
     ),
     teacher_options,
     click.option(
@@ -185,12 +186,13 @@ fit_options = _all(
         type=click.IntRange(1),
         default=20,
         show_default=True,
-        help="For a teacher that is trained first.",
+        help="Passes over DATA of a teacher that is trained first.",
     ),
     click.option(
         "--maturity",
         type=click.FloatRange(0, 1, min_open=True),
-        help="Of a trajectory: fraction of its final accuracy.  [default: by --ipc, else 1]",
+        help="Fraction of its final accuracy at which a teacher of `hello teach` is taken."
+        "  [default: by --ipc, else 1]",
     ),
     click.option(
         "--base",
@@ -406,6 +408,7 @@ def load_teacher_of(
         OSError: a file cannot be read.
     """
     file = options["teacher_classes"]
+    named = None if file is None else [line.key for line in read_class_lines(file, say=say)]
     return load_named_teacher(
         text,
         keys,
@@ -414,7 +417,7 @@ def load_teacher_of(
         change=RuleChange(
             options["teacher_mean"] or None, options["teacher_std"] or None, options["teacher_size"]
         ),
-        teacher_classes=None if file is None else [line.key for line in read_class_lines(file)],
+        teacher_classes=named,
         say=say,
     )
 

@@ -203,7 +203,9 @@ def _is_of_timm(name: str) -> bool:
     # Half a second, so only for names that nothing else knows.
     import timm
 
-    return timm.is_model(name.removeprefix(TIMM))
+    plain = name.removeprefix(TIMM)
+    # A tag after the point names published weights, and with them an input rule.
+    return timm.is_model(plain) and ("." not in plain or plain in timm.list_pretrained(plain))
 
 
 def is_student(name: str) -> bool:

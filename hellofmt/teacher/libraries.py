@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from hellofmt.teacher.rule import RuleChange
 
-__all__ = ["library_network", "pretrained_network"]
+__all__ = ["factory_rule", "library_network", "pretrained_network"]
 
 # Their published weights were trained on mean and std 0.5: torchvision's own constructor converts
 # ImageNet's inside (`transform_input`) where it loads them, which a bare state dict cannot say.
@@ -61,6 +61,11 @@ def _timm_rule(network: nn.Module, arguments: Mapping[str, Any]) -> InputRule:
         crop=float(config["crop_pct"]),
         source=source,
     )
+
+
+def factory_rule(network: nn.Module) -> InputRule:
+    """The rule of a network from the user's code: timm's if timm made it, else ImageNet's."""
+    return _timm_rule(network, {}) if hasattr(network, "pretrained_cfg") else InputRule()
 
 
 def _torchvision_rule(weights: Any) -> InputRule:

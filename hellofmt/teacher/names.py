@@ -7,7 +7,8 @@ A teacher is a network with weights; a network is named as in ``networks``:
 * ``NETWORK=FILE``: safetensors or a file of ``torch.save``, of any trainer;
 * ``timm:NAME=pretrained``, ``torchvision:NAME=pretrained``: the library's own weights, which it
   downloads; nothing else does;
-* ``MODULE:FACTORY``: whatever it returns.
+* ``MODULE:FACTORY``: whatever it returns; a ``Teacher`` states its own input rule;
+* a folder of ``write_teacher``.
 
 A path that exists is a path, whatever it contains; else the first ``=`` divides. Code is run
 because the *user* names it on the command line. No file can name any: a folder of ``hello teach``
@@ -34,11 +35,12 @@ from hellofmt.student.networks import (
 )
 from hellofmt.teacher.classes import columns_of
 from hellofmt.teacher.files import own_rule, refuse_match
-from hellofmt.teacher.libraries import library_network, pretrained_network
+from hellofmt.teacher.libraries import factory_rule, library_network, pretrained_network
 from hellofmt.teacher.match import Match, find_weights, listed
 from hellofmt.teacher.network import Teacher, TeacherPool
 from hellofmt.teacher.networks import build_network, from_factory, is_factory, raised
 from hellofmt.teacher.rule import InputRule, RuleChange
+from hellofmt.teacher.shipped import read_teacher
 from hellofmt.teacher.trajectory import TRAJECTORY_FILE, read_trajectory
 
 if TYPE_CHECKING:
@@ -55,6 +57,12 @@ _INSIDE: Final = {"mean", "std", "pixel_mean", "pixel_std"}
 
 def _silent(text: str) -> None:
     del text
+
+
+def _check_known(network: str) -> None:
+    """Refuse a name that no library has, with one that is like it."""
+    if not is_student(network):
+        build_student(network, 2, 224)
 
 
 class _Reader:
@@ -116,7 +124,8 @@ class _Reader:
             self.check_unchanged()
             return build_network(network, classes, own.size or self.side), own
         if is_factory(network):
-            return from_factory(network, classes), self.change.of(InputRule())
+            made = from_factory(network, classes)
+            return made, self.change.of(factory_rule(made))
         return library_network(network, classes, self.side, self.change, checkpoint.arguments)
 
     def check_unchanged(self) -> None:
@@ -129,8 +138,8 @@ class _Reader:
 
     def from_file(self, network: str, file: str) -> Teacher:
         """``NETWORK=FILE``."""
-        if not is_factory(network) and not is_student(network):
-            build_student(network, 2, self.side)
+        if not is_factory(network):
+            _check_known(network)
         if Path(file).is_dir():
             raise UserInputError.make(
                 "E_OPTION",
@@ -183,9 +192,19 @@ class _Reader:
             self.say(f"teacher {printable(file)}: {'; '.join(filter(None, notes))}")
 
     def from_trajectory(self, path: Path, fraction: float) -> nn.Module:
-        """A folder of ``hello teach``, or one of its checkpoints."""
+        """A folder of ``hello teach``, or one of its checkpoints; or one of ``write_teacher``."""
         self.check_unchanged()
         is_folder = path.is_dir()
+        if (path / "labels.json").exists():
+            teacher = read_teacher(path, classes=self.keys)
+            self.say(f"teacher {printable(self.text)}: {teacher.rule.text()}")
+            return teacher
+        if is_folder and not (path / TRAJECTORY_FILE).exists():
+            raise UserInputError.make(
+                "E_TEACHER",
+                f"`{printable(path)}` has no {TRAJECTORY_FILE}; expected a folder of `hello teach`"
+                " that has finished",
+            )
         trajectory = read_trajectory(path if is_folder else path.parent)
         if is_factory(trajectory.network):
             raise UserInputError.make(
@@ -262,19 +281,21 @@ def load_named_teacher(
         return reader.finished(*pretrained_network(network, change))
     if equals and (is_library or "/" not in network):
         return reader.from_file(network, file)
-    if is_library:
+    if is_library or is_student(text):
+        _check_known(text)
+        name = printable(text)
+        download = f" `{name}={_PRETRAINED}` downloads the library's," if is_library else ""
         raise UserInputError.make(
             "E_OPTION",
-            f"teacher `{printable(text)}` has no weights: `{printable(text)}=FILE` reads yours,"
-            f" `{printable(text)}={_PRETRAINED}` downloads the library's, `hello teach --arch"
-            f" {printable(text)}` trains it",
+            f"teacher `{name}` has no weights: `{name}=FILE` reads yours,{download}"
+            f" `hello teach --arch {name}` trains it",
         )
     if is_factory(text):
         made = from_factory(text, len(classes if teacher_classes is None else teacher_classes))
         if isinstance(made, Teacher | TeacherPool):
             reader.check_unchanged()
             return made
-        return reader.finished(made, change.of(InputRule()))
+        return reader.finished(made, change.of(factory_rule(made)))
     raise UserInputError.make(
         "E_OPTION",
         f"teacher `{printable(text)}`: no such file or folder; expected a folder of `hello teach`,"

@@ -20,6 +20,7 @@ from hellofmt.teacher import (
     is_network,
     load_named_teacher,
     train_trajectory,
+    write_teacher,
 )
 
 KEYS = ["rows", "columns", "grey"]
@@ -125,6 +126,9 @@ def test_a_recorded_rule_is_not_overruled(folder):
         ("torchvision:none=pretrained", "torchvision has no trained `none`"),
         ("timm:vit_smal_patch16_224=pretrained", "did you mean `timm:vit_small_patch16_224`"),
         ("cnn=.", "`.` is a folder; expected a file"),
+        ("resnet18", "has no weights: `resnet18=FILE` reads yours, `hello teach --arch resnet18`"),
+        ("timm:resnt18", "unknown network `timm:resnt18`.*; did you mean `timm:resnet18`"),
+        ("timm:resnet18.none=w.bin", "unknown network `timm:resnet18.none`"),
     ],
 )
 def test_what_cannot_be_understood(tmp_path, monkeypatch, text, message):
@@ -276,6 +280,24 @@ def test_another_network_is_named_where_it_is_known(tmp_path, network, file, mes
     torch.save(build_student(file, 3, 64).state_dict(), tmp_path / "w.pth")
     with pytest.raises(UserInputError, match=r"E_TEACHER: .*" + message):
         load_named_teacher(f"{network}={tmp_path / 'w.pth'}", KEYS, 32)
+
+
+def test_a_folder_of_write_teacher_is_a_teacher(views, view, tmp_path):
+    network = build_student("cnn", 3, 8, seed=2).eval()
+    write_teacher(tmp_path / "t", "cnn", network, views=views(), classes=KEYS)
+    got = load_named_teacher(str(tmp_path / "t"), KEYS, 8)
+    assert torch.equal(got(view), Teacher(network, InputRule.of_views(views()))(view))
+    with pytest.raises(UserInputError, match=r"E_TEACHER: .* has no teacher.json; expected a fold"):
+        load_named_teacher(str(tmp_path), KEYS, 8)
+
+
+def test_a_network_of_timm_from_the_users_code_brings_timms_rule(tmp_path, monkeypatch):
+    code = "import timm\ndef net(n):\n    return timm.create_model('test_vit', num_classes=n)\n"
+    (tmp_path / "of_timm.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    rule = load_named_teacher("of_timm:net", KEYS, 8).rule
+    assert (rule.size, rule.mean, rule.source) == (160, (0.5,) * 3, "timm's data config")
 
 
 def test_a_path_that_exists_wins_and_a_file_may_have_equals(folder, tmp_path, view):
