@@ -219,6 +219,19 @@ def test_the_rule_of_a_library_is_taken_and_said(tmp_path):
     torch.testing.assert_close(got.of_images(images.numpy(), 32), truth, rtol=1e-3, atol=2e-2)
 
 
+def test_inceptions_see_what_they_saw_in_training(tmp_path):
+    options = {"num_classes": 3, "init_weights": False}
+    published = torchvision.models.googlenet(aux_logits=True, transform_input=True, **options)
+    torch.save(published.eval().state_dict(), tmp_path / "w.pth")
+    lines = []
+    got = load_named_teacher(f"googlenet={tmp_path / 'w.pth'}", KEYS, 224, say=lines.append)
+    assert "`aux1.conv.bn.bias`, `aux1.conv.bn.num_batches_tracked`" in lines[0]
+    view = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (InputRule.mean, InputRule.std))
+    truth = published((view - mean) / std)
+    torch.testing.assert_close(got(view), truth, rtol=1e-3, atol=1e-4)
+
+
 def test_timms_data_config_is_taken_and_said(tmp_path):
     import timm
 
