@@ -175,8 +175,8 @@ fit_options = _all(
         required=True,
         metavar="TEACHER",
         help="Teacher to imitate: a folder of `hello teach`; NETWORK=FILE, where FILE holds weights"
-        " as safetensors or as torch.save writes them, and NETWORK is a name of torchvision or timm,"
-        " torchvision:NAME, timm:NAME or MODULE:FACTORY; timm:NAME=pretrained or"
+        " as safetensors or as torch.save writes them, and NETWORK is a name of torchvision or"
+        " timm, torchvision:NAME, timm:NAME or MODULE:FACTORY; timm:NAME=pretrained or"
         " torchvision:NAME=pretrained, which downloads; MODULE:FACTORY alone, a function of yours"
         " that returns it. A bare NETWORK is trained first. Several teachers give their mean.",
     ),

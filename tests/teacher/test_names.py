@@ -222,6 +222,11 @@ def test_the_rule_of_a_library_is_taken_and_said(tmp_path):
 def test_inceptions_see_what_they_saw_in_training(tmp_path):
     options = {"num_classes": 3, "init_weights": False}
     published = torchvision.models.googlenet(aux_logits=True, transform_input=True, **options)
+    # Untrained, it hardly looks at its input: statistics of a batch make it.
+    for module in published.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    published.train()(torch.rand(8, 3, 224, 224, generator=torch.Generator().manual_seed(1)))
     torch.save(published.eval().state_dict(), tmp_path / "w.pth")
     lines = []
     got = load_named_teacher(f"googlenet={tmp_path / 'w.pth'}", KEYS, 224, say=lines.append)
