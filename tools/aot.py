@@ -174,8 +174,8 @@ def compile_launch(launch: Launch, capability: tuple[int, int]) -> Compiled:
     target = GPUTarget("cuda", capability[0] * 10 + capability[1], 32)
     compiled = triton.compile(source, target=target, options=launch.options)
     usage, code = _disassemble(compiled.asm["cubin"])
-    found = re.search(r"REG:(\d+)", usage)
-    if found is None:
+    match = re.search(r"REG:(\d+)", usage)
+    if match is None:
         msg = f"cuobjdump: no register count in {usage!r}"
         raise ValueError(msg)
     opcodes = re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", code, re.M)
@@ -184,7 +184,7 @@ def compile_launch(launch: Launch, capability: tuple[int, int]) -> Compiled:
         return sum(re.match(pattern, opcode) is not None for opcode in opcodes)
 
     return Compiled(
-        registers=int(found[1]),
+        registers=int(match[1]),
         spills=count(r"(LDL|STL)\b"),
         shared_bytes=int(compiled.metadata.shared),
         wgmma=count(r"[HQI]?GMMA\b|HGMMA\b"),

@@ -41,7 +41,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, cast
 
 import numpy as np
 import torch
@@ -57,7 +57,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from hellofmt.loading.dataset import HelloDataset
     from hellofmt.projector.labeler import Labeler
 
 __all__ = [
@@ -94,6 +93,18 @@ def record_type(form: str, k: int) -> np.dtype[Any]:
     """One label of the forms ``topk`` and ``pruned``, with k classes."""
     row = [("row", "<i4")] if form == "topk" else []
     return np.dtype([*row, ("class", "<i2", (k,)), ("value", "<f2", (k,))])
+
+
+class _Views(Protocol):
+    """What tells the views of one data set from those of another."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def is_augmented(self) -> bool: ...
+    def __len__(self) -> int: ...
 
 
 class StoredLabels:
@@ -159,7 +170,7 @@ class StoredLabels:
     def _refuse(self, name: str, fact: str) -> NoReturn:
         raise self._error(name, fact)
 
-    def check(self, dataset: HelloDataset) -> None:
+    def check(self, dataset: _Views) -> None:
         """Refuse labels of other views than the data set's.
 
         Raises:

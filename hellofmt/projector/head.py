@@ -45,11 +45,11 @@ class LinearHead(nn.Module):
 
     Attributes:
         weight: (C, D) start rows; trained only in a full stored head.
-        delta: low-rank change of the rows, or none.
-        bias: (C,), or none.
+        delta: low-rank change of the rows, or None.
+        bias: (C,), or None.
         logit_scale: () float32, a parameter where it is trained.
-        prompts: of a head that starts from text, else empty.
-        text_digest: digest of the text tower of such a head, or none.
+        prompts: templates of a head that starts from text, else empty.
+        text_digest: digest of the text tower of such a head, or None.
     """
 
     weight: Tensor
@@ -278,9 +278,9 @@ def read_head(
 def _read_vector(
     tensors: Mapping[str, NDArray[Any]], name: str, length: int
 ) -> NDArray[np.float32]:
-    given = tensors[name].shape if name in tensors else None
-    if given != (length,):
+    shape = tensors[name].shape if name in tensors else None
+    if shape != (length,):
         raise SpecError.make(
-            "E_TENSOR", f"tensor `{name}`: expected shape {(length,)}, got {given}", member=_MEMBER
+            "E_TENSOR", f"tensor `{name}`: expected shape {(length,)}, got {shape}", member=_MEMBER
         )
     return np.array(tensors[name], np.float32)

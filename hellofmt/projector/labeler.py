@@ -81,7 +81,7 @@ class Labeler:
             head: of its embeddings.
             temperature: default T, > 0.
             device: where to run.
-            dtype: of the image tower; float32 if none.
+            dtype: dtype of the image tower; None: float32.
             compile: run the image tower through ``torch.compile``.
 
         Raises:
@@ -127,7 +127,7 @@ class Labeler:
             base: where its base is, as for `hellofmt.projector.load_base`; not needed for seeded
                 and embedded bases.
             device: where to run.
-            dtype: of the image tower; float32 if none.
+            dtype: dtype of the image tower; None: float32.
             check_probes: compare with the stored logits of the generated probes.
             compile: run the image tower through ``torch.compile``.
 
@@ -192,7 +192,7 @@ class Labeler:
             head_tensors: section ``head``.
             names: first name of every class.
             device: where to run.
-            dtype: of the image tower; float32 if none.
+            dtype: dtype of the image tower; None: float32.
             compile: run the image tower through ``torch.compile``.
 
         Returns:
@@ -250,7 +250,7 @@ class Labeler:
 
         Args:
             views: (N, 3, S, S) float32 in [0, 1], finished views before any normalisation.
-            temperature: T > 0; the archive's if none.
+            temperature: T > 0; None: the archive's.
 
         Returns:
             (N, C) float32 on the labeler's device, rows sum to 1 within 1e-6, without gradient.
@@ -282,8 +282,8 @@ class Labeler:
     def input_form(self, size: int) -> ViewForm | None:
         """How views of S x S pixels enter the image tower: what a second output may give it.
 
-        The base's mean and std, or none where the first weights have taken them over (a padded
-        stem's cannot); the tower's dtype and memory format.
+        The base's mean and std, or 0 and 1 where they are folded into the first weights (a padded
+        stem's cannot be); the tower's dtype and memory format.
 
         Args:
             size: S, pixels.
@@ -332,7 +332,7 @@ class Labeler:
 
         Args:
             embeddings: (N, D) as from ``embeddings``, of any floating dtype and device.
-            temperature: T > 0; the archive's if none.
+            temperature: T > 0; None: the archive's.
 
         Returns:
             (N, C) float32 on the labeler's device, rows sum to 1 within 1e-6, without gradient.

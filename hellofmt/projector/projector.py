@@ -1,10 +1,10 @@
-"""The label function while it is made: base, trainable deltas, trainable head.
+"""The label function during fitting: base, trainable deltas, trainable head.
 
 ``forward`` is differentiable in the low-rank factors, the head and nothing else; the tower stays in
 eval mode whatever mode the projector is put in, because batch-norm statistics that moved during a
 fit would silently become part of the payload. ``part`` quantises, reads its own bytes back the way
-a reader will, and stores *those* logits as probes: what is promised is what a reader computes, not
-what the writer had in float32.
+a reader will, and stores *those* logits as probes: they promise what a reader computes, not what
+the writer had in float32.
 """
 
 from __future__ import annotations
@@ -94,20 +94,19 @@ class Projector(nn.Module):
         Args:
             base: frozen base.
             classes: their first names go into the prompts.
-            targets: what is adapted: ``"paper"``, ``"transformer"``, ``"all"`` or rules
+            targets: parameters to adapt: ``"paper"``, ``"transformer"``, ``"all"`` or rules
                 ``PATTERN[:RANK[:SCALE]]`` over state-dict names; see
-                `hellofmt.projector.lowrank.delta_shapes`.
-            rank: of deltas whose rule states none.
-            head_rank: of the head's delta; none leaves text rows frozen and trains a stored matrix
-                in full.
+                `hellofmt.projector.targets.delta_shapes`.
+            rank: rank of the deltas whose rule states none.
+            head_rank: rank of the head's delta; None leaves text rows frozen and trains a stored
+                matrix in full.
             start: ``"text"``, or ``"stored"`` for a base without a useful text tower.
-            prompts: templates; ``{}`` stands for the class name.
-            bias: train a bias; if none, in every case but preset ``paper``.
-            train_scale: train ``logit_scale``, else it stays the base's; if none, in every case
-                but preset ``paper`` (816,856 values for RN50 leave no room for either, arXiv
-                2408.08201).
+            prompts: templates in which ``{}`` becomes the class name.
+            bias: train a bias; None: unless the preset is ``paper``.
+            train_scale: train ``logit_scale``, else it stays the base's; None: unless the preset is
+                ``paper`` (816,856 values for RN50 leave no room for either, arXiv 2408.08201).
             temperature: default T of the labels, > 0.
-            seed: of the initial factors, 0 <= seed < 2**64.
+            seed: seed of the initial factors, 0 <= seed < 2**64.
 
         Returns:
             The projector.
@@ -184,7 +183,7 @@ class Projector(nn.Module):
             base: what was adapted.
             classes: their first names go into the prompts.
             start: of the head, ``"text"`` or ``"stored"``; neither bias nor delta.
-            prompts: templates; ``{}`` stands for the class name.
+            prompts: templates in which ``{}`` becomes the class name.
             temperature: default T of the labels, > 0.
             mha_fix: ``auto``, ``on`` or ``off``, for the deltas that PEFT applies twice.
 
@@ -316,7 +315,7 @@ class Projector(nn.Module):
         spec = self.base.spec
         is_embedded = spec.kind == "embedded"
         if head.start == "stored" and spec.text is not UNSET:
-            # Readers of a stored head need no text tower, so none is described to be generated.
+            # Readers of a stored head need no text tower, so no text tower is described.
             spec = msgspec.structs.replace(spec, text=UNSET)
         return ProjectorPart(
             base=spec,

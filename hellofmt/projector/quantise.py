@@ -196,17 +196,17 @@ def read_matrix(
         SpecError: E_TENSOR, a tensor is missing or of another shape.
     """
     rows, columns = shape
-    wanted: dict[str, tuple[int, ...]] = {
+    shapes: dict[str, tuple[int, ...]] = {
         name: (rows, -(-columns // 2) if storage == "int4" else columns)
     }
     if storage in _LEVELS:
-        wanted[f"{name}_scale"] = (rows,)
-    for key, expected in wanted.items():
-        given = tensors[key].shape if key in tensors else None
-        if given != expected:
+        shapes[f"{name}_scale"] = (rows,)
+    for key, expected in shapes.items():
+        stored = tensors[key].shape if key in tensors else None
+        if stored != expected:
             raise SpecError.make(
                 "E_TENSOR",
-                f"tensor `{printable(key)}`: expected shape {expected}, got {given}",
+                f"tensor `{printable(key)}`: expected shape {expected}, got {stored}",
                 member=member,
             )
     scale = tensors[f"{name}_scale"] if storage in _LEVELS else None

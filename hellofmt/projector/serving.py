@@ -3,21 +3,20 @@
 Serving runs one fixed tower millions of times, so whatever is a constant is multiplied out once, in
 float32, before the weights are cast:
 
-- BatchNorm in eval mode is an affine map of each channel, and the convolution before it takes it
-  over.
-- The base's normalisation (v - mean) / std is an affine map too, and a patch embedding without
-  padding takes it over. A *padded* first convolution may not: it pads the normalised image with
-  zeros, that is with the mean colour, and after the fold the zeros would mean black. CLIP's ResNets
-  have such a stem, so they keep the separate step; the fold would be wrong at every border.
+- BatchNorm in eval mode is an affine map of each channel; it is folded into the convolution before
+  it.
+- The base's normalisation (v - mean) / std is an affine map too; it is folded into a patch
+  embedding without padding. A *padded* first convolution cannot take it: it pads the normalised
+  image with zeros, that is with the mean colour, and after the fold zeros would mean black. CLIP's
+  ResNets have such a stem, so they keep the separate step.
 
-Both leave the function as it is up to rounding. The probes of an archive, checked afterwards, would
-tell.
+Neither changes the function beyond rounding, and the probes of an archive are checked afterwards.
 
-What is left between a finished view and the tower (resize, normalise, cast) is a step of its own,
-``entered``, so that whoever draws views of the base's size may write them as the tower takes them
-and save the passes over the batch. Folding the *student's* normalisation into a patch embedding, to
-let both networks read one tensor, was rejected: a tower in half precision reads a copy anyway, and
-labels would hang on what a student is given.
+What remains between a finished view and the tower (resize, normalise, cast) is a step of its own,
+``entered``: a loader that draws views of the base's size can write them as the tower takes them,
+and save these passes over the batch. Folding the *student's* normalisation into a patch embedding,
+so that both networks read one tensor, was rejected: a tower in half precision reads a copy anyway,
+and labels would depend on the student's input.
 """
 
 from __future__ import annotations

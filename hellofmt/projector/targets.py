@@ -31,10 +31,11 @@ __all__ = [
     "parse_target",
 ]
 
-#: Largest inner dimension of a product B A that is made; readers refuse more unless told otherwise.
+#: Largest inner dimension of a product B A that is written; readers refuse more by default.
 MAX_INNER = 256
 
-#: Largest that is ever read, whatever limit the caller set (spec/hello-1.md, "Limits").
+#: Largest inner dimension that is ever read, whatever the caller's limit (spec/hello-1.md,
+#: "Limits").
 HARD_INNER = 1024
 
 #: Names that `delta_shapes` takes instead of patterns.
@@ -67,7 +68,7 @@ class DeltaShape:
 
     Attributes:
         param: state-dict name in the image tower.
-        shape: of the parameter.
+        shape: shape of the parameter.
         a: shape of A, (r, rest) or (r k, C_in k).
         b: shape of B, (O, r) or (O k, r k).
         scale: s.
@@ -104,7 +105,7 @@ class TargetRule:
 
     Attributes:
         pattern: a preset of `PRESETS`, or a shell pattern over state-dict names.
-        rank: r, or none for the projector's.
+        rank: r, or None for the projector's.
         scale: s of W0 + s B A.
     """
 
@@ -200,9 +201,9 @@ def _matches(rule: TargetRule, maps: Mapping[str, tuple[int, ...]]) -> set[str]:
             if len(shape) == 4 and shape[2:] == (3, 3) and shape[1] > 1
         }
     if rule.pattern == "transformer":
-        found = {n for n, shape in maps.items() if len(shape) == 2 and _BLOCK.fullmatch(n)}
+        names = {n for n, shape in maps.items() if len(shape) == 2 and _BLOCK.fullmatch(n)}
         # MLPs alone are no transformer: ConvNeXt has such blocks too.
-        return found if any(".attn." in f".{name}" for name in found) else set()
+        return names if any(".attn." in f".{name}" for name in names) else set()
     if rule.pattern == "all":
         return set(maps)
     return {name for name in maps if fnmatch.fnmatchcase(name, rule.pattern)}

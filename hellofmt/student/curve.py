@@ -28,7 +28,7 @@ class Point(NamedTuple):
     Attributes:
         step: gradient steps done.
         loss: mean over the steps since the point before.
-        learning_rate: of the last of them.
+        learning_rate: learning rate of the last of them.
         accuracy: top-1 on real images, percent; None where it was not measured.
     """
 
@@ -43,7 +43,7 @@ class Curve:
 
     Attributes:
         points: by step.
-        seconds: of the processes before this one, which were killed.
+        seconds: seconds that earlier, killed processes of this run took.
     """
 
     def __init__(self, recipe: Recipe, steps: int) -> None:
@@ -51,7 +51,7 @@ class Curve:
 
         Args:
             recipe: gives the learning rate.
-            steps: of the run.
+            steps: number of steps of the run.
         """
         self.points: list[Point] = []
         self.seconds = 0.0
@@ -65,7 +65,7 @@ class Curve:
 
         Args:
             step: gradient steps done.
-            loss: of the step, a detached scalar.
+            loss: loss of the step, a detached scalar.
             accuracy: percent, where it was measured.
 
         Returns:
@@ -102,13 +102,13 @@ class Curve:
         Raises:
             ValueError: nothing was measured.
         """
-        return max(self._accuracies(), key=lambda found: (found[0], -found[1]))
+        return max(self._accuracies(), key=lambda measured: (measured[0], -measured[1]))
 
     def _accuracies(self) -> list[tuple[float, int]]:
-        found = [(p.accuracy, p.step) for p in self.points if p.accuracy is not None]
-        if not found:
+        measured = [(p.accuracy, p.step) for p in self.points if p.accuracy is not None]
+        if not measured:
             raise ValueError("curve: expected at least one measurement, got none")
-        return found
+        return measured
 
     def facts(self) -> Mapping[str, Any]:
         """What ``restore`` needs, as JSON values."""

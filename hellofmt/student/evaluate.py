@@ -67,8 +67,8 @@ def predict(
     Args:
         network: takes normalised images; runs in eval mode, on its own device.
         images: uint8 (H, W, 3) each.
-        views: of the archive; gives size, mean and std.
-        batch_size: images at once.
+        views: views of the archive; they give size, mean and std.
+        batch_size: number of images at once.
 
     Returns:
         Logits in the order of the images.
@@ -110,8 +110,8 @@ def evaluate(
         network: takes normalised images; its mode is restored.
         images: uint8 (H, W, 3) each.
         labels: int64 (N,).
-        views: of the archive; gives size, mean and std.
-        batch_size: images at once.
+        views: views of the archive; they give size, mean and std.
+        batch_size: number of images at once.
 
     Returns:
         Percent, 0 to 100.

@@ -160,7 +160,7 @@ def test_fan_in_fan_out_transposes_the_product():
 
     got_a, got_b = _matrices("m", {"A": a, "B": b}, (10, 6), {"fan_in_fan_out": True})
     torch.testing.assert_close(got_b @ got_a, (b @ a).T)
-    with pytest.raises(UserInputError, match="are no delta of the base's weight"):
+    with pytest.raises(UserInputError, match="are not a delta of the base's weight"):
         _matrices("m", {"A": a, "B": b}, (10, 6), {})
 
 
@@ -221,8 +221,11 @@ def test_configurations_that_are_not_plain_lora_are_refused(vit, write, config, 
     ("change", "text"),
     [
         ({KEY.format("B"): None}, "`visual.conv1` has only one of lora_A and lora_B"),
-        ({KEY.format("A"): torch.zeros(4, 3, 2, 2)}, r"are no delta of .*expected \(64, 3, 4, 4\)"),
-        ({KEY.format("B"): torch.zeros(64, 3, 1, 1)}, "are no delta of the base's weight"),
+        (
+            {KEY.format("A"): torch.zeros(4, 3, 2, 2)},
+            r"not a delta of .*expected \(64, 3, 4, 4\)",
+        ),
+        ({KEY.format("B"): torch.zeros(64, 3, 1, 1)}, "are not a delta of the base's weight"),
         ({KEY.format("A"): torch.full((4, 3, 4, 4), float("nan"))}, "is not of finite floating"),
         ({KEY.format("A"): torch.zeros(4, 3, 4, 4, dtype=torch.int8)}, "is not of finite floating"),
         (

@@ -43,7 +43,7 @@ _VISION_DEFAULTS: dict[str, object] = {
     "timm_proj_bias": False,
 }
 
-# Without effect on an encoder in eval mode whose weights are given.
+# Without effect on an encoder in eval mode with its weights loaded.
 _VISION_IGNORED = frozenset(
     {
         "patch_dropout",

@@ -129,10 +129,10 @@ class LoadedBase:
         spec: what the manifest says of it; digests are of the tensors held here.
         encoder: frozen, in eval mode, float32, on the CPU unless moved.
         logit_scale: logarithm of the base's own scale of cosines.
-        text_digest: digest of the text tower, or none.
+        text_digest: digest of the text tower, or None.
         preprocess_declared: the source stated its preprocessing, rather than leaving it to
             open_clip's defaults.
-        texts: class prompts (strings) to text embeddings (N, D), or none without a text tower.
+        texts: class prompts (strings) to text embeddings (N, D), or None without a text tower.
     """
 
     spec: Base

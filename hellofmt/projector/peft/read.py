@@ -142,7 +142,7 @@ def _matrices(
 ) -> tuple[Tensor, Tensor]:
     """A (r, rest) and B (O, r) of a module, by the shape of its weight."""
     a, b = pair["A"], pair["B"]
-    given = f"lora_A {tuple(a.shape)} and lora_B {tuple(b.shape)}"
+    factors = f"lora_A {tuple(a.shape)} and lora_B {tuple(b.shape)}"
     is_swapped = bool(config.get("fan_in_fan_out")) and len(shape) == 2
     if is_swapped and a.ndim == b.ndim == 2:
         # The weight lies (in, out), so its delta is the transposed product.
@@ -154,14 +154,16 @@ def _matrices(
         fits = a.ndim == b.ndim == 2 and a.shape[1] == math.prod(shape[1:])
     rank = a.shape[0]
     if not fits or b.shape[0] != shape[0] or b.shape[1] != rank:
-        raise refusal(f"`{param}`: {given} are no delta of the base's weight; expected {shape}")
+        raise refusal(
+            f"`{param}`: {factors} are not a delta of the base's weight; expected {shape}"
+        )
     if not 1 <= rank <= MAX_INNER:
         raise refusal(f"`{param}` has rank {rank}; expected from 1 to {MAX_INNER}")
     return a, b
 
 
 def _scale(module: str, rank: int, config: Mapping[str, Any]) -> float:
-    """Scale of a module, and a check that its rank is the one that PEFT would have given it."""
+    """Scale of a module, whose rank must be the one that the configuration states."""
     stated = by_pattern(config.get("rank_pattern") or {}, module, config.get("r", 8))
     if stated != rank:
         raise refusal(f"`{module}` has rank {rank}; expected {stated:g} from `{CONFIG_NAME}`")

@@ -44,7 +44,7 @@ def _taps(
     Args:
         start: (P,) first pixel of the crop.
         length: (P,) pixels of the crop.
-        flip: (P,) 1 where the outputs run backwards, or none.
+        flip: (P,) 1 where the outputs run backwards, or None.
         size: S, outputs.
         antialias: widen the filter where the crop is larger than the output.
         dtype: of the weights.

@@ -45,8 +45,9 @@ class ViewColumn(IntEnum):
 
     A crop lies within the stored image *after* its shuffle. The box lies in the finished view,
     half open: rows Y0 to Y1 - 1, columns X0 to X1 - 1; it is empty if ``Y0 >= Y1`` or
-    ``X0 >= X1``. Inside the box stands the partner; outside, ``(WEIGHT * self + (65536 - WEIGHT)
-    * partner) / 65536``. With an empty box and weight 65536 the partner's columns are ignored.
+    ``X0 >= X1``. The box shows the partner; outside it, a pixel is ``(WEIGHT * self +
+    (65536 - WEIGHT) * partner) / 65536``. With an empty box and weight 65536 the partner's columns
+    are ignored.
 
     SHUFFLE splits the stored image in SHUFFLE x SHUFFLE cells (0 or 1: none). PERMUTATION is
     ``column rank * SHUFFLE! + row rank``, each the lexicographic (Lehmer) rank of a permutation p
