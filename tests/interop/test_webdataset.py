@@ -1,5 +1,6 @@
 """webdataset and Hugging Face datasets see exactly the images; our own samples are verified."""
 
+import copy
 import json
 import os
 import subprocess
@@ -124,12 +125,15 @@ def test_ranks_and_workers_share_the_rows(archive, ranks, workers):
     assert sorted(seen) == names
 
 
-def test_ranks_of_a_process_group(archive, monkeypatch):
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
-    keys = [sample["__key__"] for sample in hellofmt.webdataset_samples(archive)]
-    assert [key[-2:] for key in keys] == ["01", "05", "09"]
+def test_ranks_of_a_process_group(archive, as_rank):
+    samples = hellofmt.webdataset_samples(archive)
+    as_rank(1, 4)
+    assert [sample["__key__"][-2:] for sample in samples] == ["01", "05", "09"]
+    # A worker that is spawned belongs to no group.
+    spawned = copy.copy(samples)
+    as_rank(0, 1)
+    assert [sample["__key__"][-2:] for sample in spawned] == ["01", "05", "09"]
+    assert len(list(samples)) == 11
 
 
 def test_samples_of_a_packed_set(samples, tmp_path):
