@@ -37,6 +37,9 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
+_RANKS_SECONDS = 300
+
+
 def _rank(work, rank, world, store, end):
     import torch
 
@@ -68,6 +71,9 @@ def in_ranks(tmp_path_factory):
                 # Closed here, the end of a rank that dies is an EOFError and no endless wait.
                 theirs.close()
                 started.append((process, mine))
+            for _, mine in started:
+                # Processes that wait for each other would wait for half an hour.
+                assert mine.poll(_RANKS_SECONDS), "a rank gave nothing in time"
             got = [mine.recv() for _, mine in started]
             for process, _ in started:
                 process.join(60)

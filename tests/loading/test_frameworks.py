@@ -85,6 +85,8 @@ class Recorder(lightning.pytorch.LightningModule):
         self.got.append([])
 
     def training_step(self, views, _index):
+        # An epoch that is resumed does not start.
+        self.got = self.got or [[]]
         self.got[-1].extend(seen(views))
         return self.layer(views.mean().reshape(1, 1)).sum()
 
@@ -226,7 +228,7 @@ def accelerate_resumes(path, folder):
 
 
 def lightning_uses(path, folder, built):
-    def fit(loader, **options):
+    def fit(loader, at=None, **options):
         model = Recorder()
         trainer = lightning.pytorch.Trainer(
             accelerator="cpu",
@@ -234,13 +236,12 @@ def lightning_uses(path, folder, built):
             strategy="ddp",
             max_epochs=EPOCHS,
             logger=False,
-            enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=folder,
-            **options,
+            **{"enable_checkpointing": False, **options},
         )
-        trainer.fit(model, loader)
+        trainer.fit(model, loader, ckpt_path=at, weights_only=False)
         return model.got
 
     data = HelloDataset(path, labels="none")
@@ -253,6 +254,15 @@ def lightning_uses(path, folder, built):
         "lightning, sampler": fit(with_sampler(), use_distributed_sampler=False),
         "lightning, loader": fit(built["for lightning"]),
     }
+    # After the first batch of the second epoch.
+    each = -(-PADDED // (BATCH * WORLD))
+    kept = lightning.pytorch.callbacks.ModelCheckpoint(
+        folder, "at", every_n_train_steps=each + 1, save_top_k=-1
+    )
+    seeded = {"batch_size": BATCH, "labels": "none", "seed": 3}
+    whole = fit(HelloLoader(path, **seeded), enable_checkpointing=True, callbacks=[kept])
+    rest = fit(HelloLoader(path, **seeded), at=f"{folder}/at.ckpt")
+    uses["lightning, rest"] = (whole[1][BATCH:], rest)
     try:
         fit(with_sampler())
     except UserInputError as error:
@@ -434,6 +444,13 @@ def test_accelerate_resumes_at_the_batch(received):
 def test_a_stateful_loader_resumes_at_the_batch(received):
     for rank in received:
         assert rank["stateful, rest"][0] == rank["stateful, sampler"][1][2 * BATCH :]
+
+
+def test_lightnings_checkpoint_resumes_a_loader_at_the_batch(received):
+    for rank in received:
+        expected, got = rank["lightning, rest"]
+        assert got == [expected]
+        assert len(expected) == PADDED // WORLD - BATCH
 
 
 @pytest.mark.parametrize("use", ["ddp, samples", "ddp, samples, workers"])
