@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import stat
 import warnings
 import zipfile
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from hellofmt.errors import UserInputError, printable
+from hellofmt.errors import UserInputError, foreign_text, printable
 
 if TYPE_CHECKING:
     import os
@@ -83,13 +84,17 @@ def read_checkpoint(
         OSError: the file cannot be read.
     """
     where = Path(path)
-    size = where.stat().st_size
-    with where.open("rb") as stream:
-        head = stream.read(_HEAD_BYTES)
+    status = where.stat()
+    size = status.st_size
 
     def refuse(fact: str) -> NoReturn:
         raise UserInputError.make(code, f"`{printable(where)}` {fact}")
 
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        # A pipe would be waited for, and a device may never end.
+        refuse("is not a regular file; expected weights")
+    with where.open("rb") as stream:
+        head = stream.read(_HEAD_BYTES)
     if not head:
         refuse("is empty; expected weights")
     # A header of 64 bits' length, whose upper half no sound file uses, and its JSON.
@@ -165,7 +170,7 @@ def _read_safetensors(path: Path, refuse: Callable[[str], NoReturn]) -> Checkpoi
         text = str(error)
         if "not fully covered" in text:
             refuse("is truncated: tensors are missing from its end")
-        refuse(f"is not a sound safetensors file: {printable(text)}")
+        refuse(f"is not a sound safetensors file: {foreign_text(error)}")
     if not state:
         refuse("has no tensors; expected a state dict")
     return Checkpoint({"": state}, metadata)
@@ -193,9 +198,8 @@ def _read_pickle(path: Path, refuse: Callable[[str], NoReturn]) -> object:
                 " run code; where the model is at hand, save its weights alone: `from"
                 " safetensors.torch import save_model; save_model(model, 'weights.safetensors')`"
             )
-        reason = printable(str(error).strip().partition("\n")[0] or type(error).__name__, 120)
         if isinstance(error, EOFError | RuntimeError):
-            refuse(f"is truncated or damaged: {reason}")
+            refuse(f"is truncated or damaged: {foreign_text(error, 120)}")
         refuse("is not a file of torch.save, or damaged; expected a state dict")
 
 

@@ -200,3 +200,8 @@ def test_what_cannot_be_opened_stays_an_os_error(tmp_path):
         read_checkpoint(tmp_path / "none.pth")
     with pytest.raises(IsADirectoryError):
         read_checkpoint(tmp_path)
+
+
+def test_a_device_is_no_checkpoint():
+    with pytest.raises(UserInputError, match="`/dev/null` is not a regular file; expected weights"):
+        read_checkpoint("/dev/null")

@@ -78,9 +78,7 @@ def count(number: int, noun: str, plural: str = "") -> str:
 
 _OPTIONS: Final = {
     "license_name": "--license",
-    "license_text": "--license-text",
     "limits": "--limit",
-    "max_pixels": "--limit",
 }
 """Options whose name is not that of the library's argument, with dashes."""
 

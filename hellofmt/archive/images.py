@@ -16,7 +16,14 @@ import zlib
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from hellofmt.archive.limits import IMAGE_SIDE, Limits, check_fixed, check_limit
-from hellofmt.errors import CorruptError, HelloError, SpecError, UserInputError, printable
+from hellofmt.errors import (
+    CorruptError,
+    HelloError,
+    SpecError,
+    UserInputError,
+    foreign_text,
+    printable,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -313,7 +320,7 @@ def _check_png_data(data: bytes, shape: ImageShape) -> None:
     try:
         length = len(stream.decompress(b"".join(parts), wanted + 1))
     except zlib.error as error:
-        raise _DamagedError(f"compressed data: {printable(error)}") from None
+        raise _DamagedError(f"compressed data: {foreign_text(error)}") from None
     if length != wanted or not stream.eof or stream.unused_data:
         raise _DamagedError(f"compressed data does not hold exactly {wanted} bytes")
 
@@ -374,7 +381,7 @@ def decode_image(data: bytes, codec: str, limits: Limits, *, member: str = "") -
             pixels = np.asarray(image, np.uint8)
     except DECODE_ERRORS as error:
         raise CorruptError.make(
-            "E_IMAGE", f"cannot be decoded: {printable(error)}", member=member
+            "E_IMAGE", f"cannot be decoded: {foreign_text(error)}", member=member
         ) from None
     return pixels.reshape(shape.height, shape.width, shape.channels)
 

@@ -29,7 +29,7 @@ from hellofmt.archive.limits import DEFAULT_LIMITS, Limits
 from hellofmt.archive.local_files import open_regular, read_file, write_small_file
 from hellofmt.archive.manifest import Digest, Name, canonical
 from hellofmt.archive.source import display_name, is_url
-from hellofmt.errors import TrustError, UserInputError, printable, target_exists
+from hellofmt.errors import TrustError, UserInputError, foreign_text, printable, target_exists
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import (
@@ -279,7 +279,7 @@ def _parse_signature(data: bytes) -> Signature:
     try:
         signature = msgspec.json.decode(data, type=Signature)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise TrustError.make("E_SIG_BAD", f"not a signature file: {printable(error)}") from None
+        raise TrustError.make("E_SIG_BAD", f"not a signature file: {foreign_text(error)}") from None
     if canonical(msgspec.to_builtins(signature)) != data:
         raise TrustError.make("E_SIG_BAD", "signature file: expected canonical JSON")
     return signature

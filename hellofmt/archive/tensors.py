@@ -19,7 +19,7 @@ import numpy as np
 
 from hellofmt.archive.limits import SAFETENSORS_HEADER_BYTES, TENSORS_PER_SECTION, check_fixed
 from hellofmt.archive.manifest import UNSET, Adapter, Head, Manifest, Storage, tensors_digest
-from hellofmt.errors import SpecError, UserInputError, printable
+from hellofmt.errors import SpecError, UserInputError, foreign_text, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -381,7 +381,7 @@ def parse_tensors(
     try:
         loaded = deserialize(data)
     except SafetensorError as error:
-        raise SpecError.make("E_TENSOR", printable(error), member=member) from None
+        raise SpecError.make("E_TENSOR", foreign_text(error), member=member) from None
     for name, found in loaded:
         kind = entries.get(name)
         if kind is None or kind[0] != (found["dtype"], tuple(found["shape"])):

@@ -48,7 +48,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from hellofmt.archive.local_files import read_file
-from hellofmt.errors import UserInputError, printable
+from hellofmt.errors import UserInputError, foreign_text, printable
 
 if TYPE_CHECKING:
     import os
@@ -292,7 +292,9 @@ class StoredLabels:
                     self._refuse(name, f"`{tensor}`; expected {self.rows} rows")
                 return np.concatenate([part[int(row) : int(row) + 1] for row in rows])
         except SafetensorError as error:
-            raise self._error(name, f"not a whole safetensors file: {printable(error)}") from error
+            raise self._error(
+                name, f"not a whole safetensors file: {foreign_text(error)}"
+            ) from error
 
     def _read(self, name: str, parts: Sequence[tuple[int, NDArray[Any]]]) -> None:
         with (self.path / name).open("rb") as stream:

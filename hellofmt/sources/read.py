@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from hellofmt.archive.limits import DEFAULT_LIMITS, Limits
 from hellofmt.archive.reader import open_archive
-from hellofmt.errors import UserInputError, printable
+from hellofmt.errors import UserInputError, did_you_mean, printable
 from hellofmt.sources.archived import is_archive, list_archive
 from hellofmt.sources.arrays import decoded
 from hellofmt.sources.folder import list_folder
@@ -53,6 +53,7 @@ def open_pictures(
         OSError: something is missing or cannot be read.
     """
     paths = [Path(source)] if isinstance(source, str | os.PathLike) else list(map(Path, source))
+    _check_kind(paths)
     if not paths:
         raise UserInputError.make("E_DATA", "no source; expected a folder, shards or an archive")
     modes = [path.stat().st_mode for path in paths]
@@ -82,6 +83,24 @@ def open_pictures(
         )
     with open_archive(paths[0], limits=limits) as file:
         yield Pictures(list_archive(file), classes)
+
+
+def _check_kind(paths: Sequence[Path]) -> None:
+    """Refuse a mistyped ``torchvision:``, which would be looked for as a file.
+
+    Raises:
+        UserInputError: E_OPTION.
+    """
+    for path in paths:
+        kind, colon, _ = str(path).partition(":")
+        nearest = did_you_mean(kind, ["torchvision"]) if colon and not path.exists() else ""
+        if nearest and kind != "torchvision":
+            raise UserInputError.make(
+                "E_OPTION",
+                f"`{printable(path)}`: no such file; expected a folder, shards, an archive or"
+                " torchvision:NAME:ROOT",
+                advice=nearest,
+            )
 
 
 def read_source(

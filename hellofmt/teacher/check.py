@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from hellofmt.errors import UserInputError, printable
+from hellofmt.errors import UserInputError, foreign_text, printable
 from hellofmt.student.evaluate import prepare_images
 from hellofmt.teacher.network import Teacher, TeacherPool, device_of
 
@@ -52,7 +52,7 @@ def _tried_logits(
         yield from _logits(teacher, images, size, 512)
     except Exception as error:
         # What a network that wants other images raises is its own business.
-        text = printable(f"{type(error).__name__}: {error}")
+        text = f"{type(error).__name__}: {foreign_text(error)}"
         raise UserInputError.make(
             "E_TEACHER", f"the teacher cannot run on views of {size} x {size} pixels: {text}"
         ) from error

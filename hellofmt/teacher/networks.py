@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hellofmt.errors import UserInputError, printable
+from hellofmt.errors import UserInputError, foreign_text, printable
 from hellofmt.student.networks import TIMM, TORCHVISION, build_student, is_student
 
 __all__ = ["build_network", "from_factory", "is_factory", "is_network", "raised"]
@@ -36,7 +36,7 @@ def _factory(text: str) -> Any:
         made = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserInputError.make(
-            "E_OPTION", f"network `{printable(text)}` cannot be imported: {printable(error)}"
+            "E_OPTION", f"network `{printable(text)}` cannot be imported: {foreign_text(error)}"
         ) from error
     if not callable(made):
         raise UserInputError.make("E_OPTION", f"network `{printable(text)}` cannot be called")
@@ -47,7 +47,7 @@ def raised(error: Exception) -> str:
     """``KeyError: 'x' (net.py, line 3)``: the innermost line, which is rarely ours."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(frame.filename).name}, line {frame.lineno}"
-    return printable(f"{type(error).__name__}: {error} ({where})")
+    return f"{type(error).__name__}: {foreign_text(error)} ({printable(where)})"
 
 
 def from_factory(text: str, classes: int) -> nn.Module:

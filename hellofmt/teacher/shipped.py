@@ -35,9 +35,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from hellofmt.archive.local_files import new_directory
+from hellofmt.archive.local_files import new_directory, read_file
 from hellofmt.archive.manifest import decimal_string, decimal_value
-from hellofmt.errors import UserInputError, printable
+from hellofmt.errors import UserInputError, foreign_text, printable
 from hellofmt.loading.stored_labels import LABELS_SCHEMA, StoredLabels
 from hellofmt.projector.quantise import dequantise, quantise
 from hellofmt.student.networks import build_student
@@ -182,7 +182,7 @@ def _refuse(path: Path, fact: str) -> NoReturn:
 def _facts_of(directory: Path) -> dict[str, Any]:
     """What ``labels.json`` says, of any form; empty if it says nothing."""
     try:
-        found = json.loads((directory / _FACTS).read_bytes())
+        found = json.loads(read_file(directory / _FACTS))
     except ValueError:
         return {}
     return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
@@ -213,9 +213,9 @@ def _read_tensors(
 ) -> dict[str, Tensor]:
     """The float tensors of the network, float32."""
     try:
-        arrays = load(path.read_bytes())
+        arrays = load(read_file(path))
     except SafetensorError as error:
-        message = f"not a safetensors file: {printable(error)}"
+        message = f"not a safetensors file: {foreign_text(error)}"
         raise UserInputError.make("E_TEACHER", f"teacher `{printable(path)}`: {message}") from error
     wanted: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
     for name, shape in shapes.items():

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import torch
 
+from hellofmt.archive.local_files import read_file
 from hellofmt.archive.manifest import Views
 from hellofmt.errors import HelloIOError, UserInputError, printable
 from hellofmt.runs import ranks, resume
@@ -164,7 +165,7 @@ def read_trajectory(folder: str | os.PathLike[str]) -> Trajectory:
     root = Path(folder)
     path = root / TRAJECTORY_FILE
     try:
-        document: Any = json.loads(path.read_bytes())
+        document: Any = json.loads(read_file(path))
         checkpoints = tuple(
             Checkpoint(Path(c["file"]).name, int(c["step"]), float(c["accuracy"]))
             for c in document["checkpoints"]

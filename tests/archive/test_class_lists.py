@@ -5,7 +5,7 @@ import json
 import pytest
 
 from hellofmt.archive import ClassLine, read_class_lines
-from hellofmt.errors import UserInputError
+from hellofmt.errors import HelloIOError, UserInputError
 
 TENCH = ClassLine("n01440764", ("tench", "Tinca tinca"))
 SHARK = ClassLine("n01484850", ("great white shark",))
@@ -96,3 +96,9 @@ def test_unknown_forms_are_refused(tmp_path, data, message):
 def test_a_missing_list_stays_an_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_class_lines(tmp_path / "none")
+
+
+def test_a_device_is_no_list():
+    # One that ends at once, so that a reader who takes it fails here and does not hang.
+    with pytest.raises(HelloIOError, match="E_READ: not a regular file: /dev/null"):
+        read_class_lines("/dev/null")

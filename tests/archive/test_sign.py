@@ -279,3 +279,15 @@ def test_without_the_package(signed, public, tmp_path):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "signatures need the package `cryptography`; pip install 'hellofmt[sign]'" in done.stderr
+
+
+def test_a_device_is_neither_a_key_nor_a_signature(archive, signed, public):
+    def refused():
+        return pytest.raises(HelloIOError, match="E_READ: not a regular file: /dev/null")
+
+    with refused():
+        sign_archive(archive, "/dev/null", force=True)
+    with refused():
+        check(signed, "/dev/null")
+    with refused():
+        check(signed, public, signature="/dev/null")

@@ -99,3 +99,15 @@ def test_what_is_converted_is_said(tree):
         "1 of 3 images in grey: converted to RGB",
         "1 of 3 images with an alpha channel: dropped, the colours under it show",
     )
+
+
+def test_a_mistyped_torchvision_is_answered_with_the_nearest():
+    with pytest.raises(
+        UserInputError, match=r"E_OPTION: .*no such file.*did you mean `torchvision`"
+    ):
+        read_source("torchvison:CIFAR10:here")
+    with pytest.raises(UserInputError, match=r"E_OPTION: .*`CIFAR11`.*did you mean `CIFAR10`\?"):
+        read_source("torchvision:CIFAR11:here")
+    # A path with a colon is a path.
+    with pytest.raises(FileNotFoundError):
+        read_source("some:where")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import open_clip
 
 from hellofmt.archive.local_files import open_regular
+from hellofmt.checkpoint import read_checkpoint
 from hellofmt.errors import UserInputError, did_you_mean, foreign_text, printable, shown_path
 
 if TYPE_CHECKING:
@@ -75,15 +75,9 @@ def cannot_load(name: str, pretrained: str | None, error: Exception) -> UserInpu
         text = f"open_clip cannot load base `{shown_path(name)}`: {foreign_text(error)}"
         return UserInputError.make("E_OPTION", text)
     where = f"base `open_clip:{printable(name)}:{shown_path(pretrained)}`"
-    if "weights_only" not in str(error):
-        text = f"{where} cannot be loaded: {foreign_text(error)}"
-        return UserInputError.make("E_OPTION", text)
-    refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-    what = f"`{printable(refused[1], 80)}`" if refused else "Python objects"
-    return UserInputError.make(
-        "E_OPTION",
-        f"{where}: the file holds {what} beside its tensors, and reading that could run code",
-        advice="where the model is at hand, save its state dict alone as safetensors: `from"
-        " safetensors.torch import save_file; save_file(model.state_dict(),"
-        " 'weights.safetensors')`",
-    )
+    try:
+        read_checkpoint(pretrained, code="E_OPTION")
+    except UserInputError as unread:
+        return UserInputError.make("E_OPTION", f"{where}: {unread.message}", advice=unread.advice)
+    text = f"{where} cannot be loaded: {foreign_text(error)}"
+    return UserInputError.make("E_OPTION", text)

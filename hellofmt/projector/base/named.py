@@ -109,8 +109,9 @@ def _from_name(name: str, pretrained: str | None, preprocess: Preprocess | None)
     try:
         config = cast("dict[str, Any]", open_clip.get_model_config(name))
         with quiet_logs(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            # A tag that says nothing of its activation; `_check_activation` has refused the others.
-            warnings.filterwarnings("ignore", message="QuickGELU mismatch")
+            # `_check_activation` has refused what would change a feature; the rest of what is said
+            # here concerns whoever wrote the libraries.
+            warnings.simplefilter("ignore")
             model = open_clip.create_model(
                 name,
                 pretrained=pretrained,

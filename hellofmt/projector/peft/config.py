@@ -15,7 +15,7 @@ import re
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from hellofmt.archive.local_files import open_regular
-from hellofmt.errors import UserInputError, printable
+from hellofmt.errors import UserInputError, foreign_text, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -113,7 +113,7 @@ def read_config(path: Path) -> dict[str, Any]:
             parse_constant=_no_constant,
         )
     except (ValueError, RecursionError) as error:
-        raise refusal(f"`{CONFIG_NAME}` cannot be read: {printable(error)}") from error
+        raise refusal(f"`{CONFIG_NAME}` cannot be read: {foreign_text(error)}") from error
     if not isinstance(config, dict):
         raise refusal(f"`{CONFIG_NAME}` is not an object")
     config = cast("dict[str, Any]", config)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import safetensors.torch
 
-from hellofmt.errors import UserInputError, printable
+from hellofmt.errors import UserInputError, foreign_text, printable
 from hellofmt.projector.lowrank import Delta
 from hellofmt.projector.peft.config import (
     CONFIG_NAME,
@@ -102,7 +102,7 @@ def _read_factors(path: Path) -> dict[str, dict[str, Tensor]]:
     except (OSError, UserInputError):
         raise
     except Exception as error:
-        raise refusal(f"`{WEIGHTS_NAME}` cannot be read: {printable(error)}") from error
+        raise refusal(f"`{WEIGHTS_NAME}` cannot be read: {foreign_text(error)}") from error
     if not 1 <= len(tensors) <= MAX_TENSORS:
         raise refusal(f"{len(tensors)} tensors; expected from 1 to {MAX_TENSORS}")
     factors: dict[str, dict[str, Tensor]] = {}

@@ -195,9 +195,9 @@ def test_a_checkpoint_that_is_no_state_dict_is_said_to_be_one(tmp_path, capfd, c
     with pytest.raises(UserInputError) as info:
         load_base(f"open_clip:RN50:{path}")
     text = str(info.value)
-    assert f"base `open_clip:RN50:{path}`: the file holds `numpy" in text
+    assert f"base `open_clip:RN50:{path}`: `{path}` holds `numpy" in text
     assert "scalar` beside its tensors" in text
-    assert "save its state dict alone as safetensors: `from safetensors.torch import" in text
+    assert "save its weights alone: `from safetensors.torch import" in text
     assert "weights_only" not in text
     assert "\x1b" not in text
     # A checkpoint of another network, which open_clip also logs about.
