@@ -85,7 +85,8 @@ _OPTIONS: Final = {
 
 def option_of(argument: str, value: str = "") -> str:
     """What to type for an argument of the library: ``--force`` for ``force``."""
-    option = _OPTIONS.get(argument, "--" + argument.replace("_", "-"))
+    dashes = "-" if len(argument) == 1 else "--"
+    option = _OPTIONS.get(argument, dashes + argument.replace("_", "-"))
     return f"`{option} {value}`" if value else f"`{option}`"
 
 

@@ -543,7 +543,8 @@ def write_shards(
         raise UserInputError.make("E_OPTION", "no images; expected images to spread over shards")
     total = len(whole.items)
     if not 1 <= count <= min(total, _MOST_SHARDS):
-        raise UserInputError.make("E_OPTION", f"`shards`; expected 1 to {total}, got {count}")
+        text = f"expected 1 to {total}, got {count}"
+        raise UserInputError.make("E_OPTION", text, argument="shards")
     paths = [shard_path(target, index, count) for index in range(count)]
     taken = [path for path in paths if os.path.lexists(path)]
     if taken and not force:

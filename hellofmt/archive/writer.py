@@ -635,8 +635,8 @@ class _Plan:
         if images.layout == "packed" and images.codec != "png":
             raise UserInputError.make(
                 "E_OPTION",
-                "`layout` packed; expected codec png, whose pixels are exact everywhere, "
-                f"got {images.codec}",
+                f"packed needs codec png, whose pixels are exact everywhere, got {images.codec}",
+                argument="layout",
             )
         if images.layout != "files" and images.codec == "png":
             self._shape = self._packed_shape(images.layout)

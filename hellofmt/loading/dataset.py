@@ -658,8 +658,8 @@ def _check_options(
     ]
     for is_good, name, expected, value in problems:
         if not is_good:
-            text = f"`{name}`; expected {expected}, got {printable(value)}"
-            raise UserInputError.make("E_OPTION", text)
+            text = f"expected {expected}, got {printable(value)}"
+            raise UserInputError.make("E_OPTION", text, argument=name)
 
 
 def _check_keys(keys: object, labels: str) -> None:
@@ -677,8 +677,8 @@ def _check_function(labels: str, *, is_stored: bool, temperature: float | None) 
     elif is_stored:
         text = "`label_function` and `stored`; expected one of them"
     elif temperature is None and labels == "soft":
-        text = "`temperature` of an archive without a projector; expected a number beside"
-        text += " `label_function`"
+        text = "the archive has no projector and so no temperature; expected a number > 0"
+        raise UserInputError.make("E_OPTION", text, argument="temperature")
     else:
         return
     raise UserInputError.make("E_OPTION", text)

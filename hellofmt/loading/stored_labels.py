@@ -217,11 +217,8 @@ class StoredLabels:
         if temperature is None:
             temperature = self.temperature
         if self.form in _SOFT and temperature != self.temperature:
-            text = (
-                f"`temperature` of stored labels; expected {self.temperature:g}, "
-                f"got {temperature:g}"
-            )
-            raise UserInputError.make("E_OPTION", text)
+            text = f"the stored labels have {self.temperature:g}, got {temperature:g}"
+            raise UserInputError.make("E_OPTION", text, argument="temperature")
         if epochs.size and int(epochs.max()) >= self.epochs:
             text = f"labels of {self.epochs} epochs are stored; expected epochs below that, got"
             raise UserInputError.make("E_OPTION", f"{text} {int(epochs.max())}")

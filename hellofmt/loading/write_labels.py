@@ -95,8 +95,8 @@ def write_labels(
     ]
     for is_good, name, expected, value in checks:
         if not is_good:
-            text = f"`{name}`; expected {expected}, got {printable(value)}"
-            raise UserInputError.make("E_OPTION", text)
+            text = f"expected {expected}, got {printable(value)}"
+            raise UserInputError.make("E_OPTION", text, argument=name)
     if dataset.stored is not None:
         text = "a data set with stored labels; expected one whose labels are made"
         raise UserInputError.make("E_OPTION", text)

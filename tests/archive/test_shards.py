@@ -374,7 +374,7 @@ def test_writing_refuses(draft, folder, samples, tmp_path):
     with pytest.raises(HelloIOError, match=r"E_TARGET: `.*tiny-00000-of-00004.hello` exists"):
         write_shards(folder / "tiny.hello", draft, COUNT)
     for count in (0, 23):
-        with pytest.raises(UserInputError, match=f"`shards`; expected 1 to 22, got {count}"):
+        with pytest.raises(UserInputError, match=f"`shards`: expected 1 to 22, got {count}"):
             write_shards(tmp_path / "x.hello", draft, count)
     with pytest.raises(UserInputError, match="no images; expected images to spread"):
         write_shards(tmp_path / "x.hello", samples.draft(projector=samples.projector()), 2)

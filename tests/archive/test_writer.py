@@ -508,7 +508,7 @@ def test_refused_drafts(samples, tmp_path):
         (samples.draft(images=ImageSet("jpeg", [one])), "E_DATA",
          "image 0: E_CODEC: jpeg outside the profile"),
         (samples.draft(images=ImageSet("jpeg", [one], "packed")), "E_OPTION",
-         "`layout` packed; expected codec png"),
+         "`layout`: packed needs codec png"),
         (samples.draft(images=ImageSet("png", [one, *samples.images(1, side=9).items], "packed")),
          "E_DATA", "image 1 is 9 x 9 x 3; expected 8 x 8 x 3 to pack"),
         (samples.draft(images=samples.images(1), shard=shard), "E_DATA", "`shard.index`"),

@@ -145,7 +145,7 @@ def test_a_teacher_makes_labels_for_an_archive_without_a_projector(
     options += ("--teacher", path)
     result = run(*options)
     assert result.exit_code == 2
-    assert "E_OPTION: `temperature` of an archive without a projector" in result.output
+    assert "E_OPTION: `--temperature`: the archive has no projector" in result.output
     result = run(*options, "--temperature", 4)
     assert result.exit_code == 0, result.output
     assert HelloDataset(without_projector, stored=tmp_path / "out").temperature == 4.0

@@ -33,6 +33,7 @@ def test_values_stand_in_one_column(capsys):
 
 def test_options_are_spelled_as_they_are_typed():
     assert option_of("force") == "`--force`"
+    assert option_of("k") == "`-k`"
     assert option_of("batch_size") == "`--batch-size`"
     assert option_of("license_name") == "`--license`"
     assert option_of("limits", "images=6") == "`--limit images=6`"

@@ -128,7 +128,7 @@ def test_shards(tmp_path, image_folder, invoke, invoke_json):
         (["--projector", "none.hello"], 9, "none.hello: No such file or directory"),
         (["--card", "latin.txt"], 2, "`latin.txt`: not UTF-8"),
         (["--projector", "latin.txt"], 3, "E_MAGIC"),
-        (["--layout", "packed", "--reencode", "jpeg"], 2, "`layout` packed"),
+        (["--layout", "packed", "--reencode", "jpeg"], 2, "`--layout`: packed needs codec png"),
         (["--limit", "images=5"], 6, "E_LIMIT_IMAGES"),
         (["--limit", "image_bytes=100"], 6, "E_LIMIT_IMAGE_BYTES"),
     ],

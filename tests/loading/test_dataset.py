@@ -331,13 +331,13 @@ def test_nothing_writes_to_cached_pixels(mixing, pictures_of):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"labels": "firm"}, "`labels`; expected 'soft', 'logits', 'hard' or 'none', got firm"),
-        ({"temperature": 0.0}, "`temperature`; expected a finite number > 0, got 0.0"),
-        ({"temperature": float("inf")}, "`temperature`; expected a finite number > 0, got inf"),
-        ({"views": "all"}, "`views`; expected 'manifest' or None, got all"),
-        ({"seed": 2**64}, "`seed`; expected 0 <= seed < 2"),
-        ({"cache": -1}, "`cache`; expected 'auto' or bytes >= 0, got -1"),
-        ({"cache": "all"}, "`cache`; expected 'auto' or bytes >= 0, got all"),
+        ({"labels": "firm"}, "`labels`: expected 'soft', 'logits', 'hard' or 'none', got firm"),
+        ({"temperature": 0.0}, "`temperature`: expected a finite number > 0, got 0.0"),
+        ({"temperature": float("inf")}, "`temperature`: expected a finite number > 0, got inf"),
+        ({"views": "all"}, "`views`: expected 'manifest' or None, got all"),
+        ({"seed": 2**64}, "`seed`: expected 0 <= seed < 2"),
+        ({"cache": -1}, "`cache`: expected 'auto' or bytes >= 0, got -1"),
+        ({"cache": "all"}, "`cache`: expected 'auto' or bytes >= 0, got all"),
         ({"storage_options": {"key": 1}}, "`storage_options`; expected none: a local file"),
         (
             {"labels": "none", "target_transform": int},

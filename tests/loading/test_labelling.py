@@ -78,7 +78,7 @@ def test_labels_of_a_function_may_be_differentiated_through(mixing):
         ({"labels": "hard"}, "E_OPTION: `label_function`; expected labels='soft' or 'logits'"),
         ({"labels": "none"}, "E_OPTION: `label_function`; expected labels='soft' or 'logits'"),
         ({"stored": "x"}, "E_OPTION: `label_function` and `stored`; expected one of them"),
-        ({}, "E_OPTION: `temperature` of an archive without a projector; expected a number"),
+        ({}, "E_OPTION: `temperature`: the archive has no projector and so no temperature"),
     ],
 )
 def test_what_does_not_go_together_is_refused(archive_of, options, expected):

@@ -81,7 +81,7 @@ def test_options_reach_what_they_are_for(mixing):
     assert next(iter(whole)).min() >= 0
     with pytest.raises(TrustError, match="E_PIN"):
         HelloLoader(mixing, batch_size=3, expect="sha256:" + "0" * 64)
-    with pytest.raises(UserInputError, match="`labels`; expected"):
+    with pytest.raises(UserInputError, match="`labels`: expected"):
         HelloLoader(mixing, batch_size=3, labels="firm")
     with pytest.raises(ValueError, match="`batch_size`: expected at least 1"):
         HelloLoader(mixing, batch_size=0)
