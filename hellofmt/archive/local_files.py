@@ -287,14 +287,15 @@ def write_small_file(
     """Write a small file at once: old, new or none under its name, never a part of it.
 
     Args:
-        path: of the file.
-        data: all of it.
+        path: path of the file.
+        data: its contents.
         mode: permissions, before the process's mask.
         force: replace an existing file.
 
     Raises:
         HelloIOError: E_TARGET, the file exists.
-        OSError: it cannot be written.
+        OSError: it cannot be written, for instance because the disk is full; names ``path``, and
+            nothing is left.
     """
     target = Path(path)
     if not force and os.path.lexists(target):
@@ -309,9 +310,12 @@ def write_small_file(
             temporary.replace(target)
         else:
             create_new(temporary, target)
+    except OSError as error:
+        # A failed write does not say which file it was for.
+        error.filename = os.fspath(path)
+        raise
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+        temporary.unlink(missing_ok=True)
 
 
 def create_new(temporary: Path, target: Path) -> None:

@@ -13,6 +13,7 @@ writer stored. Tolerances are constants here, never values of the file.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import multiprocessing
 import os
@@ -140,32 +141,22 @@ class Labeler:
             SpecError: E_TENSOR, E_RANK: tensors do not fit the base.
             UserInputError: E_OPTION, the archive has no projector, or CUDA in a forked worker.
         """
-        if isinstance(file, (str, os.PathLike)):
-            with open_archive(file) as opened:
-                return cls.from_file(
-                    opened,
-                    base,
-                    device=device,
-                    dtype=dtype,
-                    check_probes=check_probes,
-                    compile=compile,
-                )
-        loaded = base_of(file, base)
-        adapter, head = projector_entries(file)
-        names = [names[0] for names in file.classes.names]
-        labeler = cls.assembled(
-            loaded,
-            adapter,
-            file.tensors("adapter"),
-            head,
-            file.tensors("head"),
-            names,
-            device=device,
-            dtype=dtype,
-            compile=compile,
-        )
-        if check_probes:
-            labeler.check_probes(file.tensors("probes")["logits"])
+        is_path = isinstance(file, (str, os.PathLike))
+        with open_archive(file) if is_path else contextlib.nullcontext(file) as opened:
+            adapter, head = projector_entries(opened)
+            labeler = cls.assembled(
+                base_of(opened, base),
+                adapter,
+                opened.tensors("adapter"),
+                head,
+                opened.tensors("head"),
+                [names[0] for names in opened.classes.names],
+                device=device,
+                dtype=dtype,
+                compile=compile,
+            )
+            if check_probes:
+                labeler.check_probes(opened.tensors("probes")["logits"])
         return labeler
 
     @classmethod

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -20,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import nn
 
-from hellofmt.archive.local_files import temporary_path
+from hellofmt.archive.local_files import write_small_file
 from hellofmt.archive.manifest import canonical
 from hellofmt.errors import UserInputError, printable
 
@@ -98,19 +97,7 @@ def write_file(path: Path, data: bytes) -> None:
         OSError: it cannot be written, for instance because the disk is full; names ``path``, and
             nothing is left.
     """
-    temporary = temporary_path(path)
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        # A failed write does not say which file it was for.
-        error.filename = str(path)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_small_file(path, data, force=True)
 
 
 def write_result(path: Path, result: Result) -> None:

@@ -21,7 +21,6 @@ from hellofmt.distillation.refine import RefineSettings
 from hellofmt.distillation.select import SelectSettings
 from hellofmt.errors import HelloIOError, UserInputError
 from hellofmt.projector import seeded_base
-from hellofmt.runs import results
 from hellofmt.runs.results import read_result
 from hellofmt.sources import ArrayImages
 from hellofmt.teacher import train_teacher
@@ -161,7 +160,7 @@ def test_a_full_disk_keeps_what_is_finished(make, tmp_path, monkeypatch):
         return real(descriptor)
 
     with monkeypatch.context() as patched:
-        patched.setattr(results.os, "fsync", full)
+        patched.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left on device"):
             make(work=work)
     assert names(work) == ["fit"]

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hellofmt.runs import results
 from hellofmt.runs.results import Result
 from hellofmt.runs.stages import Stages
 
@@ -49,7 +48,7 @@ def test_a_full_disk_leaves_finished_stages_and_nothing_half_written(tmp_path, m
     def full(_descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(results.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left on device") as caught:
         work.run("b", 1, lambda: Result({"x": np.zeros(3)}, {}))
     assert caught.value.filename == str(work.path("b", 1))
