@@ -14,7 +14,7 @@ from setting import TEMPERATURE
 
 import hellofmt
 from hellofmt.archive import Draft, ImageItem, ImageSet, encode_image, write_archive
-from hellofmt.archive.manifest import Dataset
+from hellofmt.archive.format.manifest import Dataset
 from hellofmt.distillation import Selection, SelectSettings, select_images, write_distilled
 from hellofmt.ledger import ledger_of
 from hellofmt.loading import HelloDataset, write_labels

@@ -29,7 +29,7 @@ from torch.nn import functional
 from torchvision.transforms import Normalize
 
 from hellofmt.archive import ClassLine, Draft, default_views, read_class_lines, write_archive
-from hellofmt.archive.manifest import Dataset
+from hellofmt.archive.format.manifest import Dataset
 from hellofmt.projector import Labeler, Projector, load_base
 
 

@@ -107,14 +107,14 @@ def test_imports_follow_the_plan(package, relative, path):
 @pytest.mark.parametrize(
     ("package", "relative", "source"),
     [
-        ("hellofmt", "archive/reader.py", "import torch"),
+        ("hellofmt", "archive/read/file.py", "import torch"),
         ("hellofmt", "sources/folder.py", "import torchvision"),
-        ("hellofmt", "archive/reader.py", "def f():\n    from hellofmt.projector import base"),
+        ("hellofmt", "archive/read/file.py", "def f():\n    from hellofmt.projector import base"),
         ("hellofmt", "projector/head.py", "from hellofmt import loading"),
         ("hellofmt", "projector/head.py", "import hellofmt_kernels"),
         ("hellofmt", "student/train.py", "import hellofmt_cli.main"),
         ("hellofmt_kernels", "views/ops.py", "import hellofmt"),
-        ("hellofmt_cli", "inspect.py", "from hellofmt.archive.reader import open_archive"),
+        ("hellofmt_cli", "inspect.py", "from hellofmt.archive.read.file import open_archive"),
     ],
 )
 def test_the_check_can_fail(package, relative, source):

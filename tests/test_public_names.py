@@ -12,17 +12,17 @@ ROOT = Path(__file__).resolve().parents[1]
 PUBLIC = {
     "HelloDataset": "hellofmt.loading.dataset",
     "HelloError": "hellofmt.errors",
-    "HelloFile": "hellofmt.archive.reader",
+    "HelloFile": "hellofmt.archive.read.file",
     "HelloLoader": "hellofmt.loading.loader",
     "HelloSampler": "hellofmt.loading.sampler",
     "Labeler": "hellofmt.projector.labeler",
     "Projector": "hellofmt.projector.projector",
     "distill": "hellofmt.distillation.pipeline",
     "fit_projector": "hellofmt.distillation.fit",
-    "open": "hellofmt.archive.reader",
+    "open": "hellofmt.archive.read.file",
     "pack": "hellofmt.sources.pack",
     "soft_batches": "hellofmt.loading.soft",
-    "verify": "hellofmt.archive.verify",
+    "verify": "hellofmt.archive.read.verify",
     "webdataset_samples": "hellofmt.loading.webdataset",
 }
 

@@ -33,7 +33,7 @@ from hellofmt_cli.output import (
 if TYPE_CHECKING:
     from typing import Literal
 
-    from hellofmt.archive.manifest import Storage
+    from hellofmt.archive.format.manifest import Storage
     from hellofmt.projector.peft import MhaFix
 
 __all__ = ["pack"]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hellofmt.archive import ClassLine
-    from hellofmt.archive.manifest import Storage
+    from hellofmt.archive.format.manifest import Storage
     from hellofmt.projector.peft import MhaFix
 
 __all__ = ["pack_adapter"]

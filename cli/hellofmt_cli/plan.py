@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Literal
 
-    from hellofmt.archive.manifest import Storage
+    from hellofmt.archive.format.manifest import Storage
     from hellofmt.ledger import Plan
 
 __all__ = ["plan"]

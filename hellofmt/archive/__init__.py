@@ -10,18 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hellofmt.archive.class_lists import read_class_lines
-    from hellofmt.archive.classes import Classes, ClassLine
-    from hellofmt.archive.images import decode_image, encode_image, without_metadata
-    from hellofmt.archive.index import Index
-    from hellofmt.archive.limits import DEFAULT_LIMITS, Limits
-    from hellofmt.archive.local_files import (
-        free_bytes,
-        new_directory,
-        open_new,
-        read_file,
-        write_small_file,
-    )
-    from hellofmt.archive.manifest import (
+    from hellofmt.archive.format.canonical import decimal_string, decimal_value
+    from hellofmt.archive.format.classes import Classes, ClassLine
+    from hellofmt.archive.format.digest import base_digest, content_id, tensors_digest
+    from hellofmt.archive.format.images import decode_image, encode_image, without_metadata
+    from hellofmt.archive.format.index import Index
+    from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits
+    from hellofmt.archive.format.manifest import (
         UNSET,
         Adapter,
         Arch,
@@ -41,31 +36,32 @@ if TYPE_CHECKING:
         TextArch,
         Views,
         VisionArch,
-        base_digest,
-        content_id,
-        decimal_string,
-        decimal_value,
-        manifest_bytes,
-        parse_manifest,
-        tensors_digest,
-        validate_manifest,
     )
-    from hellofmt.archive.probes import probe_images
-    from hellofmt.archive.reader import HelloFile, open_archive
-    from hellofmt.archive.schema import json_schema
-    from hellofmt.archive.shards import HelloSet, shard_path, write_shards
-    from hellofmt.archive.sign import (
+    from hellofmt.archive.format.parse import manifest_bytes, parse_manifest
+    from hellofmt.archive.format.probes import probe_images
+    from hellofmt.archive.format.schema import json_schema
+    from hellofmt.archive.format.tensors import StoredTensor
+    from hellofmt.archive.format.validate import validate_manifest
+    from hellofmt.archive.format.view_defaults import default_views
+    from hellofmt.archive.read.file import HelloFile, open_archive
+    from hellofmt.archive.read.set import HelloSet, shard_path, write_shards
+    from hellofmt.archive.read.sign import (
         Signature,
         create_key,
         sign_archive,
         signature_path,
         verify_signature,
     )
-    from hellofmt.archive.source import display_name
-    from hellofmt.archive.tensors import StoredTensor
-    from hellofmt.archive.verify import VerifyReport, verify_archive
-    from hellofmt.archive.view_defaults import default_views
-    from hellofmt.archive.writer import (
+    from hellofmt.archive.read.verify import VerifyReport, verify_archive
+    from hellofmt.archive.storage.local_files import (
+        free_bytes,
+        new_directory,
+        open_new,
+        read_file,
+        write_small_file,
+    )
+    from hellofmt.archive.storage.source import display_name
+    from hellofmt.archive.write.writer import (
         Draft,
         ImageItem,
         ImageSet,
@@ -140,22 +136,32 @@ __all__ = [
 ]
 
 _MODULES = {
+    "format.canonical": ("decimal_string", "decimal_value"),
+    "format.digest": ("base_digest", "content_id", "tensors_digest"),
+    "format.parse": ("manifest_bytes", "parse_manifest"),
+    "format.validate": ("validate_manifest",),
     "class_lists": ("read_class_lines",),
-    "classes": ("ClassLine", "Classes"),
-    "view_defaults": ("default_views",),
-    "images": ("decode_image", "encode_image", "without_metadata"),
-    "index": ("Index",),
-    "limits": ("DEFAULT_LIMITS", "Limits"),
-    "probes": ("probe_images",),
-    "reader": ("HelloFile", "open_archive"),
-    "schema": ("json_schema",),
-    "local_files": ("free_bytes", "new_directory", "open_new", "read_file", "write_small_file"),
-    "shards": ("HelloSet", "shard_path", "write_shards"),
-    "sign": ("Signature", "create_key", "sign_archive", "signature_path", "verify_signature"),
-    "source": ("display_name",),
-    "tensors": ("StoredTensor",),
-    "verify": ("VerifyReport", "verify_archive"),
-    "writer": ("Draft", "ImageItem", "ImageSet", "ProjectorPart", "write_archive"),
+    "format.classes": ("ClassLine", "Classes"),
+    "format.view_defaults": ("default_views",),
+    "format.images": ("decode_image", "encode_image", "without_metadata"),
+    "format.index": ("Index",),
+    "format.limits": ("DEFAULT_LIMITS", "Limits"),
+    "format.probes": ("probe_images",),
+    "read.file": ("HelloFile", "open_archive"),
+    "format.schema": ("json_schema",),
+    "storage.local_files": (
+        "free_bytes",
+        "new_directory",
+        "open_new",
+        "read_file",
+        "write_small_file",
+    ),
+    "read.set": ("HelloSet", "shard_path", "write_shards"),
+    "read.sign": ("Signature", "create_key", "sign_archive", "signature_path", "verify_signature"),
+    "storage.source": ("display_name",),
+    "format.tensors": ("StoredTensor",),
+    "read.verify": ("VerifyReport", "verify_archive"),
+    "write.writer": ("Draft", "ImageItem", "ImageSet", "ProjectorPart", "write_archive"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -164,7 +170,7 @@ def __getattr__(name: str) -> Any:
     """Import a public name from its module at first use."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_MODULE_OF.get(name, 'manifest')}")
+    module = importlib.import_module(f"{__name__}.{_MODULE_OF.get(name, 'format.manifest')}")
     value = getattr(module, name)
     globals()[name] = value
     return value

@@ -13,8 +13,8 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from hellofmt.archive.classes import ClassLine, class_bytes
-from hellofmt.archive.local_files import read_file
+from hellofmt.archive.format.classes import ClassLine, class_bytes
+from hellofmt.archive.storage.local_files import read_file
 from hellofmt.errors import UserInputError, printable
 
 if TYPE_CHECKING:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from hellofmt.archive.manifest import Storage, Views
+    from hellofmt.archive.format.manifest import Storage, Views
     from hellofmt.projector import Projector
     from hellofmt.sources import ArrayImages
 

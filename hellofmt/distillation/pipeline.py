@@ -27,8 +27,8 @@ from hellofmt.archive import (
     encode_image,
     write_archive,
 )
-from hellofmt.archive.manifest import Dataset
-from hellofmt.archive.writer import plan_images
+from hellofmt.archive.format.manifest import Dataset
+from hellofmt.archive.write.writer import plan_images
 from hellofmt.distillation.fit import (
     Fidelity,
     FitSettings,
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from hellofmt.archive.manifest import Storage, Views
+    from hellofmt.archive.format.manifest import Storage, Views
     from hellofmt.projector import LoadedBase
     from hellofmt.sources import ArrayImages
 

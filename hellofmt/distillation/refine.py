@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from hellofmt.archive.manifest import Views
+    from hellofmt.archive.format.manifest import Views
     from hellofmt.distillation.select import Selection
     from hellofmt.projector import Projector
     from hellofmt.sources import ArrayImages

@@ -22,7 +22,7 @@ import torch
 from torch.nn import functional
 
 from hellofmt import rng
-from hellofmt.archive.manifest import decimal_value
+from hellofmt.archive.format.canonical import decimal_value
 from hellofmt.errors import UserInputError, printable
 from hellofmt.loading import plain_table, render
 from hellofmt.loading.views import ViewColumn
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from hellofmt.archive.manifest import Views
+    from hellofmt.archive.format.manifest import Views
     from hellofmt.sources import ArrayImages
 
 __all__ = [

@@ -6,14 +6,14 @@ import json
 import math
 from typing import TYPE_CHECKING, Final
 
-from hellofmt.archive.manifest import UNSET
-from hellofmt.archive.tensors import adapter_tensors, head_tensors, probe_tensors
+from hellofmt.archive.format.manifest import UNSET
+from hellofmt.archive.format.tensors import adapter_tensors, head_tensors, probe_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hellofmt.archive.manifest import Adapter, Head, Storage
-    from hellofmt.archive.tensors import TensorKind
+    from hellofmt.archive.format.manifest import Adapter, Head, Storage
+    from hellofmt.archive.format.tensors import TensorKind
 
 __all__ = [
     "VALUE_BITS",

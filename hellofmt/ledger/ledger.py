@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from hellofmt.archive.manifest import UNSET
+from hellofmt.archive.format.manifest import UNSET
 from hellofmt.ledger.function_bytes import factor_values
 from hellofmt.ledger.label_bytes import break_even_epochs, stored_label_bytes
 

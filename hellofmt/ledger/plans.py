@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from hellofmt.archive.manifest import Head
+from hellofmt.archive.format.manifest import Head
 from hellofmt.errors import UserInputError, did_you_mean, printable
 from hellofmt.ledger.function_bytes import (
     adapter_bytes,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Literal
 
-    from hellofmt.archive.manifest import Storage
+    from hellofmt.archive.format.manifest import Storage
 
 __all__ = ["PRECISIONS", "Plan", "paper_head_rank", "plan"]
 

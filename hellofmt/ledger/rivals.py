@@ -15,7 +15,7 @@ from hellofmt.ledger.label_bytes import (
 )
 
 if TYPE_CHECKING:
-    from hellofmt.archive.manifest import Storage
+    from hellofmt.archive.format.manifest import Storage
     from hellofmt.ledger.towers import Tower
 
 __all__ = ["LabelFunction", "Rival", "rivals_of", "shared_data_sets"]

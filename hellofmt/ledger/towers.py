@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from hellofmt.archive.manifest import Adapter, Target
+from hellofmt.archive.format.manifest import Adapter, Target
 from hellofmt.ledger.function_bytes import model_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hellofmt.archive.manifest import Storage
+    from hellofmt.archive.format.manifest import Storage
 
 __all__ = ["GIGA", "MAX_INNER", "RESNET18_GFLOP", "TOWERS", "Tower", "tower_named"]
 

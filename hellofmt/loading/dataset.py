@@ -36,8 +36,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from hellofmt.archive.manifest import UNSET, decimal_value
-from hellofmt.archive.reader import HelloFile, open_archive
+from hellofmt.archive.format.canonical import decimal_value
+from hellofmt.archive.format.manifest import UNSET
+from hellofmt.archive.read.file import HelloFile, open_archive
 from hellofmt.errors import TrustError, UserInputError, printable
 from hellofmt.loading.cache import DecodedImages
 from hellofmt.loading.division import divider_of
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from hellofmt.archive.manifest import Views
+    from hellofmt.archive.format.manifest import Views
     from hellofmt.loading.images import ImageSource
     from hellofmt.projector.base import LoadedBase
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hellofmt.archive.stream import open_stream
+from hellofmt.archive.read.stream import open_stream
 from hellofmt.errors import UserInputError, printable
 from hellofmt.sources.decode import GREY, to_rgb
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from hellofmt.archive.reader import HelloFile
+    from hellofmt.archive.read.file import HelloFile
 
 __all__ = ["ArchiveImages", "GivenImages", "ImageSource"]
 

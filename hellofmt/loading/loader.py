@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from hellofmt.archive.reader import HelloFile
+    from hellofmt.archive.read.file import HelloFile
     from hellofmt.loading.dataset import LabelKind
     from hellofmt.loading.images import ImageSource
     from hellofmt.loading.sampler import EpochIndex

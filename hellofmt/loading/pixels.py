@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from hellofmt.archive.manifest import Views
+    from hellofmt.archive.format.manifest import Views
 
 __all__ = ["normalise", "normalise_", "render", "student_form"]
 

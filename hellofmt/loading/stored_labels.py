@@ -47,7 +47,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from hellofmt.archive.local_files import read_file
+from hellofmt.archive.storage.local_files import read_file
 from hellofmt.errors import UserInputError, foreign_text, printable
 
 if TYPE_CHECKING:

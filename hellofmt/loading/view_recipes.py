@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from hellofmt.archive.manifest import Views, decimal_string
+from hellofmt.archive.format.canonical import decimal_string
+from hellofmt.archive.format.manifest import Views
 from hellofmt.errors import UserInputError, printable
 from hellofmt_kernels import MAX_SHUFFLE_FACTOR
 

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from hellofmt.archive.manifest import Views
+    from hellofmt.archive.format.manifest import Views
 
 __all__ = ["ViewColumn", "mixed_labels", "partners", "plain_table", "view_table"]
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from hellofmt.archive.images import encode_image
-from hellofmt.archive.layout import EXTENSIONS
-from hellofmt.archive.manifest import UNSET
-from hellofmt.archive.reader import HelloFile
-from hellofmt.archive.source import display_name
+from hellofmt.archive.format.images import encode_image
+from hellofmt.archive.format.layout import EXTENSIONS
+from hellofmt.archive.format.manifest import UNSET
+from hellofmt.archive.read.file import HelloFile
+from hellofmt.archive.storage.source import display_name
 from hellofmt.errors import UserInputError
 from hellofmt.loading.dataset import opened
 from hellofmt.loading.division import divider_of

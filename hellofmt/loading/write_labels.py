@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from safetensors.numpy import save_file
 
-from hellofmt.archive.local_files import new_directory
+from hellofmt.archive.storage.local_files import new_directory
 from hellofmt.errors import UserInputError, printable
 from hellofmt.loading.labelling import FunctionLabeler
 from hellofmt.loading.sampler import HelloSampler

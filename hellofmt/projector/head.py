@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hellofmt.archive.manifest import UNSET, Head, HeadText, decimal_string, decimal_value
-from hellofmt.archive.tensors import StoredTensor
+from hellofmt.archive.format.canonical import decimal_string, decimal_value
+from hellofmt.archive.format.manifest import UNSET, Head, HeadText
+from hellofmt.archive.format.tensors import StoredTensor
 from hellofmt.errors import BaseModelError, SpecError, UserInputError, printable
 from hellofmt.projector import quantise
 from hellofmt.projector.lowrank import Delta, initial_matrix
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from hellofmt.archive.classes import ClassLine
-    from hellofmt.archive.manifest import Storage
+    from hellofmt.archive.format.classes import ClassLine
+    from hellofmt.archive.format.manifest import Storage
     from hellofmt.projector.base import LoadedBase
 
 __all__ = ["LinearHead", "read_head"]

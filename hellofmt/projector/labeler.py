@@ -26,8 +26,9 @@ from torch.utils.data import get_worker_info
 
 import hellofmt_kernels
 from hellofmt.archive import open_archive
-from hellofmt.archive.manifest import UNSET, decimal_value
-from hellofmt.archive.probes import probe_images
+from hellofmt.archive.format.canonical import decimal_value
+from hellofmt.archive.format.manifest import UNSET
+from hellofmt.archive.format.probes import probe_images
 from hellofmt.errors import UserInputError
 from hellofmt.projector.base import base_of
 from hellofmt.projector.head import read_head
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hellofmt.archive import HelloFile
-    from hellofmt.archive.manifest import Adapter, Head
+    from hellofmt.archive.format.manifest import Adapter, Head
     from hellofmt.projector.base import LoadedBase
     from hellofmt.projector.head import LinearHead
     from hellofmt.projector.lowrank import Delta

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hellofmt.archive.manifest import decimal_value
+from hellofmt.archive.format.canonical import decimal_value
 from hellofmt.errors import SpecError, printable
 from hellofmt.projector import quantise
 from hellofmt.rng import Stream, uniform, words
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from hellofmt.archive.manifest import Adapter
+    from hellofmt.archive.format.manifest import Adapter
 
 from hellofmt.projector.targets import DeltaShape, check_shapes
 

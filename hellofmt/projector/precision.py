@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, get_args
 
-from hellofmt.archive.compress import compress
-from hellofmt.archive.manifest import Storage
-from hellofmt.archive.tensors import serialize_tensors
+from hellofmt.archive.format.compress import compress
+from hellofmt.archive.format.manifest import Storage
+from hellofmt.archive.format.tensors import serialize_tensors
 from hellofmt.errors import UserInputError
 from hellofmt.projector.labeler import Labeler
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from hellofmt.archive.tensors import StoredTensor
+    from hellofmt.archive.format.tensors import StoredTensor
     from hellofmt.projector.projector import Projector
 
 __all__ = ["STORAGES", "stored_labelers"]

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from hellofmt.archive import ProjectorPart
-from hellofmt.archive.manifest import UNSET, Adapter, Target, decimal_string, decimal_value
+from hellofmt.archive.format.canonical import decimal_string, decimal_value
+from hellofmt.archive.format.manifest import UNSET, Adapter, Target
 from hellofmt.errors import UserInputError
 from hellofmt.projector import quantise
 from hellofmt.projector.base import base_of
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hellofmt.archive import HelloFile
-    from hellofmt.archive.classes import ClassLine
-    from hellofmt.archive.manifest import Storage
-    from hellofmt.archive.tensors import StoredTensor
+    from hellofmt.archive.format.classes import ClassLine
+    from hellofmt.archive.format.manifest import Storage
+    from hellofmt.archive.format.tensors import StoredTensor
     from hellofmt.projector.base import LoadedBase
     from hellofmt.projector.peft import MhaFix
     from hellofmt.projector.targets import TargetRule

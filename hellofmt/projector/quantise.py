@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hellofmt.archive.tensors import StoredTensor
+from hellofmt.archive.format.tensors import StoredTensor
 from hellofmt.errors import SpecError, UserInputError, printable
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from hellofmt.archive.manifest import Storage
+    from hellofmt.archive.format.manifest import Storage
 
 __all__ = ["balance", "dequantise", "quantise", "read_matrix", "write_factors", "write_matrix"]
 

@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import nn
 
-from hellofmt.archive.local_files import write_small_file
-from hellofmt.archive.manifest import canonical
+from hellofmt.archive.format.canonical import canonical
+from hellofmt.archive.storage.local_files import write_small_file
 from hellofmt.errors import UserInputError, printable
 
 if TYPE_CHECKING:

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hellofmt.archive.classes import ClassLine
-from hellofmt.archive.images import encode_image
-from hellofmt.archive.manifest import UNSET
+from hellofmt.archive.format.classes import ClassLine
+from hellofmt.archive.format.images import encode_image
+from hellofmt.archive.format.manifest import UNSET
 from hellofmt.errors import UserInputError, printable
 from hellofmt.sources.listing import Listing, Picture
 
 if TYPE_CHECKING:
-    from hellofmt.archive.images import Codec
-    from hellofmt.archive.reader import HelloFile
+    from hellofmt.archive.format.images import Codec
+    from hellofmt.archive.read.file import HelloFile
 
 __all__ = ["class_lines", "is_archive", "list_archive"]
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from hellofmt import rng
-from hellofmt.archive.classes import ClassLine, class_bytes
+from hellofmt.archive.format.classes import ClassLine, class_bytes
 from hellofmt.errors import UserInputError, printable
 from hellofmt.sources.decode import conversion_notes
 

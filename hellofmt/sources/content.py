@@ -6,7 +6,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from hellofmt.archive.images import Codec
+    from hellofmt.archive.format.images import Codec
 
 __all__ = ["CODECS", "HEAD_BYTES", "IMAGE_EXTENSIONS", "codec_of", "has_orientation"]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from hellofmt.archive.images import DECODE_ERRORS
+from hellofmt.archive.format.images import DECODE_ERRORS
 from hellofmt.errors import UserInputError, printable
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from hellofmt.archive.classes import ClassLine
+from hellofmt.archive.format.classes import ClassLine
 from hellofmt.errors import UserInputError
 from hellofmt.sources.arrays import ArrayImages
 

@@ -22,7 +22,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from hellofmt.archive.local_files import open_to_read
+from hellofmt.archive.storage.local_files import open_to_read
 from hellofmt.errors import UserInputError, printable
 from hellofmt.sources.content import HEAD_BYTES, IMAGE_EXTENSIONS
 from hellofmt.sources.listing import Listing, Picture, some

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from hellofmt.archive.classes import ClassLine, class_bytes
-from hellofmt.archive.local_files import read_file
+from hellofmt.archive.format.classes import ClassLine, class_bytes
+from hellofmt.archive.storage.local_files import read_file
 from hellofmt.errors import UserInputError, printable
 from hellofmt.sources.decode import decode_rgb
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from hellofmt.archive.images import Codec
+    from hellofmt.archive.format.images import Codec
 
 __all__ = ["Listing", "Picture", "Pictures", "placed", "some"]
 

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
-from hellofmt.archive.images import check_image_limits, encode_image, parse_image
-from hellofmt.archive.limits import DEFAULT_LIMITS, Limits
-from hellofmt.archive.manifest import UNSET, Dataset, Views
-from hellofmt.archive.reader import open_archive
-from hellofmt.archive.shards import write_shards
-from hellofmt.archive.tensors import StoredTensor, expected_tensors, parse_tensors
-from hellofmt.archive.view_defaults import LARGEST_DEFAULT_VIEW, default_views
-from hellofmt.archive.writer import Draft, ImageItem, ImageSet, ProjectorPart, write_archive
+from hellofmt.archive.format.images import check_image_limits, encode_image, parse_image
+from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits
+from hellofmt.archive.format.manifest import UNSET, Dataset, Views
+from hellofmt.archive.format.tensors import StoredTensor, expected_tensors, parse_tensors
+from hellofmt.archive.format.view_defaults import LARGEST_DEFAULT_VIEW, default_views
+from hellofmt.archive.read.file import open_archive
+from hellofmt.archive.read.set import write_shards
+from hellofmt.archive.write.writer import Draft, ImageItem, ImageSet, ProjectorPart, write_archive
 from hellofmt.errors import HelloError, UserInputError, printable
 from hellofmt.sources.archived import class_lines
 from hellofmt.sources.decode import GREY, ORIENTED, conversion_notes, decode_rgb, is_grey
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from hellofmt.archive.classes import ClassLine
-    from hellofmt.archive.images import Codec
+    from hellofmt.archive.format.classes import ClassLine
+    from hellofmt.archive.format.images import Codec
     from hellofmt.sources.listing import Picture, Pictures
 
 __all__ = ["pack_archive"]

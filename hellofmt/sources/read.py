@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from hellofmt.archive.limits import DEFAULT_LIMITS, Limits
-from hellofmt.archive.reader import open_archive
+from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits
+from hellofmt.archive.read.file import open_archive
 from hellofmt.errors import UserInputError, did_you_mean, printable
 from hellofmt.sources.archived import is_archive, list_archive
 from hellofmt.sources.arrays import decoded
@@ -21,7 +21,7 @@ from hellofmt.sources.shards import list_shards
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from hellofmt.archive.classes import ClassLine
+    from hellofmt.archive.format.classes import ClassLine
     from hellofmt.sources.arrays import ArrayImages
 
 __all__ = ["open_pictures", "read_source"]

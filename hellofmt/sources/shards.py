@@ -16,7 +16,7 @@ import tarfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from hellofmt.archive.classes import ClassLine
+from hellofmt.archive.format.classes import ClassLine
 from hellofmt.errors import UserInputError, foreign_text, printable
 from hellofmt.sources.content import HEAD_BYTES, IMAGE_EXTENSIONS
 from hellofmt.sources.listing import Listing, Picture

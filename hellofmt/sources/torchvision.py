@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torchvision
 
-from hellofmt.archive.classes import ClassLine
-from hellofmt.archive.images import DECODE_ERRORS
+from hellofmt.archive.format.classes import ClassLine
+from hellofmt.archive.format.images import DECODE_ERRORS
 from hellofmt.errors import UserInputError, did_you_mean, foreign_text, printable
 from hellofmt.sources.arrays import Frames
 from hellofmt.sources.decode import decode_rgb, to_rgb

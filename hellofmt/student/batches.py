@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from hellofmt.archive.manifest import Views
+    from hellofmt.archive.format.manifest import Views
     from hellofmt.loading import HelloDataset
     from hellofmt.student.recipes import Recipe
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from hellofmt.archive.manifest import Views
+    from hellofmt.archive.format.manifest import Views
 
 __all__ = ["evaluate", "predict", "prepare_images"]
 

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hellofmt.archive.manifest import decimal_value
+from hellofmt.archive.format.canonical import decimal_value
 from hellofmt.errors import UserInputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from hellofmt.archive.manifest import Views
+    from hellofmt.archive.format.manifest import Views
 
 __all__ = ["INTERPOLATIONS", "InputRule", "RuleChange"]
 

@@ -35,8 +35,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from hellofmt.archive.local_files import new_directory, read_file
-from hellofmt.archive.manifest import decimal_string, decimal_value
+from hellofmt.archive.format.canonical import decimal_string, decimal_value
+from hellofmt.archive.storage.local_files import new_directory, read_file
 from hellofmt.errors import UserInputError, foreign_text, printable
 from hellofmt.loading.stored_labels import LABELS_SCHEMA, StoredLabels
 from hellofmt.projector.quantise import dequantise, quantise
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from hellofmt.archive.manifest import Views
+    from hellofmt.archive.format.manifest import Views
 
 __all__ = [
     "TEACHER_STORAGES",

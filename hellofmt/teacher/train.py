@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from hellofmt.archive.manifest import Views
+    from hellofmt.archive.format.manifest import Views
     from hellofmt.sources import ArrayImages
 
 __all__ = ["TEACHER_RECIPE", "train_teacher"]

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import torch
 
-from hellofmt.archive.local_files import read_file
-from hellofmt.archive.manifest import Views
+from hellofmt.archive.format.manifest import Views
+from hellofmt.archive.storage.local_files import read_file
 from hellofmt.errors import HelloIOError, UserInputError, printable
 from hellofmt.runs import ranks, resume
 from hellofmt.runs.results import digest_of, write_file

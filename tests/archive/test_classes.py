@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hellofmt.archive.classes import ClassLine, class_bytes, parse_classes
+from hellofmt.archive.format.classes import ClassLine, class_bytes, parse_classes
 from hellofmt.errors import SpecError, UserInputError
 
 WORD = st.text(

@@ -3,7 +3,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hellofmt.archive.compress import compress, decompress
+from hellofmt.archive.format.compress import compress, decompress
 from hellofmt.errors import CorruptError
 
 TEXT = b"one line, many times\n" * 100

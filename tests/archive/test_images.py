@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hellofmt.archive import Limits, decode_image, encode_image
-from hellofmt.archive.images import parse_image, parse_png_header
+from hellofmt.archive.format.images import parse_image, parse_png_header
 from hellofmt.errors import CorruptError, LimitError, SpecError, UserInputError
 
 RED = np.zeros((9, 11, 3), np.uint8)

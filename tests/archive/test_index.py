@@ -5,9 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hellofmt.archive import Limits, open_archive, parse_manifest
-from hellofmt.archive.index import index_tensors, parse_index
-from hellofmt.archive.manifest import UNSET, Images, manifest_bytes
-from hellofmt.archive.tensors import StoredTensor, serialize_tensors
+from hellofmt.archive.format.index import index_tensors, parse_index
+from hellofmt.archive.format.manifest import UNSET, Images
+from hellofmt.archive.format.parse import manifest_bytes
+from hellofmt.archive.format.tensors import StoredTensor, serialize_tensors
 from hellofmt.errors import LimitError, SpecError
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hellofmt.archive.layout import describe_header, header, image_name, padded
+from hellofmt.archive.format.layout import describe_header, header, image_name, padded
 from hellofmt.errors import SpecError
 
 

@@ -6,8 +6,8 @@ import stat
 
 import pytest
 
-from hellofmt.archive import local_files
-from hellofmt.archive.local_files import (
+from hellofmt.archive.storage import local_files
+from hellofmt.archive.storage.local_files import (
     create_new,
     is_alive,
     lock_byte,

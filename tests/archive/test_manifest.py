@@ -20,7 +20,10 @@ from hellofmt.archive import (
     validate_manifest,
     write_archive,
 )
-from hellofmt.archive.manifest import Manifest, canonical, check_manifest_limits, manifest_bytes
+from hellofmt.archive.format.canonical import canonical
+from hellofmt.archive.format.manifest import Manifest
+from hellofmt.archive.format.parse import manifest_bytes
+from hellofmt.archive.format.validate import check_manifest_limits
 from hellofmt.errors import HelloError, LimitError, NotHelloError, SpecError, UserInputError
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hellofmt.archive import Limits, Shard, open_archive, verify_archive, write_archive
-from hellofmt.archive.source import LocalSource
+from hellofmt.archive.storage.source import LocalSource
 from hellofmt.errors import (
     CorruptError,
     HelloIOError,
@@ -366,7 +366,7 @@ def test_raw_digest_of_a_compressed_section(samples, everything_bytes, refusal):
 
 
 def test_index_and_image_disagree(samples, everything_bytes, refusal, tmp_path):
-    from hellofmt.archive.tensors import StoredTensor, serialize_tensors
+    from hellofmt.archive.format.tensors import StoredTensor, serialize_tensors
 
     manifest, sections, rest = samples.split(everything_bytes)
     with open_archive(_put(tmp_path, everything_bytes)) as file:
@@ -422,7 +422,7 @@ def test_local_source_is_a_source(everything):
 def test_a_source_that_outlives_os_is_silent_at_exit(everything):
     # ``abc`` is emptied after ``os``: what it holds dies when ``os.close`` is None already.
     program = (
-        "import abc, sys\nfrom hellofmt.archive.source import LocalSource\n"
+        "import abc, sys\nfrom hellofmt.archive.storage.source import LocalSource\n"
         "abc.kept = LocalSource(sys.argv[1])\n"
     )
     run = subprocess.run(  # noqa: S603

@@ -13,9 +13,16 @@ import numpy as np
 import pytest
 from fsspec.registry import _registry
 
-from hellofmt.archive import open_archive, remote, verify_archive, write_archive
-from hellofmt.archive.cache import DigestCache
-from hellofmt.archive.source import LocalSource, cut_ranges, display_name, is_url, merge_ranges
+from hellofmt.archive import open_archive, verify_archive, write_archive
+from hellofmt.archive.storage import remote
+from hellofmt.archive.storage.cache import DigestCache
+from hellofmt.archive.storage.source import (
+    LocalSource,
+    cut_ranges,
+    display_name,
+    is_url,
+    merge_ranges,
+)
 from hellofmt.errors import CorruptError, HelloIOError, TrustError, UserInputError
 
 

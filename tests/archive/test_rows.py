@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hellofmt.archive.layout import BLOCK, header, image_name, padded
-from hellofmt.archive.rows import cut_windows, image_headers, padded_rows, padding_faults
+from hellofmt.archive.format.layout import BLOCK, header, image_name, padded
+from hellofmt.archive.format.rows import cut_windows, image_headers, padded_rows, padding_faults
 
 
 @settings(max_examples=60, deadline=None)

@@ -22,7 +22,7 @@ from hellofmt.archive import (
     write_archive,
     write_shards,
 )
-from hellofmt.archive.shards import set_id
+from hellofmt.archive.format.digest import set_id
 from hellofmt.errors import (
     CorruptError,
     HelloIOError,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hellofmt.archive import StoredTensor, open_archive
-from hellofmt.archive.tensors import (
+from hellofmt.archive.format.tensors import (
     base_tensors_digest,
     expected_tensors,
     parse_tensors,

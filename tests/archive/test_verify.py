@@ -11,7 +11,7 @@ from hellofmt.archive import (
     verify_archive,
     write_archive,
 )
-from hellofmt.archive import verify as verify_module
+from hellofmt.archive.read import verify as verify_module
 from hellofmt.errors import CorruptError, TrustError, UserInputError
 
 

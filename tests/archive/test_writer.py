@@ -27,7 +27,7 @@ from hellofmt.archive import (
     verify_archive,
     write_archive,
 )
-from hellofmt.archive import writer as writer_module
+from hellofmt.archive.write import writer as writer_module
 from hellofmt.errors import HelloIOError, LimitError, SpecError, UserInputError
 
 

@@ -43,7 +43,7 @@ def image_folder(tmp_path):
 
 def projector_part(classes=3, dim=8, rank=2, seed=0):
     from hellofmt.archive import ProjectorPart, StoredTensor, base_digest, decimal_string
-    from hellofmt.archive.manifest import (
+    from hellofmt.archive.format.manifest import (
         Adapter,
         Base,
         Head,
@@ -107,7 +107,7 @@ def make_projector(tmp_path):
 
     def make(name="p.hello", keys=KEYS, **parts):
         from hellofmt.archive import ClassLine, Draft, default_views, write_archive
-        from hellofmt.archive.manifest import Dataset
+        from hellofmt.archive.format.manifest import Dataset
 
         path = tmp_path / name
         draft = Draft(

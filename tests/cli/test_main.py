@@ -230,7 +230,7 @@ def test_closed_pipe_before_the_first_byte():
 # Stops in the middle of writing, says so, and waits there for the signal.
 SLOW_PACK = """
 import sys, time
-from hellofmt.archive import writer
+from hellofmt.archive.write import writer
 real = writer._read_into
 def slow(*arguments):
     slow.calls += 1

@@ -13,7 +13,7 @@ import torch
 from msgspec.structs import replace as changed
 
 from hellofmt.archive import ClassLine, open_archive, verify_archive
-from hellofmt.archive.manifest import TextArch
+from hellofmt.archive.format.manifest import TextArch
 from hellofmt.distillation import pipeline
 from hellofmt.distillation.fit import FitSettings
 from hellofmt.distillation.pipeline import ProjectorSettings, distill, split_validation

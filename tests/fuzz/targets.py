@@ -17,19 +17,16 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "hostile"))
 
 from zoo.parts import VALID, canonical, embedded, images_only, packed, projector, tensor_bytes, up
 
-from hellofmt.archive import verify
-from hellofmt.archive.classes import ClassLine, class_bytes, parse_classes
-from hellofmt.archive.index import parse_index
-from hellofmt.archive.limits import DEFAULT_LIMITS
-from hellofmt.archive.manifest import (
-    UNSET,
-    check_manifest_limits,
-    content_id,
-    manifest_bytes,
-    parse_manifest,
-)
-from hellofmt.archive.reader import HelloFile
-from hellofmt.archive.tensors import expected_tensors, parse_tensors, validate_nibbles
+from hellofmt.archive.format.classes import ClassLine, class_bytes, parse_classes
+from hellofmt.archive.format.digest import content_id
+from hellofmt.archive.format.index import parse_index
+from hellofmt.archive.format.limits import DEFAULT_LIMITS
+from hellofmt.archive.format.manifest import UNSET
+from hellofmt.archive.format.parse import manifest_bytes, parse_manifest
+from hellofmt.archive.format.tensors import expected_tensors, parse_tensors, validate_nibbles
+from hellofmt.archive.format.validate import check_manifest_limits
+from hellofmt.archive.read import verify
+from hellofmt.archive.read.file import HelloFile
 from hellofmt.errors import HelloError, HelloIOError
 
 

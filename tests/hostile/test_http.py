@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from bad_http import Server
 
-from hellofmt.archive import open_archive, remote, verify_archive, write_archive
+from hellofmt.archive import open_archive, verify_archive, write_archive
+from hellofmt.archive.storage import remote
 from hellofmt.errors import (
     CorruptError,
     HelloError,

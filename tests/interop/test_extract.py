@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from hellofmt.archive import ImageItem, ImageSet, write_archive
-from hellofmt.archive.classes import ClassLine
+from hellofmt.archive.format.classes import ClassLine
 from hellofmt_cli import extract as extract_module
 from hellofmt_cli.main import hello
 

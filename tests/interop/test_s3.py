@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from hellofmt.archive import open_archive, remote, verify_archive
+from hellofmt.archive import open_archive, verify_archive
+from hellofmt.archive.storage import remote
 from hellofmt.errors import HelloIOError
 
 

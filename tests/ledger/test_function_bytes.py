@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from hellofmt import ledger
-from hellofmt.archive import StoredTensor, tensors
-from hellofmt.archive.manifest import UNSET, Adapter, Head, Target
+from hellofmt.archive import StoredTensor
+from hellofmt.archive.format import tensors
+from hellofmt.archive.format.manifest import UNSET, Adapter, Head, Target
 
 # (C_in, C_out) of the nineteen 3x3 convolutions of CLIP's RN50, stem first.
 RN50_CONVOLUTIONS = (

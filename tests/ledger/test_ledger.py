@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hellofmt import ledger
-from hellofmt.archive.manifest import UNSET, Adapter, Head, Target
+from hellofmt.archive.format.manifest import UNSET, Adapter, Head, Target
 
 # (C_in, C_out) of the nineteen 3x3 convolutions of CLIP's RN50, stem first.
 RN50_CONVOLUTIONS = (

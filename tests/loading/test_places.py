@@ -78,7 +78,7 @@ def test_options_of_a_url(server, mixing):
 
 
 def test_a_file_replaced_while_training(server, archive_of, monkeypatch):
-    from hellofmt.archive import remote
+    from hellofmt.archive.storage import remote
 
     monkeypatch.setattr(remote, "_PAUSE_SECONDS", 0.001)
     dataset = HelloDataset(server.url, labels="none")

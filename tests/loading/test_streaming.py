@@ -33,8 +33,8 @@ from hellofmt.archive import (
     spool,
     stream,
 )
-from hellofmt.archive.shards import write_shards
-from hellofmt.archive.stream import open_stream
+from hellofmt.archive.read.set import write_shards
+from hellofmt.archive.read.stream import open_stream
 from hellofmt.errors import CorruptError, HelloIOError
 from hellofmt.loading import HelloDataset, HelloLoader, HelloSampler, dataset
 
@@ -494,7 +494,7 @@ PROGRAM = """
 import os, sys, threading, time
 import numpy as np
 from hellofmt.archive import open_archive
-from hellofmt.archive.stream import open_stream
+from hellofmt.archive.read.stream import open_stream
 
 file = open_archive(sys.argv[1])
 made = open_stream(file)

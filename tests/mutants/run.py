@@ -226,8 +226,8 @@ class Memory:
 
 def judge(everything):
     """The first case that the imported reader gets wrong, or an empty string."""
-    from hellofmt.archive import verify
-    from hellofmt.archive.reader import HelloFile
+    from hellofmt.archive.read import verify
+    from hellofmt.archive.read.file import HelloFile
     from hellofmt.errors import HelloError
 
     def everything_of(file):

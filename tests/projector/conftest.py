@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from hellofmt.archive.classes import ClassLine
-from hellofmt.archive.manifest import (
+from hellofmt.archive.format.classes import ClassLine
+from hellofmt.archive.format.manifest import (
     Arch,
     Preprocess,
     TextArch,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from hellofmt.archive.manifest import Adapter, Target
+from hellofmt.archive.format.manifest import Adapter, Target
 from hellofmt.errors import SpecError, UserInputError
 from hellofmt.projector import Encoder, LoadedBase, Projector
 from hellofmt.projector.lowrank import Delta, initial_matrix, merge_, read_deltas
@@ -333,8 +333,8 @@ def test_the_paper_s_parameter_counts(vit):
     """816,856 values for ImageNet-1K, 629,720 for ImageNet-100: HeLlO, arXiv 2408.08201."""
     from open_clip import create_model
 
-    from hellofmt.archive.classes import ClassLine
-    from hellofmt.archive.manifest import Arch, VisionArch
+    from hellofmt.archive.format.classes import ClassLine
+    from hellofmt.archive.format.manifest import Arch, VisionArch
 
     with torch.device("meta"):
         model = create_model("RN50", load_weights=False, device="meta")

@@ -18,7 +18,7 @@ from hellofmt.archive import (
     read_class_lines,
     verify_archive,
 )
-from hellofmt.archive.images import parse_image
+from hellofmt.archive.format.images import parse_image
 from hellofmt.errors import HelloIOError, LimitError, UserInputError
 from hellofmt.sources import pack_archive
 

@@ -30,8 +30,9 @@ from hellofmt.archive import (
     tensors_digest,
     write_archive,
 )
-from hellofmt.archive.layout import header
-from hellofmt.archive.manifest import (
+from hellofmt.archive.format.canonical import canonical
+from hellofmt.archive.format.layout import header
+from hellofmt.archive.format.manifest import (
     Adapter,
     Arch,
     Base,
@@ -44,7 +45,6 @@ from hellofmt.archive.manifest import (
     Target,
     Views,
     VisionArch,
-    canonical,
 )
 from hellofmt.rng import uniform, words
 
@@ -366,7 +366,7 @@ def load_zoo():
 
 
 def write_schema(path):
-    from hellofmt.archive.schema import json_schema
+    from hellofmt.archive.format.schema import json_schema
 
     path.write_text(json.dumps(json_schema(), indent=1) + "\n", encoding="ascii")
 

@@ -5,7 +5,7 @@ import pytest
 
 from hellofmt import rng
 from hellofmt.archive import probe_images
-from hellofmt.archive.manifest import Arch, Preprocess, Views, VisionArch
+from hellofmt.archive.format.manifest import Arch, Preprocess, Views, VisionArch
 
 SIZES = [(40, 40), (64, 48), (7, 31), (1, 1), (300, 20), (33, 35), (128, 96)]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from hellofmt.archive.schema import json_schema
+from hellofmt.archive.format.schema import json_schema
 
 SPEC = Path(__file__).resolve().parents[2] / "spec"
 VALID = sorted((SPEC / "vectors" / "valid").glob("*.hello"))

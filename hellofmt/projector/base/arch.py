@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from hellofmt.archive.manifest import Arch, decimal_string, decimal_value
+from hellofmt.archive.format.canonical import decimal_string, decimal_value
+from hellofmt.archive.format.manifest import Arch
 from hellofmt.errors import UserInputError, foreign_text, printable
 
 if TYPE_CHECKING:

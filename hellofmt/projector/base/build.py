@@ -17,7 +17,8 @@ import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor, nn
 
-from hellofmt.archive.manifest import UNSET, Arch, Base, Preprocess, TextArch, base_digest
+from hellofmt.archive.format.digest import base_digest
+from hellofmt.archive.format.manifest import UNSET, Arch, Base, Preprocess, TextArch
 from hellofmt.errors import BaseModelError, LimitError, UserInputError, foreign_text, printable
 from hellofmt.projector.base.arch import open_clip_config
 from hellofmt.projector.base.encoder import Encoder, LoadedBase
@@ -78,7 +79,7 @@ def seeded_base(
 
     Example:
         >>> import torch
-        >>> from hellofmt.archive.manifest import Arch, Preprocess, VisionArch
+        >>> from hellofmt.archive.format.manifest import Arch, Preprocess, VisionArch
         >>> vision = VisionArch(image_size=8, layers=1, width=64, patch_size=4)
         >>> arch = Arch(embed_dim=16, quick_gelu=False, vision=vision)
         >>> preprocess = Preprocess(

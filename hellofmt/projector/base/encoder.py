@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hellofmt.archive.manifest import UNSET, Base, Preprocess, decimal_value
-from hellofmt.archive.tensors import StoredTensor
+from hellofmt.archive.format.canonical import decimal_value
+from hellofmt.archive.format.manifest import UNSET, Base, Preprocess
+from hellofmt.archive.format.tensors import StoredTensor
 from hellofmt.errors import UserInputError, printable
 from hellofmt.projector.base.tensors import float_tensors
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import open_clip
 
-from hellofmt.archive.local_files import open_regular
+from hellofmt.archive.storage.local_files import open_regular
 from hellofmt.checkpoint import read_checkpoint
 from hellofmt.errors import UserInputError, did_you_mean, foreign_text, printable, shown_path
 

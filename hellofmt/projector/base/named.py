@@ -12,14 +12,9 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
-from hellofmt.archive.manifest import (
-    UNSET,
-    Arch,
-    Base,
-    Preprocess,
-    base_digest,
-    decimal_string,
-)
+from hellofmt.archive.format.canonical import decimal_string
+from hellofmt.archive.format.digest import base_digest
+from hellofmt.archive.format.manifest import UNSET, Arch, Base, Preprocess
 from hellofmt.errors import BaseModelError, UserInputError, did_you_mean, foreign_text, printable
 from hellofmt.projector.base.arch import arch_of_config, open_clip_config
 from hellofmt.projector.base.build import MAX_PARAMETERS, build_checked, embed_texts, text_module

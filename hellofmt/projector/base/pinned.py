@@ -16,7 +16,8 @@ import numpy as np
 import open_clip
 from torch import nn
 
-from hellofmt.archive.manifest import UNSET, Base, base_digest
+from hellofmt.archive.format.digest import base_digest
+from hellofmt.archive.format.manifest import UNSET, Base
 from hellofmt.errors import BaseModelError, SpecError, UserInputError, printable
 from hellofmt.projector.base.arch import flatten, normal_arch
 from hellofmt.projector.base.build import build_checked, seeded_base

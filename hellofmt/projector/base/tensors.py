@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hellofmt.archive.manifest import tensors_digest
+from hellofmt.archive.format.digest import tensors_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,7 +14,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from hellofmt.archive.local_files import open_regular
+from hellofmt.archive.storage.local_files import open_regular
 from hellofmt.errors import UserInputError, foreign_text, printable
 
 if TYPE_CHECKING:

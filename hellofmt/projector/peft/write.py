@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from hellofmt.archive.local_files import new_directory
+from hellofmt.archive.storage.local_files import new_directory
 from hellofmt.projector.peft.config import (
     CONFIG_NAME,
     WEIGHTS_NAME,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from open_clip.model import CLIP
 
-from hellofmt.archive.manifest import UNSET, Arch, VisionArch
+from hellofmt.archive.format.manifest import UNSET, Arch, VisionArch
 from hellofmt.errors import UserInputError
 from hellofmt.projector.base.arch import arch_of_config, normal_arch
 from hellofmt.projector.base.build import build_clip

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hellofmt.archive.manifest import TextArch, VisionArch
+from hellofmt.archive.format.manifest import TextArch, VisionArch
 from hellofmt.errors import BaseModelError, LimitError, UserInputError
 from hellofmt.projector import seeded_base
 from hellofmt.rng import words

@@ -13,7 +13,7 @@ from open_clip.model import CLIP, CustomTextCLIP
 from safetensors.torch import save_file
 
 from hellofmt.archive import Draft, open_archive, write_archive
-from hellofmt.archive.manifest import UNSET
+from hellofmt.archive.format.manifest import UNSET
 from hellofmt.errors import BaseModelError, HelloIOError, UserInputError
 from hellofmt.projector import Labeler, Projector, base_of, load_base
 from hellofmt.projector.base.arch import arch_of_config
@@ -132,7 +132,7 @@ def test_a_name_with_a_checkpoint_file(tmp_path, clip, directory, monkeypatch, c
 
 def write(path, projector, classes):
     from hellofmt.archive import default_views
-    from hellofmt.archive.manifest import Dataset
+    from hellofmt.archive.format.manifest import Dataset
 
     dataset = Dataset(name="x", version="1", license="CC0-1.0", method="test", sources=[])
     part = projector.part("float32")

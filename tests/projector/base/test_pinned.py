@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from hellofmt.archive import Draft, base_digest, open_archive, write_archive
-from hellofmt.archive.manifest import Preprocess
+from hellofmt.archive.format.manifest import Preprocess
 from hellofmt.errors import BaseModelError, SpecError
 from hellofmt.projector import Projector, base_of
 
 
 def write(path, projector, classes):
     from hellofmt.archive import default_views
-    from hellofmt.archive.manifest import Dataset
+    from hellofmt.archive.format.manifest import Dataset
 
     dataset = Dataset(name="x", version="1", license="CC0-1.0", method="test", sources=[])
     part = projector.part("float32")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import bisect
 import errno
-import hashlib
 import json
 import os
 import re
@@ -25,10 +24,11 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
 
-from hellofmt.archive.limits import DEFAULT_LIMITS, Limits, check_limit
-from hellofmt.archive.manifest import UNSET, Images, Manifest, Shard
-from hellofmt.archive.reader import HelloFile, check_expect
-from hellofmt.archive.source import display_name, is_url
+from hellofmt.archive.format.digest import set_id
+from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits, check_limit
+from hellofmt.archive.format.manifest import UNSET, Images, Manifest, Shard
+from hellofmt.archive.read.file import HelloFile, check_expect
+from hellofmt.archive.storage.source import display_name, is_url
 from hellofmt.errors import (
     SpecError,
     TrustError,
@@ -42,14 +42,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from hellofmt.archive.cache import DigestCache
-    from hellofmt.archive.classes import Classes
-    from hellofmt.archive.index import Index
-    from hellofmt.archive.reader import Access
-    from hellofmt.archive.source import Source
-    from hellofmt.archive.writer import Draft
+    from hellofmt.archive.format.classes import Classes
+    from hellofmt.archive.format.index import Index
+    from hellofmt.archive.read.file import Access
+    from hellofmt.archive.storage.cache import DigestCache
+    from hellofmt.archive.storage.source import Source
+    from hellofmt.archive.write.writer import Draft
 
-__all__ = ["HelloSet", "find_shards", "open_set", "set_id", "shard_path", "write_shards"]
+__all__ = ["HelloSet", "find_shards", "open_set", "shard_path", "write_shards"]
 
 _BRACES: Final = re.compile(r"(.*)\{([0-9]{1,9})\.\.([0-9]{1,9})\}([^{}]*)", re.DOTALL)
 _OWN_KEYS: Final = ("shard", "images")
@@ -57,19 +57,6 @@ _OWN_SECTIONS: Final = frozenset({"index", "pixels"})
 # Names have five digits.
 _MOST_SHARDS: Final = 99_999
 _THREADS: Final = 8
-
-
-def set_id(ids: Sequence[str]) -> str:
-    r"""Identity of a set: SHA-256 over ``hello/set/1\n`` and its ids in order, a line each.
-
-    Args:
-        ids: ``sha256:...`` of every shard.
-
-    Returns:
-        ``sha256:`` and 64 hex digits.
-    """
-    text = "hello/set/1\n" + "".join(f"{one}\n" for one in ids)
-    return "sha256:" + hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def shard_path(target: str | os.PathLike[str], index: int, count: int) -> Path:
@@ -126,7 +113,7 @@ def _expanded(path: str, before: str, low: str, high: str, after: str) -> list[s
 
 def _listed(path: str, access: Access) -> list[str]:
     """The URLs that match a URL with ``*``."""
-    from hellofmt.archive.remote import list_urls
+    from hellofmt.archive.storage.remote import list_urls
 
     names = list_urls(path, access.storage_options)
     if not names:
@@ -492,7 +479,7 @@ def _joined(parts: Sequence[Index], manifest: Manifest) -> Index:
     """
     import numpy as np
 
-    from hellofmt.archive.index import Index, check_labels
+    from hellofmt.archive.format.index import Index, check_labels
 
     columns = {
         name: np.concatenate([getattr(part, name) for part in parts])
@@ -536,7 +523,7 @@ def write_shards(
         HelloError: see ``write_archive``.
         OSError: an image cannot be read, or a directory not be written.
     """
-    from hellofmt.archive.writer import ImageSet, plan_images, write_archive
+    from hellofmt.archive.write.writer import ImageSet, plan_images, write_archive
 
     whole = draft.images
     if whole is None:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from hellofmt.archive.layout import BLOCK
-from hellofmt.archive.limits import IMAGE_SIDE, Limits, check_fixed, check_limit
-from hellofmt.archive.manifest import UNSET, Manifest
-from hellofmt.archive.tensors import StoredTensor, expected_tensors, parse_tensor_header
+from hellofmt.archive.format.layout import BLOCK
+from hellofmt.archive.format.limits import IMAGE_SIDE, Limits, check_fixed, check_limit
+from hellofmt.archive.format.manifest import UNSET, Manifest
+from hellofmt.archive.format.tensors import StoredTensor, expected_tensors, parse_tensor_header
 from hellofmt.errors import SpecError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from hellofmt.archive.layout import BLOCK, EXTENSIONS, header, image_name
+from hellofmt.archive.format.layout import BLOCK, EXTENSIONS, header, image_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,8 +17,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from hellofmt.archive.limits import SAFETENSORS_HEADER_BYTES, TENSORS_PER_SECTION, check_fixed
-from hellofmt.archive.manifest import UNSET, Adapter, Head, Manifest, Storage, tensors_digest
+from hellofmt.archive.format.digest import tensors_digest
+from hellofmt.archive.format.limits import (
+    SAFETENSORS_HEADER_BYTES,
+    TENSORS_PER_SECTION,
+    check_fixed,
+)
+from hellofmt.archive.format.manifest import UNSET, Adapter, Head, Manifest, Storage
 from hellofmt.errors import SpecError, UserInputError, foreign_text, printable
 
 if TYPE_CHECKING:

@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from hellofmt.archive.limits import DEFAULT_LIMITS, Limits
-from hellofmt.archive.local_files import open_regular, read_file, write_small_file
-from hellofmt.archive.manifest import Digest, Name, canonical
-from hellofmt.archive.source import display_name, is_url
+from hellofmt.archive.format.canonical import canonical
+from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits
+from hellofmt.archive.format.manifest import Digest, Name  # noqa: TC001 - msgspec reads them
+from hellofmt.archive.storage.local_files import open_regular, read_file, write_small_file
+from hellofmt.archive.storage.source import display_name, is_url
 from hellofmt.errors import TrustError, UserInputError, foreign_text, printable, target_exists
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
         Ed25519PublicKey,
     )
 
-    from hellofmt.archive.reader import HelloFile
+    from hellofmt.archive.read.file import HelloFile
 
 __all__ = ["Signature", "create_key", "sign_archive", "signature_path", "verify_signature"]
 
@@ -132,8 +133,8 @@ def sign_archive(
         UserInputError: E_OPTION, not an Ed25519 key, or the package ``cryptography`` is missing.
         OSError: a file is missing or cannot be written.
     """
-    from hellofmt.archive.reader import open_archive
-    from hellofmt.archive.verify import verify_archive
+    from hellofmt.archive.read.file import open_archive
+    from hellofmt.archive.read.verify import verify_archive
 
     signer = _private_key(Path(key))
     out = signature_path(path) if target is None else Path(target)
@@ -253,7 +254,7 @@ def _read_signature(path: Path) -> Signature:
 
 def _fetch_signature(file: HelloFile) -> Signature:
     """Read and parse the signature beside an archive behind a URL."""
-    from hellofmt.archive.remote import open_source
+    from hellofmt.archive.storage.remote import open_source
 
     # A query belongs to the request, not to the name.
     name, mark, query = file.path.partition("?")

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from hellofmt.archive.layout import padded
-from hellofmt.archive.limits import DEFAULT_LIMITS
+from hellofmt.archive.format.layout import padded
+from hellofmt.archive.format.limits import DEFAULT_LIMITS
 from hellofmt.errors import CorruptError
 
 __all__ = ["compress", "decompress"]

@@ -15,7 +15,7 @@ import struct
 import zlib
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from hellofmt.archive.limits import IMAGE_SIDE, Limits, check_fixed, check_limit
+from hellofmt.archive.format.limits import IMAGE_SIDE, Limits, check_fixed, check_limit
 from hellofmt.errors import (
     CorruptError,
     HelloError,

@@ -30,13 +30,19 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from hellofmt.archive.source import LocalSource, cut_ranges, display_name, is_url, merge_ranges
+from hellofmt.archive.storage.source import (
+    LocalSource,
+    cut_ranges,
+    display_name,
+    is_url,
+    merge_ranges,
+)
 from hellofmt.errors import HelloError, HelloIOError, UserInputError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from hellofmt.archive.source import Source
+    from hellofmt.archive.storage.source import Source
 
 __all__ = ["RemoteSource", "list_urls", "open_source"]
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from hellofmt.archive.local_files import free_bytes, read_at, write_at
-from hellofmt.archive.source import close_with
+from hellofmt.archive.storage.local_files import free_bytes, read_at, write_at
+from hellofmt.archive.storage.source import close_with
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

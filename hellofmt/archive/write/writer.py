@@ -33,9 +33,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import msgspec
 import numpy as np
 
-from hellofmt.archive.classes import ClassLine, class_bytes
-from hellofmt.archive.compress import compress, decompress
-from hellofmt.archive.images import (
+from hellofmt.archive.format.classes import ClassLine, class_bytes
+from hellofmt.archive.format.compress import compress, decompress
+from hellofmt.archive.format.digest import sha256
+from hellofmt.archive.format.images import (
     Codec,
     ImageShape,
     check_image_limits,
@@ -43,8 +44,8 @@ from hellofmt.archive.images import (
     parse_image,
     parse_png_header,
 )
-from hellofmt.archive.index import index_tensors
-from hellofmt.archive.layout import (
+from hellofmt.archive.format.index import index_tensors
+from hellofmt.archive.format.layout import (
     BLOCK,
     ID_MEMBER,
     ID_SIZE,
@@ -55,21 +56,8 @@ from hellofmt.archive.layout import (
     padded,
     section_member,
 )
-from hellofmt.archive.limits import DEFAULT_LIMITS, Limits, check_limit
-from hellofmt.archive.local_files import (
-    create_new,
-    is_alive,
-    is_locked,
-    lock_file,
-    open_new,
-    read_into_at,
-    sync_directory,
-    sync_file,
-    temporary_path,
-    temporary_stem,
-    write_at,
-)
-from hellofmt.archive.manifest import (
+from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits, check_limit
+from hellofmt.archive.format.manifest import (
     UNSET,
     Adapter,
     Base,
@@ -82,21 +70,32 @@ from hellofmt.archive.manifest import (
     Section,
     Shard,
     Views,
-    check_manifest_limits,
-    manifest_bytes,
-    parse_manifest,
 )
-from hellofmt.archive.parallel import beside, map_ordered
-from hellofmt.archive.reader import sha256
-from hellofmt.archive.rows import cut_windows, image_headers, padded_rows
-from hellofmt.archive.tensors import (
+from hellofmt.archive.format.parse import manifest_bytes, parse_manifest
+from hellofmt.archive.format.rows import cut_windows, image_headers, padded_rows
+from hellofmt.archive.format.tensors import (
     StoredTensor,
     expected_tensors,
     parse_tensors,
     serialize_tensors,
     validate_nibbles,
 )
-from hellofmt.archive.verify import verify_copy
+from hellofmt.archive.format.validate import check_manifest_limits
+from hellofmt.archive.parallel import beside, map_ordered
+from hellofmt.archive.read.verify import verify_copy
+from hellofmt.archive.storage.local_files import (
+    create_new,
+    is_alive,
+    is_locked,
+    lock_file,
+    open_new,
+    read_into_at,
+    sync_directory,
+    sync_file,
+    temporary_path,
+    temporary_stem,
+    write_at,
+)
 from hellofmt.errors import (
     CorruptError,
     HelloError,

@@ -19,7 +19,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from hellofmt.archive.local_files import open_to_read, temporary_path
+from hellofmt.archive.storage.local_files import open_to_read, temporary_path
 
 __all__ = ["CACHE_BYTES", "CACHE_VARIABLE", "DigestCache"]
 

@@ -34,9 +34,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
-from hellofmt.archive.local_files import lock_byte, unlock_byte
-from hellofmt.archive.source import close_with
-from hellofmt.archive.spool import Spool
+from hellofmt.archive.storage.local_files import lock_byte, unlock_byte
+from hellofmt.archive.storage.source import close_with
+from hellofmt.archive.storage.spool import Spool
 from hellofmt.errors import CorruptError, SpecError
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from hellofmt.archive.cache import DigestCache
-    from hellofmt.archive.index import Index
-    from hellofmt.archive.reader import HelloFile
+    from hellofmt.archive.format.index import Index
+    from hellofmt.archive.read.file import HelloFile
+    from hellofmt.archive.storage.cache import DigestCache
 
 __all__ = ["ImageStream", "open_stream"]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from hellofmt.archive.manifest import Views, decimal_string
+from hellofmt.archive.format.canonical import decimal_string
+from hellofmt.archive.format.manifest import Views
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "LARGEST_DEFAULT_VIEW", "default_views"]
 

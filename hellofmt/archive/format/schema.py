@@ -1,8 +1,8 @@
 """The JSON Schema of the manifest, made from the types that read it.
 
 A schema kept by hand drifts: sooner or later it refuses what the code writes. So it is generated
-from the structs of ``hellofmt.archive.manifest``, its copy in ``spec/hello-1.schema.json`` is
-compared with it by a test, and every vector of the specification is validated against it.
+from the structs of the manifest, its copy in ``spec/hello-1.schema.json`` is compared with it by a
+test, and every vector of the specification is validated against it.
 
 It says less than ``spec/hello-1.md``: a JSON Schema sees a parsed document, so canonical spelling,
 duplicate keys and the groups that belong together are outside its reach.
@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import msgspec
 
-from hellofmt.archive.manifest import Manifest
+from hellofmt.archive.format.manifest import Manifest
 
 __all__ = ["json_schema"]
 

@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from hellofmt.archive.classes import Classes, parse_classes
-from hellofmt.archive.compress import decompress
-from hellofmt.archive.layout import (
+from hellofmt.archive.format.classes import Classes, parse_classes
+from hellofmt.archive.format.compress import decompress
+from hellofmt.archive.format.digest import content_id, sha256
+from hellofmt.archive.format.layout import (
     BLOCK,
     ID_MEMBER,
     ID_SIZE,
@@ -35,7 +36,7 @@ from hellofmt.archive.layout import (
     padded,
     section_member,
 )
-from hellofmt.archive.limits import (
+from hellofmt.archive.format.limits import (
     DEFAULT_LIMITS,
     MANIFEST_BYTES,
     SAFETENSORS_HEADER_BYTES,
@@ -43,16 +44,10 @@ from hellofmt.archive.limits import (
     check_fixed,
     check_limit,
 )
-from hellofmt.archive.manifest import (
-    UNSET,
-    Images,
-    Manifest,
-    Section,
-    check_manifest_limits,
-    content_id,
-    parse_manifest,
-)
-from hellofmt.archive.source import LocalSource, display_name, is_url
+from hellofmt.archive.format.manifest import UNSET, Images, Manifest, Section
+from hellofmt.archive.format.parse import parse_manifest
+from hellofmt.archive.format.validate import check_manifest_limits
+from hellofmt.archive.storage.source import LocalSource, display_name, is_url
 from hellofmt.errors import (
     CorruptError,
     HelloIOError,
@@ -70,9 +65,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from hellofmt.archive.cache import DigestCache
-    from hellofmt.archive.index import Index
-    from hellofmt.archive.source import Source
+    from hellofmt.archive.format.index import Index
+    from hellofmt.archive.storage.cache import DigestCache
+    from hellofmt.archive.storage.source import Source
 
 __all__ = ["Access", "HelloFile", "open_archive"]
 
@@ -109,7 +104,7 @@ class Access:
         """Open one archive; see ``open_archive``."""
         source: Source
         if is_url(path) or self.storage_options:
-            from hellofmt.archive.remote import open_source
+            from hellofmt.archive.storage.remote import open_source
 
             source = open_source(path, self.storage_options)
         else:
@@ -124,7 +119,7 @@ class Access:
         """The cache in front of ``source``, if it is worth one."""
         if not (self.cache_dir and source.is_remote):
             return None
-        from hellofmt.archive.cache import DigestCache
+        from hellofmt.archive.storage.cache import DigestCache
 
         return DigestCache(self.cache_dir)
 
@@ -172,23 +167,18 @@ def open_archive(
         UserInputError: ``expect`` is not an id, a package for the URL is missing (E_OPTION); or
             the files are not one complete set (E_DATA).
     """
-    from hellofmt.archive.cache import CACHE_VARIABLE
+    from hellofmt.archive.storage.cache import CACHE_VARIABLE
 
     folder = os.environ.get(CACHE_VARIABLE, "") if cache_dir is None else os.fspath(cache_dir)
     access = Access(MappingProxyType(dict(storage_options or {})), folder)
     if isinstance(path, os.PathLike) or (isinstance(path, str) and not _PATTERN.search(path)):
         return access.open(path, expect, limits)
-    from hellofmt.archive.shards import find_shards, open_set
+    from hellofmt.archive.read.set import find_shards, open_set
 
     shards = find_shards(path, access)
     if isinstance(shards, str):
         return access.open(shards, expect, limits)
     return open_set(shards, expect, limits, access)
-
-
-def sha256(data: bytes | memoryview) -> str:
-    """Digest of ``data`` in the manifest's spelling."""
-    return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 class HelloFile:
@@ -355,7 +345,7 @@ class HelloFile:
             LimitError: an image above the limits.
         """
         if self._index is None and self.manifest.images is not UNSET:
-            from hellofmt.archive.index import parse_index
+            from hellofmt.archive.format.index import parse_index
 
             start = self._images_start
             if self.manifest.images.layout == "packed":
@@ -501,7 +491,7 @@ class HelloFile:
         return f"sha256:{digest.hexdigest()}"
 
     def _parse_tensors(self, name: str, raw: bytes) -> dict[str, Any]:
-        from hellofmt.archive.tensors import (
+        from hellofmt.archive.format.tensors import (
             base_tensors_digest,
             expected_tensors,
             parse_tensors,
@@ -551,7 +541,7 @@ class HelloFile:
             SpecError: the header of the section is not the one implied (E_TENSOR).
         """
         if self._pixels_start is None:
-            from hellofmt.archive.tensors import expected_tensors, parse_tensor_header
+            from hellofmt.archive.format.tensors import expected_tensors, parse_tensor_header
 
             section = self._find_section("pixels")
             at = self._offsets["pixels"]
@@ -735,7 +725,7 @@ class HelloFile:
         """
         import numpy as np
 
-        from hellofmt.archive.images import decode_image, parse_image
+        from hellofmt.archive.format.images import decode_image, parse_image
 
         images, index = self._images_and_index(row)
         name = self.image_name(row)

@@ -13,7 +13,7 @@ import re
 import weakref
 from typing import TYPE_CHECKING, Final, Protocol
 
-from hellofmt.archive.local_files import open_regular, read_at
+from hellofmt.archive.storage.local_files import open_regular, read_at
 from hellofmt.errors import HelloIOError, printable
 
 if TYPE_CHECKING:

@@ -13,17 +13,17 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from hellofmt.archive.layout import (
+from hellofmt.archive.format.layout import (
     BLOCK,
     TRAILER,
     ZIP_END,
     ZIP_TAIL,
     section_member,
 )
-from hellofmt.archive.limits import DEFAULT_LIMITS, Limits
-from hellofmt.archive.manifest import UNSET
+from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits
+from hellofmt.archive.format.manifest import UNSET
 from hellofmt.archive.parallel import map_ordered
-from hellofmt.archive.reader import (
+from hellofmt.archive.read.file import (
     HelloFile,
     check_dimensions,
     check_image_digest,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Generator, Mapping, Sequence
 
-    from hellofmt.archive.index import Index
+    from hellofmt.archive.format.index import Index
 
 __all__ = ["VerifyReport", "verify_archive", "verify_copy"]
 
@@ -207,7 +207,7 @@ def _verify(
 
 def _verify_files(file: HelloFile, index: Index, *, contents: bool) -> Generator[int]:
     """Verify image after image; yields each row once it holds."""
-    from hellofmt.archive.rows import cut_windows, padded_rows
+    from hellofmt.archive.format.rows import cut_windows, padded_rows
 
     start = index.offset - BLOCK
     end = index.offset + padded_rows(index.size)
@@ -236,8 +236,8 @@ def _check_window(file: HelloFile, index: Index, rows: tuple[int, int], *, conte
     """
     import numpy as np
 
-    from hellofmt.archive.images import parse_image
-    from hellofmt.archive.rows import image_headers, padded_rows, padding_faults
+    from hellofmt.archive.format.images import parse_image
+    from hellofmt.archive.format.rows import image_headers, padded_rows, padding_faults
 
     manifest, images = file.manifest, file.manifest.images
     codec = "" if images is UNSET else images.codec

@@ -1,0 +1,1 @@
+"""What the specification says: layout, manifest, tensors, index, images, limits and digests."""

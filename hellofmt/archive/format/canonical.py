@@ -1,0 +1,185 @@
+"""Canonical JSON: one spelling of every value, so that ``bytes == canonical(parse(bytes))``.
+
+There are no floats in it: a decimal is a string in one form and is read as the nearest double,
+because two writers never print a float the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import TYPE_CHECKING, Any, Final
+
+from hellofmt.archive.format.layout import MANIFEST_MEMBER
+from hellofmt.errors import SpecError, UserInputError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "DECIMAL_FORM",
+    "END",
+    "canonical",
+    "check_generic",
+    "decimal_string",
+    "decimal_value",
+    "parse_canonical",
+]
+# The end of a pattern is "no character follows": "$" would let a line feed through in Python.
+END = r"(?![\s\S])"
+DECIMAL_FORM: Final = r"^(?!-0\.0(?![0-9]))-?(0|[1-9][0-9]{0,8})\.([0-9]{0,16}[1-9]|0)" + END
+
+
+def canonical(value: Any) -> bytes:
+    r"""The one JSON form of ``value``: sorted keys, no white space, ASCII with ``\uXXXX``.
+
+    Args:
+        value: dicts, lists, strings, integers, booleans.
+
+    Returns:
+        ASCII bytes without a line end.
+    """
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    ).encode("ascii")
+
+
+def decimal_string(x: float) -> str:
+    r"""``x`` in the manifest's form for decimals: the shortest one that reads back as ``x``.
+
+    A double that needs more than 17 digits after the point is rounded to 17 (half to even); the
+    decimal is then within 5e-18 of it.
+
+    Args:
+        x: finite, \|x\| < 1e9.
+
+    Returns:
+        For instance ``"1.0"``, ``"-0.25"``, ``"0.0000001"``; never ``"-0.0"``.
+
+    Raises:
+        UserInputError: not finite or too large (E_OPTION).
+    """
+    x = float(x)
+    if not math.isfinite(x) or abs(x) >= 1e9:
+        raise UserInputError.make("E_OPTION", f"decimal; expected |x| < 1e9, got {x}")
+    exact = Decimal(repr(x)).quantize(Decimal(1).scaleb(-17), rounding=ROUND_HALF_EVEN)
+    whole, _, fraction = format(exact, "f").partition(".")
+    text = f"{whole}.{fraction.rstrip('0') or '0'}"
+    return "0.0" if text == "-0.0" else text
+
+
+def decimal_value(s: str) -> float:
+    """The double nearest to a decimal string of the manifest.
+
+    Args:
+        s: digits, a point, digits, in the one form of the format.
+
+    Returns:
+        A finite double.
+
+    Raises:
+        SpecError: not in that form (E_SCHEMA).
+    """
+    if re.match(DECIMAL_FORM, s) is None:
+        raise SpecError.make("E_SCHEMA", f"not a canonical decimal: {printable(s)}")
+    return float(s)
+
+
+class _RefusedNumber(ValueError):
+    """A number form that canonical JSON does not have."""
+
+
+def _refuse_number(text: str) -> Any:
+    raise _RefusedNumber(f"floats and constants are not allowed, got {printable(text, 40)}")
+
+
+def _bounded_int(text: str) -> int:
+    # Python converts decimal digits in quadratic time, and 2**53 has 16 of them.
+    if len(text) > 17:
+        raise _RefusedNumber(f"integer of {len(text)} characters; expected at most 16 digits")
+    return int(text)
+
+
+def parse_canonical(data: bytes) -> dict[str, Any]:
+    """The object in ``data`` if it is canonical JSON.
+
+    Raises:
+        SpecError: E_JSON.
+    """
+
+    def fault(text: str) -> SpecError:
+        return SpecError.make("E_JSON", text, member=MANIFEST_MEMBER)
+
+    try:
+        value = json.loads(
+            data.decode("ascii"),
+            parse_float=_refuse_number,
+            parse_constant=_refuse_number,
+            parse_int=_bounded_int,
+        )
+    except UnicodeDecodeError as error:
+        raise fault(f"not ASCII at byte {error.start}") from None
+    except _RefusedNumber as error:
+        raise fault(str(error)) from None
+    except json.JSONDecodeError as error:
+        raise fault(f"not JSON at byte {error.pos}: {error.msg}") from None
+    except RecursionError:
+        raise fault("nested too deeply; expected at most 8 levels") from None
+    if not isinstance(value, dict):
+        raise fault("expected a JSON object")
+    try:
+        again = canonical(value)
+    except RecursionError:
+        raise fault("nested too deeply; expected at most 8 levels") from None
+    if again != data:
+        at = next(
+            (i for i, (a, b) in enumerate(zip(again, data, strict=False)) if a != b),
+            min(len(again), len(data)),
+        )
+        raise fault(f"not the canonical form; differs at byte {at}")
+    # A lone surrogate survives the round trip but is no text; only an escape can bring one.
+    if b"\\ud" in data and any(0xD800 <= ord(c) < 0xE000 for text in _strings(value) for c in text):
+        raise fault("a string holds a lone surrogate")
+    return value
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every key and string of parsed JSON, without recursion."""
+    stack: list[Any] = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, dict):
+            yield from item
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)
+
+
+def check_generic(value: Any) -> None:
+    """Bounds that the closed schema implies, for files whose newer keys it does not know.
+
+    Raises:
+        SpecError: E_JSON.
+    """
+    stack: list[tuple[Any, int]] = [(value, 1)]
+    while stack:
+        item, depth = stack.pop()
+        fault = ""
+        if depth > 8 and isinstance(item, dict | list):
+            fault = "nested too deeply; expected at most 8 levels"
+        elif isinstance(item, str) and len(item) > 4096:
+            fault = f"string of {len(item)} characters; expected at most 4096"
+        elif isinstance(item, list) and len(item) > 65536:
+            fault = f"array of {len(item)} items; expected at most 65536"
+        elif isinstance(item, int) and not -(2**53) < item < 2**53:
+            fault = "integer of 2**53 or more"
+        if fault:
+            raise SpecError.make("E_JSON", fault, member=MANIFEST_MEMBER)
+        if isinstance(item, dict):
+            stack.extend((child, depth + 1) for child in item.values())
+        elif isinstance(item, list):
+            stack.extend((child, depth + 1) for child in item)

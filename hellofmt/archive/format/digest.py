@@ -1,0 +1,104 @@
+"""Digests of sections, tensors, bases, contents and sets, as the specification spells them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from hellofmt.archive.format.manifest import Arch, Preprocess
+from hellofmt.archive.format.canonical import canonical
+
+__all__ = ["base_digest", "content_id", "set_id", "sha256", "tensors_digest"]
+
+
+def sha256(data: bytes | memoryview) -> str:
+    """Digest of ``data`` in the manifest's spelling."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def tensors_digest(lines: Iterable[tuple[str, str, tuple[int, ...], bytes]]) -> str:
+    """Digest of a set of tensors, whatever container they came from.
+
+    SHA-256 over one line ``name|dtype|shape|sha256`` per tensor, sorted by name, each ended by a
+    line feed; the shape is written ``3x4x5``, the last field is the hex SHA-256 of the data.
+
+    Args:
+        lines: name, dtype in safetensors' spelling (``F32``), shape, little-endian row-major data.
+            Floating tensors of a base are passed as F32, integer counters are left out.
+
+    Returns:
+        ``sha256:`` and 64 hex digits.
+    """
+    rows = sorted(
+        (name, f"{dtype}|{'x'.join(map(str, shape))}|{hashlib.sha256(data).hexdigest()}")
+        for name, dtype, shape, data in lines
+    )
+    return sha256("".join(f"{name}|{row}\n" for name, row in rows).encode("utf-8"))
+
+
+def base_digest(arch: Arch, preprocess: Preprocess, tensors: str) -> str:
+    r"""Digest of a base encoder: its architecture, its preprocessing and its tensors.
+
+    SHA-256 over ``hello/base/1\n`` and the canonical JSON of the three.
+
+    Args:
+        arch: architecture, QuickGELU included.
+        preprocess: how a view enters the base.
+        tensors: ``tensors_digest`` of the image tower.
+
+    Returns:
+        ``sha256:`` and 64 hex digits.
+    """
+    document = {
+        "arch": msgspec.to_builtins(arch),
+        "preprocess": msgspec.to_builtins(preprocess),
+        "tensors": tensors,
+    }
+    return sha256(b"hello/base/1\n" + canonical(document))
+
+
+def content_id(data: bytes) -> str:
+    r"""Identity of the content: what stays equal when a file is only compressed anew.
+
+    SHA-256 over ``hello/content/1\n`` and the canonical JSON of the manifest without ``producer``,
+    ``x_`` keys, ``card`` and ``license``, each section with its raw size and digest. It answers
+    "same data set?" and is never a pin: only ``id`` fixes the bytes. Keys that this reader does not
+    know take part, or readers of two versions would give one file two identities.
+
+    Args:
+        data: the stored bytes of a valid manifest.
+
+    Returns:
+        ``sha256:`` and 64 hex digits.
+    """
+    stored: dict[str, Any] = json.loads(data)
+    document = {k: v for k, v in stored.items() if k != "producer" and not k.startswith("x_")}
+    document["sections"] = [
+        {
+            "digest": section.get("raw_digest", section["digest"]),
+            "name": section["name"],
+            "size": section.get("raw_size", section["size"]),
+        }
+        for section in stored["sections"]
+        if section["name"] not in ("card", "license")
+    ]
+    return sha256(b"hello/content/1\n" + canonical(document))
+
+
+def set_id(ids: Sequence[str]) -> str:
+    r"""Identity of a set: SHA-256 over ``hello/set/1\n`` and its ids in order, a line each.
+
+    Args:
+        ids: ``sha256:...`` of every shard.
+
+    Returns:
+        ``sha256:`` and 64 hex digits.
+    """
+    text = "hello/set/1\n" + "".join(f"{one}\n" for one in ids)
+    return sha256(text.encode("ascii"))

@@ -1,0 +1,309 @@
+"""The manifest: what an archive says of itself, as closed types.
+
+One canonical JSON document of at most 1 MiB, so that ``bytes == canonical(parse(bytes))`` decides
+every spelling. There are no floats in it: a decimal is a string in one form and is read as the
+nearest double, because two writers never print a float the same way. Unknown keys are refused,
+except top-level ``x_...`` strings, which nothing interprets. The types below are the schema:
+``spec/hello-1.schema.json`` is generated from them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from hellofmt.archive.format.canonical import DECIMAL_FORM, END
+
+__all__ = [
+    "KNOWN_FEATURES",
+    "KNOWN_MINOR",
+    "UNSET",
+    "Adapter",
+    "Arch",
+    "Base",
+    "Dataset",
+    "Head",
+    "HeadText",
+    "Images",
+    "Manifest",
+    "Preprocess",
+    "Probes",
+    "Producer",
+    "Section",
+    "Shard",
+    "Storage",
+    "Target",
+    "TextArch",
+    "Views",
+    "VisionArch",
+]
+Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}" + END)]
+DecimalString = Annotated[str, Meta(pattern=DECIMAL_FORM)]
+Text = Annotated[str, Meta(max_length=4096)]
+Name = Annotated[str, Meta(min_length=1, max_length=4096)]
+Count = Annotated[int, Meta(ge=0, lt=2**53)]
+Positive = Annotated[int, Meta(ge=1, lt=2**53)]
+Shape = Annotated[list[Positive], Meta(min_length=2, max_length=5)]
+MatrixShape = Annotated[list[Positive], Meta(min_length=2, max_length=2)]
+Three = Annotated[list[DecimalString], Meta(min_length=3, max_length=3)]
+Two = Annotated[list[DecimalString], Meta(min_length=2, max_length=2)]
+Storage = Literal["float32", "float16", "bfloat16", "int8", "int4"]
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+
+
+class _Closed(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A JSON object whose unknown keys are refused and whose absent groups stay absent."""
+
+
+class Producer(_Closed, frozen=True):
+    """The program that wrote the file."""
+
+    name: Name
+    version: Name
+
+
+class Dataset(_Closed, frozen=True):
+    """What the data set is; for people and for ``hello diff``.
+
+    ``ipc`` is absent where the archive has no images or an uneven number per class.
+    """
+
+    name: Name
+    version: Name
+    license: Text
+    method: Text
+    sources: Annotated[list[Text], Meta(max_length=65536)]
+    ipc: Positive | UnsetType = UNSET
+
+
+class Images(_Closed, frozen=True):
+    """The images: how many, in which codec, and how many bytes they span.
+
+    ``layout`` ``files`` stores one member per image; ``packed`` one section ``pixels``, whose codec
+    is ``raw`` and whose images all have ``shape`` (height, width, channels). ``span`` counts the
+    bytes from the first image header to the trailer, 0 when packed.
+    """
+
+    codec: Literal["png", "jpeg", "webp", "raw"]
+    count: Positive
+    layout: Literal["files", "packed"]
+    span: Count
+    shape: Annotated[list[Positive], Meta(min_length=3, max_length=3)] | UnsetType = UNSET
+
+
+class Views(_Closed, frozen=True):
+    """How a view is made from a stored image; the labels were fitted for views like these.
+
+    ``size``: side of the square view in pixels. ``crop_scale``: area fraction, ``crop_ratio``:
+    width / height, both ``[low, high]``. ``flip``, ``mix_probability``: probabilities.
+    ``mix_alpha``: Beta(alpha, alpha). ``shuffle``: cells per side of the patch shuffle, 1 for none.
+    ``mean`` and ``std`` normalise the student's images, never the view that is labelled.
+    """
+
+    antialias: bool
+    crop_ratio: Two
+    crop_scale: Two
+    flip: DecimalString
+    interpolation: Interpolation
+    mean: Three
+    mix: Literal["none", "cutmix", "mixup"]
+    mix_alpha: DecimalString
+    mix_probability: DecimalString
+    shuffle: Positive
+    size: Positive
+    std: Three
+
+
+class VisionArch(_Closed, frozen=True):
+    """open_clip's ``vision_cfg``, the keys that are data and only those.
+
+    Keys that name files or download weights have no place here. ``timm_model_name`` is looked up in
+    timm's own registry, never imported. ``block_type`` is stated only where none of the options of
+    a custom block (``qk_norm`` and the four ``scale_...``) implies it. ``timm_proj`` ``""`` is
+    open_clip's null: timm's own classifier is the projection.
+    """
+
+    image_size: Positive | UnsetType = UNSET
+    layers: Positive | Annotated[list[Positive], Meta(min_length=1, max_length=8)] | UnsetType = (
+        UNSET
+    )
+    width: Positive | UnsetType = UNSET
+    patch_size: Positive | UnsetType = UNSET
+    head_width: Positive | UnsetType = UNSET
+    mlp_ratio: DecimalString | UnsetType = UNSET
+    ls_init_value: DecimalString | UnsetType = UNSET
+    patch_dropout: DecimalString | UnsetType = UNSET
+    attentional_pool: bool | UnsetType = UNSET
+    attn_pooler_queries: Positive | UnsetType = UNSET
+    attn_pooler_heads: Positive | UnsetType = UNSET
+    no_ln_pre: bool | UnsetType = UNSET
+    pos_embed_type: Literal["learnable", "sin_cos_2d"] | UnsetType = UNSET
+    final_ln_after_pool: bool | UnsetType = UNSET
+    pool_type: Literal["tok", "avg", "none"] | UnsetType = UNSET
+    norm_eps: DecimalString | UnsetType = UNSET
+    act_approximate: Literal["tanh"] | UnsetType = UNSET
+    block_type: Literal["custom"] | UnsetType = UNSET
+    qk_norm: bool | UnsetType = UNSET
+    scale_heads: bool | UnsetType = UNSET
+    scale_attn_inner: bool | UnsetType = UNSET
+    scale_attn: bool | UnsetType = UNSET
+    scale_fc: bool | UnsetType = UNSET
+    timm_model_name: Annotated[str, Meta(pattern=r"^[a-z0-9_.]{1,100}" + END)] | UnsetType = UNSET
+    timm_pool: Literal["", "avg", "map", "token", "tok", "abs_attn", "rot_attn"] | UnsetType = UNSET
+    timm_proj: Literal["", "linear", "mlp", "none"] | UnsetType = UNSET
+    timm_proj_bias: bool | UnsetType = UNSET
+    timm_drop: DecimalString | UnsetType = UNSET
+    timm_drop_path: DecimalString | UnsetType = UNSET
+
+
+class TextArch(_Closed, frozen=True):
+    """open_clip's ``text_cfg`` of a seeded text tower, which has no file to be read from."""
+
+    context_length: Positive
+    vocab_size: Positive
+    width: Positive
+    heads: Positive
+    layers: Positive
+
+
+class Arch(_Closed, frozen=True):
+    """Architecture of the base; ``quick_gelu`` is part of it, never inferred from a name."""
+
+    embed_dim: Positive
+    quick_gelu: bool
+    vision: VisionArch
+
+
+class Preprocess(_Closed, frozen=True):
+    """How a view in [0, 1] enters the base: resized to ``size`` x ``size``, then normalised.
+
+    ``resize_mode`` is ``squash`` (a view is square already; kept for what the base was trained
+    with: ``shortest``, ``longest`` or ``squash``) and plays no part in the label function.
+    """
+
+    antialias: bool
+    interpolation: Interpolation
+    mean: Three
+    resize_mode: Literal["shortest", "longest", "squash"]
+    size: Positive
+    std: Three
+
+
+class Base(_Closed, frozen=True):
+    r"""The public encoder that the deltas belong to, pinned by digest.
+
+    ``digest`` = SHA-256 over ``hello/base/1\n`` + canonical JSON of ``arch``, ``preprocess`` and
+    ``tensors``. ``name`` and ``pretrained`` are hints for people: nothing is downloaded because a
+    file names it. ``seed``, ``rule`` (and ``text`` where the head starts from text) belong to kind
+    ``seeded``, whose weights are generated.
+    """
+
+    arch: Arch
+    digest: Digest
+    kind: Literal["open_clip", "seeded", "embedded"]
+    name: Text
+    preprocess: Preprocess
+    tensors: Digest
+    pretrained: Text | UnsetType = UNSET
+    rule: Literal["uniform-1"] | UnsetType = UNSET
+    seed: Count | UnsetType = UNSET
+    text: TextArch | UnsetType = UNSET
+
+
+class Target(_Closed, frozen=True):
+    """One low-rank delta: ``W0 + scale * reshape(B A, shape)`` on the base parameter ``param``.
+
+    ``a`` and ``b`` are the shapes of A and B: A (r, rest), B (O, r) for matrices and flattened
+    convolutions; A (r k, I k), B (O k, r k) for the paper's convolution form.
+    """
+
+    a: MatrixShape
+    b: MatrixShape
+    param: Name
+    scale: DecimalString
+    shape: Shape
+    storage: Storage
+
+
+class Adapter(_Closed, frozen=True):
+    """The low-rank deltas of the image tower, sorted by ``param``."""
+
+    targets: Annotated[list[Target], Meta(max_length=4096)]
+
+
+class HeadText(_Closed, frozen=True):
+    """What rebuilds the text rows: prompts (``{}`` stands for the class name) and the tower."""
+
+    prompts: Annotated[list[Text], Meta(min_length=1, max_length=65536)]
+    tower: Digest
+
+
+class Head(_Closed, frozen=True):
+    """The linear head: its start, its low-rank delta if any, bias, default temperature.
+
+    ``a`` and ``b`` (both or neither) are the shapes of A (r, D) and B (C, r); ``scale`` multiplies
+    B A. ``storage`` is that of A, B and of a stored start.
+    """
+
+    bias: bool
+    scale: DecimalString
+    start: Literal["text", "stored"]
+    storage: Storage
+    temperature: DecimalString
+    a: MatrixShape | UnsetType = UNSET
+    b: MatrixShape | UnsetType = UNSET
+    text: HeadText | UnsetType = UNSET
+
+
+class Probes(_Closed, frozen=True):
+    """How many generated pictures have their logits stored."""
+
+    count: Positive
+
+
+class Section(_Closed, frozen=True):
+    """A metadata member: digest and size of its stored bytes, and of the raw ones when packed.
+
+    ``raw_size`` and ``raw_digest`` are present exactly when ``encoding`` is ``zstd``.
+    """
+
+    digest: Digest
+    encoding: Literal["none", "zstd"]
+    name: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}" + END)]
+    size: Count
+    raw_digest: Digest | UnsetType = UNSET
+    raw_size: Count | UnsetType = UNSET
+
+
+class Shard(_Closed, frozen=True):
+    """Which part of a sharded data set this file is: rows ``first .. first + images.count - 1``."""
+
+    count: Positive
+    first: Count
+    index: Count
+    total: Positive
+
+
+class Manifest(_Closed, frozen=True):
+    """The whole manifest except the free ``x_`` keys, which ``extras`` holds after parsing."""
+
+    classes: Positive
+    dataset: Dataset
+    hello: Annotated[str, Meta(pattern=r"^1\.(0|[1-9][0-9]{0,3})" + END)]
+    producer: Producer
+    requires: Annotated[list[Name], Meta(max_length=64)]
+    sections: Annotated[list[Section], Meta(max_length=64)]
+    views: Views
+    adapter: Adapter | UnsetType = UNSET
+    base: Base | UnsetType = UNSET
+    head: Head | UnsetType = UNSET
+    images: Images | UnsetType = UNSET
+    probes: Probes | UnsetType = UNSET
+    shard: Shard | UnsetType = UNSET
+
+
+KNOWN_MINOR: Final = 0
+"""The highest minor version whose keys this reader knows."""
+KNOWN_FEATURES: Final = frozenset({"images.packed"})
+"""What ``requires`` may name."""

@@ -1,0 +1,144 @@
+"""Manifest bytes to the manifest they are the one form of, and back."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import msgspec.inspect
+
+from hellofmt.archive.format.layout import MANIFEST_MEMBER
+from hellofmt.archive.format.limits import (
+    MANIFEST_BYTES,
+    check_fixed,
+)
+from hellofmt.errors import NotHelloError, SpecError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+from hellofmt.archive.format.canonical import canonical, check_generic, parse_canonical
+from hellofmt.archive.format.manifest import KNOWN_FEATURES, KNOWN_MINOR, Manifest
+from hellofmt.archive.format.validate import Problem, validate_extras, validate_manifest
+
+__all__ = ["manifest_bytes", "parse_manifest"]
+
+
+def manifest_bytes(manifest: Manifest, extras: Mapping[str, str]) -> bytes:
+    """The stored bytes of a manifest.
+
+    Args:
+        manifest: a valid manifest.
+        extras: the ``x_`` keys.
+
+    Returns:
+        Canonical JSON, without padding.
+    """
+    return canonical({**msgspec.to_builtins(manifest), **extras})
+
+
+def _known_only(value: Any, kind: Any) -> Any:
+    """``value`` without the object keys that ``kind`` does not know.
+
+    A higher minor version may add optional keys; what a reader must understand it names in
+    ``requires`` instead.
+    """
+    options = kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
+    for option in options:
+        if isinstance(value, dict) and isinstance(option, msgspec.inspect.StructType):
+            known = {field.encode_name: field.type for field in option.fields}
+            return {k: _known_only(v, known[k]) for k, v in value.items() if k in known}
+        if isinstance(value, list) and isinstance(option, msgspec.inspect.ListType):
+            return [_known_only(item, option.item_type) for item in value]
+    return value
+
+
+@functools.cache
+def _manifest_type() -> msgspec.inspect.Type:
+    """The types of the manifest as data; evaluates our own annotations, so not once per file."""
+    return msgspec.inspect.type_info(Manifest)
+
+
+def _check_version(document: dict[str, Any]) -> int:
+    """The minor version of a manifest of major version 1.
+
+    Raises:
+        NotHelloError: another major version (E_VERSION).
+        SpecError: no version (E_SCHEMA).
+    """
+    hello: Any = document.get("hello")
+    form = r"(0|[1-9][0-9]{0,3})\.(0|[1-9][0-9]{0,3})"
+    match = re.fullmatch(form, hello) if isinstance(hello, str) else None
+    if match is None:
+        raise SpecError.make(
+            "E_SCHEMA",
+            f"`hello`: expected a version such as 1.0, got {printable(hello, 40)}",
+            member=MANIFEST_MEMBER,
+        )
+    if match[1] != "1":
+        raise NotHelloError.make(
+            "E_VERSION", f"version; expected 1.x, got {hello}", member=MANIFEST_MEMBER
+        )
+    return int(match[2])
+
+
+def parse_manifest(data: bytes) -> tuple[Manifest, dict[str, str]]:
+    """Narrow manifest bytes to the manifest they are the one form of.
+
+    Args:
+        data: the stored bytes, without padding.
+
+    Returns:
+        The manifest and its ``x_`` keys.
+
+    Raises:
+        LimitError: more than 1 MiB (E_LIMIT_MANIFEST).
+        SpecError: not canonical JSON (E_JSON) or against the schema (E_SCHEMA, E_ORDER,
+            E_DUPLICATE, E_RANK).
+        NotHelloError: of another major version (E_VERSION), or it requires a feature that this
+            reader does not have (E_FEATURE).
+    """
+    check_fixed("manifest", len(data), MANIFEST_BYTES, member=MANIFEST_MEMBER)
+    document = parse_canonical(data)
+    minor = _check_version(document)
+    extras = {key: document.pop(key) for key in [k for k in document if k.startswith("x_")]}
+    problems = validate_extras(extras)
+    requires: Any = document.get("requires")
+    if isinstance(requires, list) and all(isinstance(name, str) for name in requires):
+        unknown = [name for name in requires if name not in KNOWN_FEATURES]
+        if unknown:
+            raise NotHelloError.make(
+                "E_FEATURE",
+                f"this reader does not know the required {printable(', '.join(unknown))}",
+                member=MANIFEST_MEMBER,
+            )
+    if minor > KNOWN_MINOR:
+        check_generic(document)
+        document = _known_only(document, _manifest_type())
+    try:
+        manifest = msgspec.convert(document, Manifest)
+    except msgspec.ValidationError as error:
+        raise _schema_error([_problem_of(error), *problems]) from None
+    problems += validate_manifest(manifest)
+    if problems:
+        raise _schema_error(problems)
+    return manifest, extras
+
+
+_CODES: Final = {"order": "E_ORDER", "duplicate": "E_DUPLICATE", "rank": "E_RANK"}
+
+
+def _problem_of(error: msgspec.ValidationError) -> Problem:
+    text, _, place = str(error).partition(" - at `")
+    loc = place.removesuffix("`").removeprefix("$").lstrip(".")
+    message = printable(text)
+    # msgspec shows the pattern, which says nothing to a person.
+    if "matching regex" in message:
+        message = "not in the form this value has"
+    return Problem(printable(loc) or "manifest", "type", message[:1].lower() + message[1:])
+
+
+def _schema_error(problems: list[Problem]) -> SpecError:
+    code = _CODES.get(problems[0].kind, "E_SCHEMA")
+    return SpecError.make(code, "", member=MANIFEST_MEMBER, problems=problems)

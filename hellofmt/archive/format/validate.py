@@ -1,0 +1,385 @@
+"""What the types of the manifest cannot say: rules between fields, each with its place."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from msgspec import UNSET
+
+from hellofmt.archive.format.layout import MANIFEST_MEMBER, SECTION_ORDER
+from hellofmt.archive.format.limits import (
+    IMAGE_SIDE,
+    TEXT_BYTES,
+    Limits,
+    check_fixed,
+    check_limit,
+)
+from hellofmt.errors import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+from hellofmt.archive.format.digest import base_digest
+from hellofmt.archive.format.manifest import KNOWN_MINOR, Adapter, Base, Head, Manifest, Views
+
+__all__ = [
+    "EXTRAS_BYTES",
+    "Problem",
+    "check_manifest_limits",
+    "validate_extras",
+    "validate_manifest",
+]
+EXTRAS_BYTES: Final = 64 << 10
+"""Most characters of all ``x_`` keys and values together."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a manifest.
+
+    Attributes:
+        loc: path of the value, as in ``images.count`` or ``sections.2.name``.
+        kind: what sort of fault it is.
+        message: ``expected X, got Y``, printable.
+    """
+
+    loc: str
+    kind: Literal["type", "value", "group", "order", "duplicate", "rank", "digest"]
+    message: str
+
+    def __str__(self) -> str:
+        return f"`{self.loc}`: {self.message}"
+
+
+def validate_extras(extras: Mapping[str, Any]) -> list[Problem]:
+    """What is wrong with the ``x_`` keys of a manifest."""
+    problems: list[Problem] = []
+    total = 0
+    for key, value in extras.items():
+        if not isinstance(value, str):
+            problems.append(Problem(printable(key), "type", "expected a string"))
+        elif len(key) > 4096 or len(value) > 4096:
+            problems.append(
+                Problem(printable(key, 40), "value", "expected at most 4096 characters")
+            )
+        else:
+            total += len(key) + len(value)
+    if total > EXTRAS_BYTES:
+        problems.append(
+            Problem("x_", "value", f"expected at most {EXTRAS_BYTES} characters, got {total}")
+        )
+    return problems
+
+
+def validate_manifest(manifest: Manifest, extras: Mapping[str, str] | None = None) -> list[Problem]:
+    """Everything in a manifest that its types allow and the format forbids.
+
+    Args:
+        manifest: of the right types.
+        extras: its ``x_`` keys, if they are to be judged too.
+
+    Returns:
+        Every problem, none for a valid manifest.
+    """
+    problems = [] if extras is None else validate_extras(extras)
+    problems += _validate_groups(manifest)
+    problems += _validate_sections(manifest)
+    problems += _validate_images(manifest)
+    problems += _validate_views(manifest.views)
+    if manifest.adapter is not UNSET:
+        problems += _validate_adapter(manifest.adapter)
+    if manifest.base is not UNSET:
+        problems += _validate_base(manifest.base)
+    if manifest.head is not UNSET and manifest.base is not UNSET:
+        problems += _validate_head(manifest.head, manifest.base, manifest.classes)
+    if sorted(set(manifest.requires)) != manifest.requires:
+        problems.append(Problem("requires", "order", "expected sorted names, each once"))
+    return problems
+
+
+def _validate_groups(manifest: Manifest) -> list[Problem]:
+    """Groups that stand together or not at all, and the sections that belong to them."""
+    problems: list[Problem] = []
+    names = {section.name for section in manifest.sections}
+    groups = {
+        "adapter": manifest.adapter,
+        "base": manifest.base,
+        "head": manifest.head,
+        "probes": manifest.probes,
+    }
+    present = [name for name, group in groups.items() if group is not UNSET]
+    if present and len(present) < len(groups):
+        missing = [name for name in groups if name not in present]
+        problems.append(
+            Problem(missing[0], "group", f"missing beside {', '.join(f'`{n}`' for n in present)}")
+        )
+    has_images = manifest.images is not UNSET
+    packed = manifest.images is not UNSET and manifest.images.layout == "packed"
+    embedded = manifest.base is not UNSET and manifest.base.kind == "embedded"
+    wanted = {
+        "classes": True,
+        "adapter": bool(present),
+        "head": bool(present),
+        "probes": bool(present),
+        "base": embedded,
+        "index": has_images,
+        "pixels": packed,
+    }
+    for name, want in wanted.items():
+        if want and name not in names:
+            problems.append(Problem("sections", "group", f"section `{name}` is missing"))
+        elif name in names and not want:
+            problems.append(
+                Problem("sections", "group", f"section `{name}` has no group it belongs to")
+            )
+    if not present and not has_images:
+        problems.append(Problem("images", "group", "expected images, a projector or both"))
+    if packed != ("images.packed" in manifest.requires):
+        problems.append(
+            Problem("requires", "group", "expected `images.packed` exactly for the packed layout")
+        )
+    if manifest.shard is not UNSET and not has_images:
+        problems.append(Problem("shard", "group", "expected images beside it"))
+    return problems
+
+
+def _validate_sections(manifest: Manifest) -> list[Problem]:
+    problems: list[Problem] = []
+    seen: set[str] = set()
+    last = -1
+    # Only a newer minor version may bring sections that this reader does not know.
+    newer = int(manifest.hello.partition(".")[2]) > KNOWN_MINOR
+    for i, section in enumerate(manifest.sections):
+        loc = f"sections.{i}"
+        if section.name in seen:
+            problems.append(Problem(f"{loc}.name", "duplicate", f"`{section.name}` stands twice"))
+        seen.add(section.name)
+        if section.name in SECTION_ORDER:
+            place = SECTION_ORDER.index(section.name)
+            if place < last:
+                problems.append(
+                    Problem(f"{loc}.name", "order", f"`{section.name}` stands too late")
+                )
+            last = max(last, place)
+        elif not newer or section.name in ("manifest", "id"):
+            problems.append(Problem(f"{loc}.name", "value", f"unknown section `{section.name}`"))
+        if section.size == 0:
+            problems.append(Problem(f"{loc}.size", "value", "expected at least 1 byte"))
+        packs = section.encoding == "zstd"
+        if packs and section.name in ("index", "pixels"):
+            problems.append(Problem(f"{loc}.encoding", "value", "expected none, got zstd"))
+        if packs != (section.raw_size is not UNSET) or packs != (section.raw_digest is not UNSET):
+            problems.append(
+                Problem(loc, "group", "expected `raw_size` and `raw_digest` exactly for zstd")
+            )
+    return problems
+
+
+def _validate_images(manifest: Manifest) -> list[Problem]:
+    images, shard = manifest.images, manifest.shard
+    ipc = manifest.dataset.ipc
+    if images is UNSET:
+        if ipc is UNSET:
+            return []
+        return [Problem("dataset.ipc", "group", "expected none without images")]
+    problems: list[Problem] = []
+    packed = images.layout == "packed"
+    if packed != (images.codec == "raw"):
+        problems.append(Problem("images.codec", "value", "expected raw exactly when packed"))
+    if packed != (images.shape is not UNSET):
+        problems.append(Problem("images.shape", "group", "expected exactly when packed"))
+    if packed != (images.span == 0):
+        problems.append(Problem("images.span", "value", "expected 0 exactly when packed"))
+    if images.shape is not UNSET:
+        height, width, channels = images.shape
+        if max(height, width) > IMAGE_SIDE or channels not in (1, 3):
+            problems.append(
+                Problem(
+                    "images.shape",
+                    "value",
+                    f"expected sides up to {IMAGE_SIDE} and 1 or 3 channels, got {images.shape}",
+                )
+            )
+    total = images.count
+    if shard is not UNSET:
+        total = shard.total
+        if shard.index >= shard.count:
+            problems.append(
+                Problem("shard.index", "value", f"expected below {shard.count}, got {shard.index}")
+            )
+        if shard.first + images.count > shard.total:
+            problems.append(
+                Problem("shard.total", "value", "smaller than the rows up to this shard's last")
+            )
+    if ipc is not UNSET and ipc * manifest.classes != total:
+        problems.append(
+            Problem(
+                "dataset.ipc",
+                "value",
+                f"{ipc} x {manifest.classes} classes; expected {total} images",
+            )
+        )
+    return problems
+
+
+def _in_range(loc: str, text: str, low: float, high: float, *, open_low: bool) -> list[Problem]:
+    value = float(text)
+    if low <= value <= high and not (open_low and value == low):
+        return []
+    bound = "above" if open_low else "from"
+    return [Problem(loc, "value", f"expected {bound} {low} to {high}, got {text}")]
+
+
+def _validate_views(views: Views) -> list[Problem]:
+    problems: list[Problem] = []
+    for name, pair, high in (
+        ("crop_scale", views.crop_scale, 1.0),
+        ("crop_ratio", views.crop_ratio, 10000.0),
+    ):
+        for i, text in enumerate(pair):
+            problems += _in_range(f"views.{name}.{i}", text, 0.0, high, open_low=True)
+        if float(pair[0]) > float(pair[1]):
+            problems.append(Problem(f"views.{name}", "value", "expected low <= high"))
+    problems += _in_range("views.flip", views.flip, 0.0, 1.0, open_low=False)
+    problems += _in_range("views.mix_probability", views.mix_probability, 0.0, 1.0, open_low=False)
+    problems += _in_range("views.mix_alpha", views.mix_alpha, 0.0, 1000.0, open_low=True)
+    for i, text in enumerate(views.std):
+        problems += _in_range(f"views.std.{i}", text, 0.0, 1e9, open_low=True)
+    if views.size > IMAGE_SIDE:
+        problems.append(Problem("views.size", "value", f"expected at most {IMAGE_SIDE}"))
+    if views.shuffle > views.size:
+        problems.append(Problem("views.shuffle", "value", "more cells than pixels"))
+    # 8! squared permutations of columns and rows are the most that an int32 can number.
+    if views.shuffle > 8:
+        problems.append(Problem("views.shuffle", "value", "expected at most 8"))
+    return problems
+
+
+def _validate_factors(loc: str, a: list[int], b: list[int]) -> list[Problem]:
+    if a[0] == b[1]:
+        return []
+    return [Problem(loc, "rank", f"inner dimensions of B {b} and A {a} differ")]
+
+
+def _validate_scale(loc: str, scale: str) -> list[Problem]:
+    return _in_range(loc, scale, -1000.0, 1000.0, open_low=False)
+
+
+def _validate_adapter(adapter: Adapter) -> list[Problem]:
+    problems: list[Problem] = []
+    previous = ""
+    for i, target in enumerate(adapter.targets):
+        loc = f"adapter.targets.{i}"
+        # Names are compared as UTF-8 bytes, so that the order is the same in every language.
+        if i and target.param.encode("utf-8") <= previous.encode("utf-8"):
+            same = target.param == previous
+            problems.append(
+                Problem(f"{loc}.param", "duplicate" if same else "order", "expected sorted, once")
+            )
+        previous = target.param
+        problems += _validate_scale(f"{loc}.scale", target.scale)
+        problems += _validate_factors(loc, target.a, target.b)
+        shape, (rows, columns) = target.shape, (target.b[0], target.a[1])
+        flat = (shape[0], math.prod(shape[1:]))
+        forms = [flat]
+        if len(shape) == 4 and shape[2] == shape[3]:
+            # The paper's convolution form: B (O k, r k), A (r k, I k).
+            forms.append((shape[0] * shape[2], shape[1] * shape[3]))
+        if (rows, columns) not in forms:
+            problems.append(
+                Problem(loc, "rank", f"B A is {rows} x {columns}, which does not fill {shape}")
+            )
+    return problems
+
+
+def _validate_base(base: Base) -> list[Problem]:
+    problems: list[Problem] = []
+    seeded = base.kind == "seeded"
+    if seeded != (base.seed is not UNSET) or seeded != (base.rule is not UNSET):
+        problems.append(
+            Problem("base.seed", "group", "expected `seed` and `rule` exactly for kind seeded")
+        )
+    if base.text is not UNSET and not seeded:
+        problems.append(Problem("base.text", "group", "expected only for kind seeded"))
+    if base.pretrained is not UNSET and base.kind != "open_clip":
+        problems.append(Problem("base.pretrained", "group", "expected only for kind open_clip"))
+    for i, text in enumerate(base.preprocess.std):
+        problems += _in_range(f"base.preprocess.std.{i}", text, 0.0, 1e9, open_low=True)
+    if base.preprocess.size > IMAGE_SIDE:
+        problems.append(Problem("base.preprocess.size", "value", f"expected at most {IMAGE_SIDE}"))
+    digest = base_digest(base.arch, base.preprocess, base.tensors)
+    if digest != base.digest:
+        problems.append(
+            Problem(
+                "base.digest",
+                "digest",
+                f"not that of `arch`, `preprocess` and `tensors`; expected {digest}",
+            )
+        )
+    return problems
+
+
+def _validate_head(head: Head, base: Base, classes: int) -> list[Problem]:
+    problems = _validate_scale("head.scale", head.scale)
+    problems += _in_range("head.temperature", head.temperature, 0.0, 1e9, open_low=True)
+    if (head.start == "text") != (head.text is not UNSET):
+        problems.append(Problem("head.text", "group", "expected exactly for start text"))
+    if base.kind == "seeded" and (head.start == "text") != (base.text is not UNSET):
+        problems.append(
+            Problem("base.text", "group", "expected exactly where a seeded head starts from text")
+        )
+    if base.kind == "embedded" and head.start == "text":
+        problems.append(Problem("head.start", "group", "an embedded base has no text tower"))
+    if head.a is UNSET or head.b is UNSET:
+        if head.a is not head.b:
+            problems.append(Problem("head.a", "group", "expected `a` and `b` together"))
+        return problems
+    problems += _validate_factors("head", head.a, head.b)
+    if (head.b[0], head.a[1]) != (classes, base.arch.embed_dim):
+        problems.append(
+            Problem(
+                "head",
+                "rank",
+                f"B A is {head.b[0]} x {head.a[1]}; expected {classes} x {base.arch.embed_dim}",
+            )
+        )
+    return problems
+
+
+def check_manifest_limits(manifest: Manifest, limits: Limits) -> None:
+    """Refuse a manifest that asks for more than the limits allow.
+
+    Args:
+        manifest: a valid manifest.
+        limits: the reader's limits.
+
+    Raises:
+        LimitError: E_LIMIT_IMAGES, _INDEX_BYTES, _SECTION_BYTES, _SECTIONS_BYTES, _ZSTD_BYTES,
+            _ZSTD_RATIO, _PROBES, _RANK.
+    """
+    if manifest.images is not UNSET:
+        check_limit(limits, "images", manifest.images.count, member=MANIFEST_MEMBER)
+        if manifest.images.shape is not UNSET:
+            height, width, _ = manifest.images.shape
+            check_limit(limits, "image_pixels", height * width, member=MANIFEST_MEMBER)
+    if manifest.probes is not UNSET:
+        check_limit(limits, "probes", manifest.probes.count, member=MANIFEST_MEMBER)
+    factors = [] if manifest.adapter is UNSET else [t.a[0] for t in manifest.adapter.targets]
+    if manifest.head is not UNSET and manifest.head.a is not UNSET:
+        factors.append(manifest.head.a[0])
+    check_limit(limits, "rank", max(factors, default=0), member=MANIFEST_MEMBER)
+    total = 0
+    for section in manifest.sections:
+        member = f"__hello__/{section.name}"
+        raw_size = section.size if section.raw_size is UNSET else section.raw_size
+        if section.name == "index":
+            check_limit(limits, "index_bytes", raw_size, member=member)
+        elif section.name in TEXT_BYTES:
+            check_fixed("text", raw_size, TEXT_BYTES[section.name], member=member)
+        check_limit(limits, "section_bytes", max(section.size, raw_size), member=member)
+        if section.encoding == "zstd":
+            check_limit(limits, "zstd_bytes", raw_size, member=member)
+            check_limit(limits, "zstd_ratio", -(-raw_size // section.size), member=member)
+        total += raw_size
+    check_limit(limits, "sections_bytes", total, member=MANIFEST_MEMBER)

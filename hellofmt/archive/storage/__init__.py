@@ -1,0 +1,1 @@
+"""Where bytes lie: local files, ranges of remote ones, a cache."""

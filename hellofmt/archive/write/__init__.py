@@ -1,0 +1,1 @@
+"""Write archives: drafts, shards, whole files."""
