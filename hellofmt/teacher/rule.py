@@ -172,14 +172,13 @@ class RuleChange:
 
     def of(self, rule: InputRule) -> InputRule:
         """``rule`` with the changes."""
-        if not self:
+        changed = {name: value for name, value in asdict(self).items() if value is not None}
+        if not changed:
             return rule
         return replace(
             rule,
-            mean=self.mean or rule.mean,
-            std=self.std or rule.std,
-            size=self.size or rule.size,
-            source=f"{rule.source}, but for --teacher options",
+            **changed,
+            source=f"{rule.source}; {' and '.join(changed)} from the user",
         )
 
 

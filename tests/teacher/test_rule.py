@@ -105,7 +105,7 @@ def test_changes_keep_what_they_do_not_name():
     assert RuleChange().of(rule) is rule
     got = RuleChange(mean=(0.0, 0.0, 0.0)).of(rule)
     assert (got.mean, got.std, got.size, got.crop) == ((0.0,) * 3, rule.std, 224, 0.9)
-    assert got.text().endswith("(a library, but for --teacher options)")
+    assert got.text().endswith("(a library; mean from the user)")
 
 
 def test_digests_see_the_rule():
