@@ -391,6 +391,12 @@ def _read_base(text: str, views: Views) -> LoadedBase:
     return seeded_base(arch, preprocess, seed=int(seed or 0), name=f"seeded-vit-{side}")
 
 
+def _change(options: dict[str, Any]) -> RuleChange:
+    """What the user says of the teachers' input."""
+    mean, std = options["teacher_mean"] or None, options["teacher_std"] or None
+    return RuleChange(mean, std, options["teacher_size"])
+
+
 def load_teacher_of(
     text: str, keys: Sequence[str], side: int, options: dict[str, Any], fraction: float = 1.0
 ) -> torch.nn.Module:
@@ -414,9 +420,7 @@ def load_teacher_of(
         keys,
         side,
         fraction=fraction,
-        change=RuleChange(
-            options["teacher_mean"] or None, options["teacher_std"] or None, options["teacher_size"]
-        ),
+        change=_change(options),
         teacher_classes=named,
         say=say,
     )
@@ -437,10 +441,22 @@ def _read_teacher(
     fraction = options["maturity"]
     if fraction is None:
         fraction = 1.0 if ipc is None else maturity(ipc, len(keys))
+    # What can be refused is refused before anything is trained.
+    trained = [text for text in texts if is_network(text)]
+    if trained and _change(options):
+        raise UserInputError.make(
+            "E_OPTION",
+            f"--teacher-mean, --teacher-std, --teacher-size: teacher `{trained[0]}` is trained here"
+            " on the views as they are; expected none of them",
+        )
+    loaded = {
+        text: load_teacher_of(text, keys, views.size, options, fraction)
+        for text in texts
+        if text not in trained
+    }
     teachers: list[torch.nn.Module] = []
     for text in texts:
-        name = text
-        if is_network(text):
+        if text in trained:
             advise(text, views.size)
             train, held_out = split_validation(images, seed=options["seed"])
             kind = measured_kind(images, held_out)
@@ -474,8 +490,8 @@ def _read_teacher(
             meter.set_gflop(network_gflop(network, views.size, steps * batch_size, backward=True))
             last = trajectory.checkpoints[-1].accuracy
             say(f"teacher {text}: {last:.1f} % of {kind}, trained on {len(train):,}")
-            name = str(folder)
-        teachers.append(load_teacher_of(name, keys, views.size, options, fraction))
+            loaded[text] = load_teacher_of(str(folder), keys, views.size, options, fraction)
+        teachers.append(loaded[text])
     pool = teachers[0] if len(teachers) == 1 else TeacherPool(teachers)
     return pool.to(options["device"])
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import torchvision
 
-from hellofmt.errors import HelloIOError, UserInputError, printable
+from hellofmt.errors import HelloIOError, UserInputError, foreign_text, printable
 from hellofmt.student.networks import (
     CIFAR,
     STUDENTS,
@@ -151,12 +151,12 @@ def pretrained_network(name: str, change: RuleChange) -> tuple[nn.Module, InputR
     except OSError as error:
         # What the libraries raise names neither the network nor what was wanted.
         raise HelloIOError.make(
-            "E_HTTP", f"weights of `{printable(name)}` cannot be downloaded: {printable(error)}"
+            "E_HTTP", f"weights of `{printable(name)}` cannot be downloaded: {foreign_text(error)}"
         ) from error
     except (RuntimeError, ValueError, AttributeError) as error:
         raise UserInputError.make(
             "E_OPTION",
             f"{name.partition(':')[0]} has no trained `{printable(name.partition(':')[2])}`:"
-            f" {printable(error)}",
+            f" {foreign_text(error)}",
             advice=similar_names(name),
         ) from error

@@ -262,6 +262,11 @@ def swapped(images, _tmp_path):
             ("--teacher", "none"),
             "teacher `none`: no such file or folder; expected",
         ),
+        (
+            None,
+            ("--teacher", "cnn", "--teacher-size", "8"),
+            "teacher `cnn` is trained here on the views as they are; expected none of them",
+        ),
         (None, ("--base", "seeded:x"), "base `seeded:x`: expected `seeded` or `seeded:NUMBER`"),
         (None, ("--epochs", "2"), "`--steps` and `--epochs`: expected one, got both"),
         (None, ("--ipc", "13"), "class `columns` has 12 candidates; expected at least 13"),
