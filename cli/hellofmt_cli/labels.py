@@ -39,7 +39,11 @@ __all__ = ["labels"]
     "--form", type=Choice(FORMS), default="safetensors", show_default=True, help="See above."
 )
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Classes kept.")
-@click.option("--teacher", metavar="TEACHER", help="Whose labels, instead of the archive's.")
+@click.option(
+    "--teacher",
+    metavar="TEACHER",
+    help="Write this teacher's labels instead of the archive's; as for `hello fit`.",
+)
 @teacher_options
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the views.")
 @click.option("--temperature", type=float, help="T of the soft labels, instead of the archive's.")
