@@ -147,6 +147,9 @@ class _Reader:
                 " file, or a folder of `hello teach` without a network before it",
             )
         checkpoint = read_checkpoint(file)
+        beside = Path(file).parent / TRAJECTORY_FILE
+        if self.named is None and own_rule(checkpoint, file) is not None and beside.exists():
+            self.named = read_trajectory(beside.parent).classes
         classes = len(self.keys if self.named is None else self.named)
         module, rule = self._build(network, classes, checkpoint, file)
         match = find_weights(module, checkpoint, file)

@@ -101,6 +101,10 @@ def test_a_trajectory_is_mapped_by_its_stored_keys(folder, view):
     some = load_named_teacher(str(folder), ["grey", "rows"], 8, say=lines.append)
     assert torch.equal(some(view), whole[:, [2, 0]])
     assert lines[-1].endswith("2 of its 3 outputs, by its class list")
+    # A checkpoint of it that is named with its network, as one of custom code must be.
+    file = sorted(folder.glob("*.safetensors"))[-1]
+    last = load_named_teacher(f"cnn={file}", ["grey", "rows"], 8)
+    assert torch.equal(last(view), load_named_teacher(str(file), KEYS, 8)(view)[:, [2, 0]])
     with pytest.raises(UserInputError, match=r"E_TEACHER: .* lacks 1 of 2 classes .*: `blue`"):
         load_named_teacher(str(folder), ["grey", "blue"], 8)
 
