@@ -30,7 +30,7 @@ from torch.func import functional_call
 from torch.nn import functional
 from torchvision.models.resnet import BasicBlock
 
-from hellofmt.errors import UserInputError, did_you_mean, printable
+from hellofmt.errors import UserInputError, did_you_mean, foreign_text, printable
 
 __all__ = [
     "CIFAR",
@@ -374,6 +374,6 @@ def build_student(name: str, classes: int, size: int, *, seed: int = 0) -> nn.Mo
             raise UserInputError.make(
                 "E_OPTION",
                 f"student `{printable(name)}` cannot take {classes} classes of {size} px images:"
-                f" {printable(error)}",
+                f" {foreign_text(error)}",
             ) from error
         return network

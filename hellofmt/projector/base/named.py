@@ -81,7 +81,14 @@ def load_base(
     path = Path(text)
     if path.is_dir():
         return _from_name(f"local-dir:{path}", None, preprocess)
-    nearest = "" if path.exists() else did_you_mean(text.partition(":")[0], _KINDS)
+    kind = text.partition(":")[0]
+    if kind == "seeded" and not path.exists():
+        raise UserInputError.make(
+            "E_OPTION",
+            f"base `{printable(text)}`: a generated base is for a new projector; an archive that"
+            " has one needs no base",
+        )
+    nearest = "" if path.exists() else did_you_mean(kind, _KINDS)
     if nearest:
         raise UserInputError.make(
             "E_OPTION",

@@ -228,6 +228,7 @@ def test_a_pipe_as_a_checkpoint_is_refused_and_not_waited_for(tmp_path):
         ("open_clip:RN50:opnai", "one of openai, yfcc15m, cc12m; did you mean `openai`"),
         ("open_clip:RN51:openai", "did you mean `RN50`"),
         ("openclip:RN50:openai", "nor a kind of base; .* did you mean `open_clip`"),
+        ("seeded:3", "a generated base is for a new projector; an archive that has one needs no"),
         ("seded", "nor a kind of base; .* did you mean `seeded`"),
     ],
 )
