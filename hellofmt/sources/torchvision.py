@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ def read_torchvision(
             each, an image that cannot be read, or classes that do not match (E_DATA).
     """
     name, _, rest = text.partition(":")
-    dataset = _opened(name, *rest.partition(":")[::2])
+    dataset = _opened(name, *_place(rest))
     own = _class_lines(dataset)
     if own is not None:
         # Refused before an hour of decoding.
@@ -89,6 +90,13 @@ def read_torchvision(
     lines, place, notes = placed(_listing(name, own), classes)
     places = np.array([place[line.key] for line in own], np.int64)
     return frames.images(places[np.array(labels, np.int64)], lines, name.lower(), notes)
+
+
+def _place(text: str) -> tuple[str, str]:
+    r"""Root and split of ``ROOT[:SPLIT]``; the colon of ``C:\data`` belongs to the root."""
+    drive = text[:2] if re.match(r"[A-Za-z]:[\\/]", text) else ""
+    root, _, split = text[len(drive) :].partition(":")
+    return drive + root, split
 
 
 def _opened(name: str, root: str, split: str) -> Any:

@@ -9,6 +9,7 @@ from PIL import Image
 from hellofmt.archive import ClassLine
 from hellofmt.errors import UserInputError
 from hellofmt.sources import read_source
+from hellofmt.sources.torchvision import _place
 
 
 class Toy(torchvision.datasets.VisionDataset):
@@ -136,3 +137,17 @@ def test_duplicate_names_without_ids_are_refused_before_an_image_is_read(monkeyp
         UserInputError, match="E_DATA: the classes of `toy`: class 1: duplicate key crane"
     ):
         read_source("torchvision:Toy:here")
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("data", ("data", "")),
+        ("data:test", ("data", "test")),
+        ("C:\\data", ("C:\\data", "")),
+        ("c:/data:test", ("c:/data", "test")),
+        ("d:test", ("d", "test")),
+    ],
+)
+def test_a_drive_of_windows_is_part_of_the_root(text, place):
+    assert _place(text) == place
