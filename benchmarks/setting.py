@@ -25,12 +25,7 @@ from hellofmt.archive import (
     default_views,
     read_class_lines,
 )
-from hellofmt.distillation import (
-    FitSettings,
-    ProjectorSettings,
-    fitted_projector,
-    split_validation,
-)
+from hellofmt.distillation import FitSettings, ProjectorSettings, fitted_projector, split_validation
 from hellofmt.projector import load_base, seeded_base
 from hellofmt.runs import Stages, digest_of
 from hellofmt.sources import ArrayImages, digits, read_source, stratified_split

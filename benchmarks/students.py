@@ -13,24 +13,10 @@ import numpy as np
 import torch
 from measures import held_out_fidelity
 from setting import TEMPERATURE
-from sources import (
-    archive,
-    archive_of,
-    kept,
-    label_bytes,
-    labels_for,
-    select,
-    taken,
-    write_images,
-)
+from sources import archive, archive_of, kept, label_bytes, labels_for, select, taken, write_images
 
 import hellofmt
-from hellofmt.distillation import (
-    RefineSettings,
-    SelectSettings,
-    refine_images,
-    select_images,
-)
+from hellofmt.distillation import RefineSettings, SelectSettings, refine_images, select_images
 from hellofmt.ledger import ledger_of
 from hellofmt.loading import view_recipe
 from hellofmt.sources import ArrayImages

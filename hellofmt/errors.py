@@ -280,7 +280,7 @@ class CorruptError(HelloError, ValueError):
 class SpecError(HelloError, ValueError):
     """Content that the format forbids (exit 5).
 
-    Codes: E_HEADER, E_NAME, E_ORDER, E_DUPLICATE, E_JSON, E_SCHEMA, E_CODEC, E_TENSOR, E_RANK,
+    Codes: E_HEADER, E_ORDER, E_DUPLICATE, E_JSON, E_SCHEMA, E_CODEC, E_TENSOR, E_RANK,
     E_CLASSES, E_INDEX.
     """
 

@@ -13,7 +13,7 @@ from hellofmt.errors import UserInputError, did_you_mean, printable, shown_path
 from hellofmt_cli.output import limit_option, opened
 
 if TYPE_CHECKING:
-    from hellofmt.archive import HelloFile
+    from hellofmt.archive import Archive
 
 __all__ = ["cat", "image_bytes"]
 
@@ -49,7 +49,7 @@ def cat(file: str, member: str, expect: str | None) -> None:
     click.echo(data, nl=False)
 
 
-def _read(archive: HelloFile, member: str) -> tuple[bytes, bool]:
+def _read(archive: Archive, member: str) -> tuple[bytes, bool]:
     """Bytes of a member, and whether they are text."""
     section = member.removeprefix("__hello__/")
     if section == "manifest":
@@ -68,13 +68,13 @@ def _read(archive: HelloFile, member: str) -> tuple[bytes, bool]:
     return image_bytes(archive, row), False
 
 
-def _names(archive: HelloFile) -> list[str]:
+def _names(archive: Archive) -> list[str]:
     """Names of everything but images, which nobody types by heart."""
     sections = (section.name for section in archive.manifest.sections)
     return [f"__hello__/{name}" for name in ("manifest", "id", *sections)]
 
 
-def _find_image(archive: HelloFile, name: str) -> int | None:
+def _find_image(archive: Archive, name: str) -> int | None:
     """Row of the image called ``name``, if there is one."""
     stem = PurePosixPath(name).stem
     # Names are computed from rows, so a name says where to look; only an equal one is a match.
@@ -87,7 +87,7 @@ def _find_image(archive: HelloFile, name: str) -> int | None:
     return row
 
 
-def image_bytes(archive: HelloFile, row: int) -> bytes:
+def image_bytes(archive: Archive, row: int) -> bytes:
     """An image as a file that any viewer opens: the stored bytes, or PNG from a packed archive."""
     images = archive.manifest.images
     if images is not UNSET and images.codec == "raw":

@@ -17,7 +17,7 @@ import msgspec
 from hellofmt_cli.output import count, echo_json, echo_page, json_option, limit_option, opened
 
 if TYPE_CHECKING:
-    from hellofmt.archive import HelloFile
+    from hellofmt.archive import Archive
 
 __all__ = ["diff"]
 
@@ -50,7 +50,7 @@ def diff(ctx: click.Context, file_a: str, file_b: str, exit_code: bool, as_json:
         ctx.exit(1)
 
 
-def _facts(archive: HelloFile) -> dict[str, Any]:
+def _facts(archive: Archive) -> dict[str, Any]:
     """What is compared, held after the archive is closed."""
     fields = msgspec.to_builtins(archive.manifest)
     sections = fields.pop("sections")

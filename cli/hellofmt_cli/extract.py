@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Literal
 
-    from hellofmt.archive import HelloFile
+    from hellofmt.archive import Archive
     from hellofmt.projector.peft import MhaFix
 
 __all__ = ["extract"]
@@ -154,13 +154,13 @@ def _some(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
 
 
-def _classes_without_images(archive: HelloFile) -> list[int]:
+def _classes_without_images(archive: Archive) -> list[int]:
     index = archive.index
     present = set[int]() if index is None else {int(label) for label in index.label}
     return [number for number in range(len(archive.classes)) if number not in present]
 
 
-def _members(archive: HelloFile) -> Iterator[tuple[str, bytes]]:
+def _members(archive: Archive) -> Iterator[tuple[str, bytes]]:
     """Every file to write: (relative name, bytes), verified."""
     yield "__hello__/manifest", archive.manifest_bytes
     yield "__hello__/id", f"{archive.id.removeprefix('sha256:')}\n".encode()
@@ -171,7 +171,7 @@ def _members(archive: HelloFile) -> Iterator[tuple[str, bytes]]:
         yield archive.image_name(row), image_bytes(archive, row)
 
 
-def _count_members(archive: HelloFile) -> int:
+def _count_members(archive: Archive) -> int:
     sections = [s for s in archive.manifest.sections if s.name != "pixels"]
     return len(sections) + 2 + len(archive)
 
@@ -195,7 +195,7 @@ def _write_all(
 
 def _write_images(
     folder: Path,
-    archive: HelloFile,
+    archive: Archive,
     form: Literal["members", "imagefolder", "webdataset"],
     callback: Callable[[int, int], None] | None,
 ) -> None:
@@ -222,7 +222,7 @@ def _write_images(
                 callback(done, len(archive))
 
 
-def _check_space(archive: HelloFile, parent: Path) -> None:
+def _check_space(archive: Archive, parent: Path) -> None:
     """Refuse before writing rather than fill the disk: raw sections, images, a block for each."""
     free = free_bytes(parent)
     sections = archive.manifest.sections

@@ -23,7 +23,7 @@ from hellofmt.archive import UNSET
 from hellofmt_cli.output import count, echo_json, echo_page, json_option, limit_option, opened, size
 
 if TYPE_CHECKING:
-    from hellofmt.archive import HelloFile, Manifest
+    from hellofmt.archive import Archive, Manifest
     from hellofmt.ledger import Ledger, Tower
 
 __all__ = ["describe", "inspect"]
@@ -78,7 +78,7 @@ def inspect(
 
 
 def describe(
-    archive: HelloFile, *, epochs: int, with_classes: bool = False, with_tensors: bool = False
+    archive: Archive, *, epochs: int, with_classes: bool = False, with_tensors: bool = False
 ) -> dict[str, Any]:
     """The document ``hello.inspect/1``; groups that the archive has not are None.
 
@@ -153,7 +153,7 @@ def describe(
     return document
 
 
-def _images(archive: HelloFile, ledger: Ledger) -> dict[str, Any] | None:
+def _images(archive: Archive, ledger: Ledger) -> dict[str, Any] | None:
     images, index = archive.manifest.images, archive.index
     if images is UNSET or index is None:
         return None

@@ -19,7 +19,7 @@ from hellofmt_cli.inspect import avoided_rows, byte_rows
 from hellofmt_cli.output import count, size, write_text
 
 if TYPE_CHECKING:
-    from hellofmt.archive import HelloFile
+    from hellofmt.archive import Archive
 
 __all__ = ["write_page"]
 
@@ -58,7 +58,7 @@ figcaption { font-size: 12px; color: var(--soft); white-space: nowrap; overflow:
 """
 
 
-def write_page(archive: HelloFile, document: dict[str, Any], target: str, *, force: bool) -> None:
+def write_page(archive: Archive, document: dict[str, Any], target: str, *, force: bool) -> None:
     """Write the report of an open archive.
 
     Args:
@@ -74,7 +74,7 @@ def write_page(archive: HelloFile, document: dict[str, Any], target: str, *, for
     write_text(target, render(archive, document), force=force)
 
 
-def render(archive: HelloFile, document: dict[str, Any]) -> str:
+def render(archive: Archive, document: dict[str, Any]) -> str:
     """The page as HTML text."""
     dataset = document["dataset"]
     title = f"{dataset['name']} {dataset['version']}"
@@ -183,7 +183,7 @@ def _rows_shown(labels: list[int]) -> list[int]:
     return sorted(row for _, row in sorted(ranked)[:MAX_IMAGES])
 
 
-def _sheet(archive: HelloFile) -> list[str]:
+def _sheet(archive: Archive) -> list[str]:
     """The contact sheet, or nothing for an archive without images."""
     index, images = archive.index, archive.manifest.images
     if index is None or images is UNSET:

@@ -23,7 +23,7 @@ from hellofmt.errors import UserInputError, did_you_mean, foreign_text, printabl
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
 
-    from hellofmt.archive import HelloFile, Limits
+    from hellofmt.archive import Archive, Limits
 
 __all__ = [
     "Choice",
@@ -236,7 +236,7 @@ def limits() -> Limits:
 
 
 @contextmanager
-def opened(path: str, *, expect: str | None = None) -> Generator[HelloFile]:
+def opened(path: str, *, expect: str | None = None) -> Generator[Archive]:
     """Open an archive for a command; an error names the file.
 
     Args:

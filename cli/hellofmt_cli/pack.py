@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hellofmt.archive import (
-    decimal_string,
-    open_archive,
-    read_class_lines,
-    read_file,
-    shard_path,
-)
+from hellofmt.archive import decimal_string, open_archive, read_class_lines, read_file, shard_path
 from hellofmt.errors import UserInputError, shown_path
 from hellofmt.sources import pack_archive
 from hellofmt_cli.output import (

@@ -49,7 +49,7 @@ from hellofmt_cli.workers import worker_ends_in_one_line
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hellofmt.archive import HelloFile
+    from hellofmt.archive import Archive
     from hellofmt.sources import ArrayImages
     from hellofmt.student import Recipe
 
@@ -148,7 +148,7 @@ def train(file: str, as_json: bool, **options: Any) -> None:
     )
 
 
-def _train(archive: HelloFile, options: dict[str, Any], world: int) -> dict[str, Any]:
+def _train(archive: Archive, options: dict[str, Any], world: int) -> dict[str, Any]:
     """Train and measure; the document of ``--json``."""
     name, seed, device = options["student"], options["seed"], options["device"]
     labels = options["labels"]
@@ -251,7 +251,7 @@ def _accuracy(curve: Curve) -> dict[str, Any]:
     return {"last": round(curve.last(), 2), "best": round(best, 2), "best_step": step}
 
 
-def _read_images(data: str, archive: HelloFile) -> ArrayImages:
+def _read_images(data: str, archive: Archive) -> ArrayImages:
     """Real images with the classes of the archive, in its order."""
     side = archive.manifest.views.size
     # Room for the centre crop of `evaluate`, which small images go without.
@@ -263,7 +263,7 @@ def _read_images(data: str, archive: HelloFile) -> ArrayImages:
     return images
 
 
-def _labelled(archive: HelloFile, plan: Recipe, options: dict[str, Any]) -> HelloDataset:
+def _labelled(archive: Archive, plan: Recipe, options: dict[str, Any]) -> HelloDataset:
     """The archive's images with the labels that the user wants."""
     labels, device = options["labels"], options["device"]
     stored = label_function = None

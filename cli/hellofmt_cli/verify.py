@@ -26,7 +26,7 @@ from hellofmt_cli.output import (
 )
 
 if TYPE_CHECKING:
-    from hellofmt.archive import HelloFile
+    from hellofmt.archive import Archive
 
 __all__ = ["verify"]
 
@@ -116,7 +116,7 @@ def verify(
         _echo(document)
 
 
-def _check_probes(archive: HelloFile, base: str | None) -> dict[str, Any]:
+def _check_probes(archive: Archive, base: str | None) -> dict[str, Any]:
     """Build the label function, which checks the base's digest and the probes."""
     manifest = archive.manifest
     if manifest.probes is UNSET or manifest.base is UNSET:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.digest import base_digest, content_id, tensors_digest
     from hellofmt.archive.format.images import decode_image, encode_image, without_metadata
     from hellofmt.archive.format.index import Index
+    from hellofmt.archive.format.layout import shard_path
     from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits
     from hellofmt.archive.format.manifest import (
         UNSET,
@@ -43,8 +44,10 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.tensors import StoredTensor
     from hellofmt.archive.format.validate import validate_manifest
     from hellofmt.archive.format.view_defaults import default_views
-    from hellofmt.archive.read.file import HelloFile, open_archive
-    from hellofmt.archive.read.set import HelloSet, shard_path, write_shards
+    from hellofmt.archive.read.archive import Archive
+    from hellofmt.archive.read.file import HelloFile
+    from hellofmt.archive.read.open import open_archive
+    from hellofmt.archive.read.set import HelloSet
     from hellofmt.archive.read.sign import (
         Signature,
         create_key,
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
         write_small_file,
     )
     from hellofmt.archive.storage.source import display_name
+    from hellofmt.archive.write.shards import write_shards
     from hellofmt.archive.write.writer import (
         Draft,
         ImageItem,
@@ -74,6 +78,7 @@ __all__ = [
     "UNSET",
     "Adapter",
     "Arch",
+    "Archive",
     "Base",
     "ClassLine",
     "Classes",
@@ -147,7 +152,9 @@ _MODULES = {
     "format.index": ("Index",),
     "format.limits": ("DEFAULT_LIMITS", "Limits"),
     "format.probes": ("probe_images",),
-    "read.file": ("HelloFile", "open_archive"),
+    "read.archive": ("Archive",),
+    "read.file": ("HelloFile",),
+    "read.open": ("open_archive",),
     "format.schema": ("json_schema",),
     "storage.local_files": (
         "free_bytes",
@@ -156,7 +163,9 @@ _MODULES = {
         "read_file",
         "write_small_file",
     ),
-    "read.set": ("HelloSet", "shard_path", "write_shards"),
+    "format.layout": ("shard_path",),
+    "read.set": ("HelloSet",),
+    "write.shards": ("write_shards",),
     "read.sign": ("Signature", "create_key", "sign_archive", "signature_path", "verify_signature"),
     "storage.source": ("display_name",),
     "format.tensors": ("StoredTensor",),

@@ -20,7 +20,7 @@ from hellofmt.ledger.label_bytes import break_even_epochs, stored_label_bytes
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hellofmt.archive import HelloFile
+    from hellofmt.archive import Archive
 
 __all__ = ["PAYLOAD_SECTIONS", "Ledger", "ledger_of"]
 
@@ -110,7 +110,7 @@ class Ledger:
         return parts
 
 
-def ledger_of(file: HelloFile) -> Ledger:
+def ledger_of(file: Archive) -> Ledger:
     """The ledger of an open archive.
 
     Args:

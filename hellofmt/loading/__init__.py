@@ -9,13 +9,7 @@ from hellofmt.loading.sampler import EpochIndex, HelloSampler
 from hellofmt.loading.soft import SoftBatches, soft_batches
 from hellofmt.loading.stored_labels import FORMS, StoredLabels
 from hellofmt.loading.view_recipes import VIEW_RECIPES, view_recipe
-from hellofmt.loading.views import (
-    ViewColumn,
-    mixed_labels,
-    partners,
-    plain_table,
-    view_table,
-)
+from hellofmt.loading.views import ViewColumn, mixed_labels, partners, plain_table, view_table
 from hellofmt.loading.webdataset import WebdatasetSamples, webdataset_samples
 from hellofmt.loading.write_labels import write_labels
 

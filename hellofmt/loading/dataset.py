@@ -38,7 +38,8 @@ from torch.utils.data import Dataset
 
 from hellofmt.archive.format.canonical import decimal_value
 from hellofmt.archive.format.manifest import UNSET
-from hellofmt.archive.read.file import HelloFile, open_archive
+from hellofmt.archive.read.archive import Archive
+from hellofmt.archive.read.open import open_archive
 from hellofmt.errors import TrustError, UserInputError, printable
 from hellofmt.loading.cache import DecodedImages
 from hellofmt.loading.division import divider_of
@@ -47,13 +48,7 @@ from hellofmt.loading.labelling import FunctionLabeler
 from hellofmt.loading.pixels import normalise_, render
 from hellofmt.loading.sampler import EpochIndex
 from hellofmt.loading.stored_labels import StoredLabels
-from hellofmt.loading.views import (
-    ViewColumn,
-    mixed_labels,
-    partners,
-    plain_table,
-    view_table,
-)
+from hellofmt.loading.views import ViewColumn, mixed_labels, partners, plain_table, view_table
 from hellofmt.loading.worker_errors import errors_arrive_whole
 from hellofmt.projector.labeler import Labeler, refuse_fork
 from hellofmt.runs.ranks import Place, current
@@ -160,7 +155,7 @@ class HelloDataset(Dataset[Any]):
 
     def __init__(
         self,
-        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | HelloFile,
+        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Archive,
         *,
         images: ImageSource | None = None,
         labels: LabelKind = "soft",
@@ -686,11 +681,11 @@ def _check_function(labels: str, *, is_stored: bool, temperature: float | None) 
 
 
 def opened(
-    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | HelloFile,
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Archive,
     expect: str | None,
     storage_options: Mapping[str, Any] | None,
     cache_dir: str | os.PathLike[str] | None,
-) -> HelloFile:
+) -> Archive:
     """The archive, opened if it is not; see ``HelloDataset`` and ``open_archive``.
 
     Raises:
@@ -698,7 +693,7 @@ def opened(
         HelloError: it is refused.
         UserInputError: E_OPTION, something else.
     """
-    if not isinstance(source, HelloFile):
+    if not isinstance(source, Archive):
         _check_source(source)
         return open_archive(
             source, expect=expect, storage_options=storage_options, cache_dir=cache_dir
@@ -713,7 +708,7 @@ def opened(
 
 def _check_source(source: object) -> None:
     """Refuse what is no archive for a reason that can be told."""
-    has_file = isinstance(getattr(source, "file", None), HelloFile)
+    has_file = isinstance(getattr(source, "file", None), Archive)
     dataset = getattr(source, "dataset", None)
     if has_file or isinstance(dataset, HelloDataset):
         name = "`.file`" if has_file else "`.dataset.file`"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from hellofmt.archive.read.file import HelloFile
+    from hellofmt.archive.read.archive import Archive
 
 __all__ = ["ArchiveImages", "GivenImages", "ImageSource"]
 
@@ -49,7 +49,7 @@ class ImageSource(Protocol):
 class ArchiveImages:
     """Images, sizes and classes of an archive."""
 
-    def __init__(self, file: HelloFile) -> None:
+    def __init__(self, file: Archive) -> None:
         index = file.index
         if index is None:
             text = "the archive has no images; expected `images`, the data set to be labelled"

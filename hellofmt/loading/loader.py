@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from hellofmt.archive.read.file import HelloFile
+    from hellofmt.archive.read.archive import Archive
     from hellofmt.loading.dataset import LabelKind
     from hellofmt.loading.images import ImageSource
     from hellofmt.loading.sampler import EpochIndex
@@ -88,7 +88,7 @@ class HelloLoader:
 
     def __init__(
         self,
-        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | HelloFile,
+        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Archive,
         *,
         batch_size: int,
         device: str | torch.device | None = None,

@@ -18,7 +18,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from hellofmt.archive.format.images import encode_image
 from hellofmt.archive.format.layout import EXTENSIONS
 from hellofmt.archive.format.manifest import UNSET
-from hellofmt.archive.read.file import HelloFile
+from hellofmt.archive.read.archive import Archive
 from hellofmt.archive.storage.source import display_name
 from hellofmt.errors import UserInputError
 from hellofmt.loading.dataset import opened
@@ -37,7 +37,7 @@ _BATCH_ROWS: Final = 64
 
 
 def webdataset_samples(
-    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | HelloFile,
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Archive,
     *,
     expect: str | None = None,
     rank: int | None = None,
@@ -95,10 +95,10 @@ class WebdatasetSamples(IterableDataset[dict[str, Any]]):
     """
 
     def __init__(
-        self, file: HelloFile, *, rank: int | None = None, num_replicas: int | None = None
+        self, file: Archive, *, rank: int | None = None, num_replicas: int | None = None
     ) -> None:
         """Of an open archive; see ``webdataset_samples``."""
-        if not isinstance(cast("object", file), HelloFile):
+        if not isinstance(cast("object", file), Archive):
             text = f"`file`; expected an open archive, got {type(file).__name__}"
             raise UserInputError.make("E_OPTION", text + ": pass it to webdataset_samples")
         if file.manifest.images is UNSET:

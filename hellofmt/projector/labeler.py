@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from hellofmt.archive import HelloFile
+    from hellofmt.archive import Archive
     from hellofmt.archive.format.manifest import Adapter, Head
     from hellofmt.projector.base import LoadedBase
     from hellofmt.projector.head import LinearHead
@@ -114,7 +114,7 @@ class Labeler:
     @classmethod
     def from_file(
         cls,
-        file: HelloFile | str | os.PathLike[str],
+        file: Archive | str | os.PathLike[str],
         base: str | Path | LoadedBase | nn.Module | None = None,
         *,
         device: str | torch.device = "cpu",
@@ -411,7 +411,7 @@ def parameter_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(p.shape) for name, p in module.named_parameters()}
 
 
-def projector_entries(file: HelloFile) -> tuple[Adapter, Head]:
+def projector_entries(file: Archive) -> tuple[Adapter, Head]:
     """The manifest's ``adapter`` and ``head``.
 
     Args:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from hellofmt.archive.format.canonical import decimal_value
 from hellofmt.errors import SpecError, printable
 from hellofmt.projector import quantise
+from hellofmt.projector.targets import DeltaShape, check_shapes
 from hellofmt.rng import Stream, uniform, words
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.manifest import Adapter
 
-from hellofmt.projector.targets import DeltaShape, check_shapes
 
 __all__ = ["Delta", "initial_matrix", "merge_", "read_deltas"]
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from hellofmt.archive import HelloFile
+    from hellofmt.archive import Archive
     from hellofmt.archive.format.classes import ClassLine
     from hellofmt.archive.format.manifest import Storage
     from hellofmt.archive.format.tensors import StoredTensor
@@ -138,7 +138,7 @@ class Projector(nn.Module):
 
     @classmethod
     def from_file(
-        cls, file: HelloFile, base: str | Path | LoadedBase | nn.Module | None = None
+        cls, file: Archive, base: str | Path | LoadedBase | nn.Module | None = None
     ) -> Self:
         """The projector of an archive, dequantised, ready to be trained further.
 

@@ -14,7 +14,7 @@ from hellofmt.sources.listing import Listing, Picture
 
 if TYPE_CHECKING:
     from hellofmt.archive.format.images import Codec
-    from hellofmt.archive.read.file import HelloFile
+    from hellofmt.archive.read.archive import Archive
 
 __all__ = ["class_lines", "is_archive", "list_archive"]
 
@@ -27,7 +27,7 @@ def is_archive(path: Path) -> bool:
         return stream.read(len(_BEGIN)) == _BEGIN
 
 
-def list_archive(file: HelloFile) -> Listing:
+def list_archive(file: Archive) -> Listing:
     """List the images of an open archive; each is read, and so verified, when it is asked for.
 
     Args:
@@ -57,7 +57,7 @@ def list_archive(file: HelloFile) -> Listing:
     return Listing(name, pictures, keys, class_lines(file))
 
 
-def class_lines(file: HelloFile) -> list[ClassLine]:
+def class_lines(file: Archive) -> list[ClassLine]:
     """The classes of an archive, as a writer takes them."""
     classes = file.classes
     return [ClassLine(*pair) for pair in zip(classes.keys, classes.names, strict=True)]
@@ -67,7 +67,7 @@ def class_lines(file: HelloFile) -> list[ClassLine]:
 class _ArchiveImage:
     """An image of another archive."""
 
-    file: HelloFile
+    file: Archive
     row: int
     is_packed: bool
 

@@ -23,8 +23,8 @@ from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits
 from hellofmt.archive.format.manifest import UNSET, Dataset, Views
 from hellofmt.archive.format.tensors import StoredTensor, expected_tensors, parse_tensors
 from hellofmt.archive.format.view_defaults import LARGEST_DEFAULT_VIEW, default_views
-from hellofmt.archive.read.file import open_archive
-from hellofmt.archive.read.set import write_shards
+from hellofmt.archive.read.open import open_archive
+from hellofmt.archive.write.shards import write_shards
 from hellofmt.archive.write.writer import Draft, ImageItem, ImageSet, ProjectorPart, write_archive
 from hellofmt.errors import HelloError, UserInputError, printable
 from hellofmt.sources.archived import class_lines

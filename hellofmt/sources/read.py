@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits
-from hellofmt.archive.read.file import open_archive
+from hellofmt.archive.read.open import open_archive
 from hellofmt.errors import UserInputError, did_you_mean, printable
 from hellofmt.sources.archived import is_archive, list_archive
 from hellofmt.sources.arrays import decoded

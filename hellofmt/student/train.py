@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from hellofmt.archive import HelloFile
+    from hellofmt.archive import Archive
     from hellofmt.projector import LoadedBase
     from hellofmt.runs.resume import Keeper
     from hellofmt.student.average import Average
@@ -293,7 +293,7 @@ def train_from_dataset(
 
 def train_from_archive(
     network: nn.Module,
-    source: str | os.PathLike[str] | HelloFile,
+    source: str | os.PathLike[str] | Archive,
     recipe: Recipe,
     *,
     steps: int,

@@ -19,12 +19,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from hellofmt.archive import (
-    ClassLine,
-    Dataset,
-    Draft,
-    write_archive,
-)
+from hellofmt.archive import ClassLine, Dataset, Draft, write_archive
 from hellofmt.loading import HelloDataset
 from hellofmt.projector import Projector, seeded_base
 from hellofmt_cli.main import hello

@@ -82,15 +82,13 @@ def test_the_zoo_is_no_smaller_than_promised():
     assert codes >= {
         *("E_MAGIC", "E_VERSION", "E_FEATURE", "E_TRUNCATED", "E_TRAILING", "E_DIGEST_ROOT"),
         *("E_DIGEST_INDEX", "E_DIGEST_MEMBER", "E_PADDING", "E_ZSTD", "E_IMAGE", "E_HEADER"),
-        *("E_NAME", "E_ORDER", "E_DUPLICATE", "E_JSON", "E_SCHEMA", "E_CODEC", "E_TENSOR"),
+        *("E_ORDER", "E_DUPLICATE", "E_JSON", "E_SCHEMA", "E_CODEC", "E_TENSOR"),
         *("E_RANK", "E_CLASSES", "E_INDEX"),
     }
 
 
-def one_line_of_ascii(text):
-    return (
-        text.count("\n") == 1 and text.endswith("\n") and text[:-1].isprintable() and text.isascii()
-    )
+def one_printable_line(text):
+    return text.count("\n") == 1 and text.endswith("\n") and text[:-1].isprintable()
 
 
 def test_the_command_gives_the_same_exit_and_one_line(tmp_path):
@@ -100,7 +98,7 @@ def test_the_command_gives_the_same_exit_and_one_line(tmp_path):
             continue
         path = file.write(tmp_path / "hostile.hello")
         result = runner.invoke(hello, ["verify", "--pixels", str(path)])
-        said = file.code in result.stderr and one_line_of_ascii(result.stderr)
+        said = file.code in result.stderr and one_printable_line(result.stderr)
         if result.exit_code != file.exit or not said or result.stdout:
             wrong.append((name, result.exit_code, result.stderr, result.stdout))
     assert wrong == []

@@ -11,13 +11,7 @@ import pytest
 import torch
 
 import hellofmt
-from hellofmt.archive import (
-    DEFAULT_LIMITS,
-    decode_image,
-    open_archive,
-    write_archive,
-    write_shards,
-)
+from hellofmt.archive import DEFAULT_LIMITS, decode_image, open_archive, write_archive, write_shards
 from hellofmt.errors import CorruptError, TrustError, UserInputError
 
 # Prints what webdataset gives; `make test-long` runs this file with the oldest one too.

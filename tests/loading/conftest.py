@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hellofmt.archive import (
-    Arch,
-    ClassLine,
-    Draft,
-    VisionArch,
-    write_archive,
-)
+from hellofmt.archive import Arch, ClassLine, Draft, VisionArch, write_archive
 from hellofmt.projector import Projector, seeded_base
 
 CLASSES = (ClassLine("n1", ("tench",)), ClassLine("n2", ("shark",)), ClassLine("n3", ("cock",)))

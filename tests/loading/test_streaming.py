@@ -33,8 +33,8 @@ from hellofmt.archive import (
     spool,
     stream,
 )
-from hellofmt.archive.read.set import write_shards
 from hellofmt.archive.read.stream import open_stream
+from hellofmt.archive.write.shards import write_shards
 from hellofmt.errors import CorruptError, HelloIOError
 from hellofmt.loading import HelloDataset, HelloLoader, HelloSampler, dataset
 

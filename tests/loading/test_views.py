@@ -13,12 +13,7 @@ from hypothesis import strategies as st
 
 from hellofmt.errors import UserInputError
 from hellofmt.loading.pixels import normalise, render
-from hellofmt.loading.views import (
-    mixed_labels,
-    partners,
-    plain_table,
-    view_table,
-)
+from hellofmt.loading.views import mixed_labels, partners, plain_table, view_table
 from hellofmt.rng import Stream, words
 from hellofmt_kernels import ViewColumn as Col
 from hellofmt_kernels import views as fused_views

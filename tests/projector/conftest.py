@@ -11,12 +11,7 @@ import pytest
 import torch
 
 from hellofmt.archive.format.classes import ClassLine
-from hellofmt.archive.format.manifest import (
-    Arch,
-    Preprocess,
-    TextArch,
-    VisionArch,
-)
+from hellofmt.archive.format.manifest import Arch, Preprocess, TextArch, VisionArch
 from hellofmt.projector import Encoder, LoadedBase, Projector, seeded_base
 
 VIT = builders.vit(16, 32, layers=2)

@@ -9,11 +9,7 @@ import torch
 
 from hellofmt.archive import Arch, VisionArch
 from hellofmt.projector import seeded_base
-from hellofmt.projector.serving import (
-    ServingEncoder,
-    fold_batch_norms_,
-    fold_normalisation_,
-)
+from hellofmt.projector.serving import ServingEncoder, fold_batch_norms_, fold_normalisation_
 
 ENTRANCE = builders.preprocess(
     32,

@@ -11,13 +11,7 @@ import pytest
 import torchvision
 from PIL import Image
 
-from hellofmt.archive import (
-    ClassLine,
-    encode_image,
-    open_archive,
-    read_class_lines,
-    verify_archive,
-)
+from hellofmt.archive import ClassLine, encode_image, open_archive, read_class_lines, verify_archive
 from hellofmt.archive.format.images import parse_image
 from hellofmt.errors import HelloIOError, LimitError, UserInputError
 from hellofmt.sources import pack_archive

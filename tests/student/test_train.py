@@ -11,11 +11,7 @@ from hellofmt.student.batches import ArrayBatches
 from hellofmt.student.evaluate import evaluate
 from hellofmt.student.networks import build_student
 from hellofmt.student.recipes import Recipe, recipe
-from hellofmt.student.train import (
-    loss_of,
-    optimiser_of,
-    train_student,
-)
+from hellofmt.student.train import loss_of, optimiser_of, train_student
 
 
 def softmax64(x):

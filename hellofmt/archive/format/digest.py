@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from hellofmt.archive.format.canonical import canonical
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from hellofmt.archive.format.manifest import Arch, Preprocess
-from hellofmt.archive.format.canonical import canonical
 
 __all__ = ["base_digest", "content_id", "set_id", "sha256", "tensors_digest"]
 

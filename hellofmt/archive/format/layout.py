@@ -9,12 +9,14 @@ they follow from the sizes, so holes and overlaps cannot be written down.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from hellofmt.errors import SpecError, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    import os
+
 
 __all__ = [
     "BLOCK",
@@ -87,11 +89,11 @@ def header(name: str, size: int) -> bytes:
         512 bytes.
 
     Raises:
-        SpecError: the name or the size does not fit a header (E_NAME, E_HEADER).
+        SpecError: the name or the size does not fit a header (E_HEADER).
     """
     if not (0 < len(name) < 100 and name.isascii() and name.isprintable()):
         raise SpecError.make(
-            "E_NAME", f"member name; expected 1 to 99 ASCII characters, got {printable(name)}"
+            "E_HEADER", f"member name; expected 1 to 99 ASCII characters, got {printable(name)}"
         )
     if not 0 <= size <= _MAX_SIZE:
         raise SpecError.make(
@@ -103,41 +105,29 @@ def header(name: str, size: int) -> bytes:
     return b"".join((raw, bytes(100 - len(raw)), _FIXED, digits, _MTIME, checksum, _TAIL))
 
 
-def describe_header(block: bytes, name: str, size: int, earlier: Container[str]) -> SpecError:
-    """The error for a header that is not ``header(name, size)``: which rule it breaks.
+def describe_header(block: bytes, name: str, size: int) -> SpecError:
+    """The error for a header that is not ``header(name, size)``.
 
     Args:
-        block: the 512 bytes found.
+        block: the 512 bytes of the file.
         name: member expected there.
         size: its expected size in bytes.
-        earlier: names of the members before it.
 
     Returns:
-        E_DUPLICATE for a member seen before, E_ORDER for one that belongs elsewhere, E_NAME for an
-        unknown name, E_HEADER for anything that is not a canonical header or has another size.
+        E_HEADER, which shows the name or the size that stands there instead, if it can be read.
     """
-    found, found_size = _read_header(block)
-    if found is None:
+    other, other_size = _read_header(block)
+    if other is None:
         at = next(
             (i for i, (a, b) in enumerate(zip(block, header(name, size), strict=False)) if a != b),
             len(block),
         )
-        return SpecError.make(
-            "E_HEADER",
-            f"not the canonical header of this member; differs at byte {at}",
-            member=name,
-        )
-    shown = printable(found)
-    if found == name:
-        return SpecError.make(
-            "E_HEADER", f"size in the header; expected {size}, got {found_size}", member=name
-        )
-    if found in earlier:
-        return SpecError.make("E_DUPLICATE", f"member {shown} stands here again", member=name)
-    place, _, rest = found.partition("/")
-    if place == "images" or (place == "__hello__" and rest in (*SECTION_ORDER, "manifest", "id")):
-        return SpecError.make("E_ORDER", f"expected this member, got {shown}", member=name)
-    return SpecError.make("E_NAME", f"expected this member, got {shown}", member=name)
+        fact = f"not the canonical header of this member; differs at byte {at}"
+    elif other == name:
+        fact = f"size in the header; expected {size}, got {other_size}"
+    else:
+        fact = f"expected this member, got {printable(other)}"
+    return SpecError.make("E_HEADER", fact, member=name)
 
 
 def _read_header(block: bytes) -> tuple[str | None, int]:
@@ -151,6 +141,16 @@ def _read_header(block: bytes) -> tuple[str | None, int]:
         # Only tells apart what is wrong with a header that is refused already.
         return None, 0
     return None, 0
+
+
+MOST_SHARDS: Final = 99_999
+"""Shards of a data set: their names have five digits."""
+
+
+def shard_path(target: str | os.PathLike[str], index: int, count: int) -> Path:
+    """``name-00003-of-00016.hello`` of ``name.hello``."""
+    path = Path(target)
+    return path.with_name(f"{path.stem}-{index:05d}-of-{count:05d}{path.suffix}")
 
 
 def section_member(section: str) -> str:

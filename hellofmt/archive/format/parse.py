@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import msgspec.inspect
 
+from hellofmt.archive.format.canonical import canonical, check_generic, parse_canonical
 from hellofmt.archive.format.layout import MANIFEST_MEMBER
-from hellofmt.archive.format.limits import (
-    MANIFEST_BYTES,
-    check_fixed,
-)
+from hellofmt.archive.format.limits import MANIFEST_BYTES, check_fixed
+from hellofmt.archive.format.manifest import KNOWN_FEATURES, KNOWN_MINOR, Manifest
+from hellofmt.archive.format.validate import Problem, validate_extras, validate_manifest
 from hellofmt.errors import NotHelloError, SpecError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-from hellofmt.archive.format.canonical import canonical, check_generic, parse_canonical
-from hellofmt.archive.format.manifest import KNOWN_FEATURES, KNOWN_MINOR, Manifest
-from hellofmt.archive.format.validate import Problem, validate_extras, validate_manifest
 
 __all__ = ["manifest_bytes", "parse_manifest"]
 

@@ -8,20 +8,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from msgspec import UNSET
 
+from hellofmt.archive.format.digest import base_digest
 from hellofmt.archive.format.layout import MANIFEST_MEMBER, SECTION_ORDER
-from hellofmt.archive.format.limits import (
-    IMAGE_SIDE,
-    TEXT_BYTES,
-    Limits,
-    check_fixed,
-    check_limit,
-)
+from hellofmt.archive.format.limits import IMAGE_SIDE, TEXT_BYTES, Limits, check_fixed, check_limit
+from hellofmt.archive.format.manifest import KNOWN_MINOR, Adapter, Base, Head, Manifest, Views
 from hellofmt.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-from hellofmt.archive.format.digest import base_digest
-from hellofmt.archive.format.manifest import KNOWN_MINOR, Adapter, Base, Head, Manifest, Views
 
 __all__ = [
     "EXTRAS_BYTES",

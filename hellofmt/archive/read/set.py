@@ -1,9 +1,9 @@
-"""A sharded data set: its files read as one archive, or written from one draft.
+"""A sharded data set: its files read as one archive.
 
 Each shard is a full archive. What makes them one is checked at opening: manifests equal in all that
 does not concern the images, no shard missing or given twice, rows that follow each other; and, once
-the index is read, labels sorted over all of them. ``HelloSet`` is a ``HelloFile`` in everything but
-where its bytes lie, so whatever reads an archive reads a set.
+the index is read, labels sorted over all of them. A ``HelloSet`` answers all that a ``HelloFile``
+does, from the files it holds, so whatever reads an archive reads a set.
 
 A single shard that is named exactly is opened as the archive it is, and a pattern never opens a
 part of a set: a training run on 15 of 16 files would look like any other.
@@ -12,30 +12,20 @@ part of a set: a training run on 15 of 16 files would look like any other.
 from __future__ import annotations
 
 import bisect
-import errno
 import json
-import os
-import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
 
 from hellofmt.archive.format.digest import set_id
-from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits, check_limit
+from hellofmt.archive.format.limits import Limits, check_limit
 from hellofmt.archive.format.manifest import UNSET, Images, Manifest, Shard
-from hellofmt.archive.read.file import HelloFile, check_expect
+from hellofmt.archive.read.archive import Archive
+from hellofmt.archive.read.checks import check_expect
 from hellofmt.archive.storage.source import display_name, is_url
-from hellofmt.errors import (
-    SpecError,
-    TrustError,
-    UserInputError,
-    printable,
-    target_exists,
-)
+from hellofmt.errors import SpecError, TrustError, UserInputError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -44,84 +34,17 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.classes import Classes
     from hellofmt.archive.format.index import Index
-    from hellofmt.archive.read.file import Access
+    from hellofmt.archive.read.file import Access, HelloFile
     from hellofmt.archive.storage.cache import DigestCache
     from hellofmt.archive.storage.source import Source
-    from hellofmt.archive.write.writer import Draft
 
-__all__ = ["HelloSet", "find_shards", "open_set", "shard_path", "write_shards"]
-
-_BRACES: Final = re.compile(r"(.*)\{([0-9]{1,9})\.\.([0-9]{1,9})\}([^{}]*)", re.DOTALL)
+__all__ = ["HelloSet", "open_set"]
 _OWN_KEYS: Final = ("shard", "images")
 _OWN_SECTIONS: Final = frozenset({"index", "pixels"})
-# Names have five digits.
-_MOST_SHARDS: Final = 99_999
 _THREADS: Final = 8
 
 
-def shard_path(target: str | os.PathLike[str], index: int, count: int) -> Path:
-    """``name-00003-of-00016.hello`` of ``name.hello``."""
-    path = Path(target)
-    return path.with_name(f"{path.stem}-{index:05d}-of-{count:05d}{path.suffix}")
-
-
-def find_shards(path: str | Sequence[str | os.PathLike[str]], access: Access) -> str | list[str]:
-    """The file or the files that a pattern or a list means.
-
-    Args:
-        path: a pattern with ``*``, ``?``, ``[...]`` or ``{00000..00015}``; or the names themselves.
-            In a URL only ``*`` and braces are a pattern.
-        access: for listing the files of a URL.
-
-    Returns:
-        The one file whose name this is, literally; else the files, at least one.
-
-    Raises:
-        FileNotFoundError: no file matches.
-        UserInputError: an empty list, or a pattern that cannot be listed (E_OPTION).
-    """
-    if not isinstance(path, str):
-        names = [os.fspath(name) for name in path]
-        if not names:
-            raise UserInputError.make("E_OPTION", "no files; expected those of a sharded data set")
-        return names
-    if not is_url(path) and os.path.lexists(path):
-        return path
-    braces = _BRACES.fullmatch(path)
-    if braces is not None:
-        return _expanded(path, *braces.groups())
-    if is_url(path):
-        return _listed(path, access) if "*" in path else path
-    # Path.glob takes no absolute patterns.
-    import glob
-
-    names = sorted(glob.glob(path))  # noqa: PTH207
-    if not names:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-    return names
-
-
-def _expanded(path: str, before: str, low: str, high: str, after: str) -> list[str]:
-    """``a-{00..03}-b`` written out."""
-    first, last = int(low), int(high)
-    if len(low) != len(high) or not first <= last < first + _MOST_SHARDS:
-        raise UserInputError.make(
-            "E_OPTION", f"`{printable(display_name(path))}`; expected digits like {{00000..00015}}"
-        )
-    return [f"{before}{number:0{len(low)}d}{after}" for number in range(first, last + 1)]
-
-
-def _listed(path: str, access: Access) -> list[str]:
-    """The URLs that match a URL with ``*``."""
-    from hellofmt.archive.storage.remote import list_urls
-
-    names = list_urls(path, access.storage_options)
-    if not names:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), display_name(path))
-    return names
-
-
-def open_set(names: Sequence[str], expect: str | None, limits: Limits, access: Access) -> HelloFile:
+def open_set(names: Sequence[str], expect: str | None, limits: Limits, access: Access) -> Archive:
     """Open the files of a sharded data set, in any order, as one archive.
 
     Args:
@@ -188,7 +111,7 @@ def _close_all(files: Sequence[HelloFile]) -> None:
         file.close()
 
 
-class HelloSet(HelloFile):
+class HelloSet(Archive):
     """The files of a sharded data set as one archive; see ``open_archive``.
 
     Rows are numbered over all shards, and so are image names. ``manifest`` is that of a shard with
@@ -201,9 +124,7 @@ class HelloSet(HelloFile):
         path: name of the first file and how many there are, for messages.
     """
 
-    def __init__(  # pyright: ignore[reportMissingSuperCall]
-        self, files: Sequence[HelloFile], limits: Limits, access: Access
-    ) -> None:
+    def __init__(self, files: Sequence[HelloFile], limits: Limits, access: Access) -> None:
         """Check that ``files`` are one complete set and take them over.
 
         Args:
@@ -307,9 +228,34 @@ class HelloSet(HelloFile):
         self._refuse("offset of the pixels")
 
     @property
+    def images_end(self) -> int:
+        """Refused: a set has no offsets."""
+        self._refuse("offset of the end")
+
+    @property
     def source(self) -> Source:
         """Refused: each shard has its own."""
         self._refuse("source")
+
+    @property
+    def storage_options(self) -> Mapping[str, Any]:
+        """What the storage of a URL was given."""
+        return self._access.storage_options
+
+    def check_image(self, row: int, block: bytes) -> bytes:
+        """The stored bytes of an image out of its member; see ``HelloFile.check_image``."""
+        self.row_of(row)
+        shard, local = self._place(row)
+        return self.shards[shard].check_image(local, block)
+
+    def checked(
+        self,
+        found: list[bytes],
+        ranges: list[tuple[int, int]],
+        check: Callable[[list[bytes]], bytes],
+    ) -> bytes:
+        """Refused: ranges lie in one shard."""
+        self._refuse("range of bytes")
 
     def _refuse(self, what: str) -> NoReturn:
         raise UserInputError.make(
@@ -318,7 +264,7 @@ class HelloSet(HelloFile):
 
     def image_name(self, row: int) -> str:
         """Name of an image, numbered over the whole set; see ``HelloFile.image_name``."""
-        self._images_and_index(row)
+        self.row_of(row)
         shard, local = self._place(row)
         return self.shards[shard].image_name(local)
 
@@ -332,7 +278,7 @@ class HelloSet(HelloFile):
         wanted: dict[int, list[int]] = {}
         places: list[tuple[int, int]] = []
         for row in map(int, rows):
-            self._images_and_index(row)
+            self.row_of(row)
             shard, local = self._place(row)
             places.append((shard, len(wanted.setdefault(shard, []))))
             wanted[shard].append(local)
@@ -361,7 +307,7 @@ class HelloSet(HelloFile):
         return _reopen_set, (names, self.id, self.limits, self._access)
 
 
-def _reopen_set(names: list[str], expect: str, limits: Limits, access: Access) -> HelloFile:
+def _reopen_set(names: list[str], expect: str, limits: Limits, access: Access) -> Archive:
     """What unpickling calls: the same set or an error."""
     return open_set(names, expect, limits, access)
 
@@ -489,71 +435,3 @@ def _joined(parts: Sequence[Index], manifest: Manifest) -> Index:
         column.flags.writeable = False
     check_labels(columns["label"], manifest)
     return Index(**columns)
-
-
-def write_shards(
-    target: str | os.PathLike[str],
-    draft: Draft,
-    count: int,
-    *,
-    force: bool = False,
-    limits: Limits = DEFAULT_LIMITS,
-    progress: Callable[[int, int], None] | None = None,
-) -> str:
-    """Write ``draft`` as ``count`` archives ``name-00000-of-00016.hello`` beside each other.
-
-    Each file appears complete or not at all; if one cannot be written, those that were written
-    before it are removed again, unless they replaced others.
-
-    Args:
-        target: ``name.hello``, which itself is not written.
-        draft: what to write, with at least ``count`` images.
-        count: number of files; they differ by at most one image.
-        force: replace files that are there.
-        limits: of each file.
-        progress: called with images written and images in all.
-
-    Returns:
-        The id of the set.
-
-    Raises:
-        UserInputError: the draft cannot be archives (E_DATA), or has fewer images than files
-            (E_OPTION).
-        HelloIOError: a target exists (E_TARGET) or cannot be written.
-        HelloError: see ``write_archive``.
-        OSError: an image cannot be read, or a directory not be written.
-    """
-    from hellofmt.archive.write.writer import ImageSet, plan_images, write_archive
-
-    whole = draft.images
-    if whole is None:
-        raise UserInputError.make("E_OPTION", "no images; expected images to spread over shards")
-    total = len(whole.items)
-    if not 1 <= count <= min(total, _MOST_SHARDS):
-        text = f"expected 1 to {total}, got {count}"
-        raise UserInputError.make("E_OPTION", text, argument="shards")
-    paths = [shard_path(target, index, count) for index in range(count)]
-    taken = [path for path in paths if os.path.lexists(path)]
-    if taken and not force:
-        raise target_exists(taken[0])
-    items = sorted(whole.items, key=lambda item: item.label)
-    dataset, layout = plan_images(draft, limits)
-    draft = replace(draft, dataset=dataset)
-    ids: list[str] = []
-    written: list[Path] = []
-    try:
-        for index, path in enumerate(paths):
-            first, end = index * total // count, (index + 1) * total // count
-            images = ImageSet(whole.codec, items[first:end], layout)
-            shard = Shard(count=count, first=first, index=index, total=total)
-            part = replace(draft, images=images, shard=shard)
-            ids.append(write_archive(path, part, force=force, limits=limits, progress=None))
-            if path not in taken:
-                written.append(path)
-            if progress is not None:
-                progress(end, total)
-    except BaseException:
-        for path in written:
-            path.unlink(missing_ok=True)
-        raise
-    return set_id(ids)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         Ed25519PublicKey,
     )
 
-    from hellofmt.archive.read.file import HelloFile
+    from hellofmt.archive.read.archive import Archive
 
 __all__ = ["Signature", "create_key", "sign_archive", "signature_path", "verify_signature"]
 
@@ -133,7 +133,7 @@ def sign_archive(
         UserInputError: E_OPTION, not an Ed25519 key, or the package ``cryptography`` is missing.
         OSError: a file is missing or cannot be written.
     """
-    from hellofmt.archive.read.file import open_archive
+    from hellofmt.archive.read.open import open_archive
     from hellofmt.archive.read.verify import verify_archive
 
     signer = _private_key(Path(key))
@@ -159,7 +159,7 @@ def sign_archive(
 
 
 def verify_signature(
-    file: HelloFile,
+    file: Archive,
     key: str | os.PathLike[str],
     *,
     signature: str | os.PathLike[str] | None = None,
@@ -236,7 +236,7 @@ def _check_version(version: str, least: str) -> None:
         )
 
 
-def _message(file: HelloFile) -> bytes:
+def _message(file: Archive) -> bytes:
     """What is signed: domain, id, name and version, one per line, without a last line end."""
     dataset = file.manifest.dataset
     return "\n".join((_DOMAIN, file.id, dataset.name, dataset.version)).encode()
@@ -252,7 +252,7 @@ def _read_signature(path: Path) -> Signature:
         return _parse_signature(stream.read(_MAX_BYTES + 1))
 
 
-def _fetch_signature(file: HelloFile) -> Signature:
+def _fetch_signature(file: Archive) -> Signature:
     """Read and parse the signature beside an archive behind a URL."""
     from hellofmt.archive.storage.remote import open_source
 

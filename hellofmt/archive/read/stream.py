@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hellofmt.archive.format.index import Index
-    from hellofmt.archive.read.file import HelloFile
+    from hellofmt.archive.read.archive import Archive
     from hellofmt.archive.storage.cache import DigestCache
 
 __all__ = ["ImageStream", "open_stream"]
@@ -59,7 +59,7 @@ _LOOK_SECONDS: Final = 0.01
 _PATIENCE_SECONDS: Final = 60.0
 
 
-def open_stream(file: HelloFile) -> ImageStream | None:
+def open_stream(file: Archive) -> ImageStream | None:
     """A stream of the images of ``file``; None if all of them are local, or there are none.
 
     Args:
@@ -98,7 +98,7 @@ class _Store(Protocol):
 
 
 class _Folder:
-    """The cache folder, by row; ``HelloFile.read_images`` puts into it by itself."""
+    """The cache folder, by row; ``Archive.read_images`` puts into it by itself."""
 
     is_named = True
 
@@ -163,7 +163,7 @@ class ImageStream:
     Usable from threads and forked workers at once. Pickles as its archive.
     """
 
-    def __init__(self, file: HelloFile, index: Index) -> None:
+    def __init__(self, file: Archive, index: Index) -> None:
         """Plan the pages of ``file``; nothing is fetched yet. Use ``open_stream``."""
         self._file = file
         self._index = index
@@ -218,7 +218,7 @@ class ImageStream:
             self._start(desk)
 
     def read(self, rows: Sequence[int]) -> list[bytes]:
-        """The stored bytes of many images, verified; see ``HelloFile.read_images``.
+        """The stored bytes of many images, verified; see ``Archive.read_images``.
 
         Args:
             rows: each 0 <= row < len(file), in any order, also more than once.
@@ -227,7 +227,7 @@ class ImageStream:
             One file per row.
 
         Raises:
-            HelloError: as ``HelloFile.read_images``.
+            HelloError: as ``Archive.read_images``.
             OSError: the file is gone, or access to it was withdrawn.
         """
         found: dict[int, bytes] = {}

@@ -13,23 +13,12 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from hellofmt.archive.format.layout import (
-    BLOCK,
-    TRAILER,
-    ZIP_END,
-    ZIP_TAIL,
-    section_member,
-)
+from hellofmt.archive.format.layout import BLOCK, TRAILER, ZIP_END, ZIP_TAIL, section_member
 from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits
 from hellofmt.archive.format.manifest import UNSET
 from hellofmt.archive.parallel import map_ordered
-from hellofmt.archive.read.file import (
-    HelloFile,
-    check_dimensions,
-    check_image_digest,
-    check_section_digest,
-    open_archive,
-)
+from hellofmt.archive.read.checks import check_dimensions, check_image_digest, check_section_digest
+from hellofmt.archive.read.open import open_archive
 from hellofmt.errors import CorruptError, HelloError, SpecError, UserInputError
 
 if TYPE_CHECKING:
@@ -37,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
 
     from hellofmt.archive.format.index import Index
+    from hellofmt.archive.read.archive import Archive
 
 __all__ = ["VerifyReport", "verify_archive", "verify_copy"]
 
@@ -93,7 +83,7 @@ def verify_archive(
 
     Raises:
         OSError: missing, a directory, not permitted.
-        HelloError: the first fault in file order; see ``open_archive`` and ``HelloFile``.
+        HelloError: the first fault in file order; see ``open_archive`` and ``Archive``.
         UserInputError: another level, or ``pixels`` without ``full`` (E_OPTION).
     """
     if level not in ("full", "fast") or (pixels and level == "fast"):
@@ -130,7 +120,7 @@ def verify_copy(path: str | os.PathLike[str], expect: str, limits: Limits) -> No
 
 
 def _verify_set(
-    file: HelloFile,
+    file: Archive,
     level: str,
     pinned: list[str],
     progress: Callable[[int, int], None] | None,
@@ -160,7 +150,7 @@ def _verify_set(
 
 
 def _verify(
-    file: HelloFile,
+    file: Archive,
     level: str,
     pinned: list[str],
     progress: Callable[[int, int], None] | None,
@@ -205,7 +195,7 @@ def _verify(
     )
 
 
-def _verify_files(file: HelloFile, index: Index, *, contents: bool) -> Generator[int]:
+def _verify_files(file: Archive, index: Index, *, contents: bool) -> Generator[int]:
     """Verify image after image; yields each row once it holds."""
     from hellofmt.archive.format.rows import cut_windows, padded_rows
 
@@ -225,11 +215,11 @@ def _verify_files(file: HelloFile, index: Index, *, contents: bool) -> Generator
             yield from rows
 
 
-def _check_window(file: HelloFile, index: Index, rows: tuple[int, int], *, contents: bool) -> None:
+def _check_window(file: Archive, index: Index, rows: tuple[int, int], *, contents: bool) -> None:
     """Verify neighbouring images.
 
     What holds is found for all rows at once; only a row that does not is looked at by
-    ``HelloFile.check_image``, which knows what to say.
+    ``Archive.check_image``, which knows what to say.
 
     Raises:
         HelloError: of the first row that does not hold.
@@ -280,7 +270,7 @@ def _check_window(file: HelloFile, index: Index, rows: tuple[int, int], *, conte
             check_dimensions(shape, height, width, file.image_name(row))
 
 
-def _check_member(file: HelloFile, row: int, block: bytes, offset: int) -> bytes:
+def _check_member(file: Archive, row: int, block: bytes, offset: int) -> bytes:
     """The image out of a member that does not hold, if it was an accident on the way."""
 
     def check(found: list[bytes]) -> bytes:
@@ -289,7 +279,7 @@ def _check_member(file: HelloFile, row: int, block: bytes, offset: int) -> bytes
     return file.checked([block], [(offset, len(block))], check)
 
 
-def _verify_packed(file: HelloFile, index: Index) -> Generator[int]:
+def _verify_packed(file: Archive, index: Index) -> Generator[int]:
     """Verify the pixels section and every row in it, without holding it in memory."""
     section = next(s for s in file.manifest.sections if s.name == "pixels")
     start, end = file.section_offset("pixels"), file.section_offset("pixels") + section.size
@@ -318,7 +308,7 @@ def _verify_packed(file: HelloFile, index: Index) -> Generator[int]:
     check_section_digest("sha256:" + whole.hexdigest(), section.digest, section_member("pixels"))
 
 
-def _verify_end(file: HelloFile) -> None:
+def _verify_end(file: Archive) -> None:
     """The two zero blocks, and no ZIP archive that ends where this file ends."""
     place = file.images_end, len(TRAILER)
 
@@ -347,7 +337,7 @@ def find_zip_end(source: Any) -> int | None:
     return None if at < 0 else source.size - size + at
 
 
-def member_at(file: HelloFile, offset: int) -> str:
+def member_at(file: Archive, offset: int) -> str:
     """Name of the member whose bytes lie at ``offset`` of the file."""
     name = "__hello__/manifest"
     for section in file.section_sizes():

@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from hellofmt.archive import HelloFile
+    from hellofmt.archive import Archive
 
 __all__ = ["base_of"]
 
 
-def base_of(file: HelloFile, base: str | Path | LoadedBase | nn.Module | None = None) -> LoadedBase:
+def base_of(file: Archive, base: str | Path | LoadedBase | nn.Module | None = None) -> LoadedBase:
     """The base that ``file`` pins, checked against its digests.
 
     Args:

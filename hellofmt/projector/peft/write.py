@@ -14,13 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hellofmt.archive.storage.local_files import new_directory
-from hellofmt.projector.peft.config import (
-    CONFIG_NAME,
-    WEIGHTS_NAME,
-    MhaFix,
-    is_doubled,
-    refusal,
-)
+from hellofmt.projector.peft.config import CONFIG_NAME, WEIGHTS_NAME, MhaFix, is_doubled, refusal
 
 if TYPE_CHECKING:
     import os

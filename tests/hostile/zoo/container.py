@@ -213,38 +213,38 @@ def gnu_long_name_first():
 
 
 for what, name, code in (
-    ("absolute", b"/images/0000/000000.png", "E_NAME"),
-    ("parent", b"../images/0000/0000000.png", "E_NAME"),
-    ("parent_inside", b"images/../../etc/passwd", "E_ORDER"),
-    ("double_slash", b"images//0000/000000.png", "E_ORDER"),
-    ("dot", b"./images/0000/000000.png", "E_NAME"),
+    ("absolute", b"/images/0000/000000.png", "E_HEADER"),
+    ("parent", b"../images/0000/0000000.png", "E_HEADER"),
+    ("parent_inside", b"images/../../etc/passwd", "E_HEADER"),
+    ("double_slash", b"images//0000/000000.png", "E_HEADER"),
+    ("dot", b"./images/0000/000000.png", "E_HEADER"),
     ("inner_nul", b"images/0000/000000.png\0.exe", "E_HEADER"),
     ("inner_nul_early", b"images\0/0000/000000.png", "E_HEADER"),
-    ("upper_case", b"IMAGES/0000/000000.PNG", "E_NAME"),
-    ("upper_extension", b"images/0000/000000.PNG", "E_ORDER"),
+    ("upper_case", b"IMAGES/0000/000000.PNG", "E_HEADER"),
+    ("upper_extension", b"images/0000/000000.PNG", "E_HEADER"),
     ("unicode", "images/0000/00000\u0660.png".encode(), "E_HEADER"),
     ("latin_1", b"images/0000/00000\xe9.png", "E_HEADER"),
     ("unterminated", b"images/0000/" + b"0" * 84 + b".png", "E_HEADER"),
-    ("windows_device", b"con.png", "E_NAME"),
-    ("windows_device_inside", b"images/0000/con.png", "E_ORDER"),
-    ("windows_drive", b"C:\\images\\000000.png", "E_NAME"),
-    ("windows_slashes", b"images\\0000\\000000.png", "E_NAME"),
-    ("windows_stream", b"images/0000/000000.png:x", "E_ORDER"),
-    ("trailing_slash", b"images/0000/000000.png/", "E_ORDER"),
-    ("trailing_space", b"images/0000/000000.png ", "E_ORDER"),
-    ("trailing_dot", b"images/0000/000000.png.", "E_ORDER"),
-    ("pickle", b"images/0000/000000.pyd", "E_ORDER"),
-    ("torch_pickle", b"images/0000/000000.pth", "E_ORDER"),
-    ("another_row", b"images/0000/000007.png", "E_ORDER"),
-    ("another_class", b"images/0001/000000.png", "E_ORDER"),
-    ("short_digits", b"images/0/0.png", "E_ORDER"),
+    ("windows_device", b"con.png", "E_HEADER"),
+    ("windows_device_inside", b"images/0000/con.png", "E_HEADER"),
+    ("windows_drive", b"C:\\images\\000000.png", "E_HEADER"),
+    ("windows_slashes", b"images\\0000\\000000.png", "E_HEADER"),
+    ("windows_stream", b"images/0000/000000.png:x", "E_HEADER"),
+    ("trailing_slash", b"images/0000/000000.png/", "E_HEADER"),
+    ("trailing_space", b"images/0000/000000.png ", "E_HEADER"),
+    ("trailing_dot", b"images/0000/000000.png.", "E_HEADER"),
+    ("pickle", b"images/0000/000000.pyd", "E_HEADER"),
+    ("torch_pickle", b"images/0000/000000.pth", "E_HEADER"),
+    ("another_row", b"images/0000/000007.png", "E_HEADER"),
+    ("another_class", b"images/0001/000000.png", "E_HEADER"),
+    ("short_digits", b"images/0/0.png", "E_HEADER"),
     ("empty", b"", "E_HEADER"),
     ("escape_sequence", b"\x1b]0;pwned\x07", "E_HEADER"),
     ("line_feed", b"images/0000/000000.png\n", "E_HEADER"),
-    ("home", b"~/.bashrc", "E_NAME"),
-    ("proc", b"/proc/self/mem", "E_NAME"),
-    ("manifest", b"__hello__/manifest", "E_DUPLICATE"),
-    ("unknown_section", b"__hello__/evil", "E_NAME"),
+    ("home", b"~/.bashrc", "E_HEADER"),
+    ("proc", b"/proc/self/mem", "E_HEADER"),
+    ("manifest", b"__hello__/manifest", "E_HEADER"),
+    ("unknown_section", b"__hello__/evil", "E_HEADER"),
 ):
     add(
         f"name_{what}",
@@ -254,7 +254,7 @@ for what, name, code in (
     )
 
 
-@container("E_ORDER")
+@container("E_HEADER")
 def sections_swapped_in_the_file():
     kit = images_only()
     body = kit.body()
@@ -268,7 +268,7 @@ def sections_swapped_in_file_and_manifest():
     return kit.build()
 
 
-@container("E_ORDER")
+@container("E_HEADER")
 def pictures_swapped():
     kit = images_only()
     body = kit.body()
@@ -276,14 +276,14 @@ def pictures_swapped():
     return kit.build(body=body)
 
 
-@container("E_ORDER")
+@container("E_HEADER")
 def pictures_before_sections():
     kit = images_only()
     body = kit.body()
     return kit.build(body=body[2:] + body[:2])
 
 
-@container("E_ORDER")
+@container("E_HEADER")
 def id_after_the_sections():
     data = valid()
     at, _ = place(data, ID)
@@ -301,7 +301,7 @@ def section_twice_in_the_manifest():
     return kit.build(head, [*body[:2], body[1], *body[2:]])
 
 
-@container("E_DUPLICATE")
+@container("E_HEADER")
 def picture_twice():
     kit = images_only()
     kit.rows[1] = kit.rows[0]
@@ -311,7 +311,7 @@ def picture_twice():
     return kit.build(body=body)
 
 
-@container("E_DUPLICATE")
+@container("E_HEADER")
 def section_twice_in_the_file():
     kit = projector()
     kit.files["license"] = kit.files["card"]
@@ -350,7 +350,7 @@ def picture_missing():
     return kit.build(body=kit.body()[:-1])
 
 
-@container("E_NAME")
+@container("E_HEADER")
 def picture_replaced_by_a_stranger():
     kit = images_only()
     return kit.build(body=[*kit.body()[:-1], member("etc/passwd", png(level=0))])

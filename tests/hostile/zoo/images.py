@@ -4,18 +4,7 @@ import struct
 import zlib
 from functools import partial
 
-from zoo.parts import (
-    PNG,
-    add,
-    chunk,
-    hostile,
-    ihdr,
-    images_only,
-    pillow,
-    png,
-    rows_of,
-    with_images,
-)
+from zoo.parts import PNG, add, chunk, hostile, ihdr, images_only, pillow, png, rows_of, with_images
 
 image = partial(hostile, "images")
 

@@ -30,7 +30,6 @@ EXITS = {
     "E_ZSTD": ("CorruptError", 4),
     "E_IMAGE": ("CorruptError", 4),
     "E_HEADER": ("SpecError", 5),
-    "E_NAME": ("SpecError", 5),
     "E_ORDER": ("SpecError", 5),
     "E_DUPLICATE": ("SpecError", 5),
     "E_JSON": ("SpecError", 5),

@@ -1,0 +1,242 @@
+"""What a file and a sharded set answer alike: images by row, with the checks before each byte."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Self
+
+from hellofmt.archive.format.classes import Classes
+from hellofmt.archive.format.manifest import UNSET, Images, Manifest
+from hellofmt.archive.read.checks import check_dimensions
+from hellofmt.errors import UserInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from hellofmt.archive.format.classes import Classes
+    from hellofmt.archive.format.index import Index
+    from hellofmt.archive.format.limits import Limits
+    from hellofmt.archive.storage.cache import DigestCache
+    from hellofmt.archive.storage.source import Source
+
+__all__ = ["Archive"]
+
+
+class Archive(ABC):
+    """An open archive, one file or a set of shards: read-only, usable from threads and workers.
+
+    Attributes:
+        path: what it was opened by.
+        id: ``sha256:...``, which fixes every byte.
+        manifest: what the archive says of itself.
+        extras: free text under ``x_`` keys, never interpreted.
+        limits: what it was opened with.
+        size_bytes: length of the file, or of all files.
+    """
+
+    path: str
+    id: str
+    manifest: Manifest
+    extras: Mapping[str, str]
+    limits: Limits
+    size_bytes: int
+
+    @property
+    @abstractmethod
+    def shards(self) -> Sequence[Archive]:
+        """The files of a sharded set in order; of a single file, shard or not, itself."""
+
+    @property
+    @abstractmethod
+    def storage_options(self) -> Mapping[str, Any]:
+        """What the storage of a URL was given."""
+
+    @property
+    @abstractmethod
+    def cache(self) -> DigestCache | None:
+        """What keeps the bytes that came over a network; None for a local file, or without one."""
+
+    @property
+    @abstractmethod
+    def source(self) -> Source:
+        """Where the bytes come from."""
+
+    @property
+    @abstractmethod
+    def manifest_bytes(self) -> bytes:
+        """The manifest as it is stored, with the keys of a newer version that this one ignores."""
+
+    @property
+    @abstractmethod
+    def content_id(self) -> str:
+        """What stays equal when files are only compressed anew; never a pin."""
+
+    @property
+    @abstractmethod
+    def classes(self) -> Classes:
+        """The classes, in label order; read and verified at first use."""
+
+    @property
+    @abstractmethod
+    def index(self) -> Index | None:
+        """The images, row by row; None without images; read and verified at first use."""
+
+    @property
+    @abstractmethod
+    def pixels_start(self) -> int:
+        """Byte offset of the first pixel of a packed archive."""
+
+    @property
+    @abstractmethod
+    def images_end(self) -> int:
+        """Byte offset of what follows the last image."""
+
+    @abstractmethod
+    def has_section(self, name: str) -> bool:
+        """Whether there is a section called ``name``."""
+
+    @abstractmethod
+    def section_sizes(self) -> dict[str, int]:
+        """Stored bytes per section, in file order, without headers and padding."""
+
+    @abstractmethod
+    def section_offset(self, name: str) -> int:
+        """Byte offset of a section's payload."""
+
+    @abstractmethod
+    def section(self, name: str) -> bytes:
+        """The raw bytes of a section: digest, compression and content checked."""
+
+    @abstractmethod
+    def tensors(self, name: str) -> dict[str, NDArray[Any]]:
+        """The tensors of a section as NumPy arrays; BF16 as float32, which is exact."""
+
+    @abstractmethod
+    def image_name(self, row: int) -> str:
+        """Name of an image: ``images/<label>/<number>.<extension>``."""
+
+    @abstractmethod
+    def read_images(self, rows: Sequence[int], *, exact: bool = False) -> list[bytes]:
+        """The stored bytes of many images, verified; neighbours in one read."""
+
+    @abstractmethod
+    def check_image(self, row: int, block: bytes) -> bytes:
+        """The stored bytes of an image out of its member, header, digest and padding verified."""
+
+    @abstractmethod
+    def checked(
+        self,
+        found: list[bytes],
+        ranges: list[tuple[int, int]],
+        check: Callable[[list[bytes]], bytes],
+    ) -> bytes:
+        """What ``check`` makes of bytes; remote ones that it refuses are fetched once more."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close every file; reading afterwards is a ``HelloIOError``."""
+
+    def __len__(self) -> int:
+        """Number of images; 0 without."""
+        return 0 if self.manifest.images is UNSET else self.manifest.images.count
+
+    def row_of(self, row: int) -> tuple[Images, Index]:
+        """What the manifest says of the images, and their index, if there is a row ``row``.
+
+        Raises:
+            UserInputError: no images, or no such row (E_OPTION).
+        """
+        images, index = self.manifest.images, self.index
+        if images is UNSET or index is None:
+            raise UserInputError.make("E_OPTION", "the archive has no images")
+        if not 0 <= row < images.count:
+            raise UserInputError.make(
+                "E_OPTION", f"row; expected 0 to {images.count - 1}, got {row}"
+            )
+        return images, index
+
+    def read_image(self, row: int) -> bytes:
+        """The stored bytes of an image, header, digest and padding verified.
+
+        Args:
+            row: 0 <= row < ``len(self)``.
+
+        Returns:
+            The file; of a packed archive its pixels, row by row.
+
+        Raises:
+            CorruptError: changed (E_DIGEST_MEMBER, E_PADDING).
+            SpecError: not its header (E_HEADER).
+            HelloIOError: reading failed.
+            UserInputError: no such row (E_OPTION).
+        """
+        return self.read_images([row])[0]
+
+    def decode_image(self, row: int) -> NDArray[np.uint8]:
+        """The pixels of an image, verified before they are decoded.
+
+        Args:
+            row: 0 <= row < ``len(self)``.
+
+        Returns:
+            uint8 (H, W, 3) RGB; grey is replicated.
+
+        Raises:
+            CorruptError: changed, or cannot be decoded (E_DIGEST_MEMBER, E_IMAGE, E_PADDING).
+            SpecError: outside the codec's profile, or of other dimensions than the index states.
+            LimitError: above the limits.
+            HelloIOError: reading failed.
+            UserInputError: no such row (E_OPTION).
+        """
+        return self.decode_images([row])[0]
+
+    def decode_images(self, rows: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """The pixels of many images, neighbours in one read; see ``decode_image``.
+
+        Args:
+            rows: each 0 <= row < ``len(self)``.
+
+        Returns:
+            uint8 (H, W, 3) RGB per row.
+
+        Raises:
+            HelloError: as ``decode_image``, for the first row that fails.
+        """
+        files = self.read_images(rows)
+        return [self.decode_bytes(int(row), data) for row, data in zip(rows, files, strict=True)]
+
+    def decode_bytes(self, row: int, data: bytes) -> NDArray[np.uint8]:
+        """The pixels of an image whose bytes were read, and so verified, before.
+
+        Args:
+            row: 0 <= row < ``len(self)``.
+            data: as ``read_image`` gives them.
+
+        Returns:
+            uint8 (H, W, 3) RGB; grey is replicated.
+
+        Raises:
+            HelloError: as ``decode_image``, but for reading.
+        """
+        import numpy as np
+
+        from hellofmt.archive.format.images import decode_image, parse_image
+
+        images, index = self.row_of(row)
+        name = self.image_name(row)
+        if images.shape is not UNSET:
+            pixels = np.frombuffer(data, np.uint8).reshape(images.shape)
+        else:
+            shape = parse_image(data, images.codec, member=name)
+            check_dimensions(shape, int(index.height[row]), int(index.width[row]), name)
+            pixels = decode_image(data, images.codec, self.limits, member=name)
+        return pixels.repeat(3, axis=2) if pixels.shape[2] == 1 else pixels
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

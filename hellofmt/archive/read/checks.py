@@ -1,0 +1,92 @@
+"""Refusals that several readers share: pins, padding, digests, dimensions and text."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any
+
+from hellofmt.errors import CorruptError, SpecError, UserInputError, printable
+
+
+def check_expect(expect: str | None) -> None:
+    """Refuse a pin that is none.
+
+    Raises:
+        UserInputError: E_OPTION.
+    """
+    if expect is not None and re.fullmatch(r"sha256:[0-9a-f]{64}", expect) is None:
+        raise UserInputError.make(
+            "E_OPTION",
+            f"expected sha256: and 64 hex digits, got {printable(expect, 80)}",
+            argument="expect",
+        )
+
+
+def check_padding(found: bytes | memoryview, member: str, offset: int) -> None:
+    """Refuse padding that is not zero.
+
+    Raises:
+        CorruptError: E_PADDING.
+    """
+    if bytes(found).strip(b"\0"):
+        raise CorruptError.make(
+            "E_PADDING", "bytes after the payload; expected zeros", member=member, offset=offset
+        )
+
+
+def check_section_digest(found: str, wanted: str, member: str) -> None:
+    """Refuse a section whose bytes changed.
+
+    Raises:
+        CorruptError: E_DIGEST_INDEX.
+    """
+    if found != wanted:
+        raise CorruptError.make(
+            "E_DIGEST_INDEX", f"digest differs; expected {wanted}, got {found}", member=member
+        )
+
+
+def check_image_digest(data: bytes | memoryview, wanted: bytes, name: str, offset: int) -> None:
+    """Refuse an image whose bytes changed.
+
+    Raises:
+        CorruptError: E_DIGEST_MEMBER.
+    """
+    found = hashlib.sha256(data).digest()
+    if found != wanted:
+        raise CorruptError.make(
+            "E_DIGEST_MEMBER",
+            f"digest differs; expected {wanted.hex()}, got {found.hex()}",
+            member=name,
+            offset=offset,
+        )
+
+
+def check_dimensions(shape: Any, height: int, width: int, name: str) -> None:
+    """Refuse an image of other dimensions than the index states.
+
+    Raises:
+        SpecError: E_INDEX.
+    """
+    if (shape.height, shape.width) != (height, width):
+        raise SpecError.make(
+            "E_INDEX",
+            f"the image is {shape.height} x {shape.width} pixels; the index states "
+            f"{height} x {width}",
+            member=name,
+        )
+
+
+def check_text(raw: bytes, member: str) -> None:
+    """Refuse a text section that is not UTF-8.
+
+    Raises:
+        SpecError: E_SCHEMA.
+    """
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SpecError.make(
+            "E_SCHEMA", f"not UTF-8 at byte {error.start}", member=member
+        ) from None

@@ -1,0 +1,91 @@
+"""The first members of a file: the manifest, matched by the ``id`` member."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING, Final
+
+from hellofmt.archive.format.layout import (
+    BLOCK,
+    ID_MEMBER,
+    ID_SIZE,
+    MAGIC,
+    MANIFEST_MEMBER,
+    describe_header,
+    header,
+    padded,
+)
+from hellofmt.archive.format.limits import MANIFEST_BYTES, check_fixed
+from hellofmt.archive.read.checks import check_padding
+from hellofmt.errors import CorruptError, NotHelloError, printable
+
+if TYPE_CHECKING:
+    from hellofmt.archive.storage.source import Source
+
+SHORTEST: Final = 4 * BLOCK
+
+
+def read_manifest(head: bytes, source: Source) -> bytes:
+    """The manifest's bytes, matched by the ``id`` member.
+
+    Args:
+        head: the first bytes of the file.
+        source: the rest.
+
+    Raises:
+        NotHelloError: E_MAGIC.
+        CorruptError: E_TRUNCATED, E_PADDING, E_DIGEST_ROOT.
+        SpecError: E_HEADER.
+        LimitError: E_LIMIT_MANIFEST.
+    """
+    found = head[: len(MAGIC)]
+    if not found or found != MAGIC[: len(found)]:
+        what = f"got {printable(found)}" if found else "the file is empty"
+        raise NotHelloError.make(
+            "E_MAGIC",
+            f"not a .hello archive; expected the file to begin with {MANIFEST_MEMBER}, {what}",
+        )
+    if source.size < SHORTEST:
+        raise CorruptError.make(
+            "E_TRUNCATED",
+            f"the file is cut; the shortest archive has {SHORTEST} bytes, got {source.size}",
+            offset=source.size,
+        )
+    block = head[:BLOCK]
+    size = _stated_size(block)
+    if block != header(MANIFEST_MEMBER, size):
+        raise describe_header(block, MANIFEST_MEMBER, size)
+    check_fixed("manifest", size, MANIFEST_BYTES, member=MANIFEST_MEMBER)
+    id_at = BLOCK + padded(size)
+    end = id_at + 2 * BLOCK
+    if end > source.size:
+        raise CorruptError.make(
+            "E_TRUNCATED",
+            f"the file is cut; manifest and id need {end} bytes, got {source.size}",
+            offset=source.size,
+        )
+    if end > len(head):
+        head = head + source.read(len(head), end - len(head))
+    data = head[BLOCK : BLOCK + size]
+    check_padding(head[BLOCK + size : id_at], MANIFEST_MEMBER, BLOCK + size)
+    block = head[id_at : id_at + BLOCK]
+    if block != header(ID_MEMBER, ID_SIZE):
+        raise describe_header(block, ID_MEMBER, ID_SIZE)
+    digits = hashlib.sha256(data).hexdigest().encode("ascii") + b"\n"
+    stored = head[id_at + BLOCK : id_at + BLOCK + ID_SIZE]
+    if stored != digits:
+        raise CorruptError.make(
+            "E_DIGEST_ROOT",
+            f"digest of the manifest; expected {printable(stored, 80)}, "
+            f"got {digits[:64].decode('ascii')}",
+            member=MANIFEST_MEMBER,
+        )
+    check_padding(head[id_at + BLOCK + ID_SIZE : end], ID_MEMBER, id_at + BLOCK + ID_SIZE)
+    return data
+
+
+def _stated_size(block: bytes) -> int:
+    """The size in a header that is about to be compared with its one form; 0 if unreadable."""
+    digits = block[124:135]
+    return int(digits, 8) if re.fullmatch(rb"[0-7]{11}", digits) else 0
