@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from hellofmt.archive.format.canonical import decimal_value
 from hellofmt.archive.format.manifest import UNSET
@@ -211,12 +211,14 @@ class HelloDataset(Dataset[Any]):
             self._images = ArchiveImages(self.file)
         else:
             self._images = GivenImages(images, self.classes, needs_class=labels == "hard")
+        # -1: nobody said which epoch it is.
+        self._epoch = torch.full((1,), -1, dtype=torch.int64).share_memory_()
+        count = self._images.heights.size
+        self._served = torch.zeros(count, dtype=torch.int32).share_memory_()
+        self._counting_process = os.getpid()
         if stored is not None:
             self.stored = stored if isinstance(stored, StoredLabels) else StoredLabels(stored)
             self.stored.check(self)
-        # -1: nobody said which epoch it is.
-        self._epoch = torch.full((1,), -1, dtype=torch.int64).share_memory_()
-        self._served = torch.zeros(len(self), dtype=torch.int32).share_memory_()
         # Of the process that started this one, for workers that are spawned and belong to no group.
         self._parent = Place(0, 1)
         self._has_warned = False
@@ -246,8 +248,20 @@ class HelloDataset(Dataset[Any]):
         self._served.share_memory_()
         self._forget()
 
+    def _own_counters(self) -> None:
+        """Leave the counters to the process that this one was forked or spawned by.
+
+        Its loaders' workers share them, but ranks must not: each goes through an epoch by itself.
+        """
+        if self._counting_process != os.getpid() and get_worker_info() is None:
+            self._counting_process = os.getpid()
+            self._epoch = self._epoch.clone().share_memory_()
+            self._served = self._served.clone().share_memory_()
+
     def __len__(self) -> int:
         """Number of images."""
+        # Every sampler asks for it, in the process that starts the workers.
+        self._own_counters()
         return self._images.heights.size
 
     def __repr__(self) -> str:
@@ -310,6 +324,7 @@ class HelloDataset(Dataset[Any]):
         """
         if not 0 <= epoch < 1 << 32:
             raise ValueError(f"`epoch`: expected 0 <= epoch < 2**32, got {epoch}")
+        self._own_counters()
         self._epoch.fill_(epoch)
         self._served.zero_()
 

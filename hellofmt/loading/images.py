@@ -181,6 +181,10 @@ class _Columns:
     """
 
     def __init__(self, images: Any, classes: Sequence[str], *, needs_class: bool) -> None:
+        if images.format["type"] == "custom":
+            text = "`images` has a transform; expected none, for views are made here"
+            raise UserInputError.make("E_OPTION", text + ": pass images.with_format(None)")
+        images = images.with_format(None)
         self._names: list[str] = list(images.column_names)
         self._features: Mapping[str, Any] = images.features
         self.image = self._only("Image", "images.cast_column(NAME, datasets.Image())")
@@ -197,11 +201,13 @@ class _Columns:
             raise UserInputError.make("E_DATA", text + " datasets.Image())")
         # Undecoded: once decoded, an image no longer tells that it had 16 bits.
         self._rows = images.cast_column(self.image, type(feature)(decode=False))
-        found = f"`{printable(self.image)}` (Image) for images, " + (
-            "no column for classes"
-            if self.label is None
-            else f"`{printable(self.label)}` (ClassLabel) for classes"
-        )
+        found = f"`{printable(self.image)}` (Image) for images, "
+        if self.label is None:
+            found += "no column for classes"
+        else:
+            found += f"`{printable(self.label)}` (ClassLabel) for classes"
+            if list(self._features[self.label].names) != list(classes):
+                found += ", which are called otherwise than the archive's: number 0 is its first"
         # A warning by level, so that it is shown where logging is not set up.
         _logger.warning("images: a Hugging Face data set; reading %s", found)
 

@@ -562,3 +562,18 @@ def test_a_batch_sampler_in_the_wrong_place_is_refused(mixing, batch_size):
     loader = DataLoader(dataset, batch_size, sampler=HelloSampler(dataset, batch_size=2))
     with pytest.raises(UserInputError, match=r"E_OPTION: .*`batch_sampler`, not as `sampler`"):
         next(iter(loader))
+
+
+def test_a_process_that_is_no_worker_counts_for_itself(mixing, in_ranks):
+    dataset = HelloDataset(mixing, labels="none")
+    dataset.set_epoch(4)
+    epochs_of(dataset, [1])
+
+    def work(rank):
+        torch.distributed.barrier()
+        dataset.set_epoch(5 + rank)
+        torch.distributed.barrier()
+        return [epochs_of(dataset, [1, 2]), epochs_of(dataset, [2])[0] >= 1 << 31]
+
+    assert in_ranks(2, work) == [[[5, 5], True], [[6, 6], True]]
+    assert epochs_of(dataset, [1, 2]) == [5, 4]

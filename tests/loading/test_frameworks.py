@@ -118,6 +118,7 @@ def plain_uses(path, built):
     sampler, told = DistributedSampler(dataset()), dataset()
 
     def tell(epoch):
+        built["dataset"].set_epoch(epoch)
         told.set_epoch(epoch)
         sampler.set_epoch(epoch)
 
@@ -130,6 +131,9 @@ def plain_uses(path, built):
             set_epoch=sampler.set_epoch,
         ),
         "ddp, dataset, told": passes(DataLoader(told, BATCH, sampler=sampler), set_epoch=tell),
+        "ddp, dataset, built before": passes(
+            DataLoader(built["dataset"], BATCH, sampler=sampler, num_workers=1), set_epoch=tell
+        ),
         "ddp, dataset, undivided": passes(DataLoader(dataset(), BATCH, shuffle=True)),
         "ddp, sampler": passes(built["sampler"]),
         "ddp, loader": passes(built["loader"]),
@@ -203,6 +207,8 @@ def accelerate_resumes(path, folder):
     loader, model = prepared(), accelerator.prepare(torch.nn.Linear(1, 1))
     whole = passes(loader)[1]
     accelerator.save_state(folder)
+    # Rank 0 alone writes what the others read.
+    accelerator.wait_for_everyone()
     with torch.no_grad():
         model.module.weight.add_(1.0)
     accelerator.load_state(folder)
@@ -330,6 +336,7 @@ def received(path, in_ranks, tmp_path_factory):
     # Built before there is a process group, as for Lightning.
     data = HelloDataset(path, labels="none")
     built = {
+        "dataset": HelloDataset(path, labels="none"),
         "sampler": DataLoader(data, batch_sampler=HelloSampler(data, batch_size=BATCH)),
         "loader": HelloLoader(path, batch_size=BATCH, labels="none"),
         "for lightning": HelloLoader(path, batch_size=BATCH, labels="none"),
@@ -368,6 +375,7 @@ USES = {
         "ddp, dataset": (PADDED, 2 * PADDED),
         "ddp, dataset, workers": (PADDED, 2 * PADDED),
         "ddp, dataset, told": (PADDED, 2 * ROWS),
+        "ddp, dataset, built before": (PADDED, 2 * ROWS),
         "ddp, dataset, undivided": (2 * ROWS, 4 * ROWS),
         "ddp, sampler": (PADDED, 2 * ROWS),
         "ddp, loader": (PADDED, 2 * ROWS),

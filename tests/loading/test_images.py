@@ -54,6 +54,27 @@ def test_columns_are_found_by_type_and_said(projector_only, caplog):
         assert dataset[row][1] == columns["kind"][row]
 
 
+def test_classes_of_other_names_are_taken_by_number_and_said(projector_only, caplog):
+    kind = datasets.ClassLabel(names=["tench", "shark", "cock"])
+    images = made({"scan": pictures(), "kind": [2, 0, 1]}, scan=IMAGE, kind=kind)
+    dataset = HelloDataset(projector_only, images=images, labels="hard", views=None)
+    assert dataset[0][1] == 2
+    assert caplog.messages[0].endswith(
+        "classes, which are called otherwise than the archive's: number 0 is its first"
+    )
+
+
+def test_a_format_changes_nothing_and_a_transform_is_refused(projector_only):
+    images = made({"scan": pictures(), "kind": [2, 0, 1]}, scan=IMAGE, kind=CLASS)
+    for form in ("torch", "numpy"):
+        got = shown(projector_only, images.with_format(form), 1)
+        assert np.array_equal(got, np.asarray(picture(1)))
+    with pytest.raises(
+        UserInputError, match=r"E_OPTION: .* transform; .* images.with_format\(None"
+    ):
+        shown(projector_only, images.with_transform(lambda rows: rows))
+
+
 def test_a_column_of_classes_may_be_missing_where_none_is_needed(projector_only, caplog):
     images = made({"scan": pictures()}, scan=IMAGE)
     assert np.array_equal(shown(projector_only, images, 1), np.asarray(picture(1)))
