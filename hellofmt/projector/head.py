@@ -225,7 +225,7 @@ def read_head(
 
     Args:
         head: manifest entry.
-        tensors: of section ``head``.
+        tensors: tensors of section ``head``, of the kinds that the manifest implies.
         base: rebuilds the rows of a head that starts from text.
         names: first name of every class.
 
@@ -249,22 +249,22 @@ def read_head(
             )
         weight = base.text_rows(names, prompts)
     else:
-        weight = quantise.read_matrix(tensors, "weight", (count, dim), head.storage, _MEMBER)
+        weight = quantise.read_matrix(tensors, "weight", dim, head.storage)
     delta = None
     if head.a is not UNSET and head.b is not UNSET:
         a_shape, b_shape = tuple(head.a), tuple(head.b)
         check_shapes("weight", (count, dim), a_shape, b_shape, member=_MEMBER)
-        a = quantise.read_matrix(tensors, "weight::A", a_shape, head.storage, _MEMBER)
-        b = quantise.read_matrix(tensors, "weight::B", b_shape, head.storage, _MEMBER)
+        a = quantise.read_matrix(tensors, "weight::A", a_shape[1], head.storage)
+        b = quantise.read_matrix(tensors, "weight::B", b_shape[1], head.storage)
         delta = Delta("weight", a, b, decimal_value(head.scale))
-    logit_scale = float(_read_vector(tensors, "logit_scale", 1)[0])
+    logit_scale = float(tensors["logit_scale"][0])
     if not (math.isfinite(logit_scale) and abs(logit_scale) <= MAX_LOGIT_SCALE):
         raise SpecError.make(
             "E_TENSOR",
             f"`logit_scale` is {logit_scale:g}; expected at most {MAX_LOGIT_SCALE:g} in size",
             member=_MEMBER,
         )
-    bias = torch.from_numpy(_read_vector(tensors, "bias", count)) if head.bias else None
+    bias = torch.from_numpy(np.array(tensors["bias"], np.float32)) if head.bias else None
     return LinearHead(
         weight,
         delta=delta,
@@ -274,14 +274,3 @@ def read_head(
         prompts=prompts,
         text_digest=text_digest,
     )
-
-
-def _read_vector(
-    tensors: Mapping[str, NDArray[Any]], name: str, length: int
-) -> NDArray[np.float32]:
-    shape = tensors[name].shape if name in tensors else None
-    if shape != (length,):
-        raise SpecError.make(
-            "E_TENSOR", f"tensor `{name}`: expected shape {(length,)}, got {shape}", member=_MEMBER
-        )
-    return np.array(tensors[name], np.float32)

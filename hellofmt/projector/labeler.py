@@ -218,11 +218,6 @@ class Labeler:
         """Length D of an embedding."""
         return int(self._weight.shape[1])
 
-    @property
-    def steps(self) -> tuple[str, ...]:
-        """What was done to the image tower to serve faster, such as ``"normalisation folded"``."""
-        return self._encoder.steps
-
     def logits(self, views: Tensor) -> Tensor:
         """Logits before the temperature.
 

@@ -129,7 +129,7 @@ def read_deltas(
 
     Args:
         adapter: manifest entry.
-        tensors: ``<param>::A``, ``<param>::B`` and scales.
+        tensors: ``<param>::A``, ``<param>::B`` and scales, of the kinds that ``adapter`` implies.
         parameters: names and shapes of the real base.
 
     Returns:
@@ -152,8 +152,8 @@ def read_deltas(
         a_shape, b_shape = tuple(target.a), tuple(target.b)
         check_shapes(target.param, shape, a_shape, b_shape, member=member)
         a, b = (
-            quantise.read_matrix(tensors, f"{target.param}::{side}", matrix, target.storage, member)
-            for side, matrix in (("A", a_shape), ("B", b_shape))
+            quantise.read_matrix(tensors, f"{target.param}::{side}", columns, target.storage)
+            for side, (_, columns) in (("A", a_shape), ("B", b_shape))
         )
         deltas.append(Delta(target.param, a, b, decimal_value(target.scale)))
     return deltas

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hellofmt.archive.format.tensors import StoredTensor
-from hellofmt.errors import SpecError, UserInputError, printable
+from hellofmt.errors import UserInputError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -174,40 +174,19 @@ def _check_finite(name: str, values: Tensor, storage: str) -> None:
 
 
 def read_matrix(
-    tensors: Mapping[str, NDArray[Any]],
-    name: str,
-    shape: tuple[int, ...],
-    storage: Storage,
-    member: str,
+    tensors: Mapping[str, NDArray[Any]], name: str, columns: int, storage: Storage
 ) -> Tensor:
     """A matrix of a section, dequantised to float32.
 
     Args:
-        tensors: of the section, bfloat16 as float32.
+        tensors: tensors of the section, of the kinds that the manifest implies; bfloat16 as
+            float32.
         name: tensor name.
-        shape: (rows, columns) of the matrix.
+        columns: number of columns of the matrix.
         storage: how it is stored.
-        member: archive member, for messages.
 
     Returns:
         (rows, columns) float32, a copy.
-
-    Raises:
-        SpecError: E_TENSOR, a tensor is missing or of another shape.
     """
-    rows, columns = shape
-    shapes: dict[str, tuple[int, ...]] = {
-        name: (rows, -(-columns // 2) if storage == "int4" else columns)
-    }
-    if storage in _LEVELS:
-        shapes[f"{name}_scale"] = (rows,)
-    for key, expected in shapes.items():
-        stored = tensors[key].shape if key in tensors else None
-        if stored != expected:
-            raise SpecError.make(
-                "E_TENSOR",
-                f"tensor `{printable(key)}`: expected shape {expected}, got {stored}",
-                member=member,
-            )
     scale = tensors[f"{name}_scale"] if storage in _LEVELS else None
     return torch.from_numpy(dequantise(tensors[name], scale, columns, storage).copy())

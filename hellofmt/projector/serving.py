@@ -118,10 +118,9 @@ class ServingEncoder(nn.Module):
     The same function as the ``Encoder`` it is made of, up to rounding.
 
     Attributes:
-        steps: what was done to it, for reports.
-        dtype: of what the tower takes.
-        is_folded: the tower takes views in [0, 1]; otherwise normalised ones.
-        is_channels_last: memory format of what the tower takes; contiguous if false.
+        dtype: dtype of the tower's input.
+        is_folded: whether the tower takes views in [0, 1], otherwise normalised ones.
+        is_channels_last: memory format of the tower's input; contiguous if false.
     """
 
     def __init__(
@@ -143,27 +142,16 @@ class ServingEncoder(nn.Module):
         super().__init__()
         encoder.eval().requires_grad_(requires_grad=False)
         visual = encoder.visual
-        steps: list[str] = []
-        norms = fold_batch_norms_(visual)
-        if norms:
-            steps.append(f"{norms} BatchNorms folded")
+        fold_batch_norms_(visual)
         mean, std = cast("Tensor", encoder.mean), cast("Tensor", encoder.std)
         self.is_folded = fold_normalisation_(visual, mean.flatten(), std.flatten())
-        if self.is_folded:
-            steps.append("normalisation folded")
         self.is_channels_last = has_convolutions(visual)
         visual.to(dtype)
         if self.is_channels_last:
-            steps.append("channels_last")
             visual.to(memory_format=torch.channels_last)
         self._encoder = encoder.to(device)
         self.dtype = dtype
-        tower: Callable[[Tensor], Any] = visual
-        if compile:
-            tower = torch.compile(visual)
-            steps.append("compiled")
-        self._tower = tower
-        self.steps = tuple(steps)
+        self._tower: Callable[[Tensor], Any] = torch.compile(visual) if compile else visual
 
     def forward(self, views: Tensor) -> Tensor:
         """Embeddings of views.

@@ -385,8 +385,7 @@ def test_a_missing_file_stays_an_os_error(tmp_path):
     ("change", "text"),
     [
         ({"logit_scale": np.array([50.0], np.float32)}, "`logit_scale` is 50; expected at most 20"),
-        ({"logit_scale": np.zeros(2, np.float32)}, r"`logit_scale`: expected shape \(1,\)"),
-        ({"bias": np.zeros(3, np.float32)}, r"`bias`: expected shape \(4,\), got \(3,\)"),
+        ({"logit_scale": np.array([np.nan], np.float32)}, "`logit_scale` is nan; expected at"),
     ],
 )
 def test_head_tensors_that_do_not_fit_are_refused(trained, change, text):
