@@ -382,21 +382,24 @@ def new_directory(directory: str | os.PathLike[str]) -> Generator[Path]:
 def _remove_leftovers(target: Path) -> None:
     """Remove the private directories for ``target`` of processes that no longer run.
 
-    One whose lock is held, or cannot be asked for, belongs to another container or host.
+    One whose lock is held, or cannot be asked for, belongs to another container or host. Without
+    locks (Windows) nothing tells, and all are left.
     """
+    if fcntl is None:
+        return
     # A long name is cut to leave room for the process's id, which has from 1 to 10 digits.
     stems = {re.escape(temporary_stem(target, digits + 14)) for digits in range(1, 11)}
     form = re.compile(rf"(?:{'|'.join(stems)})\.([0-9]{{1,10}})\.[0-9a-f]{{8}}\.tmp")
     with contextlib.suppress(OSError):
         for path in list(target.parent.iterdir()):
             match = form.fullmatch(path.name)
-            if match is None or is_alive(int(match[1])) or path.is_symlink() or not path.is_dir():
+            if match is None or is_alive(int(match[1])):
                 continue
-            if fcntl is not None:
-                lock = os.open(path, os.O_RDONLY | _DIRECTORY | _NO_FOLLOW)
-                try:
-                    if not lock_file(lock):
-                        continue
-                finally:
-                    os.close(lock)
-            shutil.rmtree(path, ignore_errors=True)
+            # No link is followed, and a file is not a directory.
+            lock = os.open(path, os.O_RDONLY | _DIRECTORY | _NO_FOLLOW)
+            try:
+                is_free = lock_file(lock)
+            finally:
+                os.close(lock)
+            if is_free:
+                shutil.rmtree(path, ignore_errors=True)
