@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 from hellofmt.errors import HelloError
+from hellofmt.version import VERSION
 
 if TYPE_CHECKING:
     from hellofmt.archive import HelloFile
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from hellofmt.projector import Labeler, Projector
     from hellofmt.sources import pack_archive as pack
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "HelloDataset",

@@ -19,7 +19,7 @@ PUBLIC = {
     "Projector": "hellofmt.projector.projector",
     "distill": "hellofmt.distillation.pipeline",
     "fit_projector": "hellofmt.distillation.fit",
-    "open": "hellofmt.archive.read.file",
+    "open": "hellofmt.archive.read.open",
     "pack": "hellofmt.sources.pack",
     "soft_batches": "hellofmt.loading.soft",
     "verify": "hellofmt.archive.read.verify",

@@ -64,14 +64,9 @@ if TYPE_CHECKING:
         write_small_file,
     )
     from hellofmt.archive.storage.source import display_name
+    from hellofmt.archive.write.draft import Draft, ImageItem, ImageSet, ProjectorPart
     from hellofmt.archive.write.shards import write_shards
-    from hellofmt.archive.write.writer import (
-        Draft,
-        ImageItem,
-        ImageSet,
-        ProjectorPart,
-        write_archive,
-    )
+    from hellofmt.archive.write.writer import write_archive
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -170,7 +165,8 @@ _MODULES = {
     "storage.source": ("display_name",),
     "format.tensors": ("StoredTensor",),
     "read.verify": ("VerifyReport", "verify_archive"),
-    "write.writer": ("Draft", "ImageItem", "ImageSet", "ProjectorPart", "write_archive"),
+    "write.draft": ("Draft", "ImageItem", "ImageSet", "ProjectorPart"),
+    "write.writer": ("write_archive",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

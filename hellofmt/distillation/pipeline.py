@@ -28,7 +28,7 @@ from hellofmt.archive import (
     write_archive,
 )
 from hellofmt.archive.format.manifest import Dataset
-from hellofmt.archive.write.writer import plan_images
+from hellofmt.archive.write.plan import plan_images
 from hellofmt.distillation.fit import (
     Fidelity,
     FitSettings,

@@ -24,8 +24,9 @@ from hellofmt.archive.format.manifest import UNSET, Dataset, Views
 from hellofmt.archive.format.tensors import StoredTensor, expected_tensors, parse_tensors
 from hellofmt.archive.format.view_defaults import LARGEST_DEFAULT_VIEW, default_views
 from hellofmt.archive.read.open import open_archive
+from hellofmt.archive.write.draft import Draft, ImageItem, ImageSet, ProjectorPart
 from hellofmt.archive.write.shards import write_shards
-from hellofmt.archive.write.writer import Draft, ImageItem, ImageSet, ProjectorPart, write_archive
+from hellofmt.archive.write.writer import write_archive
 from hellofmt.errors import HelloError, UserInputError, printable
 from hellofmt.sources.archived import class_lines
 from hellofmt.sources.decode import GREY, ORIENTED, conversion_notes, decode_rgb, is_grey

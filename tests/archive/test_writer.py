@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 
 from hellofmt.archive import (
     ClassLine,
+    Draft,
     ImageItem,
     ImageSet,
     Limits,
+    ProjectorPart,
     Shard,
     StoredTensor,
     encode_image,
@@ -27,6 +29,8 @@ from hellofmt.archive import (
     verify_archive,
     write_archive,
 )
+from hellofmt.archive.write import images as image_writer
+from hellofmt.archive.write import plan
 from hellofmt.archive.write import writer as writer_module
 from hellofmt.errors import HelloIOError, LimitError, SpecError, UserInputError
 
@@ -77,7 +81,7 @@ def test_images_of_any_size_and_order(samples, tmp_path_factory, kinds):
     ]
     classes = [ClassLine(f"c{i}", (f"class {i}",)) for i in range(3)]
     draft = samples.draft(images=ImageSet("png", items, "files"))
-    draft = writer_module.Draft(**{**draft.__dict__, "classes": classes})
+    draft = Draft(**{**draft.__dict__, "classes": classes})
     write_archive(path, draft)
     order = sorted(range(len(items)), key=lambda i: items[i].label)
     with open_archive(path) as file:
@@ -228,7 +232,7 @@ def test_file_system_without_hard_links(samples, tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError(errno.EPERM, "no links here")
 
-    monkeypatch.setattr(writer_module.Path, "hardlink_to", refuse)
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
     path = tmp_path / "x.hello"
     write_archive(path, samples.draft(images=samples.images(1)))
     assert verify_archive(path).images == 1
@@ -302,7 +306,7 @@ def test_no_space_to_create(samples, tmp_path, monkeypatch):
 
 def test_close_that_reports_a_lost_write(samples, tmp_path, monkeypatch):
     plain, files = os.close, set()
-    create = writer_module._create
+    create = writer_module.create_temporary
 
     def remember(path):
         fd = create(path)
@@ -315,7 +319,7 @@ def test_close_that_reports_a_lost_write(samples, tmp_path, monkeypatch):
             files.clear()
             raise OSError(errno.EIO, "lost")
 
-    monkeypatch.setattr(writer_module, "_create", remember)
+    monkeypatch.setattr(writer_module, "create_temporary", remember)
     monkeypatch.setattr(os, "close", close)
     with pytest.raises(HelloIOError, match="E_WRITE: writing the archive failed: lost"):
         write_archive(tmp_path / "x.hello", samples.draft(images=samples.images(1)))
@@ -326,7 +330,7 @@ def test_rename_that_fails(samples, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(errno.EIO, "no rename")
 
-    monkeypatch.setattr(writer_module.Path, "replace", fail)
+    monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(HelloIOError, match="E_WRITE: writing the archive failed: no rename"):
         write_archive(tmp_path / "x.hello", samples.draft(images=samples.images(1)), force=True)
     assert names(tmp_path) == []
@@ -342,7 +346,8 @@ def test_short_writes_are_continued(samples, tmp_path, monkeypatch):
 
 def test_small_flushes_make_the_same_file(samples, tmp_path, monkeypatch):
     write_archive(tmp_path / "whole", samples.everything())
-    monkeypatch.setattr(writer_module, "_FLUSH_BYTES", 104)
+    monkeypatch.setattr(image_writer, "FLUSH_BYTES", 104)
+    monkeypatch.setattr(plan, "FLUSH_BYTES", 104)
     write_archive(tmp_path / "flushed", samples.everything())
     assert (tmp_path / "flushed").read_bytes() == (tmp_path / "whole").read_bytes()
 
@@ -394,7 +399,8 @@ def reading_back(monkeypatch, change):
 @pytest.mark.parametrize("at", [0, 103, 511, 512, 600, -1])
 def test_an_image_that_reads_back_otherwise(samples, tmp_path, monkeypatch, flush, at):
     # Header, payload and padding, of windows of many images and of an image in many pieces.
-    monkeypatch.setattr(writer_module, "_FLUSH_BYTES", flush)
+    monkeypatch.setattr(image_writer, "FLUSH_BYTES", flush)
+    monkeypatch.setattr(plan, "FLUSH_BYTES", flush)
     images = samples.images(8, layout="files")
     seen = 0
 
@@ -432,12 +438,12 @@ def test_reading_back_in_short_reads(samples, tmp_path, monkeypatch):
 def test_a_write_behind_the_comparison_is_seen(samples, tmp_path, monkeypatch):
     """What comes over an image once it was compared is found by the strict reader."""
     monkeypatch.setattr(os, "fsync", lambda fd: None)
-    front = writer_module._write_parts
+    front = plan._write_parts
 
     def long_front(fd, parts):
         front(fd, [*parts, b"over the first image"])
 
-    monkeypatch.setattr(writer_module, "_write_parts", long_front)
+    monkeypatch.setattr(plan, "_write_parts", long_front)
     with pytest.raises(SpecError, match="E_HEADER"):
         write_archive(tmp_path / "x.hello", samples.draft(images=samples.images(2, layout="files")))
     assert names(tmp_path) == []
@@ -486,7 +492,7 @@ def test_two_writers(samples, tmp_path):
 
 
 def replace(part, **fields):
-    return writer_module.ProjectorPart(**{**part.__dict__, **fields})
+    return ProjectorPart(**{**part.__dict__, **fields})
 
 
 def test_refused_drafts(samples, tmp_path):
@@ -584,7 +590,7 @@ def test_ipc_is_what_the_images_have(samples, tmp_path):
     wrong = msgspec.structs.replace(samples.DATASET, ipc=7)
     for count, ipc in ((4, 2), (3, msgspec.UNSET)):
         draft = samples.draft(images=samples.images(count))
-        draft = writer_module.Draft(**{**draft.__dict__, "dataset": wrong})
+        draft = Draft(**{**draft.__dict__, "dataset": wrong})
         path = tmp_path / f"{count}.hello"
         write_archive(path, draft)
         with open_archive(path) as file:
@@ -616,7 +622,7 @@ def test_path_as_text_and_file_that_grows(samples, tmp_path, monkeypatch):
     write_archive(tmp_path / "x.hello", samples.draft(images=images))
     with open_archive(tmp_path / "x.hello") as file:
         assert file.read_images([0, 1]) == [data, data]
-    measure = writer_module._measure
+    measure = plan.measured
     for changed in (data + b"\0", data[:-1], b""):
 
         def change(item, position, changed=changed):
@@ -626,7 +632,7 @@ def test_path_as_text_and_file_that_grows(samples, tmp_path, monkeypatch):
             return row
 
         with monkeypatch.context() as patches:
-            patches.setattr(writer_module, "_measure", change)
+            patches.setattr(plan, "measured", change)
             with pytest.raises(UserInputError, match=r"image 0 \(.*a.png\) changed while it was"):
                 write_archive(tmp_path / "y.hello", samples.draft(images=images))
 
@@ -637,7 +643,7 @@ def test_producer_is_this_package(samples, tmp_path, monkeypatch):
     # A program that is shipped without the installer's records must still be able to write.
     monkeypatch.setattr(metadata, "distribution", lambda _: pytest.fail("records were read"))
     draft = samples.draft(images=samples.images(1))
-    draft = writer_module.Draft(**{**draft.__dict__, "producer": None})
+    draft = Draft(**{**draft.__dict__, "producer": None})
     write_archive(tmp_path / "x.hello", draft)
     with open_archive(tmp_path / "x.hello") as file:
         assert file.manifest.producer.name == "hellofmt"

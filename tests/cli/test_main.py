@@ -230,8 +230,8 @@ def test_closed_pipe_before_the_first_byte():
 # Stops in the middle of writing, says so, and waits there for the signal.
 SLOW_PACK = """
 import sys, time
-from hellofmt.archive.write import writer
-real = writer._read_into
+from hellofmt.archive.write import images
+real = images.read_into
 def slow(*arguments):
     slow.calls += 1
     if slow.calls == 4:
@@ -239,7 +239,7 @@ def slow(*arguments):
         time.sleep(60)
     return real(*arguments)
 slow.calls = 0
-writer._read_into = slow
+images.read_into = slow
 from hellofmt_cli.main import main
 main()
 """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from hellofmt.archive.write.writer import Draft
+    from hellofmt.archive.write.draft import Draft
 
 __all__ = ["write_shards"]
 
@@ -53,7 +53,9 @@ def write_shards(
         HelloError: see ``write_archive``.
         OSError: an image cannot be read, or a directory not be written.
     """
-    from hellofmt.archive.write.writer import ImageSet, plan_images, write_archive
+    from hellofmt.archive.write.draft import ImageSet
+    from hellofmt.archive.write.plan import plan_images
+    from hellofmt.archive.write.writer import write_archive
 
     whole = draft.images
     if whole is None:

@@ -1,0 +1,115 @@
+"""What is to be written: images, label function and texts, before any byte is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from hellofmt.archive.format.classes import ClassLine
+    from hellofmt.archive.format.images import Codec
+    from hellofmt.archive.format.manifest import (
+        Adapter,
+        Base,
+        Dataset,
+        Head,
+        Producer,
+        Shard,
+        Views,
+    )
+    from hellofmt.archive.format.tensors import StoredTensor
+
+__all__ = ["Draft", "ImageItem", "ImageSet", "ProjectorPart"]
+
+
+@dataclass(frozen=True)
+class ImageItem:
+    """One image to pack.
+
+    Attributes:
+        label: its class, counted from 0.
+        source: its bytes, the path of a file, or a function that gives the same bytes whenever it
+            is called; it is called in the thread of the writer's caller.
+    """
+
+    label: int
+    source: bytes | str | Path | Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The images to pack, in any order; they are sorted by label, otherwise kept in order.
+
+    Attributes:
+        codec: of every item.
+        items: at least one.
+        layout: ``files``, one member per image; ``packed``, the pixels of equally large PNG images
+            in one section; ``auto``, whichever is smaller.
+    """
+
+    codec: Codec
+    items: Sequence[ImageItem]
+    layout: Literal["auto", "files", "packed"] = "auto"
+
+
+@dataclass(frozen=True)
+class ProjectorPart:
+    """A label function to pack.
+
+    Attributes:
+        base: the encoder, pinned.
+        adapter: the low-rank deltas, sorted by parameter.
+        head: the linear head.
+        adapter_tensors: ``<param>::A``, ``<param>::B`` and their scales.
+        head_tensors: ``logit_scale`` and what ``head`` declares.
+        probe_logits: float32 (P, C), logits of the first P probe pictures.
+        base_tensors: the image tower, for a base of kind ``embedded``.
+    """
+
+    base: Base
+    adapter: Adapter
+    head: Head
+    adapter_tensors: Mapping[str, StoredTensor]
+    head_tensors: Mapping[str, StoredTensor]
+    probe_logits: NDArray[np.float32]
+    base_tensors: Mapping[str, StoredTensor] | None = None
+
+
+def _no_extras() -> Mapping[str, str]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What becomes an archive: images, a label function, or both.
+
+    Attributes:
+        dataset: what it is; ``ipc`` is set from the images.
+        classes: one line per class, in label order.
+        views: what the labels were fitted for.
+        images: the images, if any.
+        projector: the label function, if any.
+        card: Markdown for people.
+        license: text of the licence.
+        extras: free strings under ``x_`` keys.
+        shard: which part of a sharded data set it is.
+        producer: what wrote it; hellofmt and its version if absent.
+    """
+
+    dataset: Dataset
+    classes: Sequence[ClassLine]
+    views: Views
+    images: ImageSet | None = None
+    projector: ProjectorPart | None = None
+    card: str | None = None
+    license: str | None = None
+    extras: Mapping[str, str] = field(default_factory=_no_extras)
+    shard: Shard | None = None
+    producer: Producer | None = None

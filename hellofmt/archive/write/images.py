@@ -1,0 +1,196 @@
+"""Write the members of all images to their places, each hashed as the file then holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from hellofmt.archive.format.layout import BLOCK
+from hellofmt.archive.format.rows import cut_windows, image_headers, padded_rows
+from hellofmt.archive.parallel import map_ordered
+from hellofmt.archive.storage.local_files import read_into_at
+from hellofmt.archive.write.measure import Row, read_into
+from hellofmt.archive.write.whole_file import write_all, write_error
+from hellofmt.errors import HelloIOError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from hellofmt.archive.format.images import ImageShape
+    from hellofmt.archive.format.limits import Limits
+
+# A few buffers of this size are filled at once; larger ones no longer gain anything.
+FLUSH_BYTES: Final = 2 << 20
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Images that lie one after another in the file, filled and written at once.
+
+    ``made`` holds the bytes of those whose source is a function of the caller.
+    """
+
+    start: int
+    stop: int
+    made: Mapping[int, bytes]
+
+
+class _Buffers(threading.local):
+    """Memory of one thread, for one window after another: fresh pages cost as much as a copy."""
+
+    def __init__(self) -> None:
+        self.meant = memoryview(bytearray(FLUSH_BYTES))
+        self.found = memoryview(bytearray(FLUSH_BYTES))
+
+
+class ImageWriter:
+    """Writes the members of all images to their places; windows may be written by several threads.
+
+    Attributes:
+        height, width: int64 (N,), filled while writing.
+        sha256: uint8 (N, 32), filled while writing.
+    """
+
+    def __init__(
+        self, fd: int, rows: Sequence[Row], codec: str, offset: int, limits: Limits
+    ) -> None:
+        """For ``rows`` in order, the first header at ``offset`` of the file ``fd``."""
+        self._fd = fd
+        self._rows = rows
+        self._codec = codec
+        self._limits = limits
+        self._buffers = _Buffers()
+        self._size = np.array([row.size for row in rows], np.int64)
+        self._label = np.array([row.label for row in rows], np.int64)
+        members = BLOCK + padded_rows(self._size)
+        self._end = offset + np.cumsum(members)
+        self._start = self._end - members
+        self.height, self.width = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
+        self.sha256 = np.zeros((len(rows), 32), np.uint8)
+
+    def write(
+        self, first: int, classes: int, total: int, progress: Callable[[int, int], None] | None
+    ) -> int:
+        """Write everything.
+
+        Args:
+            first: number of the first image over the whole data set.
+            classes: number of classes.
+            total: number of images of the whole data set.
+            progress: see ``write_archive``.
+
+        Returns:
+            The byte after the last member.
+        """
+
+        def fill(window: _Window) -> _Window:
+            span = slice(window.start, window.stop)
+            headers = image_headers(
+                self._label[span], first + span.start, self._size[span], self._codec, classes, total
+            )
+            self._fill(window, headers)
+            return window
+
+        done = map_ordered(fill, self._windows(), alone=self._is_large)
+        with contextlib.closing(done):
+            for window in done:
+                if progress is not None:
+                    for row in range(window.start, window.stop):
+                        progress(row + 1, len(self._rows))
+        return int(self._end[-1])
+
+    def _windows(self) -> Iterator[_Window]:
+        for start, stop in cut_windows(self._start, self._end, FLUSH_BYTES):
+            made = {
+                row: self._rows[row].read()
+                for row in range(start, stop)
+                if not isinstance(self._rows[row].source, str)
+            }
+            yield _Window(start, stop, made)
+
+    def _is_large(self, window: _Window) -> bool:
+        return int(self._end[window.stop - 1] - self._start[window.start]) > FLUSH_BYTES
+
+    def _fill(self, window: _Window, headers: NDArray[np.uint8]) -> None:
+        """Read, judge and write the images of a window; hash what the file then holds."""
+        span = slice(window.start, window.stop)
+        base = int(self._start[span.start])
+        length = int(self._end[span.stop - 1]) - base
+        large = length > FLUSH_BYTES
+        view = memoryview(bytearray(length)) if large else self._buffers.meant[:length]
+        blocks = np.frombuffer(view, np.uint8).reshape(-1, BLOCK)
+        starts = self._start[span] - base
+        blocks[starts // BLOCK] = headers
+        # Whatever the last block of an image is not filled with is padding.
+        blocks[(self._end[span] - base) // BLOCK - 1] = 0
+        places = [
+            (at, at + self._rows[row].size)
+            for row, at in enumerate((starts + BLOCK).tolist(), span.start)
+        ]
+        shapes: list[ImageShape] = []
+        for row, (at, end) in enumerate(places, span.start):
+            image, data = self._rows[row], view[at:end]
+            if isinstance(image.source, str):
+                if read_into(image.source, data) != image.size:
+                    raise image.changed()
+            else:
+                data[:] = window.made[row]
+            shapes.append(image.parse(data, self._codec, self._limits))
+        self.height[span] = [shape.height for shape in shapes]
+        self.width[span] = [shape.width for shape in shapes]
+        write_all(self._fd, view, base)
+        digests = b"".join(self._hash_written(view, base, places))
+        self.sha256[span] = np.frombuffer(digests, np.uint8).reshape(-1, 32)
+
+    def _hash_written(
+        self, meant: memoryview, base: int, places: Sequence[tuple[int, int]]
+    ) -> list[bytes]:
+        """SHA-256 of images as the file now holds them.
+
+        Args:
+            meant: what was written.
+            base: where.
+            places: first byte and the byte after the last of each image within ``meant``; a single
+                one where that is larger than a buffer.
+
+        Raises:
+            HelloIOError: the file holds anything else (E_WRITE).
+        """
+        if len(meant) <= FLUSH_BYTES:
+            found = self._read_back(meant, base)
+            return [hashlib.sha256(found[start:end]).digest() for start, end in places]
+        [(start, end)] = places
+        digest = hashlib.sha256()
+        for at in range(0, len(meant), FLUSH_BYTES):
+            found = self._read_back(meant[at : at + FLUSH_BYTES], base + at)
+            digest.update(found[max(0, start - at) : max(0, end - at)])
+        return [digest.digest()]
+
+    def _read_back(self, meant: memoryview, offset: int) -> memoryview:
+        """What the file holds at ``offset``, which is ``meant``; until the thread's next call.
+
+        Raises:
+            HelloIOError: E_WRITE, E_NOSPACE.
+        """
+        found, count = self._buffers.found[: len(meant)], 0
+        try:
+            while count < len(found) and (
+                more := read_into_at(self._fd, found[count:], offset + count)
+            ):
+                count += more
+        except OSError as error:
+            raise write_error(error) from error
+        # As numbers of eight bytes: views of bytes are compared one byte at a time.
+        same = np.array_equal(np.frombuffer(found, np.uint64), np.frombuffer(meant, np.uint64))
+        if count < len(found) or not same:
+            raise HelloIOError.make(
+                "E_WRITE", "the file does not hold what was written to it", offset=offset
+            )
+        return found

@@ -1,0 +1,364 @@
+"""Everything that is known before the first byte is written, and the order of writing."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+import numpy as np
+
+from hellofmt.archive.format.classes import class_bytes
+from hellofmt.archive.format.compress import compress, decompress
+from hellofmt.archive.format.digest import sha256
+from hellofmt.archive.format.images import ImageShape, decode_image, parse_png_header
+from hellofmt.archive.format.index import index_tensors
+from hellofmt.archive.format.layout import (
+    BLOCK,
+    ID_MEMBER,
+    ID_SIZE,
+    MANIFEST_MEMBER,
+    SECTION_ORDER,
+    TRAILER,
+    header,
+    padded,
+    section_member,
+)
+from hellofmt.archive.format.limits import Limits, check_limit
+from hellofmt.archive.format.manifest import (
+    UNSET,
+    Dataset,
+    Images,
+    Manifest,
+    Probes,
+    Producer,
+    Section,
+)
+from hellofmt.archive.format.parse import manifest_bytes, parse_manifest
+from hellofmt.archive.format.tensors import (
+    StoredTensor,
+    expected_tensors,
+    parse_tensors,
+    serialize_tensors,
+    validate_nibbles,
+)
+from hellofmt.archive.format.validate import check_manifest_limits
+from hellofmt.archive.write.images import FLUSH_BYTES, ImageWriter
+from hellofmt.archive.write.measure import Row, measured
+from hellofmt.archive.write.whole_file import write_all
+from hellofmt.errors import CorruptError, HelloError, SpecError, UserInputError
+from hellofmt.version import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from hellofmt.archive.write.draft import Draft, ImageSet
+
+
+def plan_images(draft: Draft, limits: Limits) -> tuple[Dataset, Literal["files", "packed"]]:
+    """What shards of one data set must share, as all of its images decide it.
+
+    Args:
+        draft: the whole data set, with images.
+        limits: of its archives.
+
+    Returns:
+        The data set with its ``ipc``, and the layout that ``auto`` means.
+
+    Raises:
+        UserInputError: the draft cannot be an archive (E_DATA, E_OPTION).
+        LimitError: above ``limits``.
+        OSError: an image cannot be read.
+    """
+    manifest = Plan(draft, limits).manifest()
+    packed = manifest.images is not UNSET and manifest.images.layout == "packed"
+    return manifest.dataset, "packed" if packed else "files"
+
+
+class Plan:
+    """Everything that is known before the first byte is written."""
+
+    def __init__(self, draft: Draft, limits: Limits) -> None:
+        self._draft = draft
+        self._limits = limits
+        self._rows: list[Row] = []
+        self._shape: ImageShape | None = None
+        self._stored: dict[str, tuple[Section, bytes]] = {}
+        self._store("classes", class_bytes(draft.classes))
+        part = draft.projector
+        if part is not None:
+            probes = StoredTensor.from_numpy(part.probe_logits)
+            self._store("adapter", serialize_tensors("adapter", part.adapter_tensors))
+            self._store("head", serialize_tensors("head", part.head_tensors))
+            self._store("probes", serialize_tensors("probes", {"logits": probes}))
+            if part.base_tensors is not None:
+                self._store("base", serialize_tensors("base", part.base_tensors))
+        for name, text in (("card", draft.card), ("license", draft.license)):
+            if text:
+                self._store(name, _text_bytes(name, text))
+        if draft.images is not None:
+            self._measure_images(draft.images)
+        self._check()
+
+    def _store(self, name: str, raw: bytes) -> None:
+        """Keep a section as it will be stored."""
+        packed = None if name in ("index", "pixels") else compress(raw)
+        if packed is None:
+            section = Section(digest=sha256(raw), encoding="none", name=name, size=len(raw))
+            self._stored[name] = section, raw
+            return
+        section = Section(
+            digest=sha256(packed),
+            encoding="zstd",
+            name=name,
+            size=len(packed),
+            raw_digest=sha256(raw),
+            raw_size=len(raw),
+        )
+        self._stored[name] = section, packed
+
+    def _measure_images(self, images: ImageSet) -> None:
+        """Size and order of the images, and whether they are packed."""
+        if not images.items:
+            raise UserInputError.make("E_DATA", "no images to pack; expected at least one")
+        check_limit(self._limits, "images", len(images.items))
+        classes = len(self._draft.classes)
+        for position, item in enumerate(images.items):
+            if not 0 <= item.label < classes:
+                raise UserInputError.make(
+                    "E_DATA",
+                    f"image {position} has label {item.label}; expected 0 to {classes - 1}",
+                )
+            row = measured(item, position)
+            if row.size == 0:
+                raise UserInputError.make("E_DATA", f"{row.describe()} is empty")
+            if row.size > self._limits.image_bytes:
+                check_limit(self._limits, "image_bytes", row.size, member=row.describe())
+            self._rows.append(row)
+        self._rows.sort(key=lambda row: row.label)
+        if images.layout == "packed" and images.codec != "png":
+            raise UserInputError.make(
+                "E_OPTION",
+                f"packed needs codec png, whose pixels are exact everywhere, got {images.codec}",
+                argument="layout",
+            )
+        if images.layout != "files" and images.codec == "png":
+            self._shape = self._packed_shape(images.layout)
+        # The index has the same size whatever it holds, so the front can be measured now.
+        blank = np.zeros(len(self._rows), np.int64)
+        self._store_index(blank, blank, np.zeros((len(self._rows), 32), np.uint8))
+
+    def _packed_shape(self, layout: str) -> ImageShape | None:
+        """The one shape of all images, or None where they are not packed."""
+        common: ImageShape | None = None
+        for row in self._rows:
+            try:
+                shape = parse_png_header(row.read_head(33))
+            except HelloError as error:
+                raise UserInputError.make("E_DATA", f"{row.describe()}: {error}") from error
+            # How many bytes it will take is not known yet.
+            row.check_limits(shape, 0, self._limits)
+            if common is not None and shape != common:
+                if layout == "auto":
+                    return None
+                raise UserInputError.make(
+                    "E_DATA",
+                    f"{row.describe()} is {shape.height} x {shape.width} x {shape.channels}; "
+                    f"expected {common.height} x {common.width} x {common.channels} to pack",
+                )
+            common = shape
+        if common is None:
+            return None
+        pixels = common.height * common.width * common.channels * len(self._rows)
+        # A packed archive has one header and the few bytes of one tensor header.
+        packed_size = 2 * BLOCK + padded(pixels)
+        files_size = sum(BLOCK + padded(row.size) for row in self._rows)
+        return common if layout == "packed" or packed_size < files_size else None
+
+    def _store_index(
+        self, height: NDArray[Any], width: NDArray[Any], sha256s: NDArray[np.uint8]
+    ) -> None:
+        shape = self._shape
+        if shape is None:
+            size = np.array([row.size for row in self._rows], np.int64)
+        else:
+            one = shape.height * shape.width * shape.channels
+            size = np.full(len(self._rows), one, np.int64)
+        label = np.array([row.label for row in self._rows], np.int64)
+        tensors = index_tensors(size, label, height, width, sha256s)
+        self._store("index", serialize_tensors("index", tensors))
+
+    def _images(self) -> Images:
+        """The manifest's group for the images."""
+        images, shape = self._draft.images, self._shape
+        if shape is not None or images is None:
+            dimensions = [] if shape is None else [shape.height, shape.width, shape.channels]
+            return Images(
+                codec="raw", count=len(self._rows), layout="packed", span=0, shape=dimensions
+            )
+        span = sum(BLOCK + padded(row.size) for row in self._rows)
+        return Images(codec=images.codec, count=len(self._rows), layout="files", span=span)
+
+    def _dataset(self) -> Dataset:
+        """The data set with ``ipc`` as the images have it; a shard keeps that of the whole."""
+        dataset = self._draft.dataset
+        if self._draft.shard is not None:
+            return dataset
+        classes = len(self._draft.classes)
+        counts = np.bincount([row.label for row in self._rows], minlength=classes)
+        even = bool(self._rows) and bool((counts == counts[0]).all())
+        return msgspec.structs.replace(dataset, ipc=int(counts[0]) if even else UNSET)
+
+    def manifest(self) -> Manifest:
+        """The manifest, of the length it will have once the index is known."""
+        draft, part = self._draft, self._draft.projector
+        ordered = [self._stored[name][0] for name in SECTION_ORDER if name in self._stored]
+        return Manifest(
+            classes=len(draft.classes),
+            dataset=self._dataset(),
+            hello="1.0",
+            producer=draft.producer or Producer(name="hellofmt", version=VERSION),
+            requires=["images.packed"] if self._shape is not None else [],
+            sections=ordered,
+            views=draft.views,
+            adapter=UNSET if part is None else part.adapter,
+            base=UNSET if part is None else part.base,
+            head=UNSET if part is None else part.head,
+            images=self._images() if self._rows else UNSET,
+            probes=UNSET if part is None else Probes(count=len(part.probe_logits)),
+            shard=draft.shard or UNSET,
+        )
+
+    def _check(self) -> None:
+        """Refuse early what the reader would refuse once everything is written.
+
+        Raises:
+            UserInputError: E_DATA.
+            LimitError: above the limits.
+        """
+        if self._shape is not None:
+            # The pixels are made while writing; the manifest is judged as if they were there.
+            blank = Section(digest="sha256:" + "0" * 64, encoding="none", name="pixels", size=1)
+            self._stored["pixels"] = blank, b""
+        manifest = self.manifest()
+        data = manifest_bytes(manifest, self._draft.extras)
+        try:
+            parse_manifest(data)
+            for name in ("adapter", "head", "probes", "base"):
+                if name in self._stored:
+                    self._check_tensors(manifest, name)
+        except SpecError as error:
+            raise UserInputError.make("E_DATA", f"cannot be packed: {error}") from None
+        check_manifest_limits(manifest, self._limits)
+
+    def _check_tensors(self, manifest: Manifest, name: str) -> None:
+        section, stored = self._stored[name]
+        raw = stored
+        if section.raw_size is not UNSET:
+            raw = decompress(stored, section.raw_size, member=section_member(name))
+        tensors = parse_tensors(raw, name, expected_tensors(manifest, name))
+        problems = validate_nibbles(tensors, manifest, name)
+        if problems:
+            raise SpecError.make("E_TENSOR", problems[0], member=section_member(name))
+
+    def write(self, fd: int, progress: Callable[[int, int], None] | None) -> str:
+        """Write the archive.
+
+        Args:
+            fd: an empty file.
+            progress: see ``write_archive``.
+
+        Returns:
+            Its id.
+        """
+        end = -1
+        if self._shape is not None:
+            self._pack_pixels(self._shape, progress)
+        elif self._rows:
+            end = self._write_images(fd, progress)
+        data = manifest_bytes(self.manifest(), self._draft.extras)
+        digits = hashlib.sha256(data).hexdigest()
+        parts = [
+            *_member(MANIFEST_MEMBER, data),
+            *_member(ID_MEMBER, f"{digits}\n".encode("ascii")),
+        ]
+        for name in SECTION_ORDER:
+            if name in self._stored:
+                parts += _member(section_member(name), self._stored[name][1])
+        if end < 0:
+            parts.append(TRAILER)
+        else:
+            write_all(fd, TRAILER, end)
+        _write_parts(fd, parts)
+        return f"sha256:{digits}"
+
+    def _front_size(self) -> int:
+        """Bytes before the first image."""
+        data = manifest_bytes(self.manifest(), self._draft.extras)
+        sizes = [len(data), ID_SIZE, *(len(stored) for _, stored in self._stored.values())]
+        return sum(BLOCK + padded(size) for size in sizes)
+
+    def _write_images(self, fd: int, progress: Callable[[int, int], None] | None) -> int:
+        """Write every image to its place and store the index of them; the byte after the last."""
+        images, shard = self._draft.images, self._draft.shard
+        codec = "png" if images is None else images.codec
+        first, total = (0, len(self._rows)) if shard is None else (shard.first, shard.total)
+        writer = ImageWriter(fd, self._rows, codec, self._front_size(), self._limits)
+        end = writer.write(first, len(self._draft.classes), total, progress)
+        self._store_index(writer.height, writer.width, writer.sha256)
+        return end
+
+    def _pack_pixels(self, packed: ImageShape, progress: Callable[[int, int], None] | None) -> None:
+        """Store the pixels of every image, and the index of them."""
+        count = len(self._rows)
+        pixels = np.empty((count, packed.height, packed.width, packed.channels), np.uint8)
+        digests = np.zeros((count, 32), np.uint8)
+        for i, row in enumerate(self._rows):
+            data = row.read()
+            if row.parse(data, "png", self._limits) != packed:
+                raise row.changed()
+            try:
+                pixels[i] = decode_image(data, "png", self._limits)
+            except CorruptError as error:
+                raise UserInputError.make("E_DATA", f"{row.describe()}: {error}") from None
+            digests[i] = np.frombuffer(hashlib.sha256(pixels[i].data).digest(), np.uint8)
+            if progress is not None:
+                progress(i + 1, count)
+        tensor = StoredTensor.from_numpy(pixels)
+        self._store("pixels", serialize_tensors("pixels", {"pixels": tensor}))
+        height = np.full(count, packed.height, np.int64)
+        self._store_index(height, np.full(count, packed.width, np.int64), digests)
+
+    def describe_member(self, member: str) -> str:
+        """What the caller calls a member."""
+        if not member.startswith("images/"):
+            return f"`{member.removeprefix('__hello__/')}`"
+        first = 0 if self._draft.shard is None else self._draft.shard.first
+        return self._rows[int(Path(member).stem) - first].describe()
+
+
+def _text_bytes(name: str, text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserInputError.make("E_DATA", f"`{name}` holds a lone surrogate") from None
+
+
+def _member(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
+    return header(name, len(data)), data, bytes(padded(len(data)) - len(data))
+
+
+def _write_parts(fd: int, parts: Sequence[bytes]) -> None:
+    """Write ``parts`` from the beginning of a file on, gathered into large writes."""
+    at = 0
+    waiting: list[bytes] = []
+    for part in parts:
+        waiting.append(part)
+        if sum(map(len, waiting)) >= FLUSH_BYTES:
+            gathered, waiting = b"".join(waiting), []
+            write_all(fd, gathered, at)
+            at += len(gathered)
+    write_all(fd, b"".join(waiting), at)

@@ -1,0 +1,173 @@
+"""A file that appears whole or not at all: temporary name, lock, synchronise, rename."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import stat
+from typing import TYPE_CHECKING
+
+from hellofmt.archive.storage.local_files import (
+    create_new,
+    is_alive,
+    is_locked,
+    lock_file,
+    open_new,
+    sync_directory,
+    sync_file,
+    temporary_stem,
+)
+from hellofmt.archive.storage.local_files import write_at as write_part
+from hellofmt.errors import HelloIOError, printable, target_exists
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    """Write all of ``data`` at ``offset`` bytes of a file.
+
+    Raises:
+        HelloIOError: E_WRITE, E_NOSPACE.
+    """
+    rest = memoryview(data)
+    try:
+        while rest:
+            written = write_part(fd, rest, offset)
+            offset += written
+            rest = rest[written:]
+    except OSError as error:
+        raise write_error(error) from error
+
+
+def write_error(error: OSError) -> HelloIOError:
+    """The error of a failed write: E_NOSPACE where the disk is full, else E_WRITE."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return HelloIOError.make(
+        "E_NOSPACE" if full else "E_WRITE", f"writing the archive failed: {error.strerror}"
+    )
+
+
+def check_target(path: Path, force: bool) -> None:
+    """Refuse early a target that cannot be written.
+
+    Raises:
+        HelloIOError: E_TARGET.
+    """
+    shown = printable(path)
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        raise HelloIOError.make("E_TARGET", f"{shown} is inside a file") from None
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise HelloIOError.make("E_TARGET", f"{shown} is no regular file")
+    if not force:
+        raise target_exists(path)
+
+
+def remove_stale(path: Path) -> None:
+    """Remove temporary files for ``path`` that writers left which no longer run."""
+    # A long name is cut to leave room for the process's id, which has from 1 to 10 digits.
+    stems = {temporary_stem(path, digits + 22) for digits in range(1, 11)}
+    either = "|".join(map(re.escape, stems))
+    form = re.compile(f"(?:{either})" + r"\.([0-9]{1,10})\.[0-9a-f]{16}\.tmp")
+    try:
+        names = [entry.name for entry in path.parent.iterdir() if form.fullmatch(entry.name)]
+    except OSError:
+        # Creating the temporary file says what is wrong with the directory.
+        return
+    for name in names:
+        match = form.fullmatch(name)
+        if match is not None and not is_alive(int(match[1])):
+            _remove_unlocked(path.with_name(name))
+
+
+def _remove_unlocked(temporary: Path) -> None:
+    """Remove a file unless its writer, in another container or on another host, holds its lock."""
+    if not is_locked(temporary):
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def create_temporary(temporary: Path) -> int:
+    """Create the temporary file, locked for as long as it is open.
+
+    Raises:
+        HelloIOError: E_TARGET, E_NOSPACE.
+        OSError: not permitted.
+    """
+    try:
+        fd = open_new(temporary)
+    except (FileNotFoundError, NotADirectoryError):
+        raise HelloIOError.make(
+            "E_TARGET", f"{printable(temporary.parent)} is no directory; expected one that exists"
+        ) from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise write_error(error) from error
+        raise
+    # Not every file system has locks; the process id in the name still tells.
+    lock_file(fd)
+    return fd
+
+
+def synchronise_file(fd: int) -> None:
+    """Bring every byte of a file to the disk.
+
+    Raises:
+        HelloIOError: E_WRITE, E_NOSPACE.
+    """
+    try:
+        sync_file(fd)
+    except OSError as error:
+        raise write_error(error) from error
+
+
+def close_file(fd: int) -> None:
+    """Close a file; some file systems report a lost write only here.
+
+    Raises:
+        HelloIOError: E_WRITE, E_NOSPACE.
+    """
+    try:
+        os.close(fd)
+    except OSError as error:
+        raise write_error(error) from error
+
+
+def publish(temporary: Path, path: Path, force: bool) -> None:
+    """Give the verified file its name.
+
+    Raises:
+        HelloIOError: somebody else made the target meanwhile (E_TARGET), or E_WRITE.
+    """
+    try:
+        if force:
+            temporary.replace(path)
+            return
+        create_new(temporary, path)
+    except OSError as error:
+        raise write_error(error) from error
+    # The target is complete; a second name that cannot be removed is what the next writer removes.
+    with contextlib.suppress(OSError):
+        temporary.unlink()
+
+
+def synchronise_directory(path: Path) -> None:
+    """Make the new name survive a power cut.
+
+    Raises:
+        HelloIOError: E_DURABILITY; the file is in place all the same.
+    """
+    try:
+        sync_directory(path.parent)
+    except OSError as error:
+        raise HelloIOError.make(
+            "E_DURABILITY",
+            f"{printable(path)} is written, but its directory could not be synchronised: "
+            f"{error.strerror}; durability unknown",
+        ) from error
