@@ -15,7 +15,7 @@ import sys
 from report import LONG_RIVALS, RESULTS, Mean, claims, table
 
 from hellofmt.ledger import plan
-from hellofmt_cli.inspect import percent
+from hellofmt_cli.inspect_rows import percent
 
 README = RESULTS.parents[1] / "README.md"
 

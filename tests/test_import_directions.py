@@ -1,4 +1,7 @@
-"""Rooms import only what stands to their left; read from the source, so lazy imports count too."""
+"""Rooms import only what stands below them, and no files import each other in a circle.
+
+Read from the source, so lazy imports count too, and those for type checkers.
+"""
 
 import ast
 from pathlib import Path
@@ -44,27 +47,32 @@ HEAVY_FILES = {"sources/torchvision.py"}
 HEAVY = {"torch", "torchvision", "open_clip", "timm", "triton", "hellofmt_kernels"}
 
 
+# Floors inside the archive, from the ground up.
+FLOORS = ("format", "storage", "read", "write")
+
+
 def imports(tree):
-    """(module, names) of every import outside `if TYPE_CHECKING`."""
-    todo = [tree]
+    """(module, names, whether at run time) of every import."""
+    todo = [(tree, True)]
     while todo:
-        node = todo.pop()
+        node, runs = todo.pop()
         if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
-            todo.extend(node.orelse)
+            todo.extend((child, False) for child in node.body)
+            todo.extend((child, runs) for child in node.orelse)
             continue
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield alias.name, ()
+                yield alias.name, (), runs
         elif isinstance(node, ast.ImportFrom):
-            yield node.module or "", tuple(alias.name for alias in node.names)
-        todo.extend(ast.iter_child_nodes(node))
+            yield node.module or "", tuple(alias.name for alias in node.names), runs
+        todo.extend((child, runs) for child in ast.iter_child_nodes(node))
 
 
 def violations(package, relative, source):
     """What one file imports although it may not."""
     room = Path(relative).parts[0].removesuffix(".py")
     found = []
-    for module, names in imports(ast.parse(source)):
+    for module, names, runs in imports(ast.parse(source)):
         top, *rest = module.split(".")
         if package == "hellofmt_kernels":
             if top in {"hellofmt", "hellofmt_cli"}:
@@ -89,7 +97,11 @@ def violations(package, relative, source):
             ]
         if top == "hellofmt_kernels" and relative not in KERNEL_USERS:
             found.append(f"{relative} imports {module}")
-        if room in TORCH_FREE and top in HEAVY and relative not in HEAVY_FILES:
+        floor = Path(relative).parts[1] if room == "archive" else ""
+        above = FLOORS[FLOORS.index(floor) + 1 :] if floor in FLOORS else ()
+        if rest[:1] == ["archive"] and any(each in above for each in rest[1:2]):
+            found.append(f"{relative} imports {module}, which stands above it")
+        if runs and room in TORCH_FREE and top in HEAVY and relative not in HEAVY_FILES:
             found.append(f"{relative} imports {module}")
     return found
 
@@ -98,6 +110,53 @@ def files():
     for package, root in SOURCES.items():
         for path in sorted(root.rglob("*.py")):
             yield package, path.relative_to(root).as_posix(), path
+
+
+def circles(sources):
+    """Groups of modules that import each other, of {module: source}; packages' faces are apart."""
+    known = {
+        name: {
+            each
+            for module, names, _ in imports(ast.parse(source))
+            for each in (module, *(f"{module}.{one}" for one in names))
+            if each in sources and each != name
+        }
+        for name, source in sources.items()
+    }
+
+    def reached(start):
+        seen, todo = set(), [start]
+        while todo:
+            new = known[todo.pop()] - seen
+            seen |= new
+            todo.extend(new)
+        return seen
+
+    above = {name: reached(name) for name in known}
+    return sorted(
+        {
+            tuple(sorted(n for n in above if n in a and name in above[n]))
+            for name, a in above.items()
+            if name in a
+        }
+    )
+
+
+def test_no_files_import_each_other_in_a_circle():
+    modules = {}
+    for package, relative, path in files():
+        if path.name != "__init__.py":
+            dotted = relative.removesuffix(".py").replace("/", ".")
+            modules[f"{package}.{dotted}"] = path.read_text()
+    assert circles(modules) == []
+
+
+def test_a_circle_is_seen():
+    a = "if TYPE_CHECKING:\n    from x.b import B"
+    assert circles({"x.a": a, "x.b": "from x import c", "x.c": "import x.a"}) == [
+        ("x.a", "x.b", "x.c")
+    ]
+    assert circles({"x.a": a, "x.b": "import os"}) == []
 
 
 @pytest.mark.parametrize(("package", "relative", "path"), list(files()), ids=lambda v: str(v)[-40:])
@@ -111,7 +170,9 @@ def test_imports_follow_the_plan(package, relative, path):
         ("hellofmt", "archive/read/file.py", "import torch"),
         ("hellofmt", "sources/folder.py", "import torchvision"),
         ("hellofmt", "archive/read/file.py", "def f():\n    from hellofmt.projector import base"),
+        ("hellofmt", "archive/format/index.py", "from hellofmt.archive.read.file import HelloFile"),
         ("hellofmt", "projector/head.py", "from hellofmt import loading"),
+        ("hellofmt", "projector/head.py", "if TYPE_CHECKING:\n    from hellofmt import loading"),
         ("hellofmt", "projector/head.py", "import hellofmt_kernels"),
         ("hellofmt", "student/train.py", "import hellofmt_cli.main"),
         ("hellofmt_kernels", "views/ops.py", "import hellofmt"),

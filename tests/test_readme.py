@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hellofmt.ledger import PRECISIONS, RESNET18_GFLOP, plan
-from hellofmt_cli.inspect import percent
+from hellofmt_cli.inspect_rows import percent
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from hellofmt.archive import Archive
-    from hellofmt.projector.peft import MhaFix
+    from hellofmt.projector import MhaFix
 
 __all__ = ["extract"]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hellofmt.archive import UNSET, without_metadata
 from hellofmt.errors import shown_path
 from hellofmt_cli.cat import image_bytes
-from hellofmt_cli.inspect import avoided_rows, byte_rows
+from hellofmt_cli.inspect_rows import avoided_rows, byte_rows
 from hellofmt_cli.output import count, size, write_text
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ from hellofmt_cli.output import (
 if TYPE_CHECKING:
     from typing import Literal
 
-    from hellofmt.archive.format.manifest import Storage
-    from hellofmt.projector.peft import MhaFix
+    from hellofmt.archive import Storage
+    from hellofmt.projector import MhaFix
 
 __all__ = ["pack"]
 

@@ -16,9 +16,8 @@ from hellofmt_cli.output import limits
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from hellofmt.archive import ClassLine
-    from hellofmt.archive.format.manifest import Storage
-    from hellofmt.projector.peft import MhaFix
+    from hellofmt.archive import ClassLine, Storage
+    from hellofmt.projector import MhaFix
 
 __all__ = ["pack_adapter"]
 

@@ -14,14 +14,14 @@ import click
 from hellofmt.errors import UserInputError, printable
 from hellofmt.ledger import DATASETS, PRECISIONS, TOWERS
 from hellofmt.ledger import plan as make_plan
-from hellofmt_cli.inspect import percent
+from hellofmt_cli.inspect_rows import percent
 from hellofmt_cli.output import Choice, count, echo_json, echo_page, json_option, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Literal
 
-    from hellofmt.archive.format.manifest import Storage
+    from hellofmt.archive import Storage
     from hellofmt.ledger import Plan
 
 __all__ = ["plan"]

@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
-
-    from hellofmt.loading.dataset import HelloDataset
 
     Part = Callable[[int, list[int]], list[int]]
     ReadAhead = Callable[[Iterator[list[int]], Part | None], Iterator[list[int]]]
@@ -70,6 +68,19 @@ class EpochIndex(int):
     def __reduce__(self) -> tuple[type[EpochIndex], tuple[int, int, bool]]:
         """How it travels to a worker process."""
         return EpochIndex, (int(self), self.epoch, self.is_padding)
+
+
+class Identified(Protocol):
+    """Rows that name themselves, as a ``HelloDataset`` does."""
+
+    @property
+    def id(self) -> str:
+        """Identity of the archive."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        ...
 
 
 class HelloSampler(Sampler[list[int]]):
@@ -107,7 +118,7 @@ class HelloSampler(Sampler[list[int]]):
 
     def __init__(
         self,
-        dataset: HelloDataset,
+        dataset: Identified,
         *,
         batch_size: int,
         num_replicas: int | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hellofmt.projector.base import Encoder, LoadedBase, base_of, load_base, seeded_base
 from hellofmt.projector.labeler import Labeler
-from hellofmt.projector.peft import read_peft, write_peft
+from hellofmt.projector.peft import MhaFix, read_peft, write_peft
 from hellofmt.projector.precision import STORAGES, stored_labelers
 from hellofmt.projector.projector import Projector
 from hellofmt.projector.targets import PRESETS, TargetRule, parse_target
@@ -15,6 +15,7 @@ __all__ = [
     "Encoder",
     "Labeler",
     "LoadedBase",
+    "MhaFix",
     "Projector",
     "TargetRule",
     "base_of",

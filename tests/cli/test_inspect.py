@@ -185,7 +185,7 @@ class TestBaseCharged:
         import msgspec
 
         from hellofmt.ledger import Ledger
-        from hellofmt_cli.inspect import _labels_avoided
+        from hellofmt_cli.inspect_document import _labels_avoided
 
         with open_archive(make_projector()) as file:
             manifest = file.manifest
@@ -261,7 +261,7 @@ class TestBaseCharged:
         ],
     )
     def test_words(self, charged, arguments, lines):
-        from hellofmt_cli.inspect import avoided_rows
+        from hellofmt_cli.inspect_rows import avoided_rows
 
         document = {
             "labels_avoided": charged(**arguments),
@@ -315,7 +315,7 @@ class TestGflop:
     def test_published_figures(self, make_projector, kind, name, size, dim, expected):
         import msgspec
 
-        from hellofmt_cli.inspect import _gflop
+        from hellofmt_cli.inspect_document import _gflop
 
         with open_archive(make_projector()) as file:
             base = file.manifest.base
@@ -344,7 +344,7 @@ class TestGflop:
     ],
 )
 def test_percent(ratio, text):
-    from hellofmt_cli.inspect import percent
+    from hellofmt_cli.inspect_rows import percent
 
     assert percent(ratio) == text
 

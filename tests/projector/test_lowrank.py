@@ -11,10 +11,7 @@ from torch import nn
 from hellofmt.archive.format.manifest import Adapter, Target
 from hellofmt.errors import SpecError
 from hellofmt.projector.lowrank import Delta, initial_matrix, merge_, read_deltas
-from hellofmt.projector.targets import (
-    DeltaShape,
-    delta_shapes,
-)
+from hellofmt.projector.targets import DeltaShape, delta_shapes
 from hellofmt.rng import uniform, words
 
 

@@ -7,12 +7,7 @@ import torch
 from hellofmt.errors import SpecError, UserInputError
 from hellofmt.projector import Encoder, LoadedBase, Projector
 from hellofmt.projector.lowrank import Delta
-from hellofmt.projector.targets import (
-    TargetRule,
-    check_shapes,
-    delta_shapes,
-    parse_target,
-)
+from hellofmt.projector.targets import TargetRule, check_shapes, delta_shapes, parse_target
 
 
 def shapes_of(module):

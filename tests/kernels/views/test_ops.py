@@ -5,12 +5,7 @@ import math
 import pytest
 import torch
 
-from hellofmt_kernels import (
-    ViewColumn,
-    ViewForm,
-    view_pair,
-    views,
-)
+from hellofmt_kernels import ViewColumn, ViewForm, view_pair, views
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STUDENT = ViewForm(MEAN, STD)

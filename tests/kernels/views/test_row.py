@@ -5,13 +5,7 @@ import itertools
 import pytest
 import torch
 
-from hellofmt_kernels import (
-    VIEW_COLUMNS,
-    WEIGHT_ONE,
-    ViewColumn,
-    validate_view_rows,
-    views,
-)
+from hellofmt_kernels import VIEW_COLUMNS, WEIGHT_ONE, ViewColumn, validate_view_rows, views
 
 
 def noise(count, height, width, seed=0):

@@ -1,0 +1,227 @@
+"""What ``hello inspect --json`` prints, and what text and page are made from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from hellofmt.archive import UNSET
+
+if TYPE_CHECKING:
+    from hellofmt.archive import Archive, Manifest
+    from hellofmt.ledger import Ledger, Tower
+
+__all__ = ["describe"]
+DEFAULT_EPOCHS: Final = 300
+"""Epochs of the students in the literature (SRe2L, RDED, HeLlO)."""
+
+
+def describe(
+    archive: Archive, *, epochs: int, with_classes: bool = False, with_tensors: bool = False
+) -> dict[str, Any]:
+    """The document ``hello.inspect/1``; groups that the archive has not are None.
+
+    Args:
+        archive: an open archive.
+        epochs: E >= 1, of the labels that would otherwise be stored.
+        with_classes: add ``class_list``.
+        with_tensors: add ``tensors``.
+
+    Returns:
+        Plain JSON values. Sizes are bytes, image sides pixels, ratios dimensionless.
+
+    Raises:
+        HelloError: a section that is needed is damaged.
+    """
+    from hellofmt.archive import decimal_value
+    from hellofmt.ledger import ledger_of
+
+    manifest = archive.manifest
+    ledger = ledger_of(archive)
+    head = manifest.head
+    dataset = manifest.dataset
+    document: dict[str, Any] = {
+        "schema": "hello.inspect/1",
+        "id": archive.id,
+        "content_id": archive.content_id,
+        "format_version": manifest.hello,
+        "dataset": {
+            "name": dataset.name,
+            "version": dataset.version,
+            "license": dataset.license,
+            "method": dataset.method,
+            "sources": list(dataset.sources),
+            "ipc": None if dataset.ipc is UNSET else dataset.ipc,
+        },
+        "producer": {"name": manifest.producer.name, "version": manifest.producer.version},
+        "images": _images(archive, ledger),
+        "classes": manifest.classes,
+        "base": _base(manifest),
+        "delta": _delta(manifest, ledger),
+        "head": _head(manifest, ledger),
+        "temperature": None if head is UNSET else decimal_value(head.temperature),
+        "views": {
+            "size": manifest.views.size,
+            "mix": manifest.views.mix,
+            "mix_probability": decimal_value(manifest.views.mix_probability),
+            "crop_scale": [decimal_value(bound) for bound in manifest.views.crop_scale],
+            "flip": decimal_value(manifest.views.flip),
+            "shuffle": manifest.views.shuffle,
+        },
+        "shard": _shard(manifest),
+        "bytes": {
+            "total": ledger.total,
+            "payload": ledger.payload,
+            "base": ledger.base,
+            "images": ledger.pixels,
+            "framing": ledger.framing,
+            "sections": dict(ledger.sections),
+        },
+        "labels_avoided": _labels_avoided(manifest, ledger, epochs),
+        "gflop_per_label": _gflop(manifest),
+        "extras": dict(archive.extras),
+    }
+    if with_classes:
+        classes = archive.classes
+        document["class_list"] = [
+            {"key": key, "names": list(names)}
+            for key, names in zip(classes.keys, classes.names, strict=True)
+        ]
+    if with_tensors:
+        document["tensors"] = _tensors(manifest)
+    return document
+
+
+def _images(archive: Archive, ledger: Ledger) -> dict[str, Any] | None:
+    images, index = archive.manifest.images, archive.index
+    if images is UNSET or index is None:
+        return None
+    return {
+        "count": images.count,
+        "codec": images.codec,
+        "layout": images.layout,
+        "height": [int(index.height.min()), int(index.height.max())],
+        "width": [int(index.width.min()), int(index.width.max())],
+        "bytes": ledger.pixels,
+    }
+
+
+def _base(manifest: Manifest) -> dict[str, Any] | None:
+    base = manifest.base
+    if base is UNSET:
+        return None
+    return {
+        "kind": base.kind,
+        "name": base.name,
+        "pretrained": None if base.pretrained is UNSET else base.pretrained,
+        "digest": base.digest,
+        "size": base.preprocess.size,
+        "embed_dim": base.arch.embed_dim,
+    }
+
+
+def _delta(manifest: Manifest, ledger: Ledger) -> dict[str, Any] | None:
+    from hellofmt.ledger import factor_values
+
+    adapter = manifest.adapter
+    if adapter is UNSET:
+        return None
+    return {
+        "parameters": factor_values(adapter, None, 0, 0),
+        "bytes": ledger.sections["adapter"],
+        "targets": len(adapter.targets),
+    }
+
+
+def _head(manifest: Manifest, ledger: Ledger) -> dict[str, Any] | None:
+    from hellofmt.ledger import factor_values
+
+    head, base = manifest.head, manifest.base
+    if head is UNSET or base is UNSET:
+        return None
+    return {
+        "start": head.start,
+        "rank": None if head.a is UNSET else head.a[0],
+        "storage": head.storage,
+        "bias": head.bias,
+        "parameters": factor_values(None, head, base.arch.embed_dim, manifest.classes),
+        "bytes": ledger.sections["head"],
+    }
+
+
+def _shard(manifest: Manifest) -> dict[str, Any] | None:
+    shard = manifest.shard
+    if shard is UNSET:
+        return None
+    return {"index": shard.index, "count": shard.count, "first": shard.first, "total": shard.total}
+
+
+def _labels_avoided(manifest: Manifest, ledger: Ledger, epochs: int) -> dict[str, Any] | None:
+    if manifest.head is UNSET or not ledger.images:
+        return None
+    base = _base_bytes(manifest, ledger)
+    return {
+        "epochs": epochs,
+        "bytes": ledger.labels(epochs),
+        "ratio": ledger.ratio(epochs),
+        "break_even": ledger.break_even(),
+        "base_bytes": base,
+        "ratio_charged": None if base is None else ledger.ratio(epochs, base),
+        "break_even_charged": None if base is None else ledger.break_even(base),
+        "data_sets_per_base": None if base is None else _data_sets(ledger, base),
+    }
+
+
+def _base_bytes(manifest: Manifest, ledger: Ledger) -> int | None:
+    """Bytes of the image tower in float16, or as embedded; None for one that nobody published."""
+    base = manifest.base
+    if base is UNSET:
+        return None
+    if base.kind != "open_clip":
+        return ledger.base
+    tower = _tower(manifest)
+    return None if tower is None else tower.tower_bytes("float16")
+
+
+def _data_sets(ledger: Ledger, base: int) -> float | None:
+    """Data sets that must share the base to beat a float16 ResNet-18 in each; None: never."""
+    from hellofmt.ledger import break_even_data_sets, model_bytes, resnet18_parameters
+
+    teacher = model_bytes(resnet18_parameters(ledger.classes), "float16")
+    return break_even_data_sets(base, teacher, ledger.payload)
+
+
+def _tower(manifest: Manifest) -> Tower | None:
+    """What is known of the base's image tower; None for a base that nobody published."""
+    from hellofmt.ledger import tower_named
+
+    base = manifest.base
+    if base is UNSET or base.kind != "open_clip":
+        return None
+    tower = tower_named(base.name)
+    # A name is only a hint of the file's author, so the shape has to agree.
+    if tower is None or (tower.size, tower.dim) != (base.preprocess.size, base.arch.embed_dim):
+        return None
+    return tower
+
+
+def _gflop(manifest: Manifest) -> float | None:
+    """GFLOP of one label, to two digits: one image through the tower."""
+    tower = _tower(manifest)
+    return None if tower is None else round(tower.gflop, 2)
+
+
+def _tensors(manifest: Manifest) -> list[dict[str, Any]]:
+    adapter = manifest.adapter
+    if adapter is UNSET:
+        return []
+    return [
+        {
+            "param": target.param,
+            "shape": list(target.shape),
+            "a": list(target.a),
+            "b": list(target.b),
+            "scale": target.scale,
+            "storage": target.storage,
+        }
+        for target in adapter.targets
+    ]

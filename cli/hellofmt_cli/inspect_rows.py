@@ -1,0 +1,134 @@
+"""Lines of ``hello inspect`` that its text and its page share."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from hellofmt_cli.output import count, size
+
+
+def span(bounds: list[int]) -> str:
+    """``3``, or ``3-8``."""
+    low, high = bounds
+    return str(low) if low == high else f"{low}-{high}"
+
+
+def percent(ratio: float) -> str:
+    """A ratio as a percentage of three digits, never in exponents: ``0.00293 %``, ``1,240 %``."""
+    value = 100 * ratio
+    if value >= 1000:
+        return f"{value:,.0f} %"
+    text = f"{value:.3g}"
+    if "e" not in text:
+        return f"{text} %"
+    # %g turns to exponents below 1e-4; as many decimals as leave three digits.
+    return f"{value:.{2 - math.floor(math.log10(value))}f}".rstrip("0") + " %"
+
+
+def views_line(views: dict[str, Any]) -> str:
+    """How views are drawn, in one line."""
+    low, high = views["crop_scale"]
+    parts = [f"{views['size']} x {views['size']} pixels", f"crops of {low:g} to {high:g}"]
+    if views["flip"]:
+        parts.append(f"flip {views['flip']:g}")
+    if views["mix"] != "none":
+        parts.append(f"{views['mix']} {views['mix_probability']:g}")
+    if views["shuffle"] > 1:
+        parts.append(f"patches shuffled {views['shuffle']} x {views['shuffle']}")
+    return ", ".join(parts)
+
+
+def label_rows(document: dict[str, Any]) -> list[tuple[str, str] | None]:
+    """The label function, or a line that there is none."""
+    base, delta, head = document["base"], document["delta"], document["head"]
+    if base is None or delta is None or head is None:
+        return [("labels", "hard labels only; no label function")]
+    name = f"{base['kind']} {base['name']}"
+    if base["pretrained"] is not None:
+        name += f" ({base['pretrained']})"
+    rank = "full" if head["rank"] is None else f"rank {head['rank']}"
+    start = "from class names" if head["start"] == "text" else "stored"
+    rows: list[tuple[str, str] | None] = [
+        ("base", name),
+        ("base digest", base["digest"]),
+        ("delta", f"{count(delta['parameters'], 'value')} on {count(delta['targets'], 'weight')}"),
+        ("head", f"{count(head['parameters'], 'value')}, {rank}, {start}, as {head['storage']}"),
+        ("temperature", f"{document['temperature']:g}"),
+    ]
+    if document["gflop_per_label"] is not None:
+        rows.append(("compute", f"{document['gflop_per_label']:g} GFLOP per label"))
+    return rows
+
+
+def byte_rows(document: dict[str, Any]) -> list[tuple[str, int]]:
+    """Bytes by part, adding up to the total, without it."""
+    sizes = document["bytes"]
+    sections = sizes["sections"]
+    parts = [
+        ("images", sizes["images"]),
+        ("label function", sizes["payload"]),
+        ("base", sizes["base"]),
+        ("index", sections.get("index", 0)),
+        ("class names", sections.get("classes", 0)),
+    ]
+    framing = sizes["framing"]
+    rest = sizes["total"] - sum(number for _, number in parts) - framing
+    parts += [("other sections", rest), ("framing", framing)]
+    return [(name, number) for name, number in parts if number]
+
+
+def avoided_rows(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the label function saves, in words; empty where there is nothing to compare."""
+    avoided = document["labels_avoided"]
+    if avoided is None:
+        return []
+    payload = document["bytes"]["payload"]
+    epochs = count(avoided["epochs"], "epoch")
+    rows = [
+        ("stored labels", f"{size(avoided['bytes'])}: {epochs}, float16"),
+        ("label function", f"{size(payload)}: {percent(avoided['ratio'])} of that"),
+        ("break-even", _pays(avoided["ratio"], avoided["break_even"])),
+    ]
+    return rows + _charged_rows(document)
+
+
+def _pays(ratio: float, break_even: int) -> str:
+    """From which epoch on a label function pays, or until when it does not."""
+    if ratio <= 1:
+        return f"smaller from epoch {break_even:,} on"
+    return f"stored labels would be smaller up to epoch {break_even - 1:,}: few images or classes"
+
+
+def _charged_rows(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """The same with the base charged to this one archive."""
+    avoided, base = document["labels_avoided"], document["base"]
+    number, ratio = avoided["base_bytes"], avoided["ratio_charged"]
+    if number is None:
+        return [("base charged", "unknown: no public tower of this name and shape")]
+    if not number:
+        return [("base charged", f"the same: a {base['kind']} base has no bytes")]
+    form = "as embedded" if base["kind"] == "embedded" else "in float16"
+    sets = avoided["data_sets_per_base"]
+    shared = "no number of data sets is" if sets is None else f"{_least(sets)} are"
+    return [
+        ("with its base", f"{size(number)} {form} more: {percent(ratio)} of stored labels"),
+        ("break-even with it", _pays(ratio, avoided["break_even_charged"])),
+        ("sharing it", f"{shared} smaller than a float16 ResNet-18 teacher in each"),
+    ]
+
+
+def _least(sets: float) -> str:
+    """The first whole number of data sets above the break-even."""
+    return f"{math.floor(sets) + 1:,} or more data sets"
+
+
+def tensor_row(tensor: dict[str, Any]) -> tuple[str, str]:
+    """Name and shapes of one adapted weight."""
+    factors = f"A {_shape(tensor['a'])}, B {_shape(tensor['b'])}"
+    what = f"{_shape(tensor['shape'])}: {factors}, scale {tensor['scale']}, {tensor['storage']}"
+    return tensor["param"], what
+
+
+def _shape(shape: list[int]) -> str:
+    return " x ".join(str(side) for side in shape)
