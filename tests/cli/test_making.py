@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 
 from hellofmt.archive import open_archive
-from hellofmt.runs import results
 from hellofmt.student import build_student
 
 KEYS = ("columns", "grey", "rows")
@@ -167,19 +166,19 @@ def test_a_full_disk_names_the_file_and_keeps_what_is_finished(
         return fsync
 
     before = tree(tmp_path)
-    monkeypatch.setattr(results.os, "fsync", full_after(0))
+    monkeypatch.setattr(os, "fsync", full_after(0))
     nothing = invoke(*arguments, "-o", path)
     assert nothing.exit_code == 9
     assert re.search(r"Error: .*x\.hello\.work/fit-\w+\.safetensors: No space left", nothing.stderr)
     assert "kept: " not in nothing.stderr
     assert tree(tmp_path) == before
-    monkeypatch.setattr(results.os, "fsync", full_after(1))
+    monkeypatch.setattr(os, "fsync", full_after(1))
     half = invoke(*arguments, "-o", path)
     assert half.exit_code == 9
     assert re.search(r"Error: .*/select-\w+\.safetensors: No space left", half.stderr)
     assert f"kept: what is finished, in {work}; the same command continues" in half.stderr
     assert [file.name[:4] for file in work.iterdir()] == ["fit-"]
-    monkeypatch.setattr(results.os, "fsync", sync)
+    monkeypatch.setattr(os, "fsync", sync)
     done = invoke(*arguments, "-o", path)
     assert done.exit_code == 0, done.stderr
     assert "fit: finished earlier" in done.stderr
