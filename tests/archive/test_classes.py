@@ -58,7 +58,7 @@ def test_refused_bytes(data, count, text):
     [
         (
             ClassLine("a", ("b, c",)),
-            "class 0: a name is missing or holds a comma and a blank, in a",
+            "class 0: a name is missing or contains a comma and a space, in a",
         ),
         (ClassLine("a", ()), "class 0: empty or padded name"),
         (ClassLine("a\tb", ("c",)), "class 0: control character"),

@@ -199,7 +199,7 @@ SCHEMA = [
     (["base", "digest"], "sha256:" + "0" * 64, "E_SCHEMA", "`base.digest`: not that of"),
     (["base", "digest"], "sha256:" + "0" * 64 + "\n", "E_SCHEMA", "`base.digest`: not in the form"),
     (["base", "seed"], 1, "E_SCHEMA", "`base.seed`: expected `seed` and `rule` exactly"),
-    (["base", "kind"], "open_clip", "E_SCHEMA", "section `base` has no group it belongs to"),
+    (["base", "kind"], "open_clip", "E_SCHEMA", "section `base` belongs to no group"),
     (["base", "pretrained"], "openai", "E_SCHEMA", "`base.pretrained`: expected only for kind"),
     (["base", "preprocess", "std"], ["0.0", "0.5", "0.5"], "E_SCHEMA", "`base.preprocess.std.0`"),
     (["base", "preprocess", "size"], 4097, "E_SCHEMA", "`base.preprocess.size`: expected at most"),
@@ -215,9 +215,9 @@ SCHEMA = [
     (["adapter", "targets", 0, "scale"], "-1001.0", "E_SCHEMA", "`adapter.targets.0.scale`"),
     (["sections", 0, "size"], 0, "E_SCHEMA", "`sections.0.size`: expected at least 1 byte"),
     (["sections", 0, "encoding"], "zstd", "E_SCHEMA", "`sections.0.encoding`: expected none"),
-    (["sections", 0, "raw_size"], 5, "E_SCHEMA", "`raw_size` and `raw_digest` exactly for zstd"),
+    (["sections", 0, "raw_size"], 5, "E_SCHEMA", "`raw_size` and `raw_digest` if and only if"),
     (["sections", 0, "name"], "surprise", "E_SCHEMA", "unknown section `surprise`"),
-    (["images"], ..., "E_SCHEMA", "section `index` has no group it belongs to"),
+    (["images"], ..., "E_SCHEMA", "section `index` belongs to no group"),
     (["images", "layout"], "packed", "E_SCHEMA", "`images.codec`: expected raw exactly when"),
     (["images", "shape"], [8, 8, 3], "E_SCHEMA", "`images.shape`: expected exactly when packed"),
     (["images", "span"], 0, "E_SCHEMA", "`images.span`: expected 0 exactly when packed"),
@@ -238,14 +238,16 @@ def test_schema_rules(document, path, value, code, text):
 def test_section_twice(document):
     made = copy.deepcopy(document)
     made["sections"].insert(1, made["sections"][0])
-    with pytest.raises(SpecError, match=r"E_DUPLICATE .*`sections.1.name`: `index` stands twice"):
+    with pytest.raises(
+        SpecError, match=r"E_DUPLICATE .*`sections.1.name`: duplicate section `index`"
+    ):
         parse_manifest(dump(made))
 
 
 def test_section_order(document):
     made = copy.deepcopy(document)
     made["sections"][2:4] = reversed(made["sections"][2:4])
-    with pytest.raises(SpecError, match=r"E_ORDER .*`adapter` stands too late"):
+    with pytest.raises(SpecError, match=r"E_ORDER .*section `adapter` is out of order"):
         parse_manifest(dump(made))
 
 

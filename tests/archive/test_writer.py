@@ -527,7 +527,7 @@ def test_refused_drafts(samples, tmp_path):
         (samples.draft(projector=replace(part, probe_logits=np.zeros((1, 3), np.float32))),
          "E_DATA", "expected F32 1x2, got F32 1x3"),
         (samples.draft(projector=replace(part, base_tensors=samples.base("embedded")[1])),
-         "E_DATA", "section `base` has no group it belongs to"),
+         "E_DATA", "section `base` belongs to no group"),
     ]  # fmt: skip
     for draft, code, text in cases:
         with pytest.raises(UserInputError) as caught:

@@ -229,7 +229,7 @@ def index(data):
         found = parse_classes(body, count)
         lines = map(ClassLine, found.keys, found.names)
         require(class_bytes(list(lines)) == body, "classes that read as others")
-        require(len(set(found.keys)) == count, "a key stands twice")
+        require(len(set(found.keys)) == count, "duplicate key")
         return
     described = PACKED if data[0] % 4 else PICTURES
     rows = parse_index(body, described, 4096, DEFAULT_LIMITS)

@@ -1,7 +1,7 @@
 """Canonical JSON: one spelling of every value, so that ``bytes == canonical(parse(bytes))``.
 
-There are no floats in it: a decimal is a string in one form and is read as the nearest double,
-because two writers never print a float the same way.
+It has no floats, because two writers never print a float the same way. A decimal is a string in
+one form, read as the nearest double.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ __all__ = [
     "decimal_value",
     "parse_canonical",
 ]
-# The end of a pattern is "no character follows": "$" would let a line feed through in Python.
+# Patterns end in "no character follows": in Python, "$" would let a line feed through.
 END = r"(?![\s\S])"
 DECIMAL_FORM: Final = r"^(?!-0\.0(?![0-9]))-?(0|[1-9][0-9]{0,8})\.([0-9]{0,16}[1-9]|0)" + END
 
 
 def canonical(value: Any) -> bytes:
-    r"""The one JSON form of ``value``: sorted keys, no white space, ASCII with ``\uXXXX``.
+    r"""Serialise ``value`` to its one JSON form: sorted keys, no white space, ASCII and ``\uXXXX``.
 
     Args:
         value: dicts, lists, strings, integers, booleans.
@@ -47,7 +47,7 @@ def canonical(value: Any) -> bytes:
 
 
 def decimal_string(x: float) -> str:
-    r"""``x`` in the manifest's form for decimals: the shortest one that reads back as ``x``.
+    r"""Write ``x`` in the manifest's form for decimals: the shortest that reads back as ``x``.
 
     A double that needs more than 17 digits after the point is rounded to 17 (half to even); the
     decimal is then within 5e-18 of it.
@@ -59,7 +59,7 @@ def decimal_string(x: float) -> str:
         For instance ``"1.0"``, ``"-0.25"``, ``"0.0000001"``; never ``"-0.0"``.
 
     Raises:
-        UserInputError: not finite or too large (E_OPTION).
+        UserInputError: ``x`` is not finite or too large (E_OPTION).
     """
     x = float(x)
     if not math.isfinite(x) or abs(x) >= 1e9:
@@ -74,13 +74,13 @@ def decimal_value(s: str) -> float:
     """The double nearest to a decimal string of the manifest.
 
     Args:
-        s: digits, a point, digits, in the one form of the format.
+        s: digits, a point, digits, in canonical form.
 
     Returns:
         A finite double.
 
     Raises:
-        SpecError: not in that form (E_SCHEMA).
+        SpecError: ``s`` is not in that form (E_SCHEMA).
     """
     if re.match(DECIMAL_FORM, s) is None:
         raise SpecError.make("E_SCHEMA", f"not a canonical decimal: {printable(s)}")
@@ -103,10 +103,10 @@ def _bounded_int(text: str) -> int:
 
 
 def parse_canonical(data: bytes) -> dict[str, Any]:
-    """The object in ``data`` if it is canonical JSON.
+    """Parse ``data``, which must be the canonical form of one JSON object.
 
     Raises:
-        SpecError: E_JSON.
+        SpecError: it is not (E_JSON).
     """
 
     def fault(text: str) -> SpecError:
@@ -139,7 +139,7 @@ def parse_canonical(data: bytes) -> dict[str, Any]:
             min(len(again), len(data)),
         )
         raise fault(f"not the canonical form; differs at byte {at}")
-    # A lone surrogate survives the round trip but is no text; only an escape can bring one.
+    # A lone surrogate survives the round trip but is not text; only an escape can produce one.
     if b"\\ud" in data and any(0xD800 <= ord(c) < 0xE000 for text in _strings(value) for c in text):
         raise fault("a string holds a lone surrogate")
     return value
@@ -160,10 +160,10 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def check_generic(value: Any) -> None:
-    """Bounds that the closed schema implies, for files whose newer keys it does not know.
+    """Check depth, lengths and integers, which a closed schema cannot do for keys it does not know.
 
     Raises:
-        SpecError: E_JSON.
+        SpecError: a bound is exceeded (E_JSON).
     """
     stack: list[tuple[Any, int]] = [(value, 1)]
     while stack:

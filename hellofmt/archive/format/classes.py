@@ -1,7 +1,7 @@
 """The classes section: one line per class, ``key TAB name[, synonym...]``.
 
-A text rather than JSON, so that `grep` finds a class, and ordered, so that the line number is the
-label. The first name is what a text head puts into its prompts.
+Text rather than JSON, so that `grep` finds a class; ordered, so that the line number is the label.
+A text head puts the first name into its prompts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["ClassLine", "Classes", "class_bytes", "parse_classes"]
 
 _MEMBER: Final = "__hello__/classes"
 _LINE_BYTES: Final = 4096
-# Control characters, and the two separators that many tools take as line ends.
+# Control characters, and the two separators that many tools take for line ends.
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -54,7 +54,7 @@ class Classes:
 
 
 def class_bytes(lines: Sequence[ClassLine]) -> bytes:
-    """The bytes of the classes section.
+    """Serialise the classes section.
 
     Args:
         lines: one per class, in label order.
@@ -63,7 +63,7 @@ def class_bytes(lines: Sequence[ClassLine]) -> bytes:
         UTF-8, one line per class, each ended by a line feed.
 
     Raises:
-        UserInputError: a key or name that a line cannot hold (E_DATA).
+        UserInputError: a line cannot hold a key or name (E_DATA).
     """
     seen: set[str] = set()
     out: list[str] = []
@@ -72,7 +72,9 @@ def class_bytes(lines: Sequence[ClassLine]) -> bytes:
         problem = _line_problem(text, label, seen)
         if not problem and tuple(text.partition("\t")[2].split(", ")) != line.names:
             shown = printable(text, 80)
-            problem = f"class {label}: a name is missing or holds a comma and a blank, in {shown}"
+            problem = (
+                f"class {label}: a name is missing or contains a comma and a space, in {shown}"
+            )
         if problem:
             raise UserInputError.make("E_DATA", problem)
         out.append(text + "\n")
@@ -80,7 +82,7 @@ def class_bytes(lines: Sequence[ClassLine]) -> bytes:
 
 
 def parse_classes(data: bytes, count: int) -> Classes:
-    """Narrow the bytes of the classes section to its lines.
+    """Parse the classes section.
 
     Args:
         data: the raw section.
@@ -90,8 +92,9 @@ def parse_classes(data: bytes, count: int) -> Classes:
         The classes.
 
     Raises:
-        SpecError: not UTF-8, no last line feed, another number of lines, a line that is too long,
-            duplicate, without TAB or name, or with control characters (E_CLASSES).
+        SpecError: the text is not UTF-8, does not end in a line feed or has another number of
+            lines; or a line is too long, is a duplicate, lacks a TAB or a name, or contains
+            control characters (E_CLASSES).
     """
 
     def fault(text: str) -> SpecError:
@@ -126,7 +129,7 @@ def _line_problem(line: str, label: int, seen: set[str]) -> str:
     try:
         size = len(line.encode("utf-8"))
     except UnicodeEncodeError:
-        # What the operating system gives for a file name that is not UTF-8.
+        # File names that are not UTF-8 arrive as lone surrogates.
         return f"class {label}: not UTF-8: {shown}"
     if size > _LINE_BYTES:
         return f"class {label}: line of {size} bytes; expected at most {_LINE_BYTES}: {shown}"

@@ -2,9 +2,9 @@
 
 Python's bindings ignore ``max_output_size`` for a frame that states its size, accept bytes and
 frames after the first one, and allocate windows beyond ``max_window_size`` in one-shot calls. So
-the frame header is checked first and nothing is decompressed before it agrees with the manifest.
-Compression happens only where it saves 5 % and a block of 512 bytes, and never beyond the ratio or
-size that a reader accepts without a flag.
+the frame header is checked first, and nothing is decompressed before it agrees with the manifest.
+A section is compressed only if that saves 5 % and a block of 512 bytes, and never beyond the ratio
+or size that a reader accepts by default.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LEVEL: Final = 19
 
 
 def compress(raw: bytes) -> bytes | None:
-    """``raw`` as one zstd frame, or None where storing it raw is better.
+    """Compress ``raw`` to one zstd frame, or return None if storing it raw is better.
 
     Args:
         raw: bytes of a section.
@@ -53,7 +53,7 @@ def compress(raw: bytes) -> bytes | None:
 
 
 def decompress(stored: bytes, raw_size: int, *, member: str) -> bytes:
-    """The raw bytes of a section stored as one zstd frame.
+    """Decompress a section stored as one zstd frame.
 
     Args:
         stored: the frame, its digest already checked.
@@ -64,8 +64,8 @@ def decompress(stored: bytes, raw_size: int, *, member: str) -> bytes:
         ``raw_size`` bytes.
 
     Raises:
-        CorruptError: E_ZSTD, anything but one frame of exactly that size with a checksum, a window
-            of at most 8 MiB and no dictionary.
+        CorruptError: it is anything but one frame of exactly that size, with a checksum, a window
+            of at most 8 MiB and no dictionary (E_ZSTD).
     """
     import zstandard
 

@@ -19,19 +19,19 @@ __all__ = ["base_digest", "content_id", "set_id", "sha256", "tensors_digest"]
 
 
 def sha256(data: bytes | memoryview) -> str:
-    """Digest of ``data`` in the manifest's spelling."""
+    """Return the digest of ``data`` as the manifest spells it."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 def tensors_digest(lines: Iterable[tuple[str, str, tuple[int, ...], bytes]]) -> str:
-    """Digest of a set of tensors, whatever container they came from.
+    """Digest a set of tensors, whatever container they came from.
 
     SHA-256 over one line ``name|dtype|shape|sha256`` per tensor, sorted by name, each ended by a
     line feed; the shape is written ``3x4x5``, the last field is the hex SHA-256 of the data.
 
     Args:
         lines: name, dtype in safetensors' spelling (``F32``), shape, little-endian row-major data.
-            Floating tensors of a base are passed as F32, integer counters are left out.
+            Pass floating tensors of a base as F32 and leave out integer counters.
 
     Returns:
         ``sha256:`` and 64 hex digits.
@@ -44,7 +44,7 @@ def tensors_digest(lines: Iterable[tuple[str, str, tuple[int, ...], bytes]]) -> 
 
 
 def base_digest(arch: Arch, preprocess: Preprocess, tensors: str) -> str:
-    r"""Digest of a base encoder: its architecture, its preprocessing and its tensors.
+    r"""Digest a base encoder: its architecture, its preprocessing and its tensors.
 
     SHA-256 over ``hello/base/1\n`` and the canonical JSON of the three.
 
@@ -65,12 +65,12 @@ def base_digest(arch: Arch, preprocess: Preprocess, tensors: str) -> str:
 
 
 def content_id(data: bytes) -> str:
-    r"""Identity of the content: what stays equal when a file is only compressed anew.
+    r"""Identify the content: equal for files that differ only in compression.
 
     SHA-256 over ``hello/content/1\n`` and the canonical JSON of the manifest without ``producer``,
     ``x_`` keys, ``card`` and ``license``, each section with its raw size and digest. It answers
     "same data set?" and is never a pin: only ``id`` fixes the bytes. Keys that this reader does not
-    know take part, or readers of two versions would give one file two identities.
+    know are included; otherwise readers of two versions would give one file two identities.
 
     Args:
         data: the stored bytes of a valid manifest.
@@ -93,7 +93,7 @@ def content_id(data: bytes) -> str:
 
 
 def set_id(ids: Sequence[str]) -> str:
-    r"""Identity of a set: SHA-256 over ``hello/set/1\n`` and its ids in order, a line each.
+    r"""Identify a set: SHA-256 over ``hello/set/1\n`` and its ids in order, a line each.
 
     Args:
         ids: ``sha256:...`` of every shard.

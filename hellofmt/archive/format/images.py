@@ -1,10 +1,10 @@
 """Images: three codecs, each held to a strict profile before native code sees a byte.
 
-A short walk over the file structure comes first: it refuses what image libraries are attacked with
-(palettes, interlace, text and profile chunks, progressive scans, animation, trailing bytes) and
-gives the dimensions without decoding. Only then, and after digest and limits, is an image decoded,
-by the one plugin of its codec. Metadata segments that a JPEG may carry never reach the decoder.
-Bytes are stored as they are given; encoding is for callers who ask for it.
+A short walk over the file structure comes first. It refuses what image libraries are attacked with
+(palettes, interlacing, text and profile chunks, progressive scans, animation, trailing bytes) and
+reads the dimensions without decoding. Only then, after digest and limits, does the one plugin of
+the codec decode the image. Metadata segments of a JPEG never reach the decoder. Images are stored
+byte for byte; they are encoded only for callers who ask for it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ DECODE_ERRORS: Final = (
 
 
 class ImageShape(NamedTuple):
-    """Dimensions of an image as its file states them.
+    """Dimensions that an image file states.
 
     Attributes:
         height: pixels.
@@ -82,7 +82,9 @@ class ImageShape(NamedTuple):
 
 
 def parse_image(data: bytes | memoryview, codec: str, *, member: str = "") -> ImageShape:
-    """Hold an image file to the profile of its codec and read its dimensions, without decoding.
+    """Check an image file against the profile of its codec and read its dimensions.
+
+    Nothing is decoded.
 
     Args:
         data: the whole file.
@@ -93,8 +95,8 @@ def parse_image(data: bytes | memoryview, codec: str, *, member: str = "") -> Im
         Its dimensions, each at least 1.
 
     Raises:
-        SpecError: outside the profile (E_CODEC).
-        CorruptError: cut, or a checksum is wrong (E_IMAGE).
+        SpecError: the file is outside the profile (E_CODEC).
+        CorruptError: it is truncated, or a checksum is wrong (E_IMAGE).
     """
     try:
         shape = _WALKS[codec](data)
@@ -110,7 +112,7 @@ def parse_image(data: bytes | memoryview, codec: str, *, member: str = "") -> Im
 
 
 class _OutsideProfileError(ValueError):
-    """A file that may be valid elsewhere and that the profile does not allow."""
+    """A file that may be valid elsewhere but that the profile does not allow."""
 
 
 class _DamagedError(ValueError):
@@ -147,7 +149,7 @@ def _walk_png(data: bytes | memoryview) -> ImageShape:
 
 
 def _png_start(data: bytes | memoryview) -> ImageShape:
-    """Signature and IHDR; its checksum is not looked at."""
+    """Parse signature and IHDR, without its checksum."""
     begin = bytes(data[:16])
     if begin != _PNG_BEGIN:
         if begin[:8] != _PNG_BEGIN[:8]:
@@ -165,7 +167,7 @@ def _png_start(data: bytes | memoryview) -> ImageShape:
 
 
 def parse_png_header(head: bytes) -> ImageShape:
-    """Dimensions of a PNG image from its first 33 bytes alone; the rest is not looked at.
+    """Read the dimensions of a PNG image from its first 33 bytes alone.
 
     Args:
         head: the signature and the first chunk.
@@ -174,7 +176,7 @@ def parse_png_header(head: bytes) -> ImageShape:
         Its dimensions.
 
     Raises:
-        SpecError: not a PNG file of the profile (E_CODEC).
+        SpecError: it is not a PNG file within the profile (E_CODEC).
     """
     try:
         return _png_start(head)
@@ -183,7 +185,7 @@ def parse_png_header(head: bytes) -> ImageShape:
 
 
 def _segments(data: bytes | memoryview) -> list[tuple[int, int, int, int]]:
-    """Marker, begin, begin of the body and end of every JPEG segment.
+    """Yield marker, start, start of the body and end of every JPEG segment.
 
     A segment begins with its fill bytes; a scan ends after its entropy-coded data.
     """
@@ -195,7 +197,7 @@ def _segments(data: bytes | memoryview) -> list[tuple[int, int, int, int]]:
         begin = at
         if data[at] != 0xFF:
             raise _DamagedError(f"no marker at byte {at}")
-        # Any number of 0xFF may fill the space before a marker.
+        # Any number of 0xFF may precede a marker.
         while at < end and data[at] == 0xFF:
             at += 1
         if at == end:
@@ -303,10 +305,10 @@ def check_image_limits(shape: ImageShape, size: int, limits: Limits, *, member: 
 
 
 def _check_png_data(data: bytes, shape: ImageShape) -> None:
-    """The compressed data of a PNG is exactly its rows: libpng tolerates less and more.
+    """Check that the compressed data of a PNG is exactly its rows; libpng tolerates less and more.
 
     Raises:
-        _DamagedError: another length, or the stream is broken.
+        _DamagedError: the length differs, or the stream is broken.
     """
     parts: list[bytes] = []
     at = 8
@@ -326,13 +328,14 @@ def _check_png_data(data: bytes, shape: ImageShape) -> None:
 
 
 def without_metadata(data: bytes) -> bytes:
-    """A JPEG as training decodes it: no orientation, no profile, no comment.
+    """Strip a JPEG to what training decodes: no orientation, no profile, no comment.
 
     Args:
         data: a JPEG within the profile of the format.
 
     Returns:
-        The file without comments and application segments, but for JFIF and Adobe's colour flag.
+        The file without comments and without application segments other than JFIF and Adobe's
+        colour flag.
     """
     parts = [data[:2]]
     for marker, begin, _, end in _segments(data):
@@ -343,7 +346,7 @@ def without_metadata(data: bytes) -> bytes:
 
 
 def decode_image(data: bytes, codec: str, limits: Limits, *, member: str = "") -> NDArray[np.uint8]:
-    """The pixels of an image file.
+    """Decode an image file.
 
     Exact for PNG and lossless WebP; JPEG decoders differ by small amounts between versions. EXIF
     orientation and colour profiles are ignored.
@@ -358,9 +361,9 @@ def decode_image(data: bytes, codec: str, limits: Limits, *, member: str = "") -
         uint8 (H, W, 3) RGB, or (H, W, 1) for grey.
 
     Raises:
-        SpecError: outside the profile (E_CODEC).
-        CorruptError: cannot be decoded in full, or to other dimensions (E_IMAGE).
-        LimitError: above the limits.
+        SpecError: the file is outside the profile (E_CODEC).
+        CorruptError: it cannot be decoded in full, or decodes to other dimensions (E_IMAGE).
+        LimitError: it is above the limits.
     """
     import numpy as np
     from PIL import Image
@@ -398,7 +401,7 @@ def encode_image(pixels: NDArray[np.uint8], codec: Codec, *, quality: int = 95) 
         The file.
 
     Raises:
-        UserInputError: another dtype or shape, or a quality out of range (E_DATA, E_OPTION).
+        UserInputError: wrong dtype or shape (E_DATA), or quality out of range (E_OPTION).
     """
     import numpy as np
     from PIL import Image

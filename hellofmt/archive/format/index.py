@@ -1,9 +1,9 @@
 """The index: one row per image, as NumPy columns.
 
-Columns, not objects: a million rows are 48 MB in five arrays that forked workers share, while as
-many Python objects would be ten times that and be copied page by page as their reference counts
-change. Offsets are not stored; they are summed from the sizes, and the sum must give the span that
-the manifest states.
+Columns, not objects: a million rows take 48 MB in five arrays that forked workers share. As many
+Python objects would take ten times that, and would be copied page by page as reference counts
+change. Offsets are not stored; they are summed from the sizes, and the total must equal the span
+that the manifest states.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _COLUMNS: Final = {
     "width": "<u2",
     "sha256": "|u1",
 }
-# Rows summed at a time, so that the sum needs no memory of its own.
+# Rows summed at a time, so that the sum needs little memory.
 _CHUNK_ROWS: Final = 1 << 16
 
 
@@ -69,7 +69,7 @@ def index_tensors(
     width: NDArray[Any],
     sha256: NDArray[np.uint8],
 ) -> dict[str, StoredTensor]:
-    """The tensors of the index section.
+    """Arrange columns as the tensors of the index section.
 
     Args:
         size: (N,) stored bytes.
@@ -91,7 +91,7 @@ def index_tensors(
 
 
 def parse_index(data: bytes, manifest: Manifest, start: int, limits: Limits) -> Index:
-    """Narrow the bytes of the index section to its rows.
+    """Parse the index section.
 
     Args:
         data: the raw section, its digest already checked.
@@ -104,13 +104,13 @@ def parse_index(data: bytes, manifest: Manifest, start: int, limits: Limits) -> 
 
     Raises:
         LimitError: an image above a limit (E_LIMIT_IMAGE_BYTES, _IMAGE_SIDE, _IMAGE_PIXELS).
-        SpecError: against the strict check (E_TENSOR), or rows that contradict each other or the
-            manifest (E_INDEX).
+        SpecError: the section fails the strict check (E_TENSOR), or rows contradict each other or
+            the manifest (E_INDEX).
     """
     images = manifest.images
     if images is UNSET:
         raise _fault("index without images")
-    # Everything is judged on the bytes as they are; copies are made only of a sound index.
+    # Checks read the bytes in place; only a valid index is copied.
     columns = _columns(data, manifest)
     size, label, sha256 = columns["size"], columns["label"], columns["sha256"]
     height, width = columns["height"], columns["width"]
@@ -158,7 +158,7 @@ def parse_index(data: bytes, manifest: Manifest, start: int, limits: Limits) -> 
 
 
 def _columns(data: bytes, manifest: Manifest) -> dict[str, NDArray[Any]]:
-    """The columns as views of the section: the library would copy them, 48 MB for a million rows.
+    """Return the columns as views of the section; the library would copy 48 MB for a million rows.
 
     Raises:
         LimitError: see ``parse_tensor_header``.
@@ -184,11 +184,11 @@ def _fault(text: str) -> SpecError:
 
 
 def check_labels(label: NDArray[np.integer], manifest: Manifest) -> None:
-    """Refuse labels that are not sorted classes, as many per class as ``dataset.ipc`` states.
+    """Refuse labels that are unsorted, out of range, or not ``dataset.ipc`` per class.
 
     Args:
         label: (N,), N >= 1.
-        manifest: of these images; ``ipc`` says nothing of the images of one shard.
+        manifest: of these images; ``ipc`` does not apply to a single shard.
 
     Raises:
         SpecError: E_INDEX.

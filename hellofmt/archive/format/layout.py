@@ -1,10 +1,10 @@
 """Bytes of the container: headers, names, padding, order of members.
 
-An archive is a strict subset of USTAR, so that every tar tool lists it. Reading goes the other way
-round from a tar reader: the header of a member is a pure function of its name and size, both known
-beforehand, so the 512 bytes are *computed* and compared. Nothing of a header is ever interpreted,
-and a file that any two tools could read differently does not exist. Offsets are not stored either:
-they follow from the sizes, so holes and overlaps cannot be written down.
+An archive is a strict subset of USTAR, so every tar tool lists it. It is not read the way tar
+readers read: the header of a member is a pure function of its name and size, both known beforehand,
+so the 512 bytes are *computed* and compared. No header is ever interpreted, so no two tools can
+read one file differently. Offsets are not stored either: they follow from the sizes, so holes and
+overlaps cannot be expressed.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ SECTION_ORDER: Final = (
 )
 """Every section of version 1.0, in file order."""
 EXTENSIONS: Final = {"png": "png", "jpeg": "jpg", "webp": "webp"}
-"""Codec to file name extension."""
+"""File name extension of each codec."""
 ZIP_END: Final = b"PK\5\6"
 """Signature of a ZIP archive's end record."""
 ZIP_TAIL: Final = 65_557
-"""ZIP readers look for ``ZIP_END`` in this many last bytes: a record and its longest comment."""
+"""Bytes at the end in which ZIP readers look for ``ZIP_END``: a record, its longest comment."""
 
 _MAX_SIZE: Final = (1 << 33) - 1
 _FIXED: Final = b"0000644\0000000000\0000000000\0"
@@ -74,12 +74,12 @@ _BASE_SUM: Final = sum(_FIXED) + sum(_MTIME) + 8 * 0x20 + sum(_TAIL)
 
 
 def padded(size: int) -> int:
-    """``size`` in bytes rounded up to a multiple of 512."""
+    """Round ``size``, in bytes, up to a multiple of 512."""
     return -(-size // BLOCK) * BLOCK
 
 
 def header(name: str, size: int) -> bytes:
-    """The one USTAR header of a member: a regular file, mode 644, owner 0, time 0.
+    """Build the USTAR header of a member: a regular file, mode 644, owner 0, time 0.
 
     Args:
         name: 1 to 99 ASCII characters.
@@ -106,15 +106,15 @@ def header(name: str, size: int) -> bytes:
 
 
 def describe_header(block: bytes, name: str, size: int) -> SpecError:
-    """The error for a header that is not ``header(name, size)``.
+    """Build the error for a header that is not ``header(name, size)``.
 
     Args:
         block: the 512 bytes of the file.
-        name: member expected there.
+        name: expected member.
         size: its expected size in bytes.
 
     Returns:
-        E_HEADER, which shows the name or the size that stands there instead, if it can be read.
+        E_HEADER, not raised; it shows the actual name or size if they can be read.
     """
     other, other_size = _read_header(block)
     if other is None:
@@ -131,20 +131,20 @@ def describe_header(block: bytes, name: str, size: int) -> SpecError:
 
 
 def _read_header(block: bytes) -> tuple[str | None, int]:
-    """Name and size of a canonical header, or ``(None, 0)``."""
+    """Read name and size of a canonical header; ``(None, 0)`` for any other."""
     name = block[:100].rstrip(b"\0")
     try:
         text, size = name.decode("ascii"), int(block[124:135], 8)
         if header(text, size) == block:
             return text, size
     except (ValueError, SpecError):
-        # Only tells apart what is wrong with a header that is refused already.
+        # Only words the error; the header is refused already.
         return None, 0
     return None, 0
 
 
 MOST_SHARDS: Final = 99_999
-"""Shards of a data set: their names have five digits."""
+"""Most shards of a data set: their names have five digits."""
 
 
 def shard_path(target: str | os.PathLike[str], index: int, count: int) -> Path:
@@ -154,14 +154,14 @@ def shard_path(target: str | os.PathLike[str], index: int, count: int) -> Path:
 
 
 def section_member(section: str) -> str:
-    """Member name of a section."""
+    """Return the member name of a section."""
     return f"__hello__/{section}"
 
 
 def image_name(label: int, number: int, codec: str, classes: int, total: int) -> str:
-    """Member name of an image: ``images/<label>/<number>.<extension>``.
+    """Return the member name of an image: ``images/<label>/<number>.<extension>``.
 
-    Padded so that byte order of the names is the order of the rows.
+    Numbers are padded, so sorting the names by bytes gives the order of the rows.
 
     Args:
         label: class of the image, < ``classes``.

@@ -1,9 +1,8 @@
-"""What a reader refuses for size: defaults that a caller may raise, hard caps that nobody can.
+"""Size limits of a reader: defaults that a caller may raise, and hard caps that nobody can.
 
-A file never raises its own limit. Every allocation while reading is at most the smaller of such a
-cap and the bytes that exist, so a small hostile file costs little memory and a large one no more
-than its own length. The caps are named once here; errors name the value, the cap and the option
-that raises it.
+A file never raises its own limit. No allocation while reading exceeds the smaller of a cap and the
+bytes that exist, so a small hostile file costs little memory and a large one no more than its own
+length. All caps are defined here; errors name the value, the cap and the option that raises it.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ _HARD: Final = {
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of one reader or writer; every field may be raised up to its hard cap.
+    """Limits of one reader or writer; every field may be raised up to its hard cap.
 
     Attributes:
         images: rows of the index.
@@ -100,11 +99,11 @@ class Limits:
 
 
 DEFAULT_LIMITS: Final = Limits()
-"""What is used where the caller names no limits."""
+"""Limits for callers that name none."""
 
 
 def check_limit(limits: Limits, name: str, value: int, *, member: str = "") -> None:
-    """Refuse ``value`` if it is above the limit called ``name``.
+    """Refuse ``value`` if it exceeds the limit ``name``.
 
     Args:
         limits: the caller's limits.
@@ -130,10 +129,10 @@ def check_limit(limits: Limits, name: str, value: int, *, member: str = "") -> N
 
 
 def check_fixed(name: str, value: int, cap: int, *, member: str = "") -> None:
-    """Refuse ``value`` above a cap of the format that no option raises.
+    """Refuse ``value`` if it exceeds a cap of the format that no option raises.
 
     Args:
-        name: what is limited, as it stands in the code ``E_LIMIT_<NAME>``.
+        name: what is limited, as in the code ``E_LIMIT_<NAME>``.
         value: what the file asks for.
         cap: most allowed.
         member: archive member it concerns.

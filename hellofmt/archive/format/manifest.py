@@ -1,8 +1,8 @@
-"""The manifest: what an archive says of itself, as closed types.
+"""The manifest: what an archive says about itself, as closed types.
 
 One canonical JSON document of at most 1 MiB, so that ``bytes == canonical(parse(bytes))`` decides
-every spelling. There are no floats in it: a decimal is a string in one form and is read as the
-nearest double, because two writers never print a float the same way. Unknown keys are refused,
+every spelling. It has no floats, because two writers never print a float the same way: a decimal is
+a string in one form, read as the nearest double. Unknown keys are refused,
 except top-level ``x_...`` strings, which nothing interprets. The types below are the schema:
 ``spec/hello-1.schema.json`` is generated from them.
 """
@@ -53,7 +53,7 @@ Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
 
 class _Closed(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A JSON object whose unknown keys are refused and whose absent groups stay absent."""
+    """A JSON object that refuses unknown keys and omits absent groups."""
 
 
 class Producer(_Closed, frozen=True):
@@ -64,9 +64,9 @@ class Producer(_Closed, frozen=True):
 
 
 class Dataset(_Closed, frozen=True):
-    """What the data set is; for people and for ``hello diff``.
+    """A description of the data set, for people and for ``hello diff``.
 
-    ``ipc`` is absent where the archive has no images or an uneven number per class.
+    ``ipc`` is absent if the archive has no images or if classes differ in their number.
     """
 
     name: Name
@@ -93,7 +93,7 @@ class Images(_Closed, frozen=True):
 
 
 class Views(_Closed, frozen=True):
-    """How a view is made from a stored image; the labels were fitted for views like these.
+    """How a view is made from a stored image; the label function was fitted to views like these.
 
     ``size``: side of the square view in pixels. ``crop_scale``: area fraction, ``crop_ratio``:
     width / height, both ``[low, high]``. ``flip``, ``mix_probability``: probabilities.
@@ -116,12 +116,12 @@ class Views(_Closed, frozen=True):
 
 
 class VisionArch(_Closed, frozen=True):
-    """open_clip's ``vision_cfg``, the keys that are data and only those.
+    """The keys of open_clip's ``vision_cfg`` that are data.
 
-    Keys that name files or download weights have no place here. ``timm_model_name`` is looked up in
+    Keys that name files or download weights are left out. ``timm_model_name`` is looked up in
     timm's own registry, never imported. ``block_type`` is stated only where none of the options of
-    a custom block (``qk_norm`` and the four ``scale_...``) implies it. ``timm_proj`` ``""`` is
-    open_clip's null: timm's own classifier is the projection.
+    a custom block (``qk_norm`` and the four ``scale_...``) implies it. ``timm_proj``
+    ``""`` stands for open_clip's null: timm's own classifier is the projection.
     """
 
     image_size: Positive | UnsetType = UNSET
@@ -158,7 +158,7 @@ class VisionArch(_Closed, frozen=True):
 
 
 class TextArch(_Closed, frozen=True):
-    """open_clip's ``text_cfg`` of a seeded text tower, which has no file to be read from."""
+    """open_clip's ``text_cfg`` of a seeded text tower, which no file describes."""
 
     context_length: Positive
     vocab_size: Positive
@@ -178,8 +178,8 @@ class Arch(_Closed, frozen=True):
 class Preprocess(_Closed, frozen=True):
     """How a view in [0, 1] enters the base: resized to ``size`` x ``size``, then normalised.
 
-    ``resize_mode`` is ``squash`` (a view is square already; kept for what the base was trained
-    with: ``shortest``, ``longest`` or ``squash``) and plays no part in the label function.
+    ``resize_mode`` records how the base was trained (``shortest``, ``longest`` or ``squash``).
+    Views are square already, so it plays no part in the label function.
     """
 
     antialias: bool
@@ -194,8 +194,8 @@ class Base(_Closed, frozen=True):
     r"""The public encoder that the deltas belong to, pinned by digest.
 
     ``digest`` = SHA-256 over ``hello/base/1\n`` + canonical JSON of ``arch``, ``preprocess`` and
-    ``tensors``. ``name`` and ``pretrained`` are hints for people: nothing is downloaded because a
-    file names it. ``seed``, ``rule`` (and ``text`` where the head starts from text) belong to kind
+    ``tensors``. ``name`` and ``pretrained`` are hints for people; a file never starts a download.
+    ``seed``, ``rule`` (and ``text`` where the head starts from text) belong to kind
     ``seeded``, whose weights are generated.
     """
 
@@ -233,7 +233,7 @@ class Adapter(_Closed, frozen=True):
 
 
 class HeadText(_Closed, frozen=True):
-    """What rebuilds the text rows: prompts (``{}`` stands for the class name) and the tower."""
+    """What rebuilds the text rows: the prompts, ``{}`` standing for a class name, and the tower."""
 
     prompts: Annotated[list[Text], Meta(min_length=1, max_length=65536)]
     tower: Digest
@@ -257,13 +257,13 @@ class Head(_Closed, frozen=True):
 
 
 class Probes(_Closed, frozen=True):
-    """How many generated pictures have their logits stored."""
+    """The number of generated pictures whose logits are stored."""
 
     count: Positive
 
 
 class Section(_Closed, frozen=True):
-    """A metadata member: digest and size of its stored bytes, and of the raw ones when packed.
+    """A metadata member: digest and size of its stored bytes, and of the raw ones if compressed.
 
     ``raw_size`` and ``raw_digest`` are present exactly when ``encoding`` is ``zstd``.
     """
@@ -306,4 +306,4 @@ class Manifest(_Closed, frozen=True):
 KNOWN_MINOR: Final = 0
 """The highest minor version whose keys this reader knows."""
 KNOWN_FEATURES: Final = frozenset({"images.packed"})
-"""What ``requires`` may name."""
+"""Features that ``requires`` may name."""

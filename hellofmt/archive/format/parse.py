@@ -1,4 +1,4 @@
-"""Manifest bytes to the manifest they are the one form of, and back."""
+"""Convert manifest bytes to a manifest, and back; each has exactly one form."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["manifest_bytes", "parse_manifest"]
 
 
 def manifest_bytes(manifest: Manifest, extras: Mapping[str, str]) -> bytes:
-    """The stored bytes of a manifest.
+    """Serialise a manifest.
 
     Args:
         manifest: a valid manifest.
@@ -36,10 +36,10 @@ def manifest_bytes(manifest: Manifest, extras: Mapping[str, str]) -> bytes:
 
 
 def _known_only(value: Any, kind: Any) -> Any:
-    """``value`` without the object keys that ``kind`` does not know.
+    """Drop the object keys that ``kind`` does not know.
 
-    A higher minor version may add optional keys; what a reader must understand it names in
-    ``requires`` instead.
+    A higher minor version may add optional keys; it names what a reader must understand in
+    ``requires``.
     """
     options = kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
     for option in options:
@@ -53,16 +53,16 @@ def _known_only(value: Any, kind: Any) -> Any:
 
 @functools.cache
 def _manifest_type() -> msgspec.inspect.Type:
-    """The types of the manifest as data; evaluates our own annotations, so not once per file."""
+    """Describe the manifest's types as data; cached, because it evaluates our annotations."""
     return msgspec.inspect.type_info(Manifest)
 
 
 def _check_version(document: dict[str, Any]) -> int:
-    """The minor version of a manifest of major version 1.
+    """Return the minor version of a manifest of major version 1.
 
     Raises:
-        NotHelloError: another major version (E_VERSION).
-        SpecError: no version (E_SCHEMA).
+        NotHelloError: the major version is another (E_VERSION).
+        SpecError: there is no version (E_SCHEMA).
     """
     hello: Any = document.get("hello")
     form = r"(0|[1-9][0-9]{0,3})\.(0|[1-9][0-9]{0,3})"
@@ -81,7 +81,7 @@ def _check_version(document: dict[str, Any]) -> int:
 
 
 def parse_manifest(data: bytes) -> tuple[Manifest, dict[str, str]]:
-    """Narrow manifest bytes to the manifest they are the one form of.
+    """Parse manifest bytes, which must be the canonical form of the manifest.
 
     Args:
         data: the stored bytes, without padding.
@@ -91,10 +91,10 @@ def parse_manifest(data: bytes) -> tuple[Manifest, dict[str, str]]:
 
     Raises:
         LimitError: more than 1 MiB (E_LIMIT_MANIFEST).
-        SpecError: not canonical JSON (E_JSON) or against the schema (E_SCHEMA, E_ORDER,
-            E_DUPLICATE, E_RANK).
-        NotHelloError: of another major version (E_VERSION), or it requires a feature that this
-            reader does not have (E_FEATURE).
+        SpecError: the bytes are not canonical JSON (E_JSON) or violate the schema (E_SCHEMA,
+            E_ORDER, E_DUPLICATE, E_RANK).
+        NotHelloError: the major version is another (E_VERSION), or a required feature is unknown
+            to this reader (E_FEATURE).
     """
     check_fixed("manifest", len(data), MANIFEST_BYTES, member=MANIFEST_MEMBER)
     document = parse_canonical(data)
@@ -130,7 +130,7 @@ def _problem_of(error: msgspec.ValidationError) -> Problem:
     text, _, place = str(error).partition(" - at `")
     loc = place.removesuffix("`").removeprefix("$").lstrip(".")
     message = printable(text)
-    # msgspec shows the pattern, which says nothing to a person.
+    # msgspec shows the pattern, which tells people nothing.
     if "matching regex" in message:
         message = "not in the form this value has"
     return Problem(printable(loc) or "manifest", "type", message[:1].lower() + message[1:])

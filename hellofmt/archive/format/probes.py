@@ -1,9 +1,9 @@
 """Probe pictures: generated inputs whose logits an archive stores.
 
-They cost no bytes, and they tell at once that a base differs in a way no shape shows: another
+They cost no bytes, and they reveal at once a base that differs in a way no shape shows: another
 activation, another resize, swapped channels. A coarse grid of colours carries shape, per-pixel
-noise carries fine detail; the pictures are larger than the base's input, so that a missing
-antialias shows.
+noise carries fine detail, and the pictures are larger than the base's input, so that missing
+antialiasing shows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _COLOURS: Final = _GRID * _GRID * 3
 
 
 def probe_images(size: int, count: int) -> NDArray[np.uint8]:
-    """The first ``count`` probe pictures for a base of input side ``size``.
+    """Generate the first ``count`` probe pictures for a base of input side ``size``.
 
     A grid of 8 x 8 cells of ``ceil(2 size / 8)`` pixels; value = clamp(colour + noise, 0, 255),
     colour the top 8 bits of word ``(y div cell * 8 + x div cell) * 3 + c`` of the picture, noise

@@ -1,7 +1,7 @@
 """The members of many images at once: their headers, and cuts into windows of the file.
 
-A header costs three microseconds to compute and compare one by one, as much as hashing an image of
-four kilobytes; over a window of rows NumPy does it in a fraction. The bytes are those of
+Computing and comparing one header takes three microseconds, as long as hashing an image of four
+kilobytes; for a window of rows NumPy takes a fraction of that. The bytes are those of
 ``layout.header``, which stays the definition.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cut_windows", "image_headers", "padded_rows", "padding_faults"]
 
-# Row u has the bits of all bytes from u on, as numbers of eight bytes.
+# Row u has the bits of all bytes from u on, as eight-byte numbers.
 _AFTER: Final = np.where(np.arange(BLOCK) < np.arange(BLOCK + 1)[:, None], 0, 255).astype(np.uint8)
 _AFTER_WORDS: Final = _AFTER.view(np.uint64)
 
@@ -33,7 +33,7 @@ def image_headers(
     classes: int,
     total: int,
 ) -> NDArray[np.uint8]:
-    """``header(image_name(...), size)`` of consecutive images.
+    """Build ``header(image_name(...), size)`` for consecutive images.
 
     Args:
         label: (N,) class of each, 0 <= label < ``classes`` < 2**32.
@@ -53,7 +53,7 @@ def image_headers(
     number_start = name.rindex("/") + 1
     label_start = name.index("/") + 1
     number = np.arange(first, first + len(label), dtype=np.int64)
-    # A blank header has the digit 0 wherever digits stand, so its sum grows by the digits' values.
+    # A blank header has the digit 0 in every numeric field, so its sum grows by the digits' values.
     checksum = np.full(len(label), int(blank[148:154].tobytes(), 8), np.int64)
     checksum += _write_digits(headers[:, label_start : number_start - 1], label, 10)
     checksum += _write_digits(headers[:, number_start:number_end], number, 10)
@@ -65,9 +65,10 @@ def image_headers(
 def _write_digits(
     field: NDArray[np.uint8], value: NDArray[np.int64], radix: int
 ) -> NDArray[np.int64]:
-    """Write zero-padded digits into (N, width); their sums, (N,).
+    """Write zero-padded digits into (N, width) and return their sums, (N,).
 
-    Octal ones of 64 bits, decimal ones of 32: these are divided for, which costs twice as much.
+    Octal digits of 64-bit numbers; decimal ones of 32-bit numbers, since they need a division,
+    which costs twice as much at 64.
     """
     places = np.arange(field.shape[1] - 1, -1, -1)
     if radix == 8:
@@ -80,7 +81,7 @@ def _write_digits(
 
 
 def padding_faults(last: NDArray[np.uint8], size: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether anything but zeros follows each payload within its last block.
+    """Tell whether anything but zeros follows each payload within its last block.
 
     Args:
         last: (N, 512), the last block of each member.
@@ -96,14 +97,14 @@ def padding_faults(last: NDArray[np.uint8], size: NDArray[np.int64]) -> NDArray[
 
 
 def padded_rows(size: NDArray[np.int64]) -> NDArray[np.int64]:
-    """``padded`` of every size."""
+    """Apply ``padded`` to every size."""
     return -(-size // BLOCK) * BLOCK
 
 
 def cut_windows(
     start: NDArray[np.int64], end: NDArray[np.int64], most: int
 ) -> Iterator[tuple[int, int]]:
-    """Consecutive rows whose bytes are at most ``most``, or a single row.
+    """Cut consecutive rows into windows of at most ``most`` bytes, or of a single row.
 
     Args:
         start: (N,) first byte of each row.

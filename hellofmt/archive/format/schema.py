@@ -1,11 +1,11 @@
-"""The JSON Schema of the manifest, made from the types that read it.
+"""The JSON Schema of the manifest, generated from the types that read it.
 
-A schema kept by hand drifts: sooner or later it refuses what the code writes. So it is generated
-from the structs of the manifest, its copy in ``spec/hello-1.schema.json`` is compared with it by a
-test, and every vector of the specification is validated against it.
+A schema kept by hand drifts: sooner or later it refuses what the code writes. So this one is
+generated from the structs of the manifest. A test compares it with ``spec/hello-1.schema.json`` and
+validates every vector of the specification against it.
 
-It says less than ``spec/hello-1.md``: a JSON Schema sees a parsed document, so canonical spelling,
-duplicate keys and the groups that belong together are outside its reach.
+It says less than ``spec/hello-1.md``: a JSON Schema sees a parsed document, so it cannot check
+canonical spelling, duplicate keys and the groups that belong together.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def json_schema() -> dict[str, Any]:
-    """The manifest's schema, JSON Schema 2020-12; keys that start ``x_`` are strings.
+    """Return the manifest's schema, JSON Schema 2020-12; keys that start with ``x_`` are strings.
 
     Returns:
         A new dictionary that ``json.dumps`` takes; the definitions are sorted by name.

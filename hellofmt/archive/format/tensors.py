@@ -2,10 +2,10 @@
 
 The library accepts duplicate names, unknown fields, NaN, dimensions beyond the data and hundreds of
 thousands of empty tensors, and a file without a payload digest loads with most of its bits flipped.
-So a section reaches it only after its digest held and after its header was read here: one JSON
-object with no key twice, entries of exactly three fields, contiguous offsets, and names, dtypes and
-shapes equal to those that the manifest implies. NumPy has no bfloat16; such tensors come out as
-float32, which holds every one of their values.
+So a section reaches it only after its digest matched and its header was read here: one JSON
+object without duplicate keys, entries of exactly three fields, contiguous offsets, and names,
+dtypes and shapes equal to those that the manifest implies. NumPy has no bfloat16; such tensors come
+out as float32, which holds every one of their values.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 TensorKind = tuple[str, tuple[int, ...]]
-"""Dtype in safetensors' spelling, and shape."""
+"""Dtype as safetensors spells it, and shape."""
 
 _DTYPES: Final[dict[str, tuple[str, str]]] = {
     # safetensors' spelling: (little-endian NumPy dtype of the bytes, safetensors' long name)
@@ -73,7 +73,7 @@ _ITEM_BYTES: Final = {name: np.dtype(code).itemsize for name, (code, _) in _DTYP
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor as it is stored.
+    """One stored tensor.
 
     Attributes:
         dtype: ``F32``, ``F16``, ``BF16``, ``I8``, ``U8``, ``I32``, ``U16`` or ``U64``.
@@ -87,7 +87,7 @@ class StoredTensor:
 
     @classmethod
     def from_numpy(cls, array: NDArray[Any]) -> StoredTensor:
-        """Take the values of ``array`` as they are.
+        """Store the values of ``array`` unchanged.
 
         Args:
             array: float32, float16, int8, uint8, int32, uint16 or uint64, any layout.
@@ -96,7 +96,7 @@ class StoredTensor:
             The tensor, with a copy of the data.
 
         Raises:
-            UserInputError: a dtype that the format does not store (E_DATA).
+            UserInputError: the format does not store this dtype (E_DATA).
         """
         for name, (code, long_name) in _DTYPES.items():
             if array.dtype.name == long_name:
@@ -105,7 +105,7 @@ class StoredTensor:
         raise UserInputError.make("E_DATA", f"the format stores no {array.dtype.name} tensors")
 
     def numpy(self) -> NDArray[Any]:
-        """The values; BF16 as float32, which is exact.
+        """Return the values; BF16 as float32, which is exact.
 
         Returns:
             An array of ``shape``, which may share the stored bytes.
@@ -117,7 +117,7 @@ class StoredTensor:
 
 
 def _matrix(name: str, shape: Iterable[int], storage: Storage) -> dict[str, TensorKind]:
-    """The tensors that store one matrix: itself, and its row scales where quantised."""
+    """Return the tensors that store one matrix: itself, and its row scales if quantised."""
     rows, columns = shape
     kinds: dict[str, TensorKind] = {}
     width = -(-columns // 2) if storage == "int4" else columns
@@ -128,7 +128,7 @@ def _matrix(name: str, shape: Iterable[int], storage: Storage) -> dict[str, Tens
 
 
 def adapter_tensors(adapter: Adapter) -> dict[str, TensorKind]:
-    """Name, dtype and shape of every tensor in the section ``adapter``."""
+    """Return name, dtype and shape of every tensor in the section ``adapter``."""
     kinds: dict[str, TensorKind] = {}
     for target in adapter.targets:
         kinds |= _matrix(f"{target.param}::A", target.a, target.storage)
@@ -137,7 +137,7 @@ def adapter_tensors(adapter: Adapter) -> dict[str, TensorKind]:
 
 
 def head_tensors(head: Head, dim: int, classes: int) -> dict[str, TensorKind]:
-    """Name, dtype and shape of every tensor in the section ``head``.
+    """Return name, dtype and shape of every tensor in the section ``head``.
 
     Args:
         head: the manifest's entry.
@@ -159,19 +159,19 @@ def head_tensors(head: Head, dim: int, classes: int) -> dict[str, TensorKind]:
 
 
 def probe_tensors(count: int, classes: int) -> dict[str, TensorKind]:
-    """Name, dtype and shape of the one tensor in the section ``probes``."""
+    """Return name, dtype and shape of the one tensor in the section ``probes``."""
     return {"logits": ("F32", (count, classes))}
 
 
 def expected_tensors(manifest: Manifest, section: str) -> dict[str, TensorKind] | None:
-    """Name, dtype and shape of every tensor in a section, as the manifest implies them.
+    """Return name, dtype and shape of every tensor that the manifest implies for a section.
 
     Args:
         manifest: a valid manifest that has the section.
         section: ``index``, ``adapter``, ``head``, ``probes``, ``pixels`` or ``base``.
 
     Returns:
-        The tensors; None for ``base``, whose tensors only its digest in the manifest fixes.
+        The tensors; None for ``base``, whose tensors are fixed by a digest alone.
     """
     kinds: dict[str, TensorKind] = {}
     if section == "base":
@@ -196,7 +196,7 @@ def expected_tensors(manifest: Manifest, section: str) -> dict[str, TensorKind] 
 
 
 def serialize_tensors(section: str, tensors: Mapping[str, StoredTensor]) -> bytes:
-    """The bytes of a tensor section; the same tensors give the same bytes.
+    """Serialise a tensor section; the same tensors give the same bytes.
 
     Args:
         section: section name, which becomes the one metadata entry ``hello.<section>/1``.
@@ -208,7 +208,7 @@ def serialize_tensors(section: str, tensors: Mapping[str, StoredTensor]) -> byte
     from safetensors import TensorSpec, serialize
 
     specs: dict[str, TensorSpec] = {}
-    # The library takes bare addresses, so the arrays must outlive the call.
+    # The library takes raw addresses, so the arrays must outlive the call.
     arrays = {name: np.frombuffer(tensor.data, np.uint8) for name, tensor in tensors.items()}
     for name, tensor in tensors.items():
         specs[name] = TensorSpec(
@@ -223,7 +223,7 @@ def serialize_tensors(section: str, tensors: Mapping[str, StoredTensor]) -> byte
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        raise _RefusedHeader("a key stands twice")
+        raise _RefusedHeader("duplicate key")
     return made
 
 
@@ -244,21 +244,21 @@ def _no_number(text: str) -> Any:
 def parse_tensor_header(
     head: bytes, size: int, section: str, expected: Mapping[str, TensorKind] | None
 ) -> dict[str, tuple[TensorKind, int, int]]:
-    """Narrow the header of a tensor section to the tensors it lists.
+    """Parse the header of a tensor section.
 
     Args:
         head: the first bytes of the section, at least the whole header if the section has it.
         size: bytes of the whole section.
         section: its name.
-        expected: what the manifest implies; None lets any names through, floating dtypes only.
+        expected: what the manifest implies; None admits any names, but only floating dtypes.
 
     Returns:
         Per tensor, in file order: dtype and shape, first byte and end within the section.
 
     Raises:
-        LimitError: header above 1 MiB or more than 4,096 tensors (E_LIMIT_TENSOR_HEADER,
-            E_LIMIT_TENSORS).
-        SpecError: any rule of the strict check broken (E_TENSOR).
+        LimitError: the header exceeds 1 MiB (E_LIMIT_TENSOR_HEADER) or lists more than 4,096
+            tensors (E_LIMIT_TENSORS).
+        SpecError: a rule of the strict check is broken (E_TENSOR).
     """
     member = f"__hello__/{section}"
 
@@ -275,7 +275,7 @@ def parse_tensor_header(
         raise fault("the header does not begin with a JSON object")
     body = text.rstrip(b" ")
     if body[-1:] != b"}":
-        raise fault("the header is padded with something else than spaces")
+        raise fault("the header is padded with something other than spaces")
     try:
         listed = json.loads(
             body.decode("utf-8"),
@@ -289,7 +289,7 @@ def parse_tensor_header(
     except (ValueError, RecursionError):
         raise fault("the header is not JSON") from None
     metadata = {"schema": f"hello.{section}/1"}
-    # A null is not the same as no metadata.
+    # A null is not absence.
     if listed.pop("__metadata__", metadata) != metadata:
         raise fault(f"metadata; expected only schema hello.{section}/1")
     check_fixed("tensors", len(listed), TENSORS_PER_SECTION, member=member)
@@ -322,10 +322,10 @@ def _show(kind: TensorKind, *, base: bool = False) -> str:
 
 
 def _parse_entry(name: str, entry: Any, start: int, fault: Any) -> tuple[TensorKind, int]:
-    """Dtype, shape and end offset of one header entry that begins at ``start``.
+    """Parse dtype, shape and end offset of a header entry whose data begin at ``start``.
 
     Raises:
-        SpecError: E_TENSOR, made by ``fault``.
+        SpecError: E_TENSOR, built by ``fault``.
     """
     problem, size = "", 0
     if not (0 < len(name) <= 512 and name.isprintable()):
@@ -361,7 +361,7 @@ def _is_shape(value: Any) -> bool:
 def parse_tensors(
     data: bytes, section: str, expected: Mapping[str, TensorKind] | None
 ) -> dict[str, StoredTensor]:
-    """Narrow the bytes of a tensor section to its tensors, all values checked.
+    """Parse a tensor section and check all values.
 
     Args:
         data: the raw section, its digest already checked.
@@ -373,7 +373,7 @@ def parse_tensors(
 
     Raises:
         LimitError: see ``parse_tensor_header``.
-        SpecError: against the strict check, or a value that ``validate_values`` names (E_TENSOR).
+        SpecError: the section fails the strict check, or ``validate_values`` objects (E_TENSOR).
     """
     from safetensors import SafetensorError, deserialize
 
@@ -390,7 +390,9 @@ def parse_tensors(
     for name, found in loaded:
         kind = entries.get(name)
         if kind is None or kind[0] != (found["dtype"], tuple(found["shape"])):
-            raise SpecError.make("E_TENSOR", f"tensor {printable(name)} is read in two ways")
+            raise SpecError.make(
+                "E_TENSOR", f"tensor {printable(name)} reads differently in the safetensors library"
+            )
         tensors[name] = StoredTensor(*kind[0], found["data"])
     if section in ("adapter", "head", "probes", "base"):
         problems = validate_values(tensors)
@@ -400,7 +402,7 @@ def parse_tensors(
 
 
 def validate_values(tensors: Mapping[str, StoredTensor]) -> list[str]:
-    """Values that no tensor of a projector may have.
+    """List tensors with values that a projector may not have.
 
     Args:
         tensors: by name.
@@ -432,15 +434,15 @@ def validate_values(tensors: Mapping[str, StoredTensor]) -> list[str]:
 def validate_nibbles(
     tensors: Mapping[str, StoredTensor], manifest: Manifest, section: str
 ) -> list[str]:
-    """The unused half of the last byte of an int4 row, which has one value like everything else.
+    """Check the unused half of the last byte of int4 rows, which must have its one value.
 
     Args:
-        tensors: of the section, as ``parse_tensors`` gives them.
+        tensors: of the section, from ``parse_tensors``.
         manifest: a valid manifest that has the section.
         section: its name.
 
     Returns:
-        One line per matrix of an odd number of columns where it is not 8, the value 0.
+        One line per matrix, of an odd number of columns, where it is not 8 (the value 0).
     """
     columns: dict[str, int] = {}
     if section == "adapter" and manifest.adapter is not UNSET:
@@ -462,7 +464,7 @@ def validate_nibbles(
 
 
 def base_tensors_digest(tensors: Mapping[str, StoredTensor]) -> str:
-    """The digest that the manifest of an embedded base pins: every tensor taken as float32.
+    """Compute the digest that the manifest of an embedded base pins, all tensors as float32.
 
     Args:
         tensors: the image tower, floating dtypes.

@@ -1,4 +1,4 @@
-"""What the types of the manifest cannot say: rules between fields, each with its place."""
+"""Check the rules between fields that the manifest's types cannot express."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EXTRAS_BYTES: Final = 64 << 10
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a manifest.
+    """One fault of a manifest.
 
     Attributes:
         loc: path of the value, as in ``images.count`` or ``sections.2.name``.
@@ -47,7 +47,7 @@ class Problem:
 
 
 def validate_extras(extras: Mapping[str, Any]) -> list[Problem]:
-    """What is wrong with the ``x_`` keys of a manifest."""
+    """List the faults of a manifest's ``x_`` keys."""
     problems: list[Problem] = []
     total = 0
     for key, value in extras.items():
@@ -67,14 +67,14 @@ def validate_extras(extras: Mapping[str, Any]) -> list[Problem]:
 
 
 def validate_manifest(manifest: Manifest, extras: Mapping[str, str] | None = None) -> list[Problem]:
-    """Everything in a manifest that its types allow and the format forbids.
+    """List everything in a manifest that its types allow but the format forbids.
 
     Args:
         manifest: of the right types.
-        extras: its ``x_`` keys, if they are to be judged too.
+        extras: its ``x_`` keys, to check them as well.
 
     Returns:
-        Every problem, none for a valid manifest.
+        Every problem; an empty list for a valid manifest.
     """
     problems = [] if extras is None else validate_extras(extras)
     problems += _validate_groups(manifest)
@@ -93,7 +93,7 @@ def validate_manifest(manifest: Manifest, extras: Mapping[str, str] | None = Non
 
 
 def _validate_groups(manifest: Manifest) -> list[Problem]:
-    """Groups that stand together or not at all, and the sections that belong to them."""
+    """Check groups that come together or not at all, and their sections."""
     problems: list[Problem] = []
     names = {section.name for section in manifest.sections}
     groups = {
@@ -125,7 +125,9 @@ def _validate_groups(manifest: Manifest) -> list[Problem]:
             problems.append(Problem("sections", "group", f"section `{name}` is missing"))
         elif name in names and not want:
             problems.append(
-                Problem("sections", "group", f"section `{name}` has no group it belongs to")
+                Problem(
+                    "sections", "group", f"section `{name}` belongs to no group of this manifest"
+                )
             )
     if not present and not has_images:
         problems.append(Problem("images", "group", "expected images, a projector or both"))
@@ -134,7 +136,7 @@ def _validate_groups(manifest: Manifest) -> list[Problem]:
             Problem("requires", "group", "expected `images.packed` exactly for the packed layout")
         )
     if manifest.shard is not UNSET and not has_images:
-        problems.append(Problem("shard", "group", "expected images beside it"))
+        problems.append(Problem("shard", "group", "expected images as well"))
     return problems
 
 
@@ -147,13 +149,15 @@ def _validate_sections(manifest: Manifest) -> list[Problem]:
     for i, section in enumerate(manifest.sections):
         loc = f"sections.{i}"
         if section.name in seen:
-            problems.append(Problem(f"{loc}.name", "duplicate", f"`{section.name}` stands twice"))
+            problems.append(
+                Problem(f"{loc}.name", "duplicate", f"duplicate section `{section.name}`")
+            )
         seen.add(section.name)
         if section.name in SECTION_ORDER:
             place = SECTION_ORDER.index(section.name)
             if place < last:
                 problems.append(
-                    Problem(f"{loc}.name", "order", f"`{section.name}` stands too late")
+                    Problem(f"{loc}.name", "order", f"section `{section.name}` is out of order")
                 )
             last = max(last, place)
         elif not newer or section.name in ("manifest", "id"):
@@ -165,7 +169,11 @@ def _validate_sections(manifest: Manifest) -> list[Problem]:
             problems.append(Problem(f"{loc}.encoding", "value", "expected none, got zstd"))
         if packs != (section.raw_size is not UNSET) or packs != (section.raw_digest is not UNSET):
             problems.append(
-                Problem(loc, "group", "expected `raw_size` and `raw_digest` exactly for zstd")
+                Problem(
+                    loc,
+                    "group",
+                    "expected `raw_size` and `raw_digest` if and only if the encoding is zstd",
+                )
             )
     return problems
 
@@ -204,7 +212,11 @@ def _validate_images(manifest: Manifest) -> list[Problem]:
             )
         if shard.first + images.count > shard.total:
             problems.append(
-                Problem("shard.total", "value", "smaller than the rows up to this shard's last")
+                Problem(
+                    "shard.total",
+                    "value",
+                    "smaller than the number of this shard's last row plus one",
+                )
             )
     if ipc is not UNSET and ipc * manifest.classes != total:
         problems.append(
@@ -265,7 +277,7 @@ def _validate_adapter(adapter: Adapter) -> list[Problem]:
     previous = ""
     for i, target in enumerate(adapter.targets):
         loc = f"adapter.targets.{i}"
-        # Names are compared as UTF-8 bytes, so that the order is the same in every language.
+        # Names are compared as UTF-8 bytes, so the order is the same in every programming language.
         if i and target.param.encode("utf-8") <= previous.encode("utf-8"):
             same = target.param == previous
             problems.append(
@@ -342,7 +354,7 @@ def _validate_head(head: Head, base: Base, classes: int) -> list[Problem]:
 
 
 def check_manifest_limits(manifest: Manifest, limits: Limits) -> None:
-    """Refuse a manifest that asks for more than the limits allow.
+    """Refuse a manifest that exceeds the limits.
 
     Args:
         manifest: a valid manifest.

@@ -1,4 +1,4 @@
-"""The views of images that come without any."""
+"""Views for images that come without view settings."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "LARGEST_DEFAULT_VIEW", "default_vie
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 LARGEST_DEFAULT_VIEW: Final = 224
-"""Side of a default view at most, in pixels: what students on ImageNet are trained on."""
+"""Largest side of a default view in pixels: what students on ImageNet are trained on."""
 
 
 def default_views(size: int) -> Views:
-    """Views for images that come without any: ``RandomResizedCrop`` and a flip, nothing mixed.
+    """Return default views: ``RandomResizedCrop`` and a flip, nothing mixed.
 
-    Crops of 8 to 100 % of the area and 3/4 to 4/3 in aspect are torchvision's defaults, mean and
-    standard deviation those of ImageNet: what the literature trains students with.
+    Crops of 8 to 100 % of the area and 3/4 to 4/3 in aspect are torchvision's defaults; mean
+    and standard deviation are ImageNet's. The literature trains students with them.
 
     Args:
         size: side of a view in pixels, >= 1.
