@@ -1,9 +1,8 @@
-"""Class lists as they are published, read into class lines in label order.
+"""Read published class lists into class lines in label order.
 
-Every data set comes with its own kind of list, and taking one kind for another gives names that
-look right and are not: ``n01440764 tench`` read as a plain name is a class that no folder has. So a
-file is held to each known form as a whole, the form is said, and a file of no known form is
-refused.
+Every data set comes with its own kind of list, and mistaking one kind for another gives names that
+look right but are wrong: ``n01440764 tench`` read as a plain name is a class that no folder has. So
+the whole file must match a known form, the form is reported, and any other file is refused.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ __all__ = ["read_class_lines"]
 _ACCEPTED: Final = "expected one class a line in label order, `key TAB name[, synonym...]`"
 _WORDNET: Final = re.compile(r"n[0-9]{8}")
 _WORDNET_NAMED: Final = re.compile(r"(n[0-9]{8})[ ]+(?![0-9]+ )(\S.*)")
-# What other tables look like, once their lines hold neither TAB nor WordNet id: an index, a
-# quotation mark, a bracket, or fields with commas and no blank between them.
+# Lines of other tables, without TAB or WordNet id: they start with an index, a quotation mark or a
+# bracket, or have fields separated by commas without spaces.
 _OTHER_TABLE: Final = re.compile(r"[0-9]+\s*[:,;= ]\s*\S.*|[\"'{}\[(].*|[^,]+(,\S[^,]*)+")
 
 
 def read_class_lines(
     path: str | os.PathLike[str], *, say: Callable[[str], None] | None = None
 ) -> list[ClassLine]:
-    """Read a class list in any form in which they are published.
+    """Read a class list in any of its published forms.
 
     ==========================================  ==============================================
     one class a line, in label order            key and names
@@ -46,21 +45,21 @@ def read_class_lines(
     ==========================================  ==============================================
 
     and JSON: a list of names or of [id, name]; an object from index to name or to [id, name]
-    (``imagenet_class_index.json``, whose ``_`` are blanks), from name to index, or from WordNet id
-    to names, in the order of the file. Where plain names repeat (ImageNet has two cranes), the keys
-    of those get their label: ``crane (134)``.
+    (``imagenet_class_index.json``, whose ``_`` become spaces), from name to index, or from WordNet
+    id to names, in the order of the file. Where plain names repeat (ImageNet has two cranes), the
+    keys of those get their label: ``crane (134)``.
 
     Args:
         path: a UTF-8 file; byte order mark, CRLF and empty lines do not matter.
-        say: called with one line that says which form was recognised.
+        say: called with one line that names the form.
 
     Returns:
         The classes; an archive can hold them.
 
     Raises:
-        UserInputError: not UTF-8, no class, a form that is not known, duplicate keys, or a line
-            that an archive cannot hold (E_DATA).
-        OSError: it cannot be read.
+        UserInputError: the file is not UTF-8, has no class, an unknown form, duplicate keys, or a
+            line that an archive cannot hold (E_DATA).
+        OSError: the file cannot be read.
     """
 
     def refuse(problem: str) -> UserInputError:
@@ -86,7 +85,7 @@ def read_class_lines(
 
 
 def _read_text(rows: list[str]) -> tuple[list[ClassLine], str]:
-    """Classes and form of the lines of a text; ValueError where the form is not known."""
+    """Return classes and form of a text; ValueError if the form is unknown."""
     rows = [row for row in rows if row]
     if not rows:
         raise ValueError("no class in it")
@@ -115,7 +114,7 @@ def _read_text(rows: list[str]) -> tuple[list[ClassLine], str]:
 
 
 def _read_json(text: str) -> tuple[list[ClassLine], str]:
-    """Classes and form of a JSON document; ValueError where the form is not known."""
+    """Return classes and form of a JSON document; ValueError if the form is unknown."""
     document: Any = json.loads(text, object_pairs_hook=_unique)
     if isinstance(document, dict):
         table = cast("dict[str, Any]", document)
@@ -146,7 +145,7 @@ def _read_json(text: str) -> tuple[list[ClassLine], str]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, whose keys must be unique."""
+    """Build a JSON object, whose keys must be unique."""
     if len(dict(pairs)) < len(pairs):
         key = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"duplicate key `{printable(key, 80)}`")
@@ -159,7 +158,7 @@ def _line(key: str, names: str = "") -> ClassLine:
 
 
 def _plain(names: Iterable[str], form: str) -> tuple[list[ClassLine], str]:
-    """Classes whose names are their keys; a name that repeats is told apart by its label."""
+    """Make classes whose names are their keys; the label tells repeated names apart."""
     names = list(names)
     counts = Counter(names)
     lines = [

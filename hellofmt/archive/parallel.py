@@ -1,10 +1,9 @@
-"""Threads for work that leaves the interpreter: reading, hashing, writing, synchronising.
+"""Threads for work that releases the interpreter lock: reading, hashing, writing, syncing.
 
-Results come in the order of the items and errors where their results would have come, so that more
-than one thread changes the time and nothing else. No thread outlives its caller, whatever ends it,
-a second interrupt included: a thread that still wrote to a file after its number had been closed
-would write into whichever file got the number next. Processes were rejected: sending images to
-them costs as much as hashing them.
+Results come in the order of the items, and an error comes in place of its result, so threads change
+the time and nothing else. No thread outlives its caller, whatever ends it, even a second interrupt:
+a thread that wrote to a closed descriptor would write into whichever file got the number next.
+Processes were rejected: sending images to them costs as much as hashing them.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ __all__ = ["beside", "map_ordered"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Beyond this the interpreter's own lock is what everything waits for.
+# With more threads, everything waits for the interpreter lock.
 _MOST_THREADS: Final = 4
 
 
@@ -35,20 +34,20 @@ def map_ordered(
     *,
     alone: Callable[[Item], bool] | None = None,
 ) -> Generator[Result]:
-    """``work(item)`` of every item in order, some computed ahead in threads.
+    """Yield ``work(item)`` for every item in order, computing some ahead in threads.
 
-    A single item, and everything on a single core, is worked on in the caller's thread.
+    A single item, or anything on a single core, runs in the caller's thread.
 
     Args:
         work: must be safe to call from several threads at once.
         items: drawn in the caller's thread, at most one per thread and one more ahead.
-        alone: whether an item is so large that nothing else may be held beside it.
+        alone: tells whether an item is so large that no other may be held at the same time.
 
     Yields:
-        Results. Close the generator if it may be left early; it then waits for its threads.
+        The results. Close the generator if you may leave early; it then waits for its threads.
 
     Raises:
-        BaseException: what ``work`` raised, in place of the result.
+        BaseException: whatever ``work`` raised, in place of the result.
     """
     threads = min(_MOST_THREADS, _cores())
     drawn = iter(items)
@@ -73,14 +72,14 @@ def map_ordered(
 
 
 def _first(pending: deque[Future[Result]]) -> Result:
-    """The result of the first future, which stays pending if the waiting is interrupted."""
+    """Return the first future's result; an interrupted wait leaves it pending."""
     result = pending[0].result()
     pending.popleft()
     return result
 
 
 def _cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -88,10 +87,10 @@ def _cores() -> int:
 
 @contextlib.contextmanager
 def beside(work: Callable[[], object]) -> Generator[None]:
-    """Run ``work`` in a thread during the block; both have ended when the block is left.
+    """Run ``work`` in a thread during the block; both have ended when the block exits.
 
     Raises:
-        BaseException: what the block raised, else what ``work`` raised.
+        BaseException: whatever the block raised, else whatever ``work`` raised.
     """
     pool = ThreadPoolExecutor(1, thread_name_prefix="hellofmt")
     futures: list[Future[object]] = []
@@ -104,10 +103,10 @@ def beside(work: Callable[[], object]) -> Generator[None]:
 
 
 def _join(pool: ThreadPoolExecutor, futures: Collection[Future[Any]]) -> None:
-    """Wait for the work of a pool, whatever interrupts the waiting; that is raised after.
+    """Wait for the work of a pool; an interrupt is raised only afterwards.
 
-    The futures are waited for before the threads: an interrupted ``Thread.join`` takes a running
-    thread for an ended one (CPython 3.11).
+    Waits for the futures before the threads: an interrupted ``Thread.join`` takes a running thread
+    for a finished one (CPython 3.11).
     """
     interrupt: BaseException | None = None
     while True:

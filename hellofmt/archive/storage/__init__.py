@@ -1,1 +1,1 @@
-"""Where bytes lie: local files, ranges of remote ones, a cache."""
+"""Where bytes are stored: local files, ranges of remote files, a cache."""

@@ -1,13 +1,13 @@
 """A folder of bytes that came over the network, each under its own SHA-256.
 
-What is kept is what the manifest and the index have digests of: stored sections and image files.
-So an entry needs no trust and no expiry: its name says what it must contain, it is held to that
-name at every read, and one that fails is deleted and fetched again. Two archives that share images
-or a base share the entries.
+The cache keeps what the manifest and the index have digests of: stored sections and image files. So
+an entry needs neither trust nor expiry: its name says what it must contain, every read checks it,
+and an entry that fails is deleted and fetched again. Archives that share images or a base share
+entries.
 
 Any number of processes may use one folder. An entry appears by a rename, complete or not at all;
-those that were used longest ago go when the folder grows past its bound. Nothing about the cache is
-ever an error: a full disk or a folder without permission means only that bytes are fetched again.
+when the folder outgrows its bound, the least recently used entries are removed. The cache never
+raises: a full disk or a folder without permission only means that bytes are fetched again.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from hellofmt.archive.storage.local_files import open_to_read, temporary_path
 __all__ = ["CACHE_BYTES", "CACHE_VARIABLE", "DigestCache"]
 
 CACHE_VARIABLE: Final = "HELLOFMT_CACHE"
-"""Environment variable that names the folder where the caller names none."""
+"""Environment variable that names the folder if the caller does not."""
 CACHE_BYTES: Final = 16 << 30
-"""Bound of a folder in bytes."""
+"""Largest size of a cache folder in bytes."""
 
-# After an eviction there is room for a while.
+# An eviction makes room for a while.
 _KEPT_SHARE: Final = 0.9
 _RECOUNT_SHARE: Final = 1 / 64
 
@@ -37,28 +37,28 @@ class DigestCache:
     """Bytes by digest, in a folder.
 
     Attributes:
-        folder: where the entries lie; made at the first ``put``.
-        limit: bytes it may hold before the oldest entries go.
+        folder: folder of the entries, created by the first ``put``.
+        limit: bytes it may hold before the oldest entries are removed.
     """
 
     def __init__(self, folder: str | os.PathLike[str], limit: int = CACHE_BYTES) -> None:
         """Use ``folder``, which need not exist.
 
         Args:
-            folder: of entries only; its other files are left alone.
+            folder: cache folder; other files in it are left alone.
             limit: bytes > 0.
         """
         self.folder = Path(folder)
         self.limit = limit
-        # Unknown until the folder was counted: the first `put` counts it.
+        # Unknown until the first `put` counts the folder.
         self._until_count = 0
 
     def get(self, digest: bytes, size: int) -> bytes | None:
-        """The bytes with this digest, or None.
+        """Return the bytes with this digest, or None.
 
         Args:
             digest: SHA-256, 32 bytes.
-            size: of the bytes wanted.
+            size: expected number of bytes.
         """
         path = self._path(digest)
         try:
@@ -72,7 +72,7 @@ class DigestCache:
                     data = b""
                 else:
                     data = stream.read(size)
-                    # The time of last use, which mounts without access times do not keep.
+                    # The time of last use; mounts without access times do not keep it.
                     os.utime(path)
         except OSError:
             return None
@@ -82,11 +82,11 @@ class DigestCache:
         return data
 
     def has(self, digest: bytes, size: int) -> bool:
-        """Whether ``get`` would probably give the bytes; they are not read.
+        """Tell whether ``get`` would probably return the bytes, without reading them.
 
         Args:
             digest: SHA-256, 32 bytes.
-            size: of the bytes wanted.
+            size: expected number of bytes.
         """
         try:
             status = self._path(digest).lstat()
@@ -105,7 +105,7 @@ class DigestCache:
         temporary = temporary_path(path)
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # No fsync: what a crash leaves is held to its digest like everything else.
+            # No fsync: whatever a crash leaves is checked against its digest like everything else.
             with temporary.open("xb") as stream:
                 stream.write(data)
             temporary.replace(path)
@@ -122,7 +122,7 @@ class DigestCache:
         return self.folder / "sha256" / name[:2] / name
 
     def _evict(self) -> None:
-        """Remove the entries that were used longest ago, if there is too much."""
+        """Remove the least recently used entries if the folder is too large."""
         entries: list[tuple[float, int, Path]] = []
         with contextlib.suppress(OSError):
             for folder in (self.folder / "sha256").iterdir():

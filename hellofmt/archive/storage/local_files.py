@@ -1,8 +1,8 @@
-"""What operating systems do differently with files: Linux, macOS and Windows, answered once.
+"""File operations that differ between Linux, macOS and Windows.
 
 Windows has no positioned reads, no locks that leave readers alone, no directories that can be
 opened, and opens files as text unless told otherwise. It also refuses to remove a file that
-somebody has open, which is what the lock on a temporary file is for elsewhere.
+somebody has open; elsewhere the lock on a temporary file serves that purpose.
 """
 
 from __future__ import annotations
@@ -52,34 +52,34 @@ __all__ = [
     "write_small_file",
 ]
 
-# Python itself closes every descriptor at exec, so O_CLOEXEC is not asked for.
+# Python closes every descriptor at exec, so O_CLOEXEC is not needed.
 _BINARY: Final[int] = getattr(os, "O_BINARY", 0)
 _NO_WAIT: Final[int] = getattr(os, "O_NONBLOCK", 0)
 _NO_FOLLOW: Final[int] = getattr(os, "O_NOFOLLOW", 0)
 _DIRECTORY: Final[int] = getattr(os, "O_DIRECTORY", 0)
 
 NAME_BYTES: Final = 255
-"""Longest name of a file on every file system in use."""
+"""Longest file name, in bytes, that every file system in use accepts."""
 
-# Where reading moves a position that all threads share.
+# Guards the file position, which all threads share.
 _positioning: Final = threading.Lock()
 
 
 def open_to_read(path: str | os.PathLike[str], *, follow: bool = True) -> int:
-    """A descriptor of anything that can be opened, without waiting for the writer of a pipe.
+    """Open anything for reading, without waiting for the writer of a pipe.
 
     Args:
         path: of the file.
         follow: go through a symbolic link.
 
     Raises:
-        OSError: missing, not permitted, a link although ``follow`` is false.
+        OSError: it is missing, not permitted, or a link although ``follow`` is false.
     """
     return os.open(path, os.O_RDONLY | _BINARY | _NO_WAIT | (0 if follow else _NO_FOLLOW))
 
 
 def open_regular(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """A descriptor of a regular file, and its size in bytes.
+    """Open a regular file; return its descriptor and its size in bytes.
 
     Raises:
         OSError: missing, a directory, not permitted.
@@ -103,11 +103,11 @@ def _regular_size(fd: int, path: str | os.PathLike[str]) -> int:
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """All bytes of a regular file; a pipe or a device is refused, not waited for.
+    """Read a regular file; refuse pipes and devices instead of waiting for them.
 
     Raises:
         OSError: missing, a directory, not permitted.
-        HelloIOError: no regular file (E_READ).
+        HelloIOError: it is not a regular file (E_READ).
     """
     fd, _ = open_regular(path)
     with os.fdopen(fd, "rb") as stream:
@@ -115,19 +115,19 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
 
 
 def open_new(path: str | os.PathLike[str], mode: int = 0o666) -> int:
-    """A descriptor to read and write a file that must be new.
+    """Create a file, which must not exist, and open it for reading and writing.
 
     Raises:
-        OSError: the name is taken, the folder is missing, not permitted, the disk is full.
+        OSError: the name is taken, the folder is missing, access is denied, or the disk is full.
     """
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY | _NO_FOLLOW, mode)
 
 
 def read_at(fd: int, length: int, offset: int) -> bytes:
-    """At most ``length`` bytes from ``offset``; none at the end of the file.
+    """Read at most ``length`` bytes from ``offset``; empty at the end of the file.
 
     Raises:
-        OSError: they cannot be read.
+        OSError: reading failed.
     """
     if hasattr(os, "pread"):
         return os.pread(fd, length, offset)
@@ -137,7 +137,7 @@ def read_at(fd: int, length: int, offset: int) -> bytes:
 
 
 def read_into_at(fd: int, room: memoryview, offset: int) -> int:
-    """Fill the beginning of ``room`` from ``offset`` and count the bytes, as ``read_at``."""
+    """Read from ``offset`` into the start of ``room``; return the number of bytes read."""
     if hasattr(os, "preadv"):
         return os.preadv(fd, [room], offset)
     data = read_at(fd, len(room), offset)
@@ -146,10 +146,10 @@ def read_into_at(fd: int, room: memoryview, offset: int) -> int:
 
 
 def write_at(fd: int, data: bytes | memoryview, offset: int) -> int:
-    """Write at ``offset`` and count the bytes written, which may be fewer than there are.
+    """Write at ``offset``; return the number of bytes written, which may be fewer than given.
 
     Raises:
-        OSError: they cannot be written.
+        OSError: writing failed.
     """
     if hasattr(os, "pwrite"):
         return os.pwrite(fd, data, offset)
@@ -159,9 +159,9 @@ def write_at(fd: int, data: bytes | memoryview, offset: int) -> int:
 
 
 def lock_file(fd: int) -> bool:
-    """Lock a file for as long as it is open, unless another process holds it or cannot be asked.
+    """Lock a file for as long as it is open; False if another process holds it or locking fails.
 
-    Without locks (Windows) the answer is yes: a file in use cannot be removed there anyway.
+    Without locks (Windows) the answer is True: a file in use cannot be removed there anyway.
     """
     if fcntl is None:
         return True
@@ -173,9 +173,9 @@ def lock_file(fd: int) -> bool:
 
 
 def is_locked(path: str | os.PathLike[str]) -> bool:
-    """Whether somebody holds the lock of a file, or it cannot be asked."""
+    """Tell whether somebody holds the lock of a file; True if that cannot be determined."""
     try:
-        # An exclusive lock over NFS needs a descriptor that can write.
+        # Over NFS an exclusive lock needs a writable descriptor.
         fd = os.open(path, os.O_RDWR | _BINARY | _NO_WAIT | _NO_FOLLOW)
     except OSError:
         return True
@@ -186,7 +186,7 @@ def is_locked(path: str | os.PathLike[str]) -> bool:
 
 
 def lock_byte(fd: int, at: int) -> bool:
-    """Lock one byte of a file among processes; yes as well where nothing can be locked."""
+    """Lock one byte of a file among processes; True as well if the file system has no locks."""
     if fcntl is None:
         return True
     try:
@@ -207,18 +207,18 @@ def unlock_byte(fd: int, at: int) -> None:
 
 
 def free_bytes(folder: str | os.PathLike[str]) -> int | None:
-    """Bytes that may still be written below a folder; None where the system does not say.
+    """Return how many bytes may still be written below a folder; None if the system cannot tell.
 
     Raises:
-        OSError: there is no such folder.
+        OSError: the folder does not exist.
     """
     return shutil.disk_usage(folder).free if hasattr(shutil, "disk_usage") else None
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this machine has this id, as far as can be asked without harm."""
+    """Tell whether a process of this machine has this id, as far as it can be asked safely."""
     if os.name == "nt":
-        # Signal 0 is CTRL+C there. The answer no is safe: a file in use cannot be removed.
+        # On Windows signal 0 is CTRL+C. Answering no is safe: a file in use cannot be removed.
         return False
     try:
         os.kill(pid, 0)
@@ -230,23 +230,23 @@ def is_alive(pid: int) -> bool:
 
 
 def sync_file(fd: int) -> None:
-    """Bring what was written to the disk.
+    """Flush a file to the disk.
 
     Raises:
-        OSError: it cannot be known to be there.
+        OSError: the data may not be on the disk.
     """
     os.fsync(fd)
-    # On macOS fsync stops at the drive's own cache.
+    # On macOS fsync stops at the drive's cache.
     if hasattr(fcntl, "F_FULLFSYNC"):
         with contextlib.suppress(OSError):
             fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # type: ignore[union-attr,attr-defined]
 
 
 def sync_directory(folder: str | os.PathLike[str]) -> None:
-    """Bring the names in a folder to the disk; nothing to do where folders cannot be opened.
+    """Flush the names in a folder to the disk; does nothing where folders cannot be opened.
 
     Raises:
-        OSError: it cannot be known to be there.
+        OSError: the names may not be on the disk.
     """
     if not _DIRECTORY:
         return
@@ -258,14 +258,14 @@ def sync_directory(folder: str | os.PathLike[str]) -> None:
 
 
 def temporary_stem(target: Path, room: int) -> str:
-    """How the names of temporary files for ``target`` begin.
+    """Return the start of every temporary file name for ``target``.
 
     Args:
-        target: the file that is to be.
-        room: bytes that will follow.
+        target: the file to be written.
+        room: bytes that will follow the start.
 
     Returns:
-        A dot and the name; a long name is cut and told from others by eight digits of its digest.
+        A dot and the name; a long name is cut and made unique by eight digits of its digest.
     """
     name = target.name
     raw = os.fsencode(name)
@@ -276,7 +276,7 @@ def temporary_stem(target: Path, room: int) -> str:
 
 
 def temporary_path(target: Path, token_bytes: int = 4) -> Path:
-    """A new name beside ``target``: hidden, with the process's id, ending in ``.tmp``."""
+    """Return a new name beside ``target``: hidden, with the process id, ending in ``.tmp``."""
     end = f".{os.getpid()}.{secrets.token_hex(token_bytes)}.tmp"
     return target.with_name(temporary_stem(target, len(end)) + end)
 
@@ -284,18 +284,18 @@ def temporary_path(target: Path, token_bytes: int = 4) -> Path:
 def write_small_file(
     path: str | os.PathLike[str], data: bytes, *, mode: int = 0o666, force: bool = False
 ) -> None:
-    """Write a small file at once: old, new or none under its name, never a part of it.
+    """Write a small file atomically: the name holds the old file, the new one or nothing.
 
     Args:
         path: path of the file.
         data: its contents.
-        mode: permissions, before the process's mask.
+        mode: permissions before the umask.
         force: replace an existing file.
 
     Raises:
         HelloIOError: E_TARGET, the file exists.
-        OSError: it cannot be written, for instance because the disk is full; names ``path``, and
-            nothing is left.
+        OSError: it cannot be written, for instance because the disk is full. The error names
+            ``path``, and nothing is left behind.
     """
     target = Path(path)
     if not force and os.path.lexists(target):
@@ -311,7 +311,7 @@ def write_small_file(
         else:
             create_new(temporary, target)
     except OSError as error:
-        # A failed write does not say which file it was for.
+        # A failed write does not name the file.
         error.filename = os.fspath(path)
         raise
     finally:
@@ -319,19 +319,19 @@ def write_small_file(
 
 
 def create_new(temporary: Path, target: Path) -> None:
-    """Give a complete file the name ``target``, which must be free; ``temporary`` may remain.
+    """Give a complete file the free name ``target``; the name ``temporary`` may remain.
 
     Raises:
-        HelloIOError: E_TARGET, somebody took the name.
+        HelloIOError: E_TARGET, another process took the name.
         OSError: the name cannot be given.
     """
     try:
-        # A link refuses a name that exists, which a rename would silently replace.
+        # Linking fails if the name exists; a rename would silently replace it.
         target.hardlink_to(temporary)
     except FileExistsError:
         raise target_exists(target) from None
     except OSError:
-        # A file system without hard links: the check and the rename are two steps.
+        # Without hard links, the check and the rename are two steps.
         if os.path.lexists(target):
             raise target_exists(target) from None
         temporary.rename(target)
@@ -339,20 +339,20 @@ def create_new(temporary: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def new_directory(directory: str | os.PathLike[str]) -> Generator[Path]:
-    """A directory to fill, which gets its name once it is complete, or is gone after an error.
+    """Fill a directory that gets its name once complete; an error removes it.
 
-    It is filled where no other user can put a link, inside a directory of mode 0700; its own mode
-    is what the process's mask says. What a killed process left for the same name is removed first.
+    It is filled inside a directory of mode 0700, where no other user can plant a link; its own mode
+    follows the umask. Leftovers of killed processes for the same name are removed first.
 
     Args:
-        directory: its name; nothing may exist there.
+        directory: its final name, which must be free.
 
     Yields:
-        Where to write.
+        The path to write to.
 
     Raises:
-        HelloIOError: E_TARGET, something has that name.
-        OSError: a directory cannot be made.
+        HelloIOError: E_TARGET, the name is taken.
+        OSError: a directory cannot be created.
     """
     target = Path(directory).absolute()
     if os.path.lexists(target):
@@ -373,21 +373,21 @@ def new_directory(directory: str | os.PathLike[str]) -> Generator[Path]:
         content = private / "content"
         content.mkdir()
         yield content
-        # A rename would replace an empty directory that appeared meanwhile.
+        # A rename would replace an empty directory that has appeared meanwhile.
         if os.path.lexists(target):
             raise target_exists(Path(directory), can_replace=False)
         content.rename(target)
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove the private directories for ``target`` of processes that no longer run.
+    """Remove private directories for ``target`` that killed processes left.
 
-    One whose lock is held, or cannot be asked for, belongs to another container or host. Without
-    locks (Windows) nothing tells, and all are left.
+    A directory whose lock is held or cannot be queried belongs to another container or host.
+    Without locks (Windows) they cannot be told apart, so all are left.
     """
     if fcntl is None:
         return
-    # A long name is cut to leave room for the process's id, which has from 1 to 10 digits.
+    # A long name is cut to leave room for the process id, which has 1 to 10 digits.
     stems = {re.escape(temporary_stem(target, digits + 14)) for digits in range(1, 11)}
     form = re.compile(rf"(?:{'|'.join(stems)})\.([0-9]{{1,10}})\.[0-9a-f]{{8}}\.tmp")
     with contextlib.suppress(OSError):
@@ -395,7 +395,7 @@ def _remove_leftovers(target: Path) -> None:
             match = form.fullmatch(path.name)
             if match is None or is_alive(int(match[1])):
                 continue
-            # No link is followed, and a file is not a directory.
+            # Follows no link and skips plain files.
             lock = os.open(path, os.O_RDONLY | _DIRECTORY | _NO_FOLLOW)
             try:
                 is_free = lock_file(lock)

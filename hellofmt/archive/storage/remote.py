@@ -1,21 +1,21 @@
-"""Archives behind a URL, read by ranges: the head first, then only what is asked for.
+"""Read archives behind a URL by ranges: the head first, then only what is needed.
 
 Storage comes from fsspec (``s3://``, ``hf://``, ``gs://``, ``memory://``, chains such as
-``tar://x.hello::file:///all.tar``). HTTP is the exception in one point: fsspec's HTTP file system
-reads whatever a server answers to a range, the whole file or an endless one, and compares nothing.
-So its session, options and event loop are used, but the GET is made here: the answer must be 206
-with exactly the asked ``Content-Range`` and the known total, undecoded, and not one byte beyond the
-asked ones is read. A second HTTP stack was rejected: proxies, certificates and credentials would
-have to be configured twice.
+``tar://x.hello::file:///all.tar``). HTTP differs in one point: fsspec's HTTP file system
+reads whatever a server answers to a range request, the whole file or an endless one, and checks
+nothing. So its session, options and event loop are used, but the GET is made here: the answer must
+be 206 with exactly the requested ``Content-Range`` and the known total, without content encoding,
+and nothing beyond the requested bytes is read. A second HTTP stack was rejected: proxies,
+certificates and credentials would have to be configured twice.
 
-No answer is trusted for its content; every byte is held to a digest or to a computed header by the
-reader. What this module adds is that a short or wrong answer is an error of its own and that
-accidents are tried again: five times with growing, jittered pauses, within a time limit for the
-whole read, continuing where the connection broke. An ETag is no condition, because the servers
-behind one name may differ in it; it only explains a digest that does not match.
+No answer is trusted for its content; the reader checks every byte against a digest or a computed
+header. This module adds distinct errors for short and wrong answers, and retries transient
+failures: five times with growing, jittered pauses, within a time limit for the whole read,
+continuing where the connection broke. The ETag is not a condition, because servers behind one name
+may differ in it; it only explains a digest that does not match.
 
-Nothing is shared across a fork: a process other than the one that connected makes its own session
-and event loop at its first read.
+Nothing is shared across a fork: every other process opens a session and an event loop at its first
+read.
 """
 
 from __future__ import annotations
@@ -50,28 +50,28 @@ _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,
 _EMPTY_RANGE: Final = re.compile(r"bytes \*/0")
 _HEAD_BYTES: Final = 1 << 16
 _CHUNK_BYTES: Final = 1 << 16
-# Fetching this much in vain costs less than another request.
+# Fetching this many unneeded bytes costs less than another request.
 _GAP: Final = 1 << 15
 _CONCURRENT: Final = 16
 _RETRIES: Final = 5
 _PAUSE_SECONDS: Final = 0.2
 _TIMEOUT_SECONDS: Final = 60.0
-# A quarter of the time limit without a byte is a dead connection, and leaves time to try again.
+# A connection silent for a quarter of the time limit is dead; that leaves time for retries.
 _SILENT_SHARE: Final = 0.25
-# What is still no stall: below it, a large range would never end.
+# Anything slower counts as a stall; otherwise a large range might never end.
 _LEAST_BYTES_PER_SECOND: Final = 16 << 10
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 509})
 _EXTRA: Final = frozenset({"http", "https", "s3", "s3a"})
 
 _random = secrets.SystemRandom()
-# Sessions made before a fork: closing them in the child would speak on the parent's connections.
+# Sessions from before a fork: closing them in the child would use the parent's connections.
 _inherited: list[Any] = []
 
 
 def open_source(
     path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
 ) -> Source:
-    """Where the bytes of ``path`` come from: a local file, or a URL read by ranges.
+    """Open the bytes of ``path``: a local file, or a URL read by ranges.
 
     Args:
         path: path of a local file, or any URL that fsspec knows.
@@ -103,21 +103,21 @@ def open_source(
 
 
 def list_urls(pattern: str, storage_options: Mapping[str, Any]) -> list[str]:
-    """The URLs of the files that match a URL with ``*``, sorted.
+    """List the URLs that match a URL with ``*``, sorted.
 
     Args:
-        pattern: of a storage that can list; a web server cannot.
+        pattern: URL of a storage that can list files; web servers cannot.
         storage_options: see ``open_source``.
 
     Raises:
-        UserInputError: http(s), or the storage cannot be used (E_OPTION).
+        UserInputError: the URL is http(s), or the storage cannot be used (E_OPTION).
         HelloIOError: listing failed (E_READ).
     """
     scheme = pattern.partition("://")[0].lower()
     if scheme in ("http", "https"):
         raise UserInputError.make(
             "E_OPTION",
-            f"`{_shown(pattern)}`; web servers list no files; expected {{00000..00015}} for them",
+            f"`{_shown(pattern)}`; web servers list no files; name them as {{00000..00015}}",
         )
     filesystem, path = _place(pattern, storage_options)
     try:
@@ -132,11 +132,11 @@ def _bare(name: str) -> str:
 
 @dataclass
 class _Answer:
-    """What came of one range.
+    """The answer to one range request.
 
     Attributes:
-        data: its first bytes; all of them unless ``error`` is set.
-        error: why not all of them came.
+        data: the first bytes of the range; all of them unless ``error`` is set.
+        error: why bytes are missing.
         passes: whether another attempt may succeed.
     """
 
@@ -151,11 +151,11 @@ class _Transport(Protocol):
     timeout: float
 
     def open(self) -> tuple[int, bytes]:
-        """Length of the file in bytes, and as many of its first bytes as came with it."""
+        """Return the length of the file and the first bytes that came with it."""
         ...
 
     def fetch(self, ranges: Sequence[tuple[int, int]], seconds: float) -> list[_Answer]:
-        """One attempt at (start, end) ranges; raises nothing but what a bug would."""
+        """Try once to fetch (start, end) ranges; errors come in the answers."""
         ...
 
     def describe_change(self) -> str:
@@ -189,7 +189,7 @@ class RemoteSource:
             raise HelloIOError.make("E_READ", f"the archive is closed: {_shown(self.name)}")
         first = self._first
         known = len(first)
-        # Of what came with the length, nothing is fetched a second time.
+        # Bytes that came with the length are not fetched again.
         outside = [
             (max(at, known), at + size - max(at, known))
             for at, size in ranges
@@ -217,7 +217,7 @@ class RemoteSource:
 
 
 def _fetch_all(transport: _Transport, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-    """All bytes of (start, end) ranges, with retries.
+    """Fetch all bytes of (start, end) ranges, with retries.
 
     Raises:
         OSError: missing, not permitted.
@@ -260,7 +260,7 @@ class _Http:
             )
         self.timeout = float(timeout)
         self._url = url
-        # Compressed answers would have other lengths, and a decoder in front of every check.
+        # Compressed answers would change lengths and put a decoder in front of every check.
         client = {"auto_decompress": False, **options.pop("client_kwargs", {})}
         self._options = {**options, "client_kwargs": client}
         self._filesystem: Any = None
@@ -287,18 +287,18 @@ class _Http:
         try:
             answers = sync(filesystem.loop, self._get_all, filesystem, ranges, max(seconds, 0.001))
         except Exception as error:
-            # Of options that the client refuses; the requests themselves answer.
+            # The client refused an option; requests report errors in their answers.
             raise UserInputError.make(
                 "E_OPTION", f"{_shown(self._url)}: {_reason(error)}"
             ) from error
         return answers
 
     def _connected(self) -> Any:
-        """The file system of this process."""
+        """Return the file system of this process."""
         if self._pid != os.getpid():
             if self._filesystem is not None:
                 _inherited.append(self._filesystem)
-            # Threads that come here together get one object: fsspec keeps one per options.
+            # Threads get the same object: fsspec keeps one per set of options.
             self._filesystem = _filesystem("http", self._options)
             self._pid = os.getpid()
         return self._filesystem
@@ -306,7 +306,7 @@ class _Http:
     async def _get_all(
         self, filesystem: Any, ranges: Sequence[tuple[int, int]], seconds: float
     ) -> list[_Answer]:
-        """All ranges, some at a time."""
+        """Fetch all ranges, a few at a time."""
         session = await filesystem.set_session()
         places = asyncio.Semaphore(_CONCURRENT)
 
@@ -319,7 +319,7 @@ class _Http:
     async def _get(
         self, filesystem: Any, session: Any, start: int, end: int, seconds: float
     ) -> _Answer:
-        """One range, one request; errors come in the answer."""
+        """Fetch one range in one request; errors come in the answer."""
         import aiohttp
 
         options = dict(filesystem.kwargs)
@@ -341,7 +341,7 @@ class _Http:
                     answer = self._judge(response, start, end)
                     if answer is not None:
                         return answer
-                    # The first answer told the total, which may be less than was asked for.
+                    # The first answer gave the total, which may be less than requested.
                     end = min(end, self._total)
                     while len(data) < end - start:
                         wanted = min(_CHUNK_BYTES, end - start - len(data))
@@ -350,13 +350,13 @@ class _Http:
                             break
                         data += chunk
                 finally:
-                    # Unless the body ended, what may still come must not be waited for.
+                    # Unless the body ended, do not wait for the rest.
                     if not response.content.at_eof():
                         response.close()
         except aiohttp.InvalidURL:
             return _Answer(error=UserInputError.make("E_OPTION", f"not a URL: {self._shown()}"))
         except (aiohttp.ClientResponseError, aiohttp.ClientSSLError) as error:
-            # A certificate, endless redirects, no HTTP at all: not what passes.
+            # A bad certificate, endless redirects, no HTTP at all: not transient.
             return _Answer(error=self._fault(_reason(error)))
         except TimeoutError:
             return _Answer(bytes(data), self._fault("no answer in time", "E_TIMEOUT"), passes=True)
@@ -369,7 +369,7 @@ class _Http:
         return _Answer(bytes(data))
 
     def _judge(self, response: Any, start: int, end: int) -> _Answer | None:
-        """None if the body is exactly the asked range, else the answer without it."""
+        """Return None if the body is exactly the requested range, else an answer with the error."""
         status, headers = response.status, response.headers
         if status in (404, 410):
             return _Answer(error=FileNotFoundError(errno.ENOENT, "No such file", self._shown()))
@@ -405,7 +405,7 @@ class _Http:
         return None
 
     def _compare_tag(self, tag: str) -> None:
-        """Remember what the server calls this version of the file."""
+        """Remember the server's tag for this version of the file."""
         if self._tag is None:
             self._tag = tag
         elif tag != self._tag:
@@ -422,7 +422,7 @@ class _Http:
 
 
 class _Storage:
-    """Ranges of a file in any other storage of fsspec."""
+    """Ranges of a file in any other fsspec storage."""
 
     def __init__(self, url: str, options: dict[str, Any]) -> None:
         self.timeout = _TIMEOUT_SECONDS
@@ -444,11 +444,11 @@ class _Storage:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), _shown(self._url))
         size = facts.get("size")
         if not isinstance(size, int) or size < 0:
-            raise HelloIOError.make("E_READ", f"{_shown(self._url)}: no file of known length")
+            raise HelloIOError.make("E_READ", f"{_shown(self._url)}: not a file of known length")
         return size, b""
 
     def describe_change(self) -> str:
-        """See ``Source.describe_change``: not known of other storages."""
+        """See ``Source.describe_change``; other storages cannot tell."""
         return ""
 
     def fetch(self, ranges: Sequence[tuple[int, int]], seconds: float) -> list[_Answer]:
@@ -484,7 +484,7 @@ class _Storage:
         return _Answer(bytes(found))
 
     def _connected(self) -> tuple[Any, str]:
-        """File system and path, of this process."""
+        """Return file system and path for this process."""
         if self._place is None or self._pid != os.getpid():
             if self._place is not None:
                 _inherited.append(self._place)
@@ -498,10 +498,11 @@ class _Storage:
 
 
 def _filesystem(protocol: str, options: Mapping[str, Any]) -> Any:
-    """A file system of fsspec.
+    """Create an fsspec file system.
 
     Raises:
-        UserInputError: unknown, its package is missing, or it refuses the options (E_OPTION).
+        UserInputError: it is unknown, its package is missing, or it refuses the options
+            (E_OPTION).
     """
     fsspec = importlib.import_module("fsspec")
     try:
@@ -511,7 +512,7 @@ def _filesystem(protocol: str, options: Mapping[str, Any]) -> Any:
 
 
 def _place(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
-    """File system and path of a URL, see ``_filesystem``."""
+    """Return file system and path of a URL; see ``_filesystem``."""
     core = importlib.import_module("fsspec.core")
     try:
         return core.url_to_fs(url, **options)
@@ -527,7 +528,7 @@ def _unusable(protocol: str, error: Exception) -> UserInputError:
 
 
 def _reason(error: BaseException) -> str:
-    """What an error says, without the whole URL that aiohttp adds to some."""
+    """Return the text of an error without the URL that aiohttp adds to some."""
     text = getattr(error, "message", "") if hasattr(error, "request_info") else str(error)
     return printable(text or type(error).__name__)
 

@@ -1,8 +1,8 @@
-"""Where the bytes of an archive come from: positioned reads, nothing else.
+"""Sources of an archive's bytes: positioned reads, nothing else.
 
-No memory map: a file cut while it is mapped kills the process with a bus error, and a reader cannot
-tell a file it may trust from one it may not. Positioned reads share no file position, so threads
-and forked workers may use one source at once.
+Memory maps were rejected: truncating a mapped file kills the process with a bus error, and a reader
+cannot tell which files to trust. Positioned reads share no file position, so threads and forked
+workers may use one source at once.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ __all__ = [
 ]
 
 _URL: Final = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::)*[A-Za-z][A-Za-z0-9+.-]*://")
-# A page of gap costs less than a system call.
+# Reading a gap of one page costs less than a system call.
 _LOCAL_GAP: Final = 4096
 _MERGED_BYTES: Final = 8 << 20
 
 
 def is_url(path: object) -> bool:
-    """Whether ``path`` is a string that names storage by a scheme: ``https://``, ``tar://...``."""
+    """Tell whether ``path`` is a string with a scheme, such as ``https://`` or ``tar://``."""
     return isinstance(path, str) and _URL.match(path) is not None
 
 
 def display_name(name: str) -> str:
-    """``name`` as it may stand in a message: a URL without user, password, query and fragment."""
+    """Make ``name`` safe for messages: a URL without user, password, query and fragment."""
     if not is_url(name):
         return name
     from urllib.parse import urlsplit, urlunsplit
@@ -52,7 +52,7 @@ def display_name(name: str) -> str:
         try:
             url = urlsplit(part)
         except ValueError:
-            # Not a URL after all; what of it is a secret cannot be told.
+            # Not a URL after all; which part of it is secret cannot be told.
             shown.append(part.partition("://")[0] + "://...")
             continue
         host = url.netloc.rpartition("@")[2]
@@ -64,9 +64,9 @@ class Source(Protocol):
     """Random access to bytes of known length.
 
     Attributes:
-        name: path or URL it can be opened by again.
-        size: bytes.
-        is_remote: whether wrong bytes may be an accident on the way, worth asking for once more.
+        name: path or URL that opens it again.
+        size: length in bytes.
+        is_remote: whether wrong bytes may be a transmission error, worth a second request.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Source(Protocol):
     is_remote: bool
 
     def read(self, offset: int, length: int) -> bytes:
-        """Exactly ``length`` bytes from ``offset``.
+        """Read exactly ``length`` bytes from ``offset``.
 
         Raises:
             HelloIOError: they cannot be had (E_READ, E_SHORT_READ).
@@ -82,11 +82,11 @@ class Source(Protocol):
         ...
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]], *, exact: bool = False) -> list[bytes]:
-        """The bytes of several (offset, length) pairs, in as few round trips as possible.
+        """Read several (offset, length) pairs in as few round trips as possible.
 
         Args:
             ranges: in any order.
-            exact: fetch no byte between two ranges, also where that would spare a round trip.
+            exact: fetch no byte between two ranges, even where that would save a round trip.
 
         Raises:
             HelloIOError: they cannot be had (E_READ, E_SHORT_READ).
@@ -94,15 +94,15 @@ class Source(Protocol):
         ...
 
     def forget(self) -> None:
-        """Drop bytes kept in memory, because they turned out to be wrong."""
+        """Drop bytes kept in memory, after they turned out to be wrong."""
         ...
 
     def describe_change(self) -> str:
-        """What shows that the file was replaced since it was opened; empty if nothing does."""
+        """Describe evidence that the file was replaced since it was opened; empty if none."""
         ...
 
     def close(self) -> None:
-        """Release what is held; reading afterwards is an error."""
+        """Release the file; reading afterwards is an error."""
         ...
 
 
@@ -118,13 +118,13 @@ class LocalSource:
             path: a regular file.
 
         Raises:
-            OSError: missing, a directory, not permitted.
-            HelloIOError: neither file nor directory, such as a pipe or a device (E_READ).
+            OSError: it is missing, a directory, or not permitted.
+            HelloIOError: it is neither file nor directory, such as a pipe (E_READ).
         """
         self.name = os.fspath(path)
         self._fd, self.size = open_regular(self.name)
         # A data set keeps its archive open for as long as it lives and never closes it. ``__del__``
-        # may run after ``os`` was emptied at exit, and then reports an error that is none.
+        # may run at exit, after ``os`` was emptied, and would then report a spurious error.
         self._closing = close_with(self, self._fd)
 
     def read(self, offset: int, length: int) -> bytes:
@@ -156,28 +156,28 @@ class LocalSource:
         return read_merged(ranges, self.read, 0 if exact else _LOCAL_GAP)
 
     def forget(self) -> None:
-        """See ``Source.forget``: nothing is kept."""
+        """See ``Source.forget``; nothing is kept."""
 
     def describe_change(self) -> str:
-        """See ``Source.describe_change``: never known of a local file."""
+        """See ``Source.describe_change``; a local file cannot tell."""
         return ""
 
     def close(self) -> None:
         """See ``Source.close``."""
-        # Forgotten before it is closed: the number may belong to another file a moment later.
+        # Cleared before it is closed: the number may belong to another file a moment later.
         self._fd = -1
         self._closing()
 
 
 def close_with(owner: object, fd: int) -> weakref.finalize[..., object]:
-    """Close ``fd`` when ``owner`` goes, or when the result is called; at exit the system does it.
+    """Close ``fd`` with its ``owner`` or when the result is called; at exit the system closes it.
 
     Args:
-        owner: what reads or writes the descriptor.
+        owner: the object that uses the descriptor.
         fd: an open descriptor.
 
     Returns:
-        A call that closes it once.
+        A callable that closes it once.
     """
     closing = weakref.finalize(owner, os.close, fd)
     # Threads may still read while the interpreter ends.
@@ -186,14 +186,14 @@ def close_with(owner: object, fd: int) -> weakref.finalize[..., object]:
 
 
 def merge_ranges(ranges: Sequence[tuple[int, int]], gap: int) -> list[tuple[int, int]]:
-    """Fewer, larger ranges that cover all of ``ranges``.
+    """Merge ``ranges`` into fewer, larger ones that cover them.
 
     Args:
         ranges: (offset, length) pairs in any order.
-        gap: bytes that nobody asked for, which may lie between two ranges that become one.
+        gap: most unneeded bytes between two ranges that are merged.
 
     Returns:
-        (offset, length) pairs in the order of the file; longer than 8 MiB only where one range is.
+        (offset, length) pairs in file order; longer than 8 MiB only if one of ``ranges`` is.
     """
     merged: list[tuple[int, int]] = []
     for offset, length in sorted(ranges):
@@ -210,7 +210,7 @@ def merge_ranges(ranges: Sequence[tuple[int, int]], gap: int) -> list[tuple[int,
 def read_merged(
     ranges: Sequence[tuple[int, int]], read: Callable[[int, int], bytes], gap: int
 ) -> list[bytes]:
-    """The bytes of every range, with neighbours read at once; see ``merge_ranges``."""
+    """Read every range, neighbours in one read; see ``merge_ranges``."""
     if len(ranges) < 2:
         return [read(offset, length) for offset, length in ranges]
     merged = merge_ranges(ranges, gap)
@@ -222,11 +222,12 @@ def cut_ranges(
     merged: Sequence[tuple[int, int]],
     blocks: Sequence[bytes],
 ) -> list[bytes]:
-    """The bytes of every range out of the blocks of the merged ones."""
+    """Cut the bytes of every range out of the merged blocks."""
     starts = [start for start, _ in merged]
     found: list[bytes] = []
     for offset, length in ranges:
-        # Overlapping ranges may have been kept apart for size: the last that begins in time.
+        # Overlapping ranges may be separate because of their size: take the last that starts in
+        # time.
         i = bisect.bisect_right(starts, offset) - 1
         while starts[i] + len(blocks[i]) < offset + length:
             i -= 1

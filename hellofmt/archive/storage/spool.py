@@ -1,13 +1,13 @@
-"""Bytes that came over the network, for as long as a process and the workers it forks live.
+"""Keep bytes from the network for as long as a process and its forked workers live.
 
 Without a cache folder each image of a remote archive would be fetched again in every epoch, and
-once more wherever it is a CutMix partner. So what was fetched is written to a temporary file, each
-row at its own place. The file has no name: nothing is left behind, however the process ends. It is
-made before any fork, and the flags that say which places are filled lie in memory that is shared,
-so forked workers read what this process fetched and the other way round; spawned ones cannot.
+again wherever it is a CutMix partner. So fetched images are written to a temporary file, each row
+at a fixed place. The file has no name, so nothing is left behind however the process ends. It is
+created before any fork, and the flags of filled places lie in shared memory, so this process and
+its forked workers read what any of them fetched; spawned workers cannot.
 
-Memory was rejected as the place: a set of many gigabytes need not fit, and workers would not share
-it. The file takes no room until it is written to, and never more than half of what is free.
+Keeping them in memory was rejected: many gigabytes may not fit, and workers would not share them.
+The file takes no room until it is written to, and never more than half of the free space.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 __all__ = ["SPOOL_BYTES", "Spool"]
 
 SPOOL_BYTES: Final = 16 << 30
-"""Most bytes of one spool, where more than twice as many are free."""
+"""Largest size of a spool in bytes, if at least twice as much is free."""
 
 
 class Spool:
     """Stored images by row, in an unnamed temporary file.
 
     Attributes:
-        rows: that many rows, the first ones, have a place.
-        fd: the file; -1 if none could be made.
+        rows: number of rows, from the first on, that have a place.
+        fd: descriptor of the file; -1 if none could be created.
     """
 
     def __init__(self, sizes: NDArray[np.int64], digests: NDArray[np.uint8]) -> None:
-        """Plan the places.
+        """Assign places to rows.
 
         Args:
             sizes: (N,) bytes of each image.
@@ -55,37 +55,37 @@ class Spool:
         self.rows = 0
         try:
             with tempfile.TemporaryFile() as stream:
-                # A fork inherits it.
+                # Forked processes inherit it.
                 self.fd = os.dup(stream.fileno())
-            # The file goes with its last descriptor.
+            # The unnamed file is deleted when its last descriptor closes.
             close_with(self, self.fd)
             free = free_bytes(tempfile.gettempdir()) or 0
             self.rows = int(np.searchsorted(ends, min(SPOOL_BYTES, free // 2), side="right"))
         except OSError:
-            # No folder to write to: nothing is kept.
+            # No writable folder: keep nothing.
             self.rows = 0
-        # An empty mapping is an error.
+        # mmap refuses an empty mapping.
         self._is_filled = np.frombuffer(mmap.mmap(-1, self.rows + 1), np.uint8)
 
     def has(self, row: int) -> bool:
-        """Whether the bytes of a row are here."""
+        """Tell whether the bytes of a row are here."""
         return row < self.rows and bool(self._is_filled[row])
 
     def get(self, row: int) -> bytes | None:
-        """The verified bytes of a row, or None."""
+        """Return the verified bytes of a row, or None."""
         if not self.has(row):
             return None
         try:
             data = read_at(self.fd, int(self._sizes[row]), int(self._starts[row]))
         except OSError:
             return None
-        # Whatever happened to the file, and on machines where the flag was seen before the bytes.
+        # The file may have been damaged, or the flag may have become visible before the bytes.
         if hashlib.sha256(data).digest() != self._digests[row].tobytes():
             return None
         return data
 
     def put(self, row: int, data: bytes) -> None:
-        """Keep the verified bytes of a row, if it has a place; a full disk keeps nothing."""
+        """Keep the verified bytes of a row, if it has a place and the disk has room."""
         if row >= self.rows:
             return
         at, rest = int(self._starts[row]), memoryview(data)
