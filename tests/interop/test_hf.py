@@ -7,14 +7,8 @@ import threading
 
 import pytest
 
-from hellofmt.archive import (
-    ImageItem,
-    ImageSet,
-    open_archive,
-    remote,
-    verify_archive,
-    write_archive,
-)
+from hellofmt.archive import ImageItem, ImageSet, open_archive, verify_archive, write_archive
+from hellofmt.archive.storage import remote
 from hellofmt.errors import HelloIOError
 
 URL = "hf://datasets/some/set/x.hello"

@@ -22,18 +22,10 @@ from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from hellofmt.archive import (
-    ClassLine,
-    Dataset,
-    Draft,
-    ImageItem,
-    ImageSet,
-    open_archive,
-    remote,
-    spool,
-    stream,
-)
+from hellofmt.archive import ClassLine, Dataset, Draft, ImageItem, ImageSet, open_archive
+from hellofmt.archive.read import stream
 from hellofmt.archive.read.stream import open_stream
+from hellofmt.archive.storage import remote, spool
 from hellofmt.archive.write.shards import write_shards
 from hellofmt.errors import CorruptError, HelloIOError
 from hellofmt.loading import HelloDataset, HelloLoader, HelloSampler, dataset
