@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -105,3 +106,35 @@ def image_set(pixels, labels, layout="auto") -> ImageSet:
     """The images as an archive stores them, in PNG."""
     pairs = zip(pixels, labels, strict=True)
     return ImageSet("png", [ImageItem(int(c), encode_image(p, "png")) for p, c in pairs], layout)
+
+
+def linear_teacher(views):
+    """Logits (N, 3) that tell `stripes` apart: contrast between rows, between columns, neither."""
+    import torch
+
+    rows = (views[:, :, ::2] - views[:, :, 1::2]).mean((1, 2, 3))
+    columns = (views[..., ::2] - views[..., 1::2]).mean((1, 2, 3))
+    return torch.stack([6 * rows, 6 * columns, 1.5 - 4 * (rows + columns)], dim=1)
+
+
+def save_clip(folder, size=16):
+    """A CLIP of one layer a tower and random weights in ``folder``, in open_clip's form."""
+    import torch
+    from open_clip.model import CLIP
+    from safetensors.torch import save_file
+
+    config = {
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": size, "layers": 1, "width": 64, "patch_size": 4},
+        "text_cfg": {
+            "context_length": 16,
+            "vocab_size": 49408,
+            "width": 16,
+            "heads": 2,
+            "layers": 1,
+        },
+    }
+    torch.manual_seed(0)
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    save_file(CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")

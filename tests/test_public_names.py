@@ -17,7 +17,7 @@ PUBLIC = {
     "HelloSampler": "hellofmt.loading.sampler",
     "Labeler": "hellofmt.projector.labeler",
     "Projector": "hellofmt.projector.projector",
-    "distill": "hellofmt.distillation.pipeline",
+    "distill": "hellofmt.distillation.distill",
     "fit_projector": "hellofmt.distillation.fit",
     "open": "hellofmt.archive.read.open",
     "pack": "hellofmt.sources.pack",

@@ -20,17 +20,19 @@ from hellofmt.archive import (
     Arch,
     Preprocess,
     VisionArch,
+    check_target,
     decimal_string,
     default_views,
     read_class_lines,
 )
 from hellofmt.distillation import (
+    DistillSettings,
+    FitHooks,
     FitSettings,
     ProjectorSettings,
     RefineSettings,
     SelectSettings,
-    check_contents,
-    check_target,
+    check_settings,
     default_steps,
     distill,
     fidelity_table,
@@ -657,14 +659,22 @@ def _make_archive(
         warn(f"a class has too few images to hold one out: accuracies are of {kind}")
     plan = _plan(options, len(train), options["bfloat16"])
     check_target(output, force=options["force"])
-    texts = {"name": options["name"] or "", "license_name": options["license_name"]}
-    check_contents(data.images, data.views, **texts)
-    settings = _settings(options)
-    for note in settings.notes(base, data.images) if is_speaking() else ():
+    settings = DistillSettings(
+        select=select,
+        projector=_settings(options),
+        fit=plan,
+        refine=refine,
+        storage=STORAGES[options["precision"]],
+        name=options["name"],
+        license_name=options["license_name"],
+        seed=options["seed"],
+    )
+    check_settings(data.images, data.views, settings)
+    for note in settings.projector.notes(base, data.images) if is_speaking() else ():
         warn(note)
     if any(map(is_network, options["teachers"])):
         # What the fit would refuse is refused before a teacher is trained for it.
-        settings.build(base, data.images)
+        settings.projector.build(base, data.images)
     teacher = _read_teacher(
         options["teachers"], data, Path(work), options, ipc, options["bfloat16"], stages.meter
     )
@@ -694,26 +704,20 @@ def _make_archive(
         report = distill(
             data.images,
             output,
+            settings,
             teacher=teacher,
             base=base,
             views=data.views,
-            ipc=ipc,
-            storage=STORAGES[options["precision"]],
-            projector=settings,
-            fit=plan,
-            select=select,
-            refine=refine,
-            name=options["name"],
-            license_name=options["license_name"],
-            seed=options["seed"],
             force=options["force"],
             work=stages,
-            # Each takes as long as a few steps.
-            evaluations=min(_EVALUATIONS, plan.steps // _STEPS_PER_EVALUATION),
-            before_fit=before,
-            on_step=on_step,
-            on_fidelity=on_fidelity,
-            after=after,
+            hooks=FitHooks(
+                before,
+                on_step,
+                on_fidelity,
+                # Each takes as long as a few steps.
+                evaluations=min(_EVALUATIONS, plan.steps // _STEPS_PER_EVALUATION),
+                after=after,
+            ),
         )
     if not is_speaking():
         return

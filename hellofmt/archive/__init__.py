@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from hellofmt.archive.storage.source import display_name
     from hellofmt.archive.write.draft import Draft, ImageItem, ImageSet, ProjectorPart
     from hellofmt.archive.write.shards import write_shards
+    from hellofmt.archive.write.whole_file import check_target
     from hellofmt.archive.write.writer import write_archive
 
 __all__ = [
@@ -104,6 +105,7 @@ __all__ = [
     "Views",
     "VisionArch",
     "base_digest",
+    "check_target",
     "content_id",
     "create_key",
     "decimal_string",
@@ -166,6 +168,7 @@ _MODULES = {
     "format.tensors": ("StoredTensor",),
     "read.verify": ("VerifyReport", "verify_archive"),
     "write.draft": ("Draft", "ImageItem", "ImageSet", "ProjectorPart"),
+    "write.whole_file": ("check_target",),
     "write.writer": ("write_archive",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

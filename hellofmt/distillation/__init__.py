@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from hellofmt.distillation.fit import (
-    Fidelity,
-    FitSettings,
-    Precision,
-    default_steps,
-    fidelity,
-    fidelity_table,
-    fit_projector,
-    predicted_seconds,
-)
-from hellofmt.distillation.pipeline import (
-    DistillReport,
-    ProjectorSettings,
-    check_contents,
-    check_target,
-    distill,
-    fitted_projector,
-    split_validation,
-    write_distilled,
-)
+from hellofmt.distillation.archive_of import check_settings, write_distilled
+from hellofmt.distillation.distill import DistillReport, distill
+from hellofmt.distillation.fidelity import Fidelity, Precision, fidelity, fidelity_table
+from hellofmt.distillation.fit import FitSettings, default_steps, fit_projector
+from hellofmt.distillation.fit_cost import predicted_seconds
 from hellofmt.distillation.refine import Refinement, RefineSettings, refine_images
 from hellofmt.distillation.select import Selection, SelectSettings, select_images
+from hellofmt.distillation.settings import DistillSettings, FitHooks, ProjectorSettings
+from hellofmt.distillation.stage_calls import fitted_projector
+from hellofmt.distillation.validation import split_validation
 
 __all__ = [
     "DistillReport",
+    "DistillSettings",
     "Fidelity",
+    "FitHooks",
     "FitSettings",
     "Precision",
     "ProjectorSettings",
@@ -35,8 +25,7 @@ __all__ = [
     "Refinement",
     "SelectSettings",
     "Selection",
-    "check_contents",
-    "check_target",
+    "check_settings",
     "default_steps",
     "distill",
     "fidelity",

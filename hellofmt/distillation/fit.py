@@ -15,13 +15,11 @@ Nothing of a step depends on the step before it but the trained tensors and the 
 so a run is continued from a file of those (``resume``), and divided among processes by the rows of
 its batches (``ranks``).
 
-What is reported is *fidelity* on views that were not trained on: agreement (same top class) and KL.
-Accuracy of a student is noisy, KL is not.
+What is reported is its ``fidelity``.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
@@ -29,9 +27,8 @@ from typing import TYPE_CHECKING, Final, Literal
 import torch
 from torch.nn import functional
 
-from hellofmt.projector import STORAGES, stored_labelers
+from hellofmt.distillation.fidelity import Fidelity, fidelity
 from hellofmt.runs import ranks
-from hellofmt.runs.cost import gflop_of
 from hellofmt.runs.loop import descend
 from hellofmt.runs.resume import Checkpoint, State
 from hellofmt.runs.schedule import cosine
@@ -39,26 +36,22 @@ from hellofmt.student.batches import ArrayBatches, ViewBatch
 from hellofmt.teacher.network import device_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from torch import Tensor
 
-    from hellofmt.archive.format.manifest import Storage, Views
+    from hellofmt.archive.format.manifest import Views
     from hellofmt.projector import Projector
     from hellofmt.sources import ArrayImages
 
 __all__ = [
-    "Fidelity",
     "FitSettings",
-    "Precision",
+    "batch_loss",
     "default_steps",
-    "fidelity",
-    "fidelity_table",
-    "fit_gflop",
+    "fit_batches",
     "fit_loss",
     "fit_projector",
     "lay_out",
-    "predicted_seconds",
 ]
 
 MOST_EPOCHS: Final = 50
@@ -94,21 +87,6 @@ class FitSettings:
     clip: float = 1.0
     seed: int = 0
     bfloat16: bool = False
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """How closely labels follow a teacher on the same views.
-
-    Attributes:
-        agreement: percent of views with the same top class.
-        kl: mean KL(teacher ‖ labels) at T = 1, in nats.
-        views: number of views compared.
-    """
-
-    agreement: float
-    kl: float
-    views: int
 
 
 def fit_loss(
@@ -162,51 +140,6 @@ def _unmixed(hard: Tensor) -> Tensor:
     return hard.amax(1) == 1
 
 
-def fidelity(
-    labels: Callable[[Tensor], Tensor],
-    teacher: Callable[[Tensor], Tensor],
-    source: ArrayImages,
-    views: Views,
-    *,
-    count: int = 1024,
-    batch_size: int = 256,
-    seed: int = 1,
-) -> Fidelity:
-    """Agreement and KL between two functions from views to logits.
-
-    Args:
-        labels: the projector or labeler's ``logits``.
-        teacher: the teacher.
-        source: images the views are made of; held out ones, if there are any.
-        views: how a view is made.
-        count: views compared, rounded up to whole batches.
-        batch_size: views at once.
-        seed: of the views; another one than the fit's.
-
-    Returns:
-        The fidelity.
-    """
-    batches = ArrayBatches(
-        source.pixels, source.labels, len(source.classes), views, batch_size, seed
-    )
-    same, divergence, rounds = 0, 0.0, -(-count // batch_size)
-    with torch.inference_mode():
-        for k in range(rounds):
-            batch = batches.batch(k).views
-            wanted, got = teacher(batch), labels(batch)
-            same += int((wanted.argmax(1) == got.argmax(1)).sum())
-            divergence += float(
-                functional.kl_div(
-                    functional.log_softmax(got, dim=1),
-                    functional.log_softmax(wanted, dim=1),
-                    reduction="sum",
-                    log_target=True,
-                )
-            )
-    n = rounds * batch_size
-    return Fidelity(agreement=100.0 * same / n, kl=divergence / n, views=n)
-
-
 def default_steps(images: int, batch_size: int) -> int:
     """Steps of a fit that nobody chose: 50 passes over the images, at most 4,000.
 
@@ -227,7 +160,7 @@ def lay_out(projector: Projector) -> None:
     projector.encoder.visual.to(memory_format=torch.channels_last)
 
 
-def _loss_of(
+def batch_loss(
     projector: Projector,
     teacher: Callable[[Tensor], Tensor],
     settings: FitSettings,
@@ -249,72 +182,8 @@ def _loss_of(
     )
 
 
-def predicted_seconds(
-    projector: Projector,
-    teacher: Callable[[Tensor], Tensor],
-    source: ArrayImages,
-    views: Views,
-    settings: FitSettings,
-    *,
-    measured: int = 3,
-) -> float:
-    """Seconds that a fit will take: the median of a few real steps, which change nothing.
-
-    Args:
-        projector: about to be fitted; keeps its tensors, loses its gradients.
-        teacher: as for ``fit_projector``.
-        source: as for ``fit_projector``.
-        views: as for ``fit_projector``.
-        settings: as for ``fit_projector``.
-        measured: steps timed, after one that warms up.
-
-    Returns:
-        Seconds, for ``settings.steps`` steps.
-    """
-    batches = _batches(source, views, settings)
-    lay_out(projector)
-    is_cuda = device_of(projector).type == "cuda"
-    times: list[float] = []
-    for step in range(measured + 1):
-        start = time.perf_counter()
-        batch = batches.batch(step, ranks.share(settings.batch_size))
-        _loss_of(projector, teacher, settings, batch).backward()
-        if is_cuda:
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    projector.zero_grad(set_to_none=True)
-    return settings.steps * sorted(times[1:])[measured // 2]
-
-
-def fit_gflop(
-    projector: Projector,
-    teacher: Callable[[Tensor], Tensor],
-    source: ArrayImages,
-    views: Views,
-    settings: FitSettings,
-) -> float:
-    """Work of a whole fit in 1e9 operations, its teacher's included, counted on one more step.
-
-    Args:
-        projector: about to be fitted; keeps its tensors, loses its gradients.
-        teacher: as for ``fit_projector``.
-        source: as for ``fit_projector``.
-        views: as for ``fit_projector``.
-        settings: as for ``fit_projector``.
-
-    Returns:
-        For ``settings.steps`` steps, of all processes.
-    """
-    batches = _batches(source, views, settings)
-    batch = batches.batch(0, ranks.share(settings.batch_size))
-    step = partial(_loss_of, projector, teacher, settings, batch)
-    share = gflop_of(step, backward=True)
-    projector.zero_grad(set_to_none=True)
-    whole = ranks.sum_(torch.tensor(share, device=device_of(projector)))
-    return settings.steps * float(whole)
-
-
-def _batches(source: ArrayImages, views: Views, settings: FitSettings) -> ArrayBatches:
+def fit_batches(source: ArrayImages, views: Views, settings: FitSettings) -> ArrayBatches:
+    """The batches of views of a fit, by step."""
     return ArrayBatches(
         source.pixels,
         source.labels,
@@ -374,7 +243,7 @@ def fit_projector(
     optimiser = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
     state = None if checkpoint is None else State(checkpoint, named)
     first = 0 if state is None else state.read(optimiser)
-    batches = _batches(source, views, settings)
+    batches = fit_batches(source, views, settings)
     part = ranks.share(settings.batch_size)
     measured = source if held_out is None else held_out
     every = max(1, settings.steps // evaluations) if evaluations else settings.steps
@@ -390,7 +259,7 @@ def fit_projector(
     descend(
         optimiser,
         (batches.batch(step, part) for step in range(first, settings.steps)),
-        partial(_loss_of, projector, teacher, settings),
+        partial(batch_loss, projector, teacher, settings),
         steps=settings.steps,
         start=first,
         rate=partial(cosine, warmup=settings.warmup),
@@ -424,54 +293,3 @@ def _measure(
         count=count,
         seed=settings.seed + 1,
     )
-
-
-@dataclass(frozen=True)
-class Precision:
-    """What a storage costs and what it keeps.
-
-    Attributes:
-        storage: of deltas and head.
-        size_bytes: of the label function's sections.
-        fidelity: of the labels that a reader of the file gets.
-    """
-
-    storage: Storage
-    size_bytes: int
-    fidelity: Fidelity
-
-
-def fidelity_table(
-    projector: Projector,
-    teacher: Callable[[Tensor], Tensor],
-    source: ArrayImages,
-    views: Views,
-    *,
-    storages: Sequence[Storage] = STORAGES,
-    count: int = 512,
-    seed: int = 1,
-) -> list[Precision]:
-    """Bytes against fidelity for each storage, on the same views.
-
-    Every row is measured on what a reader will rebuild from the stored bytes.
-
-    Args:
-        projector: fitted.
-        teacher: what it was fitted to.
-        source: images the views are made of; held out ones, if there are any.
-        views: of the data set.
-        storages: which; all five by default.
-        count: views compared.
-        seed: of the views.
-
-    Returns:
-        One row per storage.
-
-    Raises:
-        UserInputError: a value that a storage cannot hold (E_OPTION).
-    """
-    rows: list[Precision] = []
-    for storage, size_bytes, labeler in stored_labelers(projector, storages):
-        measured = fidelity(labeler.logits, teacher, source, views, count=count, seed=seed)
-        rows.append(Precision(storage, size_bytes, measured))
-    return rows

@@ -370,4 +370,4 @@ def test_the_target_is_not_replaced(images, teacher, tmp_path, invoke):
     done = invoke(*arguments)
     assert (done.exit_code, path.read_bytes()) == (10, b"mine")
     assert invoke(*arguments, "--force").exit_code == 0
-    assert invoke(*arguments[:-2], "-o", tmp_path / "no" / "p.hello").exit_code == 9
+    assert invoke(*arguments[:-2], "-o", tmp_path / "no" / "p.hello").exit_code == 10

@@ -6,16 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from builders import linear_teacher
 
-from hellofmt.distillation.fit import (
-    FitSettings,
-    default_steps,
-    fidelity,
-    fidelity_table,
-    fit_loss,
-    fit_projector,
-    predicted_seconds,
-)
+from hellofmt.distillation.fidelity import fidelity
+from hellofmt.distillation.fit import FitSettings, default_steps, fit_loss, fit_projector
 from hellofmt.errors import StateError
 from hellofmt.runs.results import read_result
 from hellofmt.runs.resume import Checkpoint
@@ -64,21 +58,6 @@ def test_mse_ignores_a_row_constant_unless_raw(logits):
     assert float(fit_loss(plain, *mixed_only)) == pytest.approx(expected)
 
 
-def test_fidelity_of_a_teacher_with_itself_and_with_nothing(stripes, views):
-    def teacher(batch):
-        return torch.stack([batch[:, 0].mean((1, 2)), batch[:, 1, ::2].mean((1, 2))], 1) * 9
-
-    def uniform(batch):
-        return torch.zeros(len(batch), 2)
-
-    same = fidelity(teacher, teacher, stripes(), views(), count=100, batch_size=32)
-    assert (same.agreement, same.views) == (100.0, 128)
-    assert same.kl == pytest.approx(0.0, abs=1e-9)
-    other = fidelity(uniform, teacher, stripes(), views(), count=100, batch_size=32)
-    assert other.kl > 1e-3
-    assert other.kl < math.log(2)
-
-
 @pytest.fixture
 def projector(make_projector):
     return make_projector()
@@ -87,17 +66,12 @@ def projector(make_projector):
 def test_a_projector_learns_a_teacher_and_the_base_stays(projector, stripes, views):
     source, unseen = stripes(), stripes(per_class=20, seed=5)
 
-    def teacher(batch):
-        rows = (batch[:, :, ::2] - batch[:, :, 1::2]).mean((1, 2, 3))
-        columns = (batch[..., ::2] - batch[..., 1::2]).mean((1, 2, 3))
-        return torch.stack([6 * rows, 6 * columns, 1.5 - 4 * (rows + columns)], dim=1)
-
     base = {name: t.clone() for name, t in projector.base.visual.state_dict().items()}
-    before = fidelity(projector, teacher, unseen, views(), count=256)
+    before = fidelity(projector, linear_teacher, unseen, views(), count=256)
     losses = []
     after = fit_projector(
         projector,
-        teacher,
+        linear_teacher,
         source,
         views(),
         FitSettings(steps=60, batch_size=32, learning_rate=5e-3),
@@ -121,12 +95,6 @@ def test_fit_states_its_troubles(projector, stripes, views):
 
     with pytest.raises(ValueError, match="loss: expected a finite number, got nan at step 0"):
         fit_projector(projector, broken, stripes(), views(), FitSettings(steps=2, batch_size=4))
-
-
-def linear_teacher(batch):
-    rows = (batch[:, :, ::2] - batch[:, :, 1::2]).mean((1, 2, 3))
-    columns = (batch[..., ::2] - batch[..., 1::2]).mean((1, 2, 3))
-    return torch.stack([6 * rows, 6 * columns, 1.5 - 4 * (rows + columns)], dim=1)
 
 
 class Killed(BaseException):
@@ -241,15 +209,6 @@ def test_default_steps_are_fifty_epochs_but_at_most_4000(images, batch_size, ste
     assert default_steps(images, batch_size) == steps
 
 
-def test_the_prediction_changes_nothing(projector, stripes, views):
-    before = trained(projector)
-    settings = FitSettings(steps=1000, batch_size=4)
-    seconds = predicted_seconds(projector, linear_teacher, stripes(), views(), settings)
-    assert 0.1 < seconds < 1000
-    assert all(torch.equal(t, before[n]) for n, t in trained(projector).items())
-    assert all(p.grad is None for p in projector.parameters())
-
-
 def test_fidelity_on_the_way_changes_nothing(make_projector, stripes, views):
     settings = FitSettings(steps=4, batch_size=4)
     seen = []
@@ -266,25 +225,3 @@ def test_fidelity_on_the_way_changes_nothing(make_projector, stripes, views):
     )
     assert seen == [(2, 256)]
     assert all(torch.equal(t, trained(watched)[n]) for n, t in trained(quiet).items())
-
-
-def test_fewer_bytes_cost_fidelity(projector, stripes, views):
-    fit_projector(
-        projector,
-        linear_teacher,
-        stripes(),
-        views(),
-        FitSettings(steps=20, batch_size=16, learning_rate=5e-3),
-    )
-    rows = fidelity_table(projector, linear_teacher, stripes(), views(), count=256)
-    assert [row.storage for row in rows] == ["float32", "float16", "bfloat16", "int8", "int4"]
-    values = projector.trained_count()
-    full, half, brain, byte, nibble = (row.size_bytes for row in rows)
-    # Values alone, or with headers and compressed: near what the values need.
-    assert full == pytest.approx(4 * values, rel=0.1)
-    assert half == pytest.approx(2 * values, rel=0.15)
-    assert brain == pytest.approx(2 * values, rel=0.25)
-    assert nibble < byte < 0.9 * half
-    truth = fidelity(projector, linear_teacher, stripes(), views(), count=256)
-    assert rows[0].fidelity.kl == pytest.approx(truth.kl, rel=1e-3)
-    assert abs(rows[4].fidelity.kl - truth.kl) > abs(rows[1].fidelity.kl - truth.kl)

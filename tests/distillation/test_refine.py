@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from hellofmt.distillation.refine import RefineSettings, refine_images
+from hellofmt.distillation.refine import RefineSettings, refine_gflop, refine_images
 from hellofmt.distillation.select import SelectSettings, select_images
 from hellofmt.errors import UserInputError
 
@@ -120,3 +120,11 @@ def test_impossible_refinements(chosen, stripes, fitted, views):
         refine_images(selection, source, fitted, views(), RefineSettings(steps=0))
     with pytest.raises(UserInputError, match="E_OPTION: refining objective: expected `features` o"):
         refine_images(selection, source, fitted, views(), RefineSettings(objective="pixels"))
+
+
+def test_work_is_proportional_to_cells_and_grows_with_steps(make_projector):
+    projector = make_projector()
+    one, ten = (refine_gflop(projector, cells, 8, RefineSettings(steps=2)) for cells in (1, 10))
+    assert ten == pytest.approx(10 * one)
+    assert one < refine_gflop(projector, 1, 8, RefineSettings(steps=4)) < 2 * one
+    assert all(p.grad is None for p in projector.parameters())

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hellofmt.distillation import select
-from hellofmt.distillation.select import SelectSettings, crop_table, select_images
+from hellofmt.distillation.select import SelectSettings, crop_table, select_gflop, select_images
 from hellofmt.errors import UserInputError
 from hellofmt_kernels import ViewColumn
 
@@ -131,3 +131,11 @@ def test_small_crops_are_scored_on_the_mean_colour(stripes, views):
 def test_impossible_choices(stripes, views, changes, message):
     with pytest.raises(UserInputError, match=message):
         select_images(stripes(), Brightness(), views(), settings(**changes))
+
+
+def test_work_is_that_of_the_teacher_on_every_crop(stripes):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
+    settings = SelectSettings(ipc=1, candidates=5, crops=4)
+    # 3 classes of 5 candidates of 4 crops.
+    expected = 60 * 2 * 192 * 3 / 1e9
+    assert select_gflop(stripes(), network, 8, settings) == pytest.approx(expected)

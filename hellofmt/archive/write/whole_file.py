@@ -7,7 +7,7 @@ import errno
 import os
 import re
 import stat
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from hellofmt.archive.storage.local_files import (
     create_new,
@@ -21,9 +21,6 @@ from hellofmt.archive.storage.local_files import (
 )
 from hellofmt.archive.storage.local_files import write_at as write_part
 from hellofmt.errors import HelloIOError, printable, target_exists
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
@@ -50,16 +47,23 @@ def write_error(error: OSError) -> HelloIOError:
     )
 
 
-def check_target(path: Path, force: bool) -> None:
-    """Refuse early a target that cannot be written.
+def check_target(target: str | os.PathLike[str], *, force: bool) -> None:
+    """Refuse a target that ``write_archive`` would refuse, before there is anything to write.
+
+    Args:
+        target: path of the new archive.
+        force: whether a file that exists will be replaced.
 
     Raises:
-        HelloIOError: E_TARGET.
+        HelloIOError: the target exists, is no file, or its directory does not exist (E_TARGET).
     """
+    path = Path(target)
     shown = printable(path)
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise _no_directory(path.parent) from None
         return
     except NotADirectoryError:
         raise HelloIOError.make("E_TARGET", f"{shown} is inside a file") from None
@@ -67,6 +71,12 @@ def check_target(path: Path, force: bool) -> None:
         raise HelloIOError.make("E_TARGET", f"{shown} is no regular file")
     if not force:
         raise target_exists(path)
+
+
+def _no_directory(path: Path) -> HelloIOError:
+    return HelloIOError.make(
+        "E_TARGET", f"{printable(path)} is no directory; expected one that exists"
+    )
 
 
 def remove_stale(path: Path) -> None:
@@ -103,9 +113,7 @@ def create_temporary(temporary: Path) -> int:
     try:
         fd = open_new(temporary)
     except (FileNotFoundError, NotADirectoryError):
-        raise HelloIOError.make(
-            "E_TARGET", f"{printable(temporary.parent)} is no directory; expected one that exists"
-        ) from None
+        raise _no_directory(temporary.parent) from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise write_error(error) from error

@@ -78,7 +78,7 @@ def write_archive(
         OSError: an image cannot be read, or the directory not be written.
     """
     path = Path(target)
-    check_target(path, force)
+    check_target(path, force=force)
     remove_stale(path)
     plan = Plan(draft, limits)
     temporary = temporary_path(path, _TOKEN_BYTES)

@@ -1,28 +1,26 @@
 from __future__ import annotations
 
+import dataclasses
+import doctest
 import errno
 import os
-from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import builders
-import numpy as np
 import pytest
 import torch
 from msgspec.structs import replace as changed
+from PIL import Image
 
-from hellofmt.archive import ClassLine, open_archive, verify_archive
-from hellofmt.archive.format.manifest import TextArch
-from hellofmt.distillation import pipeline
+from hellofmt.archive import open_archive, verify_archive
+from hellofmt.distillation import archive_of, stage_calls
+from hellofmt.distillation.distill import distill
 from hellofmt.distillation.fit import FitSettings
-from hellofmt.distillation.pipeline import ProjectorSettings, distill, split_validation
 from hellofmt.distillation.refine import RefineSettings
 from hellofmt.distillation.select import SelectSettings
+from hellofmt.distillation.settings import DistillSettings, FitHooks, ProjectorSettings
 from hellofmt.errors import HelloIOError, UserInputError
-from hellofmt.projector import seeded_base
 from hellofmt.runs.results import read_result
-from hellofmt.sources import ArrayImages
 from hellofmt.teacher import train_teacher
 
 
@@ -45,20 +43,36 @@ def arguments(cache, stripes, views, tiny_base):
         "teacher": cache["teacher"],
         "base": tiny_base,
         "views": views(),
-        "ipc": 1,
-        "projector": ProjectorSettings(rank=2, start="stored"),
-        "fit": FitSettings(steps=4, batch_size=8),
-        "select": SelectSettings(1, 2, crops=2),
-        "refine": RefineSettings(steps=2),
     }
+
+
+SETTINGS = {
+    "projector": ProjectorSettings(rank=2, start="stored"),
+    "fit": FitSettings(steps=4, batch_size=8),
+    "select": SelectSettings(1, 2, crops=2),
+    "refine": RefineSettings(steps=2),
+}
 
 
 @pytest.fixture
 def make(arguments, tmp_path):
+    """``distill`` with changes of any setting, hook or argument by its name."""
+
     def run(target="x.hello", **changes):
-        return distill(target=tmp_path / target, **{**arguments, **changes})
+        def taken(kind):
+            return {name: changes.pop(name) for name in list(changes) if name in fields_of(kind)}
+
+        settings = DistillSettings(**{**SETTINGS, **taken(DistillSettings)})
+        hooks = FitHooks(**taken(FitHooks))
+        return distill(
+            target=tmp_path / target, settings=settings, hooks=hooks, **{**arguments, **changes}
+        )
 
     return run
+
+
+def fields_of(kind):
+    return {field.name for field in dataclasses.fields(kind)}
 
 
 def names(folder):
@@ -79,7 +93,7 @@ def test_an_archive_of_everything(make, arguments, tmp_path):
 
 
 def test_a_label_function_alone(make, tmp_path):
-    make(ipc=None)
+    make(select=None, refine=None)
     with open_archive(tmp_path / "x.hello") as file:
         assert len(file) == 0
         assert file.has_section("adapter")
@@ -110,7 +124,7 @@ def test_killed_anywhere_the_rerun_gives_the_same_file(make, tmp_path, monkeypat
         changes = {}
         if where == "step":
             # Every step keeps its state; the one that is killed in its report is taken again.
-            patched.setattr(pipeline, "Checkpoint", partial(pipeline.Checkpoint, every=1))
+            patched.setattr(stage_calls, "Checkpoint", partial(stage_calls.Checkpoint, every=1))
 
             def kill(done, _loss):
                 if done == 2:
@@ -118,7 +132,7 @@ def test_killed_anywhere_the_rerun_gives_the_same_file(make, tmp_path, monkeypat
 
             changes["on_step"] = kill
         else:
-            kill_at(patched, pipeline, where)
+            kill_at(patched, archive_of if where == "write_archive" else stage_calls, where)
         with pytest.raises(Killed):
             make(work=work, **changes)
     assert (names(work) if work.exists() else []) == left
@@ -141,7 +155,7 @@ def test_other_inputs_are_other_stages(make, arguments, tmp_path, stripes, monke
 
     assert steps("a") == 4
     # Neither images nor storage touch the fit.
-    assert steps("b", storage="int8", ipc=2, select=SelectSettings(2, 2, crops=2)) == 0
+    assert steps("b", storage="int8", select=SelectSettings(2, 2, crops=2)) == 0
     # What the device decided counts, not that it did.
     assert steps("b2", fit=FitSettings(steps=4, batch_size=8)) == 0
     assert steps("c", fit=FitSettings(steps=3, batch_size=8)) == 3
@@ -173,8 +187,17 @@ def test_a_full_disk_keeps_what_is_finished(make, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"ipc": 21, "select": None}, UserInputError, "E_DATA: class `rows` has 20 candidates"),
-        ({"select": None}, UserInputError, "E_OPTION: refining needs cells that were shrunk"),
+        (
+            {"select": SelectSettings(21), "refine": None},
+            UserInputError,
+            "E_DATA: class `rows` has 20 candidates",
+        ),
+        (
+            {"select": SelectSettings(1)},
+            UserInputError,
+            "E_OPTION: refining needs cells that were shrunk",
+        ),
+        ({"select": None}, UserInputError, "E_OPTION: refining needs chosen images"),
         (
             {"projector": ProjectorSettings(rank=80, start="stored")},
             UserInputError,
@@ -192,6 +215,7 @@ def test_a_full_disk_keeps_what_is_finished(make, tmp_path, monkeypatch):
             "E_OPTION: prompt `a photo`: expected `{}` where the class name goes",
         ),
         ({"name": "caf\udce9"}, UserInputError, "E_DATA: .* a string holds a lone surrogate"),
+        ({"card": "caf\udce9"}, UserInputError, "E_DATA: .*card"),
         ({"license_name": "x" * 5000}, UserInputError, "`dataset.license`: expected .*4096"),
         (
             {"teacher": lambda view: torch.full((len(view), 3), float("nan"))},
@@ -214,69 +238,23 @@ def test_the_target_is_looked_at_first(make, tmp_path):
     with pytest.raises(HelloIOError, match=r"E_TARGET: `.*x\.hello` exists; `force` replaces it"):
         make(teacher=None)
     assert (tmp_path / "x.hello").read_bytes() == b"mine"
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(HelloIOError, match=r"E_TARGET: .*none is no directory; expected one that"):
         make("none/x.hello", teacher=None)
     (tmp_path / "folder.hello").mkdir()
-    with pytest.raises(HelloIOError, match=r"E_TARGET: `.*folder\.hello` is no regular file"):
+    with pytest.raises(HelloIOError, match=r"E_TARGET: .*folder\.hello is no regular file"):
         make("folder.hello", teacher=None, force=True)
 
 
-def test_numbers_are_no_names(arguments, tiny_base):
-    source = arguments["source"]
-    for keys in (("0", "1", "2"), ("n01440764", "n01443537", "n01484850")):
-        lines = tuple(ClassLine(key, (key,)) for key in keys)
-        numbered = ArrayImages(source.pixels, source.labels, lines)
-        message = f"E_DATA: class names are missing: all 3 are numbers such as `{keys[0]}`"
-        with pytest.raises(UserInputError, match=message):
-            ProjectorSettings(start="text").build(tiny_base, numbered)
-        ProjectorSettings(start="stored").build(tiny_base, numbered)
-
-
-@pytest.mark.parametrize(
-    ("settings", "classes", "has_text", "start", "rank"),
-    [
-        # 64 (200 + 128) values are fewer than 200 * 128; for 100 classes they are not.
-        ({}, 200, True, "text", 64),
-        ({}, 100, True, "stored", None),
-        ({}, 200, False, "stored", None),
-        ({"head_rank": 3}, 100, True, "text", 3),
-        ({"head_rank": 3}, 100, False, "stored", 3),
-        ({"start": "text"}, 200, True, "text", None),
-        ({"start": "stored", "head_rank": 3}, 200, True, "stored", 3),
-    ],
-)
-def test_a_head_that_nobody_chose_is_the_smaller_one(settings, classes, has_text, start, rank):
-    text = TextArch(context_length=8, vocab_size=49408, width=16, heads=2, layers=1)
-    base = seeded_base(
-        builders.vit(dim=128),
-        builders.preprocess(),
-        seed=0,
-        text=text if has_text else None,
-    )
-    lines = tuple(ClassLine(f"k{i}", (f"name {chr(97 + i % 26)}",)) for i in range(classes))
-    source = ArrayImages(np.zeros((classes, 8, 8, 3), np.uint8), np.arange(classes), lines)
-    head = ProjectorSettings(rank=2, **settings).build(base, source).head
-    assert ("text" if head.text_digest is not None else "stored") == start
-    assert (None if head.delta is None else head.delta.a.shape[0]) == rank
-    assert head.weight.requires_grad == (start == "stored" and rank is None)
-
-
-def test_the_validation_part_is_cut_by_class(stripes):
-    source = stripes(per_class=40)
-    rest, held_out = split_validation(source)
-    assert np.bincount(held_out.labels).tolist() == [2, 2, 2]
-    assert len(rest) + len(held_out) == 120
-    assert not {p.tobytes() for p in rest.pixels} & {p.tobytes() for p in held_out.pixels}
-    few = stripes(per_class=9)
-    assert split_validation(few) == (few, few)
-
-
-def test_classes_of_one_name_keep_their_keys_and_are_said(stripes, tiny_base):
-    names = [("n02012849", "crane"), ("n03126707", "crane"), ("n01440764", "tench")]
-    source = replace(stripes(), classes=tuple(ClassLine(key, (name,)) for key, name in names))
-    base = SimpleNamespace(has_text=True, embed_dim=32)
-    (note,) = ProjectorSettings(start="text").notes(base, source)
-    assert note == "classes that share a name start with equal rows of the head: `crane`"
-    assert ProjectorSettings(start="text").notes(base, stripes()) == []
-    assert ProjectorSettings(start="stored").notes(base, source) == []
-    assert ProjectorSettings().notes(tiny_base, source) == []
+def test_the_example_runs(tmp_path, monkeypatch):
+    source = builders.stripes(20, size=16)
+    for row, (pixels, label) in enumerate(zip(*source, strict=True)):
+        folder = tmp_path / "photos" / builders.STRIPES[label].key
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{row}.png")
+    builders.save_clip(tmp_path / "clip", 16)
+    monkeypatch.chdir(tmp_path)
+    (example,) = doctest.DocTestFinder().find(distill, "distill", globs={})
+    assert len(example.examples) > 10
+    said = []
+    doctest.DocTestRunner(optionflags=doctest.FAIL_FAST).run(example, out=said.append)
+    assert said == []

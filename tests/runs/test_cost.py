@@ -5,9 +5,6 @@ import pytest
 import torch
 from torch import nn
 
-from hellofmt.distillation.fit import FitSettings, fit_gflop
-from hellofmt.distillation.refine import RefineSettings, refine_gflop
-from hellofmt.distillation.select import SelectSettings, select_gflop
 from hellofmt.runs.cost import Meter, gflop_of, network_gflop
 from hellofmt.runs.results import Result, read_result
 from hellofmt.runs.stages import Stages
@@ -40,32 +37,6 @@ def test_a_network_is_counted_and_left_as_it_was(network):
     assert (network.training, network[1].training) == (True, False)
     assert all(torch.equal(t, before[name]) for name, t in network.state_dict().items())
     assert all(p.grad is None for p in network.parameters())
-
-
-def test_work_is_proportional_to_what_is_done(network, make_projector, stripes, views):
-    settings = SelectSettings(ipc=1, candidates=5, crops=4)
-    assert select_gflop(stripes(), network, 8, settings) == pytest.approx(60 * FORWARD / 1e9)
-
-    def teacher(batch):
-        return network[0](batch).flatten(1)[:, :3]
-
-    def fit(steps, batch_size, function=teacher):
-        plan = FitSettings(steps=steps, batch_size=batch_size)
-        return fit_gflop(make_projector(), function, stripes(), views(), plan)
-
-    one = fit(1, 4)
-    assert fit(10, 4) == pytest.approx(10 * one)
-    assert one < fit(1, 8) <= 2 * one
-    alone = fit(1, 4, lambda batch: batch[:, :, 0, 0])
-    assert one - alone == pytest.approx(4 * 2 * 36 * 4 * 27 / 1e9, rel=1e-4)
-    projector = make_projector()
-    two, three = (
-        refine_gflop(projector, cells, 8, RefineSettings(steps=steps))
-        for cells, steps in ((1, 2), (10, 2))
-    )
-    assert three == pytest.approx(10 * two)
-    assert two < refine_gflop(projector, 1, 8, RefineSettings(steps=4)) < 2 * two
-    assert all(p.grad is None for p in projector.parameters())
 
 
 def test_stages_are_measured_and_remember_what_they_cost(tmp_path):

@@ -1,0 +1,129 @@
+"""The archive of a distillation: checked before the work, written after it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hellofmt.archive import (
+    DEFAULT_LIMITS,
+    UNSET,
+    Draft,
+    ImageItem,
+    ImageSet,
+    encode_image,
+    write_archive,
+)
+from hellofmt.archive.format.manifest import Dataset
+from hellofmt.archive.write.plan import plan_images
+from hellofmt.distillation.select import check_selection
+from hellofmt.errors import UserInputError
+
+if TYPE_CHECKING:
+    import os
+
+    from hellofmt.archive.format.manifest import Storage, Views
+    from hellofmt.distillation.select import Selection
+    from hellofmt.distillation.settings import DistillSettings
+    from hellofmt.projector import Projector
+    from hellofmt.sources import ArrayImages
+
+__all__ = ["check_settings", "write_distilled"]
+
+
+def write_distilled(
+    target: str | os.PathLike[str],
+    selection: Selection | None,
+    projector: Projector,
+    source: ArrayImages,
+    views: Views,
+    *,
+    name: str,
+    license_name: str = "unknown",
+    storage: Storage = "float16",
+    card: str | None = None,
+    force: bool = False,
+) -> str:
+    """Write the chosen images and the label function as one archive.
+
+    Args:
+        target: path of the new archive.
+        selection: chosen images, sorted by class; None writes the label function alone.
+        projector: the fitted projector.
+        source: real images, for their classes and their name.
+        views: views that the projector was fitted for.
+        name: name of the data set.
+        license_name: license of the images.
+        storage: number format of the deltas and of a stored head.
+        card: Markdown text for people.
+        force: replace an existing file.
+
+    Returns:
+        Id of the archive, ``sha256:...``.
+
+    Raises:
+        HelloIOError: the target exists (E_TARGET) or cannot be written.
+        HelloError: what was written does not verify.
+    """
+    images, ipc = None, UNSET
+    if selection is not None:
+        ipc = len(selection.labels) // len(source.classes)
+        images = ImageSet(
+            "png",
+            [
+                ImageItem(int(label), encode_image(pixels, "png"))
+                for pixels, label in zip(selection.pixels, selection.labels, strict=True)
+            ],
+        )
+    draft = Draft(
+        dataset=Dataset(
+            name=name,
+            version="1.0.0",
+            license=license_name,
+            method="hello",
+            sources=[source.name],
+            ipc=ipc,
+        ),
+        classes=source.classes,
+        views=views,
+        images=images,
+        projector=projector.part(storage),
+        card=card,
+    )
+    return write_archive(target, draft, force=force)
+
+
+def check_settings(source: ArrayImages, views: Views, settings: DistillSettings) -> None:
+    """Refuse what cannot be chosen or written, before anything is trained.
+
+    Args:
+        source: real images.
+        views: how students will see the images.
+        settings: choices of the distillation.
+
+    Raises:
+        UserInputError: the choice of images does not fit the source, or there is nothing to
+            refine, or no archive can hold the classes, the views or a text (E_DATA, E_OPTION).
+    """
+    pixel = ImageItem(0, encode_image(np.zeros((1, 1), np.uint8), "png"))
+    facts = Dataset(
+        name=settings.name_for(source),
+        version="1.0.0",
+        license=settings.license_name,
+        method="hello",
+        sources=[source.name],
+    )
+    # An archive without a projector needs an image.
+    images = ImageSet("png", [pixel])
+    draft = Draft(facts, classes=source.classes, views=views, images=images, card=settings.card)
+    plan_images(draft, DEFAULT_LIMITS)
+    if settings.select is None:
+        if settings.refine is not None:
+            raise UserInputError.make("E_OPTION", "refining needs chosen images; expected `select`")
+        return
+    check_selection(source, views, settings.select)
+    if settings.refine is not None and settings.select.factor < 2:
+        raise UserInputError.make(
+            "E_OPTION", "refining needs cells that were shrunk; expected factor 2 or more, got 1"
+        )

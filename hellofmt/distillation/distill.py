@@ -1,0 +1,206 @@
+"""From real images and a teacher to one archive: teacher, projector, images, file.
+
+The order is the argument. The teacher is measured first, because everything imitates it. The
+projector is fitted on the whole source but a validation part, so one fit serves every number of
+images per class. Images are chosen last and cost seconds. Each stage is a function of its own; this
+module only joins them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from hellofmt.archive.write.whole_file import check_target
+from hellofmt.distillation.archive_of import check_settings, write_distilled
+from hellofmt.distillation.fit import FitSettings, default_steps
+from hellofmt.distillation.settings import FitHooks
+from hellofmt.distillation.stage_calls import fitted_projector, refined_images, selected_images
+from hellofmt.distillation.validation import split_validation
+from hellofmt.runs import ranks
+from hellofmt.runs.cost import network_gflop
+from hellofmt.runs.stages import Stages
+from hellofmt.teacher import check_teacher, teacher_accuracy
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from hellofmt.archive.format.manifest import Views
+    from hellofmt.distillation.fidelity import Fidelity
+    from hellofmt.distillation.settings import DistillSettings
+    from hellofmt.projector import LoadedBase
+    from hellofmt.runs.cost import StageCost
+    from hellofmt.sources import ArrayImages
+
+__all__ = ["DistillReport", "distill"]
+
+_ENOUGH_PER_CLASS = 10
+
+
+@dataclass(frozen=True)
+class DistillReport:
+    """What a distillation measured.
+
+    Attributes:
+        id: id of the archive, ``sha256:...``; empty but on rank 0.
+        teacher_accuracy: top-1 of the teacher on held-out (else source) images, percent.
+        projector_accuracy: top-1 of the label function on the same images, percent.
+        fidelity: how closely labels follow the teacher's on views that were not trained on.
+        trained: number of values that the fit moved.
+        refined: loss before and after refining; None if nothing was refined.
+        costs: what each stage cost, in order.
+    """
+
+    id: str
+    teacher_accuracy: float
+    projector_accuracy: float
+    fidelity: Fidelity
+    trained: int
+    refined: tuple[float, float] | None = None
+    costs: tuple[StageCost, ...] = ()
+
+
+def distill(
+    source: ArrayImages,
+    target: str | os.PathLike[str],
+    settings: DistillSettings,
+    *,
+    teacher: Callable[[Tensor], Tensor],
+    base: LoadedBase,
+    views: Views,
+    held_out: ArrayImages | None = None,
+    force: bool = False,
+    work: str | os.PathLike[str] | Stages | None = None,
+    hooks: FitHooks | None = None,
+) -> DistillReport:
+    """Distil real images into one archive.
+
+    With a work folder, finished stages are kept there under the digest of their inputs, and a fit
+    in progress keeps its state. Killed anywhere, the same call ends in the same file; with another
+    ``select`` it takes the fit from there.
+
+    Args:
+        source: real images.
+        target: path of the new archive.
+        settings: what to adapt, fit, choose and write.
+        teacher: views (N, 3, S, S) in [0, 1] to logits (N, C), for example a ``Teacher``; with a
+            work folder, a module, whose tensors name it.
+        base: frozen encoder that the label function adapts.
+        views: how students will see the images.
+        held_out: real images that are measured on and never trained on; None splits off a
+            validation part of the source.
+        force: replace an existing file.
+        work: folder for finished stages; None keeps nothing.
+        hooks: functions to call around the fit.
+
+    Returns:
+        What was measured.
+
+    Raises:
+        UserInputError: the teacher is no better than chance or has its classes in another order, or
+            the data or a setting cannot be used (E_TEACHER, E_DATA, E_OPTION).
+        HelloIOError: the target exists or its folder does not (E_TARGET), checked before anything
+            else, or it cannot be written.
+        OSError: a stage cannot be written; finished ones stay.
+
+    Example:
+        A folder ``photos`` with a folder of pictures for each class, and ``clip``, a model as
+        open_clip saves it:
+
+        >>> import hellofmt
+        >>> from hellofmt.archive import default_views
+        >>> from hellofmt.distillation import DistillSettings, FitSettings, SelectSettings
+        >>> from hellofmt.projector import load_base
+        >>> from hellofmt.sources import read_source
+        >>> from hellofmt.teacher import train_teacher
+        >>> source = read_source(["photos"], 16)
+        >>> views = default_views(16)
+        >>> settings = DistillSettings(SelectSettings(ipc=1), fit=FitSettings(steps=20))
+        >>> report = hellofmt.distill(
+        ...     source,
+        ...     "photos.hello",
+        ...     settings,
+        ...     teacher=train_teacher(source, views, steps=60, batch_size=32),
+        ...     base=load_base("local-dir:clip"),
+        ...     views=views,
+        ... )
+        >>> report.id == hellofmt.verify("photos.hello").id
+        True
+        >>> dataset = hellofmt.HelloDataset("photos.hello", base="local-dir:clip")
+        >>> view, label = dataset[0]
+        >>> view.shape, label.shape
+        (torch.Size([3, 16, 16]), torch.Size([3]))
+    """
+    check_target(target, force=force)
+    check_settings(source, views, settings)
+    stages = work if isinstance(work, Stages) else Stages(work)
+    hooks = FitHooks() if hooks is None else hooks
+    if held_out is None:
+        train, measured = split_validation(source, seed=settings.seed)
+    else:
+        train, measured = source, held_out
+    fit = settings.fit
+    if fit is None:
+        steps = default_steps(len(train), FitSettings.batch_size)
+        fit = FitSettings(steps=steps, seed=settings.seed)
+    # Also refuses what does not fit the base, before the hour of the fit.
+    start = settings.projector.build(base, source)
+    # A handful of held-out images cannot tell one class order from another.
+    is_enough = len(measured) >= _ENOUGH_PER_CLASS * len(source.classes)
+    checked = measured if is_enough else source
+    with stages.meter.stage("check"):
+        accuracy = check_teacher(teacher, checked, views.size)
+    if isinstance(teacher, torch.nn.Module):
+        stages.meter.set_gflop(network_gflop(teacher, views.size, len(checked)))
+    if not is_enough:
+        accuracy = teacher_accuracy(teacher, measured, views.size)
+    fitted, fidelity = fitted_projector(
+        train,
+        views,
+        teacher=teacher,
+        base=base,
+        projector=settings.projector,
+        fit=fit,
+        held_out=measured,
+        start=start,
+        stages=stages,
+        hooks=hooks,
+    )
+    chosen, losses = None, None
+    if settings.select is not None:
+        chosen = selected_images(source, views, teacher, settings.select, stages)
+        if settings.refine is not None:
+            chosen, losses = refined_images(chosen, source, views, fitted, settings.refine, stages)
+    fitted = fitted.cpu()
+    identity = ""
+    if ranks.current().rank == 0:
+        if hooks.after is not None:
+            hooks.after(fitted, measured)
+        with stages.meter.stage("write"):
+            identity = write_distilled(
+                target,
+                chosen,
+                fitted,
+                source,
+                views,
+                name=settings.name_for(source),
+                license_name=settings.license_name,
+                storage=settings.storage,
+                card=settings.card,
+                force=force,
+            )
+    ranks.wait()
+    return DistillReport(
+        id=identity,
+        teacher_accuracy=accuracy,
+        projector_accuracy=teacher_accuracy(fitted.labeler().logits, measured, views.size),
+        fidelity=fidelity,
+        trained=fitted.trained_count(),
+        refined=losses,
+        costs=tuple(stages.meter.costs),
+    )

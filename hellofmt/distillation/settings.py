@@ -1,0 +1,198 @@
+"""Every choice of a distillation, as values: what is adapted, what is written, whom to tell."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hellofmt.errors import UserInputError, printable
+from hellofmt.ledger import paper_head_rank
+from hellofmt.projector import Projector
+from hellofmt.projector.lowrank import Delta
+from hellofmt.teacher.match import listed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    from hellofmt.archive.format.manifest import Storage
+    from hellofmt.distillation.fidelity import Fidelity
+    from hellofmt.distillation.fit import FitSettings
+    from hellofmt.distillation.refine import RefineSettings
+    from hellofmt.distillation.select import SelectSettings
+    from hellofmt.projector import LoadedBase
+    from hellofmt.sources import ArrayImages
+
+__all__ = ["DistillSettings", "FitHooks", "ProjectorSettings"]
+
+
+@dataclass(frozen=True)
+class ProjectorSettings:
+    """What is adapted, and where it starts; see ``Projector.build``.
+
+    Attributes:
+        targets: weights that get a delta: a preset, or rules.
+        rank: rank of the deltas.
+        start: start of the head. ``text`` rebuilds its rows from class names, plus a delta of
+            ``head_rank`` if that is set; ``stored`` keeps and trains the whole matrix. None picks
+            the smaller: text with a delta of the paper's rank where that holds fewer values than
+            the matrix, else stored. A head picked this way is always trained, and starts from the
+            text rows of a base that has them.
+        head_rank: rank of the head's low-rank delta; None means no delta if ``start`` is set, else
+            the paper's rank.
+        prompts: sentences around a class name for a start from text; ``{}`` stands for the name.
+        temperature: default temperature T of the labels.
+        seed: seed of the initial factors.
+    """
+
+    targets: str | tuple[str, ...] = "all"
+    rank: int = 8
+    start: str | None = None
+    head_rank: int | None = None
+    prompts: tuple[str, ...] = ("a photo of a {}.",)
+    temperature: float = 4.0
+    seed: int = 0
+
+    def build(self, base: LoadedBase, source: ArrayImages) -> Projector:
+        """Build a projector for the classes of ``source``, not yet trained.
+
+        Raises:
+            UserInputError: a setting does not fit the base, or for a start from text there are no
+                class names or a prompt has no ``{}`` (E_OPTION, E_DATA).
+        """
+        start, head_rank = self._head(base, len(source.classes))
+        if start == "text":
+            _check_names(source)
+            _check_prompts(self.prompts)
+        most = min(len(source.classes), base.embed_dim)
+        if self.head_rank is not None and self.head_rank > most:
+            raise UserInputError.make(
+                "E_OPTION",
+                f"head rank {self.head_rank} is larger than the head of {len(source.classes)}"
+                f" classes and {base.embed_dim} features; expected at most {most}",
+            )
+        projector = Projector.build(
+            base,
+            source.classes,
+            targets=self.targets,
+            rank=self.rank,
+            head_rank=head_rank,
+            start=start,
+            prompts=self.prompts,
+            temperature=self.temperature,
+            seed=self.seed,
+        )
+        self._check_rank(projector)
+        return projector
+
+    def notes(self, base: LoadedBase, source: ArrayImages) -> list[str]:
+        """What to tell the user before ``build``: classes that a start from text cannot tell apart.
+
+        ImageNet has two cranes and two maillots: different keys, equal rows of text.
+        """
+        if self._head(base, len(source.classes))[0] != "text":
+            return []
+        counts = Counter(line.names[0] for line in source.classes)
+        twice = sorted(name for name, count in counts.items() if count > 1)
+        if not twice:
+            return []
+        return [f"classes that share a name start with equal rows of the head: {listed(twice)}"]
+
+    def _head(self, base: LoadedBase, classes: int) -> tuple[str, int | None]:
+        """The head's start, and the rank of its delta."""
+        if self.start is not None:
+            return self.start, self.head_rank
+        if not base.has_text:
+            return "stored", self.head_rank
+        rank = self.head_rank or paper_head_rank(classes, base.embed_dim)
+        return ("stored" if rank is None else "text"), rank
+
+    def _check_rank(self, projector: Projector) -> None:
+        """Refuse a rank that no adapted weight can have; smaller weights get what fits."""
+        rules = (self.targets,) if isinstance(self.targets, str) else self.targets
+        ranks = [delta.a.shape[0] for delta in projector.deltas if isinstance(delta, Delta)]
+        if ranks and max(ranks) < self.rank and not any(":" in rule for rule in rules):
+            raise UserInputError.make(
+                "E_OPTION",
+                f"rank {self.rank} is larger than every adapted weight; expected at most"
+                f" {max(ranks)}",
+            )
+
+
+def _check_names(source: ArrayImages) -> None:
+    """Refuse a start from the text of numbers, which would run and mean nothing."""
+    names = [line.names[0] for line in source.classes]
+    bare = [name for name in names if name.lstrip("n").isdigit()]
+    if len(bare) == len(names):
+        raise UserInputError.make(
+            "E_DATA",
+            f"class names are missing: all {len(names)} are numbers such as"
+            f" `{printable(bare[0], 40)}`; a head that starts from text needs words (a class list,"
+            " or start `stored`)",
+        )
+
+
+def _check_prompts(prompts: Sequence[str]) -> None:
+    """Refuse a prompt without a place for the class name."""
+    for prompt in prompts:
+        if "{}" not in prompt:
+            raise UserInputError.make(
+                "E_OPTION",
+                f"prompt `{printable(prompt, 80)}`: expected `{{}}` where the class name goes",
+            )
+
+
+@dataclass(frozen=True)
+class DistillSettings:
+    """Every choice that decides what ``distill`` writes.
+
+    Attributes:
+        select: how many images are chosen, and how; None writes the label function alone.
+        projector: what is adapted, and where it starts.
+        fit: how the projector is fitted; None means the default loss and ``seed``, for 50 epochs or
+            4,000 steps, whichever is less.
+        refine: how the chosen pixels are moved; None leaves them as chosen.
+        storage: number format of the deltas and of a stored head.
+        name: name of the data set; None means the source's, with ``-ipcN`` if images are chosen.
+        license_name: license of the images.
+        card: Markdown text for people.
+        seed: seed of the validation part, and of a fit that is None.
+    """
+
+    select: SelectSettings | None
+    projector: ProjectorSettings = field(default_factory=ProjectorSettings)
+    fit: FitSettings | None = None
+    refine: RefineSettings | None = None
+    storage: Storage = "float16"
+    name: str | None = None
+    license_name: str = "unknown"
+    card: str | None = None
+    seed: int = 0
+
+    def name_for(self, source: ArrayImages) -> str:
+        """The data set's name in the archive."""
+        if self.name:
+            return self.name
+        return source.name if self.select is None else f"{source.name}-ipc{self.select.ipc}"
+
+
+@dataclass(frozen=True)
+class FitHooks:
+    """Functions that a distillation calls around its fit; none of them changes the result.
+
+    Attributes:
+        before: called with the projector before the first step, unless the fit is already finished.
+        on_step: called after each step with the number of steps done and the detached loss.
+        on_fidelity: called with the number of steps done and the fidelity on the way.
+        evaluations: how often fidelity is measured on the way.
+        after: called by rank 0 with the fitted projector, on the CPU, and the images it is measured
+            on, before the archive is written.
+    """
+
+    before: Callable[[Projector], None] | None = None
+    on_step: Callable[[int, Tensor], None] | None = None
+    on_fidelity: Callable[[int, Fidelity], None] | None = None
+    evaluations: int = 0
+    after: Callable[[Projector, ArrayImages], None] | None = None

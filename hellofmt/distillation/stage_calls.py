@@ -1,0 +1,187 @@
+"""The stages of a distillation: each is read from the work folder if it is finished, else made.
+
+A stage's result is named by the digest of all its inputs, so here is where they are listed; the
+digests are taken only if there is a folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hellofmt.distillation.fidelity import Fidelity
+from hellofmt.distillation.fit import FitSettings, fit_projector, lay_out
+from hellofmt.distillation.fit_cost import fit_gflop
+from hellofmt.distillation.refine import RefineSettings, refine_gflop, refine_images
+from hellofmt.distillation.select import Selection, SelectSettings, select_gflop, select_images
+from hellofmt.distillation.settings import FitHooks, ProjectorSettings
+from hellofmt.runs import ranks
+from hellofmt.runs.results import Result, digest_of
+from hellofmt.runs.resume import Checkpoint
+from hellofmt.runs.stages import Stages
+from hellofmt.teacher import device_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from hellofmt.archive.format.manifest import Views
+    from hellofmt.projector import LoadedBase, Projector
+    from hellofmt.sources import ArrayImages
+
+__all__ = ["fitted_projector", "refined_images", "selected_images"]
+
+
+def fitted_projector(
+    source: ArrayImages,
+    views: Views,
+    *,
+    teacher: Callable[[Tensor], Tensor],
+    base: LoadedBase,
+    projector: ProjectorSettings,
+    fit: FitSettings,
+    held_out: ArrayImages,
+    start: Projector | None = None,
+    stages: Stages | None = None,
+    hooks: FitHooks | None = None,
+) -> tuple[Projector, Fidelity]:
+    """Fit a projector for ``source``, or read one that was fitted earlier.
+
+    Args:
+        source: training images.
+        views: how students will see the images.
+        teacher: views (N, 3, S, S) in [0, 1] to logits (N, C); with a work folder, a module.
+        base: frozen encoder.
+        projector: what is adapted.
+        fit: how the projector is fitted.
+        held_out: images that the fidelity is measured on.
+        start: the projector to fit in place; None builds it as ``projector`` says.
+        stages: work folder; None keeps nothing.
+        hooks: functions to call around the fit.
+
+    Returns:
+        The projector in float32, and its fidelity.
+
+    Raises:
+        UserInputError: a setting does not fit, or the loss is not finite.
+        OSError: the state or the result cannot be written; the state of the run stays.
+    """
+    stages = Stages(None) if stages is None else stages
+    hooks = FitHooks() if hooks is None else hooks
+    made = projector.build(base, source) if start is None else start
+    if isinstance(teacher, torch.nn.Module):
+        made = made.to(device_of(teacher))
+    # Here as well, since a fit that was finished earlier is not run, and the order of a tower's
+    # numbers decides the last bits of probes and of everything after the fit.
+    lay_out(made)
+    inputs: dict[str, Any] = {}
+    if stages.is_kept:
+        inputs = {
+            "source": digest_of(source),
+            "held_out": digest_of(held_out),
+            "views": views,
+            "teacher": teacher,
+            "base": base.spec,
+            "text": base.text_digest,
+            "projector": projector,
+            "fit": fit,
+        }
+    state = stages.path("state", inputs)
+
+    def make() -> Result:
+        if hooks.before is not None:
+            hooks.before(made)
+        checkpoint = None
+        if state is not None:
+            checkpoint = Checkpoint(state, digest_of(inputs))
+        gflop = fit_gflop(made, teacher, source, views, fit)
+        fidelity = fit_projector(
+            made,
+            teacher,
+            source,
+            views,
+            fit,
+            held_out=held_out,
+            checkpoint=checkpoint,
+            evaluations=hooks.evaluations,
+            on_step=hooks.on_step,
+            on_fidelity=hooks.on_fidelity,
+        )
+        tensors = {
+            name: p.detach().cpu().numpy() for name, p in made.named_parameters() if p.requires_grad
+        }
+        facts = {**asdict(fidelity), "gflop": gflop}
+        return Result(tensors, facts)
+
+    result = stages.run("fit", inputs, make)
+    if state is not None and ranks.current().rank == 0:
+        state.unlink(missing_ok=True)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.from_numpy(result.tensors[name]))
+    made.eval()
+    return made, Fidelity(
+        float(result.facts["agreement"]), float(result.facts["kl"]), int(result.facts["views"])
+    )
+
+
+def selected_images(
+    source: ArrayImages,
+    views: Views,
+    teacher: Callable[[Tensor], Tensor],
+    settings: SelectSettings,
+    stages: Stages,
+) -> Selection:
+    """Choose images as ``select_images`` does, or read an earlier choice."""
+    inputs: dict[str, Any] = {}
+    if stages.is_kept:
+        inputs = {
+            "source": digest_of(source),
+            "views": views,
+            "teacher": teacher,
+            "select": settings,
+        }
+
+    def make() -> Result:
+        chosen = select_images(source, teacher, views, settings)
+        gflop = None
+        if isinstance(teacher, torch.nn.Module):
+            gflop = select_gflop(source, teacher, views.size, settings)
+        return Result(dict(vars(chosen)), {"gflop": gflop})
+
+    return Selection(**stages.run("select", inputs, make).tensors)
+
+
+def refined_images(
+    selection: Selection,
+    source: ArrayImages,
+    views: Views,
+    projector: Projector,
+    settings: RefineSettings,
+    stages: Stages,
+) -> tuple[Selection, tuple[float, float]]:
+    """Refine as ``refine_images`` does, or read it; with the losses before and after."""
+    inputs: dict[str, Any] = {}
+    if stages.is_kept:
+        inputs = {
+            "selection": selection,
+            "source": digest_of(source),
+            "views": views,
+            "base": projector.base.spec,
+            "trained": {n: p for n, p in projector.named_parameters() if p.requires_grad},
+            "refine": settings,
+        }
+
+    def make() -> Result:
+        done = refine_images(selection, source, projector, views, settings)
+        gflop = refine_gflop(projector, selection.rows.size, views.size, settings)
+        facts = {"before": done.before, "after": done.after, "gflop": gflop}
+        return Result(dict(vars(done.selection)), facts)
+
+    result = stages.run("refine", inputs, make)
+    losses = float(result.facts["before"]), float(result.facts["after"])
+    return Selection(**result.tensors), losses

@@ -1,0 +1,40 @@
+"""The validation part of a source: images that are measured on and never trained on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from hellofmt.sources import stratified_split
+
+if TYPE_CHECKING:
+    from hellofmt.sources import ArrayImages
+
+__all__ = ["split_validation"]
+
+_SHARE: Final = 20
+_MOST: Final = 2000
+_FEWEST_PER_CLASS: Final = 10
+
+
+def split_validation(source: ArrayImages, *, seed: int = 0) -> tuple[ArrayImages, ArrayImages]:
+    """Split off a validation part: 5 % of every class, at most 2,000 images in all.
+
+    Args:
+        source: real images.
+        seed: seed of the choice.
+
+    Returns:
+        Training images and validation images; the source twice if a class has fewer than 10 images
+        or would have none in the validation part.
+    """
+    smallest = int(np.bincount(source.labels).min())
+    count = max(min(len(source) // _SHARE, _MOST), len(source.classes))
+    # A class of ten can give one; rounding by class may otherwise leave one without any.
+    if smallest < _FEWEST_PER_CLASS:
+        return source, source
+    rest, held_out = stratified_split(source.labels, count, seed=seed)
+    if len(np.unique(source.labels[held_out])) < len(source.classes):
+        return source, source
+    return source.subset(rest), source.subset(held_out)
