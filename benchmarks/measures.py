@@ -140,8 +140,7 @@ def fidelity_of(setting, kind, _):
     for epoch in range(HELD_OUT_VIEWS):
         for first in range(0, len(rows), 250):
             indices = [
-                hellofmt.loading.sampler.EpochIndex(int(row), epoch)
-                for row in rows[first : first + 250]
+                hellofmt.loading.EpochIndex(int(row), epoch) for row in rows[first : first + 250]
             ]
             wanted += [label for _, label in reference.__getitems__(indices)]
             got += [label for _, label in dataset.__getitems__(indices)]

@@ -36,9 +36,12 @@ ALLOWED = {
 KERNEL_USERS = {
     "projector/labeler.py",
     "loading/loader.py",
-    "loading/pixels.py",
-    "loading/view_recipes.py",
-    "loading/views.py",
+    "loading/resident.py",
+    "loading/views/normalise.py",
+    "loading/views/parts.py",
+    "loading/views/pixels.py",
+    "loading/views/recipes.py",
+    "loading/views/table.py",
     "student/train.py",
 }
 TORCH_FREE = {"errors", "rng", "archive", "sources", "ledger"}

@@ -25,7 +25,7 @@ from hellofmt import rng
 from hellofmt.archive.format.canonical import decimal_value
 from hellofmt.errors import UserInputError, printable
 from hellofmt.loading import plain_table, render
-from hellofmt.loading.views import ViewColumn
+from hellofmt.loading.views.table import ViewColumn
 from hellofmt.runs import ranks
 from hellofmt.runs.cost import network_gflop
 from hellofmt.teacher.network import device_of

@@ -25,11 +25,9 @@ once: one call of the encoder for a batch instead of one per image.
 
 from __future__ import annotations
 
-import math
 import operator
 import os
 import warnings
-from collections import deque
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -38,17 +36,32 @@ from torch.utils.data import Dataset, get_worker_info
 
 from hellofmt.archive.format.canonical import decimal_value
 from hellofmt.archive.format.manifest import UNSET
-from hellofmt.archive.read.archive import Archive
-from hellofmt.archive.read.open import open_archive
-from hellofmt.errors import TrustError, UserInputError, printable
+from hellofmt.errors import UserInputError
 from hellofmt.loading.cache import DecodedImages
 from hellofmt.loading.division import divider_of
+from hellofmt.loading.epoch_index import EpochIndex
 from hellofmt.loading.images import ArchiveImages, GivenImages
 from hellofmt.loading.labelling import FunctionLabeler
-from hellofmt.loading.pixels import normalise_, render
-from hellofmt.loading.sampler import EpochIndex
+from hellofmt.loading.options import (
+    AUTO_CACHE_BYTES,
+    LabelKind,
+    check_function,
+    check_keys,
+    check_options,
+)
+from hellofmt.loading.read_ahead import read_ahead
+from hellofmt.loading.source import opened
 from hellofmt.loading.stored_labels import StoredLabels
-from hellofmt.loading.views import ViewColumn, mixed_labels, partners, plain_table, view_table
+from hellofmt.loading.views.normalise import normalise_
+from hellofmt.loading.views.pixels import render
+from hellofmt.loading.views.table import (
+    ViewColumn,
+    mixed_labels,
+    partners,
+    plain_table,
+    rows_shown,
+    view_table,
+)
 from hellofmt.loading.worker_errors import errors_arrive_whole
 from hellofmt.projector.labeler import Labeler, refuse_fork
 from hellofmt.runs.ranks import Place, current
@@ -61,22 +74,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hellofmt.archive.format.manifest import Views
+    from hellofmt.archive.read.archive import Archive
     from hellofmt.loading.images import ImageSource
     from hellofmt.projector.base import LoadedBase
 
-__all__ = ["AUTO_CACHE_BYTES", "READ_AHEAD", "HelloDataset", "opened"]
-
-#: Bytes of decoded images that ``cache="auto"`` keeps.
-AUTO_CACHE_BYTES = 512 << 20
-
-#: Batches of a remote archive that are fetched before they are asked for.
-READ_AHEAD = 8
-
+__all__ = ["HelloDataset"]
 # Where the epochs of repeated rows begin, half of all.
 _REPEATED = 1 << 31
-
-LabelKind = Literal["soft", "logits", "hard", "none"]
-_KINDS = ("soft", "logits", "hard", "none")
 
 
 class HelloDataset(Dataset[Any]):
@@ -174,12 +178,12 @@ class HelloDataset(Dataset[Any]):
         label_function: Callable[[Tensor], Tensor] | None = None,
         as_dict: tuple[str, str] | None = None,
     ) -> None:
-        _check_options(labels, temperature, views, seed, cache)
+        check_options(labels, temperature, views, seed, cache)
         if labels == "none" and target_transform is not None:
             text = "`target_transform` with labels='none'; expected labels to transform"
             raise UserInputError.make("E_OPTION", text)
         if as_dict is not None:
-            _check_keys(as_dict, labels)
+            check_keys(as_dict, labels)
         self.file = opened(source, expect, storage_options, cache_dir)
         self.labels: LabelKind = labels
         self.as_dict = as_dict
@@ -201,7 +205,7 @@ class HelloDataset(Dataset[Any]):
             raise UserInputError.make("E_OPTION", text)
         self._function: FunctionLabeler | None = None
         if label_function is not None:
-            _check_function(labels, is_stored=stored is not None, temperature=self.temperature)
+            check_function(labels, is_stored=stored is not None, temperature=self.temperature)
             self._function = FunctionLabeler(label_function, len(self.classes), self._device)
         is_given = stored is not None or label_function is not None
         if labels in ("soft", "logits") and head is UNSET and not is_given:
@@ -447,36 +451,21 @@ class HelloDataset(Dataset[Any]):
         batches: Iterator[list[int]],
         part: Callable[[int, list[int]], list[int]] | None = None,
     ) -> Iterator[list[int]]:
-        """The same batches, while what the next 8 show is fetched in the background.
+        """Yield the same batches while the images of the next 8 are fetched in the background.
 
-        A ``HelloSampler`` passes its batches through here. Nothing is done for local archives and
-        given images.
+        A ``HelloSampler`` passes its batches through here. Nothing is fetched for local archives
+        and given images.
 
         Args:
             batches: lists of ``EpochIndex``.
-            part: given number and batch, what this process shows of it; all by default.
+            part: maps the number of a batch and the batch to what this process draws of it; by
+                default all.
 
-        Yields:
+        Returns:
             The batches, unchanged.
         """
         stream = self._images.stream if isinstance(self._images, ArchiveImages) else None
-        if stream is None:
-            yield from batches
-            return
-        window: deque[tuple[list[int], NDArray[np.int32]]] = deque()
-        for number, batch in enumerate(batches):
-            mine = batch if part is None else part(number, batch)
-            rows = np.array(mine, np.int64)
-            epochs = np.array([cast("EpochIndex", index).epoch for index in mine], np.int64)
-            shown = self.table(rows, epochs)[:, [ViewColumn.IMAGE, ViewColumn.PARTNER_IMAGE]]
-            window.append((batch, shown.ravel()))
-            # The one that is about to be drawn comes first.
-            if len(window) > READ_AHEAD:
-                stream.announce(np.concatenate([rows for _, rows in window]))
-                yield window.popleft()[0]
-        while window:
-            stream.announce(np.concatenate([rows for _, rows in window]))
-            yield window.popleft()[0]
+        return batches if stream is None else read_ahead(stream, self.table, batches, part)
 
     def draw(
         self, rows: NDArray[np.integer], epochs: NDArray[np.integer] | int
@@ -494,7 +483,7 @@ class HelloDataset(Dataset[Any]):
             HelloError: an image cannot be read or decoded.
         """
         table = self.table(rows, epochs)
-        return render(self.pixels_of(_rows_of(table)), table, self.views), table
+        return render(self.pixels_of(rows_shown(table)), table, self.views), table
 
     def hard_labels(self, table: NDArray[np.int32]) -> Tensor:
         """Hard labels of views.
@@ -509,7 +498,7 @@ class HelloDataset(Dataset[Any]):
             UserInputError: E_DATA, an image of ``images`` has no class.
         """
         labels = self._images.labels
-        unknown = [row for row in _rows_of(table) if labels[row] < 0]
+        unknown = [row for row in rows_shown(table) if labels[row] < 0]
         if unknown:
             text = f"image {unknown[0]} has no class; expected items (image, class)"
             raise UserInputError.make("E_DATA", text + " for labels='hard'")
@@ -639,102 +628,3 @@ class HelloDataset(Dataset[Any]):
             return list(labeler.logits(views).cpu())
         # Known: without a projector, a label function was taken only with a temperature.
         return list(labeler.labels(views, cast("float", self.temperature)).cpu())
-
-
-def _rows_of(table: NDArray[np.int32]) -> list[int]:
-    """Every row that a table shows, in order; ``np.unique`` would import ``numpy.ma`` for it."""
-    columns = table[:, [ViewColumn.IMAGE, ViewColumn.PARTNER_IMAGE]]
-    return sorted(set(columns.ravel().tolist()))
-
-
-def _check_options(
-    labels: str,
-    temperature: float | None,
-    views: str | None,
-    seed: int,
-    cache: int | str,
-) -> None:
-    is_byte_count = isinstance(cache, int) and cache >= 0
-    problems = [
-        (labels in _KINDS, "labels", "'soft', 'logits', 'hard' or 'none'", labels),
-        (
-            temperature is None or (math.isfinite(temperature) and temperature > 0),
-            "temperature",
-            "a finite number > 0",
-            temperature,
-        ),
-        (views in ("manifest", None), "views", "'manifest' or None", views),
-        (0 <= seed < 1 << 64, "seed", "0 <= seed < 2**64", seed),
-        (cache == "auto" or is_byte_count, "cache", "'auto' or bytes >= 0", cache),
-    ]
-    for is_good, name, expected, value in problems:
-        if not is_good:
-            text = f"expected {expected}, got {printable(value)}"
-            raise UserInputError.make("E_OPTION", text, argument=name)
-
-
-def _check_keys(keys: object, labels: str) -> None:
-    """Of ``as_dict``."""
-    names = cast("Sequence[object]", keys) if isinstance(keys, (tuple, list)) else ()
-    if len(names) != 2 or not all(isinstance(name, str) for name in names) or labels == "none":
-        text = "`as_dict`; expected two keys, such as ('pixel_values', 'labels'), and labels for"
-        text += f" the second, got {printable(repr(keys))} with labels={labels!r}"
-        raise UserInputError.make("E_OPTION", text)
-
-
-def _check_function(labels: str, *, is_stored: bool, temperature: float | None) -> None:
-    if labels not in ("soft", "logits"):
-        text = f"`label_function`; expected labels='soft' or 'logits', got {labels!r}"
-    elif is_stored:
-        text = "`label_function` and `stored`; expected one of them"
-    elif temperature is None and labels == "soft":
-        text = "the archive has no projector and so no temperature; expected a number > 0"
-        raise UserInputError.make("E_OPTION", text, argument="temperature")
-    else:
-        return
-    raise UserInputError.make("E_OPTION", text)
-
-
-def opened(
-    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Archive,
-    expect: str | None,
-    storage_options: Mapping[str, Any] | None,
-    cache_dir: str | os.PathLike[str] | None,
-) -> Archive:
-    """The archive, opened if it is not; see ``HelloDataset`` and ``open_archive``.
-
-    Raises:
-        OSError: it is missing or cannot be opened.
-        HelloError: it is refused.
-        UserInputError: E_OPTION, something else.
-    """
-    if not isinstance(source, Archive):
-        _check_source(source)
-        return open_archive(
-            source, expect=expect, storage_options=storage_options, cache_dir=cache_dir
-        )
-    if storage_options is not None or cache_dir is not None:
-        text = "`storage_options`, `cache_dir`; expected none: the archive is open already"
-        raise UserInputError.make("E_OPTION", text)
-    if expect is not None and source.id != expect:
-        raise TrustError.make("E_PIN", f"id of the archive; expected {expect}, got {source.id}")
-    return source
-
-
-def _check_source(source: object) -> None:
-    """Refuse what is no archive for a reason that can be told."""
-    has_file = isinstance(getattr(source, "file", None), Archive)
-    dataset = getattr(source, "dataset", None)
-    if has_file or isinstance(dataset, HelloDataset):
-        name = "`.file`" if has_file else "`.dataset.file`"
-        text = f"`source` is a {type(source).__name__}; expected an archive: pass its path, or"
-        raise UserInputError.make("E_OPTION", f"{text} its {name}")
-    if isinstance(source, (str, os.PathLike)):
-        if os.path.isdir(cast("str", source)):  # noqa: PTH112 - a URL is no Path
-            text = f"`source` is a folder: {printable(source)}; expected an archive"
-            raise UserInputError.make("E_OPTION", text + ": `hello pack FOLDER` makes one")
-        return
-    items = cast("Sequence[object]", source) if isinstance(source, (list, tuple)) else ()
-    if not items or not all(isinstance(item, (str, os.PathLike)) for item in items):
-        text = "`source`; expected the path of an archive, the paths of its shards or an open"
-        raise UserInputError.make("E_OPTION", f"{text} archive, got {type(source).__name__}")

@@ -23,18 +23,16 @@ size, or of a size that the factor does not divide) is drawn on the CPU and copi
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 import numpy as np
 import torch
 
-import hellofmt_kernels
 from hellofmt.errors import UserInputError
 from hellofmt.loading.dataset import HelloDataset
-from hellofmt.loading.pixels import normalise_, student_form
+from hellofmt.loading.resident import Resident, is_drawable
 from hellofmt.loading.sampler import HelloSampler
-from hellofmt.loading.views import ViewColumn
+from hellofmt.loading.views.normalise import normalise_, student_form
 from hellofmt.projector.labeler import Labeler
 from hellofmt_kernels import ViewForm
 
@@ -47,15 +45,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hellofmt.archive.read.archive import Archive
-    from hellofmt.loading.dataset import LabelKind
+    from hellofmt.loading.epoch_index import EpochIndex
     from hellofmt.loading.images import ImageSource
-    from hellofmt.loading.sampler import EpochIndex
+    from hellofmt.loading.options import LabelKind
     from hellofmt.projector.base import LoadedBase
 
 __all__ = ["HelloLoader"]
-
-#: Share of a GPU's free memory that resident images may take by default.
-RESIDENT_SHARE = 0.5
 
 
 class HelloLoader:
@@ -187,9 +182,9 @@ class HelloLoader:
             self._input_form = self._labeler.input_form(self.dataset.views.size)
             self._forms = (form, self._input_form or ViewForm())
         self._stream: torch.cuda.Stream | None = None
-        self._stored: _Resident | None = None
-        if self.device.type == "cuda" and _is_drawable(self.dataset):
-            self._stored = _Resident(self.dataset, self.device, resident)
+        self._stored: Resident | None = None
+        if self.device.type == "cuda" and is_drawable(self.dataset):
+            self._stored = Resident(self.dataset, self.device, resident)
 
     @property
     def batch_sampler(self) -> HelloSampler:
@@ -328,93 +323,3 @@ class HelloLoader:
         if self._channels_last:
             return views.contiguous(memory_format=torch.channels_last)
         return views
-
-
-def _is_drawable(dataset: HelloDataset) -> bool:
-    """Whether ``hellofmt_kernels.views`` defines these views."""
-    heights, widths = dataset.sizes
-    views = dataset.views
-    if views.interpolation != "bilinear" or not heights.all():
-        return False
-    if views.shuffle <= 1:
-        return True
-    sides = np.concatenate([heights, widths])
-    is_equal = (heights == heights[0]).all() and (widths == widths[0]).all()
-    return bool(is_equal and (sides % views.shuffle == 0).all())
-
-
-class _Resident:
-    """Decoded images on a device, or in pinned memory beside it, each in the largest frame.
-
-    Each is read and decoded when a batch first shows it: the first batch of a large or remote
-    archive need not wait for all of them.
-    """
-
-    def __init__(
-        self, dataset: HelloDataset, device: torch.device, budget: int | Literal["auto"]
-    ) -> None:
-        heights, widths = dataset.sizes
-        count = len(dataset)
-        # A crop lies inside its own image, so what fills up the frame is never read.
-        shape = (count, int(heights.max()), int(widths.max()), 3)
-        self._views = dataset.views
-        self._device = device
-        if budget == "auto":
-            free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-            budget = int(RESIDENT_SHARE * free)
-        self._is_resident = math.prod(shape) <= budget
-        if self._is_resident:
-            self._images = torch.zeros(shape, dtype=torch.uint8, device=device)
-        else:
-            is_pinned = device.type == "cuda"
-            self._images = torch.zeros(shape, dtype=torch.uint8, pin_memory=is_pinned)
-        self._dataset = dataset
-        self._is_filled = np.zeros(count, bool)
-
-    def _fill(self, rows: NDArray[np.int64]) -> None:
-        """Read and decode those of ``rows`` that no earlier batch showed."""
-        missing = rows[~self._is_filled[rows]]
-        if not missing.size:
-            return
-        found = self._dataset.pixels_of(missing.tolist())
-        shape = (missing.size, *self._images.shape[1:])
-        frames = torch.zeros(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
-        pixels = frames.numpy()
-        for frame, row in zip(pixels, missing.tolist(), strict=True):
-            height, width = found[row].shape[:2]
-            frame[:height, :width] = found[row]
-        where = self._images.device
-        places = torch.from_numpy(missing).to(where)
-        self._images.index_copy_(0, places, frames.to(where, non_blocking=True))
-        self._is_filled[missing] = True
-
-    def draw(
-        self, table: NDArray[np.int32], form: ViewForm, second: ViewForm | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Views of a table, (N, 3, S, S) on the device, in one form or in two at once."""
-        images = self._images
-        columns = [ViewColumn.IMAGE, ViewColumn.PARTNER_IMAGE]
-        used, places = np.unique(table[:, columns], return_inverse=True)
-        self._fill(used.astype(np.int64))
-        if not self._is_resident:
-            table = table.copy()
-            table[:, columns] = places.reshape(-1, 2)
-            staged = images.new_empty(
-                (used.size, *images.shape[1:]), pin_memory=self._device.type == "cuda"
-            )
-            torch.index_select(images, 0, torch.from_numpy(used.astype(np.int64)), out=staged)
-            images = staged.to(self._device, non_blocking=True)
-        rows, size, antialias = torch.from_numpy(table), self._views.size, self._views.antialias
-        if second is not None:
-            return hellofmt_kernels.view_pair(images, rows, size, form, second, antialias=antialias)
-        views = hellofmt_kernels.views(
-            images,
-            rows,
-            size,
-            antialias=antialias,
-            mean=form.mean,
-            std=form.std,
-            out_dtype=form.dtype,
-            channels_last=form.is_channels_last,
-        )
-        return views, None

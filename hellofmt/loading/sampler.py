@@ -30,6 +30,7 @@ from torch.utils.data import Sampler
 
 from hellofmt.errors import StateError, UserInputError, printable
 from hellofmt.loading.division import divider_of
+from hellofmt.loading.epoch_index import EpochIndex
 from hellofmt.rng import order
 from hellofmt.runs.ranks import Place, current
 
@@ -41,33 +42,9 @@ if TYPE_CHECKING:
     Part = Callable[[int, list[int]], list[int]]
     ReadAhead = Callable[[Iterator[list[int]], Part | None], Iterator[list[int]]]
 
-__all__ = ["EpochIndex", "HelloSampler"]
-
+__all__ = ["HelloSampler"]
 _STATE_VERSION = 1
 _STATE_KEYS = ("v", "id", "seed", "epoch", "next_batch", "global_batch", "order")
-
-
-class EpochIndex(int):
-    """A row of a data set that knows in which epoch it is read.
-
-    Attributes:
-        epoch: 0 <= epoch < 2**32.
-        is_padding: the row repeats another one only to make the ranks' batches equally long.
-    """
-
-    epoch: int
-    is_padding: bool
-
-    def __new__(cls, row: int, epoch: int, is_padding: bool = False) -> Self:
-        """The row ``row`` in ``epoch``."""
-        self = super().__new__(cls, row)
-        self.epoch = epoch
-        self.is_padding = is_padding
-        return self
-
-    def __reduce__(self) -> tuple[type[EpochIndex], tuple[int, int, bool]]:
-        """How it travels to a worker process."""
-        return EpochIndex, (int(self), self.epoch, self.is_padding)
 
 
 class Identified(Protocol):

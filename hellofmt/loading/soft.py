@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 
 from hellofmt.errors import UserInputError
 from hellofmt.loading.dataset import HelloDataset
-from hellofmt.loading.pixels import normalise
 from hellofmt.loading.sampler import HelloSampler
+from hellofmt.loading.views.normalise import normalise
 from hellofmt.projector.labeler import Labeler
 
 if TYPE_CHECKING:

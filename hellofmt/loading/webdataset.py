@@ -21,8 +21,8 @@ from hellofmt.archive.format.manifest import UNSET
 from hellofmt.archive.read.archive import Archive
 from hellofmt.archive.storage.source import display_name
 from hellofmt.errors import UserInputError
-from hellofmt.loading.dataset import opened
 from hellofmt.loading.division import divider_of
+from hellofmt.loading.source import opened
 from hellofmt.loading.worker_errors import errors_arrive_whole
 from hellofmt.runs.ranks import Place, current
 

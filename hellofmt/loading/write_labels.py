@@ -22,7 +22,7 @@ from hellofmt.loading.stored_labels import (
     file_name,
     record_type,
 )
-from hellofmt.loading.views import ViewColumn
+from hellofmt.loading.views.table import ViewColumn
 from hellofmt.projector.labeler import Labeler
 
 if TYPE_CHECKING:

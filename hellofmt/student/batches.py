@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from hellofmt import rng
 from hellofmt.loading import mixed_labels, normalise, render, view_table
-from hellofmt.loading.sampler import EpochIndex
+from hellofmt.loading.epoch_index import EpochIndex
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

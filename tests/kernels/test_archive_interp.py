@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from hellofmt.archive import open_archive
-from hellofmt.loading import HelloDataset, loader
+from hellofmt.loading import HelloDataset
+from hellofmt.loading.resident import is_drawable
 from hellofmt.projector import Labeler
 from hellofmt_kernels import LabelOptions, ViewForm
 from hellofmt_kernels.labels import reference
@@ -50,7 +51,7 @@ def test_an_archives_views():
     dataset = HelloDataset(ARCHIVES / "images-packed.hello", labels="none")
     # Few: a view takes the interpreter most of a second.
     views, table = drawn(dataset, 3)
-    assert loader._is_drawable(dataset)
+    assert is_drawable(dataset)
     stored = torch.from_numpy(np.stack([dataset.pixels(row) for row in range(len(dataset))]))
     size = dataset.views.size
     rows, antialias = torch.from_numpy(table), dataset.views.antialias

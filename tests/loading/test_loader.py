@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 import hellofmt_kernels
 from hellofmt.archive import open_archive
 from hellofmt.errors import StateError, TrustError, UserInputError
-from hellofmt.loading import HelloDataset, HelloLoader, HelloSampler, loader, normalise
+from hellofmt.loading import HelloDataset, HelloLoader, HelloSampler, normalise
+from hellofmt.loading.resident import Resident, is_drawable
 from hellofmt.projector import Labeler
 from hellofmt.projector.serving import ServingEncoder
 from hellofmt_kernels import ViewForm
@@ -173,7 +174,7 @@ def test_every_global_random_state_stays_as_it_was(mixing):
 def test_images_of_unequal_sizes_share_a_frame(archive_of, budget, channels_last):
     dataset = HelloDataset(archive_of(mix="cutmix"), labels="none")
     assert len({tuple(size) for size in zip(*dataset.sizes, strict=True)}) > 5
-    stored = loader._Resident(dataset, torch.device("cpu"), budget)
+    stored = Resident(dataset, torch.device("cpu"), budget)
     for rows, epoch in ((np.array([7, 2, 2, 9]), 3), (np.arange(11), 0)):
         views, table = dataset.draw(rows, epoch)
         got, second = stored.draw(table, ViewForm(is_channels_last=channels_last))
@@ -191,7 +192,7 @@ def test_each_image_is_decoded_when_it_is_first_shown(mixing, monkeypatch, budge
     read = []
     real = dataset.pixels_of
     monkeypatch.setattr(dataset, "pixels_of", lambda rows: read.extend(rows) or real(rows))
-    stored = loader._Resident(dataset, torch.device("cpu"), budget)
+    stored = Resident(dataset, torch.device("cpu"), budget)
     assert read == []
     first = dataset.table(np.array([3, 3, 8]), 1)
     stored.draw(first, ViewForm())
@@ -220,7 +221,7 @@ def test_both_networks_inputs_are_drawn_at_once(bases, base, labels, dtype, monk
     """The way of a GPU, on a CPU: the same batches as a data loader's."""
     path = bases[base]
     made = HelloLoader(path, batch_size=4, labels=labels, seed=5, dtype=dtype, channels_last=True)
-    made._stored = loader._Resident(made.dataset, torch.device("cpu"), 0)
+    made._stored = Resident(made.dataset, torch.device("cpu"), 0)
     drawn = []
     for name in ("views", "view_pair"):
         real = getattr(hellofmt_kernels, name)
@@ -261,11 +262,11 @@ def test_both_networks_inputs_are_drawn_at_once(bases, base, labels, dtype, monk
     ],
 )
 def test_only_views_that_the_kernel_defines_are_drawn_by_it(archive_of, changes, expected):
-    assert loader._is_drawable(HelloDataset(archive_of(**changes))) is expected
+    assert is_drawable(HelloDataset(archive_of(**changes))) is expected
 
 
 def test_images_whose_size_is_unknown_are_drawn_on_the_cpu(projector_only, pictures_of):
-    assert not loader._is_drawable(HelloDataset(projector_only, images=pictures_of(3)))
+    assert not is_drawable(HelloDataset(projector_only, images=pictures_of(3)))
 
 
 @pytest.mark.gpu

@@ -16,7 +16,8 @@ from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import DataLoader, DistributedSampler, Subset
 
 from hellofmt.errors import StateError, UserInputError
-from hellofmt.loading.sampler import EpochIndex, HelloSampler
+from hellofmt.loading.epoch_index import EpochIndex
+from hellofmt.loading.sampler import HelloSampler
 from hellofmt.rng import order
 
 ID = "sha256:" + "0" * 64

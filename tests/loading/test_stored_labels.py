@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from hellofmt.errors import HelloIOError, UserInputError
 from hellofmt.loading import FORMS, HelloDataset, HelloSampler, StoredLabels, write_labels
-from hellofmt.loading.views import ViewColumn as Col
+from hellofmt.loading.views.table import ViewColumn as Col
 
 EPOCHS = 2
 

@@ -28,7 +28,9 @@ from hellofmt.archive.read.stream import open_stream
 from hellofmt.archive.storage import remote, spool
 from hellofmt.archive.write.shards import write_shards
 from hellofmt.errors import CorruptError, HelloIOError
-from hellofmt.loading import HelloDataset, HelloLoader, HelloSampler, dataset
+from hellofmt.loading import HelloDataset, HelloLoader, HelloSampler
+from hellofmt.loading.read_ahead import READ_AHEAD
+from hellofmt.loading.views.table import rows_shown
 
 COUNT, BATCH = 60, 2
 SERVER = Path(__file__).parents[1] / "hostile" / "bad_http.py"
@@ -179,7 +181,7 @@ def shown(data, sampler_batches):
     for batch in sampler_batches:
         rows = np.array(batch, np.int64)
         table = data.table(rows, np.array([i.epoch for i in batch]))
-        found |= set(dataset._rows_of(table))
+        found |= set(rows_shown(table))
     return found
 
 
@@ -428,7 +430,7 @@ def test_a_server_that_breaks_is_an_error_at_the_batch_that_needs_it(path, serve
         while True:
             assert_equal([next(stream_)], near[got : got + 1])
             got += 1
-    assert got > dataset.READ_AHEAD
+    assert got > READ_AHEAD
     assert time.monotonic() - started < 10
     wait_until(idle)
     cut.is_broken = False

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from hellofmt.loading.exact import beta_quantile, exp, log
+from hellofmt.loading.views.exact import beta_quantile, exp, log
 
 
 def test_exp_agrees_with_the_c_library_to_the_last_bits():

@@ -1,11 +1,11 @@
 """Views: which part of which image, mixed with what, as a pure function of (seed, epoch, index).
 
-``view_table`` decides, in integers; ``hellofmt.loading.pixels`` makes the pixels; ``mixed_labels``
-reads the mixing back out of the table. A row of the table depends on its own coordinates and on
+``view_table`` decides, in integers; ``pixels.render`` draws; ``mixed_labels`` reads the mixing back
+out of the table. A row of the table depends on its own coordinates and on
 nothing else: not on the rest of the batch, the worker, the rank or earlier rows. So every quantity
 is drawn from a numbered word (below) and never "until it fits": all ten tries of a random resized
 crop have their own words whether they are needed or not. float64 and only operations that every
-machine rounds alike (``hellofmt.loading.exact``), so the table is bit-identical everywhere.
+machine rounds alike (``hellofmt.loading.views.exact``), so the table is bit-identical everywhere.
 
 ==============  ====  ==========================================================================
 stream          word  use
@@ -44,7 +44,7 @@ import numpy as np
 import torch
 
 from hellofmt.errors import UserInputError
-from hellofmt.loading.exact import MAX_BETA, beta_quantile, exp, log
+from hellofmt.loading.views.exact import MAX_BETA, beta_quantile, exp, log
 from hellofmt.rng import Stream, below, uniform, words
 from hellofmt_kernels.views.row import MAX_SHUFFLE_FACTOR, VIEW_COLUMNS, WEIGHT_ONE, ViewColumn
 
@@ -56,7 +56,15 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.manifest import Views
 
-__all__ = ["ViewColumn", "mixed_labels", "partners", "plain_table", "view_table"]
+__all__ = [
+    "SHOWN_COLUMNS",
+    "ViewColumn",
+    "mixed_labels",
+    "partners",
+    "plain_table",
+    "rows_shown",
+    "view_table",
+]
 
 _TRIES = 10
 _FLIP, _TOP, _LEFT, _PERMUTATION, _FIRST_TRY = 0, 1, 2, 3, 4
@@ -67,6 +75,9 @@ _MIXING_WORDS = 5
 _OWN = slice(ViewColumn.IMAGE, ViewColumn.FLIP + 1)
 _OTHER = slice(ViewColumn.PARTNER_IMAGE, ViewColumn.PARTNER_FLIP + 1)
 _BOX = slice(ViewColumn.Y0, ViewColumn.X1 + 1)
+
+#: Columns that name rows of the dataset: the image and its partner.
+SHOWN_COLUMNS = [ViewColumn.IMAGE, ViewColumn.PARTNER_IMAGE]
 
 
 @dataclass(frozen=True)
@@ -345,6 +356,12 @@ def plain_table(
     table[:, ViewColumn.WEIGHT] = WEIGHT_ONE
     table[:, ViewColumn.SHUFFLE] = 1
     return table
+
+
+def rows_shown(table: NDArray[np.int32]) -> list[int]:
+    """List every row of the dataset that a table shows, sorted, once each."""
+    # `np.unique` would import `numpy.ma` for it.
+    return sorted(set(table[:, SHOWN_COLUMNS].ravel().tolist()))
 
 
 def mixed_labels(

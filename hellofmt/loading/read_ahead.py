@@ -1,0 +1,60 @@
+"""Fetching of remote images in the background, a few batches before they are drawn."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from hellofmt.loading.views.table import SHOWN_COLUMNS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    from hellofmt.archive.read.stream import ImageStream
+    from hellofmt.loading.epoch_index import EpochIndex
+
+__all__ = ["READ_AHEAD", "read_ahead"]
+
+#: Batches of a remote archive that are fetched before they are asked for.
+READ_AHEAD = 8
+
+
+def read_ahead(
+    stream: ImageStream,
+    table: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.int32]],
+    batches: Iterator[list[int]],
+    part: Callable[[int, list[int]], list[int]] | None,
+) -> Iterator[list[int]]:
+    """Yield ``batches`` unchanged and fetch the images of the next ``READ_AHEAD`` meanwhile.
+
+    Args:
+        stream: fetches images of the archive.
+        table: maps rows and epochs to view parameters, as ``HelloDataset.table``.
+        batches: lists of ``EpochIndex``.
+        part: maps the number of a batch and the batch to what this process draws of it; None if
+            it draws all.
+
+    Yields:
+        The batches.
+    """
+    window: deque[tuple[list[int], NDArray[np.int32]]] = deque()
+
+    def announce() -> None:
+        # The batch that is drawn next comes first.
+        stream.announce(np.concatenate([rows for _, rows in window]))
+
+    for number, batch in enumerate(batches):
+        mine = batch if part is None else part(number, batch)
+        rows = np.array(mine, np.int64)
+        epochs = np.array([cast("EpochIndex", index).epoch for index in mine], np.int64)
+        window.append((batch, table(rows, epochs)[:, SHOWN_COLUMNS].ravel()))
+        if len(window) > READ_AHEAD:
+            announce()
+            yield window.popleft()[0]
+    while window:
+        announce()
+        yield window.popleft()[0]

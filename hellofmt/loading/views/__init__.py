@@ -1,0 +1,1 @@
+"""Views: the integers that define each one, and its pixels."""

@@ -1,0 +1,84 @@
+"""Normalisation of views for the student, by the manifest's ``views.mean`` and ``views.std``.
+
+Labels are made of views in [0, 1], before this step.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+
+from hellofmt.errors import UserInputError
+from hellofmt_kernels import ViewForm
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hellofmt.archive.format.manifest import Views
+
+__all__ = ["normalise", "normalise_", "student_form"]
+
+
+def normalise(batch: Tensor, views: Views) -> Tensor:
+    """(batch - mean) / std of ``views``, per channel: what a student is given.
+
+    Args:
+        batch: (..., 3, S, S) floating point in [0, 1], any device.
+        views: mean and std are read.
+
+    Returns:
+        A new tensor of the same shape, dtype and device.
+    """
+    mean, std = _affine_on(batch, views)
+    return (batch - mean) / std
+
+
+def normalise_(batch: Tensor, views: Views) -> Tensor:
+    """``normalise`` in place: the same bits, without two new tensors of a batch's size.
+
+    Args:
+        batch: (..., 3, S, S) floating point in [0, 1], any device; overwritten.
+        views: mean and std are read.
+
+    Returns:
+        ``batch``.
+    """
+    mean, std = _affine_on(batch, views)
+    return batch.sub_(mean).div_(std)
+
+
+def student_form(views: Views, *, channels_last: bool = False) -> ViewForm:
+    """``normalise`` as a form in which ``hellofmt_kernels`` draws views.
+
+    Args:
+        views: mean and std are read.
+        channels_last: memory format.
+
+    Returns:
+        Of float32.
+
+    Raises:
+        UserInputError: E_OPTION, ``views.std`` is out of range.
+    """
+    mean, std = _affine(tuple(views.mean), tuple(views.std))
+    return ViewForm(tuple(mean), tuple(std), is_channels_last=channels_last)
+
+
+def _affine_on(batch: Tensor, views: Views) -> tuple[Tensor, Tensor]:
+    mean, std = _affine(tuple(views.mean), tuple(views.std))
+    shape = (3, 1, 1)
+    return (
+        torch.tensor(mean, dtype=batch.dtype, device=batch.device).view(shape),
+        torch.tensor(std, dtype=batch.dtype, device=batch.device).view(shape),
+    )
+
+
+@lru_cache(maxsize=64)
+def _affine(mean: tuple[str, ...], std: tuple[str, ...]) -> tuple[list[float], list[float]]:
+    values = [float(v) for v in std]
+    if not all(v > 0 for v in values):
+        text = f"`views.std` is out of range; expected numbers > 0, got {std}"
+        raise UserInputError.make("E_OPTION", text)
+    return [float(v) for v in mean], values
