@@ -269,7 +269,7 @@ def test_braces_that_are_no_range(folder, braces):
 
 
 def test_files_that_are_no_shards(folder, whole):
-    with pytest.raises(UserInputError, match="is no shard; expected the files of one data set"):
+    with pytest.raises(UserInputError, match="is not a shard; expected the files of one data set"):
         open_archive([*paths(folder), whole])
 
 
@@ -376,7 +376,7 @@ def test_writing_refuses(draft, folder, samples, tmp_path):
     for count in (0, 23):
         with pytest.raises(UserInputError, match=f"`shards`: expected 1 to 22, got {count}"):
             write_shards(tmp_path / "x.hello", draft, count)
-    with pytest.raises(UserInputError, match="no images; expected images to spread"):
+    with pytest.raises(UserInputError, match="no images; expected images to divide"):
         write_shards(tmp_path / "x.hello", samples.draft(projector=samples.projector()), 2)
     before = [path.read_bytes() for path in paths(folder)]
     assert write_shards(folder / "tiny.hello", draft, COUNT, force=True)

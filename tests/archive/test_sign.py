@@ -192,7 +192,7 @@ def test_rollback(signed, public, least, accepted):
     else:
         text = refusal(signed, public, least_version=least)
         assert (
-            text == f"E_ROLLBACK: older than demanded; expected version {least} or newer, got 1.2.0"
+            text == f"E_ROLLBACK: too old; expected version {least} or newer, got 1.2.0"
         )
 
 

@@ -193,8 +193,8 @@ def test_unusable_targets(samples, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_bytes(b"")
     for name, text in (
-        ("folder", "is no regular file"),
-        ("none/x.hello", "is no directory; expected one that exists"),
+        ("folder", "is not a regular file"),
+        ("none/x.hello", "is not a directory; expected an existing one"),
         ("file/x.hello", "is inside a file"),
     ):
         with pytest.raises(HelloIOError, match=f"E_TARGET: .*{text}"):

@@ -1,4 +1,4 @@
-"""What a file and a sharded set answer alike: images by row, with the checks before each byte."""
+"""The interface that a file and a sharded set share: images by row, verified before use."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Archive(ABC):
     """An open archive, one file or a set of shards: read-only, usable from threads and workers.
 
     Attributes:
-        path: what it was opened by.
+        path: the path or URL that opened it.
         id: ``sha256:...``, which fixes every byte.
-        manifest: what the archive says of itself.
+        manifest: the archive's description of itself.
         extras: free text under ``x_`` keys, never interpreted.
-        limits: what it was opened with.
+        limits: limits it was opened with.
         size_bytes: length of the file, or of all files.
     """
 
@@ -47,42 +47,42 @@ class Archive(ABC):
     @property
     @abstractmethod
     def shards(self) -> Sequence[Archive]:
-        """The files of a sharded set in order; of a single file, shard or not, itself."""
+        """The files of a sharded set in order; a single file, shard or not, returns itself."""
 
     @property
     @abstractmethod
     def storage_options(self) -> Mapping[str, Any]:
-        """What the storage of a URL was given."""
+        """Options that were passed to the storage of a URL."""
 
     @property
     @abstractmethod
     def cache(self) -> DigestCache | None:
-        """What keeps the bytes that came over a network; None for a local file, or without one."""
+        """The cache of bytes from a network; None for a local file or without a cache."""
 
     @property
     @abstractmethod
     def source(self) -> Source:
-        """Where the bytes come from."""
+        """The source of the bytes."""
 
     @property
     @abstractmethod
     def manifest_bytes(self) -> bytes:
-        """The manifest as it is stored, with the keys of a newer version that this one ignores."""
+        """The stored manifest, including keys of newer versions that this reader ignores."""
 
     @property
     @abstractmethod
     def content_id(self) -> str:
-        """What stays equal when files are only compressed anew; never a pin."""
+        """Identity of the content, equal for files that differ only in compression; never a pin."""
 
     @property
     @abstractmethod
     def classes(self) -> Classes:
-        """The classes, in label order; read and verified at first use."""
+        """The classes in label order; read and verified at first use."""
 
     @property
     @abstractmethod
     def index(self) -> Index | None:
-        """The images, row by row; None without images; read and verified at first use."""
+        """The index of images; None without images; read and verified at first use."""
 
     @property
     @abstractmethod
@@ -92,39 +92,39 @@ class Archive(ABC):
     @property
     @abstractmethod
     def images_end(self) -> int:
-        """Byte offset of what follows the last image."""
+        """Byte offset of the end of the last image."""
 
     @abstractmethod
     def has_section(self, name: str) -> bool:
-        """Whether there is a section called ``name``."""
+        """Tell whether the archive has a section called ``name``."""
 
     @abstractmethod
     def section_sizes(self) -> dict[str, int]:
-        """Stored bytes per section, in file order, without headers and padding."""
+        """Return stored bytes per section, in file order, without headers and padding."""
 
     @abstractmethod
     def section_offset(self, name: str) -> int:
-        """Byte offset of a section's payload."""
+        """Return the byte offset of a section's payload."""
 
     @abstractmethod
     def section(self, name: str) -> bytes:
-        """The raw bytes of a section: digest, compression and content checked."""
+        """Return the raw bytes of a section, after checking digest, compression and content."""
 
     @abstractmethod
     def tensors(self, name: str) -> dict[str, NDArray[Any]]:
-        """The tensors of a section as NumPy arrays; BF16 as float32, which is exact."""
+        """Return the tensors of a section as NumPy arrays; BF16 as float32, which is exact."""
 
     @abstractmethod
     def image_name(self, row: int) -> str:
-        """Name of an image: ``images/<label>/<number>.<extension>``."""
+        """Return the name of an image: ``images/<label>/<number>.<extension>``."""
 
     @abstractmethod
     def read_images(self, rows: Sequence[int], *, exact: bool = False) -> list[bytes]:
-        """The stored bytes of many images, verified; neighbours in one read."""
+        """Return the verified stored bytes of many images; read neighbours at once."""
 
     @abstractmethod
     def check_image(self, row: int, block: bytes) -> bytes:
-        """The stored bytes of an image out of its member, header, digest and padding verified."""
+        """Verify header, digest and padding of an image member and return the stored bytes."""
 
     @abstractmethod
     def checked(
@@ -133,21 +133,21 @@ class Archive(ABC):
         ranges: list[tuple[int, int]],
         check: Callable[[list[bytes]], bytes],
     ) -> bytes:
-        """What ``check`` makes of bytes; remote ones that it refuses are fetched once more."""
+        """Return the result of ``check``; remote bytes that it refuses are fetched once more."""
 
     @abstractmethod
     def close(self) -> None:
         """Close every file; reading afterwards is a ``HelloIOError``."""
 
     def __len__(self) -> int:
-        """Number of images; 0 without."""
+        """Return the number of images."""
         return 0 if self.manifest.images is UNSET else self.manifest.images.count
 
     def row_of(self, row: int) -> tuple[Images, Index]:
-        """What the manifest says of the images, and their index, if there is a row ``row``.
+        """Check that row ``row`` exists; return the manifest's entry for the images and the index.
 
         Raises:
-            UserInputError: no images, or no such row (E_OPTION).
+            UserInputError: there are no images, or no such row (E_OPTION).
         """
         images, index = self.manifest.images, self.index
         if images is UNSET or index is None:
@@ -159,24 +159,24 @@ class Archive(ABC):
         return images, index
 
     def read_image(self, row: int) -> bytes:
-        """The stored bytes of an image, header, digest and padding verified.
+        """Read the stored bytes of an image and verify header, digest and padding.
 
         Args:
             row: 0 <= row < ``len(self)``.
 
         Returns:
-            The file; of a packed archive its pixels, row by row.
+            The image file; for a packed archive its pixels, row by row.
 
         Raises:
-            CorruptError: changed (E_DIGEST_MEMBER, E_PADDING).
-            SpecError: not its header (E_HEADER).
+            CorruptError: the image changed (E_DIGEST_MEMBER, E_PADDING).
+            SpecError: its header is wrong (E_HEADER).
             HelloIOError: reading failed.
-            UserInputError: no such row (E_OPTION).
+            UserInputError: there is no such row (E_OPTION).
         """
         return self.read_images([row])[0]
 
     def decode_image(self, row: int) -> NDArray[np.uint8]:
-        """The pixels of an image, verified before they are decoded.
+        """Verify and decode an image.
 
         Args:
             row: 0 <= row < ``len(self)``.
@@ -185,16 +185,17 @@ class Archive(ABC):
             uint8 (H, W, 3) RGB; grey is replicated.
 
         Raises:
-            CorruptError: changed, or cannot be decoded (E_DIGEST_MEMBER, E_IMAGE, E_PADDING).
-            SpecError: outside the codec's profile, or of other dimensions than the index states.
-            LimitError: above the limits.
+            CorruptError: the image changed or cannot be decoded (E_DIGEST_MEMBER, E_IMAGE,
+                E_PADDING).
+            SpecError: it is outside the codec's profile, or its dimensions differ from the index.
+            LimitError: it is above the limits.
             HelloIOError: reading failed.
-            UserInputError: no such row (E_OPTION).
+            UserInputError: there is no such row (E_OPTION).
         """
         return self.decode_images([row])[0]
 
     def decode_images(self, rows: Sequence[int]) -> list[NDArray[np.uint8]]:
-        """The pixels of many images, neighbours in one read; see ``decode_image``.
+        """Decode many images, reading neighbours at once; see ``decode_image``.
 
         Args:
             rows: each 0 <= row < ``len(self)``.
@@ -209,17 +210,17 @@ class Archive(ABC):
         return [self.decode_bytes(int(row), data) for row, data in zip(rows, files, strict=True)]
 
     def decode_bytes(self, row: int, data: bytes) -> NDArray[np.uint8]:
-        """The pixels of an image whose bytes were read, and so verified, before.
+        """Decode the bytes of an image that ``read_image`` has read and so verified.
 
         Args:
             row: 0 <= row < ``len(self)``.
-            data: as ``read_image`` gives them.
+            data: bytes from ``read_image``.
 
         Returns:
             uint8 (H, W, 3) RGB; grey is replicated.
 
         Raises:
-            HelloError: as ``decode_image``, but for reading.
+            HelloError: as ``decode_image``, except for reading.
         """
         import numpy as np
 

@@ -1,4 +1,4 @@
-"""Refusals that several readers share: pins, padding, digests, dimensions and text."""
+"""Checks that several readers share: pins, padding, digests, dimensions and text."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from hellofmt.errors import CorruptError, SpecError, UserInputError, printable
 
 
 def check_expect(expect: str | None) -> None:
-    """Refuse a pin that is none.
+    """Raise unless ``expect`` is ``sha256:`` plus 64 hex digits.
 
     Raises:
-        UserInputError: E_OPTION.
+        UserInputError: it is not (E_OPTION).
     """
     if expect is not None and re.fullmatch(r"sha256:[0-9a-f]{64}", expect) is None:
         raise UserInputError.make(
@@ -24,10 +24,10 @@ def check_expect(expect: str | None) -> None:
 
 
 def check_padding(found: bytes | memoryview, member: str, offset: int) -> None:
-    """Refuse padding that is not zero.
+    """Raise unless all padding bytes are zero.
 
     Raises:
-        CorruptError: E_PADDING.
+        CorruptError: a byte is not zero (E_PADDING).
     """
     if bytes(found).strip(b"\0"):
         raise CorruptError.make(
@@ -36,10 +36,10 @@ def check_padding(found: bytes | memoryview, member: str, offset: int) -> None:
 
 
 def check_section_digest(found: str, wanted: str, member: str) -> None:
-    """Refuse a section whose bytes changed.
+    """Raise if the digest of a section does not match.
 
     Raises:
-        CorruptError: E_DIGEST_INDEX.
+        CorruptError: its bytes changed (E_DIGEST_INDEX).
     """
     if found != wanted:
         raise CorruptError.make(
@@ -48,10 +48,10 @@ def check_section_digest(found: str, wanted: str, member: str) -> None:
 
 
 def check_image_digest(data: bytes | memoryview, wanted: bytes, name: str, offset: int) -> None:
-    """Refuse an image whose bytes changed.
+    """Raise if the digest of an image does not match.
 
     Raises:
-        CorruptError: E_DIGEST_MEMBER.
+        CorruptError: its bytes changed (E_DIGEST_MEMBER).
     """
     found = hashlib.sha256(data).digest()
     if found != wanted:
@@ -64,10 +64,10 @@ def check_image_digest(data: bytes | memoryview, wanted: bytes, name: str, offse
 
 
 def check_dimensions(shape: Any, height: int, width: int, name: str) -> None:
-    """Refuse an image of other dimensions than the index states.
+    """Raise if the dimensions of an image differ from the index.
 
     Raises:
-        SpecError: E_INDEX.
+        SpecError: they differ (E_INDEX).
     """
     if (shape.height, shape.width) != (height, width):
         raise SpecError.make(
@@ -79,10 +79,10 @@ def check_dimensions(shape: Any, height: int, width: int, name: str) -> None:
 
 
 def check_text(raw: bytes, member: str) -> None:
-    """Refuse a text section that is not UTF-8.
+    """Raise if a text section is not UTF-8.
 
     Raises:
-        SpecError: E_SCHEMA.
+        SpecError: it is not (E_SCHEMA).
     """
     try:
         raw.decode("utf-8")

@@ -1,13 +1,12 @@
-"""Opening and reading an archive: every byte that is handed out was verified first.
+"""Open and read an archive; every byte is verified before it is returned.
 
 The order of checks is fixed, so that one fault has one error: magic and length; the manifest's
-header; its digest against the ``id`` member, then against what the caller expects; only then is it
-parsed. From the manifest alone follow the offset of every section and the length of the file, which
-are compared before anything else is read. Sections are read on demand, digest first, then
-decompression, then the strict checks. Images are verified each time they are read, because a file
-may change while it is open. Bytes that came over a network and fail are fetched once more, since an
-accident on the way is likelier than a damaged file. Nothing but ``HelloError`` comes out, apart
-from the ``OSError`` of opening the file.
+header; its digest against the ``id`` member, then against the caller's pin; only then is it parsed.
+The manifest alone determines the offset of every section and the length of the file, which are
+checked before anything else is read. Sections are read on demand: digest first, then decompression,
+then the strict checks. Images are verified at every read, because a file may change while it is
+open. Remote bytes that fail are fetched once more, since a transmission error is likelier than a
+damaged file. Every error is a ``HelloError``, except the ``OSError`` of opening the file.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["Access", "HelloFile"]
 # One read that holds the manifest and the small sections of most archives.
 _HEAD_BYTES: Final = 1 << 16
-# A remote archive whose metadata fits into this is fetched in one more request.
+# Remote metadata up to this size is fetched in one more request.
 _REMOTE_HEAD_BYTES: Final = 2 << 20
 
 
@@ -60,11 +59,11 @@ def _no_options() -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class Access:
-    """How the bytes of archives are reached: what opening one again needs besides its path.
+    """What it takes, besides the path, to open an archive again.
 
     Attributes:
-        storage_options: for the storage of a URL.
-        cache_dir: folder for what comes over the network; empty for none.
+        storage_options: options for the storage of a URL.
+        cache_dir: folder for bytes from the network; empty for none.
     """
 
     storage_options: Mapping[str, Any] = field(default_factory=_no_options)
@@ -86,7 +85,7 @@ class Access:
             raise
 
     def cache(self, source: Source) -> DigestCache | None:
-        """The cache in front of ``source``, if it is worth one."""
+        """Return the cache for ``source``; None for a local file."""
         if not (self.cache_dir and source.is_remote):
             return None
         from hellofmt.archive.storage.cache import DigestCache
@@ -101,15 +100,15 @@ class Access:
 class HelloFile(Archive):
     """An open archive: read-only, usable from threads and forked workers at once.
 
-    Pickles as its path, id, limits and storage options; unpickling opens it again and refuses
-    another id.
+    Pickles as path, id, limits and storage options; unpickling opens it again and refuses a
+    different id.
 
     Attributes:
-        path: what it was opened by.
+        path: the path or URL that opened it.
         id: ``sha256:...`` of the manifest, which fixes every byte of the file.
-        manifest: what the archive says of itself.
+        manifest: the archive's description of itself.
         extras: free text under ``x_`` keys, never interpreted.
-        limits: what it was opened with.
+        limits: limits it was opened with.
         size_bytes: length of the file.
     """
 
@@ -121,7 +120,7 @@ class HelloFile(Archive):
         limits: Limits = DEFAULT_LIMITS,
         access: Access | None = None,
     ) -> None:
-        """Run the checks of opening on ``source``; see ``open_archive``."""
+        """Check the front of ``source``; see ``open_archive``."""
         check_expect(expect)
         self._source = source
         self._access = access or Access()
@@ -140,7 +139,7 @@ class HelloFile(Archive):
         self._classes: Classes | None = None
 
     def _open(self, expect: str | None) -> None:
-        """Read and check everything that stands before the first payload."""
+        """Read and check everything before the first payload."""
         source = self._source
         head = source.read(0, min(source.size, _HEAD_BYTES))
         data = read_manifest(head, source)
@@ -159,18 +158,18 @@ class HelloFile(Archive):
         sections = Sections(source, self._cache, head, manifest, start)
         self._sections = sections
         self._check_length()
-        # Of a packed archive the pixels are what is read by range later.
+        # The pixels of a packed archive are read by range later.
         known, wanted = len(head), sections.offsets.get("pixels", sections.end)
         if source.is_remote and known < wanted <= _REMOTE_HEAD_BYTES:
             sections.head += source.read(known, wanted - known)
         sections.check_headers()
 
     def _check_length(self) -> None:
-        """The length that the manifest implies is the length of the file.
+        """Check that the file is as long as the manifest implies.
 
         Raises:
-            LimitError: E_LIMIT_FILE_BYTES.
-            CorruptError: E_TRUNCATED, E_TRAILING.
+            LimitError: it is too large (E_LIMIT_FILE_BYTES).
+            CorruptError: it is too short (E_TRUNCATED) or too long (E_TRAILING).
         """
         wanted = self.images_end + len(TRAILER)
         check_limit(self.limits, "file_bytes", wanted)
@@ -189,27 +188,27 @@ class HelloFile(Archive):
 
     @property
     def images_end(self) -> int:
-        """Byte offset of what follows the last image."""
+        """Byte offset of the end of the last image."""
         images = self.manifest.images
         return self._sections.end + (0 if images is UNSET else images.span)
 
     @property
     def manifest_bytes(self) -> bytes:
-        """The manifest as it is stored, with the keys of a newer version that this one ignores."""
+        """The stored manifest, including keys of newer versions that this reader ignores."""
         return self._manifest_bytes
 
     @property
     def content_id(self) -> str:
-        """What stays equal when a file is only compressed anew; never a pin."""
+        """Identity of the content, equal for files that differ only in compression; never a pin."""
         return content_id(self._manifest_bytes)
 
     @property
     def classes(self) -> Classes:
-        """The classes, in label order; read and verified at first use.
+        """The classes in label order; read and verified at first use.
 
         Raises:
-            CorruptError: changed since it was written.
-            SpecError: E_CLASSES.
+            CorruptError: the section changed since it was written.
+            SpecError: its lines are invalid (E_CLASSES).
         """
         if self._classes is None:
             self._classes = parse_classes(
@@ -219,12 +218,12 @@ class HelloFile(Archive):
 
     @property
     def index(self) -> Index | None:
-        """The images, row by row; None without images; read and verified at first use.
+        """The index of images; None without images; read and verified at first use.
 
         Raises:
-            CorruptError: changed since it was written.
-            SpecError: E_TENSOR, E_INDEX.
-            LimitError: an image above the limits.
+            CorruptError: the section changed since it was written.
+            SpecError: its tensors or rows are invalid (E_TENSOR, E_INDEX).
+            LimitError: an image is above the limits.
         """
         if self._index is None and self.manifest.images is not UNSET:
             from hellofmt.archive.format.index import parse_index
@@ -240,15 +239,15 @@ class HelloFile(Archive):
         return f"<HelloFile {display_name(self.path)!r} {self.id[:19]}... {len(self)} images>"
 
     def has_section(self, name: str) -> bool:
-        """Whether the archive has a section called ``name``."""
+        """Tell whether the archive has a section called ``name``."""
         return name in self._sections.by_name
 
     def section_sizes(self) -> dict[str, int]:
-        """Stored bytes per section, in file order, without headers and padding."""
+        """Return stored bytes per section, in file order, without headers and padding."""
         return {section.name: section.size for section in self.manifest.sections}
 
     def section(self, name: str) -> bytes:
-        """The raw bytes of a section: digest, compression and content checked.
+        """Return the raw bytes of a section, after checking digest, compression and content.
 
         Args:
             name: one of ``section_sizes()``.
@@ -257,14 +256,14 @@ class HelloFile(Archive):
             Decompressed bytes.
 
         Raises:
-            CorruptError: changed (E_DIGEST_INDEX), or a bad frame (E_ZSTD).
-            SpecError: content that the format forbids (E_TENSOR, E_CLASSES, E_SCHEMA).
-            UserInputError: no such section (E_OPTION).
+            CorruptError: it changed (E_DIGEST_INDEX), or its frame is damaged (E_ZSTD).
+            SpecError: the format forbids its content (E_TENSOR, E_CLASSES, E_SCHEMA).
+            UserInputError: there is no such section (E_OPTION).
         """
         return self._sections.raw(name)
 
     def tensors(self, name: str) -> dict[str, NDArray[Any]]:
-        """The tensors of a section as NumPy arrays; BF16 as float32, which is exact.
+        """Return the tensors of a section as NumPy arrays; BF16 as float32, which is exact.
 
         Args:
             name: ``index``, ``adapter``, ``head``, ``probes``, ``base`` or ``pixels``.
@@ -273,9 +272,9 @@ class HelloFile(Archive):
             By name; arrays may be read-only.
 
         Raises:
-            CorruptError: changed (E_DIGEST_INDEX), or a bad frame (E_ZSTD).
-            SpecError: against the strict check (E_TENSOR).
-            UserInputError: no such tensor section (E_OPTION).
+            CorruptError: it changed (E_DIGEST_INDEX), or its frame is damaged (E_ZSTD).
+            SpecError: it fails the strict check (E_TENSOR).
+            UserInputError: there is no such tensor section (E_OPTION).
         """
         return self._sections.tensors(name)
 
@@ -285,7 +284,7 @@ class HelloFile(Archive):
 
         Raises:
             UserInputError: the archive is not packed (E_OPTION).
-            SpecError: the header of the section is not the one implied (E_TENSOR).
+            SpecError: the section's header is not the one that the manifest implies (E_TENSOR).
         """
         return self._sections.pixels_start
 
@@ -295,32 +294,32 @@ class HelloFile(Archive):
         ranges: list[tuple[int, int]],
         check: Callable[[list[bytes]], bytes],
     ) -> bytes:
-        """What ``check`` makes of ``found``; remote bytes that it refuses are fetched once more.
+        """Return ``check(found)``; remote bytes that it refuses are fetched once more.
 
         Args:
             found: the bytes of ``ranges``.
             ranges: (offset, length) pairs.
-            check: gives the verified bytes or raises a ``CorruptError`` or ``SpecError``.
+            check: returns the verified bytes or raises a ``CorruptError`` or ``SpecError``.
 
         Raises:
-            CorruptError: refused.
-            SpecError: refused.
-            HelloIOError: refused, and the server shows that the file was replaced (E_READ); or
-                reading failed.
+            CorruptError: ``check`` refused the bytes.
+            SpecError: ``check`` refused the bytes.
+            HelloIOError: ``check`` refused the bytes, and the server shows that the file was
+                replaced (E_READ); or reading failed.
         """
         return self._sections.checked(found, ranges, check)
 
     def section_offset(self, name: str) -> int:
-        """Byte offset of a section's payload.
+        """Return the byte offset of a section's payload.
 
         Raises:
-            UserInputError: no such section (E_OPTION).
+            UserInputError: there is no such section (E_OPTION).
         """
         self._sections.find(name)
         return self._sections.offsets[name]
 
     def image_name(self, row: int) -> str:
-        """Name of an image: its member name, or the one a file layout would give it.
+        """Return the name of an image: its member name, also for a packed archive.
 
         Args:
             row: 0 <= row < ``len(self)``.
@@ -339,20 +338,20 @@ class HelloFile(Archive):
         return image_name(label, first + row, codec, self.manifest.classes, total)
 
     def read_images(self, rows: Sequence[int], *, exact: bool = False) -> list[bytes]:
-        """The stored bytes of many images, neighbours in one read; see ``read_image``.
+        """Read the stored bytes of many images, neighbours at once; see ``read_image``.
 
         Args:
-            rows: each 0 <= row < ``len(self)``, in any order, also more than once.
-            exact: read nothing that lies between them, also where that would spare a request.
+            rows: each 0 <= row < ``len(self)``, in any order, with repetitions.
+            exact: read nothing between them, even where that would save a request.
 
         Returns:
             One file per row.
 
         Raises:
-            CorruptError: one changed (E_DIGEST_MEMBER, E_PADDING).
-            SpecError: not its header (E_HEADER).
+            CorruptError: an image changed (E_DIGEST_MEMBER, E_PADDING).
+            SpecError: a header is wrong (E_HEADER).
             HelloIOError: reading failed.
-            UserInputError: no such row (E_OPTION).
+            UserInputError: there is no such row (E_OPTION).
         """
         found: dict[int, bytes] = {}
         missing: dict[int, tuple[int, int]] = {}
@@ -367,7 +366,7 @@ class HelloFile(Archive):
             elif row not in found:
                 packed = images.layout == "packed"
                 missing[row] = (at, size) if packed else (at - BLOCK, BLOCK + padded(size))
-        # Other sources than ours need to know the option only where it is asked for.
+        # A source other than ours need not know the option unless it is used.
         options: dict[str, Any] = {"exact": True} if exact else {}
         blocks = self._source.read_ranges(list(missing.values()), **options)
         for (row, place), block in zip(missing.items(), blocks, strict=True):
@@ -382,19 +381,19 @@ class HelloFile(Archive):
         return [found[int(row)] for row in rows]
 
     def check_image(self, row: int, block: bytes) -> bytes:
-        """The stored bytes of an image out of its member, header, digest and padding verified.
+        """Verify header, digest and padding of an image member and return the stored bytes.
 
         Args:
             row: 0 <= row < ``len(self)``.
-            block: the whole member; of a packed archive the pixels of the row.
+            block: the whole member; for a packed archive the pixels of the row.
 
         Returns:
-            The file, or the pixels.
+            The image file, or the pixels.
 
         Raises:
-            CorruptError: changed (E_DIGEST_MEMBER, E_PADDING).
-            SpecError: not its header (E_HEADER).
-            UserInputError: no such row (E_OPTION).
+            CorruptError: the image changed (E_DIGEST_MEMBER, E_PADDING).
+            SpecError: its header is wrong (E_HEADER).
+            UserInputError: there is no such row (E_OPTION).
         """
         images, index = self.row_of(row)
         at, size = int(index.offset[row]), int(index.size[row])
@@ -404,7 +403,7 @@ class HelloFile(Archive):
             return block
         if block[:BLOCK] != header(name, size):
             raise describe_header(block[:BLOCK], name, size)
-        # What is refused is not copied first: it may be as large as the limit of an image.
+        # Checked in place: a refused image, which may be very large, is never copied.
         view = memoryview(block)[BLOCK:]
         check_image_digest(view[:size], index.sha256[row].tobytes(), name, at)
         check_padding(view[size:], name, at + size)
@@ -412,22 +411,22 @@ class HelloFile(Archive):
 
     @property
     def shards(self) -> Sequence[HelloFile]:
-        """The files of a sharded set in order; of a single file, shard or not, itself."""
+        """The files of a sharded set in order; a single file, shard or not, returns itself."""
         return [self]
 
     @property
     def storage_options(self) -> Mapping[str, Any]:
-        """What the storage of a URL was given."""
+        """Options that were passed to the storage of a URL."""
         return self._access.storage_options
 
     @property
     def source(self) -> Source:
-        """Where the bytes come from, for ``verify_archive``."""
+        """The source of the bytes, for ``verify_archive``."""
         return self._source
 
     @property
     def cache(self) -> DigestCache | None:
-        """What keeps the bytes that came over a network; None for a local file, or without one."""
+        """The cache of bytes from a network; None for a local file or without a cache."""
         return self._cache
 
     def close(self) -> None:
@@ -440,5 +439,5 @@ class HelloFile(Archive):
 
 
 def _reopen(path: str, archive_id: str, limits: Limits, access: Access) -> HelloFile:
-    """What unpickling calls: the same archive or an error."""
+    """Open the same archive again, or raise; unpickling calls this."""
     return access.open(path, archive_id, limits)

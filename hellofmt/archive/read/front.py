@@ -1,4 +1,4 @@
-"""The first members of a file: the manifest, matched by the ``id`` member."""
+"""Read the first members of a file: the manifest, and the ``id`` that must match it."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ SHORTEST: Final = 4 * BLOCK
 
 
 def read_manifest(head: bytes, source: Source) -> bytes:
-    """The manifest's bytes, matched by the ``id`` member.
+    """Read the manifest's bytes and check them against the ``id`` member.
 
     Args:
         head: the first bytes of the file.
         source: the rest.
 
     Raises:
-        NotHelloError: E_MAGIC.
-        CorruptError: E_TRUNCATED, E_PADDING, E_DIGEST_ROOT.
-        SpecError: E_HEADER.
-        LimitError: E_LIMIT_MANIFEST.
+        NotHelloError: the file does not begin as an archive does (E_MAGIC).
+        CorruptError: it is too short (E_TRUNCATED), padding is not zero (E_PADDING), or the id
+            does not match (E_DIGEST_ROOT).
+        SpecError: a header is wrong (E_HEADER).
+        LimitError: the manifest is too large (E_LIMIT_MANIFEST).
     """
     found = head[: len(MAGIC)]
     if not found or found != MAGIC[: len(found)]:
@@ -86,6 +87,6 @@ def read_manifest(head: bytes, source: Source) -> bytes:
 
 
 def _stated_size(block: bytes) -> int:
-    """The size in a header that is about to be compared with its one form; 0 if unreadable."""
+    """Read the size in a header that will be compared with its one form; 0 if unreadable."""
     digits = block[124:135]
     return int(digits, 8) if re.fullmatch(rb"[0-7]{11}", digits) else 0

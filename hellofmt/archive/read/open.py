@@ -1,4 +1,4 @@
-"""Open an archive by what a user types: a path, a URL, a pattern, or the files of a set."""
+"""Open an archive by a path, a URL, a pattern, or the files of a set."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hellofmt.archive.read.archive import Archive
 
 __all__ = ["find_shards", "open_archive"]
-# What a pattern of shards has and hardly any path.
+# Characters of shard patterns, which hardly any path contains.
 _PATTERN: Final = re.compile(r"[*?\[{]")
 
 
@@ -35,33 +35,33 @@ def open_archive(
 ) -> Archive:
     """Open an archive and verify its manifest, its length and the header of every section.
 
-    The exact name of one file opens that file, also if it is a shard. A pattern or a list opens the
+    The exact name of one file opens that file, even if it is a shard. A pattern or a list opens the
     files of a sharded data set as one, a ``HelloSet``: ``name-*-of-00016.hello``,
     ``name-{00000..00015}-of-00016.hello``, or the names in any order.
 
     Args:
         path: a ``.hello`` file; a URL that fsspec knows (``https://``, ``s3://``, ``hf://``), read
             by ranges; a pattern; or the files of a set.
-        expect: the ``id`` it must have, ``sha256:`` and 64 hex digits: the one check that holds
-            against people who change files on purpose.
-        limits: what to refuse for size.
-        storage_options: of a URL: what fsspec passes to its storage, such as credentials; for
-            http(s) also ``timeout``, seconds for one read with all its retries (60).
-        cache_dir: folder that keeps what came from a URL, at most 16 GiB; else the environment's
-            ``HELLOFMT_CACHE``; empty for none. What it gives is verified like everything else.
+        expect: the ``id`` it must have, ``sha256:`` and 64 hex digits: the only check that protects
+            against deliberate changes.
+        limits: size limits.
+        storage_options: options that fsspec passes to the storage of a URL, such as credentials;
+            for http(s) also ``timeout``, seconds for one read with all its retries (60).
+        cache_dir: folder that keeps bytes from a URL, at most 16 GiB; None takes the environment's
+            ``HELLOFMT_CACHE``; empty keeps nothing. Cached bytes are verified like all others.
 
     Returns:
         The open archive, a context manager.
 
     Raises:
-        OSError: missing, a directory, not permitted.
-        NotHelloError: not an archive (E_MAGIC), or of an unknown version or feature.
-        CorruptError: changed, cut or extended.
-        SpecError: content that the format forbids.
-        LimitError: above ``limits``.
-        TrustError: another ``id`` than ``expect`` (E_PIN).
+        OSError: the file is missing, a directory, or not permitted.
+        NotHelloError: it is not an archive (E_MAGIC), or has an unknown version or feature.
+        CorruptError: it was changed, truncated or extended.
+        SpecError: the format forbids its content.
+        LimitError: it is above ``limits``.
+        TrustError: its ``id`` is not ``expect`` (E_PIN).
         HelloIOError: reading failed.
-        UserInputError: ``expect`` is not an id, a package for the URL is missing (E_OPTION); or
+        UserInputError: ``expect`` is not an id, or a package for the URL is missing (E_OPTION); or
             the files are not one complete set (E_DATA).
     """
     from hellofmt.archive.storage.cache import CACHE_VARIABLE
@@ -80,19 +80,19 @@ _BRACES: Final = re.compile(r"(.*)\{([0-9]{1,9})\.\.([0-9]{1,9})\}([^{}]*)", re.
 
 
 def find_shards(path: str | Sequence[str | os.PathLike[str]], access: Access) -> str | list[str]:
-    """The file or the files that a pattern or a list means.
+    """Resolve a pattern or a list to one file or several.
 
     Args:
-        path: a pattern with ``*``, ``?``, ``[...]`` or ``{00000..00015}``; or the names themselves.
-            In a URL only ``*`` and braces are a pattern.
-        access: for listing the files of a URL.
+        path: a pattern with ``*``, ``?``, ``[...]`` or ``{00000..00015}``; or a list of names. In a
+            URL only ``*`` and braces form a pattern.
+        access: how to list the files of a URL.
 
     Returns:
-        The one file whose name this is, literally; else the files, at least one.
+        ``path`` itself if a file has literally this name; else the files, at least one.
 
     Raises:
         FileNotFoundError: no file matches.
-        UserInputError: an empty list, or a pattern that cannot be listed (E_OPTION).
+        UserInputError: the list is empty, or the pattern cannot be listed (E_OPTION).
     """
     if not isinstance(path, str):
         names = [os.fspath(name) for name in path]
@@ -106,7 +106,7 @@ def find_shards(path: str | Sequence[str | os.PathLike[str]], access: Access) ->
         return _expanded(path, *braces.groups())
     if is_url(path):
         return _listed(path, access) if "*" in path else path
-    # Path.glob takes no absolute patterns.
+    # Path.glob refuses absolute patterns.
     import glob
 
     names = sorted(glob.glob(path))  # noqa: PTH207
@@ -116,7 +116,7 @@ def find_shards(path: str | Sequence[str | os.PathLike[str]], access: Access) ->
 
 
 def _expanded(path: str, before: str, low: str, high: str, after: str) -> list[str]:
-    """``a-{00..03}-b`` written out."""
+    """Expand ``a-{00..03}-b``."""
     first, last = int(low), int(high)
     if len(low) != len(high) or not first <= last < first + MOST_SHARDS:
         raise UserInputError.make(
@@ -126,7 +126,7 @@ def _expanded(path: str, before: str, low: str, high: str, after: str) -> list[s
 
 
 def _listed(path: str, access: Access) -> list[str]:
-    """The URLs that match a URL with ``*``."""
+    """List the URLs that match a URL with ``*``."""
     from hellofmt.archive.storage.remote import list_urls
 
     names = list_urls(path, access.storage_options)

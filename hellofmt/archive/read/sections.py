@@ -1,4 +1,4 @@
-"""The sections of one file: digest first, then decompression, then the strict checks."""
+"""Read the sections of one file: digest first, then decompression, then the strict checks."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ if TYPE_CHECKING:
 
 __all__ = ["Sections"]
 
-# What is read in one piece before its digest is known: as much as the default limit of an image.
+# Largest read before the digest is known: as much as the default limit of an image.
 _WHOLE_BYTES: Final = 64 << 20
 _WINDOW_BYTES: Final = 8 << 20
 _TENSOR_SECTIONS: Final = frozenset({"index", "adapter", "head", "probes", "base", "pixels"})
 
 
 class Sections:
-    """Where the sections of one file lie, and their verified contents.
+    """Offsets of the sections of one file, and their verified contents.
 
     Attributes:
-        head: bytes from the start of the file that are kept in memory.
-        by_name: what the manifest states of each.
+        head: bytes from the start of the file, kept in memory.
+        by_name: the manifest's entry for each section.
         offsets: byte offset of each payload.
-        end: byte offset of what follows the last one.
+        end: byte offset of the end of the last section.
     """
 
     def __init__(
         self, source: Source, cache: DigestCache | None, head: bytes, manifest: Manifest, start: int
     ) -> None:
-        """Lay out the sections of ``manifest`` from byte ``start`` on."""
+        """Compute the offsets of the sections of ``manifest`` from byte ``start`` on."""
         self._source, self._cache = source, cache
         self._manifest = manifest
         self._pixels_start: int | None = None
@@ -65,11 +65,11 @@ class Sections:
             self.end += BLOCK + padded(section.size)
 
     def check_headers(self) -> None:
-        """Every section has its one header, and zeros behind its payload.
+        """Check that every section has its one header, and zeros after its payload.
 
         Raises:
-            SpecError: E_HEADER.
-            CorruptError: E_PADDING.
+            SpecError: a header is wrong (E_HEADER).
+            CorruptError: padding is not zero (E_PADDING).
         """
         sections = self._manifest.sections
         ranges: list[tuple[int, int]] = []
@@ -85,7 +85,7 @@ class Sections:
             check_padding(found[2 * i + 1], member, ranges[2 * i + 1][0])
 
     def read_ranges(self, ranges: list[tuple[int, int]]) -> list[bytes]:
-        """Bytes of (offset, length) pairs, from the head where it holds them."""
+        """Read (offset, length) pairs, from the head if it contains them."""
         head = self.head
         outside = [(at, size) for at, size in ranges if size and at + size > len(head)]
         fetched = iter(self._source.read_ranges(outside)) if outside else iter(())
@@ -95,10 +95,10 @@ class Sections:
         ]
 
     def find(self, name: str) -> Section:
-        """What the manifest states of a section.
+        """Return the manifest's entry for a section.
 
         Raises:
-            UserInputError: no such section (E_OPTION).
+            UserInputError: there is no such section (E_OPTION).
         """
         section = self.by_name.get(name)
         if section is None:
@@ -111,7 +111,7 @@ class Sections:
         return section
 
     def raw(self, name: str) -> bytes:
-        """The raw bytes of a section: digest, compression and content checked.
+        """Return the raw bytes of a section, after checking digest, compression and content.
 
         Args:
             name: one of ``section_sizes()``.
@@ -120,12 +120,12 @@ class Sections:
             Decompressed bytes.
 
         Raises:
-            CorruptError: changed (E_DIGEST_INDEX), or a bad frame (E_ZSTD).
-            SpecError: content that the format forbids (E_TENSOR, E_CLASSES, E_SCHEMA).
-            UserInputError: no such section (E_OPTION).
+            CorruptError: it changed (E_DIGEST_INDEX), or its frame is damaged (E_ZSTD).
+            SpecError: the format forbids its content (E_TENSOR, E_CLASSES, E_SCHEMA).
+            UserInputError: there is no such section (E_OPTION).
         """
         raw = self.read(self.find(name))
-        # Sections of a newer minor version are hashed and otherwise left alone.
+        # Unknown sections of a newer minor version are only hashed.
         if name in _TENSOR_SECTIONS:
             self._parse_tensors(name, raw)
         elif name == "classes":
@@ -135,7 +135,7 @@ class Sections:
         return raw
 
     def read(self, section: Section) -> bytes:
-        """Raw bytes of a section whose digests hold."""
+        """Return the raw bytes of a section after checking its digests."""
         member = section_member(section.name)
         stored = self._read_stored(section, member)
         if section.raw_size is UNSET or section.raw_digest is UNSET:
@@ -145,14 +145,14 @@ class Sections:
         return raw
 
     def _read_stored(self, section: Section, member: str) -> bytes:
-        """Stored bytes of a section whose digest holds."""
+        """Return the stored bytes of a section after checking its digest."""
         digest = bytes.fromhex(section.digest.removeprefix("sha256:"))
         if self._cache is not None:
             known = self._cache.get(digest, section.size)
             if known is not None:
                 return known
         if section.size > _WHOLE_BYTES and not self._source.is_remote:
-            # Hashed in windows first: a large section that was changed is refused in little memory.
+            # Hashed in windows first, so refusing a large, changed section takes little memory.
             check_section_digest(self._hash_section(section), section.digest, member)
         ranges = [(self.offsets[section.name], section.size)]
 
@@ -171,18 +171,18 @@ class Sections:
         ranges: list[tuple[int, int]],
         check: Callable[[list[bytes]], bytes],
     ) -> bytes:
-        """What ``check`` makes of ``found``; remote bytes that it refuses are fetched once more.
+        """Return ``check(found)``; remote bytes that it refuses are fetched once more.
 
         Args:
             found: the bytes of ``ranges``.
             ranges: (offset, length) pairs.
-            check: gives the verified bytes or raises a ``CorruptError`` or ``SpecError``.
+            check: returns the verified bytes or raises a ``CorruptError`` or ``SpecError``.
 
         Raises:
-            CorruptError: refused.
-            SpecError: refused.
-            HelloIOError: refused, and the server shows that the file was replaced (E_READ); or
-                reading failed.
+            CorruptError: ``check`` refused the bytes.
+            SpecError: ``check`` refused the bytes.
+            HelloIOError: ``check`` refused the bytes, and the server shows that the file was
+                replaced (E_READ); or reading failed.
         """
         source = self._source
         try:
@@ -204,7 +204,7 @@ class Sections:
             ) from error
 
     def _hash_section(self, section: Section) -> str:
-        """Digest of a section's stored bytes, a window at a time."""
+        """Hash a section's stored bytes, one window at a time."""
         at, end = self.offsets[section.name], self.offsets[section.name] + section.size
         digest = hashlib.sha256()
         for start in range(at, end, _WINDOW_BYTES):
@@ -234,7 +234,7 @@ class Sections:
         return tensors
 
     def tensors(self, name: str) -> dict[str, NDArray[Any]]:
-        """The tensors of a section as NumPy arrays; BF16 as float32, which is exact.
+        """Return the tensors of a section as NumPy arrays; BF16 as float32, which is exact.
 
         Args:
             name: ``index``, ``adapter``, ``head``, ``probes``, ``base`` or ``pixels``.
@@ -243,9 +243,9 @@ class Sections:
             By name; arrays may be read-only.
 
         Raises:
-            CorruptError: changed (E_DIGEST_INDEX), or a bad frame (E_ZSTD).
-            SpecError: against the strict check (E_TENSOR).
-            UserInputError: no such tensor section (E_OPTION).
+            CorruptError: it changed (E_DIGEST_INDEX), or its frame is damaged (E_ZSTD).
+            SpecError: it fails the strict check (E_TENSOR).
+            UserInputError: there is no such tensor section (E_OPTION).
         """
         section = self.find(name)
         if name not in _TENSOR_SECTIONS:
@@ -255,11 +255,11 @@ class Sections:
 
     @property
     def pixels_start(self) -> int:
-        """Byte offset of the first pixel of a packed archive.
+        """Return the byte offset of the first pixel of a packed archive.
 
         Raises:
             UserInputError: the archive is not packed (E_OPTION).
-            SpecError: the header of the section is not the one implied (E_TENSOR).
+            SpecError: the section's header is not the one that the manifest implies (E_TENSOR).
         """
         if self._pixels_start is None:
             from hellofmt.archive.format.tensors import expected_tensors, parse_tensor_header
@@ -268,7 +268,7 @@ class Sections:
             at = self.offsets["pixels"]
             [head] = self.read_ranges([(at, min(section.size, 8))])
             length = int.from_bytes(head, "little")
-            # No digest was checked yet, so a length beyond all bounds is damage, not a large file.
+            # No digest was checked yet, so an excessive length means damage, not a large file.
             if length > SAFETENSORS_HEADER_BYTES:
                 raise SpecError.make(
                     "E_TENSOR", f"header of {length} bytes", member=section_member("pixels")

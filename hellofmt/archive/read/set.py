@@ -1,12 +1,12 @@
 """A sharded data set: its files read as one archive.
 
-Each shard is a full archive. What makes them one is checked at opening: manifests equal in all that
-does not concern the images, no shard missing or given twice, rows that follow each other; and, once
-the index is read, labels sorted over all of them. A ``HelloSet`` answers all that a ``HelloFile``
-does, from the files it holds, so whatever reads an archive reads a set.
+Each shard is a full archive. Opening checks that they belong together: manifests agree except where
+they describe images, no shard is missing or repeated, and rows are consecutive; when the index is
+read, labels must be sorted over all shards. A ``HelloSet`` has the interface of a ``HelloFile``, so
+whatever reads an archive reads a set.
 
-A single shard that is named exactly is opened as the archive it is, and a pattern never opens a
-part of a set: a training run on 15 of 16 files would look like any other.
+A single shard that is named exactly opens as an archive, and a pattern never opens part of a set: a
+training run on 15 of 16 files would look like any other.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ def open_set(names: Sequence[str], expect: str | None, limits: Limits, access: A
     """Open the files of a sharded data set, in any order, as one archive.
 
     Args:
-        names: paths or URLs; a single one that is no shard is opened as the file it is.
-        expect: the id of the set.
-        limits: of each file; ``images`` also of all together.
-        access: how their bytes are reached.
+        names: paths or URLs; a single file that is not a shard is opened as itself.
+        expect: the id that the set must have.
+        limits: limits of each file; ``images`` also bounds all of them together.
+        access: how to open the files.
 
     Returns:
         A ``HelloSet``, or the single file.
 
     Raises:
-        OSError: one cannot be opened.
-        HelloError: one is refused, see ``open_archive``.
-        UserInputError: not one complete set (E_DATA).
-        SpecError: rows that do not follow each other (E_INDEX).
-        TrustError: another id than ``expect`` (E_PIN).
+        OSError: a file cannot be opened.
+        HelloError: a file is refused, see ``open_archive``.
+        UserInputError: the files are not one complete set (E_DATA).
+        SpecError: their rows are not consecutive (E_INDEX).
+        TrustError: the id of the set is not ``expect`` (E_PIN).
     """
     check_expect(expect)
     files = _open_all(names, limits, access)
@@ -78,17 +78,17 @@ def open_set(names: Sequence[str], expect: str | None, limits: Limits, access: A
 
 
 def _check_pin(made: HelloSet, expect: str | None) -> None:
-    """Refuse another set than the expected one.
+    """Raise if the set is not the expected one.
 
     Raises:
-        TrustError: E_PIN.
+        TrustError: the ids differ (E_PIN).
     """
     if expect is not None and expect != made.id:
         raise TrustError.make("E_PIN", f"id of the set; expected {expect}, got {made.id}")
 
 
 def _open_all(names: Sequence[str], limits: Limits, access: Access) -> list[HelloFile]:
-    """All of the files or none; over a network several at a time."""
+    """Open all files or none; over a network several at a time."""
     files: list[HelloFile] = []
     fault: BaseException | None = None
     with ThreadPoolExecutor(_THREADS if any(map(is_url, names)) else 1) as pool:
@@ -114,18 +114,18 @@ def _close_all(files: Sequence[HelloFile]) -> None:
 class HelloSet(Archive):
     """The files of a sharded data set as one archive; see ``open_archive``.
 
-    Rows are numbered over all shards, and so are image names. ``manifest`` is that of a shard with
-    the images of all; ``section`` and ``tensors`` read the first shard, which has the same bytes as
-    the others. What lies at a byte offset lies in one shard only: ``index.offset`` counts in the
-    shard of its row, and ``source``, ``pixels_start``, ``section_offset``, ``manifest_bytes`` and
-    the raw sections ``index`` and ``pixels`` are to be had from ``shards``.
+    Rows and image names are numbered over all shards. ``manifest`` is that of a shard with the
+    images of all; ``section`` and ``tensors`` read the first shard, whose bytes equal the others'.
+    Byte offsets are relative to one shard: ``index.offset`` counts in the shard of its row. Read
+    ``source``, ``pixels_start``, ``section_offset``, ``manifest_bytes`` and the raw sections
+    ``index`` and ``pixels`` from ``shards[i]``.
 
     Attributes:
-        path: name of the first file and how many there are, for messages.
+        path: name of the first file and the number of files, for messages.
     """
 
     def __init__(self, files: Sequence[HelloFile], limits: Limits, access: Access) -> None:
-        """Check that ``files`` are one complete set and take them over.
+        """Check that ``files`` are one complete set and take ownership.
 
         Args:
             files: the open shards, in any order.
@@ -133,9 +133,9 @@ class HelloSet(Archive):
             access: how they were opened.
 
         Raises:
-            UserInputError: not one complete set (E_DATA).
-            SpecError: rows that do not follow each other (E_INDEX).
-            LimitError: too many images.
+            UserInputError: they are not one complete set (E_DATA).
+            SpecError: their rows are not consecutive (E_INDEX).
+            LimitError: there are too many images.
         """
         self._shards = _in_order(files)
         first = self._shards[0]
@@ -169,17 +169,17 @@ class HelloSet(Archive):
 
     @property
     def content_id(self) -> str:
-        """What stays equal when shards are only compressed anew; never a pin."""
+        """Identity of the content, equal for sets that differ only in compression; never a pin."""
         return set_id([file.content_id for file in self.shards])
 
     @property
     def classes(self) -> Classes:
-        """The classes, in label order."""
+        """The classes in label order."""
         return self.shards[0].classes
 
     @property
     def index(self) -> Index:
-        """The images of all shards, row by row; ``offset`` counts in the shard of the row.
+        """The index of all shards; ``offset`` counts in the shard of the row.
 
         Raises:
             HelloError: the index of a shard is damaged, or labels are not sorted over
@@ -190,11 +190,11 @@ class HelloSet(Archive):
         return self._index
 
     def has_section(self, name: str) -> bool:
-        """Whether the shards have a section called ``name``."""
+        """Tell whether the shards have a section called ``name``."""
         return self.shards[0].has_section(name)
 
     def section_sizes(self) -> dict[str, int]:
-        """Stored bytes per section, summed over the shards, each of which has all of them."""
+        """Return stored bytes per section, summed over the shards; each shard has every section."""
         sizes = dict.fromkeys(self.shards[0].section_sizes(), 0)
         for file in self.shards:
             for name, size in file.section_sizes().items():
@@ -202,13 +202,13 @@ class HelloSet(Archive):
         return sizes
 
     def section(self, name: str) -> bytes:
-        """Raw bytes of a section that all shards have alike; see ``HelloFile.section``."""
+        """Return the raw bytes of a section that all shards share; see ``HelloFile.section``."""
         if name in _OWN_SECTIONS:
             self._refuse(f"section `{name}`")
         return self.shards[0].section(name)
 
     def tensors(self, name: str) -> dict[str, NDArray[Any]]:
-        """Tensors of a section that all shards have alike; see ``HelloFile.tensors``."""
+        """Return the tensors of a section that all shards share; see ``HelloFile.tensors``."""
         if name in _OWN_SECTIONS:
             self._refuse(f"section `{name}`")
         return self.shards[0].tensors(name)
@@ -239,11 +239,11 @@ class HelloSet(Archive):
 
     @property
     def storage_options(self) -> Mapping[str, Any]:
-        """What the storage of a URL was given."""
+        """Options that were passed to the storage of a URL."""
         return self._access.storage_options
 
     def check_image(self, row: int, block: bytes) -> bytes:
-        """The stored bytes of an image out of its member; see ``HelloFile.check_image``."""
+        """Verify an image member; see ``HelloFile.check_image``."""
         self.row_of(row)
         shard, local = self._place(row)
         return self.shards[shard].check_image(local, block)
@@ -254,7 +254,7 @@ class HelloSet(Archive):
         ranges: list[tuple[int, int]],
         check: Callable[[list[bytes]], bytes],
     ) -> bytes:
-        """Refused: ranges lie in one shard."""
+        """Refused: ranges are relative to one shard."""
         self._refuse("range of bytes")
 
     def _refuse(self, what: str) -> NoReturn:
@@ -263,18 +263,18 @@ class HelloSet(Archive):
         )
 
     def image_name(self, row: int) -> str:
-        """Name of an image, numbered over the whole set; see ``HelloFile.image_name``."""
+        """Return the name of an image, numbered over the set; see ``HelloFile.image_name``."""
         self.row_of(row)
         shard, local = self._place(row)
         return self.shards[shard].image_name(local)
 
     @property
     def cache(self) -> DigestCache | None:
-        """What keeps the bytes that came over a network; all shards have the same."""
+        """The cache of bytes from a network, shared by all shards."""
         return self.shards[0].cache
 
     def read_images(self, rows: Sequence[int], *, exact: bool = False) -> list[bytes]:
-        """The stored bytes of many images; see ``HelloFile.read_images``."""
+        """Read the stored bytes of many images; see ``HelloFile.read_images``."""
         wanted: dict[int, list[int]] = {}
         places: list[tuple[int, int]] = []
         for row in map(int, rows):
@@ -294,7 +294,7 @@ class HelloSet(Archive):
         return [found[shard][at] for shard, at in places]
 
     def _place(self, row: int) -> tuple[int, int]:
-        """Shard of a row, and its row there."""
+        """Return the shard of a row, and its row there."""
         shard = bisect.bisect_right(self._firsts, row) - 1
         return shard, row - self._firsts[shard]
 
@@ -308,19 +308,19 @@ class HelloSet(Archive):
 
 
 def _reopen_set(names: list[str], expect: str, limits: Limits, access: Access) -> Archive:
-    """What unpickling calls: the same set or an error."""
+    """Open the same set again, or raise; unpickling calls this."""
     return open_set(names, expect, limits, access)
 
 
 def _shard_of(file: HelloFile) -> Shard:
-    """Which part a file is.
+    """Return which part of a set a file is.
 
     Raises:
-        UserInputError: none (E_DATA).
+        UserInputError: it is not a shard (E_DATA).
     """
     shard = file.manifest.shard
     if shard is UNSET:
-        raise _no_set(f"{_shown(file)} is no shard; expected the files of one data set")
+        raise _no_set(f"{_shown(file)} is not a shard; expected the files of one data set")
     return shard
 
 
@@ -348,11 +348,11 @@ def _shown(file: HelloFile) -> str:
 
 
 def _in_order(files: Sequence[HelloFile]) -> list[HelloFile]:
-    """The shards by number: all of one set, none missing, none twice.
+    """Sort the shards by number: all of one set, none missing, none repeated.
 
     Raises:
-        UserInputError: they are not (E_DATA).
-        SpecError: their rows do not follow each other (E_INDEX).
+        UserInputError: they are not such a set (E_DATA).
+        SpecError: their rows are not consecutive (E_INDEX).
     """
     ordered = sorted(files, key=lambda file: _shard_of(file).index)
     count, total = _shard_of(ordered[0]).count, _shard_of(ordered[0]).total
@@ -395,8 +395,8 @@ def _in_order(files: Sequence[HelloFile]) -> list[HelloFile]:
 
 
 def _common(file: HelloFile) -> dict[str, Any]:
-    """What must be equal in all shards of a set."""
-    # From the bytes, so that keys of a newer version take part.
+    """Return what must be equal in all shards of a set."""
+    # From the bytes, so that keys of a newer version are compared too.
     document: dict[str, Any] = json.loads(file.manifest_bytes)
     images = _images_of(file)
     for key in _OWN_KEYS:
@@ -411,17 +411,17 @@ def _common(file: HelloFile) -> dict[str, Any]:
 
 
 def _difference(one: dict[str, Any], other: dict[str, Any]) -> str:
-    """The first key in which two documents differ; empty if none."""
+    """Return the first key in which two documents differ; empty if they agree."""
     keys = sorted(one.keys() | other.keys())
     return printable(next((key for key in keys if one.get(key) != other.get(key)), ""), 80)
 
 
 def _joined(parts: Sequence[Index], manifest: Manifest) -> Index:
-    """One index of all shards.
+    """Join the indices of all shards.
 
     Raises:
-        SpecError: labels are not sorted over all of them, or not as many per class as stated
-            (E_INDEX).
+        SpecError: labels are not sorted over all shards, or their number per class is not the
+            stated one (E_INDEX).
     """
     import numpy as np
 

@@ -1,16 +1,16 @@
 """Detached Ed25519 signatures of archives: ``x.hello.sig`` beside ``x.hello``.
 
-Signed are the ``id``, the data set's name and its version. The id fixes every byte of the archive,
-so one small signature authenticates ranged reads as well, without reading the whole file; the name
-and the version let a reader refuse the right key on the wrong data set, or an old version. A
-signature inside the archive was rejected: it would give one content two encodings.
+A signature covers the ``id``, the data set's name and its version. The id fixes every byte of the
+archive, so one small signature also authenticates ranged reads, without reading the whole file;
+name and version let a reader refuse the right key on the wrong data set, or an old version. A
+signature inside the archive was rejected: one content would have two encodings.
 
-Trust is explicit: the caller brings the public key. There is no key in the file, no trust on first
-use, no key server. Cryptography comes from the package ``cryptography``, imported on use (extra
-``sign``); ``model-signing`` signs any single file and works beside this.
+Trust is explicit: the caller supplies the public key. There is no key in the file, no trust on
+first use and no key server. Cryptography comes from the package ``cryptography``, imported on use
+(extra ``sign``). ``model-signing`` signs any single file and can be used as well.
 
-The message is checked against what the *archive* says, never against what the signature file says
-of itself: its fields only make a refusal readable.
+The signed message is built from the *archive*, never from the signature file, whose fields only
+make a refusal readable.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Signature(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 def signature_path(path: str | os.PathLike[str]) -> Path:
-    """Where the signature of ``path`` lies: ``path`` + ``.sig``."""
+    """Return the path of the signature of ``path``: ``path`` + ``.sig``."""
     return Path(f"{os.fspath(path)}.sig")
 
 
@@ -121,12 +121,12 @@ def sign_archive(
     Args:
         path: the archive.
         key: private Ed25519 key in PEM form, not encrypted.
-        target: the signature file; ``path`` + ``.sig`` unless given.
+        target: the signature file; None means ``path`` + ``.sig``.
         force: replace an existing signature.
-        limits: of the archive.
+        limits: limits for reading the archive.
 
     Returns:
-        What was written.
+        The signature.
 
     Raises:
         HelloError: the archive fails its verification; E_TARGET, the signature exists.
@@ -140,9 +140,9 @@ def sign_archive(
     out = signature_path(path) if target is None else Path(target)
     if not force and os.path.lexists(out):
         raise target_exists(out)
-    # A signature vouches for bytes; vouching for a damaged archive would help nobody.
+    # A signature vouches for bytes, so never sign a damaged archive.
     verified = verify_archive(path, limits=limits)
-    # The path could name another file by now.
+    # The path may name another file by now.
     with open_archive(path, expect=verified.id, limits=limits) as file:
         message = _message(file)
         dataset = file.manifest.dataset
@@ -165,21 +165,23 @@ def verify_signature(
     signature: str | os.PathLike[str] | None = None,
     least_version: str | None = None,
 ) -> Signature:
-    """Check that the owner of ``key`` signed this very archive.
+    """Check that the owner of ``key`` signed this archive.
 
     Args:
         file: the open archive; its id then guards every later read.
         key: public Ed25519 key in PEM form.
-        signature: the signature file; the archive's path or URL + ``.sig`` unless given.
+        signature: the signature file; None means the archive's path or URL + ``.sig``.
         least_version: lowest acceptable version of the data set, such as ``1.2.0``.
 
     Returns:
-        The signature, whose ``key_id`` is worth showing.
+        The signature; show its ``key_id`` to the user.
 
     Raises:
-        TrustError: E_SIG_MISSING; E_SIG_BAD, not a signature or not valid; E_SIG_IDENTITY, of
-            another archive or by another key; E_ROLLBACK, an older version than demanded.
-        UserInputError: E_OPTION, not an Ed25519 key, or the package ``cryptography`` is missing.
+        TrustError: there is no signature (E_SIG_MISSING); it is malformed or invalid (E_SIG_BAD);
+            it is for another archive or by another key (E_SIG_IDENTITY); the version is older
+            than ``least_version`` (E_ROLLBACK).
+        UserInputError: the key is not an Ed25519 key, or the package ``cryptography`` is missing
+            (E_OPTION).
         OSError: the key cannot be read.
     """
     public = _public_key(Path(key))
@@ -217,7 +219,7 @@ def verify_signature(
 
 
 def _check_version(version: str, least: str) -> None:
-    """Refuse a version below ``least``; both are dotted numbers, compared number by number."""
+    """Refuse a version below ``least``, comparing dotted numbers part by part."""
     if not _VERSION.fullmatch(least):
         raise UserInputError.make(
             "E_OPTION", f"least version: expected dotted numbers, got `{printable(least)}`"
@@ -229,15 +231,15 @@ def _check_version(version: str, least: str) -> None:
         )
     have, want = ([int(part) for part in text.split(".")] for text in (version, least))
     length = max(len(have), len(want))
-    # 1.2 and 1.2.0 are one version.
+    # 1.2 and 1.2.0 are the same version.
     if have + [0] * (length - len(have)) < want + [0] * (length - len(want)):
         raise TrustError.make(
-            "E_ROLLBACK", f"older than demanded; expected version {least} or newer, got {version}"
+            "E_ROLLBACK", f"too old; expected version {least} or newer, got {version}"
         )
 
 
 def _message(file: Archive) -> bytes:
-    """What is signed: domain, id, name and version, one per line, without a last line end."""
+    """Build the signed message: domain, id, name and version, one per line, no final line feed."""
     dataset = file.manifest.dataset
     return "\n".join((_DOMAIN, file.id, dataset.name, dataset.version)).encode()
 
@@ -256,7 +258,7 @@ def _fetch_signature(file: Archive) -> Signature:
     """Read and parse the signature beside an archive behind a URL."""
     from hellofmt.archive.storage.remote import open_source
 
-    # A query belongs to the request, not to the name.
+    # The query belongs to the request, not to the name.
     name, mark, query = file.path.partition("?")
     url = f"{name}.sig{mark}{query}"
     try:
@@ -274,7 +276,7 @@ def _missing(path: object) -> TrustError:
 
 
 def _parse_signature(data: bytes) -> Signature:
-    """Narrow the bytes of a signature file."""
+    """Parse the bytes of a signature file."""
     if len(data) > _MAX_BYTES:
         raise TrustError.make("E_SIG_BAD", f"signature file: expected at most {_MAX_BYTES} bytes")
     try:
@@ -287,7 +289,7 @@ def _parse_signature(data: bytes) -> Signature:
 
 
 def _require_cryptography() -> None:
-    """Say in one line what to install, rather than fail deep inside an import."""
+    """Name the missing package in one line, rather than fail deep inside an import."""
     if importlib.util.find_spec("cryptography") is None:
         raise UserInputError.make(
             "E_OPTION",

@@ -1,26 +1,26 @@
-"""Images of a remote archive, fetched before they are asked for, and each byte once.
+"""Prefetch images of a remote archive, and fetch each byte only once.
 
-Order and views are pure functions of (seed, epoch, index), so what the next batches need is known
-long before they are drawn. ``announce`` says it; a few threads fetch it, first things first, while
-the batch before is drawn and trained on; ``read`` waits for what is under way. What was fetched
-goes to the cache folder, or, without one, to a ``Spool``.
+Order and views are pure functions of (seed, epoch, index), so the images of the next batches are
+known long before they are drawn. ``announce`` names them; a few threads fetch them in that order
+while the current batch is drawn and trained on; ``read`` waits for fetches in progress. Fetched
+bytes go to the cache folder or, without one, to a ``Spool``.
 
 The unit is a *page*: neighbouring rows of about 32 KiB, which cost less than a second request, or
-one larger image. Pages never overlap and nothing between them is read, so no byte comes twice.
+one larger image. Pages never overlap and nothing between them is read, so no byte is fetched twice.
 
-**Once** means: of one process, always, as long as the cache holds it. Of several processes, where
-they share what was fetched: a data set and the workers forked from it, or all on one machine that
-use one cache folder. They lock the page in a file (POSIX record locks, which end with their
-process); who finds it locked waits until its bytes are there. It is no longer once where bytes are
-refused by their digest (fetched again), where the cache is full or evicts, where a lock is held for
-longer than a minute (nobody waits for a stopped process without end), for two data sets over one
-archive in one process, and for spawned workers without a cache folder: they cannot reach the spool,
-so each reads for itself, and the process that spawned them stops reading ahead.
+**Once** holds for a single process as long as the cache keeps the bytes. It holds for several
+processes that share a store: a data set and the workers forked from it, or all processes on a
+machine with one cache folder. They lock each page in a file (POSIX record locks, which end with
+their process), and wait for pages that another process has locked. Bytes are fetched again if their
+digest fails, if the cache is full or evicts them, if a lock is held for more than a minute (a
+stopped process must not block others), by two data sets over one archive in one process, and by
+spawned workers without a cache folder: these cannot reach the spool, so each reads for itself, and
+the process that spawned them stops prefetching.
 
-Errors: a page that cannot be fetched ahead is none until somebody reads it. Then it is tried anew,
-and what comes of that is raised there. A page with a damaged image harms only the rows that are
-damaged. Threads are daemons that end when nothing is left to do, so neither Ctrl-C nor the end of
-the interpreter waits for a server; a fork leaves them behind, and each process starts its own.
+A failed prefetch raises nothing; the read that needs the page retries and raises. A damaged image
+affects only its own row, not the rest of its page. Threads are daemons that end when idle, so
+neither Ctrl-C nor interpreter exit waits for a server; a fork leaves them behind, and each process
+starts new ones.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
 __all__ = ["ImageStream", "open_stream"]
 
 _PAGE_BYTES: Final = 1 << 15
-# What one thread fetches at a time: enough to be worth a round trip, and little enough that what
-# is needed first does not share the line with much that is needed later.
+# Bytes that a thread fetches at a time: enough to be worth a round trip, but little enough that
+# urgent pages do not share the line with many later ones.
 _CHUNK_BYTES: Final = 1 << 18
 _THREADS: Final = 8
 _LOOK_SECONDS: Final = 0.01
@@ -60,7 +60,7 @@ _PATIENCE_SECONDS: Final = 60.0
 
 
 def open_stream(file: Archive) -> ImageStream | None:
-    """A stream of the images of ``file``; None if all of them are local, or there are none.
+    """Open a stream of the images of ``file``; None if it is local or has no images.
 
     Args:
         file: an open archive or set.
@@ -75,19 +75,19 @@ def open_stream(file: Archive) -> ImageStream | None:
 
 
 class _Store(Protocol):
-    """Where fetched images are kept; their digest is checked at every ``get``."""
+    """A store of fetched images; every ``get`` checks the digest."""
 
-    #: Whether a copy of the stream in a process that was not forked has the same store.
+    #: Whether a copy of the stream in a spawned process reaches the same store.
     is_named: bool
 
     @property
     def lock_fd(self) -> int:
-        """A file that all processes which share the store can lock; -1 if there is none."""
+        """Descriptor of a file that all processes sharing the store can lock; -1 without one."""
         ...
 
     @property
     def rows(self) -> int:
-        """Rows that have a place, the first ones."""
+        """Number of rows, from the first on, that have a place."""
         ...
 
     def has(self, row: int) -> bool: ...
@@ -98,7 +98,7 @@ class _Store(Protocol):
 
 
 class _Folder:
-    """The cache folder, by row; ``Archive.read_images`` puts into it by itself."""
+    """The cache folder, by row; ``Archive.read_images`` fills it."""
 
     is_named = True
 
@@ -108,7 +108,7 @@ class _Folder:
         self.rows = len(index)
         self.lock_fd = -1
         path = Path(cache.folder) / "locks" / archive_id.removeprefix("sha256:")
-        # A folder that may not be written to has no locks, and keeps nothing either.
+        # A read-only folder has no locks, and keeps nothing either.
         with contextlib.suppress(OSError):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.lock_fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -125,7 +125,7 @@ class _Folder:
 
 
 class _Unnamed(Spool):
-    """A spool, whose own file is what is locked."""
+    """A spool, locked through its own file."""
 
     is_named = False
 
@@ -143,8 +143,8 @@ class _Desk:
         queue: pages that will be needed, in order.
         busy: pages under way.
         failed: pages that could not be fetched, and why.
-        settled: (P,) pages that need not be fetched ahead: they are here, or cannot be kept.
-        threads: how many run.
+        settled: (P,) pages not to prefetch: they are here, or cannot be kept.
+        threads: number of running threads.
     """
 
     def __init__(self, settled: NDArray[np.bool_]) -> None:
@@ -164,7 +164,7 @@ class ImageStream:
     """
 
     def __init__(self, file: Archive, index: Index) -> None:
-        """Plan the pages of ``file``; nothing is fetched yet. Use ``open_stream``."""
+        """Divide ``file`` into pages without fetching any. Use ``open_stream``."""
         self._file = file
         self._index = index
         cache = file.cache
@@ -176,7 +176,7 @@ class ImageStream:
         count = len(index)
         starts = np.ones(count, bool)
         starts[1:] = np.diff(index.offset // _PAGE_BYTES) != 0
-        # Offsets count within a shard.
+        # Offsets are relative to a shard.
         starts[np.cumsum([len(shard) for shard in file.shards])[:-1]] = True
         self._page_of: NDArray[np.int64] = np.cumsum(starts) - 1
         self._firsts: NDArray[np.int64] = np.append(np.flatnonzero(starts), count)
@@ -186,7 +186,7 @@ class ImageStream:
         self._reads_ahead = True
 
     def __reduce__(self) -> tuple[object, ...]:
-        # A copy in another process cannot reach the spool, and would fetch all of it again.
+        # A copy in another process cannot reach the spool and would fetch everything again.
         self._reads_ahead = self._reads_ahead and self._store.is_named
         return ImageStream, (self._file, self._index)
 
@@ -194,18 +194,18 @@ class ImageStream:
         """The desk of this process: locks and threads do not survive a fork."""
         found = self._desks.get(os.getpid())
         if found is None:
-            # What cannot be kept would be fetched twice.
+            # Pages that cannot be kept would be fetched twice.
             settled = self._firsts[1:] > self._store.rows
             found = self._desks.setdefault(os.getpid(), _Desk(settled))
         return found
 
     def announce(self, rows: NDArray[np.integer]) -> None:
-        """Fetch ``rows`` in the background, in this order, instead of what was announced before.
+        """Prefetch ``rows`` in the background, in this order, replacing earlier announcements.
 
-        Returns at once and raises nothing: what goes wrong shows when the rows are read.
+        Returns at once and raises nothing; errors surface when the rows are read.
 
         Args:
-            rows: (N,), each 0 <= row < len(file), also more than once.
+            rows: (N,), each 0 <= row < len(file), with repetitions.
         """
         if not self._reads_ahead:
             return
@@ -218,17 +218,17 @@ class ImageStream:
             self._start(desk)
 
     def read(self, rows: Sequence[int]) -> list[bytes]:
-        """The stored bytes of many images, verified; see ``Archive.read_images``.
+        """Read and verify the stored bytes of many images; see ``Archive.read_images``.
 
         Args:
-            rows: each 0 <= row < len(file), in any order, also more than once.
+            rows: each 0 <= row < len(file), in any order, with repetitions.
 
         Returns:
             One file per row.
 
         Raises:
             HelloError: as ``Archive.read_images``.
-            OSError: the file is gone, or access to it was withdrawn.
+            OSError: the file is gone, or access was withdrawn.
         """
         found: dict[int, bytes] = {}
         missing: list[int] = []
@@ -247,12 +247,12 @@ class ImageStream:
                 left.append(row)
             else:
                 found[row] = data
-        # What cannot be kept, and what was damaged: here the error names the row that was asked.
+        # Images that cannot be kept or are damaged; here the error names the requested row.
         found.update(zip(left, self._file.read_images(left, exact=True), strict=True))
         return [found[row] for row in rows]
 
     def _wait_for(self, pages: dict[int, None]) -> None:
-        """Return when no attempt to fetch ``pages`` is under way any more.
+        """Wait until no fetch of ``pages`` is in progress.
 
         Raises:
             HelloError: a page cannot be fetched.
@@ -261,7 +261,7 @@ class ImageStream:
         desk = self._desk()
         with desk.changed:
             for page in pages:
-                # An earlier failure is no answer to this read.
+                # This read must not report an earlier failure.
                 desk.failed.pop(page, None)
                 if page not in desk.busy and not desk.settled[page]:
                     desk.queue.pop(page, None)
@@ -280,7 +280,7 @@ class ImageStream:
                     desk.urgent.pop(page, None)
 
     def _start(self, desk: _Desk) -> None:
-        """Have enough threads for what is to be done; the caller holds the lock."""
+        """Start enough threads for the pending pages; the caller holds the lock."""
         wanted = min(_THREADS, len(desk.urgent) + len(desk.queue))
         for _ in range(wanted - desk.threads):
             thread = threading.Thread(
@@ -290,7 +290,7 @@ class ImageStream:
             try:
                 thread.start()
             except RuntimeError:
-                # No more threads, or the interpreter is about to end: reading still works.
+                # Out of threads, or the interpreter is exiting: reading still works.
                 desk.threads -= 1
                 if not desk.threads:
                     desk.urgent.clear()
@@ -298,7 +298,7 @@ class ImageStream:
                 return
 
     def _work(self, desk: _Desk) -> None:
-        """What a thread does: chunk after chunk until none is left."""
+        """Fetch chunk after chunk until none is left; the body of a thread."""
         while True:
             with desk.changed:
                 pages = self._take(desk)
@@ -309,7 +309,8 @@ class ImageStream:
             try:
                 self._fetch(pages)
             except (CorruptError, SpecError):
-                # Whoever reads the damaged row is told; its neighbours are not to blame.
+                # Only the reader of the damaged row gets an error, not the readers of its
+                # neighbours.
                 pass
             except BaseException as fault:
                 error = fault
@@ -319,12 +320,12 @@ class ImageStream:
                     desk.settled[pages] = True
                 else:
                     desk.failed.update(dict.fromkeys(pages, error))
-                    # What is needed later is announced again; until then the server has peace.
+                    # Later pages will be announced again; until then, spare the server.
                     desk.queue.clear()
                 desk.changed.notify_all()
 
     def _take(self, desk: _Desk) -> list[int]:
-        """The next pages for one thread, moved to ``busy``; the caller holds the lock."""
+        """Move the next pages for one thread to ``busy``; the caller holds the lock."""
         waiting = desk.urgent or desk.queue
         pages: list[int] = []
         total = 0
@@ -339,7 +340,7 @@ class ImageStream:
         return pages
 
     def _fetch(self, pages: Sequence[int]) -> None:
-        """Bring pages into the store, those that another process fetches excepted.
+        """Fetch pages into the store, except those that another process is fetching.
 
         Raises:
             HelloError: they cannot be read, or one is damaged.
@@ -353,7 +354,7 @@ class ImageStream:
             if not mine and time.monotonic() > deadline:
                 mine = waiting
             try:
-                # Another process may have filled them before the lock was ours.
+                # Another process may have filled them before we got the lock.
                 rows = [row for page in mine for row in self._missing(page)]
                 files = self._file.read_images(rows, exact=True) if rows else []
                 for row, data in zip(rows, files, strict=True):
@@ -361,7 +362,7 @@ class ImageStream:
             finally:
                 for page in locked:
                     self._unlock(page)
-            # Nobody waits while holding a lock, so processes cannot wait for each other.
+            # No process waits while holding a lock, so there are no deadlocks.
             waiting = [page for page in waiting if page not in mine and self._missing(page)]
             if waiting:
                 time.sleep(_LOOK_SECONDS)
@@ -371,7 +372,7 @@ class ImageStream:
         return [row for row in rows if not self._store.has(row)]
 
     def _lock(self, page: int) -> bool:
-        """Whether no other process fetches this page; where nothing can be locked, none does."""
+        """Lock a page; False if another process is fetching it. Without locks, always True."""
         return self._store.lock_fd < 0 or lock_byte(self._store.lock_fd, page)
 
     def _unlock(self, page: int) -> None:

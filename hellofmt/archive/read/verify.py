@@ -1,9 +1,9 @@
-"""Verifying a whole archive: everything that reading checks on demand, in file order, at once.
+"""Verify a whole archive: make every check of reading, in file order.
 
-Images are read in large windows, several at once, so that the cost is that of hashing; the first
-fault in file order is still the one that is reported. They are held to the profile
-of their codec and to the dimensions in the index without being decoded; ``pixels=True`` decodes
-them too and gives one digest of all pixels, equal on every platform for PNG and packed archives.
+Images are read in large windows, several at once, so that the time is that of hashing; the error is
+still the first fault in file order. Images are checked against the profile of their codec and the
+dimensions in the index without being decoded. ``pixels=True`` decodes them too and returns one
+digest of all pixels, equal on every platform for PNG and packed archives.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
 
 __all__ = ["VerifyReport", "verify_archive", "verify_copy"]
 
-# A few of them are held at once, one per thread and one ahead.
+# Size of a window; one per thread and one ahead are in memory.
 _WINDOW_BYTES: Final = 2 << 20
-# Images whose members are smaller than this on the average.
+# Below this mean member size, copies are cheaper than views.
 _SMALL_BYTES: Final = 4096
 
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What was verified.
+    """The result of a verification.
 
     Attributes:
         id: identity of the file.
         content_id: identity of the content.
         checks: names of the checks that passed, in order.
-        images: images that were read.
-        bytes: length of the file.
+        images: number of images that were read.
+        bytes: length of the file in bytes.
         pixel_digest: ``sha256:...`` over the pixels of all images in order, if they were decoded.
     """
 
@@ -73,18 +73,18 @@ def verify_archive(
         path: a ``.hello`` file, a URL, or the files of a sharded set; see ``open_archive``.
         level: ``full``; or ``fast``, which reads every section but no image.
         expect: the ``id`` it must have.
-        limits: what to refuse for size.
-        progress: called with images done and images in all.
+        limits: size limits.
+        progress: called with the number of images done and in all.
         pixels: decode every image too.
-        storage_options: of a URL, see ``open_archive``. No cache takes part.
+        storage_options: options for a URL, see ``open_archive``. No cache is used.
 
     Returns:
-        What was verified; a fault never comes back as a report.
+        A report of what was verified; every fault raises.
 
     Raises:
         OSError: missing, a directory, not permitted.
         HelloError: the first fault in file order; see ``open_archive`` and ``Archive``.
-        UserInputError: another level, or ``pixels`` without ``full`` (E_OPTION).
+        UserInputError: unknown level, or ``pixels`` without ``full`` (E_OPTION).
     """
     if level not in ("full", "fast") or (pixels and level == "fast"):
         raise UserInputError.make(
@@ -101,18 +101,18 @@ def verify_archive(
 
 
 def verify_copy(path: str | os.PathLike[str], expect: str, limits: Limits) -> None:
-    """Check an archive whose images were judged, compared and hashed as they were written.
+    """Verify an archive whose images were checked, compared and hashed while they were written.
 
-    All of ``verify_archive`` but the digest and the profile of images that are files: every byte is
-    read, also theirs, but what lies between their headers and their padding is not looked at.
+    Makes every check of ``verify_archive`` except digest and profile of images that are files:
+    their bytes are read, but only headers and padding are checked.
 
     Args:
         path: the file.
-        expect: the ``id`` it must have, and with it the digests of everything.
-        limits: what to refuse for size.
+        expect: the ``id`` it must have, which fixes all digests.
+        limits: size limits.
 
     Raises:
-        OSError: missing.
+        OSError: the file is missing.
         HelloError: see ``verify_archive``.
     """
     with open_archive(path, expect=expect, limits=limits, cache_dir="") as file:
@@ -196,7 +196,7 @@ def _verify(
 
 
 def _verify_files(file: Archive, index: Index, *, contents: bool) -> Generator[int]:
-    """Verify image after image; yields each row once it holds."""
+    """Verify image after image; yield each row once it is verified."""
     from hellofmt.archive.format.rows import cut_windows, padded_rows
 
     start = index.offset - BLOCK
@@ -218,11 +218,11 @@ def _verify_files(file: Archive, index: Index, *, contents: bool) -> Generator[i
 def _check_window(file: Archive, index: Index, rows: tuple[int, int], *, contents: bool) -> None:
     """Verify neighbouring images.
 
-    What holds is found for all rows at once; only a row that does not is looked at by
-    ``Archive.check_image``, which knows what to say.
+    All rows are checked at once; only a row that fails goes to ``Archive.check_image``, which words
+    the error.
 
     Raises:
-        HelloError: of the first row that does not hold.
+        HelloError: for the first row that fails.
     """
     import numpy as np
 
@@ -236,7 +236,7 @@ def _check_window(file: Archive, index: Index, rows: tuple[int, int], *, content
     span = slice(*rows)
     size, start = index.size[span], index.offset[span] - BLOCK
     base = int(start[0])
-    # Every member begins and ends at a multiple of a block.
+    # Every member starts and ends at a multiple of a block.
     member, after = (start - base) // BLOCK, (start - base + padded_rows(size)) // BLOCK + 1
     window = file.source.read(base, int(after[-1]) * BLOCK)
     blocks = np.frombuffer(window, np.uint8).reshape(-1, BLOCK)
@@ -262,16 +262,16 @@ def _check_window(file: Archive, index: Index, rows: tuple[int, int], *, content
         try:
             shape = parse_image(data, codec)
         except HelloError:
-            # A name costs as much as the check, so only what is refused has one.
+            # A name costs as much as the check, so only a refused image gets one.
             parse_image(data, codec, member=file.image_name(row))
             raise
-        # The limits hold too: these are the dimensions and the size that the index was judged by.
+        # Limits need no check: the index was checked with the same dimensions and sizes.
         if shape.height != height or shape.width != width:
             check_dimensions(shape, height, width, file.image_name(row))
 
 
 def _check_member(file: Archive, row: int, block: bytes, offset: int) -> bytes:
-    """The image out of a member that does not hold, if it was an accident on the way."""
+    """Return the image of a member that failed, if a second read verifies; else raise."""
 
     def check(found: list[bytes]) -> bytes:
         return file.check_image(row, found[0])
@@ -280,7 +280,7 @@ def _check_member(file: Archive, row: int, block: bytes, offset: int) -> bytes:
 
 
 def _verify_packed(file: Archive, index: Index) -> Generator[int]:
-    """Verify the pixels section and every row in it, without holding it in memory."""
+    """Verify the pixels section and every row in it, without loading all of it."""
     section = next(s for s in file.manifest.sections if s.name == "pixels")
     start, end = file.section_offset("pixels"), file.section_offset("pixels") + section.size
     first, size = int(index.offset[0]), int(index.size[0])
@@ -309,7 +309,7 @@ def _verify_packed(file: Archive, index: Index) -> Generator[int]:
 
 
 def _verify_end(file: Archive) -> None:
-    """The two zero blocks, and no ZIP archive that ends where this file ends."""
+    """Check the two final zero blocks, and that no ZIP archive ends at the end of the file."""
     place = file.images_end, len(TRAILER)
 
     def check(found: list[bytes]) -> bytes:
@@ -331,14 +331,14 @@ def _verify_end(file: Archive) -> None:
 
 
 def find_zip_end(source: Any) -> int | None:
-    """Offset of the last ZIP end record that ZIP readers would find, or None."""
+    """Return the offset of the last ZIP end record that ZIP readers would find, or None."""
     size = min(source.size, ZIP_TAIL)
     at = source.read(source.size - size, size).rfind(ZIP_END)
     return None if at < 0 else source.size - size + at
 
 
 def member_at(file: Archive, offset: int) -> str:
-    """Name of the member whose bytes lie at ``offset`` of the file."""
+    """Return the name of the member at byte ``offset`` of the file."""
     name = "__hello__/manifest"
     for section in file.section_sizes():
         if file.section_offset(section) <= offset:

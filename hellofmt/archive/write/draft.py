@@ -1,4 +1,4 @@
-"""What is to be written: images, label function and texts, before any byte is made."""
+"""Describe an archive to be written: images, label function and texts."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class ImageItem:
 
     Attributes:
         label: its class, counted from 0.
-        source: its bytes, the path of a file, or a function that gives the same bytes whenever it
-            is called; it is called in the thread of the writer's caller.
+        source: its bytes, the path of a file, or a function that returns the same bytes at every
+            call; it is called in the thread of the writer's caller.
     """
 
     label: int
@@ -45,12 +45,12 @@ class ImageItem:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The images to pack, in any order; they are sorted by label, otherwise kept in order.
+    """The images to pack, in any order; the writer sorts them by label, stably.
 
     Attributes:
         codec: of every item.
         items: at least one.
-        layout: ``files``, one member per image; ``packed``, the pixels of equally large PNG images
+        layout: ``files``, one member per image; ``packed``, the pixels of PNG images of one size
             in one section; ``auto``, whichever is smaller.
     """
 
@@ -68,7 +68,7 @@ class ProjectorPart:
         adapter: the low-rank deltas, sorted by parameter.
         head: the linear head.
         adapter_tensors: ``<param>::A``, ``<param>::B`` and their scales.
-        head_tensors: ``logit_scale`` and what ``head`` declares.
+        head_tensors: ``logit_scale`` and the tensors that ``head`` declares.
         probe_logits: float32 (P, C), logits of the first P probe pictures.
         base_tensors: the image tower, for a base of kind ``embedded``.
     """
@@ -88,19 +88,19 @@ def _no_extras() -> Mapping[str, str]:
 
 @dataclass(frozen=True)
 class Draft:
-    """What becomes an archive: images, a label function, or both.
+    """The contents of a new archive: images, a label function, or both.
 
     Attributes:
-        dataset: what it is; ``ipc`` is set from the images.
+        dataset: description for people; ``ipc`` is computed from the images.
         classes: one line per class, in label order.
-        views: what the labels were fitted for.
+        views: view settings that the labels were fitted for.
         images: the images, if any.
         projector: the label function, if any.
         card: Markdown for people.
         license: text of the licence.
         extras: free strings under ``x_`` keys.
-        shard: which part of a sharded data set it is.
-        producer: what wrote it; hellofmt and its version if absent.
+        shard: which part of a sharded data set this is.
+        producer: program that writes it; hellofmt and its version if absent.
     """
 
     dataset: Dataset

@@ -1,4 +1,4 @@
-"""Write the members of all images to their places, each hashed as the file then holds it."""
+"""Write the image members in place, and hash what the file then holds."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.images import ImageShape
     from hellofmt.archive.format.limits import Limits
 
-# A few buffers of this size are filled at once; larger ones no longer gain anything.
+# A few buffers of this size are filled at once; larger ones gain nothing.
 FLUSH_BYTES: Final = 2 << 20
 
 
 @dataclass(frozen=True)
 class _Window:
-    """Images that lie one after another in the file, filled and written at once.
+    """Neighbouring images in the file, filled and written at once.
 
-    ``made`` holds the bytes of those whose source is a function of the caller.
+    ``made`` holds the bytes of images whose source is a function of the caller.
     """
 
     start: int
@@ -43,7 +43,7 @@ class _Window:
 
 
 class _Buffers(threading.local):
-    """Memory of one thread, for one window after another: fresh pages cost as much as a copy."""
+    """Buffers of one thread, reused for every window: fresh pages cost as much as a copy."""
 
     def __init__(self) -> None:
         self.meant = memoryview(bytearray(FLUSH_BYTES))
@@ -51,7 +51,7 @@ class _Buffers(threading.local):
 
 
 class ImageWriter:
-    """Writes the members of all images to their places; windows may be written by several threads.
+    """Writes the members of all images in place; several threads may write windows.
 
     Attributes:
         height, width: int64 (N,), filled while writing.
@@ -61,7 +61,7 @@ class ImageWriter:
     def __init__(
         self, fd: int, rows: Sequence[Row], codec: str, offset: int, limits: Limits
     ) -> None:
-        """For ``rows`` in order, the first header at ``offset`` of the file ``fd``."""
+        """Prepare to write ``rows`` in order, the first header at ``offset`` of the file ``fd``."""
         self._fd = fd
         self._rows = rows
         self._codec = codec
@@ -78,7 +78,7 @@ class ImageWriter:
     def write(
         self, first: int, classes: int, total: int, progress: Callable[[int, int], None] | None
     ) -> int:
-        """Write everything.
+        """Write all members.
 
         Args:
             first: number of the first image over the whole data set.
@@ -119,7 +119,7 @@ class ImageWriter:
         return int(self._end[window.stop - 1] - self._start[window.start]) > FLUSH_BYTES
 
     def _fill(self, window: _Window, headers: NDArray[np.uint8]) -> None:
-        """Read, judge and write the images of a window; hash what the file then holds."""
+        """Read, check and write the images of a window; hash what the file then holds."""
         span = slice(window.start, window.stop)
         base = int(self._start[span.start])
         length = int(self._end[span.stop - 1]) - base
@@ -128,7 +128,7 @@ class ImageWriter:
         blocks = np.frombuffer(view, np.uint8).reshape(-1, BLOCK)
         starts = self._start[span] - base
         blocks[starts // BLOCK] = headers
-        # Whatever the last block of an image is not filled with is padding.
+        # The rest of an image's last block is padding.
         blocks[(self._end[span] - base) // BLOCK - 1] = 0
         places = [
             (at, at + self._rows[row].size)
@@ -152,16 +152,16 @@ class ImageWriter:
     def _hash_written(
         self, meant: memoryview, base: int, places: Sequence[tuple[int, int]]
     ) -> list[bytes]:
-        """SHA-256 of images as the file now holds them.
+        """Hash images as the file now holds them.
 
         Args:
-            meant: what was written.
-            base: where.
-            places: first byte and the byte after the last of each image within ``meant``; a single
-                one where that is larger than a buffer.
+            meant: the bytes that were written.
+            base: their offset in the file.
+            places: start and end of each image within ``meant``; a single image if that is larger
+                than a buffer.
 
         Raises:
-            HelloIOError: the file holds anything else (E_WRITE).
+            HelloIOError: the file holds different bytes (E_WRITE).
         """
         if len(meant) <= FLUSH_BYTES:
             found = self._read_back(meant, base)
@@ -174,7 +174,9 @@ class ImageWriter:
         return [digest.digest()]
 
     def _read_back(self, meant: memoryview, offset: int) -> memoryview:
-        """What the file holds at ``offset``, which is ``meant``; until the thread's next call.
+        """Read back what the file holds at ``offset`` and check that it is ``meant``.
+
+        The result is valid until the thread's next call.
 
         Raises:
             HelloIOError: E_WRITE, E_NOSPACE.
@@ -187,7 +189,7 @@ class ImageWriter:
                 count += more
         except OSError as error:
             raise write_error(error) from error
-        # As numbers of eight bytes: views of bytes are compared one byte at a time.
+        # As eight-byte numbers: byte views are compared one byte at a time.
         same = np.array_equal(np.frombuffer(found, np.uint64), np.frombuffer(meant, np.uint64))
         if count < len(found) or not same:
             raise HelloIOError.make(

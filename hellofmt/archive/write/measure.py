@@ -1,4 +1,4 @@
-"""An image on its way into an archive: its size now, its bytes and its shape when they are due."""
+"""Measure an image to be packed: its size now, its bytes and shape when it is written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Row:
-    """One image on its way into the archive; ``source`` is a path where it is a string."""
+    """One image to be packed; a ``source`` that is a string is a path."""
 
     label: int
     source: bytes | str | Callable[[], bytes]
@@ -30,22 +30,22 @@ class Row:
     sha256: bytes | None
 
     def describe(self) -> str:
-        """How errors name it: its place in the items, and its path if it has one."""
+        """Return its name in errors: its position among the items, and its path if it has one."""
         where = f" ({printable(self.source)})" if isinstance(self.source, str) else ""
         return f"image {self.position}{where}"
 
     def read_head(self, length: int) -> bytes:
-        """At most its first ``length`` bytes."""
+        """Read at most its first ``length`` bytes."""
         if isinstance(self.source, str):
             with Path(self.source).open("rb") as file:
                 return file.read(length)
         return self.read()[:length]
 
     def read(self) -> bytes:
-        """Its bytes, the same ones as when it was measured.
+        """Read its bytes, which must be those that were measured.
 
         Raises:
-            UserInputError: E_DATA.
+            UserInputError: they changed, or cannot be read (E_DATA).
         """
         if isinstance(self.source, bytes):
             return self.source
@@ -60,15 +60,15 @@ class Row:
         return data
 
     def changed(self) -> UserInputError:
-        """The error for bytes that are not those that were measured."""
+        """Return the error for bytes that differ from those measured."""
         return UserInputError.make("E_DATA", f"{self.describe()} changed while it was packed")
 
     def parse(self, data: bytes | memoryview, codec: str, limits: Limits) -> ImageShape:
-        """Hold its bytes to the profile of the codec and to the limits.
+        """Check its bytes against the profile of the codec and the limits.
 
         Raises:
-            UserInputError: E_DATA.
-            LimitError: above a limit.
+            UserInputError: it is outside the profile (E_DATA).
+            LimitError: it is above a limit.
         """
         try:
             shape = parse_image(data, codec)
@@ -78,24 +78,24 @@ class Row:
         return shape
 
     def check_limits(self, shape: ImageShape, size: int, limits: Limits) -> None:
-        """Refuse it above a limit, by name.
+        """Refuse an image above a limit, and name it.
 
         Raises:
-            LimitError: above a limit.
+            LimitError: it is above a limit.
         """
         try:
             check_image_limits(shape, size, limits)
         except LimitError:
-            # Only what is refused needs a name.
+            # Only a refused image needs a name.
             check_image_limits(shape, size, limits, member=self.describe())
             raise
 
 
 def measured(item: ImageItem, position: int) -> Row:
-    """Size of an item without keeping its bytes; digest too where they had to be made.
+    """Measure an item without keeping its bytes; hash them if they had to be made.
 
     Raises:
-        UserInputError: no regular file (E_DATA).
+        UserInputError: it is not a regular file (E_DATA).
     """
     source = item.source
     if isinstance(source, bytes):
@@ -104,9 +104,9 @@ def measured(item: ImageItem, position: int) -> Row:
         path = os.fspath(source)
         status = os.stat(path)  # noqa: PTH116 (time)
         row = Row(item.label, path, position, status.st_size, None)
-        # A pipe would be waited for, and a device may never end.
+        # Reading a pipe would block, and a device may never end.
         if not stat.S_ISREG(status.st_mode):
-            raise UserInputError.make("E_DATA", f"{row.describe()} is no regular file")
+            raise UserInputError.make("E_DATA", f"{row.describe()} is not a regular file")
         return row
     data = source()
     digest = hashlib.sha256(data).digest()
@@ -114,7 +114,7 @@ def measured(item: ImageItem, position: int) -> Row:
 
 
 def read_into(path: str, room: memoryview) -> int:
-    """Read a file into ``room`` and count its bytes, up to one more than have room."""
+    """Read a file into ``room``; return its size, counted up to one byte more than fits."""
     count = 0
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a Path a picture costs
         while count < len(room) and (more := file.readinto(room[count:])):

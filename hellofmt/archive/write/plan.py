@@ -1,4 +1,4 @@
-"""Everything that is known before the first byte is written, and the order of writing."""
+"""Plan a file before its first byte is written, then write it in order."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ if TYPE_CHECKING:
 
 
 def plan_images(draft: Draft, limits: Limits) -> tuple[Dataset, Literal["files", "packed"]]:
-    """What shards of one data set must share, as all of its images decide it.
+    """Decide what the shards of one data set share, which depends on all images.
 
     Args:
         draft: the whole data set, with images.
         limits: of its archives.
 
     Returns:
-        The data set with its ``ipc``, and the layout that ``auto`` means.
+        The data set with its ``ipc``, and the layout that ``auto`` stands for.
 
     Raises:
         UserInputError: the draft cannot be an archive (E_DATA, E_OPTION).
@@ -79,7 +79,7 @@ def plan_images(draft: Draft, limits: Limits) -> tuple[Dataset, Literal["files",
 
 
 class Plan:
-    """Everything that is known before the first byte is written."""
+    """Sizes, sections and layout of a file, known before its first byte is written."""
 
     def __init__(self, draft: Draft, limits: Limits) -> None:
         self._draft = draft
@@ -104,7 +104,7 @@ class Plan:
         self._check()
 
     def _store(self, name: str, raw: bytes) -> None:
-        """Keep a section as it will be stored."""
+        """Keep a section in its stored form."""
         packed = None if name in ("index", "pixels") else compress(raw)
         if packed is None:
             section = Section(digest=sha256(raw), encoding="none", name=name, size=len(raw))
@@ -121,7 +121,7 @@ class Plan:
         self._stored[name] = section, packed
 
     def _measure_images(self, images: ImageSet) -> None:
-        """Size and order of the images, and whether they are packed."""
+        """Determine size and order of the images, and whether they are packed."""
         if not images.items:
             raise UserInputError.make("E_DATA", "no images to pack; expected at least one")
         check_limit(self._limits, "images", len(images.items))
@@ -147,19 +147,19 @@ class Plan:
             )
         if images.layout != "files" and images.codec == "png":
             self._shape = self._packed_shape(images.layout)
-        # The index has the same size whatever it holds, so the front can be measured now.
+        # The size of the index does not depend on its contents, so the front can be measured now.
         blank = np.zeros(len(self._rows), np.int64)
         self._store_index(blank, blank, np.zeros((len(self._rows), 32), np.uint8))
 
     def _packed_shape(self, layout: str) -> ImageShape | None:
-        """The one shape of all images, or None where they are not packed."""
+        """Return the common shape of all images, or None if they are not packed."""
         common: ImageShape | None = None
         for row in self._rows:
             try:
                 shape = parse_png_header(row.read_head(33))
             except HelloError as error:
                 raise UserInputError.make("E_DATA", f"{row.describe()}: {error}") from error
-            # How many bytes it will take is not known yet.
+            # Its size in bytes is not known yet.
             row.check_limits(shape, 0, self._limits)
             if common is not None and shape != common:
                 if layout == "auto":
@@ -192,7 +192,7 @@ class Plan:
         self._store("index", serialize_tensors("index", tensors))
 
     def _images(self) -> Images:
-        """The manifest's group for the images."""
+        """Build the manifest's group `images`."""
         images, shape = self._draft.images, self._shape
         if shape is not None or images is None:
             dimensions = [] if shape is None else [shape.height, shape.width, shape.channels]
@@ -203,7 +203,7 @@ class Plan:
         return Images(codec=images.codec, count=len(self._rows), layout="files", span=span)
 
     def _dataset(self) -> Dataset:
-        """The data set with ``ipc`` as the images have it; a shard keeps that of the whole."""
+        """Return the data set with ``ipc`` from the images; a shard keeps that of the whole set."""
         dataset = self._draft.dataset
         if self._draft.shard is not None:
             return dataset
@@ -213,7 +213,7 @@ class Plan:
         return msgspec.structs.replace(dataset, ipc=int(counts[0]) if even else UNSET)
 
     def manifest(self) -> Manifest:
-        """The manifest, of the length it will have once the index is known."""
+        """Build the manifest; its length is final even before the index is known."""
         draft, part = self._draft, self._draft.projector
         ordered = [self._stored[name][0] for name in SECTION_ORDER if name in self._stored]
         return Manifest(
@@ -233,14 +233,14 @@ class Plan:
         )
 
     def _check(self) -> None:
-        """Refuse early what the reader would refuse once everything is written.
+        """Refuse early what the reader would refuse in the finished file.
 
         Raises:
-            UserInputError: E_DATA.
-            LimitError: above the limits.
+            UserInputError: the draft cannot be an archive (E_DATA).
+            LimitError: it is above the limits.
         """
         if self._shape is not None:
-            # The pixels are made while writing; the manifest is judged as if they were there.
+            # Pixels are made while writing; the manifest is checked as if they were there.
             blank = Section(digest="sha256:" + "0" * 64, encoding="none", name="pixels", size=1)
             self._stored["pixels"] = blank, b""
         manifest = self.manifest()
@@ -272,7 +272,7 @@ class Plan:
             progress: see ``write_archive``.
 
         Returns:
-            Its id.
+            The id of the archive.
         """
         end = -1
         if self._shape is not None:
@@ -296,13 +296,13 @@ class Plan:
         return f"sha256:{digits}"
 
     def _front_size(self) -> int:
-        """Bytes before the first image."""
+        """Return the number of bytes before the first image."""
         data = manifest_bytes(self.manifest(), self._draft.extras)
         sizes = [len(data), ID_SIZE, *(len(stored) for _, stored in self._stored.values())]
         return sum(BLOCK + padded(size) for size in sizes)
 
     def _write_images(self, fd: int, progress: Callable[[int, int], None] | None) -> int:
-        """Write every image to its place and store the index of them; the byte after the last."""
+        """Write every image in place and store their index; return the byte after the last."""
         images, shard = self._draft.images, self._draft.shard
         codec = "png" if images is None else images.codec
         first, total = (0, len(self._rows)) if shard is None else (shard.first, shard.total)
@@ -312,7 +312,7 @@ class Plan:
         return end
 
     def _pack_pixels(self, packed: ImageShape, progress: Callable[[int, int], None] | None) -> None:
-        """Store the pixels of every image, and the index of them."""
+        """Store the pixels of every image, and their index."""
         count = len(self._rows)
         pixels = np.empty((count, packed.height, packed.width, packed.channels), np.uint8)
         digests = np.zeros((count, 32), np.uint8)
@@ -333,7 +333,7 @@ class Plan:
         self._store_index(height, np.full(count, packed.width, np.int64), digests)
 
     def describe_member(self, member: str) -> str:
-        """What the caller calls a member."""
+        """Return the caller's name for a member."""
         if not member.startswith("images/"):
             return f"`{member.removeprefix('__hello__/')}`"
         first = 0 if self._draft.shard is None else self._draft.shard.first
@@ -344,7 +344,7 @@ def _text_bytes(name: str, text: str) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError:
-        raise UserInputError.make("E_DATA", f"`{name}` holds a lone surrogate") from None
+        raise UserInputError.make("E_DATA", f"`{name}` contains a lone surrogate") from None
 
 
 def _member(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
@@ -352,7 +352,7 @@ def _member(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def _write_parts(fd: int, parts: Sequence[bytes]) -> None:
-    """Write ``parts`` from the beginning of a file on, gathered into large writes."""
+    """Write ``parts`` from the start of a file, gathered into large writes."""
     at = 0
     waiting: list[bytes] = []
     for part in parts:

@@ -30,16 +30,16 @@ def write_shards(
     limits: Limits = DEFAULT_LIMITS,
     progress: Callable[[int, int], None] | None = None,
 ) -> str:
-    """Write ``draft`` as ``count`` archives ``name-00000-of-00016.hello`` beside each other.
+    """Write ``draft`` as ``count`` archives ``name-00000-of-00016.hello`` in one folder.
 
-    Each file appears complete or not at all; if one cannot be written, those that were written
-    before it are removed again, unless they replaced others.
+    Each file appears complete or not at all. If one cannot be written, those already written are
+    removed, unless they replaced others.
 
     Args:
         target: ``name.hello``, which itself is not written.
         draft: what to write, with at least ``count`` images.
         count: number of files; they differ by at most one image.
-        force: replace files that are there.
+        force: replace existing files.
         limits: of each file.
         progress: called with images written and images in all.
 
@@ -47,11 +47,11 @@ def write_shards(
         The id of the set.
 
     Raises:
-        UserInputError: the draft cannot be archives (E_DATA), or has fewer images than files
-            (E_OPTION).
+        UserInputError: the draft cannot be written as archives (E_DATA), or has fewer images than
+            files (E_OPTION).
         HelloIOError: a target exists (E_TARGET) or cannot be written.
         HelloError: see ``write_archive``.
-        OSError: an image cannot be read, or a directory not be written.
+        OSError: an image cannot be read, or a directory cannot be written.
     """
     from hellofmt.archive.write.draft import ImageSet
     from hellofmt.archive.write.plan import plan_images
@@ -59,7 +59,7 @@ def write_shards(
 
     whole = draft.images
     if whole is None:
-        raise UserInputError.make("E_OPTION", "no images; expected images to spread over shards")
+        raise UserInputError.make("E_OPTION", "no images; expected images to divide among shards")
     total = len(whole.items)
     if not 1 <= count <= min(total, MOST_SHARDS):
         text = f"expected 1 to {total}, got {count}"

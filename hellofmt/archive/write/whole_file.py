@@ -1,4 +1,4 @@
-"""A file that appears whole or not at all: temporary name, lock, synchronise, rename."""
+"""Make a file appear whole or not at all: temporary name, lock, sync, rename."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from hellofmt.errors import HelloIOError, printable, target_exists
 
 
 def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
-    """Write all of ``data`` at ``offset`` bytes of a file.
+    """Write all of ``data`` at ``offset`` of a file.
 
     Raises:
-        HelloIOError: E_WRITE, E_NOSPACE.
+        HelloIOError: writing failed (E_WRITE), or the disk is full (E_NOSPACE).
     """
     rest = memoryview(data)
     try:
@@ -40,7 +40,7 @@ def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> Non
 
 
 def write_error(error: OSError) -> HelloIOError:
-    """The error of a failed write: E_NOSPACE where the disk is full, else E_WRITE."""
+    """Return the error for a failed write: E_NOSPACE if the disk is full, else E_WRITE."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return HelloIOError.make(
         "E_NOSPACE" if full else "E_WRITE", f"writing the archive failed: {error.strerror}"
@@ -52,10 +52,10 @@ def check_target(target: str | os.PathLike[str], *, force: bool) -> None:
 
     Args:
         target: path of the new archive.
-        force: whether a file that exists will be replaced.
+        force: whether an existing file will be replaced.
 
     Raises:
-        HelloIOError: the target exists, is no file, or its directory does not exist (E_TARGET).
+        HelloIOError: the target exists, is not a file, or its directory does not exist (E_TARGET).
     """
     path = Path(target)
     shown = printable(path)
@@ -68,27 +68,27 @@ def check_target(target: str | os.PathLike[str], *, force: bool) -> None:
     except NotADirectoryError:
         raise HelloIOError.make("E_TARGET", f"{shown} is inside a file") from None
     if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-        raise HelloIOError.make("E_TARGET", f"{shown} is no regular file")
+        raise HelloIOError.make("E_TARGET", f"{shown} is not a regular file")
     if not force:
         raise target_exists(path)
 
 
 def _no_directory(path: Path) -> HelloIOError:
     return HelloIOError.make(
-        "E_TARGET", f"{printable(path)} is no directory; expected one that exists"
+        "E_TARGET", f"{printable(path)} is not a directory; expected an existing one"
     )
 
 
 def remove_stale(path: Path) -> None:
-    """Remove temporary files for ``path`` that writers left which no longer run."""
-    # A long name is cut to leave room for the process's id, which has from 1 to 10 digits.
+    """Remove temporary files for ``path`` that killed writers left."""
+    # A long name is cut to leave room for the process id, which has 1 to 10 digits.
     stems = {temporary_stem(path, digits + 22) for digits in range(1, 11)}
     either = "|".join(map(re.escape, stems))
     form = re.compile(f"(?:{either})" + r"\.([0-9]{1,10})\.[0-9a-f]{16}\.tmp")
     try:
         names = [entry.name for entry in path.parent.iterdir() if form.fullmatch(entry.name)]
     except OSError:
-        # Creating the temporary file says what is wrong with the directory.
+        # Creating the temporary file will report what is wrong with the directory.
         return
     for name in names:
         match = form.fullmatch(name)
@@ -97,7 +97,7 @@ def remove_stale(path: Path) -> None:
 
 
 def _remove_unlocked(temporary: Path) -> None:
-    """Remove a file unless its writer, in another container or on another host, holds its lock."""
+    """Remove a file, unless a writer in another container or on another host holds its lock."""
     if not is_locked(temporary):
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -107,8 +107,8 @@ def create_temporary(temporary: Path) -> int:
     """Create the temporary file, locked for as long as it is open.
 
     Raises:
-        HelloIOError: E_TARGET, E_NOSPACE.
-        OSError: not permitted.
+        HelloIOError: the directory does not exist (E_TARGET), or the disk is full (E_NOSPACE).
+        OSError: access is denied.
     """
     try:
         fd = open_new(temporary)
@@ -118,13 +118,13 @@ def create_temporary(temporary: Path) -> int:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise write_error(error) from error
         raise
-    # Not every file system has locks; the process id in the name still tells.
+    # Not every file system has locks; the process id in the name remains.
     lock_file(fd)
     return fd
 
 
 def synchronise_file(fd: int) -> None:
-    """Bring every byte of a file to the disk.
+    """Flush every byte of a file to the disk.
 
     Raises:
         HelloIOError: E_WRITE, E_NOSPACE.
@@ -151,7 +151,8 @@ def publish(temporary: Path, path: Path, force: bool) -> None:
     """Give the verified file its name.
 
     Raises:
-        HelloIOError: somebody else made the target meanwhile (E_TARGET), or E_WRITE.
+        HelloIOError: another process created the target meanwhile (E_TARGET), or the rename failed
+            (E_WRITE).
     """
     try:
         if force:
@@ -160,7 +161,7 @@ def publish(temporary: Path, path: Path, force: bool) -> None:
         create_new(temporary, path)
     except OSError as error:
         raise write_error(error) from error
-    # The target is complete; a second name that cannot be removed is what the next writer removes.
+    # The target is complete; if the second name cannot be removed, the next writer removes it.
     with contextlib.suppress(OSError):
         temporary.unlink()
 
@@ -169,13 +170,13 @@ def synchronise_directory(path: Path) -> None:
     """Make the new name survive a power cut.
 
     Raises:
-        HelloIOError: E_DURABILITY; the file is in place all the same.
+        HelloIOError: syncing failed (E_DURABILITY); the file is in place all the same.
     """
     try:
         sync_directory(path.parent)
     except OSError as error:
         raise HelloIOError.make(
             "E_DURABILITY",
-            f"{printable(path)} is written, but its directory could not be synchronised: "
+            f"{printable(path)} is written, but its directory could not be synced: "
             f"{error.strerror}; durability unknown",
         ) from error

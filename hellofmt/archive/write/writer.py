@@ -1,18 +1,18 @@
-"""Writing an archive: the old file or the complete new one, never anything between.
+"""Write an archive atomically: the target is either untouched or complete.
 
-Sizes are known before the first byte is written, so the images go straight to their places and are
-read once; the manifest, which holds the digest of the index, follows last into the space left for
-it. All of it happens in a temporary file in the target's directory, which gets its name only after
-everything was read back. Whatever goes wrong before, including an interrupt, removes it. Nothing of
-the machine enters the bytes: no time, user, path or host.
+Sizes are known before the first byte is written, so images go straight to their final offsets and
+are read once. The manifest, which holds the digest of the index, is written last, into the space
+left for it. All this happens in a temporary file in the target's directory, which gets its name
+only after everything was read back. Any failure before that, including an interrupt, removes it.
+Nothing about the machine enters the bytes: no time, user, path or host.
 
-An image is read into the very buffer that is written, and judged there. Then its bytes are read
-back from the file: these are what is hashed, and they are compared with the buffer, so the digest
-in the index is that of the bytes a reader gets, and no image is hashed twice, which would cost as
-much as all the rest. Last, the strict reader goes through the complete file and makes every check
-of a full verification but the digest and the profile of each image. A few buffers are filled and
-written at once by threads, each to its own place, and the disk is synchronised while the strict
-reader reads; neither changes a byte, and both have ended before the file gets its name.
+An image is read into the buffer that will be written, and checked there. After the write its bytes
+are read back from the file, hashed, and compared with the buffer. So the digest in the index is
+that of the bytes a reader gets, and no image is hashed twice, which would cost as much as all the
+rest. Finally the strict reader goes through the complete file and makes every check of a full
+verification except the digest and the profile of each image. Threads fill and write a few buffers
+at once, each at its own offset, and the disk is synced while the strict reader reads; neither
+changes a byte, and both have ended before the file gets its name.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def write_archive(
     Args:
         target: path of the new file, in a directory that exists.
         draft: what to write.
-        force: replace a file that is there.
-        limits: also what the reader that checks the result refuses.
+        force: replace an existing file.
+        limits: size limits, also for the reader that checks the result.
         progress: called with images written and images in all.
 
     Returns:
@@ -72,10 +72,10 @@ def write_archive(
         UserInputError: the draft cannot be an archive, or an image is outside its codec's profile
             or changed while it was read (E_DATA, E_OPTION).
         LimitError: above ``limits``.
-        HelloIOError: the target exists or is no file (E_TARGET), the disk is full (E_NOSPACE),
+        HelloIOError: the target exists or is not a file (E_TARGET), the disk is full (E_NOSPACE),
             writing failed (E_WRITE); or the file is in place but its directory could not be
-            synchronised (E_DURABILITY).
-        OSError: an image cannot be read, or the directory not be written.
+            synced (E_DURABILITY).
+        OSError: an image cannot be read, or the directory cannot be written.
     """
     path = Path(target)
     check_target(path, force=force)
@@ -106,12 +106,12 @@ def _verify_written(temporary: Path, archive_id: str, plan: Plan, limits: Limits
 
     Raises:
         UserInputError: an image or a text ends in a ZIP archive (E_DATA).
-        HelloError: what was written is not what was meant.
+        HelloError: the file does not verify.
     """
     try:
         verify_copy(temporary, archive_id, limits)
     except SpecError as error:
-        # Every image was held to its profile before, so this is the end record of a ZIP archive.
+        # Every image has passed its profile, so this can only be the end record of a ZIP archive.
         if error.code == "E_CODEC":
             what = plan.describe_member(error.member)
             raise UserInputError.make("E_DATA", f"{what}: {error}") from None
