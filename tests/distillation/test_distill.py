@@ -238,7 +238,7 @@ def test_the_target_is_looked_at_first(make, tmp_path):
     with pytest.raises(HelloIOError, match=r"E_TARGET: `.*x\.hello` exists; `force` replaces it"):
         make(teacher=None)
     assert (tmp_path / "x.hello").read_bytes() == b"mine"
-    with pytest.raises(HelloIOError, match=r"E_TARGET: .*none is not a directory; expected an existing"):
+    with pytest.raises(HelloIOError, match=r"E_TARGET: .*none is not a directory; expected an"):
         make("none/x.hello", teacher=None)
     (tmp_path / "folder.hello").mkdir()
     with pytest.raises(HelloIOError, match=r"E_TARGET: .*folder\.hello is not a regular file"):
