@@ -191,9 +191,7 @@ def test_rollback(signed, public, least, accepted):
         assert check(signed, public, least_version=least).version == "1.2.0"
     else:
         text = refusal(signed, public, least_version=least)
-        assert (
-            text == f"E_ROLLBACK: too old; expected version {least} or newer, got 1.2.0"
-        )
+        assert text == f"E_ROLLBACK: too old; expected version {least} or newer, got 1.2.0"
 
 
 def test_short_versions(tmp_path, key, public):
