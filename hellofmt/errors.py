@@ -1,12 +1,12 @@
-"""Every error of hellofmt, with the exit code that the command line gives for it.
+"""All errors of hellofmt, with the exit codes of the command line.
 
 An error is a value: ``code``, ``member``, ``offset``, ``argument``, ``problems`` and ``advice`` are
-fields, and the text is made from them, never read back. It has one form::
+fields. The text is made from them and never parsed. It has one form::
 
     E_DIGEST_MEMBER member=images/0000/000123.png offset=4096: digest differs; expected ab, got cd
 
-The library states facts. Where an error concerns an argument of a call or advises to pass one, it
-names the argument, and whoever shows the error spells it: Python as `` `license_name` ``, the
+The library states facts. An error that concerns an argument, or advises passing one, names it, and
+whoever shows the error spells it: Python as `` `license_name` ``, the
 command line as ``--license``. An error pickles with its fields.
 
 The exit codes are a contract (``spec/hello-1.md``, "Exit codes"): no option turns 4, 5 or 7 into 0.
@@ -40,7 +40,7 @@ __all__ = [
     "target_exists",
 ]
 
-# Letters and marks that Unicode calls ignorable: they show nothing, so that two names look alike.
+# Letters and marks that Unicode calls ignorable: they are invisible, so two names may look alike.
 _INVISIBLE: Final = frozenset(
     "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0"
     + "".join(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
@@ -52,7 +52,7 @@ _HIDDEN_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 _ANSI: Final = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
 
-# What other libraries advise and nobody should follow, or follows on another page.
+# Advice of other libraries that is dangerous or points elsewhere.
 _BAD_ADVICE: Final = re.compile(
     r"weights_only|arbitrary code|trusted source|safe_globals|allowlist|https?://|open an issue"
     r"|file an issue|github\.com|pickle|download=True|trust_remote_code|CUDA_LAUNCH_BLOCKING"
@@ -62,21 +62,21 @@ _BAD_ADVICE: Final = re.compile(
 
 
 def printable(value: object, limit: int = 200) -> str:
-    r"""``value`` as one line that shows what it is made of, at most ``limit`` characters.
+    r"""Make ``value`` safe to print: one line of at most ``limit`` characters.
 
-    Everything that comes from a file passes through here before it reaches a terminal or a log.
-    Letters of any script stay as they are. What a terminal would obey or not show appears as an
-    escape (``\xNN``, ``\uNNNN``): control and bidirectional characters, line ends, lone
-    surrogates, zero-width and other invisible characters.
+    Everything from a file passes through here before it reaches a terminal or a log. Letters of
+    any script stay as they are. Characters that a terminal would obey or hide become an escape
+    (``\xNN``, ``\uNNNN``): control and bidirectional characters, line ends, lone surrogates,
+    zero-width and other invisible characters.
 
     Args:
         value: bytes (beyond ASCII shown as ``\xNN``) or anything with ``str()``.
-        limit: most characters returned; a cut ends in ``...``.
+        limit: most characters returned; a truncated value ends in ``...``.
 
     Returns:
         One line without control characters.
     """
-    # Cut first: escaping a hostile megabyte to show 200 characters of it would be waste.
+    # Truncate first: escaping a hostile megabyte to show 200 characters would be wasteful.
     if isinstance(value, bytes):
         text = value[: limit + 1].decode("ascii", "backslashreplace")
     else:
@@ -94,22 +94,22 @@ def _shown(character: str) -> str:
 
 
 def shown_path(path: object) -> str:
-    """A path, as ``printable`` shows it, but whole: it may have to be copied."""
+    """Make a path safe to print, as ``printable`` does, but in full: users may copy it."""
     return "".join(map(_shown, str(path)))
 
 
 def foreign_text(error: BaseException, limit: int = 160) -> str:
-    r"""What an error of another library says, in one line that is safe to show.
+    r"""Return the text of another library's error in one line that is safe to print.
 
-    Escape sequences for colours, sentences of bad advice (``weights_only=False``) and everything
-    after the first paragraph go; what is too long is cut at a word.
+    Removes colour sequences, dangerous advice (``weights_only=False``) and everything after the
+    first paragraph; truncates long texts at a word.
 
     Args:
-        error: of torch, Pillow, open_clip, safetensors, the operating system, ...
+        error: error of torch, Pillow, open_clip, safetensors, the operating system, ...
         limit: most characters returned.
 
     Returns:
-        One line without a final full stop; the name of the error's class where it says nothing.
+        One line without a final full stop; the name of the error's class if it has no text.
     """
     lines: list[str] = []
     for line in _ANSI.sub("", str(error)[: 64 * limit]).strip().splitlines():
@@ -125,21 +125,21 @@ def foreign_text(error: BaseException, limit: int = 160) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The advice for a mistyped word.
+    """Suggest a correction for a mistyped word.
 
     Args:
-        word: what was typed.
-        known: the words there are.
+        word: the mistyped word.
+        known: the valid words.
 
     Returns:
-        ``did you mean `x`?``, or an empty string where nothing is near.
+        ``did you mean `x`?``, or an empty string if no word is similar.
     """
     by_lower = {each.lower(): each for each in known}
     near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     return f"did you mean `{by_lower[near[0]]}`?" if near else ""
 
 
-# An argument in an advice, perhaps with its value: {force}, {limits:images=6}.
+# An argument in advice, optionally with a value: {force}, {limits:images=6}.
 _ARGUMENT: Final = re.compile(r"\{([a-z_]+)(?::([^{}]*))?\}")
 
 
@@ -151,14 +151,14 @@ class HelloError(Exception):
     """Root of every error that hellofmt raises on purpose.
 
     Attributes:
-        message: the fact, without code, place and advice.
+        message: the fact, without code, location and advice.
         code: ``E_...``, one of the codes of the class, or an empty string.
-        member: archive member it concerns, or an empty string.
+        member: the archive member concerned, or an empty string.
         offset: byte offset in the file, if known.
-        argument: name of the argument of the call that it concerns, or an empty string.
-        problems: single findings, where there can be several; each has a ``str()``.
+        argument: name of the argument concerned, or an empty string.
+        problems: individual findings, if there can be several; each has a ``str()``.
         advice: what to do, or an empty string; ``{name}`` stands for an argument of the call,
-            ``{name:value}`` for one with its value.
+            ``{name:value}`` for an argument with a value.
     """
 
     exit_code: ClassVar[int] = 1
@@ -174,7 +174,7 @@ class HelloError(Exception):
         problems: Sequence[object] = (),
         advice: str = "",
     ) -> None:
-        """Keep the fields; see the class."""
+        """Set the fields; see the class."""
         super().__init__(message)
         self.code = code
         self.member = member
@@ -195,7 +195,7 @@ class HelloError(Exception):
         problems: Sequence[object] = (),
         advice: str = "",
     ) -> Self:
-        """Build the error from its parts, the code first.
+        """Build an error, the code first.
 
         Args:
             code: ``E_...``, one of the codes of the class.
@@ -227,24 +227,24 @@ class HelloError(Exception):
 
     @property
     def where(self) -> str:
-        """The place: ``member=NAME offset=NUMBER``, as far as they are known."""
+        """The location: ``member=NAME offset=NUMBER``, as far as known."""
         member = f"member={printable(self.member)}" if self.member else ""
         offset = "" if self.offset is None else f"offset={self.offset}"
         return f"{member} {offset}".strip()
 
     def text(self, spell: Callable[[str, str], str] = _as_in_python) -> str:
-        """The whole error in one line.
+        """Return the whole error in one line.
 
         Args:
-            spell: how the reader writes an argument of a call and its value (or ``""``):
-                ``("force", "")`` as ``--force``, say.
+            spell: how to write an argument and its value (or ``""``), such as ``("force", "")`` as
+                ``--force``.
 
         Returns:
-            Code, place, argument, message, problems and advice, as far as there are.
+            Code, location, argument, message, problems and advice, as far as present.
         """
         head = f"{self.code} {self.where}".strip()
         parts = [self.message] if self.message else []
-        # Five problems are a picture; a hostile file could have a million.
+        # Five problems give the picture; a hostile file could have a million.
         parts += [str(problem) for problem in self.problems[:5]]
         if len(self.problems) > 5:
             parts.append(f"and {len(self.problems) - 5} more")
@@ -259,7 +259,7 @@ class HelloError(Exception):
 
 
 class NotHelloError(HelloError, ValueError):
-    """Not a ``.hello`` file, or of a version or feature this reader does not know (exit 3).
+    """Not a ``.hello`` file, or one with an unknown version or feature (exit 3).
 
     Codes: E_MAGIC, E_VERSION, E_FEATURE.
     """
@@ -268,7 +268,7 @@ class NotHelloError(HelloError, ValueError):
 
 
 class CorruptError(HelloError, ValueError):
-    """Changed, cut or extended since it was written (exit 4).
+    """Changed, truncated or extended since it was written (exit 4).
 
     Codes: E_TRUNCATED, E_TRAILING, E_DIGEST_ROOT, E_DIGEST_INDEX (any section),
     E_DIGEST_MEMBER (an image), E_PADDING, E_ZSTD, E_IMAGE.
@@ -315,7 +315,7 @@ class HelloIOError(HelloError):
     """Reading, writing or the network failed (exit 9), or the target is unusable (exit 10).
 
     Codes: E_READ, E_SHORT_READ, E_WRITE, E_NOSPACE, E_TIMEOUT, E_HTTP, E_DURABILITY; E_TARGET.
-    A missing file, a directory and a missing permission stay the ``OSError`` they are.
+    A missing file, a directory and denied access remain ``OSError``.
     """
 
     @property
@@ -334,7 +334,7 @@ class StateError(HelloError):
 
 
 class UserInputError(HelloError, ValueError):
-    """What the user gave (data, teacher, options) cannot be used (exit 2).
+    """The user's data, teacher or options cannot be used (exit 2).
 
     Codes: E_DATA, E_TEACHER, E_OPTION.
     """
@@ -343,11 +343,11 @@ class UserInputError(HelloError, ValueError):
 
 
 def target_exists(path: object, *, can_replace: bool = True) -> HelloIOError:
-    """The one refusal of a target that is there already.
+    """Return the error for a target that exists already.
 
     Args:
-        path: of the target.
-        can_replace: whether the call has a ``force``.
+        path: path of the target.
+        can_replace: whether the call accepts ``force``.
 
     Returns:
         E_TARGET, not raised.

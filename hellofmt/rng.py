@@ -1,10 +1,10 @@
-"""Random words as a pure function of where they are used: Philox4x64-10.
+"""Compute random words as a pure function of their coordinates: Philox4x64-10.
 
 ``word(seed, epoch, stream, index, j)`` is lane ``j mod 4`` of Philox4x64-10 with
 key ``(seed, epoch * 2**32 + stream)`` and counter ``(j div 4, 0, 0, index)`` (Salmon et al.,
 "Parallel random numbers: as easy as 1, 2, 3", SC 2011). Nothing is drawn *in sequence*: a word
 depends on its coordinates alone, so worker processes, ranks, batch composition and restarts cannot
-change one. All of a batch is computed at once in NumPy uint64 (a ``np.random.Philox`` object per
+change it. A whole batch is computed at once in NumPy uint64 (a ``np.random.Philox`` object per
 sample costs 11 us). ``np.random.Generator`` is not used: its methods may change between NumPy
 releases (NEP 19), while raw words cannot.
 """
@@ -23,7 +23,7 @@ __all__ = ["Stream", "below", "order", "uniform", "words"]
 
 
 class Stream(IntEnum):
-    """What a word is for; two uses never share a stream."""
+    """The purpose of a word; no two purposes share a stream."""
 
     ORDER = 1
     VIEWS = 2
@@ -43,12 +43,12 @@ _MASK_64 = 2**64 - 1
 _LOW_32 = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 _ROUNDS = 10
-# Blocks of 4 words computed together: keeps the working set in cache and memory bounded.
+# Blocks of 4 words per chunk: keeps the working set in cache and bounds memory.
 _CHUNK_BLOCKS = 1 << 16
 
 
 def _multiply(a: NDArray[np.uint64], b: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """High and low 64 bits of ``a * b``; NumPy has no 128-bit product, so from 32-bit halves."""
+    """Return the high and low 64 bits of ``a * b``, from 32-bit halves: NumPy has no 128 bits."""
     b_low, b_high = np.uint64(b & 0xFFFFFFFF), np.uint64(b >> 32)
     a_low, a_high = a & _LOW_32, a >> _32
     low_low = a_low * b_low
@@ -60,7 +60,7 @@ def _multiply(a: NDArray[np.uint64], b: int) -> tuple[NDArray[np.uint64], NDArra
 def _blocks(
     seed: int, epoch: int, stream: int, index: NDArray[np.uint64], block: NDArray[np.uint64]
 ) -> NDArray[np.uint64]:
-    """Philox4x64-10 of the counters ``(block, 0, 0, index)``: ``(..., 4)`` words."""
+    """Apply Philox4x64-10 to the counters ``(block, 0, 0, index)``: ``(..., 4)`` words."""
     key_0, key_1 = seed, (epoch << 32) | stream
     index, block = np.broadcast_arrays(index, block)
     c0, c3 = block.copy(), index.copy()
@@ -87,7 +87,7 @@ def words(
     count: int,
     start: int = 0,
 ) -> NDArray[np.uint64]:
-    """The words ``j = start .. start + count - 1`` of each index.
+    """Compute the words ``j = start .. start + count - 1`` of each index.
 
     Args:
         seed: 0 <= seed < 2**64.
@@ -114,7 +114,7 @@ def words(
     rows = rows.astype(np.uint64)
     first, last = start // 4, -(-(start + count) // 4)
     out = np.empty((rows.size, 4 * (last - first)), np.uint64)
-    # Chunked over both axes, so that neither a long batch nor a large tensor needs extra gigabytes.
+    # Chunked along both axes, so that neither a long batch nor a large tensor takes gigabytes.
     step = max(1, min(last - first, _CHUNK_BLOCKS))
     row_step = max(1, _CHUNK_BLOCKS // step)
     for r in range(0, rows.size, row_step):
@@ -131,12 +131,12 @@ def words(
 
 
 def uniform(word: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Float64 in [0, 1) from the top 53 bits: ``(w >> 11) * 2**-53``; same shape as ``word``."""
+    """Map words to float64 in [0, 1) by their top 53 bits: ``(w >> 11) * 2**-53``; same shape."""
     return (word >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def below(word: NDArray[np.uint64], n: int | NDArray[np.integer]) -> NDArray[np.int64]:
-    """Integers in [0, n): the high word of the 128-bit product ``w * n``, without rejection.
+    """Map words to integers in [0, n): the high word of the 128-bit product, without rejection.
 
     The bias is below 2**-40 for n < 2**24.
 
@@ -155,7 +155,7 @@ def below(word: NDArray[np.uint64], n: int | NDArray[np.integer]) -> NDArray[np.
 
 
 def order(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
-    """The shuffled order of ``n`` ids in an epoch: argsort of one word per id, ties by id.
+    """Shuffle ``n`` ids for an epoch: argsort of one word per id, ties by id.
 
     Args:
         seed: 0 <= seed < 2**64.

@@ -1,4 +1,4 @@
-"""What every long run shares: the loop, its state, ranks, stages, results as files, and costs."""
+"""Shared by all long runs: the loop, its state, ranks, stages, result files, and costs."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""What a stage costs: seconds, memory, and floating-point work.
+"""Measure the cost of a stage: seconds, memory, and floating-point work.
 
-Seconds and memory are of the process that *finished* a stage: a fit that was killed and continued
-counts from where it was continued. Memory is the largest resident size of the process up to the end
-of the stage (the system's own mark, which cannot be set back), so the first stage that needs much
-shows it; on CUDA the largest allocation of the stage itself stands beside it.
+Seconds and memory belong to the process that *finished* a stage: a resumed fit counts from where it
+resumed. Memory is the peak resident size of the process up to the end of the stage (the system's
+high-water mark, which cannot be reset), so only the first demanding stage shows its own; on CUDA
+the largest allocation within the stage is recorded as well.
 
-Work is counted, not timed: one step runs under PyTorch's flop counter, and the number is multiplied
-by the steps. That counts convolutions, matrix products and attention, two operations for each
-multiply-add, forward and backward; resampling, normalisation, softmax and the optimiser are left
-out. Of a batch divided among processes all of it counts.
+Work is counted, not timed: one step runs under PyTorch's flop counter, and the result is multiplied
+by the number of steps. That counts convolutions, matrix products and attention, two operations per
+multiply-add, forward and backward, but not resampling, normalisation, softmax and the optimiser.
+For a batch divided among processes, the whole batch counts.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ __all__ = ["Meter", "StageCost", "gflop_of", "network_gflop"]
 
 @dataclass(frozen=True)
 class StageCost:
-    """What one stage took.
+    """The cost of one stage.
 
     Attributes:
-        stage: its name.
+        stage: name of the stage.
         seconds: wall time.
         peak_bytes: largest resident size of the process until the stage ended; None on Windows.
         device_peak_bytes: largest CUDA allocation within the stage; None without CUDA.
@@ -55,21 +55,21 @@ class StageCost:
     gflop: float | None = None
 
     def facts(self) -> dict[str, Any]:
-        """As JSON values, which ``from_facts`` reads back."""
+        """Return JSON values that ``from_facts`` reads back."""
         return asdict(self)
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> StageCost:
-        """What ``facts`` gave."""
+        """Rebuild a cost from its ``facts``."""
         return cls(**facts)
 
 
 def gflop_of(function: Callable[[], Tensor], *, backward: bool = False) -> float:
-    """Floating-point work of one call in 1e9 operations; see the module for what counts.
+    """Count the floating-point work of one call in 1e9 operations; the module says what counts.
 
     Args:
         function: called once.
-        backward: count the gradients of the sum of what it returns as well.
+        backward: also count the gradients of the sum of its result.
 
     Returns:
         The work.
@@ -82,13 +82,13 @@ def gflop_of(function: Callable[[], Tensor], *, backward: bool = False) -> float
 
 
 def network_gflop(network: nn.Module, size: int, views: int, *, backward: bool = False) -> float:
-    """Work of a network on so many views in 1e9 operations, counted on one of them.
+    """Count a network's work on ``views`` views in 1e9 operations, by running one of them.
 
     Args:
-        network: from views (N, 3, S, S) to logits; left in the mode it is in.
+        network: maps views (N, 3, S, S) to logits; its mode is restored.
         size: side of the views in pixels.
-        views: how many.
-        backward: count the gradients of its parameters as well.
+        views: number of views.
+        backward: also count the gradients of its parameters.
 
     Returns:
         The work.
@@ -96,7 +96,7 @@ def network_gflop(network: nn.Module, size: int, views: int, *, backward: bool =
     device = next((t.device for t in network.parameters()), torch.device("cpu"))
     view = torch.zeros(1, 3, size, size, device=device)
     modes = {module: module.training for module in network.modules()}
-    # Batch norm in training mode moves its statistics, and refuses a single value.
+    # In training mode batch norm updates its statistics, and it refuses a single value.
     network.eval()
     try:
         with torch.set_grad_enabled(backward):
@@ -119,12 +119,12 @@ class Meter:
     """Collects the cost of stages, in the order in which they end."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start without stages."""
         self.costs: list[StageCost] = []
 
     @contextmanager
     def stage(self, name: str) -> Generator[None]:
-        """Measure the block; one that raises is not recorded."""
+        """Measure the block; a block that raises is not recorded."""
         is_cuda = torch.cuda.is_available()
         if is_cuda:
             torch.cuda.reset_peak_memory_stats()
@@ -138,5 +138,5 @@ class Meter:
         self.costs.append(StageCost(name, seconds, _peak_bytes(), device_peak))
 
     def set_gflop(self, gflop: float | None) -> None:
-        """Say what the last stage's work was."""
+        """Set the work of the last stage."""
         self.costs[-1] = replace(self.costs[-1], gflop=gflop)

@@ -1,11 +1,11 @@
-"""The one loop of gradient steps: teachers, projectors, students and refined images go through it.
+"""Run gradient steps: teachers, projectors, students and refined images all use this loop.
 
-A step is a function of the state before it and of its number: batch, learning rate and the seed of
-torch's own random numbers (dropout) follow from the number. So a run that was killed and continues
-from its state ends, on a CPU, with the bits of one that was never interrupted.
+A step is a function of the state before it and of its number, which determines the batch, the
+learning rate and the seed of torch's random numbers (dropout). So on a CPU a run that was killed
+and resumed ends with the same bits as an uninterrupted one.
 
-Under ``torchrun`` a split run has every process work on its rows of the same global batch and sums
-gradients: the same training as in one process, but for the rounding of sums.
+Under ``torchrun`` the processes of a split run each work on their rows of the same global batch and
+sum gradients: the same training as in one process, except for the rounding of sums.
 """
 
 from __future__ import annotations
@@ -52,23 +52,23 @@ def descend(
     """Take gradient steps ``start`` to ``steps - 1``.
 
     Args:
-        optimiser: holds what is trained; the learning rate of each group is the full one.
-        batches: those of the steps from ``start`` on.
-        loss_of: the loss of a batch, a scalar; of a split run this process's share of it.
+        optimiser: optimiser of the trained parameters; each group has its full learning rate.
+        batches: the batches of the steps from ``start`` on.
+        loss_of: returns the loss of a batch, a scalar; in a split run this process's share of it.
         steps: number of steps of the whole run.
-        start: steps done earlier.
-        rate: the schedule.
+        start: number of steps already done.
+        rate: learning-rate schedule.
         clip: largest norm of the gradient; None does not clip.
-        seed: of torch's random numbers in each step, such as dropout's; its global state is given
-            back as it was. None leaves it alone.
-        is_split: sum gradients over all processes, every one of which must call this.
-        state: keeps what moves; written by rank 0.
+        seed: seed of torch's random numbers in each step, such as dropout's; the global generator
+            is restored afterwards. None leaves it alone.
+        is_split: sum gradients over all processes; every process must call this.
+        state: saved state of the run; rank 0 writes it.
         on_step: called after each step with the number of steps done and the detached loss.
 
     Raises:
         ValueError: the batches ended early.
         UserInputError: the loss is not finite (E_OPTION).
-        OSError: the state cannot be written; the former one stays.
+        OSError: the state cannot be written; the previous one stays.
     """
     trained: list[torch.nn.Parameter] = [p for g in optimiser.param_groups for p in g["params"]]
     full: list[float] = [group["lr"] for group in optimiser.param_groups]
@@ -82,7 +82,8 @@ def descend(
             except StopIteration:
                 raise ValueError(f"batches: expected {steps}, got {step}") from None
             if seed is not None:
-                # Each process drops other units, as it sees other rows.
+                # After `next(batches)`, since a DataLoader that starts draws from torch's
+                # generator. Each process drops different units, as it sees different rows.
                 rank = ranks.current().rank
                 torch.manual_seed(int(rng.words(seed, rank, rng.Stream.FIT, step, 1)[0]))
             for group, value in zip(optimiser.param_groups, full, strict=True):
@@ -95,7 +96,7 @@ def descend(
                 loss = ranks.sum_gradients(trained, loss)
             done = step + 1
             is_due = state is not None and state.is_due(done)
-            # On a GPU only now and then: reading the loss makes the host wait for it.
+            # Only now and then on a GPU: reading the loss makes the host wait.
             if not devices or is_due or step % _CHECK_EVERY == 0 or done == steps:
                 _check_finite(loss, step)
             if clip is not None:

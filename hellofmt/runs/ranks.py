@@ -1,10 +1,9 @@
-"""Several processes of one run, as ``torchrun`` starts them.
+"""Run in several processes, as started by ``torchrun``.
 
-Nothing here starts a process or moves data by itself: ``torchrun`` is the engine the field runs,
-and torch.distributed does the rest. Without it everything is rank 0 of 1. The batch of a step is
-the same *global* batch whatever the number of processes; each takes a contiguous share of its rows,
-and gradients are summed with the global normalisers, so that the result differs from one process
-only by the rounding of sums.
+Nothing here starts a process: ``torchrun`` does that, and torch.distributed moves the data. Without
+them everything is rank 0 of 1. The batch of a step is the same *global* batch for any number of
+processes; each takes a contiguous share of its rows, and gradients are summed with global
+normalisers, so the result differs from one process only by the rounding of sums.
 """
 
 from __future__ import annotations
@@ -40,19 +39,19 @@ __all__ = [
 
 
 _PATIENCE: Final = timedelta(days=30)
-"""What rank 0 does alone (training a teacher, for one) may take hours, and the others wait.
+"""Longest wait for another process: rank 0 alone may work for hours, such as on a teacher.
 
-The backends' own limits are 10 and 30 minutes. A process that *dies* needs no limit to be noticed:
-its connections close, and ``torchrun`` ends the others.
+The backends' default limits are 10 and 30 minutes. A process that *dies* is noticed without a
+limit: its connections close, and ``torchrun`` ends the others.
 """
 
 _MESSAGE_BYTES: Final = 1 << 26
-"""Sent at once of a large array: pixels of a data set need not fit on a GPU."""
+"""Bytes of a large array sent at once: the pixels of a data set may not fit on a GPU."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Which process this is.
+    """The place of a process among all.
 
     Attributes:
         rank: 0 <= rank < world.
@@ -64,33 +63,33 @@ class Place:
 
 
 def current() -> Place:
-    """This process among those of ``torch.distributed``; (0, 1) without it."""
+    """Return the place of this process in ``torch.distributed``; (0, 1) without it."""
     if distributed.is_available() and distributed.is_initialized():
         return Place(distributed.get_rank(), distributed.get_world_size())
     return Place(0, 1)
 
 
 def share(rows: int) -> slice:
-    """The contiguous rows of a global batch that this process works on; sizes differ by one."""
+    """Return this process's contiguous rows of a global batch; sizes differ by at most one."""
     place = current()
     return slice(rows * place.rank // place.world, rows * (place.rank + 1) // place.world)
 
 
 def sum_(tensor: torch.Tensor) -> torch.Tensor:
-    """Replace ``tensor`` by its sum over all processes."""
+    """Replace ``tensor`` with its sum over all processes."""
     if current().world > 1:
         distributed.all_reduce(tensor)
     return tensor
 
 
 def sum_rows_(array: NDArray[Any]) -> NDArray[Any]:
-    """Replace ``array`` by its sum over all processes.
+    """Replace ``array`` with its sum over all processes.
 
-    Where each process filled rows of its own and left zeros elsewhere, this gathers them without
-    changing a bit: ``x + 0`` is ``x``.
+    If each process filled its rows and left zeros elsewhere, this gathers them without changing a
+    bit: ``x + 0`` is ``x``.
 
     Args:
-        array: contiguous, of a dtype that torch knows; the same shape in every process.
+        array: contiguous, with a dtype that torch knows and the same shape in every process.
 
     Returns:
         The same array.
@@ -104,7 +103,7 @@ def sum_rows_(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def agreed(fact: bool) -> bool:
-    """What rank 0 says; a file seen by one process may not be visible to another yet."""
+    """Return rank 0's value; a file that one process sees may not be visible to others yet."""
     if current().world == 1:
         return fact
     box: list[object] = [fact]
@@ -113,7 +112,7 @@ def agreed(fact: bool) -> bool:
 
 
 def is_unanimous(fact: object) -> bool:
-    """Whether every process says the same."""
+    """Tell whether all processes have the same value."""
     world = current().world
     if world == 1:
         return True
@@ -124,11 +123,11 @@ def is_unanimous(fact: object) -> bool:
 
 @torch.no_grad()
 def same_(tensors: Iterable[torch.Tensor]) -> None:
-    """Replace every tensor by rank 0's."""
+    """Replace every tensor with rank 0's."""
     if current().world == 1:
         return
     for tensor in tensors:
-        # What is sent has to be dense; a tensor in channels-last order is not.
+        # Messages must be contiguous; a channels-last tensor is not.
         dense = tensor.contiguous()
         distributed.broadcast(dense, src=0)
         if dense is not tensor:
@@ -136,14 +135,14 @@ def same_(tensors: Iterable[torch.Tensor]) -> None:
 
 
 def sum_gradients(trained: Sequence[torch.nn.Parameter], loss: torch.Tensor) -> torch.Tensor:
-    """Add up gradients and loss over all processes in one message; the loss of the whole batch.
+    """Sum gradients and loss over all processes in one message.
 
     Args:
-        trained: their gradients are replaced; one without a gradient is left so.
+        trained: parameters whose gradients are replaced; those without a gradient keep none.
         loss: this process's share, a scalar.
 
     Returns:
-        The sum of all shares, a scalar.
+        The loss of the whole batch, a scalar.
     """
     if current().world == 1:
         return loss
@@ -158,16 +157,16 @@ def sum_gradients(trained: Sequence[torch.nn.Parameter], loss: torch.Tensor) -> 
 
 
 def wait() -> None:
-    """Wait until every process has come here."""
+    """Wait until every process gets here."""
     if current().world > 1:
         distributed.barrier()
 
 
 @contextmanager
 def joined(device: str = "cpu") -> Generator[Place]:
-    """Join the processes that ``torchrun`` started, for the length of the block.
+    """Join the processes that ``torchrun`` started, for the duration of the block.
 
-    A process may wait for another for as long as a stage takes.
+    A process may wait for others as long as a stage takes.
 
     Args:
         device: ``cpu`` talks over gloo, ``cuda`` over NCCL.

@@ -1,8 +1,8 @@
-"""Results as files: written whole or not at all, named by a digest of what they were made from.
+"""Write results to files, whole or not at all, and digest the inputs that name them.
 
-Files are safetensors: tensors, and small facts as JSON in the metadata. A file appears under its
-name only when it is complete (written beside, synced, renamed), so a process killed anywhere leaves
-the former file and at most one temporary one. Rejected: pickles, which run code.
+Files are safetensors: tensors, with small facts as JSON in the metadata. A file gets its name only
+when it is complete (written under another name, synced, renamed), so a process killed at any point
+leaves the previous file and at most one temporary file. Pickles were rejected: they run code.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["Result", "digest_of", "read_result", "write_file", "write_result"]
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Tensors and facts of one file.
+    """The tensors and facts of one file.
 
     Attributes:
         tensors: NumPy arrays by name.
@@ -46,9 +46,9 @@ class Result:
 
 
 def _plain(value: object) -> Any:
-    """``value`` as JSON, arrays and networks replaced by digests of their bytes."""
+    """Convert ``value`` to JSON, with arrays and networks as digests of their bytes."""
     if isinstance(value, float):
-        # The shortest decimal that reads back; the canonical JSON of manifests has no floats.
+        # The shortest decimal that reads back; canonical JSON has no floats.
         return {"float": repr(value)}
     if value is None or isinstance(value, bool | int | str):
         return {"none": True} if value is None else value
@@ -75,7 +75,7 @@ def _plain(value: object) -> Any:
 
 
 def digest_of(value: object) -> str:
-    """Hex SHA-256 over the canonical JSON of ``value``.
+    """Hash the canonical JSON of ``value`` with SHA-256.
 
     Args:
         value: numbers, strings, None, lists, dicts, data classes, msgspec structs; NumPy arrays and
@@ -85,17 +85,17 @@ def digest_of(value: object) -> str:
         64 hex digits.
 
     Raises:
-        TypeError: anything else, such as a bare function.
+        TypeError: ``value`` contains anything else, such as a function.
     """
     return hashlib.sha256(canonical(_plain(value))).hexdigest()
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a whole file or none; an existing one is replaced.
+    """Write a file whole or not at all, replacing an existing one.
 
     Raises:
-        OSError: it cannot be written, for instance because the disk is full; names ``path``, and
-            nothing is left.
+        OSError: it cannot be written, for instance because the disk is full. The error names
+            ``path``, and nothing is left behind.
     """
     write_small_file(path, data, force=True)
 
@@ -104,20 +104,19 @@ def write_result(path: Path, result: Result) -> None:
     """Write ``result`` as one safetensors file.
 
     Raises:
-        OSError: it cannot be written; nothing is left.
+        OSError: it cannot be written; nothing is left behind.
     """
-    # Serialised here and written by us: safetensors would turn a full disk into an error of its
-    # own and leave half a file.
-    # Not `ascontiguousarray`, which turns a number into a vector of one.
+    # We write the file: on a full disk safetensors would raise its own error and leave half a file.
+    # Not `ascontiguousarray`, which turns a scalar into a vector.
     tensors = {name: np.asarray(array, order="C") for name, array in result.tensors.items()}
     write_file(path, save(tensors, {"facts": json.dumps(dict(result.facts), sort_keys=True)}))
 
 
 def read_result(path: Path) -> Result:
-    """Read what ``write_result`` wrote.
+    """Read a file of ``write_result``.
 
     Raises:
-        UserInputError: damaged (E_DATA).
+        UserInputError: the file is damaged (E_DATA).
         OSError: it cannot be read.
     """
     try:
@@ -126,6 +125,6 @@ def read_result(path: Path) -> Result:
             facts = json.loads(file.metadata()["facts"])
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserInputError.make(
-            "E_DATA", f"`{printable(path)}` is damaged; delete it, and it is made again"
+            "E_DATA", f"`{printable(path)}` is damaged; delete it, and it will be made again"
         ) from error
     return Result(tensors, facts)

@@ -1,9 +1,9 @@
-"""The state of a training run between two steps, as a file: killed anywhere, continued exactly.
+"""Save a training run between two steps, so that it can be killed anywhere and resumed exactly.
 
-What moves is written: trained tensors, buffers, the optimiser's moments, the number of steps done.
-Everything else is a function of the step (views, order, learning rate) and needs no file, which is
-why a continued run has the same bits as one that was never interrupted. The state names the run it
-belongs to; that of another run is refused rather than continued.
+The file holds everything that training changes: trained tensors, buffers, the optimiser's moments
+and the number of steps done. Everything else (views, order, learning rate) is a function of the
+step, so a resumed run has the same bits as an uninterrupted one. The file names its run; the state
+of another run is refused.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ __all__ = ["Checkpoint", "Keeper", "State"]
 
 
 class Keeper(Protocol):
-    """What a caller of training knows and wants back after a kill, such as a curve."""
+    """Facts of a caller that must survive a kill, such as a curve."""
 
     def facts(self) -> Mapping[str, Any]:
-        """JSON values to be written with the state."""
+        """Return JSON values to save with the state."""
         ...
 
     def restore(self, facts: Mapping[str, Any]) -> None:
-        """Go back to where ``facts`` were taken."""
+        """Restore the situation in which ``facts`` were taken."""
         ...
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where, as what and how often the state of a run is kept.
+    """Where and how often to save the state of a run.
 
     Attributes:
-        path: the file.
+        path: path of the file.
         run: digest of everything the run depends on.
         every: steps between two states, >= 1.
-        seconds: or so many seconds, where steps are slow.
-        keeper: written and put back with the state.
+        seconds: seconds after which a state is written even before ``every`` steps.
+        keeper: its facts are saved and restored with the state.
     """
 
     path: Path
@@ -59,29 +59,29 @@ class Checkpoint:
 
 
 def _copied(tensor: Tensor, array: NDArray[Any]) -> Tensor:
-    """``array`` with dtype, device and memory layout of ``tensor``.
+    """Copy ``array`` to the dtype, device and memory layout of ``tensor``.
 
-    The layout counts: vectorised and strided loops may round differently in the last bit.
+    The layout matters: vectorised and strided loops may round the last bit differently.
     """
     return torch.empty_like(tensor).copy_(torch.from_numpy(array))
 
 
 class State:
-    """The moving tensors of one run, and the file that keeps them.
+    """The changing tensors of one run, and the file that saves them.
 
     Attributes:
-        done: steps that the file has; 0 without one.
+        done: number of steps saved in the file; 0 without a file.
     """
 
     def __init__(self, checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> None:
-        """Keep ``tensors``, everything that moves by name, as ``checkpoint`` says."""
+        """Save ``tensors``, everything that training changes, by name, as ``checkpoint`` says."""
         self._checkpoint = checkpoint
         self._tensors = tensors
         self._written = time.monotonic()
         self.done = 0
 
     def is_due(self, done: int) -> bool:
-        """Whether the state after ``done`` steps is to be written."""
+        """Tell whether to write the state after ``done`` steps."""
         kept = self._checkpoint
         is_late = time.monotonic() - self._written > kept.seconds
         return done % kept.every == 0 or is_late
@@ -90,11 +90,11 @@ class State:
         """Write the state after ``done`` steps, whole or not at all.
 
         Args:
-            done: steps.
-            optimiser: its moments are written, its learning rate is not.
+            done: number of steps done.
+            optimiser: its moments are written, but not its learning rate.
 
         Raises:
-            OSError: it cannot be written; the former state stays.
+            OSError: it cannot be written; the previous state stays.
         """
         kept = self._checkpoint
         arrays = {f"tensor.{name}": t.detach().cpu().numpy() for name, t in self._tensors.items()}
@@ -109,17 +109,18 @@ class State:
         self.done, self._written = done, time.monotonic()
 
     def read(self, optimiser: torch.optim.Optimizer) -> int:
-        """Put everything back to where ``write`` was called.
+        """Restore the state of the last ``write``.
 
         Args:
-            optimiser: over the same parameters.
+            optimiser: optimiser of the same parameters.
 
         Returns:
-            Steps done; 0 without a file.
+            Number of steps done; 0 without a file.
 
         Raises:
-            StateError: of another run (E_STATE_DIGEST) or other tensors (E_STATE_SHAPE).
-            UserInputError: damaged (E_DATA).
+            StateError: the state is of another run (E_STATE_DIGEST) or has other tensors
+                (E_STATE_SHAPE).
+            UserInputError: the file is damaged (E_DATA).
         """
         kept = self._checkpoint
         if not kept.path.exists():
@@ -148,7 +149,7 @@ class State:
 
 
 def _with_moments(optimiser: torch.optim.Optimizer, result: Result) -> dict[str, Any]:
-    """The optimiser's state dict with the stored moments."""
+    """Return the optimiser's state dict with the saved moments."""
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     state = optimiser.state_dict()
     for number, parameter in enumerate(parameters):

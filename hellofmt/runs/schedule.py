@@ -1,7 +1,7 @@
-"""Learning rates as a closed form of the number of a step.
+"""Learning rates in closed form, from the number of the step.
 
-Torch's schedulers multiply the rate on from step to step, so a continued run would have to replay
-them or keep a state of their own; here it needs the number alone.
+Torch's schedulers update the rate from step to step, so a resumed run would have to replay them or
+save their state; here it needs only the number.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from collections.abc import Callable
 __all__ = ["Rate", "constant", "cosine"]
 
 Rate = Callable[[int, int], float]
-"""From the number of a step and the number of steps to a fraction of the full learning rate."""
+"""Maps (step, number of steps) to a fraction of the full learning rate."""
 
 
 def constant(step: int, steps: int) -> float:
-    """The full learning rate at every step."""
+    """Keep the full learning rate at every step."""
     del step, steps
     return 1.0
 
 
 def cosine(step: int, steps: int, *, warmup: float = 0.0, span: float = math.pi) -> float:
-    """A linear warm-up to the full learning rate, then a cosine down.
+    """Warm up linearly to the full learning rate, then follow a cosine down.
 
     Args:
-        step: its number, from 0.
-        steps: of the whole run.
+        step: number of the step, from 0.
+        steps: number of steps of the whole run.
         warmup: fraction of the steps, in [0, 1).
         span: largest argument of the cosine: pi ends at 0, pi / 2 at half the rate.
 

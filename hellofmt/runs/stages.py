@@ -1,13 +1,13 @@
-"""Stages that survive a kill: every finished result is one file, named by what it was made from.
+"""Keep finished stages: every result is one file, named by a digest of its inputs.
 
-A distillation is an hour of fitting followed by seconds of everything else, so what is finished
-must not be made twice, and what was made from other inputs must never be used. A stage's file
-carries in its name the digest of *all* its inputs: data, teacher, base, settings. There is nothing
-to invalidate, then; changed inputs are another file. A file appears under its name only when it is
-complete, so its existence is the whole bookkeeping, and a process killed anywhere leaves finished
-stages and at most one temporary file.
+A distillation takes an hour of fitting and then seconds for everything else, so no finished stage
+may run twice, and no result of other inputs may be used. The name of a stage's file contains the
+digest of *all* its inputs: data, teacher, base, settings. So nothing needs to be invalidated;
+changed inputs mean another file. A file gets its name only when it is complete, so its existence is
+the only bookkeeping, and a process killed at any point leaves finished stages and at most one
+temporary file.
 
-Rejected: a database or a log of stages (a second truth beside the files).
+A database or a log of stages was rejected: it could disagree with the files.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ if TYPE_CHECKING:
 __all__ = ["Stages"]
 
 _VERSION: Final = 1
-"""Raised when a stage makes something else of the same inputs."""
+"""Increase it when a stage computes something else from the same inputs."""
 
 _DIGITS: Final = 20
-"""Hex digits of a digest in a file name: 80 bits, far from a collision and short to read."""
+"""Hex digits of a digest in a file name: 80 bits, short to read and safe from collisions."""
 
 
 class Stages:
     """A folder of finished stages, or no folder at all.
 
-    Under ``torchrun`` every process takes part in making a result; rank 0 writes, and all of them
-    read, so the folder must be on a disk that all of them see.
+    Under ``torchrun`` every process helps to make a result. Rank 0 writes it and all read it, so
+    the folder must be on a disk that all processes see.
 
     Attributes:
-        meter: what each stage cost, also of one that was finished earlier; a result's fact
-            ``gflop`` is its work.
+        meter: cost of each stage, including stages that were finished earlier; the fact ``gflop``
+            of a result is its work.
     """
 
     def __init__(
         self, root: str | os.PathLike[str] | None, *, say: Callable[[str], None] | None = None
     ) -> None:
-        """Use the folder ``root``, which is created at the first result; None keeps nothing.
+        """Use the folder ``root``, created with the first result; None keeps nothing.
 
         Raises:
-            UserInputError: None under several processes, which could not share a result (E_OPTION).
+            UserInputError: None with several processes, which could not share a result (E_OPTION).
         """
         if root is None and ranks.current().world > 1:
             raise UserInputError.make(
-                "E_OPTION", "several processes need a work folder that all of them see; got none"
+                "E_OPTION", "several processes need a work folder that all of them see, got none"
             )
         self._root = None if root is None else Path(root)
         self._say = say
@@ -65,25 +65,25 @@ class Stages:
 
     @property
     def is_kept(self) -> bool:
-        """Whether there is a folder, so that inputs need a digest."""
+        """Whether there is a folder; then inputs need a digest."""
         return self._root is not None
 
     def path(self, name: str, inputs: object) -> Path | None:
-        """Where the stage ``name`` of these inputs is kept, or None without a folder."""
+        """Return the path of the stage ``name`` for these inputs, or None without a folder."""
         if self._root is None:
             return None
         return self._root / f"{name}-{digest_of([_VERSION, inputs])[:_DIGITS]}.safetensors"
 
     def run(self, name: str, inputs: object, make: Callable[[], Result]) -> Result:
-        """The result of a stage: read if it is finished, else made and kept.
+        """Return the result of a stage: read it if finished, else make and keep it.
 
         Args:
-            name: of the stage.
-            inputs: everything the result depends on; see ``digest_of``.
-            make: makes it; called by every process.
+            name: name of the stage.
+            inputs: everything that the result depends on; see ``digest_of``.
+            make: makes the result; every process calls it.
 
         Returns:
-            The result, the same whether it was made now or earlier.
+            The result, the same whether made now or earlier.
         """
         path = self.path(name, inputs)
         if path is None:
@@ -113,11 +113,11 @@ class Stages:
         return result
 
     def remove(self) -> None:
-        """Delete the results that were used or made here, and the folder if that empties it."""
+        """Delete the results that were used or made here, and the folder if it is then empty."""
         if self._root is None or ranks.current().rank != 0:
             return
         for path in self._written:
             path.unlink(missing_ok=True)
-        # Whatever else lies there is not ours to delete.
+        # Other files there are not ours to delete.
         with contextlib.suppress(OSError):
             self._root.rmdir()
