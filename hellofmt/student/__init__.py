@@ -1,4 +1,4 @@
-"""Students: networks trained from an archive, by a named recipe, and measured on real images."""
+"""Students: train networks from an archive by a named recipe, and measure them on real images."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The exponential moving average of a network, which is measured in the network's place.
+"""Keep an exponential moving average of a network and measure it in the network's place.
 
-Off unless asked for: it lifts accuracies by itself (EDC, arXiv 2404.13733, evaluates with 0.99), so
-numbers with it and without it are not comparable.
+Off by default: it raises accuracies by itself (EDC, arXiv 2404.13733, evaluates with 0.99), so
+numbers with and without it are not comparable.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ __all__ = ["Average"]
 class Average(AveragedModel):
     """Torch's averaged model: average = decay * average + (1 - decay) * weights, after every step.
 
-    The first step's weights start the average. Buffers (the running statistics of batch
-    normalisation) are averages already and are copied. ``module`` is the averaged network.
+    The average starts with the first step's weights. Buffers (the running statistics of batch
+    normalisation) are averages already, so they are copied. ``module`` is the averaged network.
 
     Attributes:
-        decay: share of the former average, in (0, 1).
+        decay: share of the previous average, in (0, 1).
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -33,10 +33,10 @@ class Average(AveragedModel):
 
         Args:
             network: the network to be trained.
-            decay: in (0, 1); 0.99 remembers about a hundred steps.
+            decay: share of the previous average, in (0, 1); 0.99 averages about a hundred steps.
 
         Raises:
-            UserInputError: E_OPTION, the decay is out of range.
+            UserInputError: the decay is out of range (E_OPTION).
         """
         if not 0 < decay < 1:
             raise UserInputError.make(

@@ -1,12 +1,12 @@
-"""Streams of batches: views of an archive, or of images in memory, in one order.
+"""Stream batches of views, of an archive or of images in memory, in one order.
 
-Steps, not epochs, are the unit of training here: ten images and a thousand images are compared at
-equal numbers of gradient steps. A distilled set can be smaller than a batch, so batches are filled
-across passes: position p of the endless stream is image ``order(epoch)[p mod N]`` of epoch
-``p div N``. No batch is short and the schedule never depends on N. ``PassSampler`` gives that order
-to a plain ``DataLoader`` over a ``HelloDataset``; ``ArrayBatches`` does the same for images that
-are in memory already: the real data that teachers and projectors are fitted on, and the control
-that trains on all of it. Both are pure functions of one seed.
+Training counts steps, not epochs: ten images and a thousand images are compared at equal numbers of
+gradient steps. A distilled set can be smaller than a batch, so batches are filled across passes:
+position p of the endless stream is image ``order(epoch)[p mod N]`` of epoch ``p div N``. No batch
+is short, and the schedule never depends on N. ``PassSampler`` gives that order to a plain
+``DataLoader`` over a ``HelloDataset``; ``ArrayBatches`` does the same for images in memory: the
+real data that teachers and projectors are fitted to, and the control that trains on all of it. Both
+are pure functions of one seed.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ __all__ = [
 ]
 
 _PATIENCE_SECONDS: Final = 300
-"""How long a batch may take until its worker is taken for stopped; a killed one is seen at once."""
+"""Longest wait for a batch before its worker counts as hung; a killed one is noticed at once."""
 
 Batch: TypeAlias = "tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]"
 """``(images, targets)``, or ``(images, logits, hard labels)``."""
 
 
 def positions(seed: int, n: int, first: int, count: int) -> NDArray[np.int64]:
-    """Rows and epochs of positions ``first .. first + count - 1`` of the endless stream.
+    """Return rows and epochs of positions ``first .. first + count - 1`` of the endless stream.
 
     Args:
-        seed: of the order.
+        seed: seed of the order.
         n: number of images, >= 1.
         first: first position.
         count: number of positions.
@@ -72,12 +72,12 @@ def positions(seed: int, n: int, first: int, count: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class ViewBatch:
-    """One batch of views with everything a teacher, a projector or a student reads.
+    """One batch of views with everything that a teacher, a projector or a student reads.
 
     Attributes:
-        views: float32 (N, 3, S, S) in [0, 1], before any normalisation: what is labelled.
-        images: the same, normalised for the student.
-        hard: float32 (N, C), the hard labels mixed by area.
+        views: float32 (N, 3, S, S) in [0, 1], before any normalisation: the input of labels.
+        images: the same views, normalised for the student.
+        hard: float32 (N, C), hard labels mixed by area.
     """
 
     views: Tensor
@@ -92,10 +92,10 @@ class ArrayBatches:
     Attributes:
         pixels: uint8 (N, H, W, 3).
         labels: int64 (N,), each in [0, classes).
-        classes: C.
-        views: how a view is made.
+        classes: number of classes C.
+        views: how to make a view.
         batch_size: views per batch, >= 1; may exceed N.
-        seed: of order and views.
+        seed: seed of order and views.
     """
 
     pixels: NDArray[np.uint8]
@@ -106,14 +106,14 @@ class ArrayBatches:
     seed: int
 
     def batch(self, k: int, rows: slice | None = None) -> ViewBatch:
-        """Batch number k >= 0, or some of its rows, which are the same in any division.
+        """Make batch number k >= 0 or some of its rows, which do not depend on the division.
 
         Args:
             k: number of the batch.
-            rows: which of its ``batch_size`` rows; None makes all.
+            rows: which of its ``batch_size`` rows to make; None makes all.
 
         Returns:
-            The views of these rows.
+            These rows of the batch.
         """
         n, height, width = self.pixels.shape[:3]
         place = positions(self.seed, n, k * self.batch_size, self.batch_size)
@@ -134,7 +134,7 @@ class ArrayBatches:
         return ViewBatch(views, normalise(views, self.views), hard)
 
     def __iter__(self) -> Iterator[ViewBatch]:
-        """Batches 0, 1, 2, ... without end."""
+        """Yield batches 0, 1, 2, ... without end."""
         k = 0
         while True:
             yield self.batch(k)
@@ -143,31 +143,31 @@ class ArrayBatches:
 
 @dataclass(frozen=True)
 class HardBatches:
-    """``(images, hard labels)`` of batches in memory, without end: what a teacher learns from.
+    """Endless ``(images, hard labels)`` of batches in memory, to train a teacher.
 
     Attributes:
-        batches: where they come from.
-        first: batches left out at the start.
+        batches: source of the batches.
+        first: number of batches to skip at the start.
     """
 
     batches: ArrayBatches
     first: int = 0
 
     def after(self, steps: int) -> HardBatches:
-        """The same batches without the first ``steps``, which are not made."""
+        """Return the same batches without the first ``steps``, which are never made."""
         return replace(self, first=self.first + steps)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches ``first``, ``first + 1``, ..."""
+        """Yield batches ``first``, ``first + 1``, ..."""
         for k in count(self.first):
             batch = self.batches.batch(k)
             yield batch.images, batch.hard
 
 
 class PassSampler(Sampler[list[int]]):
-    """Full batches of rows, filled across passes; for a ``DataLoader``'s ``batch_sampler``.
+    """Sample full batches of rows across passes; for a ``DataLoader``'s ``batch_sampler``.
 
-    Each index carries its epoch, so that a row that stands twice in a batch has two views.
+    Each index carries its epoch, so a row that occurs twice in a batch gets two views.
     """
 
     def __init__(
@@ -183,12 +183,12 @@ class PassSampler(Sampler[list[int]]):
         """Choose the order.
 
         Args:
-            rows: of the data set, >= 1.
+            rows: number of rows of the data set, >= 1.
             batch_size: rows per batch, >= 1; may exceed ``rows``.
             batches: number of batches.
-            seed: of the order.
-            first: batches left out at the start.
-            share: of every batch, which rows of it; None is all.
+            seed: seed of the order.
+            first: number of batches to skip at the start.
+            share: rows of every batch to yield; None yields all.
 
         Raises:
             ValueError: rows or batch_size < 1.
@@ -202,16 +202,16 @@ class PassSampler(Sampler[list[int]]):
         self._first, self._share = first, share
 
     def __len__(self) -> int:
-        """Number of batches."""
+        """Return the number of batches."""
         return max(0, self._batches - self._first)
 
     def places(self, k: int) -> NDArray[np.int64]:
-        """Rows and epochs of this share of batch k, counted from the very first: int64 (B, 2)."""
+        """Return rows and epochs of this share of batch k, counted from 0: int64 (B, 2)."""
         whole = positions(self._seed, self._rows, k * self._batch_size, self._batch_size)
         return whole if self._share is None else whole[self._share]
 
     def __iter__(self) -> Iterator[list[int]]:
-        """The batches, as lists of ``EpochIndex``."""
+        """Yield the batches as lists of ``EpochIndex``."""
         for k in range(self._first, self._batches):
             yield [EpochIndex(row, epoch) for row, epoch in self.places(k).tolist()]
 
@@ -221,14 +221,14 @@ class ArchiveBatches:
     """Batches of an archive for one recipe, through a plain ``DataLoader``.
 
     Attributes:
-        dataset: with the ``labels`` that the recipe reads.
-        recipe: gives the batch size, and says whether hard labels go beside the logits.
+        dataset: data set with the ``labels`` that the recipe reads.
+        recipe: determines the batch size, and whether hard labels accompany the logits.
         steps: number of batches.
-        seed: of the order; the seed of the views is the data set's.
-        workers: of the ``DataLoader``.
-        first: batches left out at the start.
-        share: of every batch, which rows of it: this process's part under ``torchrun``,
-            or None for all.
+        seed: seed of the order; the seed of the views is the data set's.
+        workers: number of ``DataLoader`` workers.
+        first: number of batches to skip at the start.
+        share: rows of every batch to yield, this process's share under ``torchrun``; None yields
+            all.
     """
 
     dataset: HelloDataset
@@ -240,10 +240,10 @@ class ArchiveBatches:
     share: slice | None = None
 
     def __post_init__(self) -> None:
-        """Check that the data set gives what the recipe reads.
+        """Check that the data set provides what the recipe reads.
 
         Raises:
-            ValueError: another kind of labels, or items that are dicts.
+            ValueError: its labels are of another kind, or its items are dicts.
         """
         if self.dataset.as_dict is not None:
             raise ValueError("`as_dict` of the data set: expected None, got items that are dicts")
@@ -254,11 +254,11 @@ class ArchiveBatches:
             )
 
     def after(self, steps: int) -> ArchiveBatches:
-        """The same batches without the first ``steps``, which are not made."""
+        """Return the same batches without the first ``steps``, which are never made."""
         return replace(self, first=self.first + steps)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches ``first`` to ``steps``, the same at every call."""
+        """Yield batches ``first`` to ``steps``, the same at every call."""
         sampler = PassSampler(
             len(self.dataset),
             self.recipe.batch_size,

@@ -1,9 +1,9 @@
-"""How a student got to its accuracy: loss, learning rate and measurements on the way.
+"""Record the training curve of a student: loss, learning rate and accuracy.
 
-A point is kept about two hundred times in a run and at every measurement. Its loss is the mean
-since the point before: the loss of a single batch says more about the batch than about the student.
-Sums stay on the student's device between points, so that a GPU is not made to wait at every step.
-The last and the best accuracy are kept apart; the best looks at the test images to choose.
+A run records about two hundred points, and one at every measurement. The loss of a point is the
+mean since the previous point: the loss of a single batch says more about the batch than about the
+student. Sums stay on the student's device between points, so a GPU need not wait at every step. The
+last and the best accuracy are kept apart, because choosing the best uses the test images.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _POINTS: Final = 200
 
 
 class Point(NamedTuple):
-    """One moment of a run.
+    """One point of a run.
 
     Attributes:
-        step: gradient steps done.
-        loss: mean over the steps since the point before.
-        learning_rate: learning rate of the last of them.
-        accuracy: top-1 on real images, percent; None where it was not measured.
+        step: number of gradient steps done.
+        loss: mean loss since the previous point.
+        learning_rate: learning rate of the last step.
+        accuracy: top-1 on real images, percent; None if not measured.
     """
 
     step: int
@@ -39,18 +39,18 @@ class Point(NamedTuple):
 
 
 class Curve:
-    """The points of a run, as training adds them; survives a kill as a checkpoint's ``Keeper``.
+    """The points of a run, added by training; saved with a checkpoint as its ``Keeper``.
 
     Attributes:
-        points: by step.
-        seconds: seconds that earlier, killed processes of this run took.
+        points: points in order of steps.
+        seconds: seconds spent by earlier, killed processes of this run.
     """
 
     def __init__(self, recipe: Recipe, steps: int) -> None:
         """Start without points.
 
         Args:
-            recipe: gives the learning rate.
+            recipe: determines the learning rate.
             steps: number of steps of the run.
         """
         self.points: list[Point] = []
@@ -61,15 +61,15 @@ class Curve:
         self._count = 0
 
     def add(self, step: int, loss: Tensor, accuracy: float | None = None) -> Point | None:
-        """Take in one step.
+        """Record one step.
 
         Args:
-            step: gradient steps done.
+            step: number of gradient steps done.
             loss: loss of the step, a detached scalar.
-            accuracy: percent, where it was measured.
+            accuracy: accuracy in percent, if measured.
 
         Returns:
-            The point that this step ends, if it does.
+            The point that this step completes, or None.
         """
         self._sum = loss.float() + self._sum
         self._count += 1
@@ -85,11 +85,11 @@ class Curve:
 
     @property
     def measured(self) -> list[Point]:
-        """The points with an accuracy."""
+        """Return the points with an accuracy."""
         return [point for point in self.points if point.accuracy is not None]
 
     def last(self) -> float:
-        """Accuracy of the last measurement, percent.
+        """Return the accuracy of the last measurement, percent.
 
         Raises:
             ValueError: nothing was measured.
@@ -97,7 +97,7 @@ class Curve:
         return self._accuracies()[-1][0]
 
     def best(self) -> tuple[float, int]:
-        """Best accuracy in percent, and the first step that had it.
+        """Return the best accuracy in percent, and the first step that reached it.
 
         Raises:
             ValueError: nothing was measured.
@@ -111,7 +111,7 @@ class Curve:
         return measured
 
     def facts(self) -> Mapping[str, Any]:
-        """What ``restore`` needs, as JSON values."""
+        """Return what ``restore`` needs, as JSON values."""
         return {
             "points": [list(point) for point in self.points],
             "seconds": self.seconds,
@@ -120,7 +120,7 @@ class Curve:
         }
 
     def restore(self, facts: Mapping[str, Any]) -> None:
-        """Go back to where ``facts`` were taken."""
+        """Restore the points from ``facts``."""
         self.points = [Point(*point) for point in facts["points"]]
         self.seconds = float(facts["seconds"])
         self._sum, self._count = float(facts["sum"]), int(facts["count"])

@@ -1,9 +1,9 @@
-"""Accuracy of a trained network on real images: top-1 in percent.
+"""Measure the accuracy of a trained network on real images: top-1 in percent.
 
-Evaluation images are prepared by one rule, without chance: an image that already has the size of
-the views is taken as it is; any other is resized so that its shorter side is ``size / 7 * 8`` and
-the centre is cropped, the rule of RDED's validation (LINs-lab/RDED ``validation/utils.py``) and of
-ImageNet's 256 / 224. Small images (up to 64 px) are resized to the size itself: there is no border
+Evaluation images are prepared by one deterministic rule. An image that has the size of the views is
+used as it is; any other is resized so that its shorter side is ``size / 7 * 8``, then its centre is
+cropped, which is the rule of RDED's validation (LINs-lab/RDED ``validation/utils.py``) and of
+ImageNet's 256 / 224. Small images (up to 64 px) are resized to the size itself: they have no border
 to spare.
 """
 
@@ -30,17 +30,17 @@ __all__ = ["evaluate", "predict", "prepare_images"]
 
 
 def prepare_images(images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]], size: int) -> Tensor:
-    """Evaluation images as finished, unnormalised squares: float32 (N, 3, size, size) in [0, 1].
+    """Prepare evaluation images as unnormalised squares: float32 (N, 3, size, size) in [0, 1].
 
     Args:
         images: uint8 (H, W, 3) each, of any shapes, or one array (N, H, W, 3).
         size: side of the squares in pixels.
 
     Returns:
-        The squares; bilinear and antialiased where a size had to change.
+        The squares; resizing is bilinear and antialiased.
 
     Raises:
-        ValueError: no images.
+        ValueError: there are no images.
     """
     if len(images) == 0:
         raise ValueError("images: expected at least one, got none")
@@ -62,19 +62,19 @@ def predict(
     *,
     batch_size: int = 256,
 ) -> Tensor:
-    """Logits (N, C) of evaluation images, float32 on the CPU; the network's mode is restored.
+    """Compute logits (N, C) of evaluation images, float32 on the CPU; restore the network's mode.
 
     Args:
         network: takes normalised images; runs in eval mode, on its own device.
         images: uint8 (H, W, 3) each.
-        views: views of the archive; they give size, mean and std.
+        views: views of the archive; provide size, mean and std.
         batch_size: number of images at once.
 
     Returns:
         Logits in the order of the images.
 
     Raises:
-        ValueError: no images.
+        ValueError: there are no images.
     """
     if len(images) == 0:
         raise ValueError("images: expected at least one, got none")
@@ -104,20 +104,20 @@ def evaluate(
     *,
     batch_size: int = 256,
 ) -> float:
-    """Top-1 accuracy in percent.
+    """Measure top-1 accuracy in percent.
 
     Args:
         network: takes normalised images; its mode is restored.
         images: uint8 (H, W, 3) each.
         labels: int64 (N,).
-        views: views of the archive; they give size, mean and std.
+        views: views of the archive; provide size, mean and std.
         batch_size: number of images at once.
 
     Returns:
         Percent, 0 to 100.
 
     Raises:
-        ValueError: no images, or another number of labels than of images.
+        ValueError: there are no images, or the numbers of labels and images differ.
     """
     if len(images) != len(labels):
         raise ValueError(f"labels: expected one per image ({len(images)}), got {len(labels)}")

@@ -1,22 +1,22 @@
-"""Student networks by name: three small ones, and everything torchvision and timm have.
+"""Build student networks by name: a few small ones, and everything in torchvision and timm.
 
-Architectures are not ours to write, so a name goes to ``torchvision.models`` first and to timm
-next; ``torchvision:NAME`` and ``timm:NAME`` ask one of them alone. The exceptions are in neither:
+Writing architectures is not our job, so a name is looked up in ``torchvision.models`` and then in
+timm; ``torchvision:NAME`` and ``timm:NAME`` ask only one of them. The exceptions are in neither:
 ``cnn``, small enough to train on a laptop in seconds; ``convnet3``, the network that dataset
 distillation has reported on small images since Zhao et al., "Dataset condensation with gradient
 matching" (ICLR 2021); and ``resnet10w32`` and ``resnet10w16``, torchvision's basic blocks one per
 stage at a half and a quarter of the usual width, which learn a hundred classes of 64 px images on a
 processor in minutes.
 
-A name is one network, whatever the size of the images: ``resnet18`` is torchvision's, and loads its
-weights. It shrinks an image by 4 before the first block, which leaves almost nothing of a 32 px
-one; ``resnet18-cifar``, and so every ResNet of torchvision, has the usual stem for small images
-instead: a 3x3 convolution with stride 1 and no pooling, as RDED (Sun et al., CVPR 2024) evaluates
-them. timm's networks are taken as timm makes them, but for the side of the images where they ask
-for it.
+A name means one network for every image size: ``resnet18`` is torchvision's, and loads its weights.
+It shrinks an image by 4 before the first block, which leaves almost nothing of a 32 px image.
+``resnet18-cifar``, and likewise every torchvision ResNet, has the usual stem for small images
+instead: a 3x3 convolution with stride 1 and no pooling, as in RDED's evaluation (Sun et al., CVPR
+2024). timm's networks are built as timm builds them, except that those which need the image size
+get it.
 
-Whether a network takes images of a size is found out by running it, on torch's meta device, which
-computes shapes and nothing else: a sentence now instead of a stack trace at the first step.
+To find out whether a network accepts an image size, it runs on torch's meta device, which computes
+only shapes: a one-line error now instead of a stack trace at the first step.
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ __all__ = [
 ]
 
 SMALL_IMAGE_SIZE: Final = 64
-"""Largest side in pixels of images that are called small: they are evaluated without a crop."""
+"""Largest side of small images in pixels; these are evaluated without a crop."""
 
 _RESNETS: Final = {"resnet10w16": 16, "resnet10w32": 32}
 
 STUDENTS: Final = ("cnn", "convnet3", *_RESNETS)
-"""Names of our own networks; any other name is looked up in torchvision and timm."""
+"""Names of our networks; any other name is looked up in torchvision and timm."""
 
 TIMM: Final = "timm:"
 TORCHVISION: Final = "torchvision:"
-"""Before a name: of this library alone."""
+"""Prefix of a name: look it up in this library only."""
 
 CIFAR: Final = "-cifar"
-"""After the name of a ResNet of torchvision: with the stem for small images."""
+"""Suffix of a torchvision ResNet's name: use the stem for small images."""
 
 _RESNET_STARTS: Final = ("resnet", "resnext", "wide_resnet")
 
@@ -72,14 +72,14 @@ _OPTIONS: Final[dict[str, dict[str, Any]]] = {
     "inception_v3": {"aux_logits": False, "init_weights": True},
 }
 
-# Up to here a stem that halves the side would leave the last block of a `SmallResNet` 2 pixels.
+# Up to this side, a halving stem would leave the last block of a `SmallResNet` 2 pixels.
 _FULL_STEM_SIZE: Final = 32
 
 
 class SmallCnn(nn.Module):
-    """Three 3x3 convolutions with batch normalisation, mean over the plane, one linear layer.
+    """Three 3x3 convolutions with batch normalisation, global mean pooling, one linear layer.
 
-    94,986 parameters at 10 classes and the default widths. Takes squares of at least 4 pixels.
+    94,986 parameters at 10 classes and the default widths. Accepts squares of at least 4 pixels.
     """
 
     def __init__(self, classes: int, widths: tuple[int, int, int] = (32, 64, 128)) -> None:
@@ -106,7 +106,7 @@ class SmallCnn(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """ConvNet of dataset condensation: ``depth`` blocks of 3x3 convolution, norm, ReLU, mean pool.
+    """The ConvNet of dataset condensation: ``depth`` blocks of 3x3 conv, norm, ReLU, mean pooling.
 
     Instance normalisation as published by Zhao et al. (ICLR 2021); batch normalisation as RDED
     evaluates it (``ConvNet-3-BN``).
@@ -120,8 +120,8 @@ class ConvNet(nn.Module):
         Args:
             classes: number of logits.
             size: side of the images in pixels, at least ``2**depth``.
-            depth: blocks; each halves the side.
-            width: channels.
+            depth: number of blocks; each halves the side.
+            width: number of channels.
             norm: ``"batch"`` or ``"instance"``.
 
         Raises:
@@ -153,9 +153,9 @@ class ConvNet(nn.Module):
 class SmallResNet(nn.Module):
     """ResNet-10 for small images: a 3x3 stem and four basic blocks (He et al., CVPR 2016).
 
-    Widths 1, 2, 4 and 8 times the first; each block but the first halves the side, and so does the
-    stem of images above 32 px, where a full-size first block would cost three quarters of the
-    network. 1,252,100 parameters at 100 classes and width 32, 320,436 at width 16.
+    Widths are 1, 2, 4 and 8 times the first. Each block but the first halves the side. So does the
+    stem for images above 32 px, where a full-size first block would take three quarters of the
+    work. 1,252,100 parameters at 100 classes and width 32, 320,436 at width 16.
     """
 
     def __init__(self, classes: int, size: int, width: int = 32) -> None:
@@ -164,7 +164,7 @@ class SmallResNet(nn.Module):
         Args:
             classes: number of logits.
             size: side of the images in pixels.
-            width: channels of the stem and the first block.
+            width: number of channels of the stem and the first block.
         """
         super().__init__()
         stride = 2 if size > _FULL_STEM_SIZE else 1
@@ -200,16 +200,16 @@ def _is_resnet(name: str) -> bool:
 
 
 def _is_of_timm(name: str) -> bool:
-    # Half a second, so only for names that nothing else knows.
+    # Takes half a second, so only for names that nothing else knows.
     import timm
 
     plain = name.removeprefix(TIMM)
-    # A tag after the point names published weights, and with them an input rule.
+    # A tag after the dot names published weights, and with them an input rule.
     return timm.is_model(plain) and ("." not in plain or plain in timm.list_pretrained(plain))
 
 
 def is_student(name: str) -> bool:
-    """Whether ``build_student`` knows the name; nothing is built."""
+    """Tell whether ``build_student`` knows the name, without building the network."""
     if name.startswith(TORCHVISION):
         return _is_of_torchvision(name.removeprefix(TORCHVISION))
     if name.endswith(CIFAR):
@@ -218,14 +218,14 @@ def is_student(name: str) -> bool:
 
 
 def family_of(name: str) -> list[str]:
-    """Networks that a checkpoint may really hold where it does not fit a ResNet ``name``.
+    """List networks that a checkpoint may hold if it does not fit the ResNet ``name``.
 
     Args:
-        name: any network's.
+        name: name of any network.
 
     Returns:
-        Every ResNet of torchvision with either stem, the one with the other stem first; empty for
-        any other network. timm's of the same names have the same tensors.
+        Every torchvision ResNet with either stem, ``name`` with the other stem first; empty for any
+        other network. timm's ResNets of the same names have the same tensors.
     """
     plain = name.rpartition(":")[2].removesuffix(CIFAR)
     if not _is_resnet(plain):
@@ -237,10 +237,10 @@ def family_of(name: str) -> list[str]:
 
 
 def small_image_advice(name: str, size: int) -> str | None:
-    """One line for whoever trains a stock ResNet on small images; None for anything else.
+    """Return one line of advice for training a stock ResNet on small images; else None.
 
     Args:
-        name: of the network.
+        name: name of the network.
         size: side of the images in pixels.
     """
     plain = name.removeprefix(TORCHVISION)
@@ -253,7 +253,7 @@ def small_image_advice(name: str, size: int) -> str | None:
 
 
 def similar_names(name: str) -> str:
-    """``did you mean `resnet18`?``, or nothing where no known name is like it."""
+    """Suggest a similar name, as ``did you mean `resnet18`?``, or return nothing."""
     import timm
 
     prefix = next((p for p in (TIMM, TORCHVISION) if name.startswith(p)), "")
@@ -293,10 +293,10 @@ def _from_timm(name: str, classes: int, size: int) -> nn.Module:
 
 
 def _made(name: str, classes: int, size: int) -> nn.Module:
-    """The network as its library makes it.
+    """Build the network as its library builds it.
 
     Raises:
-        UserInputError: no library has it (E_OPTION).
+        UserInputError: no library knows it (E_OPTION).
     """
     if name == "cnn":
         return SmallCnn(classes)
@@ -323,7 +323,7 @@ def _check_size(network: nn.Module, classes: int, size: int) -> None:
     """Run the network on shapes alone.
 
     Raises:
-        Exception: whatever it raises for images of this size.
+        Exception: whatever the network raises for images of this size.
         ValueError: its output is not one logit per class.
     """
     was_training = network.training
@@ -335,7 +335,7 @@ def _check_size(network: nn.Module, classes: int, size: int) -> None:
             meta = {key: torch.empty_like(t, device="meta") for key, t in tensors.items()}
             logits: Any = functional_call(network, meta, (images,))
     except NotImplementedError:
-        # An operation that torch cannot trace says nothing about the size.
+        # That torch cannot trace an operation says nothing about the size.
         return
     finally:
         network.train(was_training)
@@ -345,22 +345,22 @@ def _check_size(network: nn.Module, classes: int, size: int) -> None:
 
 
 def build_student(name: str, classes: int, size: int, *, seed: int = 0) -> nn.Module:
-    """A network with fresh weights that depend on the seed alone.
+    """Build a network with fresh weights that depend on the seed alone.
 
     Args:
         name: one of ``STUDENTS``, a classification model of torchvision (``"resnet18"``,
             ``"mobilenet_v2"``, ...), one of its ResNets with a stem for small images
             (``"resnet18-cifar"``), or a model of timm (``"vit_tiny_patch16_224"``, or
-            ``"timm:resnet18"`` where torchvision has the name as well).
+            ``"timm:resnet18"`` if torchvision has the name as well).
         classes: number of logits.
         size: side of the images in pixels.
-        seed: of the weights; torch's global random state is left as it was.
+        seed: seed of the weights; torch's global generator is left as it was.
 
     Returns:
         The network in train mode, float32, on the CPU.
 
     Raises:
-        UserInputError: unknown name, or a network that does not take images of this size
+        UserInputError: the name is unknown, or the network does not accept images of this size
             (E_OPTION).
     """
     with torch.random.fork_rng(devices=[]):
@@ -370,7 +370,7 @@ def build_student(name: str, classes: int, size: int, *, seed: int = 0) -> nn.Mo
             _check_size(network, classes, size)
         except UserInputError:
             raise
-        except Exception as error:  # Whatever a library's constructor or network raises.
+        except Exception as error:  # Catches whatever a library's constructor or network raises.
             raise UserInputError.make(
                 "E_OPTION",
                 f"student `{printable(name)}` cannot take {classes} classes of {size} px images:"

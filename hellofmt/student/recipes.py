@@ -1,14 +1,15 @@
-"""Training recipes: every constant that decides a student's accuracy, with where it comes from.
+"""Training recipes: every constant that determines a student's accuracy, with its source.
 
-The recipe moves results more than the method does (EDC's ablation lifts RDED from 25.8 to 42.3 %
-on ImageNet-1K by schedule and batch size alone), so a recipe is a value with a name, and accuracies
-are comparable only under the same one. A recipe never changes with the kind of label beyond its
-loss. What the field lets depend on the data set and the network (batch size, learning rate) is a
-table in the recipe rather than code, and ``Recipe.settled`` looks it up.
+The recipe affects results more than the method does (EDC's ablation lifts RDED from 25.8 to 42.3 %
+on ImageNet-1K by schedule and batch size alone), so a recipe is a named value, and accuracies are
+comparable only under the same one. Only its loss depends on the kind of label. Where published
+practice varies with data set and network (batch size, learning rate), the recipe has a table, and
+``Recipe.settled`` looks values up.
 
-Views are no part of a recipe: crops, flips and mixing are the archive's, and the same for every
-student trained from it. Two more differences from the published programs: learning rates follow the
-schedule by the step, not by the epoch, and batches are filled across passes, so that none is short.
+Views are not part of a recipe: crops, flips and mixing belong to the archive, and are the same for
+every student trained from it. There are two more differences from the published programs: learning
+rates change with every step, not every epoch, and batches are filled across passes, so that none is
+short.
 """
 
 from __future__ import annotations
@@ -29,31 +30,32 @@ _EVALUATIONS: Final = 10
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a student is trained.
+    """How to train a student.
 
     Attributes:
-        name: what ``recipe`` finds it by.
+        name: the name that ``recipe`` looks up.
         loss: ``kl``: KL(labels ‖ softmax(student / T)), mean over the batch, no T**2;
             ``mse_ce``: mean squared error of logits + ``hard_weight`` * cross-entropy of the hard
             label; ``ce``: cross-entropy of the hard label alone. Hard labels of mixed views are
             mixed by area.
-        temperature: T of the ``kl`` loss for labels and student alike; None takes the T that the
-            data set states, and its labels as they are.
+        temperature: T of the ``kl`` loss for labels and student alike; None takes the data set's T,
+            and its labels unchanged.
         hard_weight: beta of ``mse_ce``.
-        learning_rate: of AdamW with betas (0.9, 0.999) and epsilon 1e-8.
-        weight_decay: on weights of two or more dimensions only.
+        learning_rate: learning rate of AdamW with betas (0.9, 0.999) and epsilon 1e-8.
+        weight_decay: weight decay of weights with two or more dimensions; others have none.
         schedule: ``cosine`` ends at 0; ``half_cosine`` is 0.5 (1 + cos(pi t / 2)), which ends at
             half the learning rate, as RDED's does.
         warmup: fraction of the steps with a linearly rising learning rate.
         batch_size: views per step; never more than the data set has images.
         epochs: passes over the distilled images, unless steps are given.
-        batch_sizes: (least images per class, views per step), descending; empty: ``batch_size``
-            for all.
+        batch_sizes: (least images per class, views per step), descending; empty means
+            ``batch_size`` for all.
         doubled: numbers of classes for which ``batch_sizes`` are doubled.
-        batch_sizes_by_classes: (classes, views per step), before ``batch_sizes``.
-        learning_rates: (start of a network's name, learning rate); others take ``learning_rate``.
-        evaluation_epochs: passes between two measurements on the way; None measures ten times,
-            evenly over the run.
+        batch_sizes_by_classes: (classes, views per step); takes precedence over ``batch_sizes``.
+        learning_rates: (start of a network's name, learning rate); other networks use
+            ``learning_rate``.
+        evaluation_epochs: passes between measurements; None measures ten times, evenly over the
+            run.
         evaluation_start: fraction of the run before the first measurement.
     """
 
@@ -76,7 +78,7 @@ class Recipe:
 
     @property
     def labels(self) -> Literal["soft", "logits", "hard"]:
-        """What the loss reads from a data set, in the words of ``HelloDataset``."""
+        """The ``labels`` of ``HelloDataset`` that the loss reads."""
         kinds: dict[Loss, Literal["soft", "logits", "hard"]] = {
             "kl": "soft",
             "mse_ce": "logits",
@@ -85,15 +87,15 @@ class Recipe:
         return kinds[self.loss]
 
     def rate(self, step: int, steps: int) -> float:
-        """Learning rate at a step as a fraction of ``learning_rate``."""
+        """Return the learning rate at a step as a fraction of ``learning_rate``."""
         span = math.pi if self.schedule == "cosine" else math.pi / 2
         return cosine(step, steps, warmup=self.warmup, span=span)
 
     def batch_size_for(self, images: int, classes: int) -> int:
-        """Views per step for a data set of so many images and classes.
+        """Return the number of views per step for a data set.
 
         Args:
-            images: of the distilled set, >= 1; a batch is never larger, which would only repeat
+            images: number of images of the distilled set, >= 1; a larger batch would only repeat
                 images within a step.
             classes: number of classes.
 
@@ -103,27 +105,27 @@ class Recipe:
         size = dict(self.batch_sizes_by_classes).get(classes, 0)
         if not size:
             listed = (views for least, views in self.batch_sizes if images >= least * classes)
-            # With fewer images per class than the table knows, its smallest batch.
+            # Fewer images per class than the table covers: use its smallest batch.
             least = self.batch_sizes[-1][1] if self.batch_sizes else self.batch_size
             size = next(listed, least) * (2 if classes in self.doubled else 1)
         return min(size, images)
 
     def learning_rate_for(self, network: str) -> float:
-        """Learning rate for a network by its name; the library before the colon does not count."""
+        """Return the learning rate for a network's name, ignoring the library before the colon."""
         plain = network.rpartition(":")[2]
         found = (rate for start, rate in self.learning_rates if plain.startswith(start))
         return next(found, self.learning_rate)
 
     def settled(self, network: str, images: int, classes: int) -> Recipe:
-        """The recipe with batch size and learning rate for one data set and one network.
+        """Return the recipe with batch size and learning rate for one data set and one network.
 
         Args:
             network: name of the student.
-            images: of the distilled set, >= 1.
+            images: number of images of the distilled set, >= 1.
             classes: number of classes.
 
         Returns:
-            The same recipe without the tables that were looked up.
+            The same recipe with these values in place of the tables.
         """
         return replace(
             self,
@@ -136,11 +138,11 @@ class Recipe:
         )
 
     def evaluation_steps(self, steps: int, images: int) -> list[int]:
-        """Steps after which a student is measured, ascending; the last one always is.
+        """List the steps after which a student is measured, ascending, always including the last.
 
         Args:
-            steps: of the run.
-            images: of the distilled set; a pass is ``images / batch_size`` steps.
+            steps: number of steps of the run.
+            images: number of images of the distilled set; a pass is ``images / batch_size`` steps.
 
         Returns:
             At least ``[steps]``.
@@ -161,14 +163,14 @@ _RDED: Final = Recipe(
     temperature=20.0,
     learning_rate=1e-3,
     weight_decay=0.01,
-    # Its cosine is half as fast as its number of epochs: it stops at half the learning rate.
+    # Its cosine has twice the period of the run, so it stops at half the learning rate.
     schedule="half_cosine",
     epochs=300,
     batch_sizes=((50, 100), (10, 50), (1, 10)),
     doubled=(100, 1000),
     # Tiny-ImageNet.
     batch_sizes_by_classes=((200, 100),),
-    # Left out: 2e-3 in batches of 25 for conv3 taught by conv3 on CIFAR-100. RDED lists vit_b_16
+    # Omitted: 2e-3 in batches of 25 for conv3 taught by conv3 on CIFAR-100. RDED lists vit_b_16
     # and swin_v2_t.
     learning_rates=(
         ("vgg11", 5e-4),
@@ -186,7 +188,7 @@ _RDED: Final = Recipe(
 RECIPES: Final[dict[str, Recipe]] = {
     # HeLlO (arXiv 2408.08201): MSE + beta CE. That is `mse_gt` of G-VBSM and EDC, whose weights of
     # the cross-entropy are 0.1 (G-VBSM on ImageNet), 0.15 (CIFAR) and 0.025 (EDC). The paper does
-    # not say the rest; it compares with RDED, so the rest is RDED's.
+    # not state the rest; it compares with RDED, so the rest is RDED's.
     "hello": replace(_RDED, name="hello", loss="mse_ce", temperature=None, hard_weight=0.1),
     "rded": _RDED,
     # SRe2L (VILA-Lab/SRe2L, ImageNet): the same loss under a full cosine and batches of 1024,
@@ -211,10 +213,10 @@ RECIPES: Final[dict[str, Recipe]] = {
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of that name.
+    """Return the recipe of that name.
 
     Raises:
-        UserInputError: unknown name (E_OPTION).
+        UserInputError: the name is unknown (E_OPTION).
     """
     found = RECIPES.get(name)
     if found is None:

@@ -1,14 +1,13 @@
 """Train a student: a recipe, a stream of batches, a number of steps.
 
-One loop for every kind of label. It reads ``(images, targets)`` or, for the loss that needs both,
-``(images, logits, hard labels)``; where they come from is not its business: an archive, images in
-memory (``hellofmt.student.batches``), a plain ``DataLoader``, or anything that iterates.
+One loop for every kind of label. It reads ``(images, targets)`` or, for a loss that needs both,
+``(images, logits, hard labels)``, from any iterable: an archive, images in memory
+(``hellofmt.student.batches``), a plain ``DataLoader``.
 
-The loop itself, what it keeps and how it divides a batch are those of ``hellofmt.runs``. Batch
-normalisation is the exception to its equality under ``torchrun``: statistics are those of a
-process's own rows, as in torch's
-``DistributedDataParallel``, and the running ones at the end are rank 0's; ``SyncBatchNorm``, which
-exists for CUDA alone, is a conversion of the network that the caller may make beforehand.
+The loop, its saved state and the division of a batch come from ``hellofmt.runs``. Only batch
+normalisation makes a difference under ``torchrun``: each process uses the statistics of its own
+rows, as in torch's ``DistributedDataParallel``, and the final running statistics are rank 0's. The
+caller may convert the network to ``SyncBatchNorm`` beforehand, which exists only for CUDA.
 """
 
 from __future__ import annotations
@@ -52,11 +51,11 @@ __all__ = [
 
 
 def loss_of(recipe: Recipe, logits: Tensor, targets: Tensor, hard: Tensor | None = None) -> Tensor:
-    """The loss of a batch, a scalar.
+    """Compute the loss of a batch, a scalar.
 
     Args:
-        recipe: says which loss, T and beta.
-        logits: (N, C), of the student.
+        recipe: determines loss, T and beta.
+        logits: (N, C), logits of the student.
         targets: ``kl``: probabilities (N, C) at the recipe's T; ``mse_ce``: logits (N, C);
             ``ce``: int64 (N,) or probabilities (N, C).
         hard: ``mse_ce`` only: int64 (N,) or probabilities (N, C).
@@ -66,7 +65,7 @@ def loss_of(recipe: Recipe, logits: Tensor, targets: Tensor, hard: Tensor | None
         ``mse_ce``: mean of squared differences + beta * cross-entropy; ``ce``: cross-entropy.
 
     Raises:
-        ValueError: ``kl`` without a temperature, or ``mse_ce`` with a weight and no hard labels.
+        ValueError: ``kl`` has no temperature, or ``mse_ce`` has a weight but no hard labels.
     """
     if recipe.loss == "kl":
         if recipe.temperature is None:
@@ -84,7 +83,7 @@ def loss_of(recipe: Recipe, logits: Tensor, targets: Tensor, hard: Tensor | None
 
 
 def optimiser_of(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW of a recipe: decay only on weights of two or more dimensions."""
+    """Build the AdamW of a recipe, with decay only on weights of two or more dimensions."""
     trained = [p for p in network.parameters() if p.requires_grad]
     return torch.optim.AdamW(
         [
@@ -96,14 +95,14 @@ def optimiser_of(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def _from_step(batches: Iterable[Batch], step: int) -> Iterator[Batch]:
-    """The batches without the first ``step``; they are not made where the stream can skip them."""
+    """Return the batches without the first ``step``, unmade if the stream can skip them."""
     if isinstance(batches, ArchiveBatches | HardBatches):
         return iter(batches.after(step))
     return islice(batches, step, None)
 
 
 def _moving(network: nn.Module, average: Average | None) -> dict[str, Tensor]:
-    """Every tensor that training changes, by name; no module's name holds a colon."""
+    """Collect every tensor that training changes; no module's name contains a colon."""
     tensors = dict(network.state_dict())
     if average is not None:
         for name, tensor in average.state_dict().items():
@@ -112,7 +111,7 @@ def _moving(network: nn.Module, average: Average | None) -> dict[str, Tensor]:
 
 
 def _resume(state: State, optimiser: torch.optim.Optimizer, is_split: bool) -> int:
-    """Steps done in an earlier process, whose state is put back."""
+    """Restore the state of an earlier process; return the number of steps done."""
     start = state.read(optimiser)
     if is_split and not ranks.is_unanimous(start):
         raise UserInputError.make(
@@ -137,19 +136,19 @@ def train_student(
     """Train ``network`` for exactly ``steps`` gradient steps, in place.
 
     Args:
-        network: takes normalised images (N, 3, S, S), gives logits (N, C); trained on its device.
-        batches: at least ``steps`` of ``(images, targets)``, or of ``(images, logits, hard)``.
+        network: maps normalised images (N, 3, S, S) to logits (N, C); trained on its device.
+        batches: at least ``steps`` batches ``(images, targets)`` or ``(images, logits, hard)``.
         recipe: loss, optimiser and schedule.
         steps: number of gradient steps, >= 1.
         on_step: called after each step with the number of steps done and the detached loss.
         bfloat16: run the network in bfloat16 autocast; weights, logits and loss stay float32.
             Faster on GPUs and on CPUs with AMX, slower on others.
-        seed: of torch's random numbers in each step, such as dropout's; its global state is given
-            back as it was. None leaves it alone.
-        average: takes in the weights after each step.
-        checkpoint: continue from there if there is a state, and keep the state there. Exact only
-            with a ``seed`` where the network draws random numbers.
-        is_split: each batch is this process's ``ranks.share`` of a global one of
+        seed: seed of torch's random numbers in each step, such as dropout's; the global generator
+            is restored afterwards. None leaves it alone.
+        average: moving average, updated after each step.
+        checkpoint: where to save the state, and to resume from if there is one. Resuming is exact
+            only with a ``seed`` if the network draws random numbers.
+        is_split: each batch is this process's ``ranks.share`` of a global batch of
             ``recipe.batch_size`` rows; every process must call this, with equal weights.
 
     Returns:
@@ -158,15 +157,15 @@ def train_student(
     Raises:
         ValueError: steps < 1, or the batches ended early.
         StateError: the checkpoint is of another run (E_STATE_DIGEST, E_STATE_SHAPE).
-        UserInputError: the checkpoint is damaged (E_DATA) or not shared by all processes, or the
+        UserInputError: the checkpoint is damaged (E_DATA) or not visible to all processes, or the
             loss is not finite (E_OPTION).
-        OSError: the checkpoint cannot be written; the former one stays.
+        OSError: the checkpoint cannot be written; the previous one stays.
     """
     if steps < 1:
         raise ValueError(f"steps: expected at least 1, got {steps}")
     device = next(network.parameters()).device
-    # 30 % faster convolutions on a CPU with AVX-512, and what tensor cores want; same result
-    # within rounding. Nothing for networks without convolutions.
+    # Makes convolutions 30 % faster on a CPU with AVX-512 and suits tensor cores; the result is the
+    # same within rounding. No effect on networks without convolutions.
     network.to(memory_format=torch.channels_last)
     network.train()
     optimiser = optimiser_of(network, recipe)
@@ -178,11 +177,12 @@ def train_student(
     def loss_at(batch: Batch) -> Tensor:
         images, *targets = (part.to(device, non_blocking=True) for part in batch)
         images = images.contiguous(memory_format=torch.channels_last)
-        # bfloat16 has float32's range, so the loss needs no scaling, but too few digits for a loss.
+        # bfloat16 has float32's range, so the loss needs no scaling, but too little precision for
+        # it.
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             logits = network(images)
         loss = loss_of(recipe, logits.float() if bfloat16 else logits, *targets)
-        # A mean over these rows, as a part of the mean over all.
+        # Turn the mean over these rows into their part of the mean over all.
         return loss * (len(images) / recipe.batch_size) if is_split else loss
 
     def after(done: int, loss: Tensor) -> None:
@@ -226,34 +226,33 @@ def train_from_dataset(
     keeper: Keeper | None = None,
     labels: str = "",
 ) -> nn.Module:
-    """Train ``network`` on a data set that labels as the recipe wants, in place.
+    """Train ``network`` in place on a data set with the labels that the recipe reads.
 
     Under ``torchrun`` every process must call this, and each works on its share of the rows.
 
     Args:
-        network: takes normalised images (N, 3, S, S), gives logits (N, C); trained on its device.
-        dataset: with ``labels=recipe.labels``.
+        network: maps normalised images (N, 3, S, S) to logits (N, C); trained on its device.
+        dataset: data set with ``labels=recipe.labels``.
         recipe: loss, optimiser, schedule; without a temperature it takes the data set's.
         steps: number of gradient steps, >= 1.
-        seed: of the order, and of the network's own random numbers.
-        workers: processes that decode and make views and labels.
+        seed: seed of the order and of the network's random numbers.
+        workers: number of processes that decode images and make views and labels.
         on_step: called after each step with the number of steps done and the detached loss.
-        bfloat16: as for ``train_student``; labels are made as ever.
+        bfloat16: as for ``train_student``; does not affect labels.
         average: as for ``train_student``.
-        checkpoint: file that keeps the state of the run and is continued from; or an existing
-            folder, which keeps those of any number of runs.
+        checkpoint: file to save the state to and resume from; or an existing folder, which holds
+            the states of any number of runs.
         checkpoint_every: steps between two states.
-        keeper: written and put back with the state.
-        labels: what the labels come from, where it is not the archive: a part of what makes a run
-            another one.
+        keeper: facts to save and restore with the state.
+        labels: source of the labels if it is not the archive; part of the identity of the run.
 
     Returns:
         The same network, in train mode.
 
     Raises:
         HelloError: an image or label cannot be read or made.
-        UserInputError: fewer rows in a batch than processes, or a checkpoint that some of them do
-            not see (E_OPTION).
+        UserInputError: a batch has fewer rows than there are processes, or some of them do not see
+            the checkpoint (E_OPTION).
         StateError: the checkpoint is of another run (E_STATE_DIGEST).
         ValueError: steps < 1, labels that the recipe does not read, or a loss that is not finite.
         OSError: the checkpoint cannot be read or written.
@@ -308,22 +307,22 @@ def train_from_archive(
     bfloat16: bool = False,
     average: Average | None = None,
 ) -> nn.Module:
-    """Train ``network`` on nothing but an archive, in place.
+    """Train ``network`` in place from an archive alone.
 
     Args:
-        network: takes normalised images (N, 3, S, S), gives logits (N, C); trained on its device.
-        source: path of an archive, or an open one.
+        network: maps normalised images (N, 3, S, S) to logits (N, C); trained on its device.
+        source: path of an archive, or an open archive.
         recipe: loss, labels, optimiser, schedule; without a temperature it takes the archive's.
         steps: number of gradient steps, >= 1.
-        seed: of order and views, and of the network's own random numbers.
-        base: base encoder, as for ``HelloDataset``; seeded and embedded bases need none.
-        expect: id the archive must have.
-        device: where labels are made; None is the CPU.
-        workers: processes that decode and make views and labels.
+        seed: seed of order, views and the network's random numbers.
+        base: base encoder, as for ``HelloDataset``; not needed for seeded and embedded bases.
+        expect: id that the archive must have.
+        device: device that makes the labels; None means the CPU.
+        workers: number of processes that decode images and make views and labels.
         on_step: called after each step with the number of steps done and the detached loss.
-        stored: directory of ``write_labels``, to read soft labels from instead of making them.
-        label_function: labels views instead of the archive's, as for ``HelloDataset``.
-        bfloat16: as for ``train_student``; labels are made as ever.
+        stored: directory of ``write_labels`` to read soft labels from instead of making them.
+        label_function: replaces the archive's, as for ``HelloDataset``.
+        bfloat16: as for ``train_student``; does not affect labels.
         average: as for ``train_student``.
 
     Returns:

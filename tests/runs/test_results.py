@@ -62,5 +62,5 @@ def test_a_result_is_read_as_it_was_written(tmp_path):
         assert result.tensors[name].dtype == array.dtype
         assert np.array_equal(result.tensors[name], array)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserInputError, match=r"E_DATA: `.*` is damaged; delete it, and it is made"):
+    with pytest.raises(UserInputError, match=r"E_DATA: `.*` is damaged; delete it, and it will"):
         read_result(path)
