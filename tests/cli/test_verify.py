@@ -1,7 +1,6 @@
 """`hello verify`: names what it checked, and a check that fails is an exit code."""
 
 import builders
-import pytest
 
 from hellofmt.archive import open_archive, verify_archive
 
@@ -113,7 +112,6 @@ def test_probes_need_a_label_function(packed, invoke):
 
 
 def test_probes(tmp_path, invoke, invoke_json):
-    pytest.importorskip("torch")
     from hellofmt.archive import ClassLine, Draft, default_views, write_archive
     from hellofmt.projector import Projector
 

@@ -185,7 +185,6 @@ def test_a_pin_and_an_id_come_before_the_content(tmp_path):
 
 
 def test_a_matmul_bomb_is_refused_before_its_product(tmp_path):
-    pytest.importorskip("torch")
     from hellofmt.projector import Labeler
 
     path = ZOO["matmul_bomb"].write(tmp_path / "bomb.hello")
