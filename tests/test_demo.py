@@ -16,8 +16,10 @@ from hellofmt.archive import open_archive, verify_archive
 from hellofmt.distillation import FitSettings
 from hellofmt.errors import CorruptError, HelloError, NotHelloError
 from hellofmt.rng import Stream, below, words
-from hellofmt_cli.demo import DemoSettings, demo, run_demo, split_data
-from hellofmt_cli.demo_report import bytes_sentence, draw_report, report_text, write_json
+from hellofmt_cli.demo import demo, run_demo
+from hellofmt_cli.demo_picture import draw_report
+from hellofmt_cli.demo_report import bytes_sentence, report_text, write_json
+from hellofmt_cli.demo_settings import DemoSettings, split_data
 
 QUICK = DemoSettings(
     ipcs=(1, 2),
@@ -129,6 +131,17 @@ def test_each_step_says_what_happens(run):
     assert any(f"{result['projector']['accuracy']:.1f} %" in line for line in said)
 
 
+def test_one_fit_serves_every_archive_and_no_work_is_left(run):
+    out, _, said = run
+    assert sum("fit: finished earlier" in line for line in said) == 1
+    assert sorted(path.name for path in out.iterdir() if path.suffix not in {".json", ".png"}) == [
+        "data.npz",
+        "digits-ipc1.hello",
+        "digits-ipc2.hello",
+        "teacher.safetensors",
+    ]
+
+
 def test_the_picture_is_drawn(run):
     out, result, _ = run
     draw_report(out, result)
@@ -154,7 +167,7 @@ def test_the_byte_sentence_is_honest_both_ways(payload, words):
 
 
 def test_a_missing_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "hellofmt_cli.demo_report", None)
+    monkeypatch.setitem(sys.modules, "hellofmt_cli.demo_picture", None)
     result = CliRunner().invoke(demo, ["--out", str(tmp_path / "out")])
     assert "pip install 'hellofmt[demo]'" in str(result.exception)
     assert not (tmp_path / "out").exists()

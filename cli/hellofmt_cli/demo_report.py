@@ -1,40 +1,92 @@
-"""What ``hello demo`` shows: one table, one picture, one JSON document.
-
-The picture has three parts: the distilled images with the soft labels the file gives them, the
-accuracies, and the bytes. The label bars are made from the archive alone, as a reader would make
-them. Colours are from the Okabe-Ito palette, which stays distinct for colour-blind readers.
-"""
+"""What ``hello demo`` found: one JSON document, and the same as text."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+import platform
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+import torch
 
-from hellofmt.loading import HelloDataset
+import hellofmt
+from hellofmt.archive import open_archive
+from hellofmt.ledger import ledger_of, model_bytes, view_record_bytes
+from hellofmt.student import build_student
+from hellofmt_cli.demo_settings import TEACHER, DemoSettings, archive_path
+from hellofmt_cli.demo_students import COLUMNS, Column
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from matplotlib.axes import Axes
-    from numpy.typing import NDArray
-
-__all__ = ["bytes_sentence", "draw_report", "report_text", "write_json"]
-
-_COLUMNS: Final = {
-    "hard": "hard labels",
-    "hello": "labels from the .hello file",
-    "teacher": "labels from the teacher itself",
-    "full": "all data",
-}
-_COLOURS: Final = {"hard": "#999999", "hello": "#D55E00", "teacher": "#0072B2", "full": "#555555"}
-_INK: Final = "#222222"
+__all__ = ["bytes_sentence", "ipcs_of", "report_text", "result_document", "write_json"]
 
 
-def _ipcs(result: dict[str, Any]) -> list[int]:
+def result_document(
+    out: Path, settings: DemoSettings, scores: dict[tuple[Column, int], list[float]]
+) -> dict[str, Any]:
+    """The document of ``result.json``, apart from what only the run knows.
+
+    Args:
+        out: folder of the demo, with its archives.
+        settings: settings of the demo.
+        scores: accuracies in percent by (column, ipc), one for each seed.
+    """
+
+    def table(statistic: Callable[[list[float]], float]) -> dict[str, Any]:
+        rows: dict[str, Any] = {
+            f"ipc{ipc}": {
+                column: round(statistic(scores[column, ipc]), 2)
+                for column in ("hard", "hello", "teacher")
+            }
+            for ipc in settings.ipcs
+        }
+        rows["full"] = round(statistic(scores["full", 0]), 2)
+        return rows
+
+    return {
+        "schema": "hello.demo/1",
+        "accuracy": table(lambda values: float(np.mean(values))),
+        "spread": table(lambda values: float(np.std(values, ddof=1)) if len(values) > 1 else 0.0),
+        "seeds": list(settings.seeds),
+        "steps": settings.steps,
+        "batch_size": settings.student.batch_size,
+        "bytes": {
+            f"ipc{ipc}": _byte_account(archive_path(out, ipc), settings) for ipc in settings.ipcs
+        },
+        "versions": {
+            "hellofmt": hellofmt.__version__,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+        },
+    }
+
+
+def _byte_account(path: Path, settings: DemoSettings) -> dict[str, Any]:
+    """What the file weighs by part, beside what the same labels would weigh if stored."""
+    with open_archive(path) as file:
+        ledger = ledger_of(file)
+    # One row per view that a student saw: what a relabelling run would have written.
+    rows = settings.steps * settings.student.batch_size
+    labels = rows * ledger.classes * 2
+    parameters = sum(p.numel() for p in build_student(TEACHER, ledger.classes, 16).parameters())
+    return {
+        "total": ledger.total,
+        "parts": ledger.parts(),
+        "payload": ledger.payload,
+        "values": ledger.values,
+        "epochs": round(rows / ledger.images, 1),
+        "stored_labels": labels,
+        "view_records": view_record_bytes(rows, 1),
+        "break_even_epochs": ledger.break_even(),
+        "teacher_float16": model_bytes(parameters, "float16"),
+    }
+
+
+def ipcs_of(result: dict[str, Any]) -> list[int]:
+    """Numbers of images per class, ascending."""
     return sorted(int(key.removeprefix("ipc")) for key in result["bytes"])
 
 
@@ -48,7 +100,7 @@ def _cell(result: dict[str, Any], ipc: int, column: str) -> str:
 
 def bytes_sentence(result: dict[str, Any]) -> str:
     """Says which is smaller here, the label function or stored labels, and from when on."""
-    first = result["bytes"][f"ipc{_ipcs(result)[0]}"]
+    first = result["bytes"][f"ipc{ipcs_of(result)[0]}"]
     payload, stored = first["payload"], first["stored_labels"]
     if payload < stored:
         verdict = (
@@ -69,10 +121,10 @@ def bytes_sentence(result: dict[str, Any]) -> str:
 
 
 def report_text(result: dict[str, Any]) -> str:
-    """The table of accuracies, the bytes, and what to make of them; plain text."""
-    ipcs = _ipcs(result)
-    header = ["images per class", *_COLUMNS.values()]
-    rows = [[str(ipc), *(_cell(result, ipc, column) for column in _COLUMNS)] for ipc in ipcs]
+    """The table of accuracies, the bytes, and what they mean; plain text."""
+    ipcs = ipcs_of(result)
+    header = ["images per class", *COLUMNS.values()]
+    rows = [[str(ipc), *(_cell(result, ipc, column) for column in COLUMNS)] for ipc in ipcs]
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
     def line(cells: list[str]) -> str:
@@ -104,226 +156,3 @@ def write_json(path: Path, result: dict[str, Any]) -> None:
         OSError: it cannot be written.
     """
     path.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def draw_report(out: Path, result: dict[str, Any]) -> None:
-    """Write ``report.png``: images with soft labels, accuracies, bytes.
-
-    Args:
-        out: folder of the demo, with its archives.
-        result: document of ``result.json``.
-
-    Raises:
-        OSError: a file cannot be read or written.
-        HelloError: an archive is damaged.
-    """
-    ipcs = _ipcs(result)
-    figure = Figure(figsize=(12.5, 11.0), facecolor="white")
-    FigureCanvasAgg(figure)
-    left, right = 0.04, 0.975
-    figure.suptitle(
-        "Digits, distilled: the images and the labels that one .hello file gives",
-        x=left,
-        y=0.98,
-        ha="left",
-        fontsize=16,
-        color=_INK,
-        weight="bold",
-    )
-    top = figure.add_gridspec(1, 1, left=left, right=right, top=0.895, bottom=0.575)
-    _draw_labelled(figure, top[0, 0], out, ipcs[0])
-    middle = figure.add_gridspec(
-        1, 2, left=left, right=right, top=0.52, bottom=0.19, wspace=0.06, width_ratios=[2, 3]
-    )
-    _draw_images(figure.add_subplot(middle[0, 0]), out, ipcs[-1])
-    _draw_accuracy(figure.add_subplot(middle[0, 1]), result)
-    # The names of the files stand left of these bars.
-    bottom = figure.add_gridspec(1, 1, left=0.15, right=right, top=0.13, bottom=0.055)
-    _draw_bytes(figure.add_subplot(bottom[0, 0]), result)
-    figure.savefig(out / "report.png", dpi=110)
-
-
-def _dataset(out: Path, ipc: int) -> HelloDataset:
-    return HelloDataset(out / f"digits-ipc{ipc}.hello", labels="soft", seed=0)
-
-
-def _view_pixels(dataset: HelloDataset, image: Any) -> NDArray[np.float64]:
-    """A normalised image of the data set back as an RGB picture, (S, S, 3) in [0, 1]."""
-    mean = np.array([float(v) for v in dataset.views.mean])
-    std = np.array([float(v) for v in dataset.views.std])
-    return np.clip(image.numpy().transpose(1, 2, 0) * std + mean, 0.0, 1.0)
-
-
-def _plain(axes: Axes) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-
-
-def _draw_labelled(figure: Figure, place: Any, out: Path, ipc: int) -> None:
-    """One stored image per class, three of its views, and the labels of each."""
-    dataset = _dataset(out, ipc)
-    classes = len(dataset.classes)
-    firsts = [dataset.targets.index(label) for label in range(classes)]
-    passes = 3
-    frame = figure.add_subplot(place)
-    _plain(frame)
-    frame.set_title(
-        f"{ipc} image per class (top), three of its views, and the soft labels that the file"
-        " computes for them\n(orange: the image's own class; views are crops, most of them"
-        " with a box from another image)",
-        loc="left",
-        fontsize=11,
-        color=_INK,
-        pad=15,
-    )
-    cells = place.subgridspec(passes + 1, 2 * classes, wspace=0.12, hspace=0.18)
-    for label, row in enumerate(firsts):
-        axes = figure.add_subplot(cells[0, 2 * label : 2 * label + 2])
-        axes.imshow(dataset.pixels(row), interpolation="nearest")
-        axes.set_title(dataset.classes[label], fontsize=9, color=_INK, pad=2)
-        _plain(axes)
-    for k in range(passes):
-        items = dataset.__getitems__(firsts)
-        for label, (image, soft) in enumerate(items):
-            picture = figure.add_subplot(cells[k + 1, 2 * label])
-            picture.imshow(_view_pixels(dataset, image), interpolation="nearest")
-            _plain(picture)
-            bars = figure.add_subplot(cells[k + 1, 2 * label + 1])
-            colours = [_COLOURS["hello"] if c == label else "#56B4E9" for c in range(classes)]
-            bars.barh(np.arange(classes), soft.numpy(), color=colours, height=0.9)
-            # At the temperature of the labels no class has much more than half.
-            bars.set_xlim(0, 0.6)
-            bars.set_ylim(classes - 0.5, -0.5)
-            _plain(bars)
-            bars.axvline(0, color="#bbbbbb", linewidth=0.8)
-            if label == 0:
-                bars.set_yticks([0, 9], ["0", "9"], fontsize=6, color="#777777")
-                bars.tick_params(length=0, pad=1)
-
-
-def _draw_images(axes: Axes, out: Path, ipc: int) -> None:
-    """Every stored image of the larger set, one row per class."""
-    dataset = _dataset(out, ipc)
-    classes, size = len(dataset.classes), dataset.views.size
-    gap = 2
-    sheet = np.full((classes * (size + gap), ipc * (size + gap), 3), 255, np.uint8)
-    place = [0] * classes
-    for row, label in enumerate(dataset.targets):
-        top, left = label * (size + gap), place[label] * (size + gap)
-        sheet[top : top + size, left : left + size] = dataset.pixels(row)
-        place[label] += 1
-    axes.imshow(sheet, interpolation="nearest")
-    axes.set_anchor("NW")
-    axes.set_title(
-        f"All {len(dataset)} images of digits-ipc{ipc}.hello, a row per class",
-        loc="left",
-        fontsize=11,
-        color=_INK,
-    )
-    _plain(axes)
-
-
-def _draw_accuracy(axes: Axes, result: dict[str, Any]) -> None:
-    """Accuracy by source of the labels, a group for each number of images per class."""
-    ipcs = _ipcs(result)
-    columns = ("hard", "hello", "teacher")
-    for group, ipc in enumerate(ipcs):
-        for k, column in enumerate(columns):
-            mean = result["accuracy"][f"ipc{ipc}"][column]
-            spread = result["spread"][f"ipc{ipc}"][column]
-            at = group * 4 + k
-            axes.bar(
-                at,
-                mean,
-                yerr=spread,
-                width=0.86,
-                color=_COLOURS[column],
-                capsize=4,
-                ecolor=_INK,
-                label=_COLUMNS[column] if group == 0 else None,
-            )
-            axes.text(
-                at,
-                mean - spread - 1.2,
-                f"{mean:.1f}",
-                ha="center",
-                va="top",
-                fontsize=12,
-                color="white",
-                weight="bold",
-            )
-    full = result["accuracy"]["full"]
-    axes.axhline(
-        full,
-        color=_COLOURS["full"],
-        linestyle="--",
-        linewidth=1.2,
-        label=f"all data, hard labels: {full:.1f}",
-    )
-    lowest = min(result["accuracy"][f"ipc{ipc}"][c] for ipc in ipcs for c in columns)
-    axes.set_ylim(max(0.0, 10 * np.floor((lowest - 8) / 10)), 108)
-    axes.set_yticks(np.arange(axes.get_ylim()[0], 101, 10))
-    names = [f"{ipc} image{'' if ipc == 1 else 's'} per class" for ipc in ipcs]
-    axes.set_xticks([group * 4 + 1 for group in range(len(ipcs))], names)
-    axes.set_title(
-        f"Accuracy of new networks on {result['measured_on']} images, %"
-        + ("" if axes.get_ylim()[0] == 0 else f" (the axis starts at {axes.get_ylim()[0]:.0f})"),
-        loc="left",
-        fontsize=11,
-        color=_INK,
-    )
-    axes.legend(loc="upper left", fontsize=8.5, frameon=False, ncols=2)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=_INK, length=0)
-
-
-def _draw_bytes(axes: Axes, result: dict[str, Any]) -> None:
-    """Bytes of each file by part, beside stored labels for the same training."""
-    ipcs = _ipcs(result)
-    palette = {
-        "pixels": "#009E73",
-        "label function": _COLOURS["hello"],
-        "index and classes": "#F0E442",
-        "texts": "#CC79A7",
-        "framing": "#BBBBBB",
-    }
-    names: list[str] = []
-    seen: set[str] = set()
-    for ipc in ipcs:
-        account, left = result["bytes"][f"ipc{ipc}"], 0
-        for part, size in account["parts"].items():
-            axes.barh(
-                len(names),
-                size / 1024,
-                left=left,
-                color=palette.get(part, "#888888"),
-                label=None if part in seen else part,
-            )
-            seen.add(part)
-            left += size / 1024
-        names.append(f"digits-ipc{ipc}.hello")
-    account = result["bytes"][f"ipc{ipcs[0]}"]
-    axes.barh(
-        len(names), account["stored_labels"] / 1024, color="#56B4E9", label="stored labels, float16"
-    )
-    axes.barh(
-        len(names),
-        account["view_records"] / 1024,
-        left=account["stored_labels"] / 1024,
-        color="#BFE3F7",
-        label="their view records",
-    )
-    names.append("labels stored instead")
-    axes.set_yticks(range(len(names)), names, fontsize=9)
-    axes.invert_yaxis()
-    axes.set_title(
-        "KiB. Ten classes show the mechanism, not the saving: labels of ten numbers are small",
-        loc="left",
-        fontsize=11,
-        color=_INK,
-    )
-    axes.legend(loc="upper left", bbox_to_anchor=(-0.01, -0.3), fontsize=8, frameon=False, ncols=7)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=_INK, length=0)

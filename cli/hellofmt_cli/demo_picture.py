@@ -1,0 +1,252 @@
+"""The picture of ``hello demo``: images with their soft labels, accuracies, bytes.
+
+The label bars are made from the archive alone, as a reader would make them. Colours are from the
+Okabe-Ito palette, which stays distinct for colour-blind readers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from hellofmt.loading import HelloDataset
+from hellofmt_cli.demo_report import ipcs_of
+from hellofmt_cli.demo_settings import archive_path
+from hellofmt_cli.demo_students import COLUMNS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+__all__ = ["draw_report"]
+
+_COLOURS: Final = {"hard": "#999999", "hello": "#D55E00", "teacher": "#0072B2", "full": "#555555"}
+_INK: Final = "#222222"
+
+
+def draw_report(out: Path, result: dict[str, Any]) -> None:
+    """Write ``report.png``: images with soft labels, accuracies, bytes.
+
+    Args:
+        out: folder of the demo, with its archives.
+        result: document of ``result.json``.
+
+    Raises:
+        OSError: a file cannot be read or written.
+        HelloError: an archive is damaged.
+    """
+    ipcs = ipcs_of(result)
+    figure = Figure(figsize=(12.5, 11.0), facecolor="white")
+    FigureCanvasAgg(figure)
+    left, right = 0.04, 0.975
+    figure.suptitle(
+        "Digits, distilled: the images and the labels that one .hello file gives",
+        x=left,
+        y=0.98,
+        ha="left",
+        fontsize=16,
+        color=_INK,
+        weight="bold",
+    )
+    top = figure.add_gridspec(1, 1, left=left, right=right, top=0.895, bottom=0.575)
+    _draw_labelled(figure, top[0, 0], out, ipcs[0])
+    middle = figure.add_gridspec(
+        1, 2, left=left, right=right, top=0.52, bottom=0.19, wspace=0.06, width_ratios=[2, 3]
+    )
+    _draw_images(figure.add_subplot(middle[0, 0]), out, ipcs[-1])
+    _draw_accuracy(figure.add_subplot(middle[0, 1]), result)
+    # The names of the files stand left of these bars.
+    bottom = figure.add_gridspec(1, 1, left=0.15, right=right, top=0.13, bottom=0.055)
+    _draw_bytes(figure.add_subplot(bottom[0, 0]), result)
+    figure.savefig(out / "report.png", dpi=110)
+
+
+def _dataset(out: Path, ipc: int) -> HelloDataset:
+    return HelloDataset(archive_path(out, ipc), labels="soft", seed=0)
+
+
+def _view_pixels(dataset: HelloDataset, image: Any) -> NDArray[np.float64]:
+    """A normalised image of the data set back as an RGB picture, (S, S, 3) in [0, 1]."""
+    mean = np.array([float(v) for v in dataset.views.mean])
+    std = np.array([float(v) for v in dataset.views.std])
+    return np.clip(image.numpy().transpose(1, 2, 0) * std + mean, 0.0, 1.0)
+
+
+def _plain(axes: Axes) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _draw_labelled(figure: Figure, place: Any, out: Path, ipc: int) -> None:
+    """One stored image per class, three of its views, and the labels of each."""
+    dataset = _dataset(out, ipc)
+    classes = len(dataset.classes)
+    firsts = [dataset.targets.index(label) for label in range(classes)]
+    passes = 3
+    frame = figure.add_subplot(place)
+    _plain(frame)
+    frame.set_title(
+        f"{ipc} image per class (top), three of its views, and the soft labels that the file"
+        " computes for them\n(orange: the image's own class; views are crops, most of them"
+        " with a box from another image)",
+        loc="left",
+        fontsize=11,
+        color=_INK,
+        pad=15,
+    )
+    cells = place.subgridspec(passes + 1, 2 * classes, wspace=0.12, hspace=0.18)
+    for label, row in enumerate(firsts):
+        axes = figure.add_subplot(cells[0, 2 * label : 2 * label + 2])
+        axes.imshow(dataset.pixels(row), interpolation="nearest")
+        axes.set_title(dataset.classes[label], fontsize=9, color=_INK, pad=2)
+        _plain(axes)
+    for k in range(passes):
+        items = dataset.__getitems__(firsts)
+        for label, (image, soft) in enumerate(items):
+            picture = figure.add_subplot(cells[k + 1, 2 * label])
+            picture.imshow(_view_pixels(dataset, image), interpolation="nearest")
+            _plain(picture)
+            bars = figure.add_subplot(cells[k + 1, 2 * label + 1])
+            colours = [_COLOURS["hello"] if c == label else "#56B4E9" for c in range(classes)]
+            bars.barh(np.arange(classes), soft.numpy(), color=colours, height=0.9)
+            # At the temperature of the labels no class has much more than half.
+            bars.set_xlim(0, 0.6)
+            bars.set_ylim(classes - 0.5, -0.5)
+            _plain(bars)
+            bars.axvline(0, color="#bbbbbb", linewidth=0.8)
+            if label == 0:
+                bars.set_yticks([0, 9], ["0", "9"], fontsize=6, color="#777777")
+                bars.tick_params(length=0, pad=1)
+
+
+def _draw_images(axes: Axes, out: Path, ipc: int) -> None:
+    """Every stored image of the larger set, one row per class."""
+    dataset = _dataset(out, ipc)
+    classes, size = len(dataset.classes), dataset.views.size
+    gap = 2
+    sheet = np.full((classes * (size + gap), ipc * (size + gap), 3), 255, np.uint8)
+    place = [0] * classes
+    for row, label in enumerate(dataset.targets):
+        top, left = label * (size + gap), place[label] * (size + gap)
+        sheet[top : top + size, left : left + size] = dataset.pixels(row)
+        place[label] += 1
+    axes.imshow(sheet, interpolation="nearest")
+    axes.set_anchor("NW")
+    axes.set_title(
+        f"All {len(dataset)} images of digits-ipc{ipc}.hello, a row per class",
+        loc="left",
+        fontsize=11,
+        color=_INK,
+    )
+    _plain(axes)
+
+
+def _draw_accuracy(axes: Axes, result: dict[str, Any]) -> None:
+    """Accuracy by source of the labels, a group for each number of images per class."""
+    ipcs = ipcs_of(result)
+    columns = ("hard", "hello", "teacher")
+    for group, ipc in enumerate(ipcs):
+        for k, column in enumerate(columns):
+            mean = result["accuracy"][f"ipc{ipc}"][column]
+            spread = result["spread"][f"ipc{ipc}"][column]
+            at = group * 4 + k
+            axes.bar(
+                at,
+                mean,
+                yerr=spread,
+                width=0.86,
+                color=_COLOURS[column],
+                capsize=4,
+                ecolor=_INK,
+                label=COLUMNS[column] if group == 0 else None,
+            )
+            axes.text(
+                at,
+                mean - spread - 1.2,
+                f"{mean:.1f}",
+                ha="center",
+                va="top",
+                fontsize=12,
+                color="white",
+                weight="bold",
+            )
+    full = result["accuracy"]["full"]
+    axes.axhline(
+        full,
+        color=_COLOURS["full"],
+        linestyle="--",
+        linewidth=1.2,
+        label=f"all data, hard labels: {full:.1f}",
+    )
+    lowest = min(result["accuracy"][f"ipc{ipc}"][c] for ipc in ipcs for c in columns)
+    axes.set_ylim(max(0.0, 10 * np.floor((lowest - 8) / 10)), 108)
+    axes.set_yticks(np.arange(axes.get_ylim()[0], 101, 10))
+    names = [f"{ipc} image{'' if ipc == 1 else 's'} per class" for ipc in ipcs]
+    axes.set_xticks([group * 4 + 1 for group in range(len(ipcs))], names)
+    axes.set_title(
+        f"Accuracy of new networks on {result['measured_on']} images, %"
+        + ("" if axes.get_ylim()[0] == 0 else f" (the axis starts at {axes.get_ylim()[0]:.0f})"),
+        loc="left",
+        fontsize=11,
+        color=_INK,
+    )
+    axes.legend(loc="upper left", fontsize=8.5, frameon=False, ncols=2)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=_INK, length=0)
+
+
+def _draw_bytes(axes: Axes, result: dict[str, Any]) -> None:
+    """Bytes of each file by part, beside stored labels for the same training."""
+    ipcs = ipcs_of(result)
+    palette = {
+        "pixels": "#009E73",
+        "label function": _COLOURS["hello"],
+        "index and classes": "#F0E442",
+        "texts": "#CC79A7",
+        "framing": "#BBBBBB",
+    }
+    names: list[str] = []
+    seen: set[str] = set()
+    for ipc in ipcs:
+        account, left = result["bytes"][f"ipc{ipc}"], 0
+        for part, size in account["parts"].items():
+            axes.barh(
+                len(names),
+                size / 1024,
+                left=left,
+                color=palette.get(part, "#888888"),
+                label=None if part in seen else part,
+            )
+            seen.add(part)
+            left += size / 1024
+        names.append(f"digits-ipc{ipc}.hello")
+    account = result["bytes"][f"ipc{ipcs[0]}"]
+    axes.barh(
+        len(names), account["stored_labels"] / 1024, color="#56B4E9", label="stored labels, float16"
+    )
+    axes.barh(
+        len(names),
+        account["view_records"] / 1024,
+        left=account["stored_labels"] / 1024,
+        color="#BFE3F7",
+        label="their view records",
+    )
+    names.append("labels stored instead")
+    axes.set_yticks(range(len(names)), names, fontsize=9)
+    axes.invert_yaxis()
+    axes.set_title(
+        "KiB. Ten classes show the mechanism, not the saving: labels of ten numbers are small",
+        loc="left",
+        fontsize=11,
+        color=_INK,
+    )
+    axes.legend(loc="upper left", bbox_to_anchor=(-0.01, -0.3), fontsize=8, frameon=False, ncols=7)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=_INK, length=0)
