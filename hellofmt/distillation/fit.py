@@ -14,8 +14,6 @@ first unless ``raw_logits`` asks for the published form.
 Nothing of a step depends on the step before it but the trained tensors and the optimiser's moments,
 so a run is continued from a file of those (``resume``), and divided among processes by the rows of
 its batches (``ranks``).
-
-What is reported is its ``fidelity``.
 """
 
 from __future__ import annotations
@@ -64,15 +62,17 @@ class FitSettings:
 
     Attributes:
         loss: ``kl`` or ``mse_ce``.
-        temperature: T of ``kl``.
-        hard_weight: lambda of ``mse_ce``; 0.1 after G-VBSM, the paper does not say.
+        temperature: temperature T of ``kl``.
+        hard_weight: weight lambda of the cross-entropy in ``mse_ce``; the paper does not state it,
+            0.1 is that of G-VBSM.
         raw_logits: ``mse_ce`` without subtracting each row's mean, as published.
         steps: gradient steps.
         batch_size: views per step.
-        learning_rate: of AdamW without decay, after a linear warm-up, down a cosine to 0.
-        warmup: fraction of the steps.
+        learning_rate: peak rate of AdamW without decay, after a linear warm-up and before a cosine
+            down to 0.
+        warmup: fraction of the steps that warm up.
         clip: largest norm of the gradient.
-        seed: of order and views.
+        seed: seed of order and views.
         bfloat16: run the towers in bfloat16 autocast. Fidelity is measured in float32 regardless.
     """
 
@@ -102,11 +102,11 @@ def fit_loss(
 
     Args:
         settings: which loss, and its constants.
-        logits: (N, C), of the projector.
+        logits: (N, C), logits of the projector.
         teacher: (N, C), logits of the teacher on the same views.
         hard: (N, C), hard labels mixed by area; rows with a 1 are unmixed.
-        rows: of the whole batch, where these are a part of it.
-        unmixed_rows: of the whole batch.
+        rows: rows in the whole batch, if these are a part of it.
+        unmixed_rows: unmixed rows in the whole batch, if these are a part of it.
 
     Returns:
         Mean over the batch; of a part, its share of that mean, so that shares add up to it.
@@ -136,15 +136,15 @@ def fit_loss(
 
 
 def _unmixed(hard: Tensor) -> Tensor:
-    """Rows that are of one image: bool (N,)."""
+    """Rows that show a single image: bool (N,)."""
     return hard.amax(1) == 1
 
 
 def default_steps(images: int, batch_size: int) -> int:
-    """Steps of a fit that nobody chose: 50 passes over the images, at most 4,000.
+    """Steps of a fit by default: 50 passes over the images, at most 4,000.
 
     Args:
-        images: of the source.
+        images: images in the source.
         batch_size: views per step.
 
     Returns:
@@ -217,12 +217,12 @@ def fit_projector(
     Args:
         projector: from ``Projector.build``; its trained tensors move. Views go to its device.
         teacher: views (N, 3, S, S) in [0, 1] to logits (N, C), without gradients.
-        source: real images the views are made of.
-        views: of the data set: what students will ask labels for.
+        source: real images that the views are made of.
+        views: how students will see the images.
         settings: loss, optimiser, steps; None takes the defaults.
-        held_out: images for the fidelity; None uses the training images under new views.
-        checkpoint: continue from there if there is a state, and keep the state there.
-        evaluations: how often fidelity is measured on the way, on few views.
+        held_out: images that fidelity is measured on; None takes new views of the training images.
+        checkpoint: where the state is kept, and read from if there is one.
+        evaluations: how often fidelity is measured on the way, on 256 views each.
         on_step: called after each step with the number of steps done and the detached loss.
         on_fidelity: called with the steps done and the fidelity on the way.
 

@@ -38,15 +38,15 @@ def predicted_seconds(
     """Seconds that a fit will take: the median of a few real steps, which change nothing.
 
     Args:
-        projector: about to be fitted; keeps its tensors, loses its gradients.
-        teacher: as for ``fit_projector``.
-        source: as for ``fit_projector``.
-        views: as for ``fit_projector``.
-        settings: as for ``fit_projector``.
-        measured: steps timed, after one that warms up.
+        projector: the projector to fit; its tensors stay, its gradients are cleared.
+        teacher: views (N, 3, S, S) in [0, 1] to logits (N, C), without gradients.
+        source: real images that the views are made of.
+        views: how students will see the images.
+        settings: loss, optimiser, steps.
+        measured: number of steps to time, after one that warms up.
 
     Returns:
-        Seconds, for ``settings.steps`` steps.
+        Seconds for ``settings.steps`` steps.
     """
     batches = fit_batches(source, views, settings)
     lay_out(projector)
@@ -70,17 +70,17 @@ def fit_gflop(
     views: Views,
     settings: FitSettings,
 ) -> float:
-    """Work of a whole fit in 1e9 operations, its teacher's included, counted on one more step.
+    """Work of a whole fit and its teacher in 1e9 operations, counted on one extra step.
 
     Args:
-        projector: about to be fitted; keeps its tensors, loses its gradients.
-        teacher: as for ``fit_projector``.
-        source: as for ``fit_projector``.
-        views: as for ``fit_projector``.
-        settings: as for ``fit_projector``.
+        projector: the projector to fit; its tensors stay, its gradients are cleared.
+        teacher: views (N, 3, S, S) in [0, 1] to logits (N, C), without gradients.
+        source: real images that the views are made of.
+        views: how students will see the images.
+        settings: loss, optimiser, steps.
 
     Returns:
-        For ``settings.steps`` steps, of all processes.
+        The work of ``settings.steps`` steps in all processes.
     """
     batches = fit_batches(source, views, settings)
     batch = batches.batch(0, ranks.share(settings.batch_size))

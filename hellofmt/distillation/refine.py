@@ -52,9 +52,9 @@ class RefineSettings:
     """How pixels are moved.
 
     Attributes:
-        steps: of AdamW; CIM's 200.
-        learning_rate: in units of the pixel range 0 to 1; CIM's 0.01.
-        batch_size: cells at once; the result does not depend on it but for rounding.
+        steps: steps of AdamW; CIM takes 200.
+        learning_rate: learning rate of pixels in [0, 1]; CIM takes 0.01.
+        batch_size: cells at once; it changes nothing but rounding.
         objective: ``features``, the paper's, or ``labels``.
     """
 

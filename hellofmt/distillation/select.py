@@ -64,9 +64,9 @@ class SelectSettings:
         factor: cells per side of a stored image; RDED takes 2 from 128 px and 1 at 32 and 64 px.
         candidates: images per class that are looked at, chosen at random; RDED's scripts take 300.
         crops: crops scored per image.
-        crop_scale: area fraction of a crop, low and high; RDED's 0.08 to 1. With (1, 1) whole
-            images are chosen.
-        seed: of candidates and crops.
+        crop_scale: smallest and largest area of a crop, as a fraction of the image; RDED's are 0.08
+            and 1. With (1, 1) whole images are chosen.
+        seed: seed of candidates and crops.
     """
 
     ipc: int
