@@ -75,9 +75,9 @@ def gflop_of(function: Callable[[], Tensor], *, backward: bool = False) -> float
         The work.
     """
     with FlopCounterMode(display=False) as counter:
-        made = function().sum()
+        result = function().sum()
         if backward:
-            torch.autograd.backward(made)
+            torch.autograd.backward(result)
     return counter.get_total_flops() / 1e9
 
 

@@ -113,8 +113,8 @@ class Recipe:
     def learning_rate_for(self, network: str) -> float:
         """Return the learning rate for a network's name, ignoring the library before the colon."""
         plain = network.rpartition(":")[2]
-        found = (rate for start, rate in self.learning_rates if plain.startswith(start))
-        return next(found, self.learning_rate)
+        rates = (rate for start, rate in self.learning_rates if plain.startswith(start))
+        return next(rates, self.learning_rate)
 
     def settled(self, network: str, images: int, classes: int) -> Recipe:
         """Return the recipe with batch size and learning rate for one data set and one network.
@@ -148,11 +148,13 @@ class Recipe:
             At least ``[steps]``.
         """
         if self.evaluation_epochs is None:
-            found = {max(1, steps * k // _EVALUATIONS) for k in range(1, _EVALUATIONS + 1)}
+            candidates = {max(1, steps * k // _EVALUATIONS) for k in range(1, _EVALUATIONS + 1)}
         else:
             apart = self.evaluation_epochs * images / self.batch_size
-            found = {round(apart * k) for k in range(1, int(steps / apart) + 1)}
-        return sorted({k for k in found if self.evaluation_start * steps < k < steps} | {steps})
+            candidates = {round(apart * k) for k in range(1, int(steps / apart) + 1)}
+        return sorted(
+            {k for k in candidates if self.evaluation_start * steps < k < steps} | {steps}
+        )
 
 
 # RDED (LINs-lab/RDED, argument.py and validation/main.py).
@@ -218,11 +220,11 @@ def recipe(name: str) -> Recipe:
     Raises:
         UserInputError: the name is unknown (E_OPTION).
     """
-    found = RECIPES.get(name)
-    if found is None:
+    result = RECIPES.get(name)
+    if result is None:
         raise UserInputError.make(
             "E_OPTION",
             f"unknown recipe `{printable(name)}`; expected one of {', '.join(RECIPES)}",
             advice=did_you_mean(name, RECIPES),
         )
-    return found
+    return result

@@ -191,7 +191,7 @@ def _segments(data: bytes | memoryview) -> list[tuple[int, int, int, int]]:
     """
     if bytes(data[:2]) != b"\xff\xd8":
         raise _OutsideProfileError("not a JPEG file")
-    found: list[tuple[int, int, int, int]] = []
+    segments: list[tuple[int, int, int, int]] = []
     at, end = 2, len(data)
     while at < end:
         begin = at
@@ -207,7 +207,7 @@ def _segments(data: bytes | memoryview) -> list[tuple[int, int, int, int]]:
         if marker == 0xD9:
             if at != end:
                 raise _OutsideProfileError("bytes after the end marker")
-            return found
+            return segments
         if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
             raise _OutsideProfileError(f"marker {marker:02x} outside a scan")
         body = at + 2
@@ -220,7 +220,7 @@ def _segments(data: bytes | memoryview) -> list[tuple[int, int, int, int]]:
             if after is None:
                 break
             at = after.start()
-        found.append((marker, begin, body, at))
+        segments.append((marker, begin, body, at))
     raise _DamagedError("cut before the end marker")
 
 
@@ -317,14 +317,14 @@ def _check_png_data(data: bytes, shape: ImageShape) -> None:
         if data[at + 4 : at + 8] == b"IDAT":
             parts.append(data[at + 8 : at + 8 + size])
         at += 12 + size
-    wanted = shape.height * (1 + shape.width * shape.channels)
+    raw_size = shape.height * (1 + shape.width * shape.channels)
     stream = zlib.decompressobj()
     try:
-        length = len(stream.decompress(b"".join(parts), wanted + 1))
+        length = len(stream.decompress(b"".join(parts), raw_size + 1))
     except zlib.error as error:
         raise _DamagedError(f"compressed data: {foreign_text(error)}") from None
-    if length != wanted or not stream.eof or stream.unused_data:
-        raise _DamagedError(f"compressed data does not hold exactly {wanted} bytes")
+    if length != raw_size or not stream.eof or stream.unused_data:
+        raise _DamagedError(f"compressed data does not hold exactly {raw_size} bytes")
 
 
 def without_metadata(data: bytes) -> bytes:

@@ -221,10 +221,10 @@ def serialize_tensors(section: str, tensors: Mapping[str, StoredTensor]) -> byte
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
         raise _RefusedHeader("duplicate key")
-    return made
+    return entries
 
 
 class _RefusedHeader(ValueError):
@@ -297,12 +297,12 @@ def parse_tensor_header(
     entries: dict[str, tuple[TensorKind, int, int]] = {}
     for name, entry in listed.items():
         kind, end = _parse_entry(name, entry, start - 8 - length, fault)
-        wanted = expected.get(name) if expected is not None else kind
-        if wanted is None:
+        implied = expected.get(name) if expected is not None else kind
+        if implied is None:
             raise fault(f"tensor {printable(name)} is not one the manifest implies")
-        if wanted != kind or (expected is None and kind[0] not in BASE_DTYPES):
+        if implied != kind or (expected is None and kind[0] not in BASE_DTYPES):
             raise fault(
-                f"tensor {printable(name)}; expected {_show(wanted, base=expected is None)}, "
+                f"tensor {printable(name)}; expected {_show(implied, base=expected is None)}, "
                 f"got {_show(kind)}"
             )
         entries[name] = (kind, start, 8 + length + end)
@@ -387,13 +387,13 @@ def parse_tensors(
         loaded = deserialize(data)
     except SafetensorError as error:
         raise SpecError.make("E_TENSOR", foreign_text(error), member=member) from None
-    for name, found in loaded:
+    for name, fields in loaded:
         kind = entries.get(name)
-        if kind is None or kind[0] != (found["dtype"], tuple(found["shape"])):
+        if kind is None or kind[0] != (fields["dtype"], tuple(fields["shape"])):
             raise SpecError.make(
                 "E_TENSOR", f"tensor {printable(name)} reads differently in the safetensors library"
             )
-        tensors[name] = StoredTensor(*kind[0], found["data"])
+        tensors[name] = StoredTensor(*kind[0], fields["data"])
     if section in ("adapter", "head", "probes", "base"):
         problems = validate_values(tensors)
         if problems:

@@ -111,7 +111,7 @@ def _validate_groups(manifest: Manifest) -> list[Problem]:
     has_images = manifest.images is not UNSET
     packed = manifest.images is not UNSET and manifest.images.layout == "packed"
     embedded = manifest.base is not UNSET and manifest.base.kind == "embedded"
-    wanted = {
+    expected = {
         "classes": True,
         "adapter": bool(present),
         "head": bool(present),
@@ -120,10 +120,10 @@ def _validate_groups(manifest: Manifest) -> list[Problem]:
         "index": has_images,
         "pixels": packed,
     }
-    for name, want in wanted.items():
-        if want and name not in names:
+    for name, is_expected in expected.items():
+        if is_expected and name not in names:
             problems.append(Problem("sections", "group", f"section `{name}` is missing"))
-        elif name in names and not want:
+        elif name in names and not is_expected:
             problems.append(
                 Problem(
                     "sections", "group", f"section `{name}` belongs to no group of this manifest"

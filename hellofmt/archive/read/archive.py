@@ -129,7 +129,7 @@ class Archive(ABC):
     @abstractmethod
     def checked(
         self,
-        found: list[bytes],
+        blocks: list[bytes],
         ranges: list[tuple[int, int]],
         check: Callable[[list[bytes]], bytes],
     ) -> bytes:

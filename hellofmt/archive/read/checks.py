@@ -23,41 +23,41 @@ def check_expect(expect: str | None) -> None:
         )
 
 
-def check_padding(found: bytes | memoryview, member: str, offset: int) -> None:
+def check_padding(padding: bytes | memoryview, member: str, offset: int) -> None:
     """Raise unless all padding bytes are zero.
 
     Raises:
         CorruptError: a byte is not zero (E_PADDING).
     """
-    if bytes(found).strip(b"\0"):
+    if bytes(padding).strip(b"\0"):
         raise CorruptError.make(
             "E_PADDING", "bytes after the payload; expected zeros", member=member, offset=offset
         )
 
 
-def check_section_digest(found: str, wanted: str, member: str) -> None:
+def check_section_digest(actual: str, expected: str, member: str) -> None:
     """Raise if the digest of a section does not match.
 
     Raises:
         CorruptError: its bytes changed (E_DIGEST_INDEX).
     """
-    if found != wanted:
+    if actual != expected:
         raise CorruptError.make(
-            "E_DIGEST_INDEX", f"digest differs; expected {wanted}, got {found}", member=member
+            "E_DIGEST_INDEX", f"digest differs; expected {expected}, got {actual}", member=member
         )
 
 
-def check_image_digest(data: bytes | memoryview, wanted: bytes, name: str, offset: int) -> None:
+def check_image_digest(data: bytes | memoryview, expected: bytes, name: str, offset: int) -> None:
     """Raise if the digest of an image does not match.
 
     Raises:
         CorruptError: its bytes changed (E_DIGEST_MEMBER).
     """
-    found = hashlib.sha256(data).digest()
-    if found != wanted:
+    actual = hashlib.sha256(data).digest()
+    if actual != expected:
         raise CorruptError.make(
             "E_DIGEST_MEMBER",
-            f"digest differs; expected {wanted.hex()}, got {found.hex()}",
+            f"digest differs; expected {expected.hex()}, got {actual.hex()}",
             member=name,
             offset=offset,
         )

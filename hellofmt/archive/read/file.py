@@ -159,9 +159,9 @@ class HelloFile(Archive):
         self._sections = sections
         self._check_length()
         # The pixels of a packed archive are read by range later.
-        known, wanted = len(head), sections.offsets.get("pixels", sections.end)
-        if source.is_remote and known < wanted <= _REMOTE_HEAD_BYTES:
-            sections.head += source.read(known, wanted - known)
+        known, needed = len(head), sections.offsets.get("pixels", sections.end)
+        if source.is_remote and known < needed <= _REMOTE_HEAD_BYTES:
+            sections.head += source.read(known, needed - known)
         sections.check_headers()
 
     def _check_length(self) -> None:
@@ -171,19 +171,19 @@ class HelloFile(Archive):
             LimitError: it is too large (E_LIMIT_FILE_BYTES).
             CorruptError: it is too short (E_TRUNCATED) or too long (E_TRAILING).
         """
-        wanted = self.images_end + len(TRAILER)
-        check_limit(self.limits, "file_bytes", wanted)
-        if self.size_bytes < wanted:
+        expected = self.images_end + len(TRAILER)
+        check_limit(self.limits, "file_bytes", expected)
+        if self.size_bytes < expected:
             raise CorruptError.make(
                 "E_TRUNCATED",
-                f"the file is cut; expected {wanted} bytes, got {self.size_bytes}",
+                f"the file is cut; expected {expected} bytes, got {self.size_bytes}",
                 offset=self.size_bytes,
             )
-        if self.size_bytes > wanted:
+        if self.size_bytes > expected:
             raise CorruptError.make(
                 "E_TRAILING",
-                f"bytes after the end; expected {wanted} bytes, got {self.size_bytes}",
-                offset=wanted,
+                f"bytes after the end; expected {expected} bytes, got {self.size_bytes}",
+                offset=expected,
             )
 
     @property
@@ -290,14 +290,14 @@ class HelloFile(Archive):
 
     def checked(
         self,
-        found: list[bytes],
+        blocks: list[bytes],
         ranges: list[tuple[int, int]],
         check: Callable[[list[bytes]], bytes],
     ) -> bytes:
-        """Return ``check(found)``; remote bytes that it refuses are fetched once more.
+        """Return ``check(blocks)``; remote bytes that it refuses are fetched once more.
 
         Args:
-            found: the bytes of ``ranges``.
+            blocks: the bytes of ``ranges``.
             ranges: (offset, length) pairs.
             check: returns the verified bytes or raises a ``CorruptError`` or ``SpecError``.
 
@@ -307,7 +307,7 @@ class HelloFile(Archive):
             HelloIOError: ``check`` refused the bytes, and the server shows that the file was
                 replaced (E_READ); or reading failed.
         """
-        return self._sections.checked(found, ranges, check)
+        return self._sections.checked(blocks, ranges, check)
 
     def section_offset(self, name: str) -> int:
         """Return the byte offset of a section's payload.
@@ -353,17 +353,17 @@ class HelloFile(Archive):
             HelloIOError: reading failed.
             UserInputError: there is no such row (E_OPTION).
         """
-        found: dict[int, bytes] = {}
+        files: dict[int, bytes] = {}
         missing: dict[int, tuple[int, int]] = {}
         for row in map(int, rows):
             images, index = self.row_of(row)
             at, size = int(index.offset[row]), int(index.size[row])
             known = None
-            if self._cache is not None and row not in found:
+            if self._cache is not None and row not in files:
                 known = self._cache.get(index.sha256[row].tobytes(), size)
             if known is not None:
-                found[row] = known
-            elif row not in found:
+                files[row] = known
+            elif row not in files:
                 packed = images.layout == "packed"
                 missing[row] = (at, size) if packed else (at - BLOCK, BLOCK + padded(size))
         # A source other than ours need not know the option unless it is used.
@@ -371,14 +371,14 @@ class HelloFile(Archive):
         blocks = self._source.read_ranges(list(missing.values()), **options)
         for (row, place), block in zip(missing.items(), blocks, strict=True):
 
-            def check(found: list[bytes], row: int = row) -> bytes:
-                return self.check_image(row, found[0])
+            def check(parts: list[bytes], row: int = row) -> bytes:
+                return self.check_image(row, parts[0])
 
-            found[row] = self.checked([block], [place], check)
+            files[row] = self.checked([block], [place], check)
             if self._cache is not None:
                 index = self.row_of(row)[1]
-                self._cache.put(index.sha256[row].tobytes(), found[row])
-        return [found[int(row)] for row in rows]
+                self._cache.put(index.sha256[row].tobytes(), files[row])
+        return [files[int(row)] for row in rows]
 
     def check_image(self, row: int, block: bytes) -> bytes:
         """Verify header, digest and padding of an image member and return the stored bytes.

@@ -40,9 +40,9 @@ def read_manifest(head: bytes, source: Source) -> bytes:
         SpecError: a header is wrong (E_HEADER).
         LimitError: the manifest is too large (E_LIMIT_MANIFEST).
     """
-    found = head[: len(MAGIC)]
-    if not found or found != MAGIC[: len(found)]:
-        what = f"got {printable(found)}" if found else "the file is empty"
+    magic = head[: len(MAGIC)]
+    if not magic or magic != MAGIC[: len(magic)]:
+        what = f"got {printable(magic)}" if magic else "the file is empty"
         raise NotHelloError.make(
             "E_MAGIC",
             f"not a .hello archive; expected the file to begin with {MANIFEST_MEMBER}, {what}",

@@ -77,12 +77,12 @@ class Sections:
             start = self.offsets[section.name]
             ranges.append((start - BLOCK, BLOCK))
             ranges.append((start + section.size, padded(section.size) - section.size))
-        found = self.read_ranges(ranges)
+        blocks = self.read_ranges(ranges)
         for i, section in enumerate(sections):
             member = section_member(section.name)
-            if found[2 * i] != header(member, section.size):
-                raise describe_header(found[2 * i], member, section.size)
-            check_padding(found[2 * i + 1], member, ranges[2 * i + 1][0])
+            if blocks[2 * i] != header(member, section.size):
+                raise describe_header(blocks[2 * i], member, section.size)
+            check_padding(blocks[2 * i + 1], member, ranges[2 * i + 1][0])
 
     def read_ranges(self, ranges: list[tuple[int, int]]) -> list[bytes]:
         """Read (offset, length) pairs, from the head if it contains them."""
@@ -156,9 +156,9 @@ class Sections:
             check_section_digest(self._hash_section(section), section.digest, member)
         ranges = [(self.offsets[section.name], section.size)]
 
-        def check(found: list[bytes]) -> bytes:
-            check_section_digest(sha256(found[0]), section.digest, member)
-            return found[0]
+        def check(blocks: list[bytes]) -> bytes:
+            check_section_digest(sha256(blocks[0]), section.digest, member)
+            return blocks[0]
 
         stored = self.checked(self.read_ranges(ranges), ranges, check)
         if self._cache is not None:
@@ -167,14 +167,14 @@ class Sections:
 
     def checked(
         self,
-        found: list[bytes],
+        blocks: list[bytes],
         ranges: list[tuple[int, int]],
         check: Callable[[list[bytes]], bytes],
     ) -> bytes:
-        """Return ``check(found)``; remote bytes that it refuses are fetched once more.
+        """Return ``check(blocks)``; remote bytes that it refuses are fetched once more.
 
         Args:
-            found: the bytes of ``ranges``.
+            blocks: the bytes of ``ranges``.
             ranges: (offset, length) pairs.
             check: returns the verified bytes or raises a ``CorruptError`` or ``SpecError``.
 
@@ -186,7 +186,7 @@ class Sections:
         """
         source = self._source
         try:
-            return check(found)
+            return check(blocks)
         except (CorruptError, SpecError):
             if not source.is_remote:
                 raise

@@ -67,9 +67,9 @@ def open_set(names: Sequence[str], expect: str | None, limits: Limits, access: A
     files = _open_all(names, limits, access)
     try:
         if len(files) > 1 or files[0].manifest.shard is not UNSET:
-            made = HelloSet(files, limits, access)
-            _check_pin(made, expect)
-            return made
+            opened = HelloSet(files, limits, access)
+            _check_pin(opened, expect)
+            return opened
     except BaseException:
         _close_all(files)
         raise
@@ -77,14 +77,14 @@ def open_set(names: Sequence[str], expect: str | None, limits: Limits, access: A
     return access.open(names[0], expect, limits)
 
 
-def _check_pin(made: HelloSet, expect: str | None) -> None:
+def _check_pin(opened: HelloSet, expect: str | None) -> None:
     """Raise if the set is not the expected one.
 
     Raises:
         TrustError: the ids differ (E_PIN).
     """
-    if expect is not None and expect != made.id:
-        raise TrustError.make("E_PIN", f"id of the set; expected {expect}, got {made.id}")
+    if expect is not None and expect != opened.id:
+        raise TrustError.make("E_PIN", f"id of the set; expected {expect}, got {opened.id}")
 
 
 def _open_all(names: Sequence[str], limits: Limits, access: Access) -> list[HelloFile]:
@@ -250,7 +250,7 @@ class HelloSet(Archive):
 
     def checked(
         self,
-        found: list[bytes],
+        blocks: list[bytes],
         ranges: list[tuple[int, int]],
         check: Callable[[list[bytes]], bytes],
     ) -> bytes:
@@ -275,23 +275,23 @@ class HelloSet(Archive):
 
     def read_images(self, rows: Sequence[int], *, exact: bool = False) -> list[bytes]:
         """Read the stored bytes of many images; see ``HelloFile.read_images``."""
-        wanted: dict[int, list[int]] = {}
+        rows_of: dict[int, list[int]] = {}
         places: list[tuple[int, int]] = []
         for row in map(int, rows):
             self.row_of(row)
             shard, local = self._place(row)
-            places.append((shard, len(wanted.setdefault(shard, []))))
-            wanted[shard].append(local)
+            places.append((shard, len(rows_of.setdefault(shard, []))))
+            rows_of[shard].append(local)
 
         def read(shard: int) -> list[bytes]:
-            return self.shards[shard].read_images(wanted[shard], exact=exact)
+            return self.shards[shard].read_images(rows_of[shard], exact=exact)
 
-        if len(wanted) > 1 and is_url(self.shards[0].path):
+        if len(rows_of) > 1 and is_url(self.shards[0].path):
             with ThreadPoolExecutor(_THREADS) as pool:
-                found = dict(zip(wanted, pool.map(read, wanted), strict=True))
+                files = dict(zip(rows_of, pool.map(read, rows_of), strict=True))
         else:
-            found = {shard: read(shard) for shard in wanted}
-        return [found[shard][at] for shard, at in places]
+            files = {shard: read(shard) for shard in rows_of}
+        return [files[shard][at] for shard, at in places]
 
     def _place(self, row: int) -> tuple[int, int]:
         """Return the shard of a row, and its row there."""
@@ -356,7 +356,7 @@ def _in_order(files: Sequence[HelloFile]) -> list[HelloFile]:
     """
     ordered = sorted(files, key=lambda file: _shard_of(file).index)
     count, total = _shard_of(ordered[0]).count, _shard_of(ordered[0]).total
-    given: dict[int, HelloFile] = {}
+    by_number: dict[int, HelloFile] = {}
     for file in ordered:
         shard = _shard_of(file)
         if (shard.count, shard.total) != (count, total):
@@ -364,12 +364,12 @@ def _in_order(files: Sequence[HelloFile]) -> list[HelloFile]:
                 f"{_shown(file)} is of {shard.count} shards with {shard.total} images, "
                 f"{_shown(ordered[0])} of {count} with {total}"
             )
-        if shard.index in given:
+        if shard.index in by_number:
             raise _no_set(
-                f"{_shown(file)} and {_shown(given[shard.index])} are both shard {shard.index}"
+                f"{_shown(file)} and {_shown(by_number[shard.index])} are both shard {shard.index}"
             )
-        given[shard.index] = file
-    missing = next((i for i in range(count) if i not in given), None)
+        by_number[shard.index] = file
+    missing = next((i for i in range(count) if i not in by_number), None)
     if missing is not None:
         raise _no_set(f"shard {missing} is missing; expected {count} shards, got {len(ordered)}")
     known = _common(ordered[0])

@@ -146,7 +146,7 @@ def sign_archive(
     with open_archive(path, expect=verified.id, limits=limits) as file:
         message = _message(file)
         dataset = file.manifest.dataset
-    made = Signature(
+    signature = Signature(
         algorithm="ed25519",
         id=verified.id,
         key_id=_key_id(signer.public_key()),
@@ -154,8 +154,8 @@ def sign_archive(
         signature=signer.sign(message).hex(),
         version=dataset.version,
     )
-    write_small_file(out, canonical(msgspec.to_builtins(made)), force=force)
-    return made
+    write_small_file(out, canonical(msgspec.to_builtins(signature)), force=force)
+    return signature
 
 
 def verify_signature(

@@ -192,12 +192,12 @@ class ImageStream:
 
     def _desk(self) -> _Desk:
         """The desk of this process: locks and threads do not survive a fork."""
-        found = self._desks.get(os.getpid())
-        if found is None:
+        desk = self._desks.get(os.getpid())
+        if desk is None:
             # Pages that cannot be kept would be fetched twice.
             settled = self._firsts[1:] > self._store.rows
-            found = self._desks.setdefault(os.getpid(), _Desk(settled))
-        return found
+            desk = self._desks.setdefault(os.getpid(), _Desk(settled))
+        return desk
 
     def announce(self, rows: NDArray[np.integer]) -> None:
         """Prefetch ``rows`` in the background, in this order, replacing earlier announcements.
@@ -230,14 +230,14 @@ class ImageStream:
             HelloError: as ``Archive.read_images``.
             OSError: the file is gone, or access was withdrawn.
         """
-        found: dict[int, bytes] = {}
+        files: dict[int, bytes] = {}
         missing: list[int] = []
         for row in dict.fromkeys(rows):
             data = self._store.get(row)
             if data is None:
                 missing.append(row)
             else:
-                found[row] = data
+                files[row] = data
         if missing:
             self._wait_for(dict.fromkeys(self._page_of[missing].tolist()))
         left: list[int] = []
@@ -246,10 +246,10 @@ class ImageStream:
             if data is None:
                 left.append(row)
             else:
-                found[row] = data
+                files[row] = data
         # Images that cannot be kept or are damaged; here the error names the requested row.
-        found.update(zip(left, self._file.read_images(left, exact=True), strict=True))
-        return [found[row] for row in rows]
+        files.update(zip(left, self._file.read_images(left, exact=True), strict=True))
+        return [files[row] for row in rows]
 
     def _wait_for(self, pages: dict[int, None]) -> None:
         """Wait until no fetch of ``pages`` is in progress.
@@ -281,8 +281,8 @@ class ImageStream:
 
     def _start(self, desk: _Desk) -> None:
         """Start enough threads for the pending pages; the caller holds the lock."""
-        wanted = min(_THREADS, len(desk.urgent) + len(desk.queue))
-        for _ in range(wanted - desk.threads):
+        count = min(_THREADS, len(desk.urgent) + len(desk.queue))
+        for _ in range(count - desk.threads):
             thread = threading.Thread(
                 target=self._work, args=(desk,), name="hellofmt-stream", daemon=True
             )

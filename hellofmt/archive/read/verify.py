@@ -240,8 +240,10 @@ def _check_window(file: Archive, index: Index, rows: tuple[int, int], *, content
     member, after = (start - base) // BLOCK, (start - base + padded_rows(size)) // BLOCK + 1
     window = file.source.read(base, int(after[-1]) * BLOCK)
     blocks = np.frombuffer(window, np.uint8).reshape(-1, BLOCK)
-    wanted = image_headers(index.label[span], first + rows[0], size, codec, manifest.classes, total)
-    wrong = (blocks[member].view(np.uint64) != wanted.view(np.uint64)).any(axis=1)
+    expected = image_headers(
+        index.label[span], first + rows[0], size, codec, manifest.classes, total
+    )
+    wrong = (blocks[member].view(np.uint64) != expected.view(np.uint64)).any(axis=1)
     wrong |= padding_faults(blocks[after - 1], size)
     # Copies of small images cost less than views of them.
     view = window if len(window) < _SMALL_BYTES * len(size) else memoryview(window)
@@ -250,8 +252,8 @@ def _check_window(file: Archive, index: Index, rows: tuple[int, int], *, content
     payloads: list[bytes | memoryview] = [view[at:end] for at, end in places]
     if contents:
         digests = b"".join([hashlib.sha256(data).digest() for data in payloads])
-        found = np.frombuffer(digests, np.uint8).reshape(-1, 32)
-        wrong |= (found != index.sha256[span]).any(axis=1)
+        actual = np.frombuffer(digests, np.uint8).reshape(-1, 32)
+        wrong |= (actual != index.sha256[span]).any(axis=1)
     columns = wrong.tolist(), index.height[span].tolist(), index.width[span].tolist()
     for row, data, fault, height, width in zip(range(*rows), payloads, *columns, strict=True):
         if fault:
@@ -273,8 +275,8 @@ def _check_window(file: Archive, index: Index, rows: tuple[int, int], *, content
 def _check_member(file: Archive, row: int, block: bytes, offset: int) -> bytes:
     """Return the image of a member that failed, if a second read verifies; else raise."""
 
-    def check(found: list[bytes]) -> bytes:
-        return file.check_image(row, found[0])
+    def check(blocks: list[bytes]) -> bytes:
+        return file.check_image(row, blocks[0])
 
     return file.checked([block], [(offset, len(block))], check)
 
@@ -290,8 +292,8 @@ def _verify_packed(file: Archive, index: Index) -> Generator[int]:
         rows = range(begin, min(begin + step, len(index)))
         place = first + begin * size, len(rows) * size
 
-        def check(found: list[bytes], rows: range = rows) -> bytes:
-            window = memoryview(found[0])
+        def check(blocks: list[bytes], rows: range = rows) -> bytes:
+            window = memoryview(blocks[0])
             for i, row in enumerate(rows):
                 check_image_digest(
                     window[i * size : (i + 1) * size],
@@ -299,7 +301,7 @@ def _verify_packed(file: Archive, index: Index) -> Generator[int]:
                     file.image_name(row),
                     first + row * size,
                 )
-            return found[0]
+            return blocks[0]
 
         whole.update(file.checked([file.source.read(*place)], [place], check))
         yield from rows
@@ -312,12 +314,12 @@ def _verify_end(file: Archive) -> None:
     """Check the two final zero blocks, and that no ZIP archive ends at the end of the file."""
     place = file.images_end, len(TRAILER)
 
-    def check(found: list[bytes]) -> bytes:
-        if found[0] != TRAILER:
+    def check(blocks: list[bytes]) -> bytes:
+        if blocks[0] != TRAILER:
             raise CorruptError.make(
                 "E_TRAILING", "the last 1024 bytes; expected zeros", offset=file.images_end
             )
-        return found[0]
+        return blocks[0]
 
     file.checked([file.source.read(*place)], [place], check)
     offset = find_zip_end(file.source)

@@ -197,9 +197,9 @@ class RemoteSource:
         ]
         merged = merge_ranges(outside, 0 if exact else _GAP)
         blocks = _fetch_all(self._transport, [(at, at + size) for at, size in merged])
-        found = iter(cut_ranges(outside, merged, blocks))
+        parts = iter(cut_ranges(outside, merged, blocks))
         return [
-            first[at : at + size] + (next(found) if size and at + size > known else b"")
+            first[at : at + size] + (next(parts) if size and at + size > known else b"")
             for at, size in ranges
         ]
 
@@ -344,8 +344,8 @@ class _Http:
                     # The first answer gave the total, which may be less than requested.
                     end = min(end, self._total)
                     while len(data) < end - start:
-                        wanted = min(_CHUNK_BYTES, end - start - len(data))
-                        chunk = await response.content.read(wanted)
+                        size = min(_CHUNK_BYTES, end - start - len(data))
+                        chunk = await response.content.read(size)
                         if not chunk:
                             break
                         data += chunk
@@ -462,26 +462,26 @@ class _Storage:
             # One range after another, and of each as many bytes more: 5 MiB if nothing is said.
             options = {"block_size": 1}
         try:
-            found = filesystem.cat_ranges(
+            results = filesystem.cat_ranges(
                 [path] * len(ranges), starts, ends, on_error="return", **options
             )
         except Exception as error:
-            found = [error] * len(ranges)
+            results = [error] * len(ranges)
         return [
             self._answer(data, end - start)
-            for data, (start, end) in zip(found, ranges, strict=True)
+            for data, (start, end) in zip(results, ranges, strict=True)
         ]
 
-    def _answer(self, found: Any, wanted: int) -> _Answer:
-        if isinstance(found, (FileNotFoundError, PermissionError)):
-            return _Answer(error=found)
-        if isinstance(found, Exception):
-            return _Answer(error=self._fault(found), passes=True)
-        if len(found) != wanted:
-            code = "E_SHORT_READ" if len(found) < wanted else "E_READ"
-            text = f"{_shown(self._url)}: expected {wanted} bytes, got {len(found)}"
-            return _Answer(error=HelloIOError.make(code, text), passes=len(found) < wanted)
-        return _Answer(bytes(found))
+    def _answer(self, result: Any, size: int) -> _Answer:
+        if isinstance(result, (FileNotFoundError, PermissionError)):
+            return _Answer(error=result)
+        if isinstance(result, Exception):
+            return _Answer(error=self._fault(result), passes=True)
+        if len(result) != size:
+            code = "E_SHORT_READ" if len(result) < size else "E_READ"
+            text = f"{_shown(self._url)}: expected {size} bytes, got {len(result)}"
+            return _Answer(error=HelloIOError.make(code, text), passes=len(result) < size)
+        return _Answer(bytes(result))
 
     def _connected(self) -> tuple[Any, str]:
         """Return file system and path for this process."""

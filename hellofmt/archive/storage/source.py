@@ -224,7 +224,7 @@ def cut_ranges(
 ) -> list[bytes]:
     """Cut the bytes of every range out of the merged blocks."""
     starts = [start for start, _ in merged]
-    found: list[bytes] = []
+    parts: list[bytes] = []
     for offset, length in ranges:
         # Overlapping ranges may be separate because of their size: take the last that starts in
         # time.
@@ -232,5 +232,5 @@ def cut_ranges(
         while starts[i] + len(blocks[i]) < offset + length:
             i -= 1
         at = offset - starts[i]
-        found.append(blocks[i][at : at + length])
-    return found
+        parts.append(blocks[i][at : at + length])
+    return parts

@@ -34,20 +34,20 @@ FLUSH_BYTES: Final = 2 << 20
 class _Window:
     """Neighbouring images in the file, filled and written at once.
 
-    ``made`` holds the bytes of images whose source is a function of the caller.
+    ``contents`` holds the bytes of images whose source is a function of the caller.
     """
 
     start: int
     stop: int
-    made: Mapping[int, bytes]
+    contents: Mapping[int, bytes]
 
 
 class _Buffers(threading.local):
     """Buffers of one thread, reused for every window: fresh pages cost as much as a copy."""
 
     def __init__(self) -> None:
-        self.meant = memoryview(bytearray(FLUSH_BYTES))
-        self.found = memoryview(bytearray(FLUSH_BYTES))
+        self.filled = memoryview(bytearray(FLUSH_BYTES))
+        self.stored = memoryview(bytearray(FLUSH_BYTES))
 
 
 class ImageWriter:
@@ -108,12 +108,12 @@ class ImageWriter:
 
     def _windows(self) -> Iterator[_Window]:
         for start, stop in cut_windows(self._start, self._end, FLUSH_BYTES):
-            made = {
+            contents = {
                 row: self._rows[row].read()
                 for row in range(start, stop)
                 if not isinstance(self._rows[row].source, str)
             }
-            yield _Window(start, stop, made)
+            yield _Window(start, stop, contents)
 
     def _is_large(self, window: _Window) -> bool:
         return int(self._end[window.stop - 1] - self._start[window.start]) > FLUSH_BYTES
@@ -124,7 +124,7 @@ class ImageWriter:
         base = int(self._start[span.start])
         length = int(self._end[span.stop - 1]) - base
         large = length > FLUSH_BYTES
-        view = memoryview(bytearray(length)) if large else self._buffers.meant[:length]
+        view = memoryview(bytearray(length)) if large else self._buffers.filled[:length]
         blocks = np.frombuffer(view, np.uint8).reshape(-1, BLOCK)
         starts = self._start[span] - base
         blocks[starts // BLOCK] = headers
@@ -141,7 +141,7 @@ class ImageWriter:
                 if read_into(image.source, data) != image.size:
                     raise image.changed()
             else:
-                data[:] = window.made[row]
+                data[:] = window.contents[row]
             shapes.append(image.parse(data, self._codec, self._limits))
         self.height[span] = [shape.height for shape in shapes]
         self.width[span] = [shape.width for shape in shapes]
@@ -150,49 +150,49 @@ class ImageWriter:
         self.sha256[span] = np.frombuffer(digests, np.uint8).reshape(-1, 32)
 
     def _hash_written(
-        self, meant: memoryview, base: int, places: Sequence[tuple[int, int]]
+        self, written: memoryview, base: int, places: Sequence[tuple[int, int]]
     ) -> list[bytes]:
         """Hash images as the file now holds them.
 
         Args:
-            meant: the bytes that were written.
+            written: the bytes that were written.
             base: their offset in the file.
-            places: start and end of each image within ``meant``; a single image if that is larger
+            places: start and end of each image within ``written``; a single image if that is larger
                 than a buffer.
 
         Raises:
             HelloIOError: the file holds different bytes (E_WRITE).
         """
-        if len(meant) <= FLUSH_BYTES:
-            found = self._read_back(meant, base)
-            return [hashlib.sha256(found[start:end]).digest() for start, end in places]
+        if len(written) <= FLUSH_BYTES:
+            stored = self._read_back(written, base)
+            return [hashlib.sha256(stored[start:end]).digest() for start, end in places]
         [(start, end)] = places
         digest = hashlib.sha256()
-        for at in range(0, len(meant), FLUSH_BYTES):
-            found = self._read_back(meant[at : at + FLUSH_BYTES], base + at)
-            digest.update(found[max(0, start - at) : max(0, end - at)])
+        for at in range(0, len(written), FLUSH_BYTES):
+            stored = self._read_back(written[at : at + FLUSH_BYTES], base + at)
+            digest.update(stored[max(0, start - at) : max(0, end - at)])
         return [digest.digest()]
 
-    def _read_back(self, meant: memoryview, offset: int) -> memoryview:
-        """Read back what the file holds at ``offset`` and check that it is ``meant``.
+    def _read_back(self, written: memoryview, offset: int) -> memoryview:
+        """Read back what the file holds at ``offset`` and check that it is ``written``.
 
         The result is valid until the thread's next call.
 
         Raises:
             HelloIOError: E_WRITE, E_NOSPACE.
         """
-        found, count = self._buffers.found[: len(meant)], 0
+        stored, count = self._buffers.stored[: len(written)], 0
         try:
-            while count < len(found) and (
-                more := read_into_at(self._fd, found[count:], offset + count)
+            while count < len(stored) and (
+                more := read_into_at(self._fd, stored[count:], offset + count)
             ):
                 count += more
         except OSError as error:
             raise write_error(error) from error
         # As eight-byte numbers: byte views are compared one byte at a time.
-        same = np.array_equal(np.frombuffer(found, np.uint64), np.frombuffer(meant, np.uint64))
-        if count < len(found) or not same:
+        same = np.array_equal(np.frombuffer(stored, np.uint64), np.frombuffer(written, np.uint64))
+        if count < len(stored) or not same:
             raise HelloIOError.make(
                 "E_WRITE", "the file does not hold what was written to it", offset=offset
             )
-        return found
+        return stored
