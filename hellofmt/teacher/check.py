@@ -79,6 +79,8 @@ def teacher_accuracy(
 def check_teacher(teacher: Callable[[Tensor], Tensor], images: ArrayImages, size: int) -> float:
     """Accuracy of a teacher on real images, refused if its class order is not the data set's.
 
+    Each member of a pool is checked for its own order: the mean of three hides one that is wrong.
+
     Args:
         teacher: views to logits.
         images: real images with labels in the data set's class order.
@@ -92,6 +94,23 @@ def check_teacher(teacher: Callable[[Tensor], Tensor], images: ArrayImages, size
             logits that are not finite, is not above chance, or is significantly better with its
             outputs in another order.
     """
+    if isinstance(teacher, TeacherPool):
+        for member in teacher.teachers:
+            _check_order(_predicted(member, images, size), images)
+    predicted = _predicted(teacher, images, size)
+    _check_order(predicted, images)
+    accuracy = 100.0 * float(np.mean(predicted == images.labels))
+    if accuracy <= 100.0 / len(images.classes):
+        raise UserInputError.make(
+            "E_TEACHER", f"{_accuracy_text(predicted, images)}; no other order explains it either"
+        )
+    return accuracy
+
+
+def _predicted(
+    teacher: Callable[[Tensor], Tensor], images: ArrayImages, size: int
+) -> NDArray[np.int64]:
+    """The largest output for each image."""
     classes = len(images.classes)
     parts: list[NDArray[np.int64]] = []
     for logits in _tried_logits(teacher, images, size):
@@ -109,18 +128,23 @@ def check_teacher(teacher: Callable[[Tensor], Tensor], images: ArrayImages, size
                 " images; expected finite numbers",
             )
         parts.append(logits.argmax(1).numpy())
-    predicted = np.concatenate(parts)
-    accuracy = 100.0 * float(np.mean(predicted == images.labels))
-    chance = 100.0 / classes
-    order = _recognised_order(predicted, images.labels, classes)
-    if order is None and accuracy > chance:
-        return accuracy
-    text = (
-        f"top-1 of the teacher on {len(images)} real images is {accuracy:.1f} %;"
-        f" expected more than chance, {chance:.1f} %, in the data set's class order"
+    return np.concatenate(parts)
+
+
+def _accuracy_text(predicted: NDArray[np.int64], images: ArrayImages) -> str:
+    return (
+        f"top-1 of the teacher on {len(images)} real images is"
+        f" {100.0 * np.mean(predicted == images.labels):.1f} %; expected more than chance,"
+        f" {100.0 / len(images.classes):.1f} %, in the data set's class order"
     )
+
+
+def _check_order(predicted: NDArray[np.int64], images: ArrayImages) -> None:
+    """Refuse outputs that another order of the classes explains better."""
+    classes = len(images.classes)
+    order = _recognised_order(predicted, images.labels, classes)
     if order is None:
-        raise UserInputError.make("E_TEACHER", f"{text}; no other order explains it either")
+        return
     other = 100.0 * float(np.mean(predicted == order[images.labels]))
     moved = np.flatnonzero(order != np.arange(classes))
     examples = ", ".join(
@@ -129,8 +153,9 @@ def check_teacher(teacher: Callable[[Tensor], Tensor], images: ArrayImages, size
     )
     raise UserInputError.make(
         "E_TEACHER",
-        f"{text}; {other:.1f} % in another order of {len(moved)} classes, so its class order"
-        f" differs: {examples}{', ...' if len(moved) > 3 else ''}",
+        f"{_accuracy_text(predicted, images)}; {other:.1f} % in another order of"
+        f" {len(moved)} classes, so its class order differs: {examples}"
+        f"{', ...' if len(moved) > 3 else ''}",
         advice="{teacher_classes:FILE} says the order of its outputs",
     )
 

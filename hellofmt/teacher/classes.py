@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from hellofmt.errors import UserInputError, printable
@@ -78,7 +79,8 @@ def columns_of(
             f"{where} lacks {len(lacking):,} of {len(keys):,} classes by {source}:"
             f" {listed(lacking)}",
         )
-    twice = [key for key in keys if named.count(key) > 1]
+    counts = Counter(named)
+    twice = [key for key in keys if counts[key] > 1]
     if twice:
         raise UserInputError.make(
             "E_TEACHER", f"classes of {where}: more than one output is {listed(twice)}"

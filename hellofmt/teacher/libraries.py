@@ -153,7 +153,7 @@ def pretrained_network(name: str, change: RuleChange) -> tuple[nn.Module, InputR
         raise HelloIOError.make(
             "E_HTTP", f"weights of `{printable(name)}` cannot be downloaded: {foreign_text(error)}"
         ) from error
-    except (RuntimeError, ValueError, AttributeError) as error:
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise UserInputError.make(
             "E_OPTION",
             f"{name.partition(':')[0]} has no trained `{printable(name.partition(':')[2])}`:"

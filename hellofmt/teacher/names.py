@@ -17,6 +17,7 @@ is refused where its JSON names a module, and its checkpoints are safetensors.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,6 +53,8 @@ __all__ = ["load_named_teacher"]
 
 _PRETRAINED: Final = "pretrained"
 _UNCHANGED: Final = RuleChange()
+# Of logits that should be equal, relative to the largest; convolutions differ by the batch.
+_SAME: Final = 1e-3
 _INSIDE: Final = {"mean", "std", "pixel_mean", "pixel_std"}
 
 
@@ -83,6 +86,7 @@ class _Reader:
 
     def finished(self, network: nn.Module, rule: InputRule) -> Teacher:
         """The teacher, tried on one view, with the outputs that the data set's classes need."""
+        network = self._in_float32(network)
         self.say(f"teacher {printable(self.text)}: {rule.text()}")
         buffers = {name.rpartition(".")[2]: b for name, b in network.named_buffers()}
         inside = [n for n in _INSIDE & set(buffers) if buffers[n].numel() == 3]
@@ -91,31 +95,63 @@ class _Reader:
                 f"teacher {printable(self.text)}: the network has buffers {listed(inside)}; if it"
                 " normalises inside, pass --teacher-mean 0 0 0 --teacher-std 1 1 1"
             )
-        outputs = self._outputs(Teacher(network, rule))
+        outputs = self._outputs(network, rule)
         columns, note = columns_of(self.text, outputs, self.keys, self.named)
         if note:
             self.say(note)
         return Teacher(network, rule, columns)
 
-    def _outputs(self, teacher: Teacher) -> int:
+    def _in_float32(self, network: nn.Module) -> nn.Module:
+        """A network of the user's in float32, which views are, and said if it was not."""
+        others = {p.dtype for p in network.parameters() if p.is_floating_point()} - {torch.float32}
+        if others:
+            names = " and ".join(sorted(str(t).removeprefix("torch.") for t in others))
+            self.say(f"teacher {printable(self.text)}: {names} computed with in float32")
+            network = network.float()
+        return network
+
+    def _outputs(self, network: nn.Module, rule: InputRule) -> int:
+        """The number of logits, of a network that has shown that it gives them.
+
+        Two views together and the first of them alone must give the same: a label is a function of
+        its view.
+        """
+        where = f"teacher `{printable(self.text)}`"
+        side = rule.size or self.side
+        views = torch.rand(2, 3, self.side, self.side, generator=torch.Generator().manual_seed(0))
         try:
+            teacher = Teacher(network, rule)
             with torch.inference_mode():
-                logits: Any = teacher(torch.zeros(1, 3, self.side, self.side))
+                alone: Any = teacher(views[:1])
+                together: Any = teacher(views)
         except Exception as error:
-            side = teacher.rule.size or self.side
             raise UserInputError.make(
-                "E_TEACHER",
-                f"teacher `{printable(self.text)}` cannot run on {side} x {side} pixels:"
-                f" {raised(error)}",
+                "E_TEACHER", f"{where} cannot run on {side} x {side} pixels: {raised(error)}"
             ) from error
-        shape = getattr(logits, "shape", None)
-        if shape is None or len(shape) != 2:
+        if not isinstance(alone, torch.Tensor) or alone.ndim != 2:
+            got = tuple(alone.shape) if isinstance(alone, torch.Tensor) else type(alone).__name__
+            raise UserInputError.make(
+                "E_TEACHER", f"{where}: expected logits (1, classes) of a view, got {got}"
+            )
+        if not bool(torch.isfinite(alone).all()):
+            raise UserInputError.make(
+                "E_TEACHER", f"{where}: logits of a view of noise are not finite; expected numbers"
+            )
+        scale = 1.0 + float(alone.abs().max())
+        if float((together[:1] - alone).abs().max()) > _SAME * scale:
             raise UserInputError.make(
                 "E_TEACHER",
-                f"teacher `{printable(self.text)}`: expected logits (1, classes) of a view, got"
-                f" {type(logits).__name__ if shape is None else tuple(shape)}",
+                f"{where}: logits of a view change with the views beside it, or from call to call;"
+                " expected a network without dropout or statistics of a batch in eval mode",
             )
-        return int(shape[1])
+        sums = together.double().sum(1)
+        if bool((together >= 0).all()) and bool(((sums - 1).abs() < _SAME).all()):
+            raise UserInputError.make(
+                "E_TEACHER",
+                f"{where}: outputs are probabilities, whose sum is 1; expected logits, as they are"
+                " before the softmax",
+            )
+        return int(alone.shape[1])
 
     def _build(self, network: str, classes: int, checkpoint: Checkpoint, file: str) -> Any:
         """Network and rule for a file."""
@@ -128,7 +164,17 @@ class _Reader:
             return made, self.change.of(factory_rule(made))
         return library_network(network, classes, self.side, self.change, checkpoint.arguments)
 
+    def check_classes(self, recorded: Sequence[str]) -> None:
+        """Refuse a list that differs from the classes that the teacher records."""
+        if self.named is not None and list(self.named) != list(recorded):
+            raise UserInputError.make(
+                "E_OPTION",
+                f"teacher `{printable(self.text)}` records its own classes, which differ from the"
+                " list; leave out --teacher-classes",
+            )
+
     def check_unchanged(self) -> None:
+        """Refuse to change the input rule that a teacher records."""
         if self.change:
             raise UserInputError.make(
                 "E_OPTION",
@@ -148,15 +194,17 @@ class _Reader:
             )
         checkpoint = read_checkpoint(file)
         beside = Path(file).parent / TRAJECTORY_FILE
-        if self.named is None and own_rule(checkpoint, file) is not None and beside.exists():
-            self.named = read_trajectory(beside.parent).classes
+        if own_rule(checkpoint, file) is not None and beside.exists():
+            recorded = read_trajectory(beside.parent).classes
+            self.check_classes(recorded)
+            self.named = recorded
         classes = len(self.keys if self.named is None else self.named)
         module, rule = self._build(network, classes, checkpoint, file)
         match = find_weights(module, checkpoint, file)
         count = match.head_classes(classes)
-        if count is not None and self.named is None:
+        if count is not None:
             # Refused here where nothing says which outputs are meant.
-            columns_of(self.text, count, self.keys, None)
+            columns_of(self.text, count, self.keys, self.named)
             classes = count
             module, rule = self._build(network, classes, checkpoint, file)
             match = find_weights(module, checkpoint, file)
@@ -200,6 +248,7 @@ class _Reader:
         is_folder = path.is_dir()
         if (path / "labels.json").exists():
             teacher = read_teacher(path, classes=self.keys)
+            self.check_classes(self.keys)
             self.say(f"teacher {printable(self.text)}: {teacher.rule.text()}")
             return teacher
         if is_folder and not (path / TRAJECTORY_FILE).exists():
@@ -216,6 +265,7 @@ class _Reader:
                 f" `{printable(trajectory.network)}`; name the code yourself: --teacher"
                 f" {printable(trajectory.network)}=CHECKPOINT.safetensors",
             )
+        self.check_classes(trajectory.classes)
         names = [checkpoint.file for checkpoint in trajectory.checkpoints]
         if not is_folder and path.name not in names:
             raise UserInputError.make(
@@ -282,6 +332,16 @@ def load_named_teacher(
     is_library = network.startswith((TIMM, TORCHVISION))
     if equals and file == _PRETRAINED and is_library:
         return reader.finished(*pretrained_network(network, change))
+    if equals and re.fullmatch(r"\w*", file) and not Path(file).exists():
+        # A word for published weights, such as `DEFAULT`, rather than the name of a file.
+        prefixes = ("",) if is_library else (TORCHVISION, TIMM)
+        known = [prefix + network for prefix in prefixes if is_student(prefix + network)]
+        if known:
+            raise UserInputError.make(
+                "E_OPTION",
+                f"teacher `{printable(text)}`: no such file `{printable(file)}`; expected weights,"
+                f" or `{printable(known[0])}={_PRETRAINED}`, which downloads the library's",
+            )
     if equals and (is_library or "/" not in network):
         return reader.from_file(network, file)
     if is_library or is_student(text):
@@ -297,7 +357,10 @@ def load_named_teacher(
         made = from_factory(text, len(classes if teacher_classes is None else teacher_classes))
         if isinstance(made, Teacher | TeacherPool):
             reader.check_unchanged()
-            return made
+            if isinstance(made, TeacherPool) or made.columns is not None:
+                reader.check_classes(classes)
+                return made
+            return reader.finished(made.network, made.rule)
         return reader.finished(made, change.of(factory_rule(made)))
     raise UserInputError.make(
         "E_OPTION",

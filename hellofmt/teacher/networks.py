@@ -7,10 +7,11 @@ A name is what ``build_student`` knows (``resnet18``, ``timm:NAME``, ``torchvisi
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -19,6 +20,12 @@ from hellofmt.errors import UserInputError, foreign_text, printable
 from hellofmt.student.networks import TIMM, TORCHVISION, build_student, is_student
 
 __all__ = ["build_network", "from_factory", "is_factory", "is_network", "raised"]
+
+_BY_POSITION: Final = {
+    inspect.Parameter.POSITIONAL_ONLY,
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    inspect.Parameter.VAR_POSITIONAL,
+}
 
 
 def is_factory(name: str) -> bool:
@@ -34,32 +41,56 @@ def _factory(text: str) -> Any:
         sys.path.append(here)
     try:
         made = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (Exception, SystemExit) as error:
+        # The module is the user's: a script that reads its own command line exits ours.
         raise UserInputError.make(
-            "E_OPTION", f"network `{printable(text)}` cannot be imported: {foreign_text(error)}"
+            "E_OPTION", f"network `{printable(text)}` cannot be imported: {raised(error)}"
         ) from error
     if not callable(made):
         raise UserInputError.make("E_OPTION", f"network `{printable(text)}` cannot be called")
     return made
 
 
-def raised(error: Exception) -> str:
+def raised(error: Exception | SystemExit) -> str:
     """``KeyError: 'x' (net.py, line 3)``: the innermost line, which is rarely ours."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(frame.filename).name}, line {frame.lineno}"
     return f"{type(error).__name__}: {foreign_text(error)} ({printable(where)})"
 
 
+def _call(factory: Any, classes: int) -> Any:
+    """Call a function with the number of classes where its signature has room for it."""
+    try:
+        parameters = inspect.signature(factory).parameters
+    except ValueError:
+        return factory(classes)
+    kinds = {parameter.kind for parameter in parameters.values()}
+    first = next(iter(parameters.values()), None)
+    # `pretrained=False`, `weights=None`: a number there would be taken for true.
+    is_number = (
+        first is not None
+        and first.kind in _BY_POSITION
+        and (first.default is inspect.Parameter.empty or type(first.default) is int)
+    )
+    if "num_classes" in parameters or (inspect.Parameter.VAR_KEYWORD in kinds and not is_number):
+        return factory(num_classes=classes)
+    return factory(classes) if is_number else factory()
+
+
 def from_factory(text: str, classes: int) -> nn.Module:
     """The network that ``MODULE:FACTORY`` returns for so many classes.
+
+    The number is passed as ``num_classes`` where the function has such an argument, or takes any
+    by keyword and none, or a flag such as ``pretrained``, by position; else as the first one; not
+    at all to a function without arguments.
 
     Raises:
         UserInputError: E_OPTION: it cannot be imported or made, or is no module.
     """
     factory = _factory(text)
     try:
-        made = factory(classes)
-    except Exception as error:
+        made = _call(factory, classes)
+    except (Exception, SystemExit) as error:
         # Code of the user: what it raises is its own business, where it raised it is not.
         raise UserInputError.make(
             "E_OPTION", f"network `{printable(text)}` cannot be made: {raised(error)}"

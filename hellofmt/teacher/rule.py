@@ -171,10 +171,21 @@ class RuleChange:
         return self != RuleChange()
 
     def of(self, rule: InputRule) -> InputRule:
-        """``rule`` with the changes."""
+        """``rule`` with the changes.
+
+        Raises:
+            UserInputError: E_OPTION: a mean or std above 1, as of images from 0 to 255.
+        """
         changed = {name: value for name, value in asdict(self).items() if value is not None}
         if not changed:
             return rule
+        values = (*(self.mean or ()), *(self.std or ()))
+        if max(values, default=0.0) > 1.0:
+            raise UserInputError.make(
+                "E_OPTION",
+                f"mean and std of the teacher: expected numbers of images in [0, 1], got"
+                f" {max(values):g}; divide those of images from 0 to 255 by 255",
+            )
         return replace(
             rule,
             **changed,

@@ -151,6 +151,19 @@ def test_a_teacher_that_raises_anything(stripes):
         check_teacher(picky, stripes(), 8)
 
 
+def test_each_teacher_of_a_pool_is_checked_for_its_own_order(trained, stripes):
+    class Rolled(torch.nn.Module):
+        def forward(self, views):
+            return trained(views)[:, [1, 2, 0]]
+
+    # Two of three are right, and so is their mean.
+    pool = TeacherPool([trained, trained, Rolled()])
+    assert teacher_accuracy(pool, stripes(), 8) == 100.0
+    with pytest.raises(UserInputError, match=r"E_TEACHER: .* in another order of 3 classes"):
+        check_teacher(pool, stripes(), 8)
+    assert check_teacher(TeacherPool([trained, trained]), stripes(), 8) == 100.0
+
+
 def test_a_pool_is_the_mean_of_logits(trained, stripes, views):
     other = Teacher(build_student("cnn", 3, 8, seed=9), InputRule.of_views(views()))
     pool = TeacherPool([trained, other]).train()

@@ -187,7 +187,7 @@ def test_a_list_of_the_teachers_classes_picks_its_outputs(tmp_path, view):
     whole = load_named_teacher(text, KEYS, 8)(view)
     got = load_named_teacher(text, KEYS, 8, teacher_classes=["columns", "rows", "grey"])
     assert torch.equal(got(view), whole[:, [1, 0, 2]])
-    with pytest.raises(UserInputError, match="has a head of 3 classes; expected 4"):
+    with pytest.raises(UserInputError, match="4 in the list; expected 3, one per output"):
         load_named_teacher(text, KEYS, 8, teacher_classes=[*KEYS, "blue"])
 
 
@@ -366,6 +366,113 @@ def test_code_of_the_user_that_fails_is_one_line(tmp_path, monkeypatch):
     message = r"`failing:net` cannot be made: KeyError: 'weights' \(failing\.py, line 2\)"
     with pytest.raises(UserInputError, match=r"E_OPTION: network " + message):
         load_named_teacher("failing:net", KEYS, 8)
+
+
+NETS = """
+import torch
+from torch import nn
+from hellofmt.student.networks import SmallCnn
+from hellofmt.teacher import InputRule, Teacher
+
+class Changed(nn.Module):
+    def __init__(self, change):
+        super().__init__()
+        self.network, self.change = SmallCnn(3), change
+    def forward(self, images):
+        return self.change(self.network(images))
+
+def softmax(n): return Changed(lambda z: z.softmax(1))
+def log_softmax(n): return Changed(lambda z: z.log_softmax(1))
+def broken(n): return Changed(lambda z: z * float("nan"))
+def array(n): return Changed(lambda z: z.numpy())
+def several(n): return Changed(lambda z: (z, z))
+def chance(n): return Changed(lambda z: nn.functional.dropout(z, 0.5, True))
+def batch(n): return Changed(lambda z: z - z.mean(0))
+def lazy(n): return nn.Sequential(nn.Flatten(), nn.LazyLinear(n))
+def half(n): return SmallCnn(n).half()
+def none(): return SmallCnn(3)
+def keyword(*, num_classes): return SmallCnn(num_classes)
+def flag(pretrained=False, **kwargs): return flags(pretrained)
+def flags(pretrained=False): return SmallCnn(3 if pretrained is False else 4)
+def teacher(n): return Teacher(SmallCnn(n), InputRule())
+"""
+
+
+@pytest.fixture
+def nets(tmp_path, monkeypatch):
+    (tmp_path / "users_nets.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    sys.modules.pop("users_nets", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("softmax", "outputs are probabilities, whose sum is 1; expected logits"),
+        ("broken", "logits of a view of noise are not finite"),
+        ("array", r"expected logits \(1, classes\) of a view, got ndarray"),
+        ("several", r"expected logits \(1, classes\) of a view, got tuple"),
+        ("chance", "change with the views beside it, or from call to call"),
+        ("batch", "change with the views beside it, or from call to call"),
+        ("lazy", "cannot run on 8 x 8 pixels: ValueError: Attempted to use an uninit"),
+    ],
+)
+def test_a_network_whose_outputs_are_no_labels_is_refused(nets, name, message):
+    with pytest.raises(UserInputError, match=f"E_TEACHER: teacher `users_nets:{name}`.*{message}"):
+        load_named_teacher(f"users_nets:{name}", KEYS, 8)
+
+
+@pytest.mark.parametrize("name", ["none", "keyword", "flag", "flags", "log_softmax"])
+def test_factories_of_any_signature(nets, name, view):
+    # A `pretrained` that is set to the number of classes would mean yes.
+    assert load_named_teacher(f"users_nets:{name}", KEYS, 8)(view).shape == (4, 3)
+
+
+def test_a_network_in_half_precision_is_computed_with_in_float32(nets, view):
+    lines = []
+    got = load_named_teacher("users_nets:half", KEYS, 8, say=lines.append)
+    assert got(view).dtype == torch.float32
+    assert lines[0] == "teacher users_nets:half: float16 computed with in float32"
+
+
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        ("raise SystemExit(2)", "SystemExit: 2"),
+        ("def net(:", "SyntaxError"),
+        ("open('data/none')", "FileNotFoundError"),
+    ],
+)
+def test_a_module_that_fails_when_it_is_imported_is_one_line(tmp_path, monkeypatch, code, shown):
+    name = f"importing{abs(hash(code))}"
+    (tmp_path / f"{name}.py").write_text(code + "\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(UserInputError, match=f"E_OPTION: network `{name}:net` cannot be .*{shown}"):
+        load_named_teacher(f"{name}:net", KEYS, 8)
+
+
+def test_recorded_classes_are_not_overruled(folder, nets, view):
+    other = ["grey", "rows", "columns"]
+    file = next(folder.glob("*.safetensors"))
+    for text in (str(folder), str(file), f"cnn={file}"):
+        load_named_teacher(text, KEYS, 8, teacher_classes=KEYS)
+        with pytest.raises(UserInputError, match=r"E_OPTION: .* records its own classes, which di"):
+            load_named_teacher(text, KEYS, 8, teacher_classes=other)
+    # A `Teacher` of the user's says its rule, but not what its outputs mean.
+    torch.manual_seed(0)
+    got = load_named_teacher("users_nets:teacher", KEYS, 8, teacher_classes=other)
+    assert torch.equal(got(view), Teacher(got.network, got.rule)(view)[:, [1, 2, 0]])
+
+
+@pytest.mark.parametrize("text", ["resnet18=pretrained", "torchvision:resnet18=IMAGENET1K_V1"])
+def test_other_words_for_published_weights(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    message = r"E_OPTION: .*: no such file .* `torchvision:resnet18=pretrained`, which downloads"
+    with pytest.raises(UserInputError, match=message):
+        load_named_teacher(text, KEYS, 8)
 
 
 def test_weights_that_cannot_be_downloaded_name_their_network(monkeypatch):

@@ -108,6 +108,15 @@ def test_changes_keep_what_they_do_not_name():
     assert got.text().endswith("(a library; mean from the user)")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [RuleChange(mean=(123.675, 116.28, 103.53)), RuleChange(std=(58.395, 57.12, 57.375))],
+)
+def test_numbers_of_images_from_0_to_255_are_refused(change):
+    with pytest.raises(UserInputError, match=r"E_OPTION: mean and std .* divide .* by 255"):
+        change.of(InputRule())
+
+
 def test_digests_see_the_rule():
     from hellofmt.runs import digest_of
 
