@@ -15,14 +15,20 @@ from __future__ import annotations
 
 import mmap
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hellofmt.loading.images import ArchiveImages
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-__all__ = ["DecodedImages"]
+    from hellofmt.loading.images import GivenImages
+
+__all__ = ["DecodedImages", "PixelCache"]
 
 
 def _fence() -> None:
@@ -94,3 +100,70 @@ class DecodedImages:
         _fence()
         self._is_filled[row] = 1
         return _sealed(self._place(row))
+
+
+class PixelCache:
+    """Images of a dataset by row, each decoded once while it fits in a budget."""
+
+    def __init__(self, images: ArchiveImages | GivenImages, budget: int) -> None:
+        """Plan the cache; it is empty at first, and again in a spawned worker.
+
+        Args:
+            images: where pixels come from.
+            budget: bytes of pixels, >= 0.
+        """
+        self._images = images
+        self._budget = budget
+        self._forget()
+
+    def _forget(self) -> None:
+        # Given images have sizes only once they were read, so they have no places to share.
+        self._shared: DecodedImages | None = None
+        if isinstance(self._images, ArchiveImages):
+            sizes = self._images.heights, self._images.widths
+            self._shared = DecodedImages(*sizes, self._budget)
+        self._own: dict[int, NDArray[np.uint8]] = {}
+        self._own_bytes = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle no pixels: each process decodes its own."""
+        return {"_images": self._images, "_budget": self._budget}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore, empty."""
+        self.__dict__.update(state)
+        self._forget()
+
+    def read(self, rows: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
+        """Return images by row; those that are not here are read and decoded at once.
+
+        Args:
+            rows: each 0 <= row < number of images.
+
+        Returns:
+            uint8 (H, W, 3) per row, not to be written to.
+
+        Raises:
+            HelloError: an image cannot be read or decoded.
+        """
+        pixels: dict[int, NDArray[np.uint8]] = {}
+        missing: list[int] = []
+        for row in rows:
+            known = self._own.get(row) if self._shared is None else self._shared.get(row)
+            if known is None:
+                missing.append(row)
+            else:
+                pixels[row] = known
+        for row, decoded in zip(missing, self._images.read(missing), strict=True):
+            pixels[row] = self._keep(row, decoded)
+        return pixels
+
+    def _keep(self, row: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the pixels, from the cache if they have a place in it."""
+        if self._shared is not None:
+            return self._shared.put(row, pixels)
+        if self._own_bytes + pixels.nbytes <= self._budget:
+            # A view of a larger buffer would keep all of it.
+            self._own[row] = pixels = np.ascontiguousarray(pixels)
+            self._own_bytes += pixels.nbytes
+        return pixels

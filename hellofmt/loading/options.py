@@ -1,69 +1,117 @@
-"""Options of a ``HelloDataset``, checked before anything is opened."""
+"""Options of a ``HelloDataset``: what an item is, checked before anything is opened."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 from hellofmt.errors import UserInputError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["AUTO_CACHE_BYTES", "LabelKind", "check_function", "check_keys", "check_options"]
+
+__all__ = ["AUTO_CACHE_BYTES", "LabelKind", "Options"]
 
 #: Bytes of decoded images that ``cache="auto"`` keeps.
-AUTO_CACHE_BYTES = 512 << 20
+AUTO_CACHE_BYTES: Final = 512 << 20
 
 LabelKind = Literal["soft", "logits", "hard", "none"]
-_KINDS = ("soft", "logits", "hard", "none")
+_KINDS: Final = ("soft", "logits", "hard", "none")
 
 
-def check_options(
-    labels: str,
-    temperature: float | None,
-    views: str | None,
-    seed: int,
-    cache: int | str,
-) -> None:
-    """Raise E_OPTION for the first option that is out of range."""
-    is_byte_count = isinstance(cache, int) and cache >= 0
-    problems = [
-        (labels in _KINDS, "labels", "'soft', 'logits', 'hard' or 'none'", labels),
-        (
-            temperature is None or (math.isfinite(temperature) and temperature > 0),
-            "temperature",
-            "a finite number > 0",
-            temperature,
-        ),
-        (views in ("manifest", None), "views", "'manifest' or None", views),
-        (0 <= seed < 1 << 64, "seed", "0 <= seed < 2**64", seed),
-        (cache == "auto" or is_byte_count, "cache", "'auto' or bytes >= 0", cache),
-    ]
-    for is_good, name, expected, value in problems:
-        if not is_good:
-            text = f"expected {expected}, got {printable(value)}"
-            raise UserInputError.make("E_OPTION", text, argument=name)
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options as ``HelloDataset`` documents them.
 
+    Attributes:
+        labels: kind of label.
+        temperature: T > 0, or None for the archive's.
+        views: ``"manifest"``, or None for whole images.
+        seed: 0 <= seed < 2**64.
+        cache: bytes of decoded images, or ``"auto"``.
+        has_target_transform: whether labels are transformed.
+        as_dict: keys of image and label, or None for pairs.
+        is_stored: whether labels are read instead of made.
+        has_label_function: whether a function makes labels in the place of the projector.
 
-def check_keys(keys: object, labels: str) -> None:
-    """Raise E_OPTION unless ``as_dict`` is two keys, and items have a label for the second."""
-    names = cast("Sequence[object]", keys) if isinstance(keys, (tuple, list)) else ()
-    if len(names) != 2 or not all(isinstance(name, str) for name in names) or labels == "none":
-        text = "`as_dict`; expected two keys, such as ('pixel_values', 'labels'), and labels for"
-        text += f" the second, got {printable(repr(keys))} with labels={labels!r}"
-        raise UserInputError.make("E_OPTION", text)
+    Raises:
+        UserInputError: E_OPTION, an option is out of range or excludes another one.
+    """
 
+    labels: LabelKind
+    temperature: float | None
+    views: Literal["manifest"] | None
+    seed: int
+    cache: int | Literal["auto"]
+    has_target_transform: bool
+    as_dict: tuple[str, str] | None
+    is_stored: bool
+    has_label_function: bool
 
-def check_function(labels: str, *, is_stored: bool, temperature: float | None) -> None:
-    """Raise E_OPTION unless a label function fits the other options."""
-    if labels not in ("soft", "logits"):
-        text = f"`label_function`; expected labels='soft' or 'logits', got {labels!r}"
-    elif is_stored:
-        text = "`label_function` and `stored`; expected one of them"
-    elif temperature is None and labels == "soft":
-        text = "the archive has no projector and so no temperature; expected a number > 0"
-        raise UserInputError.make("E_OPTION", text, argument="temperature")
-    else:
-        return
-    raise UserInputError.make("E_OPTION", text)
+    def __post_init__(self) -> None:
+        """Check every option, and those that exclude each other."""
+        t, cache = self.temperature, cast("object", self.cache)
+        is_byte_count = isinstance(cache, int) and cache >= 0
+        checks = [
+            (self.labels in _KINDS, "labels", "'soft', 'logits', 'hard' or 'none'", self.labels),
+            (
+                t is None or (math.isfinite(t) and t > 0),
+                "temperature",
+                "a finite number > 0",
+                t,
+            ),
+            (self.views in ("manifest", None), "views", "'manifest' or None", self.views),
+            (0 <= self.seed < 1 << 64, "seed", "0 <= seed < 2**64", self.seed),
+            (cache == "auto" or is_byte_count, "cache", "'auto' or bytes >= 0", cache),
+        ]
+        for is_good, name, expected, value in checks:
+            if not is_good:
+                text = f"expected {expected}, got {printable(value)}"
+                raise UserInputError.make("E_OPTION", text, argument=name)
+        if self.labels == "none" and self.has_target_transform:
+            text = "`target_transform` with labels='none'; expected labels to transform"
+            raise UserInputError.make("E_OPTION", text)
+        if self.as_dict is not None:
+            self._check_keys(self.as_dict)
+        if self.is_stored and self.labels != "soft":
+            text = f"`stored` labels; expected labels='soft', got {self.labels!r}"
+            raise UserInputError.make("E_OPTION", text)
+        if self.has_label_function:
+            if self.labels not in ("soft", "logits"):
+                text = f"`label_function`; expected labels='soft' or 'logits', got {self.labels!r}"
+                raise UserInputError.make("E_OPTION", text)
+            if self.is_stored:
+                text = "`label_function` and `stored`; expected one of them"
+                raise UserInputError.make("E_OPTION", text)
+
+    def _check_keys(self, keys: object) -> None:
+        """Raise E_OPTION unless ``as_dict`` is two keys and items have a label for the second."""
+        names = cast("Sequence[object]", keys) if isinstance(keys, (tuple, list)) else ()
+        is_pair = len(names) == 2 and all(isinstance(name, str) for name in names)
+        if not is_pair or self.labels == "none":
+            text = "`as_dict`; expected two keys, such as ('pixel_values', 'labels'), and labels"
+            text += f" for the second, got {printable(repr(keys))} with labels={self.labels!r}"
+            raise UserInputError.make("E_OPTION", text)
+
+    def check_without_projector(self) -> None:
+        """Check that an archive without a projector can give these labels.
+
+        Raises:
+            UserInputError: E_DATA, nothing makes soft labels or logits; E_OPTION, a label function
+                makes them but nothing says their temperature.
+        """
+        if self.labels not in ("soft", "logits") or self.is_stored:
+            return
+        if not self.has_label_function:
+            text = f"{self.labels} labels need a projector, which the archive lacks"
+            raise UserInputError.make("E_DATA", text + "; it has hard ones")
+        if self.labels == "soft" and self.temperature is None:
+            text = "the archive has no projector and so no temperature; expected a number > 0"
+            raise UserInputError.make("E_OPTION", text, argument="temperature")
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of decoded images to keep."""
+        return AUTO_CACHE_BYTES if self.cache == "auto" else self.cache

@@ -14,18 +14,15 @@ from PIL import Image
 from torch.utils.data import DataLoader, Subset
 
 from hellofmt.archive import open_archive
-from hellofmt.errors import CorruptError, TrustError, UserInputError
+from hellofmt.errors import CorruptError, UserInputError
 from hellofmt.loading import (
     HelloDataset,
-    HelloLoader,
     HelloSampler,
-    WebdatasetSamples,
     mixed_labels,
     normalise,
     plain_table,
     render,
     view_table,
-    webdataset_samples,
     write_labels,
 )
 from hellofmt.projector import Labeler
@@ -328,28 +325,6 @@ def test_nothing_writes_to_cached_pixels(mixing, pictures_of):
         assert np.array_equal(dataset.pixels(row), picture)
 
 
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({"labels": "firm"}, "`labels`: expected 'soft', 'logits', 'hard' or 'none', got firm"),
-        ({"temperature": 0.0}, "`temperature`: expected a finite number > 0, got 0.0"),
-        ({"temperature": float("inf")}, "`temperature`: expected a finite number > 0, got inf"),
-        ({"views": "all"}, "`views`: expected 'manifest' or None, got all"),
-        ({"seed": 2**64}, "`seed`: expected 0 <= seed < 2"),
-        ({"cache": -1}, "`cache`: expected 'auto' or bytes >= 0, got -1"),
-        ({"cache": "all"}, "`cache`: expected 'auto' or bytes >= 0, got all"),
-        ({"storage_options": {"key": 1}}, "`storage_options`; expected none: a local file"),
-        (
-            {"labels": "none", "target_transform": int},
-            "`target_transform` with labels='none'; expected labels to transform",
-        ),
-    ],
-)
-def test_options_out_of_range_are_refused(mixing, options, expected):
-    with pytest.raises(UserInputError, match=f"E_OPTION: {expected}"):
-        HelloDataset(mixing, **options)
-
-
 def test_what_an_archive_cannot_give_is_refused(archive_of, projector_only):
     images_only = archive_of(with_projector=False)
     for labels in ("soft", "logits"):
@@ -359,16 +334,6 @@ def test_what_an_archive_cannot_give_is_refused(archive_of, projector_only):
     assert HelloDataset(images_only, labels="hard")[0][1] == 0
     with pytest.raises(UserInputError, match="E_DATA: the archive has no images; expected"):
         HelloDataset(projector_only)
-
-
-def test_the_pin_is_checked_for_paths_and_open_archives(mixing):
-    right, wrong = open_archive(mixing).id, "sha256:" + "0" * 64
-    for source in (mixing, str(mixing), open_archive(mixing)):
-        assert HelloDataset(source, expect=right).id == right
-        with pytest.raises(TrustError, match="E_PIN"):
-            HelloDataset(source, expect=wrong)
-    with pytest.raises(FileNotFoundError):
-        HelloDataset(mixing.parent / "absent.hello")
 
 
 def test_labels_on_cuda_are_refused_in_a_forked_worker_with_the_right_call(mixing):
@@ -429,64 +394,6 @@ def test_every_global_random_state_stays_as_it_was(mixing, what):
     assert states() == before
 
 
-def epochs_of(dataset, rows):
-    return dataset._places(rows)[1].tolist()
-
-
-def test_ranks_never_count_the_same_epoch(mixing, as_rank):
-    served = {0: [0, 1, 2, 2], 1: [2, 0, 1, 1, 1], 2: [0, 0, 2]}
-    views = []
-    for rank, rows in served.items():
-        dataset = HelloDataset(mixing, labels="none")
-        as_rank(rank, 3)
-        epochs = epochs_of(dataset, rows)
-        # The k-th time, epoch kW + r.
-        assert epochs == [rows[:i].count(row) * 3 + rank for i, row in enumerate(rows)]
-        views += zip(rows, epochs, strict=True)
-    assert len(set(views)) == len(views)
-
-
-def test_an_epoch_that_was_told_is_the_same_on_every_rank(mixing, as_rank):
-    views = []
-    for rank in range(2):
-        dataset = HelloDataset(mixing, labels="none")
-        as_rank(rank, 2)
-        for epoch in (3, 4):
-            dataset.set_epoch(epoch)
-            assert epochs_of(dataset, [1, 5]) == [epoch, epoch]
-            # What fills up shows what nobody else does.
-            views += epochs_of(dataset, [1, 1])
-    assert len(set(views)) == len(views) == 8
-    assert min(views) >= 1 << 31
-    assert max(views) < 1 << 32
-
-
-def test_a_rank_that_serves_more_than_its_share_of_an_epoch_warns(mixing, as_rank):
-    dataset = HelloDataset(mixing, labels="none")
-    as_rank(1, 2)
-    dataset.set_epoch(3)
-    # Of 11 rows its share is 6, and a batch may be filled up.
-    epochs_of(dataset, [0, 1, 2, 3])
-    epochs_of(dataset, [4, 5, 6, 7])
-    with pytest.warns(
-        UserWarning,
-        match=r"rank 1 of 2 served 12 rows since set_epoch\(3\), more than its share of 11, so v",
-    ):
-        epochs_of(dataset, [8, 9, 10, 0])
-    # Once.
-    epochs_of(dataset, [1])
-
-
-def test_a_copy_in_a_process_of_no_group_keeps_the_place(mixing, as_rank):
-    dataset = HelloDataset(mixing, labels="none")
-    as_rank(1, 4)
-    spawned = copy.copy(dataset)
-    as_rank(0, 1)
-    assert epochs_of(spawned, [0]) == [1]
-    # Both count in the same memory.
-    assert epochs_of(dataset, [0, 1]) == [1, 0]
-
-
 def test_stored_labels_on_several_ranks_need_an_epoch(mixing, as_rank, tmp_path):
     dataset = HelloDataset(mixing)
     write_labels(dataset, tmp_path / "stored", epochs=2)
@@ -514,66 +421,9 @@ def test_items_as_dicts(mixing):
         ArchiveBatches(dataset, recipe("hard"), 1, 0)
 
 
-@pytest.mark.parametrize(
-    ("options", "got"),
-    [
-        ({"as_dict": ("a",)}, r"\('a',\) with labels='soft'"),
-        ({"as_dict": "ab"}, "'ab' with"),
-        ({"as_dict": ("a", "b"), "labels": "none"}, r"\('a', 'b'\) with labels='none'"),
-    ],
-)
-def test_keys_that_name_no_pair_are_refused(mixing, options, got):
-    with pytest.raises(UserInputError, match=f"E_OPTION: `as_dict`; .* got {got}"):
-        HelloDataset(mixing, **options)
-
-
-def test_wrong_things_are_refused_with_what_to_pass(mixing, tmp_path):
-    dataset = HelloDataset(mixing, labels="none")
-    loader = HelloLoader(mixing, batch_size=2, labels="none")
-    wrong = {
-        dataset: "`source` is a HelloDataset; expected an archive: pass its path, or its `.file`",
-        loader: "`source` is a HelloLoader; .* or its `.dataset.file`",
-        DataLoader(dataset): "`source` is a DataLoader; .* or its `.dataset.file`",
-        webdataset_samples(mixing): "`source` is a WebdatasetSamples; .* or its `.file`",
-        tmp_path: f"`source` is a folder: {tmp_path}; expected an archive: `hello pack FOLDER`",
-        str(tmp_path): "`source` is a folder",
-        7: "`source`; expected the path of an archive, the paths of its shards or an open arch",
-        (): "`source`; expected the path of an archive, .* got tuple",
-    }
-    for thing, expected in wrong.items():
-        for call in (
-            HelloDataset,
-            webdataset_samples,
-            functools.partial(HelloLoader, batch_size=2, labels="none"),
-        ):
-            with pytest.raises(UserInputError, match=f"E_OPTION: {expected}"):
-                call(thing)
-    with pytest.raises(UserInputError, match="E_OPTION: `file`; expected an open archive, got str"):
-        WebdatasetSamples(str(mixing))
-    with pytest.raises(
-        UserInputError, match="E_OPTION: `dataset`; expected a HelloDataset, got Po"
-    ):
-        write_labels(mixing, tmp_path / "labels", epochs=1)
-
-
 @pytest.mark.parametrize("batch_size", [4, None])
 def test_a_batch_sampler_in_the_wrong_place_is_refused(mixing, batch_size):
     dataset = HelloDataset(mixing, labels="none")
     loader = DataLoader(dataset, batch_size, sampler=HelloSampler(dataset, batch_size=2))
     with pytest.raises(UserInputError, match=r"E_OPTION: .*`batch_sampler`, not as `sampler`"):
         next(iter(loader))
-
-
-def test_a_process_that_is_no_worker_counts_for_itself(mixing, in_ranks):
-    dataset = HelloDataset(mixing, labels="none")
-    dataset.set_epoch(4)
-    epochs_of(dataset, [1])
-
-    def work(rank):
-        torch.distributed.barrier()
-        dataset.set_epoch(5 + rank)
-        torch.distributed.barrier()
-        return [epochs_of(dataset, [1, 2]), epochs_of(dataset, [2])[0] >= 1 << 31]
-
-    assert in_ranks(2, work) == [[[5, 5], True], [[6, 6], True]]
-    assert epochs_of(dataset, [1, 2]) == [5, 4]

@@ -1,0 +1,152 @@
+"""Epochs of rows that come without one, counted so that no view of a run is made twice.
+
+A plain ``DataLoader`` never says which epoch it is in, and what is set in the parent process does
+not reach persistent workers. So a row's epoch is ``set_epoch``'s value plus the number of times
+that the row was served since, counted in memory that all workers share. A counter per row, not one
+per pass, because a worker sees only its own batches and cannot tell where a pass begins.
+
+Ranks share no memory, and which rank serves a row changes from pass to pass: alone, two ranks would
+count the same numbers and show the same views again. So on W ranks, what rank r serves for the k-th
+time (k = 0, 1, ...) is of epoch kW + r, which no other rank counts. After ``set_epoch`` the rows
+are of that epoch on every rank, the same as on one; a row that is repeated meanwhile, to fill up
+the ranks' batches, gets an epoch beyond 2**31 that nothing else has.
+
+The counters need no lock. Within a pass a row is in one batch and a batch in one worker, so each
+counter has one writer at a time, its store is one aligned word, and the next pass begins after the
+batch has come back through a queue. A sampler that draws a row twice at once (with replacement) may
+lose a count between two workers: one view repeats, nothing breaks. Workers fetch ahead, so a pass
+that is abandoned has counted rows that nobody saw; where that matters, use ``HelloSampler``.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch.utils.data import get_worker_info
+
+from hellofmt.errors import UserInputError
+from hellofmt.loading.division import divider_of
+from hellofmt.runs.ranks import Place, current
+
+if TYPE_CHECKING:
+    from hellofmt.loading.stored_labels import StoredLabels
+
+__all__ = ["EpochCounter"]
+
+# Where the epochs of repeated rows begin: the upper half of all epochs.
+_REPEATED: Final = 1 << 31
+
+
+class EpochCounter:
+    """How often each row of a dataset was served, in memory shared with its workers."""
+
+    def __init__(self, rows: int) -> None:
+        """Start at epoch 0.
+
+        Args:
+            rows: number of rows in the dataset.
+        """
+        # -1: `set_epoch` was never called.
+        self._epoch = torch.full((1,), -1, dtype=torch.int64).share_memory_()
+        self._served = torch.zeros(rows, dtype=torch.int32).share_memory_()
+        self._process = os.getpid()
+        # Place of the process that started this one, for spawned workers, which are in no group.
+        self._parent = Place(0, 1)
+        self._has_warned = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the place of this process along, which a spawned worker cannot ask for."""
+        return {**self.__dict__, "_parent": self._place()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore; a copy, unlike a worker, gets counters that its own workers share."""
+        self.__dict__.update(state)
+        self._epoch.share_memory_()
+        self._served.share_memory_()
+
+    def own(self) -> None:
+        """Leave the counters to the process that forked or spawned this one, unless a worker.
+
+        The workers of a process's loaders share its counters, but ranks must not: each goes
+        through an epoch by itself.
+        """
+        if self._process != os.getpid() and get_worker_info() is None:
+            self._process = os.getpid()
+            self._epoch = self._epoch.clone().share_memory_()
+            self._served = self._served.clone().share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start counting from ``epoch``.
+
+        Args:
+            epoch: 0 <= epoch < 2**32.
+
+        Raises:
+            ValueError: ``epoch`` is out of range.
+        """
+        if not 0 <= epoch < 1 << 32:
+            raise ValueError(f"`epoch`: expected 0 <= epoch < 2**32, got {epoch}")
+        self.own()
+        self._epoch.fill_(epoch)
+        self._served.zero_()
+
+    def epochs(self, rows: list[int], stored: StoredLabels | None, drawn: object) -> list[int]:
+        """Count rows as served and return the epoch of each.
+
+        Args:
+            rows: each 0 <= row < number of rows; may repeat.
+            stored: labels that are replayed, which are of epochs that exist; None if labels are
+                made.
+            drawn: the dataset, by which ``divider_of`` knows who divides its rows.
+
+        Returns:
+            One epoch per row.
+
+        Raises:
+            UserInputError: E_OPTION, ``stored`` has a finite schedule and no ``set_epoch`` says
+                which epoch several ranks are in.
+        """
+        told, place, served = int(self._epoch), self._place(), self._served.numpy()
+        if place.world > 1 and told < 0 and stored is not None and not stored.cycles:
+            text = "stored labels on several ranks, of epochs that nobody names; expected a"
+            text += " `HelloSampler`, or `set_epoch` before every pass"
+            raise UserInputError.make("E_OPTION", text)
+        epochs: list[int] = []
+        for row in rows:
+            times = int(served[row])
+            served[row] += 1
+            if place.world == 1:
+                epochs.append(max(told, 0) + times)
+            elif told < 0:
+                epochs.append(times * place.world + place.rank)
+            elif times == 0 or stored is not None:
+                epochs.append(told)
+            else:
+                repetition = (told * place.world + place.rank) * 64 + times
+                epochs.append(_REPEATED + repetition % _REPEATED)
+        if place.world > 1 and told >= 0 and not self._has_warned:
+            total = int(served.sum())
+            # Beyond an equal share, batches may be filled up.
+            share = -(-served.size // place.world) + len(rows)
+            if total > share and divider_of(drawn) is None:
+                self._has_warned = True
+                self._warn(total, told, place)
+        return epochs
+
+    def _warn(self, total: int, told: int, place: Place) -> None:
+        """Say that this rank serves more of an epoch than its share, so that views come again."""
+        text = (
+            f"rank {place.rank} of {place.world} served {total} rows since set_epoch({told}),"
+            f" more than its share of {len(self._served)}, so views come more than once: call"
+            " set_epoch before every pass, and divide the rows among the ranks (HelloSampler,"
+            " DistributedSampler)"
+        )
+        warnings.warn(text, UserWarning, stacklevel=3)
+
+    def _place(self) -> Place:
+        """Return this process among the ranks, or that of the parent for a spawned worker."""
+        place = current()
+        return self._parent if place.world == 1 else place
