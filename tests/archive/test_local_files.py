@@ -10,6 +10,7 @@ from hellofmt.archive.storage import local_files
 from hellofmt.archive.storage.local_files import (
     create_new,
     is_alive,
+    leftovers,
     lock_byte,
     lock_file,
     new_directory,
@@ -21,7 +22,6 @@ from hellofmt.archive.storage.local_files import (
     sync_directory,
     sync_file,
     temporary_path,
-    temporary_stem,
     write_at,
     write_small_file,
 )
@@ -95,16 +95,21 @@ def test_a_taken_name_is_refused_also_without_links(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["a" * 250, "a" * 255, "\u732b" * 85, "x.hello"])
-def test_temporary_names_fit(tmp_path, name):
-    target = tmp_path / name
-    temporary = temporary_path(target, 8)
+def test_temporary_names_fit(tmp_path, name, monkeypatch):
+    target, other = tmp_path / name, tmp_path / f"{name[:-1]}z"
+    temporary = temporary_path(target)
     assert len(os.fsencode(temporary.name)) <= 255
-    temporary.write_bytes(b"")
-    assert temporary.name.startswith(temporary_stem(target, len(f".{os.getpid()}.") + 20))
     if name == "x.hello":
         assert temporary.name.startswith(".x.hello.")
-    # Names that differ only where they are cut stay apart.
-    assert temporary_stem(target, 99) != temporary_stem(tmp_path / f"{name[:-1]}z", 99)
+    # What a dead process left is known by its name, also where that was cut, and no other's is.
+    with monkeypatch.context() as patches:
+        # Above the largest process id of any system.
+        patches.setattr(os, "getpid", lambda: 2**22 + 1)
+        dead = temporary_path(target)
+    for path in (temporary, dead):
+        path.write_bytes(b"")
+    assert leftovers(target) == [dead]
+    assert leftovers(other) == []
 
 
 @pytest.mark.parametrize("what", ["pipe", "/dev/zero", "socket"])
@@ -168,10 +173,10 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path, monkey
     while is_alive(dead):
         dead += 1
     names = {
-        f".out.{dead}.00000000.tmp": False,
-        f".out.{dead}.11111111.tmp": True,
-        f".out.{os.getpid()}.00000000.tmp": True,
-        f".other.{dead}.00000000.tmp": True,
+        f".out.{dead}.0000000000000000.tmp": False,
+        f".out.{dead}.1111111111111111.tmp": True,
+        f".out.{os.getpid()}.0000000000000000.tmp": True,
+        f".other.{dead}.0000000000000000.tmp": True,
     }
     for name in names:
         (tmp_path / name / "content").mkdir(parents=True)
@@ -183,7 +188,7 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path, monkey
     target.rmdir()
     assert all((tmp_path / name).exists() for name in names)
     # A process of another host or container, which has no id here, holds its lock.
-    held = os.open(tmp_path / f".out.{dead}.11111111.tmp", os.O_RDONLY)
+    held = os.open(tmp_path / f".out.{dead}.1111111111111111.tmp", os.O_RDONLY)
     assert lock_file(held)
     with new_directory(target):
         pass

@@ -34,6 +34,7 @@ __all__ = [
     "free_bytes",
     "is_alive",
     "is_locked",
+    "leftovers",
     "lock_byte",
     "lock_file",
     "new_directory",
@@ -46,7 +47,6 @@ __all__ = [
     "sync_directory",
     "sync_file",
     "temporary_path",
-    "temporary_stem",
     "unlock_byte",
     "write_at",
     "write_small_file",
@@ -58,6 +58,7 @@ _NO_WAIT: Final[int] = getattr(os, "O_NONBLOCK", 0)
 _NO_FOLLOW: Final[int] = getattr(os, "O_NOFOLLOW", 0)
 _DIRECTORY: Final[int] = getattr(os, "O_DIRECTORY", 0)
 
+_TOKEN_BYTES: Final = 8
 NAME_BYTES: Final = 255
 """Longest file name, in bytes, that every file system in use accepts."""
 
@@ -257,7 +258,7 @@ def sync_directory(folder: str | os.PathLike[str]) -> None:
         os.close(fd)
 
 
-def temporary_stem(target: Path, room: int) -> str:
+def _temporary_stem(target: Path, room: int) -> str:
     """Return the start of every temporary file name for ``target``.
 
     Args:
@@ -275,10 +276,27 @@ def temporary_stem(target: Path, room: int) -> str:
     return f".{kept}~{hashlib.sha256(raw).hexdigest()[:8]}"
 
 
-def temporary_path(target: Path, token_bytes: int = 4) -> Path:
+def temporary_path(target: Path) -> Path:
     """Return a new name beside ``target``: hidden, with the process id, ending in ``.tmp``."""
-    end = f".{os.getpid()}.{secrets.token_hex(token_bytes)}.tmp"
-    return target.with_name(temporary_stem(target, len(end)) + end)
+    end = f".{os.getpid()}.{secrets.token_hex(_TOKEN_BYTES)}.tmp"
+    return target.with_name(_temporary_stem(target, len(end)) + end)
+
+
+def leftovers(target: Path) -> list[Path]:
+    """Return the temporary paths for ``target`` whose processes no longer run.
+
+    Args:
+        target: path of what was to be written.
+
+    Raises:
+        OSError: the directory cannot be listed.
+    """
+    # A long name is cut to leave room for the process id, which has 1 to 10 digits.
+    digits = 2 * _TOKEN_BYTES
+    stems = {re.escape(_temporary_stem(target, digits + 6 + more)) for more in range(1, 11)}
+    form = re.compile(rf"(?:{'|'.join(stems)})\.([0-9]{{1,10}})\.[0-9a-f]{{{digits}}}\.tmp")
+    found = [(path, form.fullmatch(path.name)) for path in target.parent.iterdir()]
+    return [path for path, match in found if match is not None and not is_alive(int(match[1]))]
 
 
 def write_small_file(
@@ -387,14 +405,8 @@ def _remove_leftovers(target: Path) -> None:
     """
     if fcntl is None:
         return
-    # A long name is cut to leave room for the process id, which has 1 to 10 digits.
-    stems = {re.escape(temporary_stem(target, digits + 14)) for digits in range(1, 11)}
-    form = re.compile(rf"(?:{'|'.join(stems)})\.([0-9]{{1,10}})\.[0-9a-f]{{8}}\.tmp")
     with contextlib.suppress(OSError):
-        for path in list(target.parent.iterdir()):
-            match = form.fullmatch(path.name)
-            if match is None or is_alive(int(match[1])):
-                continue
+        for path in leftovers(target):
             # Follows no link and skips plain files.
             lock = os.open(path, os.O_RDONLY | _DIRECTORY | _NO_FOLLOW)
             try:

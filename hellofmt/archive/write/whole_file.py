@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import stat
 from pathlib import Path
 
 from hellofmt.archive.storage.local_files import (
     create_new,
-    is_alive,
     is_locked,
+    leftovers,
     lock_file,
     open_new,
     sync_directory,
     sync_file,
-    temporary_stem,
 )
 from hellofmt.archive.storage.local_files import write_at as write_part
 from hellofmt.errors import HelloIOError, printable, target_exists
@@ -80,27 +78,16 @@ def _no_directory(path: Path) -> HelloIOError:
 
 
 def remove_stale(path: Path) -> None:
-    """Remove temporary files for ``path`` that killed writers left."""
-    # A long name is cut to leave room for the process id, which has 1 to 10 digits.
-    stems = {temporary_stem(path, digits + 22) for digits in range(1, 11)}
-    either = "|".join(map(re.escape, stems))
-    form = re.compile(f"(?:{either})" + r"\.([0-9]{1,10})\.[0-9a-f]{16}\.tmp")
-    try:
-        names = [entry.name for entry in path.parent.iterdir() if form.fullmatch(entry.name)]
-    except OSError:
-        # Creating the temporary file will report what is wrong with the directory.
-        return
-    for name in names:
-        match = form.fullmatch(name)
-        if match is not None and not is_alive(int(match[1])):
-            _remove_unlocked(path.with_name(name))
+    """Remove temporary files for ``path`` that killed writers left.
 
-
-def _remove_unlocked(temporary: Path) -> None:
-    """Remove a file, unless a writer in another container or on another host holds its lock."""
-    if not is_locked(temporary):
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    A file whose lock is held belongs to a writer in another container or on another host.
+    """
+    # If the directory cannot be listed, creating the temporary file reports what is wrong with it.
+    with contextlib.suppress(OSError):
+        for temporary in leftovers(path):
+            if not is_locked(temporary):
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
 
 
 def create_temporary(temporary: Path) -> int:

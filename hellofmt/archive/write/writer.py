@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits
 from hellofmt.archive.parallel import beside
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 
 __all__ = ["write_archive"]
-_TOKEN_BYTES: Final = 8
 
 
 def write_archive(
@@ -81,7 +80,7 @@ def write_archive(
     check_target(path, force=force)
     remove_stale(path)
     plan = Plan(draft, limits)
-    temporary = temporary_path(path, _TOKEN_BYTES)
+    temporary = temporary_path(path)
     fd = -1
     try:
         fd = create_temporary(temporary)
