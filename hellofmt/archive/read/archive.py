@@ -77,17 +77,33 @@ class Archive(ABC):
     @property
     @abstractmethod
     def classes(self) -> Classes:
-        """The classes in label order; read and verified at first use."""
+        """The classes in label order; read and verified at first use.
+
+        Raises:
+            CorruptError: the section changed since it was written.
+            SpecError: its lines are invalid (E_CLASSES).
+        """
 
     @property
     @abstractmethod
     def index(self) -> Index | None:
-        """The index of images; None without images; read and verified at first use."""
+        """The index of images; None without images; read and verified at first use.
+
+        Raises:
+            CorruptError: the section changed since it was written.
+            SpecError: its tensors or rows are invalid (E_TENSOR, E_INDEX).
+            LimitError: an image is above the limits.
+        """
 
     @property
     @abstractmethod
     def pixels_start(self) -> int:
-        """Byte offset of the first pixel of a packed archive."""
+        """Byte offset of the first pixel of a packed archive.
+
+        Raises:
+            UserInputError: the archive is not packed (E_OPTION).
+            SpecError: the section's header is not the one that the manifest implies (E_TENSOR).
+        """
 
     @property
     @abstractmethod
@@ -104,27 +120,92 @@ class Archive(ABC):
 
     @abstractmethod
     def section_offset(self, name: str) -> int:
-        """Return the byte offset of a section's payload."""
+        """Return the byte offset of a section's payload.
+
+        Raises:
+            UserInputError: there is no such section (E_OPTION).
+        """
 
     @abstractmethod
     def section(self, name: str) -> bytes:
-        """Return the raw bytes of a section, after checking digest, compression and content."""
+        """Return the raw bytes of a section, after checking digest, compression and content.
+
+        Args:
+            name: one of ``section_sizes()``.
+
+        Returns:
+            Decompressed bytes.
+
+        Raises:
+            CorruptError: it changed (E_DIGEST_INDEX), or its frame is damaged (E_ZSTD).
+            SpecError: the format forbids its content (E_TENSOR, E_CLASSES, E_SCHEMA).
+            UserInputError: there is no such section (E_OPTION).
+        """
 
     @abstractmethod
     def tensors(self, name: str) -> dict[str, NDArray[Any]]:
-        """Return the tensors of a section as NumPy arrays; BF16 as float32, which is exact."""
+        """Return the tensors of a section as NumPy arrays; BF16 as float32, which is exact.
+
+        Args:
+            name: ``index``, ``adapter``, ``head``, ``probes``, ``base`` or ``pixels``.
+
+        Returns:
+            By name; arrays may be read-only.
+
+        Raises:
+            CorruptError: it changed (E_DIGEST_INDEX), or its frame is damaged (E_ZSTD).
+            SpecError: it fails the strict check (E_TENSOR).
+            UserInputError: there is no such tensor section (E_OPTION).
+        """
 
     @abstractmethod
     def image_name(self, row: int) -> str:
-        """Return the name of an image: ``images/<label>/<number>.<extension>``."""
+        """Return the name of an image: its member name, also for a packed archive.
+
+        Args:
+            row: 0 <= row < ``len(self)``.
+
+        Returns:
+            ``images/<label>/<number>.<extension>``.
+
+        Raises:
+            UserInputError: no such row (E_OPTION).
+        """
 
     @abstractmethod
     def read_images(self, rows: Sequence[int], *, exact: bool = False) -> list[bytes]:
-        """Return the verified stored bytes of many images; read neighbours at once."""
+        """Read the stored bytes of many images, neighbours at once; see ``read_image``.
+
+        Args:
+            rows: each 0 <= row < ``len(self)``, in any order, with repetitions.
+            exact: read nothing between them, even where that would save a request.
+
+        Returns:
+            One file per row.
+
+        Raises:
+            CorruptError: an image changed (E_DIGEST_MEMBER, E_PADDING).
+            SpecError: a header is wrong (E_HEADER).
+            HelloIOError: reading failed.
+            UserInputError: there is no such row (E_OPTION).
+        """
 
     @abstractmethod
     def check_image(self, row: int, block: bytes) -> bytes:
-        """Verify header, digest and padding of an image member and return the stored bytes."""
+        """Verify header, digest and padding of an image member and return the stored bytes.
+
+        Args:
+            row: 0 <= row < ``len(self)``.
+            block: the whole member; for a packed archive the pixels of the row.
+
+        Returns:
+            The image file, or the pixels.
+
+        Raises:
+            CorruptError: the image changed (E_DIGEST_MEMBER, E_PADDING).
+            SpecError: its header is wrong (E_HEADER).
+            UserInputError: there is no such row (E_OPTION).
+        """
 
     @abstractmethod
     def checked(
@@ -133,7 +214,19 @@ class Archive(ABC):
         ranges: list[tuple[int, int]],
         check: Callable[[list[bytes]], bytes],
     ) -> bytes:
-        """Return the result of ``check``; remote bytes that it refuses are fetched once more."""
+        """Return ``check(blocks)``; remote bytes that it refuses are fetched once more.
+
+        Args:
+            blocks: the bytes of ``ranges``.
+            ranges: (offset, length) pairs.
+            check: returns the verified bytes or raises a ``CorruptError`` or ``SpecError``.
+
+        Raises:
+            CorruptError: ``check`` refused the bytes.
+            SpecError: ``check`` refused the bytes.
+            HelloIOError: ``check`` refused the bytes, and the server shows that the file was
+                replaced (E_READ); or reading failed.
+        """
 
     @abstractmethod
     def close(self) -> None:

@@ -204,12 +204,7 @@ class HelloFile(Archive):
 
     @property
     def classes(self) -> Classes:
-        """The classes in label order; read and verified at first use.
-
-        Raises:
-            CorruptError: the section changed since it was written.
-            SpecError: its lines are invalid (E_CLASSES).
-        """
+        """See ``Archive.classes``."""
         if self._classes is None:
             self._classes = parse_classes(
                 self._sections.read(self._sections.find("classes")), self.manifest.classes
@@ -218,13 +213,7 @@ class HelloFile(Archive):
 
     @property
     def index(self) -> Index | None:
-        """The index of images; None without images; read and verified at first use.
-
-        Raises:
-            CorruptError: the section changed since it was written.
-            SpecError: its tensors or rows are invalid (E_TENSOR, E_INDEX).
-            LimitError: an image is above the limits.
-        """
+        """See ``Archive.index``."""
         if self._index is None and self.manifest.images is not UNSET:
             from hellofmt.archive.format.index import parse_index
 
@@ -247,45 +236,16 @@ class HelloFile(Archive):
         return {section.name: section.size for section in self.manifest.sections}
 
     def section(self, name: str) -> bytes:
-        """Return the raw bytes of a section, after checking digest, compression and content.
-
-        Args:
-            name: one of ``section_sizes()``.
-
-        Returns:
-            Decompressed bytes.
-
-        Raises:
-            CorruptError: it changed (E_DIGEST_INDEX), or its frame is damaged (E_ZSTD).
-            SpecError: the format forbids its content (E_TENSOR, E_CLASSES, E_SCHEMA).
-            UserInputError: there is no such section (E_OPTION).
-        """
+        """See ``Archive.section``."""
         return self._sections.raw(name)
 
     def tensors(self, name: str) -> dict[str, NDArray[Any]]:
-        """Return the tensors of a section as NumPy arrays; BF16 as float32, which is exact.
-
-        Args:
-            name: ``index``, ``adapter``, ``head``, ``probes``, ``base`` or ``pixels``.
-
-        Returns:
-            By name; arrays may be read-only.
-
-        Raises:
-            CorruptError: it changed (E_DIGEST_INDEX), or its frame is damaged (E_ZSTD).
-            SpecError: it fails the strict check (E_TENSOR).
-            UserInputError: there is no such tensor section (E_OPTION).
-        """
+        """See ``Archive.tensors``."""
         return self._sections.tensors(name)
 
     @property
     def pixels_start(self) -> int:
-        """Byte offset of the first pixel of a packed archive.
-
-        Raises:
-            UserInputError: the archive is not packed (E_OPTION).
-            SpecError: the section's header is not the one that the manifest implies (E_TENSOR).
-        """
+        """See ``Archive.pixels_start``."""
         return self._sections.pixels_start
 
     def checked(
@@ -294,42 +254,16 @@ class HelloFile(Archive):
         ranges: list[tuple[int, int]],
         check: Callable[[list[bytes]], bytes],
     ) -> bytes:
-        """Return ``check(blocks)``; remote bytes that it refuses are fetched once more.
-
-        Args:
-            blocks: the bytes of ``ranges``.
-            ranges: (offset, length) pairs.
-            check: returns the verified bytes or raises a ``CorruptError`` or ``SpecError``.
-
-        Raises:
-            CorruptError: ``check`` refused the bytes.
-            SpecError: ``check`` refused the bytes.
-            HelloIOError: ``check`` refused the bytes, and the server shows that the file was
-                replaced (E_READ); or reading failed.
-        """
+        """See ``Archive.checked``."""
         return self._sections.checked(blocks, ranges, check)
 
     def section_offset(self, name: str) -> int:
-        """Return the byte offset of a section's payload.
-
-        Raises:
-            UserInputError: there is no such section (E_OPTION).
-        """
+        """See ``Archive.section_offset``."""
         self._sections.find(name)
         return self._sections.offsets[name]
 
     def image_name(self, row: int) -> str:
-        """Return the name of an image: its member name, also for a packed archive.
-
-        Args:
-            row: 0 <= row < ``len(self)``.
-
-        Returns:
-            ``images/<label>/<number>.<extension>``.
-
-        Raises:
-            UserInputError: no such row (E_OPTION).
-        """
+        """See ``Archive.image_name``."""
         images, index = self.row_of(row)
         codec = "png" if images.codec == "raw" else images.codec
         shard = self.manifest.shard
@@ -338,21 +272,7 @@ class HelloFile(Archive):
         return image_name(label, first + row, codec, self.manifest.classes, total)
 
     def read_images(self, rows: Sequence[int], *, exact: bool = False) -> list[bytes]:
-        """Read the stored bytes of many images, neighbours at once; see ``read_image``.
-
-        Args:
-            rows: each 0 <= row < ``len(self)``, in any order, with repetitions.
-            exact: read nothing between them, even where that would save a request.
-
-        Returns:
-            One file per row.
-
-        Raises:
-            CorruptError: an image changed (E_DIGEST_MEMBER, E_PADDING).
-            SpecError: a header is wrong (E_HEADER).
-            HelloIOError: reading failed.
-            UserInputError: there is no such row (E_OPTION).
-        """
+        """See ``Archive.read_images``."""
         files: dict[int, bytes] = {}
         missing: dict[int, tuple[int, int]] = {}
         for row in map(int, rows):
@@ -381,20 +301,7 @@ class HelloFile(Archive):
         return [files[int(row)] for row in rows]
 
     def check_image(self, row: int, block: bytes) -> bytes:
-        """Verify header, digest and padding of an image member and return the stored bytes.
-
-        Args:
-            row: 0 <= row < ``len(self)``.
-            block: the whole member; for a packed archive the pixels of the row.
-
-        Returns:
-            The image file, or the pixels.
-
-        Raises:
-            CorruptError: the image changed (E_DIGEST_MEMBER, E_PADDING).
-            SpecError: its header is wrong (E_HEADER).
-            UserInputError: there is no such row (E_OPTION).
-        """
+        """See ``Archive.check_image``."""
         images, index = self.row_of(row)
         at, size = int(index.offset[row]), int(index.size[row])
         name = self.image_name(row)

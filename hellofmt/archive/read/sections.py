@@ -111,19 +111,7 @@ class Sections:
         return section
 
     def raw(self, name: str) -> bytes:
-        """Return the raw bytes of a section, after checking digest, compression and content.
-
-        Args:
-            name: one of ``section_sizes()``.
-
-        Returns:
-            Decompressed bytes.
-
-        Raises:
-            CorruptError: it changed (E_DIGEST_INDEX), or its frame is damaged (E_ZSTD).
-            SpecError: the format forbids its content (E_TENSOR, E_CLASSES, E_SCHEMA).
-            UserInputError: there is no such section (E_OPTION).
-        """
+        """See ``Archive.section``."""
         raw = self.read(self.find(name))
         # Unknown sections of a newer minor version are only hashed.
         if name in _TENSOR_SECTIONS:
@@ -171,19 +159,7 @@ class Sections:
         ranges: list[tuple[int, int]],
         check: Callable[[list[bytes]], bytes],
     ) -> bytes:
-        """Return ``check(blocks)``; remote bytes that it refuses are fetched once more.
-
-        Args:
-            blocks: the bytes of ``ranges``.
-            ranges: (offset, length) pairs.
-            check: returns the verified bytes or raises a ``CorruptError`` or ``SpecError``.
-
-        Raises:
-            CorruptError: ``check`` refused the bytes.
-            SpecError: ``check`` refused the bytes.
-            HelloIOError: ``check`` refused the bytes, and the server shows that the file was
-                replaced (E_READ); or reading failed.
-        """
+        """See ``Archive.checked``."""
         source = self._source
         try:
             return check(blocks)
@@ -234,19 +210,7 @@ class Sections:
         return tensors
 
     def tensors(self, name: str) -> dict[str, NDArray[Any]]:
-        """Return the tensors of a section as NumPy arrays; BF16 as float32, which is exact.
-
-        Args:
-            name: ``index``, ``adapter``, ``head``, ``probes``, ``base`` or ``pixels``.
-
-        Returns:
-            By name; arrays may be read-only.
-
-        Raises:
-            CorruptError: it changed (E_DIGEST_INDEX), or its frame is damaged (E_ZSTD).
-            SpecError: it fails the strict check (E_TENSOR).
-            UserInputError: there is no such tensor section (E_OPTION).
-        """
+        """See ``Archive.tensors``."""
         section = self.find(name)
         if name not in _TENSOR_SECTIONS:
             raise UserInputError.make("E_OPTION", f"section {printable(name, 40)} has no tensors")
@@ -255,12 +219,7 @@ class Sections:
 
     @property
     def pixels_start(self) -> int:
-        """Return the byte offset of the first pixel of a packed archive.
-
-        Raises:
-            UserInputError: the archive is not packed (E_OPTION).
-            SpecError: the section's header is not the one that the manifest implies (E_TENSOR).
-        """
+        """See ``Archive.pixels_start``."""
         if self._pixels_start is None:
             from hellofmt.archive.format.tensors import expected_tensors, parse_tensor_header
 
