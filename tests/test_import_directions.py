@@ -35,7 +35,7 @@ ALLOWED = {
 }
 KERNEL_USERS = {
     "projector/labeler.py",
-    "loading/loader.py",
+    "loading/batch_maker.py",
     "loading/resident.py",
     "loading/views/normalise.py",
     "loading/views/parts.py",

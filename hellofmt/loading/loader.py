@@ -3,49 +3,37 @@
 ``HelloDataset`` in a ``DataLoader`` spends a GPU's time waiting for CPU workers and copies every
 view across. A distilled set is small, so here each image is decoded once, when it is first shown,
 and kept on the device as uint8; a batch then costs 80 bytes of parameters per view to send, one
-kernel for its views, the encoder and one kernel for its labels. That one kernel writes each view
-twice, as the student and as the encoder takes it (``Labeler.input_form``), so that nothing passes
-over the batch again only to normalise or cast it. The next batch is made on a second
-stream while the student uses this one. Sets that do not fit stay in pinned memory, and a batch
+kernel for its views, the encoder and one kernel for its labels. A second stream makes the next
+batch while the student uses this one. Sets that do not fit stay in pinned memory, and a batch
 sends the images it shows. Decoding everything first was rejected: a large archive behind a URL
 would keep a GPU waiting for all of it before the first step.
 
-It computes the same function as every other way: the sampler's order, ``view_table``'s parameters,
-and on a CPU the very pixels of ``HelloDataset``, bit for bit, because the same code draws them. A
-GPU rounds elsewhere: pixels agree within 1e-5, labels within the tolerance of its precision.
+It computes the same function as every other way: the sampler's order, ``view_table``'s parameters
+and ``BatchMaker``'s pixels.
 
-On a CPU there is no thread that works ahead: drawing, labelling and the student's step are bound by
-the same cores, and a thread only makes them wait for each other.
-
-What the fused kernel cannot draw (other filters than bilinear; a patch shuffle of images of unequal
-size, or of a size that the factor does not divide) is drawn on the CPU and copied.
+On a CPU no thread works ahead: drawing, labelling and the student's step are bound by the same
+cores, and a thread only makes them wait for each other.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-import numpy as np
 import torch
 
 from hellofmt.errors import UserInputError
+from hellofmt.loading.batch_maker import BatchMaker, Making
 from hellofmt.loading.dataset import HelloDataset
-from hellofmt.loading.resident import Resident, is_drawable
 from hellofmt.loading.sampler import HelloSampler
-from hellofmt.loading.views.normalise import normalise_, student_form
-from hellofmt.projector.labeler import Labeler
-from hellofmt_kernels import ViewForm
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from hellofmt.archive.read.archive import Archive
-    from hellofmt.loading.epoch_index import EpochIndex
     from hellofmt.loading.images import ImageSource
     from hellofmt.loading.options import LabelKind
     from hellofmt.projector.base import LoadedBase
@@ -63,19 +51,19 @@ class HelloLoader:
             for images, soft in loader:
                 ...
 
-    Images are float32 (N, 3, S, S), normalised by the manifest; what labels are, ``labels`` says as
-    for ``HelloDataset``, and ``"none"`` gives the bare views in [0, 1].
+    Images are float32 (N, 3, S, S), normalised by the manifest. ``labels`` is as for
+    ``HelloDataset``; ``"none"`` gives the bare views in [0, 1].
 
     **Several ranks.** World size and rank are torch.distributed's when an epoch begins, and global
-    batches are split as ``HelloSampler`` does; do not wrap it in ``DistributedSampler``. Give it to
+    batches are split as ``HelloSampler`` does; do not wrap it in ``DistributedSampler``. Pass it to
     Lightning as it is, built before the ``Trainer`` or after: Lightning tells ``sampler`` the
-    epoch. Accelerate's ``prepare`` leaves it alone, since it is no ``DataLoader``: give it
-    ``device=accelerator.device``. ``state_dict`` and ``load_state_dict`` are torchdata's stateful
-    protocol.
+    epoch. Accelerate's ``prepare`` leaves it alone, since it is no ``DataLoader``: construct it
+    with ``device=accelerator.device``. ``state_dict`` and ``load_state_dict`` are torchdata's
+    stateful protocol.
 
     Attributes:
-        dataset: where rows, classes and sizes come from.
-        sampler: which rows stand in which batch; also ``batch_sampler``.
+        dataset: gives rows, classes and sizes.
+        sampler: says which rows are in which batch; also ``batch_sampler``.
         batch_size: rows per rank and batch.
         device: where batches are made.
         batches_done: batches handed out in the epoch under way, since the resume if it was resumed.
@@ -110,25 +98,25 @@ class HelloLoader:
         Args:
             source: path or URL of an archive, the files of a sharded set, or an open archive.
             batch_size: rows per rank and batch, >= 1.
-            device: None is the CPU.
-            images: data set to be labelled; by default the archive's own images.
+            device: device that makes batches; None is the CPU.
+            images: dataset to label; by default the archive's own images.
             labels: ``"soft"``, ``"logits"``, ``"hard"`` or ``"none"``.
             temperature: T > 0 of soft labels; by default the manifest's.
             base: the base encoder, as for ``HelloDataset``.
             views: ``"manifest"``, or None for whole images.
-            seed: 0 <= seed < 2**64, of order and views.
+            seed: seed of order and views, 0 <= seed < 2**64.
             shuffle: shuffle rows in every epoch.
             drop_last: leave out a short last global batch.
             num_replicas: ranks; by default torch.distributed's.
             rank: this rank; by default torch.distributed's.
-            expect: the ``id`` the archive must have.
-            dtype: of the image tower; float32 if none. float16 suits OpenAI's weights; the probes
-                are checked in it.
+            expect: ``id`` that the archive must have.
+            dtype: dtype of the image tower; None is float32. float16 suits OpenAI's weights; the
+                probes are checked in it.
             compile: run the image tower through ``torch.compile``.
             channels_last: memory format of the images handed out.
-            resident: bytes of images kept on a GPU; ``"auto"`` is half of what is free. More stay
-                in pinned memory. Without effect on a CPU.
-            storage_options: of a URL, as for ``HelloDataset``.
+            resident: bytes of images to keep on a GPU; ``"auto"`` is half of what is free. Images
+                that need more stay in pinned memory. Has no effect on a CPU.
+            storage_options: options of a URL's storage, as for ``HelloDataset``.
             cache_dir: folder that keeps what came from a URL, see ``open_archive``.
 
         Raises:
@@ -161,30 +149,15 @@ class HelloLoader:
         )
         self.batch_size = batch_size
         self.batches_done = 0
-        self._channels_last = channels_last
-        self._labeler: Labeler | None = None
-        if labels in ("soft", "logits"):
-            self._labeler = Labeler.from_file(
-                self.dataset.file,
-                base,
-                device=self.device,
-                dtype=dtype,
-                compile=compile,
-            )
-        form = ViewForm(is_channels_last=channels_last)
-        if labels != "none":
-            form = student_form(self.dataset.views, channels_last=channels_last)
-        # What the kernel writes: for the student, and for the encoder. Views of another size than
-        # the base's are resized, which takes them plain.
-        self._forms: tuple[ViewForm, ViewForm | None] = (form, None)
-        self._input_form: ViewForm | None = None
-        if self._labeler is not None:
-            self._input_form = self._labeler.input_form(self.dataset.views.size)
-            self._forms = (form, self._input_form or ViewForm())
+        making = Making(
+            device=self.device,
+            dtype=dtype,
+            compile=compile,
+            channels_last=channels_last,
+            resident=resident,
+        )
+        self._maker = BatchMaker(self.dataset, making, base)
         self._stream: torch.cuda.Stream | None = None
-        self._stored: Resident | None = None
-        if self.device.type == "cuda" and is_drawable(self.dataset):
-            self._stored = Resident(self.dataset, self.device, resident)
 
     @property
     def batch_sampler(self) -> HelloSampler:
@@ -193,20 +166,15 @@ class HelloLoader:
 
     @property
     def kernel(self) -> dict[str, str]:
-        """What makes ``views`` and ``labels`` here: names of algorithms, for reports."""
-        made = {"views": "pixels"}
-        if self._stored is not None:
-            made["views"] = "views" if self._labeler is None else "view_pair"
-        if self._labeler is not None:
-            made["labels"] = self._labeler.kernel
-        return made
+        """Names of the algorithms that make ``views`` and ``labels`` here, for reports."""
+        return self._maker.kernel
 
     def __len__(self) -> int:
-        """Batches of a whole epoch on this rank."""
+        """Return the number of batches of a whole epoch on this rank."""
         return len(self.sampler)
 
     def __getitem__(self, index: object) -> NoReturn:
-        """There are no items: a ``DataLoader`` over this is a mistake.
+        """Refuse: a loader has no items, and a ``DataLoader`` over it is a mistake.
 
         Raises:
             UserInputError: E_OPTION.
@@ -217,7 +185,7 @@ class HelloLoader:
         )
 
     def set_epoch(self, epoch: int) -> None:
-        """Make ``epoch`` the next one; without it epochs count up from 0.
+        """Make ``epoch`` the next one; unless called, epochs count up from 0.
 
         Args:
             epoch: 0 <= epoch < 2**32.
@@ -228,7 +196,7 @@ class HelloLoader:
         self.sampler.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the epoch stands, the batch handed out last included.
+        """Return where the epoch stands, including the batch handed out last.
 
         Returns:
             As ``HelloSampler.state_dict``: strings and integers, equal on all ranks.
@@ -239,7 +207,7 @@ class HelloLoader:
         """Make the next epoch begin where ``state`` was taken.
 
         Args:
-            state: as from ``state_dict``; of any number of ranks with the same global batch.
+            state: as from ``state_dict``, on any number of ranks with the same global batch.
 
         Raises:
             StateError: see ``HelloSampler.load_state_dict``.
@@ -248,30 +216,31 @@ class HelloLoader:
         self.batches_done = 0
 
     def __iter__(self) -> Iterator[Any]:
-        """One epoch, or the rest of a resumed one: (images, labels), or bare views."""
+        """Yield the batches of one epoch, or of the rest of a resumed one.
+
+        Yields:
+            (images, labels), or bare views.
+        """
         self.batches_done = 0
-        batches = self._overlapped() if self.device.type == "cuda" else self._plain()
+        is_cuda = self.device.type == "cuda"
+        batches = self._overlapped() if is_cuda else map(self._maker.make, self.sampler)
         for batch in batches:
             # Counted before it is handed out: inside the loop's body this batch is in use.
             self.batches_done += 1
             yield batch[0] if self.dataset.labels == "none" else (batch[0], batch[1])
 
-    def _plain(self) -> Iterator[list[Tensor]]:
-        for indices in self.sampler:
-            yield self._make(indices)
-
     def _overlapped(self) -> Iterator[list[Tensor]]:
-        """Each batch is queued on a second stream before the one ahead of it is handed out."""
+        """Queue each batch on a second stream before the one ahead of it is handed out."""
         if self._stream is None:
-            # One for all epochs: what an abandoned one has queued is ahead of the next.
+            # One stream for all epochs: what an abandoned epoch has queued is ahead of the next.
             self._stream = torch.cuda.Stream(self.device)
         stream = self._stream
-        # What was built on the first stream is ready before the second one reads it.
+        # The second stream waits for what was built on the first.
         stream.wait_stream(torch.cuda.current_stream(self.device))
         waiting: tuple[list[Tensor], torch.cuda.Event] | None = None
         for indices in self.sampler:
             with torch.cuda.stream(stream):
-                made = self._make(indices)
+                made = self._maker.make(indices)
                 done = torch.cuda.Event()
                 done.record(stream)
             if waiting is not None:
@@ -287,39 +256,3 @@ class HelloLoader:
             # Its memory may be used again only after the student has read it.
             part.record_stream(current)
         return batch
-
-    def _make(self, indices: Sequence[int]) -> list[Tensor]:
-        rows = np.array(indices, np.int64)
-        epochs = np.array([cast("EpochIndex", i).epoch for i in indices], np.int64)
-        dataset = self.dataset
-        if self._stored is None:
-            views, table = dataset.draw(rows, epochs)
-            views = views.to(self.device, non_blocking=True)
-            labels = self._labels(table, views, is_entered=False)
-            if labels is not None:
-                normalise_(views, dataset.views)
-            images = self._formatted(views)
-        else:
-            table = dataset.table(rows, epochs)
-            images, inputs = self._stored.draw(table, *self._forms)
-            labels = self._labels(table, inputs, is_entered=self._input_form is not None)
-        return [images] if labels is None else [images, labels]
-
-    def _labels(
-        self, table: NDArray[np.int32], views: Tensor | None, *, is_entered: bool
-    ) -> Tensor | None:
-        """Labels of a batch; its views in [0, 1], or as they enter the image tower."""
-        dataset, labeler = self.dataset, self._labeler
-        if dataset.labels == "none":
-            return None
-        if labeler is None or views is None:
-            return dataset.hard_labels(table).to(self.device, non_blocking=True)
-        x = labeler.embeddings_of_inputs(views) if is_entered else labeler.embeddings(views)
-        if dataset.labels == "logits":
-            return labeler.logits_of(x)
-        return labeler.labels_of(x, dataset.temperature)
-
-    def _formatted(self, views: Tensor) -> Tensor:
-        if self._channels_last:
-            return views.contiguous(memory_format=torch.channels_last)
-        return views

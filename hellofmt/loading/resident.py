@@ -25,7 +25,7 @@ RESIDENT_SHARE = 0.5
 
 
 def is_drawable(dataset: HelloDataset) -> bool:
-    """Whether ``hellofmt_kernels.views`` defines these views."""
+    """Return whether ``hellofmt_kernels.views`` can draw these views."""
     heights, widths = dataset.sizes
     views = dataset.views
     if views.interpolation != "bilinear" or not heights.all():
@@ -40,8 +40,8 @@ def is_drawable(dataset: HelloDataset) -> bool:
 class Resident:
     """Decoded images on a device, or in pinned memory beside it, each in the largest frame.
 
-    Each is read and decoded when a batch first shows it: the first batch of a large or remote
-    archive need not wait for all of them.
+    A batch reads and decodes the images that no earlier one showed, so that the first batch of a
+    large or remote archive does not wait for all of them.
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class Resident:
         missing = rows[~self._is_filled[rows]]
         if not missing.size:
             return
-        found = self._dataset.pixels_of(missing.tolist())
+        decoded = self._dataset.pixels_of(missing.tolist())
         shape = (missing.size, *self._images.shape[1:])
         frames = torch.zeros(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
         pixels = frames.numpy()
         for frame, row in zip(pixels, missing.tolist(), strict=True):
-            height, width = found[row].shape[:2]
-            frame[:height, :width] = found[row]
+            height, width = decoded[row].shape[:2]
+            frame[:height, :width] = decoded[row]
         where = self._images.device
         places = torch.from_numpy(missing).to(where)
         self._images.index_copy_(0, places, frames.to(where, non_blocking=True))
@@ -85,7 +85,7 @@ class Resident:
     def draw(
         self, table: NDArray[np.int32], form: ViewForm, second: ViewForm | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Views of a table, (N, 3, S, S) on the device, in one form or in two at once."""
+        """Draw the views of a table, (N, 3, S, S) on the device, in one form or in two at once."""
         images = self._images
         used, places = np.unique(table[:, SHOWN_COLUMNS], return_inverse=True)
         self._fill(used.astype(np.int64))

@@ -221,7 +221,7 @@ def test_both_networks_inputs_are_drawn_at_once(bases, base, labels, dtype, monk
     """The way of a GPU, on a CPU: the same batches as a data loader's."""
     path = bases[base]
     made = HelloLoader(path, batch_size=4, labels=labels, seed=5, dtype=dtype, channels_last=True)
-    made._stored = Resident(made.dataset, torch.device("cpu"), 0)
+    made._maker.resident = Resident(made.dataset, torch.device("cpu"), 0)
     drawn = []
     for name in ("views", "view_pair"):
         real = getattr(hellofmt_kernels, name)

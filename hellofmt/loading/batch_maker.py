@@ -1,0 +1,157 @@
+"""One batch on a device: its views, drawn for the student and for the encoder, and its labels.
+
+On a GPU one kernel draws each view twice, as the student and as the encoder takes it
+(``Labeler.input_form``), so that nothing passes over the batch again only to normalise or cast it.
+
+On a CPU these are the very pixels of ``HelloDataset``, bit for bit, because the same code draws
+them. A GPU rounds elsewhere: pixels agree within 1e-5, labels within the tolerance of its
+precision.
+
+What the fused kernel cannot draw (other filters than bilinear; a patch shuffle of images of unequal
+size, or of a size that the factor does not divide) is drawn on the CPU and copied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, cast
+
+import numpy as np
+import torch
+
+from hellofmt.loading.resident import Resident, is_drawable
+from hellofmt.loading.views.normalise import normalise_, student_form
+from hellofmt.projector.labeler import Labeler
+from hellofmt_kernels import ViewForm
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from hellofmt.loading.dataset import HelloDataset
+    from hellofmt.loading.epoch_index import EpochIndex
+    from hellofmt.projector.base import LoadedBase
+
+__all__ = ["BatchMaker", "Making"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Making:
+    """How batches are made, as ``HelloLoader`` documents it.
+
+    Attributes:
+        device: where batches are made.
+        dtype: dtype of the image tower; None is float32.
+        compile: whether to run the image tower through ``torch.compile``.
+        channels_last: memory format of the images handed out.
+        resident: bytes of images kept on a GPU, or ``"auto"``.
+    """
+
+    device: torch.device
+    dtype: torch.dtype | None
+    compile: bool
+    channels_last: bool
+    resident: int | Literal["auto"]
+
+
+class BatchMaker:
+    """Makes batches of a dataset's rows.
+
+    Attributes:
+        labeler: makes soft labels or logits; None for other labels.
+        resident: images on the device, if the fused kernel draws them; else None.
+    """
+
+    def __init__(
+        self,
+        dataset: HelloDataset,
+        making: Making,
+        base: str | Path | LoadedBase | nn.Module | None,
+    ) -> None:
+        """Build the labeler, check its probes, and make room for the images on the device.
+
+        Args:
+            dataset: gives images, view parameters and hard labels.
+            making: how to make batches.
+            base: base encoder, as for ``HelloDataset``.
+
+        Raises:
+            HelloError: the archive cannot give these labels.
+        """
+        self._dataset = dataset
+        self._making = making
+        self.labeler: Labeler | None = None
+        if dataset.labels in ("soft", "logits"):
+            self.labeler = Labeler.from_file(
+                dataset.file, base, device=making.device, dtype=making.dtype, compile=making.compile
+            )
+        if dataset.labels == "none":
+            form = ViewForm(is_channels_last=making.channels_last)
+        else:
+            form = student_form(dataset.views, channels_last=making.channels_last)
+        # What the kernel writes: for the student, and for the encoder. Views of another size than
+        # the base's are resized, which takes them plain.
+        self._forms: tuple[ViewForm, ViewForm | None] = (form, None)
+        self._input_form: ViewForm | None = None
+        if self.labeler is not None:
+            self._input_form = self.labeler.input_form(dataset.views.size)
+            self._forms = (form, self._input_form or ViewForm())
+        self.resident: Resident | None = None
+        if making.device.type == "cuda" and is_drawable(dataset):
+            self.resident = Resident(dataset, making.device, making.resident)
+
+    @property
+    def kernel(self) -> dict[str, str]:
+        """Names of the algorithms that make ``views`` and ``labels``, for reports."""
+        names = {"views": "pixels"}
+        if self.resident is not None:
+            names["views"] = "views" if self.labeler is None else "view_pair"
+        if self.labeler is not None:
+            names["labels"] = self.labeler.kernel
+        return names
+
+    def make(self, indices: Sequence[int]) -> list[Tensor]:
+        """Make a batch.
+
+        Args:
+            indices: rows, as ``EpochIndex``.
+
+        Returns:
+            Images (N, 3, S, S) and labels, or images alone for labels ``"none"``.
+
+        Raises:
+            HelloError: an image cannot be read or decoded.
+        """
+        rows = np.array(indices, np.int64)
+        epochs = np.array([cast("EpochIndex", i).epoch for i in indices], np.int64)
+        dataset = self._dataset
+        if self.resident is None:
+            views, table = dataset.draw(rows, epochs)
+            images = views.to(self._making.device, non_blocking=True)
+            labels = self._labels(table, images, is_entered=False)
+            if labels is not None:
+                normalise_(images, dataset.views)
+            if self._making.channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+        else:
+            table = dataset.table(rows, epochs)
+            images, inputs = self.resident.draw(table, *self._forms)
+            labels = self._labels(table, inputs, is_entered=self._input_form is not None)
+        return [images] if labels is None else [images, labels]
+
+    def _labels(
+        self, table: NDArray[np.int32], views: Tensor | None, *, is_entered: bool
+    ) -> Tensor | None:
+        """Label a batch of views in [0, 1], or as they enter the image tower."""
+        dataset, labeler = self._dataset, self.labeler
+        if dataset.labels == "none":
+            return None
+        if labeler is None or views is None:
+            return dataset.hard_labels(table).to(self._making.device, non_blocking=True)
+        x = labeler.embeddings_of_inputs(views) if is_entered else labeler.embeddings(views)
+        if dataset.labels == "logits":
+            return labeler.logits_of(x)
+        return labeler.labels_of(x, dataset.temperature)
