@@ -1,9 +1,9 @@
-"""Times of the archive beside the tools that do less: tar and sha256sum on the same bytes.
+"""Time the archive beside tools that do less: tar and sha256sum on the same bytes.
 
-Everything is measured in one run on one machine, the floors too. An archive is opened, inspected,
-packed, verified and read over the loopback; beside each stands the least that such a thing can
-cost: hashing the index, starting an interpreter, `tar cf`, `sha256sum` and `openssl dgst`. What we
-do and the floor does not is said in the row. Each row first checks that the result is right.
+Everything is measured in one run on one machine, floors included. An archive is opened, inspected,
+packed, verified and read over the loopback, each beside the least that such an operation can cost:
+hashing the index, starting an interpreter, `tar cf`, `sha256sum` and `openssl dgst`. The row names
+the work that the floor leaves out. Each row first checks that the result is right.
 
     python benchmarks/archive.py --out benchmarks/results/archive-cpu
 
@@ -50,7 +50,7 @@ LATENCY = 0.01
 
 
 def best(call, repeats):
-    """Least wall and processor seconds of a call, its child processes included."""
+    """Return the least wall and processor seconds of a call, child processes included."""
     walls, cpus = [], []
     for _ in range(repeats):
         before, start = used(), time.perf_counter()
@@ -61,14 +61,14 @@ def best(call, repeats):
 
 
 def used():
-    """Processor seconds of this process and its children so far."""
+    """Return the processor seconds of this process and its children so far."""
     own = resource.getrusage(resource.RUSAGE_SELF)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
 def processor():
-    """Its name, and whether it has SHA instructions, if the system tells."""
+    """Return the processor's name, and whether it has SHA instructions, if known."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     facts = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
@@ -79,7 +79,7 @@ def processor():
 
 
 def run(*command, cwd=None):
-    """Run a program to its end."""
+    """Run a program to completion."""
     done = subprocess.run(list(map(str, command)), capture_output=True, check=True, cwd=cwd)  # noqa: S603
     return done.stdout
 
@@ -89,7 +89,7 @@ def hello(*arguments):
 
 
 def picture(seed):
-    """A picture of 224 x 224 pixels with shapes and noise; about 29 kB as JPEG."""
+    """Make an image of 224 x 224 pixels with shapes and noise; about 29 kB as JPEG."""
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (14, 14, 3), np.uint8)
     pixels = np.kron(coarse, np.ones((16, 16, 1), np.uint8)).astype(np.int16)
@@ -98,7 +98,7 @@ def picture(seed):
 
 
 def write(path, files, count):
-    """An archive of `count` images, cycling through `files`."""
+    """Write an archive of `count` images, cycling through `files`."""
     items = [ImageItem(i * CLASSES // count, files[i % len(files)]) for i in range(count)]
     codec = "jpeg" if files[0][:2] == b"\xff\xd8" else "png"
     write_archive(
@@ -120,7 +120,7 @@ class Table:
         self.rows = []
 
     def add(self, what, ours, rival, floor, note=""):
-        """Seconds as (wall, processor)."""
+        """Add a row; seconds are (wall, processor)."""
         row = {
             "what": what, "wall_s": ours[0], "cpu_s": ours[1], "rival": rival,
             "rival_wall_s": floor[0], "rival_cpu_s": floor[1],
@@ -136,7 +136,7 @@ class Table:
 
 
 def bench_open(table, big, count):
-    """Open, and the index of all images."""
+    """Time opening an archive and reading its index."""
 
     def ours():
         with open_archive(big) as file:
@@ -160,7 +160,7 @@ def bench_open(table, big, count):
 
 
 def bench_inspect(table, small, big, count):
-    """`hello inspect` as a process."""
+    """Time `hello inspect` as a process."""
     for path in (small, big):
         assert json.loads(hello("inspect", "--json", path))["images"]["count"]
     start = best(lambda: run(sys.executable, "-c", "import click, msgspec"), 7)
@@ -174,7 +174,7 @@ def bench_inspect(table, small, big, count):
 
 
 def bench_pack(table, folder, files, count):
-    """A folder of JPEG files into one."""
+    """Time packing a folder of JPEG files."""
     source = folder / "images"
     for i in range(count):
         place = source / f"n{i * CLASSES // count:08d}"
@@ -217,7 +217,7 @@ def bench_pack(table, folder, files, count):
 
 
 def bench_verify(table, path):
-    """Every byte of an archive."""
+    """Time verifying every byte of an archive."""
     megabytes = path.stat().st_size / 1e6
     with open_archive(path) as file:
         count = len(file)
@@ -249,7 +249,7 @@ def bench_verify(table, path):
 
 
 def bench_tiny(table, path):
-    """Many tiny images: the cost of each one."""
+    """Time many tiny images: the cost of each one."""
     with open_archive(path) as file:
         count = len(file)
     ours = best(lambda: verify_archive(path), 5)
@@ -259,7 +259,7 @@ def bench_tiny(table, path):
 
 
 def bench_remote(table, path):
-    """Reading by range over the loopback; the server is a thread of this process."""
+    """Time reading by ranges over the loopback; the server is a thread of this process."""
     spec = importlib.util.spec_from_file_location(
         "bad_http", ROOT / "tests" / "hostile" / "bad_http.py"
     )
@@ -296,7 +296,7 @@ def bench_remote(table, path):
 
 
 def page(rows, head):
-    """The table as Markdown."""
+    """Return the table as Markdown."""
     lines = ["# Archive: times", "", *head, ""]
     lines += ["| what | ms | CPU ms | beside | ms | CPU ms | speed | CPU speed | |"]
     lines += ["| --- " * 9 + "|"]

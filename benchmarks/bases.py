@@ -1,9 +1,9 @@
-"""Which of open_clip's image towers can be a base; prints benchmarks/results/bases.md.
+"""List which image towers of open_clip can be a base; prints benchmarks/results/bases.md.
 
 Two parts. Every model that open_clip lists is built on torch's meta device (shapes, no weights)
-twice: by open_clip from its own config, and by hellofmt from what an archive would state of it.
-Names, shapes and printed modules must be equal (dropout and stochastic depth apart, which an
-encoder in eval mode does not have). Then one model of each family up to 200 M parameters is built
+twice: by open_clip from its config, and by hellofmt from what an archive would state. Names, shapes
+and printed modules must be equal, except for dropout and stochastic depth, which an encoder in eval
+mode does not use. Then one model of each family up to 200 M parameters is built
 in full size with random weights, adapted, and compared with an explicit float64
 ``W + s * reshape(B A)``. Nothing is downloaded: no published weights are part of this.
 """
@@ -56,7 +56,7 @@ _TRAINING_ONLY = re.compile(r"(DropPath|Dropout)\([^)]*\)")
 
 @dataclass(frozen=True)
 class Sketch:
-    """What building on the meta device tells of a model."""
+    """What building a model on the meta device reveals."""
 
     name: str
     family: str
@@ -67,13 +67,13 @@ class Sketch:
 
 
 def vision_tower(config: dict) -> torch.nn.Module:
-    """The image tower as open_clip builds it."""
+    """Build the image tower as open_clip does."""
     vision = CLIPVisionCfg(**config["vision_cfg"])
     return _build_vision_tower(config["embed_dim"], vision, config.get("quick_gelu", False))
 
 
 def family_of(name: str, config: dict) -> str:
-    """A family is one piece of code: a class of open_clip, or one builder of timm."""
+    """Return the family of a model, one piece of code: an open_clip class or a timm builder."""
     vision = config["vision_cfg"]
     timm_name = vision.get("timm_model_name")
     if timm_name is None:
@@ -146,7 +146,7 @@ def sketch(name: str) -> Sketch:
 
 @dataclass(frozen=True)
 class Check:
-    """A full-size tower with random weights, adapted."""
+    """The check of one adapted full-size tower with random weights."""
 
     name: str
     family: str
@@ -160,7 +160,7 @@ class Check:
 
 
 def check(name: str, rank: int = 4) -> Check:
-    """Adapt one model in full size; largest errors of unit embeddings against float64."""
+    """Adapt one full-size model; return the largest errors of unit embeddings against float64."""
     start = time.perf_counter()
     config = open_clip.get_model_config(name)
     torch.manual_seed(0)
@@ -232,7 +232,7 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def page(sketches: list[Sketch], checks: list[Check]) -> str:
-    """The committed page."""
+    """Build the committed page."""
     families: dict[str, list[Sketch]] = {}
     for found in sketches:
         families.setdefault(found.family, []).append(found)

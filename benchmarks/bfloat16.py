@@ -1,10 +1,10 @@
-"""A training step in bfloat16 autocast beside the same step in float32: what ``--bfloat16`` gains.
+"""Time a training step in bfloat16 autocast beside float32: what ``--bfloat16`` gains.
 
     python benchmarks/bfloat16.py [--out benchmarks/results/bfloat16-cpu]
 
-Nothing is computed in bfloat16 unless somebody asks; this shows where it pays. Both steps run in
-turn in one process on one thread, forward, backward and AdamW, on a batch that is ready. The heap
-is set as for the cells of ``evidence.py``: page faults would hide the difference.
+bfloat16 is used only on request; this shows where it pays. Both steps run in turn in one process on
+one thread, forward, backward and AdamW, on a ready batch. The heap is set as for the cells of
+``evidence.py``, since page faults would hide the difference.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NETWORKS = (
 
 
 def step_of(name, bfloat16):
-    """A step of a network of its own."""
+    """Make a training step with a new network."""
     network = build_student(name, CLASSES, SIDE, seed=0).train()
     network.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), 1e-3)
@@ -53,7 +53,7 @@ def step_of(name, bfloat16):
 
 
 def measured(name, rounds):
-    """Median milliseconds of both, interleaved."""
+    """Measure median milliseconds of both steps, interleaved."""
     steps = {"float32": step_of(name, False), "bfloat16": step_of(name, True)}
     times = {kind: [] for kind in steps}
     for count in range(rounds + 2):
@@ -68,7 +68,7 @@ def measured(name, rounds):
 
 
 def page(document):
-    """The results as Markdown."""
+    """Return the results as Markdown."""
     rows = "".join(
         f"| {row['network']} | {row['float32']:.0f} | {row['bfloat16']:.0f} | {row['gain']:.2f} |\n"
         for row in document["rows"]

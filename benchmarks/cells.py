@@ -1,10 +1,10 @@
-"""Benchmarks by the cell: one measurement, one JSON file, and a run that can be killed anywhere.
+"""Run benchmarks cell by cell: one measurement, one JSON file; a run can be killed anywhere.
 
-A cell has a name, the settings that decide its result, the cells it needs, and a function. Its
-file is named by the name and by a digest of settings and needs, so a changed setting is another
+A cell has a name, the settings that determine its result, the cells it needs, and a function. Its
+file name contains the name and a digest of settings and needs, so a changed setting means another
 file and nothing stale is ever read. Workers claim cells by an exclusive lock that names a process;
-the lock of a process that is gone is broken. A cell that fails is written down with its error, and
-so is every cell that needs it: no hole in a table goes unexplained.
+the lock of a dead process is broken. A cell that fails is recorded with its error, and so is every
+cell that needs it, so every gap in a table is explained.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Cell:
     """One measurement.
 
     Attributes:
-        name: path-like; its first part is the data set.
-        settings: everything but the needs that decides the result; JSON.
-        make: from the documents of the needs, by name, to the result; JSON.
-        needs: names of cells.
-        order: lower ones are tried first, needs permitting.
+        name: path-like; the first part is the data set.
+        settings: everything except the needs that determines the result; JSON.
+        make: maps the documents of the needs, by name, to the result; JSON.
+        needs: names of cells that must be finished first.
+        order: cells with lower numbers are tried first, needs permitting.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Cell:
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
-    """Versions and device, for every result file."""
+    """Return versions and device, for every result file."""
     facts: dict[str, Any] = {
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("torch", "torchvision", "hellofmt")},
@@ -74,7 +74,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Name, and what it multiplies bfloat16 with: AMX decides what a training step takes."""
+    """Return the processor's name and bfloat16 instructions: AMX decides how long a step takes."""
     import torch
 
     can = torch.cpu.get_capabilities()
@@ -94,11 +94,11 @@ class Cells:
     _keys: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Name every cell's file; needs come first."""
+        """Name every cell's file, needs first."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for cell in self.cells:
             if cell.name in self._keys:
-                raise ValueError(f"cell `{cell.name}` stands twice")
+                raise ValueError(f"duplicate cell `{cell.name}`")
             parts = [cell.name, cell.settings, [self._keys[name] for name in cell.needs]]
             text = json.dumps(parts, sort_keys=True)
             self._keys[cell.name] = hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -106,16 +106,16 @@ class Cells:
         (self.folder / PLAN).write_text("".join(f"{cell.name}\n" for cell in self.cells))
 
     def path(self, name: str) -> Path:
-        """File of a cell."""
+        """Return the file of a cell."""
         return self.folder / f"{name.replace('/', '--')}-{self._keys[name]}.json"
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """Document of a finished cell."""
+        """Read the document of a finished cell."""
         path = self.path(name)
         return json.loads(path.read_text()) if path.exists() else None
 
     def adopt(self, documents: Mapping[str, dict[str, Any]]) -> int:
-        """Take over finished cells of the same settings, as a results file holds them; how many."""
+        """Adopt finished cells with the same settings from a results file; return their number."""
         count = 0
         for name, key in self._keys.items():
             document = documents.get(name, {})
@@ -126,12 +126,12 @@ class Cells:
         return count
 
     def finished(self) -> dict[str, dict[str, Any]]:
-        """Documents of all finished cells by name."""
+        """Return the documents of all finished cells by name."""
         found = {cell.name: self.read(cell.name) for cell in self.cells}
         return {name: document for name, document in found.items() if document is not None}
 
     def work(self, say: Callable[[str], None]) -> None:
-        """Run cells until none is left; several processes may do so at once."""
+        """Run cells until none is left; several processes may do this at once."""
         while True:
             waiting = [cell for cell in self.cells if not self.path(cell.name).exists()]
             if not waiting:
@@ -189,7 +189,7 @@ def _short(result: Mapping[str, Any]) -> str:
 
 
 def _claimed(lock: Path) -> bool:
-    """Whether the lock is ours now; one of a process that is gone is broken first."""
+    """Try to take the lock, breaking that of a dead process first; tell whether it is ours."""
     try:
         owner = int(lock.read_text() or 0)
         if owner and not Path(f"/proc/{owner}").exists():
@@ -208,7 +208,7 @@ def _claimed(lock: Path) -> bool:
 
 
 def run_workers(command: Sequence[str], jobs: int) -> int:
-    """Run ``jobs`` copies of a command with one thread each; the largest exit status."""
+    """Run ``jobs`` copies of a command with one thread each; return the largest exit status."""
     threads = {"OMP_NUM_THREADS": "1"} if jobs > 1 else {}
     environment = {**os.environ, **MALLOC, **threads}
     # The command is this program itself.

@@ -1,15 +1,15 @@
-"""Every comparison that the paper's claim needs, by the cell: ``make bench``.
+"""Make every comparison that the paper's claim needs, cell by cell: ``make bench``.
 
     python benchmarks/evidence.py --data DIR [--data DIR ...] --base BASE [--profile cpu] [--jobs 2]
 
-Each DIR holds ``train`` and ``val`` (or ``test``), a folder of images per class; digits are always
-there. Suites, each a set of cells (``cells.py``):
+Each DIR holds ``train`` and ``val`` (or ``test``), each with a folder of images per class; digits
+are always included. Suites, each a set of cells (``cells.py``):
 
 * ``rivals``: hard labels, our label function, the teacher online (RDED), its float16 labels stored
   (SRe2L, FKD), its ten largest stored (TinyViT), those of a tenth of the epochs (LPQLD), the
   teacher in int8, a linear probe on the base, and random images with our labels. One student, one
-  recipe, the same images (but for the last), the same views, the same number of steps; labels come
-  from real files whose bytes are counted.
+  recipe, the same images (except for the last), the same views, the same number of steps; labels
+  come from real files, whose bytes are counted.
 * ``ablation``: the paper's own order on mosaics of factor 2; every row at one fit length.
 * ``curve``: fidelity of the label function against its bytes, for every rank and storage.
 * ``cross``: students of other families. ``continual``: classes that arrive in steps.
@@ -17,7 +17,7 @@ there. Suites, each a set of cells (``cells.py``):
 * ``rded``: RDED's published CIFAR-10 recipe with our selection.
 * ``cost``: seconds, memory and arithmetic of each stage.
 
-``report.py`` writes the tables and plots from the cells that are finished.
+``report.py`` writes the tables and plots from the finished cells.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ WEIGHTS = (0.0, 0.025, 0.1, 0.15, 0.5, 1.0)
 
 
 def cells_of(setting, suites):
-    """The cells of one data set, what is needed first."""
+    """List the cells of one data set, needs first."""
     profile, found = setting.profile, []
     name = setting.name
     common = {
@@ -291,7 +291,7 @@ def arguments(argv=None):
 
 
 def all_cells(args):
-    """The cells of every data set, in the order they are tried."""
+    """List the cells of every data set in the order in which they are tried."""
     found = []
     for data in [*args.data, *([] if args.no_digits else [None])]:
         setting = read_setting(data, args.base, args.profile, args.out / "work", args.device)

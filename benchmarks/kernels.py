@@ -1,9 +1,9 @@
-"""Times of the label and view operators beside what one would write without them.
+"""Time the label and view operators beside what one would write without them.
 
-On a CPU: the operators against eager torch and against torchvision one sample at a time. On a
-CUDA device also: Triton against torch.compile with float32 logits, replayed from a CUDA graph so
-that dispatch is apart; on an H200 with the floor that arithmetic and memory set beside. Every row
-first checks that the rivals agree; no time is reported for a wrong answer.
+On a CPU: the operators against eager torch, and against torchvision one sample at a time. On a CUDA
+device also: Triton against torch.compile with float32 logits, replayed from a CUDA graph to exclude
+dispatch; on an H200 also the floor set by arithmetic and memory. Every row first checks that the
+rivals agree; no time is reported for a wrong answer.
 
     python benchmarks/kernels.py --out benchmarks/results/kernels-cpu
 
@@ -42,16 +42,16 @@ FLOP_PER_S, BYTES_PER_S = 790e12, 4.3e12
 
 
 def floor(flop, moved_bytes):
-    """Least milliseconds by arithmetic and memory, on the device whose limits are known."""
+    """Return the least milliseconds that arithmetic and memory allow, if the device is known."""
     if "H200" not in torch.cuda.get_device_name():
         return {}
     return {"floor_ms": max(flop / FLOP_PER_S, moved_bytes / BYTES_PER_S) * 1000}
 
 
 def time_cpu(call, repeats=15):
-    """Median seconds of a call, after one that warms up.
+    """Return the median seconds of a call after a warm-up call.
 
-    With one thread, of that thread's own time: other work on the machine then counts for little.
+    With one thread, measures that thread's time, so other work on the machine matters little.
     """
     now = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     call()
@@ -64,7 +64,7 @@ def time_cpu(call, repeats=15):
 
 
 def time_graph(call, inner=20, repeats=15):
-    """Median seconds of a call on a CUDA device, replayed from a graph of several calls."""
+    """Return the median seconds of a call on a CUDA device, replayed from a graph of several."""
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for _ in range(3):
@@ -98,7 +98,7 @@ def eager_labels(x, w, bias):
 
 
 def wide_labels(x, w, bias):
-    """The strongest rival: float32 logits out of a half-precision GEMM, the rest fused."""
+    """Make labels as the strongest rival: float32 logits of a half-precision GEMM, then fused."""
     z = torch.mm(x, w.T, out_dtype=torch.float32) if x.dtype != torch.float32 else x @ w.T
     return torch.softmax((z * SCALE + bias) / TEMPERATURE, dim=1).to(x.dtype)
 
@@ -212,7 +212,7 @@ def view_rows(device, is_cuda):
 
 
 def pair_rows(device, is_cuda):
-    """Both networks' inputs in one pass, beside views in [0, 1] that two passes normalise."""
+    """Time both networks' inputs in one pass beside views in [0, 1] normalised in two passes."""
     # A student's float32, and what CLIP's ResNets take: normalised otherwise, channels_last.
     student = ViewForm((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

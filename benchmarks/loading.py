@@ -1,13 +1,12 @@
-"""Images per second of a DataLoader: HelloDataset beside what others do with the same images.
+"""Measure images per second of a DataLoader: HelloDataset beside others on the same images.
 
     python -m benchmarks.loading [--out benchmarks/results/loading-cpu]
 
-One run, one machine, the same JPEG files and the same transforms for everybody: random resized
-crop, flip, CutMix, normalisation, batches of 64. Rows are interleaved and the best of the rounds
-is given. ``folder`` is torchvision's ImageFolder with its transforms and CutMix as collate
-function; the FKD row replays stored crops and labels and does not mix, which spares it work.
-``hello`` rows read the archive. The floor is decoding alone: what any loader that decodes each
-image in each pass must spend.
+One run, one machine, the same JPEG files and the same transforms for all: random resized crop,
+flip, CutMix, normalisation, batches of 64. Rows are interleaved, and the best round counts.
+``folder`` is torchvision's ImageFolder with its transforms and CutMix as collate function; the FKD
+row replays stored crops and labels without mixing, which saves it work. ``hello`` rows read the
+archive. The floor is decoding alone, which any loader must do that decodes each image in each pass.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def pictures(count, side):
-    """JPEG files of about a photograph's entropy: coarse colours, fine noise."""
+    """Make JPEG files with about the entropy of photographs: coarse colours, fine noise."""
     random = np.random.default_rng(0)
     for k in range(count):
         coarse = random.integers(0, 256, (max(2, side // 16), max(2, side // 16), 3), np.uint8)
@@ -60,14 +59,14 @@ def pictures(count, side):
 
 
 def build(folder, count, side):
-    """The same images as a folder and as an archive with a small seeded projector."""
+    """Write the same images as a folder and as an archive with a small seeded projector."""
     items = []
     for k, (label, data) in enumerate(pictures(count, side)):
         path = folder / "images" / f"{label:04}" / f"{k:06}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         items.append(ImageItem(label, data))
-    entrance = Preprocess(
+    preprocess = Preprocess(
         antialias=True,
         interpolation="bicubic",
         mean=["0.5"] * 3,
@@ -76,7 +75,7 @@ def build(folder, count, side):
         std=["0.25"] * 3,
     )
     vision = VisionArch(image_size=side, layers=2, width=64, patch_size=side // 8, head_width=32)
-    base = seeded_base(Arch(embed_dim=64, quick_gelu=False, vision=vision), entrance, seed=0)
+    base = seeded_base(Arch(embed_dim=64, quick_gelu=False, vision=vision), preprocess, seed=0)
     classes = [ClassLine(f"c{k}", (f"class {k}",)) for k in range(CLASSES)]
     projector = Projector.build(base, classes, rank=4, start="stored", temperature=4.0, seed=0)
     facts = DatasetFacts(name="bench", version="1", license="CC0-1.0", method="x", sources=[])
@@ -94,7 +93,7 @@ def build(folder, count, side):
 
 
 class FkdFolder(Dataset):
-    """FKD's way: an image file, its stored crop and flip, a stored label file per batch."""
+    """Data as FKD stores it: image file, stored crop and flip, a label file per batch."""
 
     def __init__(self, folder, side):
         self.files = sorted((folder / "images").rglob("*.jpg"))
@@ -137,7 +136,7 @@ class Cut:
 
 
 def contenders(folder, side, workers):
-    """Loaders by name; each pass over one is an epoch."""
+    """Return loaders by name; each pass over one is an epoch."""
     options = {"batch_size": BATCH, "num_workers": workers}
     shuffled = {**options, "shuffle": True}
     pipeline = transforms.Compose(
@@ -172,7 +171,7 @@ def seconds_of(loader):
 
 
 def decoding(folder, rounds):
-    """Seconds to decode every file once in this process."""
+    """Measure the seconds to decode every file once in this process."""
     files = [path.read_bytes() for path in sorted((folder / "images").rglob("*.jpg"))]
 
     def once():

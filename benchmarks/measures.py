@@ -1,4 +1,4 @@
-"""What is measured of teachers and label functions themselves: accuracy, bytes, fidelity, cost."""
+"""Measure teachers and label functions themselves: accuracy, bytes, fidelity, cost."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def fit_cell(setting, make, epochs, rank, _):
 
 
 def base_bytes(setting):
-    """The whole public model, text tower included, at 2 bytes a parameter."""
+    """Return the bytes of the whole public model, text tower included, at 2 bytes a parameter."""
     import open_clip
 
     name, tag = setting.base_text, None
@@ -71,7 +71,7 @@ def base_bytes(setting):
 
 
 def held_out_fidelity(setting, logits, teacher=None):
-    """Agreement and KL at T on augmented views of the validation part."""
+    """Measure agreement and KL at T on augmented views of the validation part."""
     held_out, views = setting.split[1], setting.views
     teacher = setting.teacher if teacher is None else teacher
     batches = ArrayBatches(
@@ -103,7 +103,7 @@ class _Pictures(torch.utils.data.Dataset):
 
 
 def compare(wanted, labels):
-    """Agreement in percent and mean KL(teacher ‖ labels), both at the labels' T, in nats."""
+    """Return agreement in percent and mean KL(teacher ‖ labels) in nats, both at the labels' T."""
     wanted, labels = wanted.double(), labels.double()
     same = (wanted.argmax(1) == labels.argmax(1)).double().mean()
     log_q = labels.clamp(min=1e-12).log()
@@ -112,7 +112,7 @@ def compare(wanted, labels):
 
 
 def fidelity_of(setting, kind, _):
-    """Every source's labels on the same augmented views of images that nothing was fitted on."""
+    """Compare all sources' labels on the same augmented views of images used in no fit."""
     held_out = setting.split[1]
     pictures = _Pictures(held_out)
     projector = probe(setting)[0] if kind == "probe" else setting.fitted_main()[0]
@@ -152,7 +152,7 @@ def fidelity_of(setting, kind, _):
 
 
 def cost_cell(setting, _):
-    """Arithmetic per view of each stage, counted by torch on one batch; 2 per multiply-add."""
+    """Count each stage's arithmetic per view, by torch on one batch; 2 per multiply-add."""
     from torch.utils.flop_counter import FlopCounterMode
 
     batch = 8

@@ -1,9 +1,9 @@
-"""The tables of the README, written again from the committed result files and the ledger.
+"""Rewrite the tables of the README from the committed result files and the ledger.
 
     python benchmarks/readme.py
 
-Each stands between ``<!-- table NAME -->`` and ``<!-- end NAME -->``. The sentences around them are
-a person's; ``tests/test_readme.py`` holds the figures in them to the same files.
+Each table lies between ``<!-- table NAME -->`` and ``<!-- end NAME -->``. People write the text
+around them; ``tests/test_readme.py`` checks its figures against the same files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ README = RESULTS.parents[1] / "README.md"
 
 
 def demo():
-    """Accuracy of the demo's students."""
+    """Return the table of the demo's accuracies."""
     found = json.loads((RESULTS / "demo-cpu.json").read_text())
     mean, spread = found["accuracy"], found["spread"]
     rows = []
@@ -41,7 +41,7 @@ def demo():
 
 
 def weights():
-    """Bytes of a label function for ImageNet-1K against those of stored labels."""
+    """Return the table of label function bytes for ImageNet-1K against stored labels."""
     made = plan(1000, 50_000, 300)
     rows = [
         (
@@ -59,7 +59,7 @@ def weights():
 
 
 def evidence():
-    """Hard labels, ours and the teacher's, wherever the shorter profile has all of them."""
+    """Return the table of hard labels, ours and the teacher's, where the short profile has all."""
     cells = json.loads((RESULTS / "evidence-cpu.json").read_text())["cells"]
     rows = []
     for name, ipc, scores, sizes in claims(cells):
@@ -82,7 +82,7 @@ TABLES = {"demo": demo, "weights": weights, "evidence": evidence}
 
 
 def filled(text):
-    """The README with every table written again."""
+    """Return the README with all tables rewritten."""
     for name, make in TABLES.items():
         begin, end = f"<!-- table {name} -->", f"<!-- end {name} -->"
         parts = re.split(f"({begin}|{end})", text)

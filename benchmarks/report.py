@@ -1,11 +1,11 @@
-"""Tables and plots from the cells of ``evidence.py`` that are finished.
+"""Write tables and plots from the finished cells of ``evidence.py``.
 
     python benchmarks/report.py --out .cache/bench [--profile cpu]
 
-Writes ``results/evidence-PROFILE.json`` (every cell, with versions and device), the plots beside
-it and the profile's page: ``results/README.md`` for ``cpu``, ``results/PROFILE.md`` for others.
-Nothing is computed here but means, spreads and differences; a cell that failed or was not run is
-named, never left out.
+Writes ``results/evidence-PROFILE.json`` (every cell, with versions and device), the plots in the
+same folder and the profile's page: ``results/README.md`` for ``cpu``, ``results/PROFILE.md`` for
+others. Computes only means, spreads and differences; a cell that failed or was not run is named,
+never left out.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Mean:
 
 
 def paired(ours, theirs):
-    """Mean difference over seeds and half its 95 % interval (None with one seed)."""
+    """Return the mean difference over seeds and half its 95 % interval (None with one seed)."""
     difference = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
     if not difference:
         return None
@@ -75,7 +75,7 @@ def paired(ours, theirs):
 
 
 def bytes_text(count):
-    """Decimal units, three digits."""
+    """Format bytes in decimal units with three digits."""
     if count is None:
         return NONE
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -85,14 +85,14 @@ def bytes_text(count):
 
 
 def table(head, rows, texts=None):
-    """Markdown; columns after the first ``texts`` are set to the right."""
+    """Format a Markdown table; columns after the first ``texts`` are right-aligned."""
     left = len(head) if texts is None else texts
     sides = ["---"] * left + ["---:"] * (len(head) - left)
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, sides, *rows))
 
 
 class Found:
-    """Documents of one data set's cells by name without the data set."""
+    """Documents of one data set's cells, by name without the data set."""
 
     def __init__(self, name, cells):
         self.name = name
@@ -104,7 +104,7 @@ class Found:
         return None if document is None or "error" in document else document
 
     def seeds(self, prefix):
-        """Top-1 by seed of the cells ``prefix/seedN``."""
+        """Return top-1 by seed from the cells ``prefix/seedN``."""
         found = {}
         for name, document in self.cells.items():
             if name.startswith(f"{prefix}/seed") and "error" not in document:
@@ -112,7 +112,7 @@ class Found:
         return found
 
     def first(self, prefix):
-        """Any finished cell below a prefix."""
+        """Return any finished cell below a prefix."""
         return next(
             (d for k, d in sorted(self.cells.items()) if k.startswith(prefix) and "error" not in d),
             None,
@@ -188,7 +188,7 @@ def label_row(found, ipc, kind, classes):
 
 
 def verdict(found, ipc, kinds, classes):
-    """Where ours wins, ties or loses, in sentences."""
+    """Say in sentences where ours wins, ties or loses."""
     ours = found.seeds(f"rivals/ipc{ipc}/hello")
     cell = found.first(f"rivals/ipc{ipc}/hello/")
     if not ours or cell is None:
@@ -225,7 +225,7 @@ def verdict(found, ipc, kinds, classes):
 
 
 def claims(cells):
-    """Where hard labels, ours and the teacher's are all there.
+    """Find settings where hard labels, ours and the teacher's are all present.
 
     Yields:
         Data set, images per class, top-1 by seed of the three, label bytes of the last two.
@@ -240,7 +240,7 @@ def claims(cells):
 
 
 def summary(cells):
-    """Every data set and number of images per class in one table, and where labels are smaller."""
+    """Put all data sets and images per class in one table, and say where labels are smaller."""
     rows, longest = [], []
     for name, ipc, scores, (ours, teacher) in claims(cells):
         mean, half = paired(*scores[1:])
@@ -271,7 +271,7 @@ def summary(cells):
 
 
 def stored_bytes(ipc, classes):
-    """float16 labels of the field's usual schedule."""
+    """Return the bytes of float16 labels for the field's usual schedule."""
     return STORED_EPOCHS * ipc * classes * classes * 2
 
 
@@ -350,7 +350,7 @@ def ablation(found):
 
 
 def ranks_of(found):
-    """Cells of the curve's finished ranks, then those of the main label function."""
+    """Return cells of the curve's finished ranks, then those of the main label function."""
     names = [name for name in found.cells if name.startswith("curve/rank") and found.get(name)]
     cells = sorted((found.get(name) for name in names), key=lambda cell: cell["rank"])
     main = found.get("fit/main")
@@ -628,28 +628,28 @@ def main():
 
 
 def trained_again(earlier, new):
-    """Data sets whose teacher is another one now."""
+    """Return data sets whose teacher has changed."""
     teachers = {name.split("/")[0]: f"{name.split('/')[0]}/teacher" for name in new}
     return {n for n, cell in teachers.items() if cell in new and new[cell] != earlier.get(cell)}
 
 
 def joined(earlier, new):
-    """Cells of both; a data set whose teacher was trained again keeps none of the earlier."""
+    """Merge cells; a data set whose teacher was retrained keeps none of the earlier ones."""
     return without(earlier, trained_again(earlier, new)) | new
 
 
 def without(named, data_sets):
-    """Cells by name, but for those of some data sets."""
+    """Return cells by name, without those of some data sets."""
     return {k: v for k, v in named.items() if k.split("/")[0] not in data_sets}
 
 
 def page_name(profile):
-    """File of a profile's page."""
+    """Return the file name of a profile's page."""
     return "README.md" if profile == "cpu" else f"{profile}.md"
 
 
 def made_on(cells, document):
-    """Where the cells of a data set were run."""
+    """Say on which machine the cells of a data set ran."""
     lines = {
         f"{m['device']}, {m['cores']} cores, torch {m['torch']}, Python {m['python']}"
         for m in (cell.get("machine", document["machine"]) for cell in cells.values())
@@ -658,13 +658,13 @@ def made_on(cells, document):
 
 
 def data_sets(cells):
-    """Names, most classes first."""
+    """Return names of data sets, most classes first."""
     names = {name.split("/")[0] for name in cells}
     return sorted(names, key=lambda name: (-_classes(cells, name), name))
 
 
 def page(document, profile):
-    """The text of a profile's page; a pure function of the results file."""
+    """Return the text of a profile's page, a pure function of the results file."""
     cells = document["cells"]
     seconds = sum(cell["seconds"] for cell in cells.values()) / 60
     others = OTHERS if profile == "cpu" else ""

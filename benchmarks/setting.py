@@ -1,9 +1,9 @@
-"""What the benchmarks run on: data sets, teachers, label functions, archives, stored labels.
+"""Make what the benchmarks run on: data sets, teachers, label functions, archives, stored labels.
 
-Everything here is made once and kept in the work folder under the digest of its inputs; a cell that
-asks again reads it. Nothing is chosen by the measured images: teacher and fits record their
-progress on a validation part cut from the training images (``split_validation``), and the constants
-of a profile were fixed before a measured image was looked at.
+Everything is made once and kept in the work folder under the digest of its inputs, where later
+cells read it. Test images decide nothing: teacher and fits record their progress on a validation
+part of the training images (``split_validation``), and the constants of a profile were fixed before
+any test image was used.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ MEASURED_PARTS = ("val", "test")
 
 @dataclass(frozen=True)
 class Profile:
-    """Everything that the speed of a machine decides, for one data set."""
+    """Everything that depends on the speed of a machine, for one data set."""
 
     teacher: str
     teacher_epochs: float
@@ -277,7 +277,7 @@ PROFILES: dict[str, dict[str, Profile]] = {
 
 
 def profile_of(name: str, data: str, classes: int) -> Profile:
-    """Profile of a data set: digits by name, others by whether labels are heavy (C >= 50)."""
+    """Return the profile of a data set: digits by name, others by whether C >= 50."""
     kinds = PROFILES[name]
     if data == DIGITS:
         return kinds[DIGITS]
@@ -285,7 +285,7 @@ def profile_of(name: str, data: str, classes: int) -> Profile:
 
 
 def seeded_digits_base() -> LoadedBase:
-    """A vision transformer whose weights are generated: no download, as in the demo."""
+    """Build a vision transformer with generated weights, as in the demo: no download."""
     arch = Arch(
         embed_dim=128,
         vision=VisionArch(
@@ -309,13 +309,13 @@ class Setting:
     """One data set with its teacher and everything made from both.
 
     Attributes:
-        name: of the data set.
-        train: real images for teacher, fits and selection; validation part included.
-        test: real images that are only measured on.
-        base_text: as for ``hello fit``; unused by digits.
+        name: name of the data set.
+        train: real images for teacher, fits and selection, including the validation part.
+        test: real images used only to measure.
+        base_text: base as for ``hello fit``; digits do not use it.
         profile: sizes.
-        work: folder of everything that is made.
-        device: where everything runs.
+        work: folder for everything that is made.
+        device: device for everything.
     """
 
     name: str
@@ -335,17 +335,17 @@ class Setting:
 
     @property
     def base_argument(self) -> Any:
-        """What an archive needs to be labelled; a seeded base needs none."""
+        """Return the ``base`` argument for reading an archive; a seeded base needs none."""
         return None if self.name == DIGITS else self.base
 
     @cached_property
     def split(self) -> tuple[ArrayImages, ArrayImages]:
-        """Images that are fitted on, and the validation part."""
+        """Split the training images into a fitting part and a validation part."""
         return split_validation(self.train)
 
     @cached_property
     def digest(self) -> str:
-        """Of data and views: what every cell depends on."""
+        """Return the digest of data and views, on which every cell depends."""
         return digest_of([digest_of(self.train), digest_of(self.test), self.views])
 
     @property
@@ -354,7 +354,7 @@ class Setting:
 
     @cached_property
     def views(self) -> Views:
-        """Crops of a quarter to all of the image, flips, CutMix in half of the batch; every arm."""
+        """Return the views of all arms: crops of 25 to 100 %, flips, CutMix in half the batch."""
         facts: dict[str, Any] = {
             "crop_scale": ["0.25", "1.0"],
             "mix": "cutmix",
@@ -367,12 +367,12 @@ class Setting:
         return msgspec.structs.replace(default_views(self.size), **facts)
 
     def steps(self, epochs: float, batch: int) -> int:
-        """Gradient steps of a number of passes over the fitted images."""
+        """Return the number of gradient steps for passes over the fitting part."""
         return max(1, round(epochs * len(self.split[0]) / batch))
 
     @cached_property
     def trajectory(self):
-        """The teacher's run with its nine checkpoints; trained here if it is not there."""
+        """Return the teacher's run with its nine checkpoints; train it if missing."""
         recipe = replace(_teacher_recipe(), learning_rate=self.profile.teacher_rate)
         views = self.views
         if self.profile.teacher_views == "plain views":
@@ -392,17 +392,17 @@ class Setting:
 
     @cached_property
     def teacher(self):
-        """The last checkpoint: the one teacher of every comparison but the ablation."""
+        """Return the last checkpoint: the teacher of every comparison except the ablation."""
         return self.trajectory.load(-1).to(self.device)
 
     def projector_settings(
         self, *, rank: int | None = None, targets: str | tuple[str, ...] = "all", start: str = ""
     ) -> ProjectorSettings:
-        """What is adapted.
+        """Return the settings of the projector.
 
-        A stored head starts from the text rows too, where the base has a text tower, and is trained
-        and stored whole. Where text rows mean little it learns much faster than a low-rank change
-        of them: on the validation part of tiny100, with a base that saw none of its classes, 250
+        A stored head also starts from the text rows if the base has a text tower, and is trained
+        and stored whole. If text rows mean little, it learns much faster than a low-rank change of
+        them: on the validation part of tiny100, with a base that saw none of its classes, 250
         steps gave 37 % agreement instead of 26 %. That is why the CPU profile stores it.
         """
         start = start or self.profile.start
@@ -429,7 +429,7 @@ class Setting:
     def fitted(
         self, settings: ProjectorSettings, epochs: float, *, teacher=None, random_head=False
     ):
-        """A fitted projector and its fidelity, made now or read."""
+        """Return a fitted projector and its fidelity, made now or read."""
         start = None
         if random_head:
             start = settings.build(self.base, self.train)
@@ -451,7 +451,7 @@ class Setting:
         )
 
     def fitted_main(self):
-        """The label function of every comparison."""
+        """Return the label function of every comparison."""
         return self.fitted(self.projector_settings(), self.profile.fit_epochs)
 
 
@@ -464,15 +464,15 @@ def _teacher_recipe():
 def read_setting(
     data: str | None, base: str, profile: str, work: Path, device: str = "cpu"
 ) -> Setting:
-    """A data set by its folder, or the digits.
+    """Read a data set from its folder, or the digits.
 
     Args:
         data: folder that holds ``train`` and ``val`` or ``test``, each with a folder per class, and
             perhaps ``classes.tsv`` (folder TAB name); None takes the digits.
-        base: as for ``hello fit``.
-        profile: name.
-        work: folder of everything that is made.
-        device: where everything runs.
+        base: base as for ``hello fit``.
+        profile: name of the profile.
+        work: folder for everything that is made.
+        device: device for everything.
     """
     from pathlib import Path
 
@@ -516,7 +516,7 @@ def read_setting(
 
 
 def _side(root: Path) -> int:
-    """Side of the views: that of the first image, 224 px at most."""
+    """Return the side of the views: that of the first image, at most 224 px."""
     from PIL import Image
 
     first = next(path for path in sorted((root / "train").rglob("*.*")) if path.is_file())

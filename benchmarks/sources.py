@@ -1,6 +1,6 @@
-"""Label sources of the comparisons, each a real file: archives, teachers, stored labels.
+"""Make the label sources of the comparisons, all real files: archives, teachers, stored labels.
 
-Everything is made once, kept in the work folder of its ``Setting`` and read by whoever asks again.
+Everything is made once, kept in the work folder of its ``Setting``, and read afterwards.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ FORMS = {"stored": "safetensors", "topk": "topk", "pruned": "pruned"}
 
 
 def kept(path, make):
-    """A file or folder that ``make`` writes at the path it is given; made once.
+    """Return a file or folder that ``make`` writes to a path, once.
 
-    Two workers may make it at the same time: both make the same, and the first one's stays.
+    Two workers may make it at the same time: both make the same, and the first result stays.
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,25 +46,25 @@ def kept(path, make):
 
 
 def size_of(path):
-    """Bytes of a file, or of all files of a folder."""
+    """Return the bytes of a file, or of all files in a folder."""
     if path.is_file():
         return path.stat().st_size
     return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
 
 
 def taken(chosen, rows):
-    """Some of the chosen images."""
+    """Return some of the chosen images."""
     return Selection(**{name: values[rows] for name, values in vars(chosen).items()})
 
 
 def first_of_each(chosen, count):
-    """The first ``count`` images of each class; at factor 1 that is the choice for fewer images."""
+    """Take the first ``count`` images of each class: at factor 1, the choice for fewer images."""
     ipc = int(np.bincount(chosen.labels)[0])
     return taken(chosen, np.flatnonzero(np.arange(len(chosen.labels)) % ipc < count))
 
 
 def select(setting, ipc, *, factor=1, random=False):
-    """RDED's choice by the teacher; or whole random images."""
+    """Select images by RDED's rule with the teacher, or random whole images."""
     most = max((10, *setting.profile.ipcs, *setting.profile.long_ipcs))
     if factor == 1 and not random and ipc < most:
         return first_of_each(select(setting, most), ipc)
@@ -84,13 +84,13 @@ def select(setting, ipc, *, factor=1, random=False):
 
 
 def probe(setting, **more):
-    """Linear probe on the base: no deltas, the whole head."""
+    """Fit a linear probe on the base: no deltas, a full head."""
     settings = setting.projector_settings(targets=(), start="stored")
     return setting.fitted(settings, setting.profile.probe_epochs, **more)
 
 
 def archive_of(setting, name, projector, selection):
-    """An archive of chosen images and a fitted projector (or none)."""
+    """Write an archive of chosen images and a fitted projector (or none)."""
     return kept(
         setting.work / "archives" / f"{name}.hello",
         lambda path: write_distilled(
@@ -100,7 +100,7 @@ def archive_of(setting, name, projector, selection):
 
 
 def archive(setting, kind, ipc):
-    """The archive of a label source at a number of images per class."""
+    """Return the archive of a label source for a number of images per class."""
     projector = probe(setting)[0] if kind == "probe" else setting.fitted_main()[0]
     chosen = select(setting, ipc, random=kind == "random")
     name = {"probe": "probe", "random": "random"}.get(kind, "hello")
@@ -108,7 +108,7 @@ def archive(setting, kind, ipc):
 
 
 def label_files(setting, kind, ipc, seed, steps):
-    """Labels of the teacher as a rival keeps them, on disk; None where there are none."""
+    """Write the teacher's labels to disk in a rival's form; None if the source stores none."""
     path = archive(setting, kind, ipc)
     profile = setting.profile
     if kind in {"teacher", "teacher-int8"}:
@@ -151,7 +151,7 @@ def label_files(setting, kind, ipc, seed, steps):
 
 
 def label_bytes(setting, kind, ipc, seed, steps):
-    """Bytes of the labels alone, on disk, for this run."""
+    """Return the bytes of the labels alone, on disk, for this run."""
     if kind == "hard":
         return 0
     files = label_files(setting, kind, ipc, seed, steps)
@@ -162,7 +162,7 @@ def label_bytes(setting, kind, ipc, seed, steps):
 
 
 def labels_for(setting, kind, ipc, seed, steps):
-    """Keyword arguments of ``train_from_archive`` that choose where labels come from."""
+    """Return keyword arguments of ``train_from_archive`` that select the label source."""
     files = label_files(setting, kind, ipc, seed, steps)
     if files is None:
         return {}
@@ -173,7 +173,7 @@ def labels_for(setting, kind, ipc, seed, steps):
 
 
 def write_images(path, selection, classes, views):
-    """An archive of images with hard labels alone."""
+    """Write an archive of images with hard labels only."""
     items = [
         ImageItem(int(label), encode_image(pixels, "png"))
         for pixels, label in zip(selection.pixels, selection.labels, strict=True)

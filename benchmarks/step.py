@@ -1,12 +1,12 @@
-"""A whole training step with online labels beside its two networks alone.
+"""Time a whole training step with online labels beside its two networks alone.
 
     python benchmarks/step.py [--device cuda] [--out benchmarks/results/step-cpu]
 
-Online labels cost an encoder pass for every view; that cannot be saved, only what stands around it.
-So three things are timed in turn in one run: the encoder on inputs that are ready, a ResNet-18 step
-on a batch that is ready, and the same step fed by ``HelloLoader``, which draws the views, runs the
-encoder and makes the labels. What the third takes beyond the sum of the first two is what this
-package adds; on a GPU the loader works ahead on a second stream, and it may be less than nothing.
+Online labels cost an encoder pass for every view. That cannot be avoided, only the work around it.
+So three things are timed in turn in one run: the encoder on ready inputs, a ResNet-18 step on a
+ready batch, and the same step fed by ``HelloLoader``, which draws the views, runs the encoder and
+makes the labels. What the third takes beyond the sum of the first two is the overhead of this
+package; on a GPU the loader works ahead on a second stream, so it may be negative.
 The encoder is RN50's architecture with generated weights and a stored head; C = 1000, 224 px. The
 floor is arithmetic alone, counted by torch, at the rate that a square matrix product reaches here.
 """
@@ -50,8 +50,8 @@ CLASSES, SIDE, GOAL = 1000, 224, 0.03
 
 
 def build(path, images):
-    """An archive of noise, one image a class, that RN50's architecture labels."""
-    entrance = Preprocess(
+    """Write an archive of noise, one image per class, labelled by RN50's architecture."""
+    preprocess = Preprocess(
         antialias=True,
         interpolation="bicubic",
         mean=["0.48145466", "0.4578275", "0.40821073"],
@@ -60,7 +60,7 @@ def build(path, images):
         std=["0.26862954", "0.26130258", "0.27577711"],
     )
     vision = VisionArch(image_size=SIDE, layers=[3, 4, 6, 3], width=64)
-    base = seeded_base(Arch(embed_dim=1024, quick_gelu=False, vision=vision), entrance, seed=0)
+    base = seeded_base(Arch(embed_dim=1024, quick_gelu=False, vision=vision), preprocess, seed=0)
     classes = [ClassLine(f"c{k}", (f"class {k}",)) for k in range(CLASSES)]
     projector = Projector.build(
         base, classes, targets="paper", start="stored", temperature=20.0, seed=0
@@ -79,7 +79,7 @@ def build(path, images):
 
 
 class Clock:
-    """Seconds of a call, the device's work included."""
+    """Measures seconds of a call, including the device's work."""
 
     def __init__(self, device):
         self._device = device
@@ -97,7 +97,7 @@ class Clock:
 
 
 def rate(clock, device, dtype):
-    """GFLOP/s of a square matrix product."""
+    """Measure GFLOP/s of a square matrix product."""
     side = 8192 if device.type == "cuda" else 2048
     a = torch.ones(side, side, device=device, dtype=dtype)
     seconds = min(clock(lambda: a @ a) for _ in range(5))

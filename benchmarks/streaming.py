@@ -1,14 +1,14 @@
-"""Time from opening a remote archive to its first batch, and what an epoch fetches.
+"""Time a remote archive from opening to the first batch, and count what an epoch fetches.
 
     python benchmarks/streaming.py --out benchmarks/results/streaming-cpu
 
 About 1 GB of JPEG files in one archive, CutMix in every view, soft labels of a small seeded base.
-A server of its own process serves it on the loopback, 10 MB/s for all connections together, 50 ms
-before each answer. Each row is a process of its own, timed from the call that opens the archive,
-after `import hellofmt.loading`; what is imported later, aiohttp for one, counts. The floor of a row
-is the line: the bytes that were needed over its speed. The same epoch is drawn from the local file,
-and the digests of all pixels and labels are compared. `--small` is a tenth of it,
-`--first` leaves out the epoch.
+A server in a separate process serves it on the loopback, 10 MB/s for all connections together, 50
+ms before each answer. Each row is a separate process, timed from the call that opens the archive,
+after `import hellofmt.loading`; later imports, such as aiohttp, count. The floor of a row is the
+line: the bytes needed, divided by its speed. The same epoch is drawn from the local file, and the
+digests of all pixels and labels are compared. `--small` uses a tenth of the data, `--first` skips
+the epoch.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PIECE = 1 << 14
 
 
 class Line:
-    """One line for all connections: a piece may be sent when those before it are through."""
+    """One line for all connections: a piece may be sent once the pieces before it are through."""
 
     def __init__(self):
         self.lock = threading.Lock()
@@ -120,7 +120,7 @@ def serve(path, pipe):
 
 
 def build(path, count):
-    """The archive, with a small seeded projector."""
+    """Write the archive, with a small seeded projector."""
     from hellofmt.archive import (
         Arch,
         ClassLine,
@@ -141,7 +141,7 @@ def build(path, count):
         encode_image(random.integers(0, 256, (SIDE, SIDE, 3), np.uint8), "jpeg", quality=92)
         for _ in range(PICTURES)
     ]
-    entrance = Preprocess(
+    preprocess = Preprocess(
         antialias=True,
         interpolation="bicubic",
         mean=["0.5"] * 3,
@@ -150,7 +150,7 @@ def build(path, count):
         std=["0.25"] * 3,
     )
     vision = VisionArch(image_size=32, layers=2, width=64, patch_size=8, head_width=32)
-    base = seeded_base(Arch(embed_dim=64, quick_gelu=False, vision=vision), entrance, seed=0)
+    base = seeded_base(Arch(embed_dim=64, quick_gelu=False, vision=vision), preprocess, seed=0)
     classes = [ClassLine(f"c{k}", (f"class {k}",)) for k in range(CLASSES)]
     part = Projector.build(base, classes, rank=4, start="stored", temperature=2.0, seed=0).part()
     items = [ImageItem(k * CLASSES // count, files[k % PICTURES]) for k in range(count)]
@@ -161,7 +161,7 @@ def build(path, count):
 
 
 class Rows:
-    """What a sampler asks of a data set, and nothing that it could read ahead."""
+    """A data set for a sampler that cannot prefetch."""
 
     def __init__(self, count, archive_id):
         self.count, self.id = count, archive_id
@@ -171,7 +171,7 @@ class Rows:
 
 
 def client(source, batches):
-    """One process: open, first batch, and as many batches as asked for."""
+    """Open the archive in one process and draw the first batch, then as many as requested."""
     import torch
 
     from hellofmt.loading import HelloLoader, HelloSampler
@@ -228,7 +228,7 @@ def client(source, batches):
 
 
 def measure(source, batches, port):
-    """A client and what the server counted meanwhile."""
+    """Run a client and return it with what the server counted meanwhile."""
     import urllib.request
 
     def report():

@@ -1,6 +1,6 @@
-"""Students of every comparison: trained from an archive, measured on images that no choice saw.
+"""Train students from archives and measure them on images that no choice depends on.
 
-Each function is the work of a cell (``cells.py``) and gives its result.
+Each function is the work of a cell (``cells.py``) and returns its result.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ def student_plan(setting, kind, images, **changes):
 
 
 def measured(setting, student, images):
-    """Top-1 in percent, in the precision that the student was trained in."""
+    """Measure top-1 in percent, in the precision of the student's training."""
     kind = torch.device(setting.device).type
     with torch.autocast(kind, torch.bfloat16, enabled=setting.profile.mixed):
         return evaluate(student, images.pixels, images.labels, setting.views)
 
 
 def train_one(setting, kind, path, *, network, steps, seed, plan=None, watch=None, **labels):
-    """A fresh student from an archive: top-1 on the measured images, and what the run cost.
+    """Train a new student from an archive; return top-1 on the test images and the cost.
 
     ``watch`` is called after each step with the student and the number of steps done.
     """
@@ -119,7 +119,7 @@ ABLATION = ("probe", "weak", "low-rank", "text", "refined")
 
 
 def ablation_teacher(setting, row, ipc):
-    """The last checkpoint for the first row, then the pool that suits the images per class."""
+    """Return the last checkpoint for the first row, else the pool for the images per class."""
     if row == "probe":
         return setting.teacher
     return setting.trajectory.pool(maturity(ipc, len(setting.train.classes)))
@@ -141,7 +141,7 @@ def ablation_projector(setting, row, ipc):
 
 
 def ablation_cell(setting, row, ipc, _):
-    """The label function and the archive of one row."""
+    """Make the label function and the archive of one row."""
     projector, _ = ablation_projector(setting, row, ipc)
     teacher = ablation_teacher(setting, row, ipc)
     chosen, losses = select(setting, ipc, factor=2), None
@@ -165,7 +165,7 @@ def ablation_cell(setting, row, ipc, _):
 
 
 def ablation_student(setting, row, ipc, seed, steps, _):
-    """A student of one row; ``hard`` and ``teacher`` are the controls on the same mosaics."""
+    """Train a student of one row; ``hard`` and ``teacher`` are controls on the same mosaics."""
     name = "text" if row in {"hard", "teacher"} else row
     path = setting.work / "archives" / f"ablation-{name}-ipc{ipc}.hello"
     given = {}
@@ -199,10 +199,10 @@ class _Seen(torch.nn.Module):
 
 
 def continual_cell(setting, kind, step, seed, _):
-    """A student from scratch on the images of the classes seen so far, measured on those classes.
+    """Train a student from scratch on all classes seen so far, and measure it on them.
 
     The protocol of Zhao and Bilen (WACV 2023) without their herding. One label function of all
-    classes serves every step: its logits are cut to the classes seen, whose labels it renormalises.
+    classes serves every step: its logits are cut to the classes seen and their labels renormalised.
     """
     profile, ipc = setting.profile, max(setting.profile.ipcs)
     count = len(setting.train.classes)
@@ -272,9 +272,9 @@ RDED_SEEDS = (1, 2, 3)
 
 
 def rded_teacher(setting, epochs, _):
-    """ConvNet-3 with batch normalisation on light crops and flips; theirs is trained longer.
+    """Train ConvNet-3 with batch normalisation on light crops and flips; theirs trains longer.
 
-    Crops are of more than half of the image, as its students see whole ones.
+    Crops cover more than half of the image, since students see whole ones.
     """
     views = view_recipe("plain", setting.size)
     views = msgspec.structs.replace(views, crop_scale=["0.6", "1.0"])
@@ -301,10 +301,10 @@ def rded_teacher(setting, epochs, _):
 
 
 def rded_cell(setting, seed, _):
-    """Their selection, views, loss, schedule and number of epochs; their batch at 10 per class.
+    """Run RDED's selection, views, loss, schedule, epochs and batch size for 10 per class.
 
-    As they do, every tenth epoch of the last fifth is measured; ``best`` is the best of these,
-    which is what they report, and ``top1`` the last.
+    As in RDED, every tenth epoch of the last fifth is measured. ``best`` is the best of these,
+    which RDED reports, and ``top1`` the last.
     """
     teacher = label_source(setting.work / "labels" / "rded-teacher")
     views = view_recipe("rded", setting.size, 1)

@@ -1,4 +1,4 @@
-"""Zero-shot accuracy by open_clip's own path and by a projector that was never fitted.
+"""Compare zero-shot accuracy of open_clip's pipeline and of an unfitted projector.
 
     python benchmarks/zero_shot.py --data DIR --base BASE [--classes FILE] [--describe TEXT]
 
@@ -6,10 +6,10 @@ DIR has one folder of images per class; FILE is a class list, ``folder TAB name[
 (the first name goes into the prompts). BASE is ``open_clip:NAME:PRETRAINED``, ``local-dir:PATH`` or
 ``hf-hub:ORG/NAME``. Prints a Markdown page.
 
-open_clip's path: its image transform, ``encode_image``, ``build_zero_shot_classifier``, times
-``exp(logit_scale)``. Ours: `Projector.build(start="text")` before any training, written as an
-archive, read back, its probes checked, and served. Both see the same pixels: a view is what
-open_clip's transform makes before it normalises.
+open_clip's pipeline: its image transform, ``encode_image``, ``build_zero_shot_classifier``, times
+``exp(logit_scale)``. Ours: `Projector.build(start="text")` before any training, written to an
+archive, read back, its probes checked, and served. Both see the same pixels: a view is the output
+of open_clip's transform before normalisation.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from hellofmt.projector import Labeler, Projector, load_base
 
 
 def read_views(folder: Path, keys: list[str], transform) -> tuple[torch.Tensor, torch.Tensor]:
-    """All images as views in [0, 1], and their labels."""
+    """Read all images as views in [0, 1], and their labels."""
     steps = [step for step in transform.transforms if not isinstance(step, Normalize)]
     views, labels = [], []
     for label, key in enumerate(keys):
@@ -49,7 +49,7 @@ def read_views(folder: Path, keys: list[str], transform) -> tuple[torch.Tensor, 
 
 
 def open_clip_logits(model, tokenizer, names, prompts, views) -> torch.Tensor:
-    """Zero-shot logits as open_clip computes them."""
+    """Compute zero-shot logits as open_clip does."""
     templates = [lambda name, p=p: p.replace("{}", name) for p in prompts]
     weights = open_clip.build_zero_shot_classifier(model, tokenizer, names, templates)
     normalise = Normalize(model.visual.image_mean, model.visual.image_std)
@@ -62,7 +62,7 @@ def open_clip_logits(model, tokenizer, names, prompts, views) -> torch.Tensor:
 
 
 def projector_logits(base, source, classes, prompts, views, file: Path) -> torch.Tensor:
-    """Logits of an archive of an untrained projector: rank-8 deltas, all of them zero."""
+    """Compute logits from an archive of an untrained projector: rank-8 deltas, all zero."""
     projector = Projector.build(
         base,
         classes,
@@ -85,7 +85,7 @@ def projector_logits(base, source, classes, prompts, views, file: Path) -> torch
 
 
 def weights_digest(source: str) -> str:
-    """SHA-256 of the weights file of a ``local-dir:``, to say which model was measured."""
+    """Return the SHA-256 of a ``local-dir:`` weights file, to identify the measured model."""
     if not source.startswith("local-dir:"):
         return ""
     folder = Path(source.removeprefix("local-dir:"))

@@ -1,20 +1,20 @@
-"""Compile every shipped kernel configuration without a GPU and hold it to a budget.
+"""Compile every shipped kernel configuration without a GPU and check it against a budget.
 
 ``make aot`` plans launches exactly as the operators do, on tensors without memory, compiles them
-for sm_80 and sm_90 and reads the machine code: registers per thread, spills to local memory, shared
-memory, tensor-core instructions, 128-bit stores. A kernel that starts to spill or to lose its
-tensor-core instructions still gives right numbers, only slowly, so no other test would notice.
-``aot_budget_3.9.json`` beside this file is the committed result of Triton 3.9, and so on for the
-newest two versions; ``--update`` rewrites the one of the installed Triton, and a person reviews the
-difference. Other versions of Triton are held only to what every kernel must keep: no spills, and
-tensor cores where it multiplies matrices.
+for sm_80 and sm_90, and reads the machine code: registers per thread, spills to local memory,
+shared memory, tensor-core instructions, 128-bit stores. A kernel that starts to spill or loses its
+tensor-core instructions still computes the right numbers, only slowly, so no other test would
+notice. ``aot_budget_3.9.json`` in this folder is the committed result of Triton 3.9; the two newest
+versions have one. ``--update`` rewrites the budget of the installed Triton, and a person reviews
+the diff. For other versions of Triton only the essentials are checked: no spills, and tensor cores
+where a kernel multiplies matrices.
 
-What Triton specialises on is taken from the arguments themselves, as its launcher does: pointers
-and integers that 16 divides are marked, and an integer that is 1 becomes a constant. Otherwise the
-kernel measured would differ from the one that runs. Strides and sizes are those of common shapes; a
-class count of 1000 stands for those that 16 does not divide.
+Specialisation follows the arguments, as in Triton's launcher: pointers and integers divisible by 16
+are marked, and an integer 1 becomes a constant. Otherwise the measured kernel would differ from the
+one that runs. Strides and sizes are those of common shapes; a class count of 1000 represents counts
+that 16 does not divide.
 
-Run times are not measured here, nor can they be: they need a GPU.
+Run times are not measured: they need a GPU.
 """
 
 from __future__ import annotations
@@ -72,13 +72,13 @@ _POINTERS = {
 
 @dataclass(frozen=True)
 class Configuration:
-    """One launch that the package ships, by name.
+    """One named launch that the package ships.
 
     Attributes:
         name: kernel, dtype, shape and architecture; the key of the budget.
-        launch: planned on tensors without memory.
+        launch: the launch, planned on tensors without memory.
         capability: CUDA compute capability to compile for.
-        is_gemm: must use tensor cores, on sm_90 those of whole warp groups.
+        is_gemm: whether it must use tensor cores, on sm_90 those of whole warp groups.
     """
 
     name: str
@@ -89,17 +89,17 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the machine code of one configuration says.
+    """Numbers from the machine code of one configuration.
 
     Attributes:
-        registers: per thread.
+        registers: registers per thread.
         spills: instructions that read or write local memory.
         shared_bytes: shared memory per program.
         wgmma: tensor-core instructions of a warp group (Hopper).
         mma: tensor-core instructions of a warp.
         wide_stores: global stores of 128 bits.
         stores: all global stores.
-        instructions: in total.
+        instructions: all instructions.
     """
 
     registers: int
@@ -115,7 +115,7 @@ class Compiled:
 def _signature(
     launch: Launch,
 ) -> tuple[dict[str, str], dict[tuple[int], Any], dict[tuple[int], list[list[Any]]]]:
-    """Types, constants and divisibility of a launch, as Triton's launcher derives them."""
+    """Derive types, constants and divisibility of a launch as Triton's launcher does."""
     signature: dict[str, str] = {}
     constants: dict[tuple[int], Any] = {}
     attributes: dict[tuple[int], list[list[Any]]] = {}
@@ -150,7 +150,7 @@ def _disassemble(cubin: bytes) -> tuple[str, str]:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
         usage, code = (
-            # Triton's own binaries on a file we have just written.
+            # Runs Triton's binaries on a file that we have just written.
             subprocess.run(  # noqa: S603
                 [_tool(tool), *flags, str(path)], check=True, capture_output=True, text=True
             ).stdout
@@ -163,11 +163,11 @@ def compile_launch(launch: Launch, capability: tuple[int, int]) -> Compiled:
     """Compile a launch for an architecture, without a device or a driver.
 
     Args:
-        launch: planned, on tensors of any device, also ``"meta"``.
+        launch: a launch planned on tensors of any device, including ``"meta"``.
         capability: CUDA compute capability.
 
     Returns:
-        What the machine code says.
+        Numbers from the machine code.
     """
     signature, constants, attributes = _signature(launch)
     source = ASTSource(launch.kernel, signature, constants, attributes)
@@ -220,7 +220,7 @@ def _label_launches(
 def _labels(capability: Capability) -> Iterator[Configuration]:
     half, full = torch.float16, torch.float32
     # ((N, D, C), dtype of the operands, dtype of the result, softmax): what the tables distinguish.
-    # The last three are what a labeler in half precision serves: labels in float32.
+    # The last three serve a labeler in half precision: its labels are float32.
     cases = (
         ((1024, 768, 10), half, half, True),
         ((1024, 768, 100), half, half, True),
@@ -244,7 +244,7 @@ def _labels(capability: Capability) -> Iterator[Configuration]:
         size = "x".join(map(str, shape))
         what = "labels" if is_softmax else "logits"
         yield _configuration(f"{what} {dtypes} {size}", launches[0], capability, is_gemm=True)
-        # The rows are only in the grid of the second launch: one count of them is enough.
+        # Only the grid of the second launch depends on the rows, so one count is enough.
         for launch in launches[1:] if shape[0] == 1024 else ():
             yield _configuration(f"normalise {dtypes} {size}", launch, capability)
 
@@ -252,8 +252,8 @@ def _labels(capability: Capability) -> Iterator[Configuration]:
 def _views(capability: Capability) -> Iterator[Configuration]:
     half, full = torch.float16, torch.float32
     # (stored side, S, (dtype, channels_last) of each output). Two taps per axis are one kernel,
-    # with antialiasing of images no larger than S or without it. Pairs are what `HelloLoader` asks
-    # for: a student's float32 beside what a transformer or a ResNet takes, or beside plain views.
+    # with antialiasing of images no larger than S or without it. `HelloLoader` draws pairs:
+    # float32 for a student, and the input of a transformer or a ResNet, or plain views.
     shapes = (
         (64, 64, ((half, False),)),
         (224, 224, ((half, False),)),
@@ -293,10 +293,10 @@ def _configuration(
 
 
 def configurations() -> list[Configuration]:
-    """Every kernel configuration that the tables of `config` ship, for each architecture.
+    """List every kernel configuration in the tables of `config`, for each architecture.
 
     Returns:
-        With names that are unique.
+        The configurations; names are unique.
     """
     return [
         one for capability in CAPABILITIES for kind in (_labels, _views) for one in kind(capability)
@@ -309,10 +309,10 @@ def _budget_path() -> Path:
 
 
 def read_budget() -> dict[str, dict[str, int]] | None:
-    """The committed budget of the installed Triton.
+    """Read the committed budget of the installed Triton.
 
     Returns:
-        Numbers of `Compiled` by configuration name; None for a Triton without a budget.
+        Numbers of `Compiled` by configuration name; None if this Triton has no budget.
     """
     path = _budget_path()
     return json.loads(path.read_text(encoding="utf-8"))["configurations"] if path.exists() else None
@@ -321,16 +321,16 @@ def read_budget() -> dict[str, dict[str, int]] | None:
 def problems(
     configuration: Configuration, compiled: Compiled, budget: dict[str, dict[str, int]] | None
 ) -> list[str]:
-    """Where machine code is worse than the budget or than what every kernel must keep.
+    """List where machine code is worse than the budget or lacks the essentials.
 
-    Registers may rise by 8 before it counts: the allocator rounds to 8, and other compiler
-    versions differ by a few. Instructions may rise by a quarter.
+    Registers may rise by 8: the allocator rounds to 8, and compiler versions differ by a few.
+    Instructions may rise by a quarter.
 
     Args:
         configuration: the compiled configuration.
-        compiled: its machine code's numbers.
-        budget: the committed one, or None for a Triton without one: then a kernel must only not
-            spill, and use tensor cores if it multiplies matrices.
+        compiled: numbers from its machine code.
+        budget: the committed budget. Without one (None) a kernel must only not spill, and use
+            tensor cores if it multiplies matrices.
 
     Returns:
         One line per problem.
@@ -380,11 +380,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Compile everything, print a table on stdout and problems on stderr.
 
     Args:
-        arguments: of the command line; ``--update`` rewrites the budget, ``--only TEXT`` limits to
-            names that contain it.
+        arguments: command-line arguments; ``--update`` rewrites the budget, ``--only TEXT`` selects
+            names that contain TEXT.
 
     Returns:
-        Exit code: 0, or 1 if something is worse than the budget.
+        Exit code: 0, or 1 if anything is worse than the budget.
     """
     parser = argparse.ArgumentParser(prog="python tools/aot.py", description=__doc__)
     parser.add_argument("--update", action="store_true", help="rewrite the committed budget")

@@ -45,7 +45,7 @@ def read_ahead(
 
     def announce() -> None:
         # The batch that is drawn next comes first.
-        stream.announce(np.concatenate([rows for _, rows in window]))
+        stream.prefetch(np.concatenate([rows for _, rows in window]))
 
     for number, batch in enumerate(batches):
         mine = batch if part is None else part(number, batch)

@@ -279,13 +279,13 @@ class Labeler:
             For ``hellofmt_kernels.view_pair`` and then ``embeddings_of_inputs``; None where S is
             not the base's size, so that the view is resized before it is normalised.
         """
-        entrance, encoder = self._preprocess, self._encoder
-        if size != entrance.size:
+        preprocess, encoder = self._preprocess, self._encoder
+        if size != preprocess.size:
             return None
         form = ViewForm(dtype=self.dtype, is_channels_last=encoder.is_channels_last)
         if encoder.is_folded:
             return form
-        mean, std = (tuple(map(decimal_value, v)) for v in (entrance.mean, entrance.std))
+        mean, std = (tuple(map(decimal_value, v)) for v in (preprocess.mean, preprocess.std))
         return replace(form, mean=mean, std=std)
 
     def embeddings_of_inputs(self, inputs: Tensor) -> Tensor:

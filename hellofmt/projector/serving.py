@@ -12,8 +12,8 @@ float32, before the weights are cast:
 
 Neither changes the function beyond rounding, and the probes of an archive are checked afterwards.
 
-What remains between a finished view and the tower (resize, normalise, cast) is a step of its own,
-``entered``: a loader that draws views of the base's size can write them as the tower takes them,
+What remains between a finished view and the tower (resize, normalise, cast) is a separate step,
+``prepared``: a loader that draws views of the base's size can write them as the tower takes them,
 and save these passes over the batch. Folding the *student's* normalisation into a patch embedding,
 so that both networks read one tensor, was rejected: a tower in half precision reads a copy anyway,
 and labels would depend on the student's input.
@@ -165,10 +165,10 @@ class ServingEncoder(nn.Module):
         Raises:
             UserInputError: E_DATA, not such a batch.
         """
-        return self.embedded(self.entered(views))
+        return self.embedded(self.prepared(views))
 
-    def entered(self, views: Tensor) -> Tensor:
-        """Views as the tower takes them: resized, normalised unless that is folded, and cast.
+    def prepared(self, views: Tensor) -> Tensor:
+        """Prepare views for the tower: resize, normalise unless that is folded, and cast.
 
         Args:
             views: (N, 3, S, S) float32 in [0, 1], before any normalisation.
@@ -187,10 +187,10 @@ class ServingEncoder(nn.Module):
         return x.to(dtype=self.dtype, memory_format=memory_format)
 
     def embedded(self, inputs: Tensor) -> Tensor:
-        """Embeddings of what has entered.
+        """Embed views that are prepared for the tower.
 
         Args:
-            inputs: as from ``entered``.
+            inputs: as from ``prepared``.
 
         Returns:
             (N, D) float32, rows of unit length.

@@ -42,7 +42,7 @@ __all__ = [
     "positions",
 ]
 
-_PATIENCE_SECONDS: Final = 300
+_BATCH_SECONDS: Final = 300
 """Longest wait for a batch before its worker counts as hung; a killed one is noticed at once."""
 
 Batch: TypeAlias = "tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]"
@@ -271,7 +271,7 @@ class ArchiveBatches:
             self.dataset,
             batch_sampler=sampler,
             num_workers=self.workers,
-            timeout=_PATIENCE_SECONDS if self.workers else 0,
+            timeout=_BATCH_SECONDS if self.workers else 0,
         )
         for k, (images, targets) in enumerate(loader, self.first):
             if self.recipe.loss == "mse_ce" and self.recipe.hard_weight:

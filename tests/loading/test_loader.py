@@ -230,15 +230,17 @@ def test_both_networks_inputs_are_drawn_at_once(bases, base, labels, dtype, monk
             name,
             lambda *a, name=name, real=real, **k: drawn.append(name) or real(*a, **k),
         )
-    entered = []
-    real_entered = ServingEncoder.entered
-    monkeypatch.setattr(ServingEncoder, "entered", lambda *a: entered.append(1) or real_entered(*a))
+    prepared = []
+    real_prepared = ServingEncoder.prepared
+    monkeypatch.setattr(
+        ServingEncoder, "prepared", lambda *a: prepared.append(1) or real_prepared(*a)
+    )
     got = joined(list(made))
     is_labelled = labels in ("soft", "logits")
     assert drawn == ["view_pair" if is_labelled else "views"] * 3
     assert made.kernel["views"] == drawn[0]
     # No second pass over a batch but where its views have to be resized.
-    assert len(entered) == (3 if is_labelled and "resized" in base else 0)
+    assert len(prepared) == (3 if is_labelled and "resized" in base else 0)
     plain = HelloLoader(path, batch_size=4, labels=labels, seed=5, dtype=dtype)
     wanted = joined(list(plain))
     assert got[0].is_contiguous(memory_format=torch.channels_last)

@@ -226,8 +226,8 @@ def test_what_is_needed_first_is_fetched_first(path, serve, monkeypatch):
         made = open_stream(file)
         rows = np.array([50, 12, 58, 33, 13, 50])
         server.ranges.clear()
-        made.announce(np.array([1, 2]))
-        made.announce(rows)
+        made.prefetch(np.array([1, 2]))
+        made.prefetch(rows)
         wait_until(idle)
         pages = list(dict.fromkeys(made._page_of[rows].tolist()))
         first = [int(file.index.offset[made._firsts[p]]) - 512 for p in pages]
@@ -244,7 +244,7 @@ def test_somebody_who_waits_goes_before_what_is_only_announced(path, serve, monk
     with open_archive(server.url) as file:
         made = open_stream(file)
         server.ranges.clear()
-        made.announce(np.arange(COUNT - 20))
+        made.prefetch(np.arange(COUNT - 20))
         assert made.read([COUNT - 1]) == [open_archive(path).read_image(COUNT - 1)]
         assert len(server.ranges) <= 3
 
@@ -275,7 +275,7 @@ def _read_all(url, folder, barrier, rows):
     with open_archive(url, cache_dir=folder) as file:
         made = open_stream(file)
         barrier.wait(30)
-        made.announce(rows)
+        made.prefetch(rows)
         for row in rows.tolist():
             assert made.read([row])
 
@@ -451,9 +451,9 @@ def test_a_failure_ahead_that_passes_is_none(path, serve):
     with open_archive(server.url) as file, open_archive(path) as near:
         made = open_stream(file)
         cut.is_broken = True
-        made.announce(np.arange(30, 40))
+        made.prefetch(np.arange(30, 40))
         wait_until(idle)
-        assert made._desk().failed
+        assert made._tasks().failed
         cut.is_broken = False
         assert made.read([33, 34]) == near.read_images([33, 34])
 
@@ -492,7 +492,7 @@ from hellofmt.archive.read.stream import open_stream
 
 file = open_archive(sys.argv[1])
 made = open_stream(file)
-made.announce(np.arange(len(file) - 20, len(file)))
+made.prefetch(np.arange(len(file) - 20, len(file)))
 print("announced", flush=True)
 if sys.argv[2] == "read":
     made.read([len(file) - 1])
@@ -557,7 +557,7 @@ def test_a_stopped_process_is_not_waited_for_without_end(path, serve, tmp_path, 
             assert not made._lock(page)
             assert made._lock(page - 1)
             made._unlock(page - 1)
-            monkeypatch.setattr(stream, "_PATIENCE_SECONDS", 0.1)
+            monkeypatch.setattr(stream, "_LOCK_SECONDS", 0.1)
             assert made.read([50]) == [open_archive(path).read_image(50)]
         finally:
             os.write(go[1], b"x")

@@ -1,9 +1,9 @@
 """Prefetch images of a remote archive, and fetch each byte only once.
 
 Order and views are pure functions of (seed, epoch, index), so the images of the next batches are
-known long before they are drawn. ``announce`` names them; a few threads fetch them in that order
-while the current batch is drawn and trained on; ``read`` waits for fetches in progress. Fetched
-bytes go to the cache folder or, without one, to a ``Spool``.
+known long before they are drawn. ``prefetch`` takes their rows; a few threads fetch them in that
+order while the current batch is drawn and trained on; ``read`` waits for fetches in progress.
+Fetched bytes go to the cache folder or, without one, to a ``Spool``.
 
 The unit is a *page*: neighbouring rows of about 32 KiB, which cost less than a second request, or
 one larger image. Pages never overlap and nothing between them is read, so no byte is fetched twice.
@@ -56,7 +56,7 @@ _PAGE_BYTES: Final = 1 << 15
 _CHUNK_BYTES: Final = 1 << 18
 _THREADS: Final = 8
 _LOOK_SECONDS: Final = 0.01
-_PATIENCE_SECONDS: Final = 60.0
+_LOCK_SECONDS: Final = 60.0
 
 
 def open_stream(file: Archive) -> ImageStream | None:
@@ -134,15 +134,15 @@ class _Unnamed(Spool):
         return self.fd
 
 
-class _Desk:
-    """What the threads of one process have before them.
+class _Tasks:
+    """The pending work of one process's threads.
 
     Attributes:
-        changed: guards all of it; notified whenever pages are done.
-        urgent: pages that somebody waits for, in order.
-        queue: pages that will be needed, in order.
-        busy: pages under way.
-        failed: pages that could not be fetched, and why.
+        changed: guards all fields; notified whenever pages are done.
+        urgent: pages that a reader waits for, in order.
+        queue: pages needed later, in order.
+        busy: pages being fetched.
+        failed: pages that could not be fetched, with their errors.
         settled: (P,) pages not to prefetch: they are here, or cannot be kept.
         threads: number of running threads.
     """
@@ -182,7 +182,7 @@ class ImageStream:
         self._firsts: NDArray[np.int64] = np.append(np.flatnonzero(starts), count)
         totals = np.append(0, np.cumsum(index.size))
         self._bytes: NDArray[np.int64] = np.diff(totals[self._firsts])
-        self._desks: dict[int, _Desk] = {}
+        self._tasks_of: dict[int, _Tasks] = {}
         self._reads_ahead = True
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -190,17 +190,17 @@ class ImageStream:
         self._reads_ahead = self._reads_ahead and self._store.is_named
         return ImageStream, (self._file, self._index)
 
-    def _desk(self) -> _Desk:
-        """The desk of this process: locks and threads do not survive a fork."""
-        desk = self._desks.get(os.getpid())
-        if desk is None:
+    def _tasks(self) -> _Tasks:
+        """The tasks of this process: locks and threads do not survive a fork."""
+        tasks = self._tasks_of.get(os.getpid())
+        if tasks is None:
             # Pages that cannot be kept would be fetched twice.
             settled = self._firsts[1:] > self._store.rows
-            desk = self._desks.setdefault(os.getpid(), _Desk(settled))
-        return desk
+            tasks = self._tasks_of.setdefault(os.getpid(), _Tasks(settled))
+        return tasks
 
-    def announce(self, rows: NDArray[np.integer]) -> None:
-        """Prefetch ``rows`` in the background, in this order, replacing earlier announcements.
+    def prefetch(self, rows: NDArray[np.integer]) -> None:
+        """Prefetch ``rows`` in the background, in this order, instead of rows requested before.
 
         Returns at once and raises nothing; errors surface when the rows are read.
 
@@ -209,13 +209,13 @@ class ImageStream:
         """
         if not self._reads_ahead:
             return
-        desk = self._desk()
+        tasks = self._tasks()
         pages = self._page_of[rows]
-        with desk.changed:
-            pages = pages[~desk.settled[pages]]
-            done = desk.busy | desk.urgent.keys() | desk.failed.keys()
-            desk.queue = {page: None for page in pages.tolist() if page not in done}
-            self._start(desk)
+        with tasks.changed:
+            pages = pages[~tasks.settled[pages]]
+            done = tasks.busy | tasks.urgent.keys() | tasks.failed.keys()
+            tasks.queue = {page: None for page in pages.tolist() if page not in done}
+            self._start(tasks)
 
     def read(self, rows: Sequence[int]) -> list[bytes]:
         """Read and verify the stored bytes of many images; see ``Archive.read_images``.
@@ -258,52 +258,52 @@ class ImageStream:
             HelloError: a page cannot be fetched.
             OSError: the file is gone.
         """
-        desk = self._desk()
-        with desk.changed:
+        tasks = self._tasks()
+        with tasks.changed:
             for page in pages:
                 # This read must not report an earlier failure.
-                desk.failed.pop(page, None)
-                if page not in desk.busy and not desk.settled[page]:
-                    desk.queue.pop(page, None)
-                    desk.urgent[page] = None
-            self._start(desk)
+                tasks.failed.pop(page, None)
+                if page not in tasks.busy and not tasks.settled[page]:
+                    tasks.queue.pop(page, None)
+                    tasks.urgent[page] = None
+            self._start(tasks)
             try:
                 while True:
                     for page in pages:
-                        if page in desk.failed:
-                            raise desk.failed.pop(page)
-                    if not any(page in desk.busy or page in desk.urgent for page in pages):
+                        if page in tasks.failed:
+                            raise tasks.failed.pop(page)
+                    if not any(page in tasks.busy or page in tasks.urgent for page in pages):
                         return
-                    desk.changed.wait()
+                    tasks.changed.wait()
             finally:
                 for page in pages:
-                    desk.urgent.pop(page, None)
+                    tasks.urgent.pop(page, None)
 
-    def _start(self, desk: _Desk) -> None:
+    def _start(self, tasks: _Tasks) -> None:
         """Start enough threads for the pending pages; the caller holds the lock."""
-        count = min(_THREADS, len(desk.urgent) + len(desk.queue))
-        for _ in range(count - desk.threads):
+        count = min(_THREADS, len(tasks.urgent) + len(tasks.queue))
+        for _ in range(count - tasks.threads):
             thread = threading.Thread(
-                target=self._work, args=(desk,), name="hellofmt-stream", daemon=True
+                target=self._work, args=(tasks,), name="hellofmt-stream", daemon=True
             )
-            desk.threads += 1
+            tasks.threads += 1
             try:
                 thread.start()
             except RuntimeError:
                 # Out of threads, or the interpreter is exiting: reading still works.
-                desk.threads -= 1
-                if not desk.threads:
-                    desk.urgent.clear()
-                    desk.queue.clear()
+                tasks.threads -= 1
+                if not tasks.threads:
+                    tasks.urgent.clear()
+                    tasks.queue.clear()
                 return
 
-    def _work(self, desk: _Desk) -> None:
+    def _work(self, tasks: _Tasks) -> None:
         """Fetch chunk after chunk until none is left; the body of a thread."""
         while True:
-            with desk.changed:
-                pages = self._take(desk)
+            with tasks.changed:
+                pages = self._take(tasks)
                 if not pages:
-                    desk.threads -= 1
+                    tasks.threads -= 1
                     return
             error: BaseException | None = None
             try:
@@ -314,19 +314,19 @@ class ImageStream:
                 pass
             except BaseException as fault:
                 error = fault
-            with desk.changed:
-                desk.busy.difference_update(pages)
+            with tasks.changed:
+                tasks.busy.difference_update(pages)
                 if error is None:
-                    desk.settled[pages] = True
+                    tasks.settled[pages] = True
                 else:
-                    desk.failed.update(dict.fromkeys(pages, error))
-                    # Later pages will be announced again; until then, spare the server.
-                    desk.queue.clear()
-                desk.changed.notify_all()
+                    tasks.failed.update(dict.fromkeys(pages, error))
+                    # Later pages will be requested again; until then, spare the server.
+                    tasks.queue.clear()
+                tasks.changed.notify_all()
 
-    def _take(self, desk: _Desk) -> list[int]:
+    def _take(self, tasks: _Tasks) -> list[int]:
         """Move the next pages for one thread to ``busy``; the caller holds the lock."""
-        waiting = desk.urgent or desk.queue
+        waiting = tasks.urgent or tasks.queue
         pages: list[int] = []
         total = 0
         while waiting:
@@ -336,7 +336,7 @@ class ImageStream:
                 break
             del waiting[page]
             pages.append(page)
-        desk.busy.update(pages)
+        tasks.busy.update(pages)
         return pages
 
     def _fetch(self, pages: Sequence[int]) -> None:
@@ -347,7 +347,7 @@ class ImageStream:
             OSError: the file is gone.
         """
         waiting = list(pages)
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        deadline = time.monotonic() + _LOCK_SECONDS
         while waiting:
             mine = [page for page in waiting if self._lock(page)]
             locked = list(mine)

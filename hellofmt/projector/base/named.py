@@ -234,23 +234,23 @@ def _finish(
     declared: bool,
 ) -> LoadedBase:
     visual = frozen(getattr(model, "visual", model))
-    entrance = preprocess or _preprocess_of(visual, arch)
+    input_rule = preprocess or _preprocess_of(visual, arch)
     tensors = digest_of(visual)
     tower = text_module(model)
     has_text = tower is not None and tokenizer is not None
     scale = getattr(model, "logit_scale", None)
     spec = Base(
         arch=arch,
-        digest=base_digest(arch, entrance, tensors),
+        digest=base_digest(arch, input_rule, tensors),
         kind="open_clip",
         name=name,
-        preprocess=entrance,
+        preprocess=input_rule,
         tensors=tensors,
         pretrained=UNSET if pretrained is None else pretrained,
     )
     return LoadedBase(
         spec=spec,
-        encoder=Encoder(visual, entrance).eval(),
+        encoder=Encoder(visual, input_rule).eval(),
         logit_scale=float(scale.detach()) if isinstance(scale, Tensor) else LOGIT_SCALE,
         text_digest=digest_of(tower) if tower is not None and has_text else None,
         preprocess_declared=declared or preprocess is not None,
