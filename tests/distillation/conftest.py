@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import builders
 import pytest
 
+from hellofmt.distillation import (
+    DistillSettings,
+    FitHooks,
+    FitSettings,
+    ProjectorSettings,
+    RefineSettings,
+    SelectSettings,
+    distill,
+)
 from hellofmt.projector import Projector
 from hellofmt.sources import ArrayImages
+from hellofmt.teacher import train_teacher
 
 
 @pytest.fixture
@@ -44,3 +56,50 @@ def make_projector(stripes, tiny_base):
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def cache():
+    return {}
+
+
+@pytest.fixture
+def arguments(cache, stripes, views, tiny_base):
+    source = stripes(per_class=20)
+    if not cache:
+        cache["teacher"] = train_teacher(source, views(), steps=20, batch_size=24)
+    return {
+        "source": source,
+        "teacher": cache["teacher"],
+        "base": tiny_base,
+        "views": views(),
+    }
+
+
+SETTINGS = {
+    "projector": ProjectorSettings(rank=2, start="stored"),
+    "fit": FitSettings(steps=4, batch_size=8),
+    "select": SelectSettings(1, 2, crops=2),
+    "refine": RefineSettings(steps=2),
+}
+
+
+@pytest.fixture
+def make(arguments, tmp_path):
+    """``distill`` with changes of any setting, hook or argument by its name."""
+
+    def run(target="x.hello", **changes):
+        def taken(kind):
+            return {name: changes.pop(name) for name in list(changes) if name in fields_of(kind)}
+
+        settings = DistillSettings(**{**SETTINGS, **taken(DistillSettings)})
+        hooks = FitHooks(**taken(FitHooks))
+        return distill(
+            target=tmp_path / target, settings=settings, hooks=hooks, **{**arguments, **changes}
+        )
+
+    return run
+
+
+def fields_of(kind):
+    return {field.name for field in dataclasses.fields(kind)}

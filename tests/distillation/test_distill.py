@@ -1,91 +1,28 @@
 from __future__ import annotations
 
-import dataclasses
 import doctest
-import errno
-import os
-from functools import partial
 
 import builders
 import pytest
 import torch
-from msgspec.structs import replace as changed
 from PIL import Image
 
 from hellofmt.archive import open_archive, verify_archive
-from hellofmt.distillation import archive_of, stage_calls
 from hellofmt.distillation.distill import distill
-from hellofmt.distillation.fit import FitSettings
-from hellofmt.distillation.refine import RefineSettings
 from hellofmt.distillation.select import SelectSettings
-from hellofmt.distillation.settings import DistillSettings, FitHooks, ProjectorSettings
+from hellofmt.distillation.settings import ProjectorSettings
 from hellofmt.errors import HelloIOError, UserInputError
-from hellofmt.runs.results import read_result
-from hellofmt.teacher import train_teacher
-
-
-class Killed(BaseException):
-    pass
-
-
-@pytest.fixture(scope="module")
-def cache():
-    return {}
-
-
-@pytest.fixture
-def arguments(cache, stripes, views, tiny_base):
-    source = stripes(per_class=20)
-    if not cache:
-        cache["teacher"] = train_teacher(source, views(), steps=20, batch_size=24)
-    return {
-        "source": source,
-        "teacher": cache["teacher"],
-        "base": tiny_base,
-        "views": views(),
-    }
-
-
-SETTINGS = {
-    "projector": ProjectorSettings(rank=2, start="stored"),
-    "fit": FitSettings(steps=4, batch_size=8),
-    "select": SelectSettings(1, 2, crops=2),
-    "refine": RefineSettings(steps=2),
-}
-
-
-@pytest.fixture
-def make(arguments, tmp_path):
-    """``distill`` with changes of any setting, hook or argument by its name."""
-
-    def run(target="x.hello", **changes):
-        def taken(kind):
-            return {name: changes.pop(name) for name in list(changes) if name in fields_of(kind)}
-
-        settings = DistillSettings(**{**SETTINGS, **taken(DistillSettings)})
-        hooks = FitHooks(**taken(FitHooks))
-        return distill(
-            target=tmp_path / target, settings=settings, hooks=hooks, **{**arguments, **changes}
-        )
-
-    return run
-
-
-def fields_of(kind):
-    return {field.name for field in dataclasses.fields(kind)}
-
-
-def names(folder):
-    return sorted(path.name.split("-")[0] for path in folder.iterdir())
 
 
 def test_an_archive_of_everything(make, arguments, tmp_path):
-    report = make(evaluations=1)
+    report = make(evaluations=1, license_name="CC0-1.0", card="# Stripes")
     with open_archive(tmp_path / "x.hello", expect=report.id) as file:
         assert len(file) == 3
         assert [file.index.label[k] for k in range(3)] == [0, 1, 2]
         assert file.manifest.dataset.sources == ["stripes"]
         assert (file.manifest.dataset.name, file.manifest.dataset.ipc) == ("stripes-ipc1", 1)
+        assert file.manifest.dataset.license == "CC0-1.0"
+        assert bytes(file.section("card")) == b"# Stripes"
         assert file.classes.keys == ["rows", "columns", "grey"]
     assert report.teacher_accuracy > 90
     assert report.refined[1] <= report.refined[0]
@@ -98,90 +35,6 @@ def test_a_label_function_alone(make, tmp_path):
         assert len(file) == 0
         assert file.has_section("adapter")
         assert file.manifest.dataset.name == "stripes"
-
-
-def kill_at(monkeypatch, module, name):
-    def killed(*_args, **_kwargs):
-        raise Killed
-
-    monkeypatch.setattr(module, name, killed)
-
-
-@pytest.mark.parametrize(
-    ("where", "left"),
-    [
-        ("fit_projector", []),
-        ("step", ["state"]),
-        ("select_images", ["fit"]),
-        ("refine_images", ["fit", "select"]),
-        ("write_archive", ["fit", "refine", "select"]),
-    ],
-)
-def test_killed_anywhere_the_rerun_gives_the_same_file(make, tmp_path, monkeypatch, where, left):
-    make("whole.hello")
-    work = tmp_path / "work"
-    with monkeypatch.context() as patched:
-        changes = {}
-        if where == "step":
-            # Every step keeps its state; the one that is killed in its report is taken again.
-            patched.setattr(stage_calls, "Checkpoint", partial(stage_calls.Checkpoint, every=1))
-
-            def kill(done, _loss):
-                if done == 2:
-                    raise Killed
-
-            changes["on_step"] = kill
-        else:
-            kill_at(patched, archive_of if where == "write_archive" else stage_calls, where)
-        with pytest.raises(Killed):
-            make(work=work, **changes)
-    assert (names(work) if work.exists() else []) == left
-    assert not (tmp_path / "x.hello").exists()
-    seen = []
-    make(work=work, on_step=lambda done, _loss: seen.append(done))
-    assert seen == {"fit_projector": [1, 2, 3, 4], "step": [2, 3, 4]}.get(where, [])
-    assert (tmp_path / "x.hello").read_bytes() == (tmp_path / "whole.hello").read_bytes()
-    assert names(work) == ["fit", "refine", "select"]
-
-
-def test_other_inputs_are_other_stages(make, arguments, tmp_path, stripes, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
-    work = tmp_path / "work"
-
-    def steps(target, **changes):
-        seen = []
-        make(target, work=work, on_step=lambda done, _loss: seen.append(done), **changes)
-        return len(seen)
-
-    assert steps("a") == 4
-    # Neither images nor storage touch the fit.
-    assert steps("b", storage="int8", select=SelectSettings(2, 2, crops=2)) == 0
-    # What the device decided counts, not that it did.
-    assert steps("b2", fit=FitSettings(steps=4, batch_size=8)) == 0
-    assert steps("c", fit=FitSettings(steps=3, batch_size=8)) == 3
-    assert steps("d", views=changed(arguments["views"], flip="0.5")) == 4
-    assert steps("e", source=stripes(per_class=20, seed=9)) == 4
-    assert len(names(work)) == 4 + 5 + 4
-
-
-def test_a_full_disk_keeps_what_is_finished(make, tmp_path, monkeypatch):
-    work = tmp_path / "work"
-    real = os.fsync
-
-    def full(descriptor):
-        if names(work) and any(n == "fit" for n in names(work)):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(descriptor)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space left on device"):
-            make(work=work)
-    assert names(work) == ["fit"]
-    assert not (tmp_path / "x.hello").exists()
-    for path in work.iterdir():
-        read_result(path)
-    make(work=work)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,104 @@
+"""Stages of a distillation in a work folder: kept, read again, and never those of other inputs."""
+
+from __future__ import annotations
+
+import errno
+import os
+from functools import partial
+
+import pytest
+from msgspec.structs import replace as changed
+
+from hellofmt.distillation import archive_of, stage_calls
+from hellofmt.distillation.fit import FitSettings
+from hellofmt.distillation.select import SelectSettings
+from hellofmt.runs.results import read_result
+
+
+class Killed(BaseException):
+    pass
+
+
+def names(folder):
+    return sorted(path.name.split("-")[0] for path in folder.iterdir())
+
+
+def kill_at(monkeypatch, module, name):
+    def killed(*_args, **_kwargs):
+        raise Killed
+
+    monkeypatch.setattr(module, name, killed)
+
+
+@pytest.mark.parametrize(
+    ("where", "left"),
+    [
+        ("fit_projector", []),
+        ("step", ["state"]),
+        ("select_images", ["fit"]),
+        ("refine_images", ["fit", "select"]),
+        ("write_archive", ["fit", "refine", "select"]),
+    ],
+)
+def test_killed_anywhere_the_rerun_gives_the_same_file(make, tmp_path, monkeypatch, where, left):
+    make("whole.hello")
+    work = tmp_path / "work"
+    with monkeypatch.context() as patched:
+        changes = {}
+        if where == "step":
+            # Every step keeps its state; the one that is killed in its report is taken again.
+            patched.setattr(stage_calls, "Checkpoint", partial(stage_calls.Checkpoint, every=1))
+
+            def kill(done, _loss):
+                if done == 2:
+                    raise Killed
+
+            changes["on_step"] = kill
+        else:
+            kill_at(patched, archive_of if where == "write_archive" else stage_calls, where)
+        with pytest.raises(Killed):
+            make(work=work, **changes)
+    assert (names(work) if work.exists() else []) == left
+    assert not (tmp_path / "x.hello").exists()
+    seen = []
+    make(work=work, on_step=lambda done, _loss: seen.append(done))
+    assert seen == {"fit_projector": [1, 2, 3, 4], "step": [2, 3, 4]}.get(where, [])
+    assert (tmp_path / "x.hello").read_bytes() == (tmp_path / "whole.hello").read_bytes()
+    assert names(work) == ["fit", "refine", "select"]
+
+
+def test_other_inputs_are_other_stages(make, arguments, tmp_path, stripes):
+    work = tmp_path / "work"
+
+    def steps(target, **changes):
+        seen = []
+        make(target, work=work, on_step=lambda done, _loss: seen.append(done), **changes)
+        return len(seen)
+
+    assert steps("a") == 4
+    # Neither images nor storage touch the fit.
+    assert steps("b", storage="int8", select=SelectSettings(2, 2, crops=2)) == 0
+    assert steps("c", fit=FitSettings(steps=3, batch_size=8)) == 3
+    assert steps("d", views=changed(arguments["views"], flip="0.5")) == 4
+    assert steps("e", source=stripes(per_class=20, seed=9)) == 4
+    assert len(names(work)) == 4 + 5 + 4
+
+
+def test_a_full_disk_keeps_what_is_finished(make, tmp_path, monkeypatch):
+    work = tmp_path / "work"
+    real = os.fsync
+
+    def full(descriptor):
+        if names(work) and any(n == "fit" for n in names(work)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            make(work=work)
+    assert names(work) == ["fit"]
+    assert not (tmp_path / "x.hello").exists()
+    for path in work.iterdir():
+        read_result(path)
+    make(work=work)
