@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 demo: $(STAMP)
-	$(BIN)/hello demo --out demo/
+	$(BIN)/hello demo -o demo/
 
 test: lint types unit interp
 

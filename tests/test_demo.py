@@ -16,9 +16,10 @@ from hellofmt.archive import open_archive, verify_archive
 from hellofmt.distillation import FitSettings
 from hellofmt.errors import CorruptError, HelloError, NotHelloError
 from hellofmt.rng import Stream, below, words
-from hellofmt_cli.demo import demo, run_demo
+from hellofmt_cli.demo import demo
 from hellofmt_cli.demo_picture import draw_report
 from hellofmt_cli.demo_report import bytes_sentence, report_text, write_json
+from hellofmt_cli.demo_run import run_demo
 from hellofmt_cli.demo_settings import DemoSettings, split_data
 
 QUICK = DemoSettings(
@@ -168,6 +169,6 @@ def test_the_byte_sentence_is_honest_both_ways(payload, words):
 
 def test_a_missing_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "hellofmt_cli.demo_picture", None)
-    result = CliRunner().invoke(demo, ["--out", str(tmp_path / "out")])
+    result = CliRunner().invoke(demo, ["--output", str(tmp_path / "out")])
     assert "pip install 'hellofmt[demo]'" in str(result.exception)
     assert not (tmp_path / "out").exists()

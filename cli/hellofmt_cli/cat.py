@@ -10,7 +10,8 @@ import click
 
 from hellofmt.archive import UNSET, encode_image
 from hellofmt.errors import UserInputError, did_you_mean, printable, shown_path
-from hellofmt_cli.output import limit_option, opened
+from hellofmt_cli.options import expect_option, limit_option
+from hellofmt_cli.output import opened
 
 if TYPE_CHECKING:
     from hellofmt.archive import Archive
@@ -23,7 +24,7 @@ _TEXTS: Final = frozenset({"card", "classes", "license"})
 @click.command("cat")
 @click.argument("file")
 @click.argument("member")
-@click.option("--expect", metavar="ID", help="Refuse any archive but the one with this sha256 id.")
+@expect_option
 @limit_option
 def cat(file: str, member: str, expect: str | None) -> None:
     """Write MEMBER of FILE to stdout, after its digest was checked.

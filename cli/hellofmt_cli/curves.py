@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hellofmt.errors import printable
 from hellofmt.runs import write_file
-from hellofmt_cli.output import warn
+from hellofmt_cli.console import console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +98,7 @@ class Log:
 def _has(package: str, what: str) -> bool:
     if importlib.util.find_spec(package) is not None:
         return True
-    warn(f"no {what} without `{package}`; `{_EXTRA}`")
+    console.warn(f"no {what} without `{package}`; `{_EXTRA}`")
     return False
 
 

@@ -23,8 +23,8 @@ from hellofmt.student import (
     train_student,
 )
 from hellofmt.teacher import load_teacher
+from hellofmt_cli.console import console
 from hellofmt_cli.demo_settings import STUDENT, TEACHER, DemoSettings, archive_path
-from hellofmt_cli.output import progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -179,11 +179,10 @@ def scores_of(
 
 @contextmanager
 def step_bar(label: str, total: int) -> Generator[Callable[[int, object], None]]:
-    """A progress bar for ``on_step`` callbacks; nothing where stderr is not a terminal."""
-    with progress(label, "step") as update:
+    """A progress bar for ``on_step`` callbacks."""
+    with console.stage(label) as update:
 
         def on_step(done: int, _: object) -> None:
-            if update is not None:
-                update(done, total)
+            update(done, total)
 
         yield on_step

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from hellofmt_cli.output import count, echo_json, echo_page, json_option, limit_option, opened
+from hellofmt_cli.options import json_option, limit_option
+from hellofmt_cli.output import count, echo_json, echo_page, opened
 
 if TYPE_CHECKING:
     from hellofmt.archive import Archive

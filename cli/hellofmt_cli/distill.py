@@ -2,64 +2,93 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from hellofmt.distillation import RefineSettings, SelectSettings
-from hellofmt_cli.making import data_options, fit_options, make_archive
-from hellofmt_cli.output import Choice, json_option
+from hellofmt_cli.console import console
+from hellofmt_cli.fit_options import fit_options
+from hellofmt_cli.options import Choice, check_steps, data_options, grouped, json_option
+
+if TYPE_CHECKING:
+    from hellofmt_cli.fit_options import FitOptions
+    from hellofmt_cli.options import DataOptions
 
 __all__ = ["distill"]
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """How images are chosen and refined.
+
+    Attributes:
+        ipc: images per class.
+        factor: cells per side of an image.
+        candidates: images per class that are looked at.
+        crops: crops of each.
+        refine: whether pixels are moved.
+        refine_steps: gradient steps of that.
+        refine_by: what a cell shares with its crop.
+    """
+
+    ipc: int
+    factor: int
+    candidates: int
+    crops: int
+    refine: bool
+    refine_steps: int
+    refine_by: Literal["features", "labels"]
 
 
 @click.command("distill")
 @data_options
 @fit_options
-@click.option("--ipc", type=click.IntRange(1), required=True, help="Images per class.")
-@click.option(
-    "--factor",
-    type=click.IntRange(1, 8),
-    default=1,
-    show_default=True,
-    help="Cells per side of an image; 2 suits images from 128 pixels.",
+@grouped(
+    "images",
+    ImageOptions,
+    click.option("--ipc", type=click.IntRange(1), required=True, help="Images per class."),
+    click.option(
+        "--factor",
+        type=click.IntRange(1, 8),
+        default=1,
+        show_default=True,
+        help="Cells per side of an image; 2 suits images from 128 pixels.",
+    ),
+    click.option(
+        "--candidates",
+        type=click.IntRange(1),
+        default=300,
+        show_default=True,
+        help="Images per class that are looked at.",
+    ),
+    click.option(
+        "--crops",
+        type=click.IntRange(1),
+        default=5,
+        show_default=True,
+        help="Crops that are tried of each candidate.",
+    ),
+    click.option(
+        "--refine", is_flag=True, help="Move pixels towards their crops; needs --factor 2."
+    ),
+    click.option(
+        "--refine-steps",
+        type=click.IntRange(1),
+        default=200,
+        show_default=True,
+        help="Steps of AdamW that move the pixels.",
+    ),
+    click.option(
+        "--refine-by",
+        type=Choice(["features", "labels"]),
+        default="features",
+        show_default=True,
+        help="What a stored cell is to share with its crop; `features` is the paper's.",
+    ),
 )
-@click.option(
-    "--candidates",
-    type=click.IntRange(1),
-    default=300,
-    show_default=True,
-    help="Images per class that are looked at.",
-)
-@click.option(
-    "--crops", type=click.IntRange(1), default=5, show_default=True, help="Crops of each."
-)
-@click.option("--refine", is_flag=True, help="Move pixels towards their crops; needs --factor 2.")
-@click.option(
-    "--refine-steps", type=click.IntRange(1), default=200, show_default=True, help="Of AdamW."
-)
-@click.option(
-    "--refine-by",
-    type=Choice(["features", "labels"]),
-    default="features",
-    show_default=True,
-    help="What a stored cell is to share with its crop; `features` is the paper's.",
-)
-@click.option("-o", "--output", required=True, metavar="FILE", help="The archive to write.")
 @json_option
-def distill(
-    data: tuple[str, ...],
-    output: str,
-    as_json: bool,
-    ipc: int,
-    factor: int,
-    candidates: int,
-    crops: int,
-    refine: bool,
-    refine_steps: int,
-    refine_by: Literal["features", "labels"],
-    **options: Any,
-) -> None:
+def distill(data: DataOptions, fit: FitOptions, images: ImageOptions, as_json: bool) -> None:
     """Distil DATA into an archive of few images and a label function.
 
     DATA is as for `hello teach`.
@@ -71,12 +100,19 @@ def distill(
     refinement among processes; a teacher that has to be trained first is rank 0's, and the others
     wait for it.
     """
+    check_steps(fit.steps, fit.epochs)
+    with console.stage("loading PyTorch"):
+        from hellofmt.distillation import RefineSettings, SelectSettings
+        from hellofmt_cli.making import make_archive
+    refine = None
+    if images.refine:
+        refine = RefineSettings(steps=images.refine_steps, objective=images.refine_by)
     make_archive(
         data,
-        output,
-        ipc=ipc,
+        fit,
         as_json=as_json,
-        select=SelectSettings(ipc, factor, candidates, crops, seed=options["seed"]),
-        refine=RefineSettings(steps=refine_steps, objective=refine_by) if refine else None,
-        **options,
+        select=SelectSettings(
+            images.ipc, images.factor, images.candidates, images.crops, seed=data.seed
+        ),
+        refine=refine,
     )

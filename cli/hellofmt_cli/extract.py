@@ -24,18 +24,9 @@ from hellofmt.archive import (
 )
 from hellofmt.errors import HelloIOError, UserInputError, shown_path, target_exists
 from hellofmt_cli.cat import image_bytes
-from hellofmt_cli.output import (
-    Choice,
-    count,
-    echo_json,
-    json_option,
-    limit_option,
-    limits,
-    progress,
-    reading,
-    size,
-    warn,
-)
+from hellofmt_cli.console import console
+from hellofmt_cli.options import Choice, expect_option, json_option, limit_option, limits
+from hellofmt_cli.output import count, echo_json, reading, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,11 +49,11 @@ _SHARD_BYTES: Final = 1 << 30
 @click.command("extract")
 @click.argument("file")
 @click.argument("directory")
-@click.option("--expect", metavar="ID", help="Refuse any archive but the one with this sha256 id.")
+@expect_option
 @click.option(
     "--as",
     "form",
-    type=click.Choice(["members", "imagefolder", "webdataset"]),
+    type=Choice(["members", "imagefolder", "webdataset"]),
     default="members",
     show_default=True,
     help="Write every member of the archive, or the images alone: one folder per class, or "
@@ -109,7 +100,7 @@ def extract(
     if peft and form != "members":
         raise UserInputError.make("E_OPTION", "--peft writes an adapter, so it excludes --as")
     reading(file)
-    with progress("verify", "image") as callback:
+    with console.stage("verify", "image") as callback:
         verified = verify_archive(file, expect=expect, limits=limits(), progress=callback)
     if peft:
         with open_archive(file, expect=verified.id, limits=limits()) as archive:
@@ -122,7 +113,7 @@ def extract(
     # What was verified is what is read: the path could name another file by now.
     with (
         open_archive(file, expect=verified.id, limits=limits()) as archive,
-        progress("extract", "file") as callback,
+        console.stage("extract", "file") as callback,
     ):
         if form != "members" and not len(archive):
             raise UserInputError.make("E_OPTION", f"--as {form}: the archive has no images")
@@ -134,7 +125,7 @@ def extract(
                 _write_images(folder, archive, form, callback)
         empty = _classes_without_images(archive) if form == "imagefolder" else []
     if empty:
-        warn(
+        console.warn(
             f"{count(len(empty), 'class', 'classes')} without images ({_some(empty)}): a reader "
             "that numbers the folders it finds gives later classes lower numbers"
         )
@@ -180,7 +171,7 @@ def _write_all(
     folder: Path,
     files: Iterator[tuple[str, bytes]],
     total: int,
-    callback: Callable[[int, int], None] | None,
+    callback: Callable[[int, int], None],
 ) -> None:
     parents: set[Path] = set()
     for done, (name, data) in enumerate(files, 1):
@@ -189,15 +180,14 @@ def _write_all(
             path.parent.mkdir(parents=True, exist_ok=True)
             parents.add(path.parent)
         _write(path, data)
-        if callback is not None:
-            callback(done, total)
+        callback(done, total)
 
 
 def _write_images(
     folder: Path,
     archive: Archive,
     form: Literal["members", "imagefolder", "webdataset"],
-    callback: Callable[[int, int], None] | None,
+    callback: Callable[[int, int], None],
 ) -> None:
     """Images by class number, without anything of the archive's own."""
     classes = zip(archive.classes.keys, archive.classes.names, strict=True)
@@ -218,8 +208,7 @@ def _write_images(
             stem, _, extension = name.rpartition(".")
             number = stem.split("/")[0]
             shards.write({"__key__": stem, extension: data, "cls": int(number)})
-            if callback is not None:
-                callback(done, len(archive))
+            callback(done, len(archive))
 
 
 def _check_space(archive: Archive, parent: Path) -> None:

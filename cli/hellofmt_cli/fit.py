@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from hellofmt_cli.making import data_options, fit_options, make_archive
-from hellofmt_cli.output import json_option
+from hellofmt_cli.console import console
+from hellofmt_cli.fit_options import fit_options
+from hellofmt_cli.options import check_steps, data_options, json_option
+
+if TYPE_CHECKING:
+    from hellofmt_cli.fit_options import FitOptions
+    from hellofmt_cli.options import DataOptions
 
 __all__ = ["fit"]
 
@@ -15,9 +20,8 @@ __all__ = ["fit"]
 @click.command("fit")
 @data_options
 @fit_options
-@click.option("-o", "--output", required=True, metavar="FILE", help="The archive to write.")
 @json_option
-def fit(data: tuple[str, ...], output: str, as_json: bool, **options: Any) -> None:
+def fit(data: DataOptions, fit: FitOptions, as_json: bool) -> None:
     """Fit a label function to a teacher on DATA and write it as an archive without images.
 
     DATA is as for `hello teach`.
@@ -28,4 +32,7 @@ def fit(data: tuple[str, ...], output: str, as_json: bool, **options: Any) -> No
     A fit that was killed continues where it was. `torchrun -m hellofmt fit ...` divides each batch
     among processes; a teacher that has to be trained first is rank 0's, and the others wait for it.
     """
-    make_archive(data, output, ipc=None, as_json=as_json, **options)
+    check_steps(fit.steps, fit.epochs)
+    with console.stage("loading PyTorch"):
+        from hellofmt_cli.making import make_archive
+    make_archive(data, fit, as_json=as_json)

@@ -27,7 +27,8 @@ from hellofmt_cli.inspect_rows import (
     tensor_row,
     views_line,
 )
-from hellofmt_cli.output import echo_json, echo_page, json_option, limit_option, opened, size
+from hellofmt_cli.options import expect_option, json_option, limit_option
+from hellofmt_cli.output import echo_json, echo_page, opened, size
 
 __all__ = ["inspect"]
 
@@ -43,7 +44,7 @@ __all__ = ["inspect"]
     show_default=True,
     help="Epochs of training that stored labels would have to cover.",
 )
-@click.option("--expect", metavar="ID", help="Refuse any archive but the one with this sha256 id.")
+@expect_option
 @click.option("--html", metavar="OUT", help="Also write a self-contained page with the images.")
 @click.option("--force", is_flag=True, help="Replace an existing page.")
 @limit_option

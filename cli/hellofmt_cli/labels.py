@@ -2,72 +2,112 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
 
 import click
 
 from hellofmt.archive import open_archive
 from hellofmt.errors import UserInputError
-from hellofmt.loading import FORMS, HelloDataset, write_labels
-from hellofmt_cli.making import load_teacher_of, teacher_options
-from hellofmt_cli.output import (
+from hellofmt_cli.console import console
+from hellofmt_cli.fit_options import teacher_options
+from hellofmt_cli.options import (
     Choice,
-    count,
+    base_option,
+    batch_size_option,
+    check_device,
     device_option,
-    echo_json,
-    echo_page,
+    expect_option,
+    grouped,
     json_option,
     limit_option,
     limits,
-    progress,
-    reading,
-    size,
+    output_option,
+    seed_option,
 )
+from hellofmt_cli.output import count, echo_json, echo_page, reading, size
 
 if TYPE_CHECKING:
-    from typing import Literal
+    from hellofmt_cli.fit_options import TeacherOptions
+
+__all__ = ["FORM_NAMES", "labels"]
+
+FORM_NAMES: Final = ("safetensors", "topk", "fkd", "embeddings", "pruned")
+"""``FORMS`` of stored labels, without their torch."""
 
 
-__all__ = ["labels"]
+@dataclass(frozen=True)
+class LabelOptions:
+    """The labels that are written.
+
+    Attributes:
+        epochs: passes to label.
+        output: new directory.
+        form: of the files.
+        k: classes kept of a label.
+        teacher: whose labels are written; None takes the archive's.
+        seed: of the views.
+        temperature: of the soft labels; None takes the archive's.
+        batch_size: views in a batch.
+        base: encoder, for an archive that needs one.
+        expect: id the archive must have.
+        device: that labels are made on.
+    """
+
+    epochs: int
+    output: str
+    form: Literal["safetensors", "topk", "fkd", "embeddings", "pruned"]
+    k: int
+    teacher: str | None
+    seed: int
+    temperature: float | None
+    batch_size: int
+    base: str | None
+    expect: str | None
+    device: str
 
 
 @click.command("labels")
 @click.argument("file")
-@click.option("--epochs", type=click.IntRange(1), required=True, help="Passes to label.")
-@click.option("-o", "--out", required=True, metavar="DIR", help="New directory to write.")
-@click.option(
-    "--form", type=Choice(FORMS), default="safetensors", show_default=True, help="See above."
-)
-@click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Classes kept.")
-@click.option(
-    "--teacher",
-    metavar="TEACHER",
-    help="Write this teacher's labels instead of the archive's; as for `hello fit`.",
+@grouped(
+    "options",
+    LabelOptions,
+    click.option("--epochs", type=click.IntRange(1), required=True, help="Passes to label."),
+    output_option("DIR", "Write the labels into this new directory."),
+    click.option(
+        "--form",
+        type=Choice(FORM_NAMES),
+        default="safetensors",
+        show_default=True,
+        help="Form of the files, as above.",
+    ),
+    click.option(
+        "-k",
+        type=click.IntRange(1),
+        default=10,
+        show_default=True,
+        help="Classes kept of each label, by `topk` and `pruned`.",
+    ),
+    click.option(
+        "--teacher",
+        metavar="TEACHER",
+        help="Write this teacher's labels instead of the archive's; as for `hello fit`.",
+    ),
+    seed_option("Seed of the views."),
+    click.option(
+        "--temperature",
+        type=float,
+        help="Temperature of the soft labels, instead of the archive's.",
+    ),
+    batch_size_option,
+    base_option,
+    expect_option,
+    device_option("Device that labels are made on."),
 )
 @teacher_options
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the views.")
-@click.option("--temperature", type=float, help="T of the soft labels, instead of the archive's.")
-@click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
-@click.option("--base", metavar="BASE", help="Base encoder, for an archive that needs one.")
-@click.option("--expect", metavar="ID", help="The id the archive must have.")
-@device_option("Where labels are made.")
 @limit_option
 @json_option
-def labels(
-    file: str,
-    epochs: int,
-    out: str,
-    form: Literal["safetensors", "topk", "fkd", "embeddings", "pruned"],
-    k: int,
-    teacher: str | None,
-    seed: int,
-    temperature: float | None,
-    batch_size: int,
-    base: str | None,
-    expect: str | None,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def labels(file: str, options: LabelOptions, teacher_input: TeacherOptions, as_json: bool) -> None:
     """Write the soft labels of FILE's views for epochs 0 to EPOCHS - 1 into a new directory.
 
     \b
@@ -82,32 +122,38 @@ def labels(
     takes, or a directory of hellofmt.teacher.write_teacher; FILE needs no label function then, but
     --temperature if it has none.
     """  # noqa: D301 - click wants the character
+    if options.teacher is not None and options.form == "embeddings":
+        text = "`--form embeddings` of a teacher, which has none; expected another form"
+        raise UserInputError.make("E_OPTION", text)
     reading(file)
-    with open_archive(file, expect=expect, limits=limits()) as archive:
-        if teacher is not None and form == "embeddings":
-            text = "`--form embeddings` of a teacher, which has none; expected another form"
-            raise UserInputError.make("E_OPTION", text)
+    with console.stage("loading PyTorch"):
+        from hellofmt.loading import HelloDataset, write_labels
+        from hellofmt_cli.inputs import load_teacher
+    check_device(options.device)
+    epochs, form = options.epochs, options.form
+    with open_archive(file, expect=options.expect, limits=limits()) as archive:
         function = None
-        if teacher is not None:
+        if options.teacher is not None:
             keys, side = list(archive.classes.keys), archive.manifest.views.size
-            function = load_teacher_of(teacher, keys, side, options).to(options["device"])
-        dataset = HelloDataset(
-            archive,
-            seed=seed,
-            temperature=temperature,
-            base=base,
-            device=options["device"],
-            label_function=function,
-        )
-        with progress("labels", "label") as callback:
+            function = load_teacher(options.teacher, keys, side, teacher_input)
+            function = function.to(options.device)
+        with console.stage("labels", "label") as on_label:
+            dataset = HelloDataset(
+                archive,
+                seed=options.seed,
+                temperature=options.temperature,
+                base=options.base,
+                device=options.device,
+                label_function=function,
+            )
             written = write_labels(
                 dataset,
-                out,
+                options.output,
                 epochs=epochs,
                 form=form,
-                k=k,
-                batch_size=batch_size,
-                progress=callback,
+                k=options.k,
+                batch_size=options.batch_size,
+                progress=on_label,
             )
         made = epochs * len(dataset)
         if as_json:
@@ -115,7 +161,7 @@ def labels(
                 {
                     "schema": "hello.labels/1",
                     "id": archive.id,
-                    "directory": out,
+                    "directory": options.output,
                     "form": form,
                     "labels": made,
                     "bytes": written,
@@ -127,7 +173,7 @@ def labels(
     echo_page(
         [
             ("labels", f"{count(made, 'view')} of {count(epochs, 'epoch')}, as {form}"),
-            ("written", f"{size(written)}, in {out}"),
+            ("written", f"{size(written)}, in {options.output}"),
             ("archive", f"{size(archive.size_bytes)}, for any number of epochs"),
         ]
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from hellofmt.errors import printable
-from hellofmt_cli.output import echo_json, json_option, limit_option, opened
+from hellofmt_cli.options import expect_option, json_option, limit_option
+from hellofmt_cli.output import echo_json, opened
 
 __all__ = ["ls"]
 
@@ -15,7 +16,7 @@ __all__ = ["ls"]
 @click.option(
     "-l", "--long", "long_form", is_flag=True, help="Sizes in bytes, labels and SHA-256 too."
 )
-@click.option("--expect", metavar="ID", help="Refuse any archive but the one with this sha256 id.")
+@expect_option
 @limit_option
 @json_option
 def ls(file: str, long_form: bool, expect: str | None, as_json: bool) -> None:

@@ -25,7 +25,8 @@ import click
 
 import hellofmt
 from hellofmt.errors import HelloError, did_you_mean, shown_path
-from hellofmt_cli.output import FILE_KEY, JSON_KEY, echo_json, option_of
+from hellofmt_cli.options import JSON_KEY
+from hellofmt_cli.output import FILE_KEY, echo_json, option_of
 
 if TYPE_CHECKING:
     from types import FrameType

@@ -1,61 +1,41 @@
-"""What commands print, and how: sizes, aligned pages, JSON documents, progress.
+"""What commands print as their result, and how: sizes, aligned pages, JSON documents.
 
-Data goes to stdout, progress and warnings to stderr. Content of a file never reaches a terminal
-unescaped: every value from an archive passes through ``errors.printable`` here, so that no command
-can forget it. There is no colour, so ``NO_COLOR`` has nothing to switch off. Progress bars appear
-only on a terminal; tqdm is imported only then, since ``hello inspect`` should answer at once.
+Results go to stdout; what is said on the way is ``console``'s. Content of a file never reaches a
+terminal unescaped: every value from an archive passes through ``errors.printable`` here, so that no
+command can forget it. There is no colour, so ``NO_COLOR`` has nothing to switch off.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import sys
 import unicodedata
 from contextlib import contextmanager
-from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from hellofmt.errors import UserInputError, did_you_mean, foreign_text, printable
+from hellofmt.errors import printable
+from hellofmt_cli.options import limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Generator, Sequence
 
-    from hellofmt.archive import Archive, Limits
+    from hellofmt.archive import Archive
 
 __all__ = [
-    "Choice",
     "columns",
     "count",
-    "device_option",
     "echo_json",
     "echo_page",
-    "is_speaking",
-    "json_option",
-    "limit_option",
-    "limits",
     "opened",
     "option_of",
-    "progress",
     "reading",
-    "say",
     "size",
-    "warn",
     "write_text",
 ]
 
-_Command = TypeVar("_Command", bound="Callable[..., Any]")
-
-JSON_KEY = "hellofmt.json"
-"""Key of ``ctx.meta``: the user asked for one JSON document, so an error is one as well."""
-
 FILE_KEY = "hellofmt.file"
 """Key of ``ctx.meta``: the archive a command is reading, named in front of its errors."""
-
-LIMITS_KEY = "hellofmt.limits"
-"""Key of ``ctx.meta``: the limits of ``--limit``."""
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
 
@@ -79,6 +59,8 @@ def count(number: int, noun: str, plural: str = "") -> str:
 _OPTIONS: Final = {
     "license_name": "--license",
     "limits": "--limit",
+    "size": "--view-size",
+    "storage": "--precision",
 }
 """Options whose name is not that of the library's argument, with dashes."""
 
@@ -112,127 +94,6 @@ def echo_page(rows: Sequence[tuple[str, str] | None], indent: int = 0) -> None:
 def echo_json(document: dict[str, Any]) -> None:
     """Print one document: ASCII, two spaces of indent, keys in the order given."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False))
-
-
-def is_speaking() -> bool:
-    """Whether this process prints: rank 0 of ``torchrun``, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def say(text: str) -> None:
-    """Print one line to stderr, from rank 0."""
-    if is_speaking():
-        click.echo(text, err=True)
-
-
-def warn(text: str) -> None:
-    """Print ``Warning: text`` to stderr, from rank 0."""
-    say(f"Warning: {text}")
-
-
-class Choice(click.Choice[str]):
-    """One of some words; a mistyped one is answered with the nearest."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The word.
-
-        Raises:
-            click.BadParameter: it is none of them.
-        """
-        try:
-            return super().convert(value, param, ctx)
-        except click.BadParameter as error:
-            meant = _meant(str(value), map(str, self.choices))
-            raise click.BadParameter(f"{error.message} {meant}".strip(), ctx, param) from None
-
-
-def _meant(word: str, known: Iterable[str]) -> str:
-    """``did_you_mean`` as a sentence."""
-    advice = did_you_mean(word, known)
-    return advice[:1].upper() + advice[1:]
-
-
-def _remember_json(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
-    ctx.meta[JSON_KEY] = value
-    return value
-
-
-json_option = click.option(
-    "--json",
-    "as_json",
-    is_flag=True,
-    callback=_remember_json,
-    # Eager, so that an error in any other option already finds it set.
-    is_eager=True,
-    help="Print one JSON document instead of text.",
-)
-"""``--json``, passed to the command as ``as_json``."""
-
-
-def _parse_device(_ctx: click.Context, _param: click.Parameter, text: str) -> str:
-    """Refuse a device that is not here, before anything is read for it."""
-    import torch
-
-    try:
-        device = torch.device(text)
-        if device.type == "cuda":
-            # Only counted: under torchrun every process has a GPU of its own, chosen later.
-            if (device.index or 0) >= torch.cuda.device_count():
-                number = torch.cuda.device_count()
-                raise UserInputError.make(
-                    "E_OPTION", f"device `{printable(text)}`: torch sees {number} CUDA devices here"
-                )
-        elif device.type != "cpu":
-            torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
-        raise UserInputError.make(
-            "E_OPTION",
-            f"device `{printable(text)}`: expected `cpu`, or another that torch can use here, such"
-            f" as `cuda` or `cuda:1`: {foreign_text(error, 80)}",
-        ) from error
-    return text
-
-
-def device_option(what: str) -> Callable[[_Command], _Command]:
-    """``--device``, the text of a device that is here; ``what`` is its help."""
-    return click.option(
-        "--device", default="cpu", show_default=True, callback=_parse_device, help=what
-    )
-
-
-def _parse_limits(ctx: click.Context, _: click.Parameter, values: tuple[str, ...]) -> None:
-    """Keep the limits that ``--limit`` raises or lowers."""
-    from hellofmt.archive import DEFAULT_LIMITS
-
-    known = {field.name for field in fields(DEFAULT_LIMITS)}
-    changed: dict[str, int] = {}
-    for value in values:
-        name, number = value.partition("=")[::2]
-        if name not in known or not (number.isascii() and number.isdigit()):
-            raise click.BadParameter(
-                f"expected NAME=NUMBER with a name of {', '.join(sorted(known))}."
-                f" {'' if name in known else _meant(name, known)}".rstrip()
-            )
-        changed[name] = int(number)
-    ctx.meta[LIMITS_KEY] = replace(DEFAULT_LIMITS, **changed)
-
-
-limit_option = click.option(
-    "--limit",
-    multiple=True,
-    metavar="NAME=NUMBER",
-    callback=_parse_limits,
-    expose_value=False,
-    help="Move a limit of the reader; the error of a limit names it.",
-)
-"""``--limit``, which ``limits()`` returns to the command."""
-
-
-def limits() -> Limits:
-    """The limits the user asked for, else the default ones."""
-    from hellofmt.archive import DEFAULT_LIMITS
-
-    return click.get_current_context().meta.get(LIMITS_KEY, DEFAULT_LIMITS)
 
 
 @contextmanager
@@ -277,36 +138,3 @@ def reading(path: str) -> None:
     if ctx is not None:
         # Errors end up in logs, where the credentials in a URL do not belong.
         ctx.meta[FILE_KEY] = display_name(path)
-
-
-@contextmanager
-def progress(label: str, unit: str) -> Generator[Callable[[int, int], None] | None]:
-    """A progress bar on stderr, or None where stderr is not a terminal.
-
-    Args:
-        label: what is being done.
-        unit: what is counted; ``B`` counts bytes in IEC units.
-
-    Yields:
-        ``callback(done, total)``, or None.
-    """
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from tqdm import tqdm
-
-    is_bytes = unit == "B"
-    with tqdm(
-        desc=label,
-        unit=unit,
-        unit_scale=is_bytes,
-        unit_divisor=1024 if is_bytes else 1000,
-        leave=False,
-        file=sys.stderr,
-    ) as bar:
-
-        def update(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield update

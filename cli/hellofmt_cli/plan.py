@@ -15,7 +15,8 @@ from hellofmt.errors import UserInputError, printable
 from hellofmt.ledger import DATASETS, PRECISIONS, TOWERS
 from hellofmt.ledger import plan as make_plan
 from hellofmt_cli.inspect_rows import percent
-from hellofmt_cli.output import Choice, count, echo_json, echo_page, json_option, size
+from hellofmt_cli.options import Choice, json_option
+from hellofmt_cli.output import count, echo_json, echo_page, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,11 +31,11 @@ DEFAULT_EPOCHS = 300
 
 
 @click.command("plan")
-@click.option("--dataset", type=Choice(list(DATASETS)), help="Sizes of a known data set.")
-@click.option("--classes", type=int, help="C, classes.")
+@click.option("--dataset", type=Choice(list(DATASETS)), help="Take the sizes of a known data set.")
+@click.option("--classes", type=int, help="Number of classes.")
 @click.option("--ipc", type=int, help="Images per class.")
-@click.option("--images", type=int, help="N, all images, instead of --ipc.")
-@click.option("--epochs", type=int, help="E, passes over the images.  [default: 300]")
+@click.option("--images", type=int, help="Number of all images, instead of --ipc.")
+@click.option("--epochs", type=int, help="Passes over the images.  [default: 300]")
 @click.option(
     "--base", default="RN50", show_default=True, help=f"Base encoder: {', '.join(TOWERS)}."
 )
@@ -43,25 +44,39 @@ DEFAULT_EPOCHS = 300
     type=Choice(PRECISIONS),
     default="int8",
     show_default=True,
-    help="Of the label function that is compared.",
+    help="How the numbers of the label function that is compared are stored.",
 )
-@click.option("--rank", type=int, default=8, show_default=True, help="Of the deltas.")
+@click.option("--rank", type=int, default=8, show_default=True, help="Rank of the low-rank deltas.")
 @click.option(
-    "--head-rank", metavar="RANK", help="Of the head, or `full`; by default the paper's choice."
+    "--head-rank",
+    metavar="RANK",
+    help="Rank of the head's delta, or `full`.  [default: the paper's]",
 )
-@click.option("--teacher-parameters", type=int, help="Of the teacher; by default a ResNet-18.")
+@click.option(
+    "--teacher-parameters",
+    type=int,
+    help="Parameters of the teacher.  [default: those of a ResNet-18]",
+)
 @click.option(
     "--device-tflops",
     type=float,
     default=989.0,
     show_default=True,
-    help="Peak of the device; the default is an H100's in bfloat16 by its data sheet.",
+    help="Peak of the device in TFLOP/s; the default is an H100's in bfloat16 by its data sheet.",
 )
 @click.option(
-    "--utilisation", type=float, default=0.4, show_default=True, help="Share of the peak in use."
+    "--utilisation",
+    type=float,
+    default=0.4,
+    show_default=True,
+    help="Share of the peak that is reached.",
 )
 @click.option(
-    "--bandwidth", type=float, default=3.0, show_default=True, help="GB/s of stored labels."
+    "--bandwidth",
+    type=float,
+    default=3.0,
+    show_default=True,
+    help="GB/s at which stored labels are read.",
 )
 @json_option
 def plan(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from hellofmt.errors import printable
-from hellofmt_cli.output import echo_json, echo_page, json_option, limit_option, limits, reading
+from hellofmt_cli.options import json_option, limit_option, limits
+from hellofmt_cli.output import echo_json, echo_page, reading
 
 __all__ = ["sign"]
 

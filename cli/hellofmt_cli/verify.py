@@ -13,17 +13,9 @@ import click
 
 from hellofmt.archive import UNSET, open_archive, verify_archive, verify_signature
 from hellofmt.errors import UserInputError
-from hellofmt_cli.output import (
-    count,
-    echo_json,
-    echo_page,
-    json_option,
-    limit_option,
-    limits,
-    progress,
-    reading,
-    size,
-)
+from hellofmt_cli.console import console
+from hellofmt_cli.options import expect_option, json_option, limit_option, limits
+from hellofmt_cli.output import count, echo_json, echo_page, reading, size
 
 if TYPE_CHECKING:
     from hellofmt.archive import Archive
@@ -35,7 +27,7 @@ __all__ = ["verify"]
 @click.argument("file")
 @click.option("--fast", is_flag=True, help="Stop before the images.")
 @click.option("--pixels", is_flag=True, help="Decode every image and print a digest of the pixels.")
-@click.option("--expect", metavar="ID", help="Refuse any archive but the one with this sha256 id.")
+@expect_option
 @click.option("--pubkey", metavar="PEM", help="Demand a signature by this Ed25519 key.")
 @click.option("--signature", metavar="SIG", help="Signature file.  [default: FILE.sig]")
 @click.option(
@@ -73,7 +65,7 @@ def verify(
     if pixels and fast:
         raise click.UsageError("--pixels reads the images, which --fast leaves out")
     reading(file)
-    with progress("verify", "image") as callback:
+    with console.stage("verify", "image") as callback:
         report = verify_archive(
             file,
             level="fast" if fast else "full",

@@ -175,7 +175,9 @@ def distill(
     if settings.select is not None:
         chosen = selected_images(source, views, teacher, settings.select, stages)
         if settings.refine is not None:
-            chosen, losses = refined_images(chosen, source, views, fitted, settings.refine, stages)
+            chosen, losses = refined_images(
+                chosen, source, views, fitted, settings.refine, stages, hooks.on_refine
+            )
     fitted = fitted.cpu()
     identity = ""
     if ranks.current().rank == 0:

@@ -180,7 +180,7 @@ class DistillSettings:
 
 @dataclass(frozen=True)
 class FitHooks:
-    """Functions that a distillation calls around its fit; none of them changes the result.
+    """Functions that a distillation calls on its way; none of them changes the result.
 
     Attributes:
         before: called with the projector before the first step, unless the fit is already finished.
@@ -189,6 +189,7 @@ class FitHooks:
         evaluations: how often fidelity is measured on the way.
         after: called by rank 0 with the fitted projector, on the CPU, and the images it is measured
             on, before the archive is written.
+        on_refine: called with the steps of the refinement that are done, and with all of them.
     """
 
     before: Callable[[Projector], None] | None = None
@@ -196,3 +197,4 @@ class FitHooks:
     on_fidelity: Callable[[int, Fidelity], None] | None = None
     evaluations: int = 0
     after: Callable[[Projector, ArrayImages], None] | None = None
+    on_refine: Callable[[int, int], None] | None = None

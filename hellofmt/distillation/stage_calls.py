@@ -163,6 +163,7 @@ def refined_images(
     projector: Projector,
     settings: RefineSettings,
     stages: Stages,
+    on_step: Callable[[int, int], None] | None = None,
 ) -> tuple[Selection, tuple[float, float]]:
     """Refine as ``refine_images`` does, or read it; with the losses before and after."""
     inputs: dict[str, Any] = {}
@@ -177,7 +178,7 @@ def refined_images(
         }
 
     def make() -> Result:
-        done = refine_images(selection, source, projector, views, settings)
+        done = refine_images(selection, source, projector, views, settings, on_step=on_step)
         gflop = refine_gflop(projector, selection.rows.size, views.size, settings)
         facts = {"before": done.before, "after": done.after, "gflop": gflop}
         return Result(dict(vars(done.selection)), facts)

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +30,15 @@ except ImportError:  # Windows
     resource = None
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Generator, Mapping
 
     from torch import Tensor
 
 __all__ = ["Meter", "StageCost", "gflop_of", "network_gflop"]
+
+
+Show = Callable[[str], AbstractContextManager[object]]
+"""Shows what is being done, by the name of a stage, for as long as it is entered."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +123,13 @@ def _peak_bytes() -> int | None:
 class Meter:
     """Collects the cost of stages, in the order in which they end."""
 
-    def __init__(self) -> None:
-        """Start without stages."""
+    def __init__(self, show: Show = nullcontext) -> None:
+        """Start without stages.
+
+        Args:
+            show: makes, of a stage's name, the context that is entered around it.
+        """
+        self._show = show
         self.costs: list[StageCost] = []
 
     @contextmanager
@@ -129,7 +139,8 @@ class Meter:
         if is_cuda:
             torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
-        yield
+        with self._show(name):
+            yield
         device_peak = None
         if is_cuda:
             torch.cuda.synchronize()

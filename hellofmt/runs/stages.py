@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from hellofmt.errors import UserInputError
 from hellofmt.runs import ranks
-from hellofmt.runs.cost import Meter, StageCost
+from hellofmt.runs.cost import Meter, Show, StageCost
 from hellofmt.runs.results import Result, digest_of, read_result, write_result
 
 if TYPE_CHECKING:
@@ -47,9 +47,18 @@ class Stages:
     """
 
     def __init__(
-        self, root: str | os.PathLike[str] | None, *, say: Callable[[str], None] | None = None
+        self,
+        root: str | os.PathLike[str] | None,
+        *,
+        say: Callable[[str], None] | None = None,
+        show: Show = contextlib.nullcontext,
     ) -> None:
         """Use the folder ``root``, created with the first result; None keeps nothing.
+
+        Args:
+            root: the folder.
+            say: called with a sentence for every result that is read.
+            show: makes, of a stage's name, the context that is entered around it.
 
         Raises:
             UserInputError: None with several processes, which could not share a result (E_OPTION).
@@ -60,7 +69,7 @@ class Stages:
             )
         self._root = None if root is None else Path(root)
         self._say = say
-        self.meter = Meter()
+        self.meter = Meter(show)
         self._written: list[Path] = []
 
     @property

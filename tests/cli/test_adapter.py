@@ -66,7 +66,7 @@ def projector(invoke_json, adapter, directory, class_list, tmp_path):
     path = tmp_path / "p.hello"
     document = invoke_json(
         "pack", "--adapter", adapter, "--base", directory, "--classes", class_list, "-o", path,
-        "--prompt", "a {}.", "--temperature", "2.5", "--storage", "float32",
+        "--prompt", "a {}.", "--temperature", "2.5", "--precision", "float32",
     )  # fmt: skip
     assert document["images"] == 0
     assert document["classes"] == 3

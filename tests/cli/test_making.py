@@ -97,7 +97,7 @@ def test_fit_writes_a_label_function_that_pack_takes(images, teacher, tmp_path, 
     assert header == "precision       bytes  agreement      KL  on 512 new views"
     row = re.compile(r"(\w+) +([\d,]+) +(\d+\.\d\d) %  (\d\.\d{4})(  written)?")
     found = [row.fullmatch(line) for line in rows]
-    assert [m[1] for m in found] == ["fp32", "fp16", "bf16", "int8", "int4"]
+    assert [m[1] for m in found] == ["float32", "float16", "bfloat16", "int8", "int4"]
     assert [m[1] for m in found if m[5]] == ["int8"]
     # Nothing is left beside it.
     assert not (tmp_path / "p.hello.work").exists()
@@ -186,7 +186,17 @@ def test_a_full_disk_names_the_file_and_keeps_what_is_finished(
 
 
 def test_two_processes_make_the_same_archive(images, teacher, tmp_path, run_hello):
-    arguments = ["distill", images, "--teacher", teacher, *FIT, "--precision", "fp32", "--ipc", "2"]
+    arguments = [
+        "distill",
+        images,
+        "--teacher",
+        teacher,
+        *FIT,
+        "--precision",
+        "float32",
+        "--ipc",
+        "2",
+    ]
     one = run_hello(*arguments, "-o", tmp_path / "one.hello")
     assert one.returncode == 0, one.stderr
     with socket.socket() as probe:
@@ -252,7 +262,11 @@ def swapped(images, _tmp_path):
         (one_class, (), "training needs at least two classes; got 1"),
         (unreadable, (), "` is not an image in PNG, JPEG or WebP"),
         (swapped, (), "in another order of 2 classes, so its class order differs: `grey` is its"),
-        (None, ("--size", "16", "--teacher", "bad:nan"), "logits of the teacher are not finite"),
+        (
+            None,
+            ("--view-size", "16", "--teacher", "bad:nan"),
+            "logits of the teacher are not finite",
+        ),
         (None, ("--rank", "200"), "rank 200 is larger than every adapted weight; expected at most"),
         (None, ("--head-rank", "4"), "head rank 4 is larger than the head of 3 classes"),
         (None, ("--lr", "1e30"), "loss: expected a finite number, got"),
@@ -308,9 +322,15 @@ def test_bad_input_is_one_line(
         ("cuda:99", r"torch sees \d+ CUDA devices here"),
     ],
 )
-@pytest.mark.parametrize("command", ["teach", "train"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("teach", "--arch", "cnn", "--epochs", "1", "-o", "t"),
+        ("train", "--student", "cnn", "--eval", "x"),
+    ],
+)
 def test_a_device_that_is_not_here_is_one_line(invoke, command, device, why):
-    done = invoke(command, "nowhere", "--device", device)
+    done = invoke(*command, "nowhere", "--device", device)
     assert (done.exit_code, done.stdout) == (2, "")
     assert re.fullmatch(f"Error: E_OPTION: device `{device}`: .*{why}.*\n", done.stderr)
 

@@ -38,7 +38,7 @@ def test_options_reach_the_archive(image_folder, tmp_path, invoke, invoke_json):
     assert (dataset.method, list(dataset.sources), dataset.ipc) == ("random", ["a", "b"], 2)
     assert extras == {"x_who": "me", "x_why": "so"}
     assert (views.size, list(views.crop_scale), views.flip) == (16, ["0.5", "1.0"], "0.0")
-    assert (views.mix, views.mix_probability) == ("cutmix", "1.0")
+    assert (views.mix, views.mix_probability) == ("cutmix", "0.5")
     assert classes.keys == ["cat", "dog", "owl"]
     with open_archive(path, expect=document["id"]) as file:
         assert file.section("card") == b"# Card"

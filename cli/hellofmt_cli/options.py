@@ -1,0 +1,370 @@
+"""Options that several commands share, each group as one object. No torch: ``--help`` is instant.
+
+``grouped`` joins click options into one decorator, and the command gets their values as one frozen
+dataclass whose fields are named as click names the parameters.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
+
+import click
+
+from hellofmt.archive import Storage, decimal_string
+from hellofmt.errors import UserInputError, did_you_mean, foreign_text, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from hellofmt.archive import Limits
+
+__all__ = [
+    "PRECISIONS",
+    "Choice",
+    "DataOptions",
+    "ViewOptions",
+    "base_option",
+    "batch_size_option",
+    "check_device",
+    "check_steps",
+    "classes_option",
+    "data_options",
+    "device_option",
+    "expect_option",
+    "force_option",
+    "grouped",
+    "json_option",
+    "limit_option",
+    "limits",
+    "output_option",
+    "precision_option",
+    "seed_option",
+    "view_options",
+]
+
+_Command = TypeVar("_Command", bound="Callable[..., Any]")
+
+JSON_KEY: Final = "hellofmt.json"
+"""Key of ``ctx.meta``: the user asked for one JSON document, so an error is one as well."""
+
+LIMITS_KEY: Final = "hellofmt.limits"
+"""Key of ``ctx.meta``: the limits of ``--limit``."""
+
+PRECISIONS: Final[tuple[Storage, ...]] = get_args(Storage)
+"""How numbers can be stored, in torch's words."""
+
+_MIXED_SHARE: Final = "0.5"
+"""Probability that ``--view-mix`` mixes a view, in every command."""
+
+
+def grouped(
+    name: str, kind: type[Any], *options: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Join options into one decorator that passes their values as one object.
+
+    Args:
+        name: argument of the command that gets the object.
+        kind: dataclass with one field per option.
+        options: in the order of ``--help``.
+
+    Returns:
+        The decorator.
+    """
+    names = [field.name for field in fields(kind)]
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def with_group(*args: Any, **values: Any) -> Any:
+            group = kind(**{key: values.pop(key) for key in names})
+            return command(*args, **{name: group}, **values)
+
+        decorated: Callable[..., Any] = with_group
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
+
+
+class Choice(click.Choice[str]):
+    """One of some words; a mistyped one is answered with the nearest."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The word.
+
+        Raises:
+            click.BadParameter: it is none of them.
+        """
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            meant = _meant(str(value), map(str, self.choices))
+            raise click.BadParameter(f"{error.message} {meant}".strip(), ctx, param) from None
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    """``did_you_mean`` as a sentence."""
+    advice = did_you_mean(word, known)
+    return advice[:1].upper() + advice[1:]
+
+
+def _remember_json(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
+    ctx.meta[JSON_KEY] = value
+    return value
+
+
+json_option = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    callback=_remember_json,
+    # Eager, so that an error in any other option already finds it set.
+    is_eager=True,
+    help="Print one JSON document instead of text.",
+)
+"""``--json``, passed to the command as ``as_json``."""
+
+
+def _parse_limits(ctx: click.Context, _: click.Parameter, values: tuple[str, ...]) -> None:
+    """Keep the limits that ``--limit`` raises or lowers."""
+    from hellofmt.archive import DEFAULT_LIMITS
+
+    known = {field.name for field in fields(DEFAULT_LIMITS)}
+    changed: dict[str, int] = {}
+    for value in values:
+        name, number = value.partition("=")[::2]
+        if name not in known or not (number.isascii() and number.isdigit()):
+            raise click.BadParameter(
+                f"expected NAME=NUMBER with a name of {', '.join(sorted(known))}."
+                f" {'' if name in known else _meant(name, known)}".rstrip()
+            )
+        changed[name] = int(number)
+    ctx.meta[LIMITS_KEY] = replace(DEFAULT_LIMITS, **changed)
+
+
+limit_option = click.option(
+    "--limit",
+    multiple=True,
+    metavar="NAME=NUMBER",
+    callback=_parse_limits,
+    expose_value=False,
+    help="Move a limit of the reader; the error of a limit names it.",
+)
+"""``--limit``, which ``limits()`` returns to the command."""
+
+
+def limits() -> Limits:
+    """The limits the user asked for, else the default ones."""
+    from hellofmt.archive import DEFAULT_LIMITS
+
+    return click.get_current_context().meta.get(LIMITS_KEY, DEFAULT_LIMITS)
+
+
+def device_option(what: str) -> Callable[[_Command], _Command]:
+    """``--device``, which ``check_device`` checks; ``what`` is its help."""
+    return click.option("--device", default="cpu", show_default=True, help=what)
+
+
+def check_device(text: str) -> None:
+    """Refuse a device that is not here, before anything is read for it. Imports torch.
+
+    Raises:
+        UserInputError: torch does not know the device, or cannot use it here (E_OPTION).
+    """
+    import torch
+
+    try:
+        device = torch.device(text)
+        if device.type == "cuda":
+            # Only counted: under torchrun every process has a GPU of its own, chosen later.
+            if (device.index or 0) >= torch.cuda.device_count():
+                number = torch.cuda.device_count()
+                raise UserInputError.make(
+                    "E_OPTION", f"device `{printable(text)}`: torch sees {number} CUDA devices here"
+                )
+        elif device.type != "cpu":
+            torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        raise UserInputError.make(
+            "E_OPTION",
+            f"device `{printable(text)}`: expected `cpu`, or another that torch can use here, such"
+            f" as `cuda` or `cuda:1`: {foreign_text(error, 80)}",
+        ) from error
+
+
+def check_steps(steps: int | None, epochs: int | None) -> None:
+    """Refuse both ``--steps`` and ``--epochs``.
+
+    Raises:
+        UserInputError: both are set (E_OPTION).
+    """
+    if steps is not None and epochs is not None:
+        raise UserInputError.make("E_OPTION", "`--steps` and `--epochs`: expected one, got both")
+
+
+def output_option(metavar: str, what: str) -> Callable[[_Command], _Command]:
+    """``-o``/``--output``, required; ``what`` is its help."""
+    return click.option("-o", "--output", required=True, metavar=metavar, help=what)
+
+
+def precision_option(prefix: str = "") -> Callable[[_Command], _Command]:
+    """``--precision``; ``prefix`` starts its help."""
+    what = "How the numbers of the label function are stored."
+    return click.option(
+        "--precision",
+        type=Choice(PRECISIONS),
+        default="float16",
+        show_default=True,
+        help=f"{prefix}{what[0].lower() if prefix else what[0]}{what[1:]}",
+    )
+
+
+classes_option = click.option(
+    "--classes",
+    metavar="FILE",
+    help="Class list in label order: `key TAB name` a line, or a published list.",
+)
+expect_option = click.option(
+    "--expect", metavar="ID", help="Refuse any archive but the one with this sha256 id."
+)
+base_option = click.option(
+    "--base", metavar="BASE", help="Base encoder of the label function, if the archive needs one."
+)
+batch_size_option = click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=128,
+    show_default=True,
+    help="Number of views in a batch.",
+)
+
+
+def force_option(what: str = "archive") -> Callable[[_Command], _Command]:
+    """``--force``, for an existing ``what``."""
+    return click.option("--force", is_flag=True, help=f"Replace an existing {what}.")
+
+
+def seed_option(what: str) -> Callable[[_Command], _Command]:
+    """``--seed``, 0 by default; ``what`` is its help."""
+    return click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help=what)
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """How views are made from images; None leaves what the command does by default.
+
+    Attributes:
+        view_size: side in pixels.
+        view_crop: smallest and largest area of a crop, as fractions of the image.
+        view_flip: probability of a horizontal flip.
+        view_mix: ``none``, ``cutmix`` or ``mixup``.
+    """
+
+    view_size: int | None
+    view_crop: tuple[float, float] | None
+    view_flip: float | None
+    view_mix: str | None
+
+    def changes(self, *, mix: str | None = None) -> dict[str, Any]:
+        """Fields of the archive's ``Views`` that the options change, without the size.
+
+        Args:
+            mix: what to do unless ``view_mix`` says otherwise.
+
+        Raises:
+            click.BadParameter: the areas of crops are in the wrong order.
+        """
+        changes: dict[str, Any] = {}
+        if self.view_crop is not None:
+            if self.view_crop[0] > self.view_crop[1]:
+                raise click.BadParameter("--view-crop: expected the smaller area first")
+            changes["crop_scale"] = [decimal_string(bound) for bound in self.view_crop]
+        if self.view_flip is not None:
+            changes["flip"] = decimal_string(self.view_flip)
+        mix = self.view_mix or mix
+        if mix is not None:
+            changes["mix"] = mix
+            changes["mix_probability"] = "0.0" if mix == "none" else _MIXED_SHARE
+        return changes
+
+
+def view_options(
+    *, size: str, mix: str, most: int
+) -> tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...]:
+    """The options of ``ViewOptions``.
+
+    Args:
+        size: default of ``--view-size``, for its help.
+        mix: default of ``--view-mix``, for its help.
+        most: largest ``--view-size`` in pixels.
+    """
+    return (
+        click.option(
+            "--view-size",
+            type=click.IntRange(4, most),
+            help=f"Side of a view in pixels.  [default: {size}]",
+        ),
+        click.option(
+            "--view-crop",
+            nargs=2,
+            type=click.FloatRange(0, 1, min_open=True),
+            help="Smallest and largest area of a crop, as fractions of the image."
+            "  [default: 0.08 1]",
+        ),
+        click.option(
+            "--view-flip",
+            type=click.FloatRange(0, 1),
+            help="Probability that a view is flipped from left to right.  [default: 0.5]",
+        ),
+        click.option(
+            "--view-mix",
+            type=Choice(["none", "cutmix", "mixup"]),
+            help="Mix every second view, on average, with another one by CutMix or MixUp."
+            f"  [default: {mix}]",
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class DataOptions(ViewOptions):
+    """DATA, how it is seen, and what networks run on; read by ``read_data``.
+
+    Attributes:
+        data: paths, or one name of a torchvision data set.
+        classes: file of the class list.
+        name: of the data set; None takes that of DATA.
+        seed: of everything random.
+        device: that networks run on.
+        bfloat16: whether networks are trained in bfloat16 autocast.
+    """
+
+    data: tuple[str, ...]
+    classes: str | None
+    name: str | None
+    seed: int
+    device: str
+    bfloat16: bool
+
+    @property
+    def arithmetic(self) -> str:
+        """What networks are trained in: ``bfloat16`` or ``float32``."""
+        return "bfloat16" if self.bfloat16 else "float32"
+
+
+data_options = grouped(
+    "data",
+    DataOptions,
+    click.argument("data", nargs=-1, required=True),
+    classes_option,
+    click.option("--name", help="Name of the data set.  [default: name of DATA]"),
+    *view_options(size="that of the images", mix="cutmix", most=1024),
+    seed_option("Seed of everything random."),
+    device_option("Device that networks run on."),
+    click.option(
+        "--bfloat16",
+        is_flag=True,
+        help="Train in bfloat16 autocast: faster on GPUs and on CPUs with AMX, slower elsewhere.",
+    ),
+)

@@ -1,0 +1,142 @@
+"""The options of ``hello train`` as one object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import click
+
+from hellofmt_cli.options import base_option, device_option, expect_option, grouped, seed_option
+
+__all__ = ["RECIPE_NAMES", "TrainOptions", "train_options"]
+
+RECIPE_NAMES: Final = ("hello", "rded", "sre2l", "kl")
+"""Recipes with soft labels, without their torch."""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """A student's run.
+
+    Attributes:
+        file: the archive.
+        student: name of the network.
+        evaluation: real images that are measured on.
+        labels: ``soft``, ``hard``, or a path.
+        recipe: name of the recipe; None takes the default one.
+        steps: gradient steps.
+        epochs: passes over the archive's images; None takes the recipe's.
+        batch_size: views in a batch; None takes the recipe's.
+        ema: decay of an average of the weights, which is then measured.
+        seed: of weights, order and views.
+        base: encoder, for an archive that needs one.
+        expect: id the archive must have.
+        workers: processes that draw views; 0 draws them in this one.
+        device: that everything runs on.
+        bfloat16: whether the student is trained in bfloat16 autocast.
+        checkpoint: file or folder of the run's state.
+        checkpoint_every: steps between two states.
+        log: folder of the curve.
+    """
+
+    file: str
+    student: str
+    evaluation: str
+    labels: str
+    recipe: str | None
+    steps: int | None
+    epochs: int | None
+    batch_size: int | None
+    ema: float | None
+    seed: int
+    base: str | None
+    expect: str | None
+    workers: int
+    device: str
+    bfloat16: bool
+    checkpoint: str | None
+    checkpoint_every: int
+    log: str | None
+
+
+train_options = grouped(
+    "options",
+    TrainOptions,
+    click.argument("file"),
+    click.option(
+        "--student",
+        required=True,
+        metavar="NETWORK",
+        help="Network to train: `cnn`, `convnet3`, `resnet10w16`, `resnet10w32`; `resnet18-cifar`,"
+        " a ResNet with a stem for small images; one of torchvision or timm (`resnet18`,"
+        " `timm:NAME`); MODULE:FACTORY.",
+    ),
+    click.option(
+        "--eval",
+        "evaluation",
+        required=True,
+        metavar="DATA",
+        help="Real images to measure on: a folder per class, shards, an archive, or"
+        " torchvision:NAME:ROOT:test.",
+    ),
+    click.option(
+        "--labels",
+        metavar="[soft|hard|PATH]",
+        default="soft",
+        show_default=True,
+        help="The archive's label function, the classes of its images, or a folder of stored labels"
+        " (`hello labels`) or of a teacher.",
+    ),
+    click.option(
+        "--recipe",
+        metavar="NAME",
+        help=f"Training recipe: {', '.join(f'`{name}`' for name in RECIPE_NAMES)}.  [default: kl]",
+    ),
+    click.option("--steps", type=click.IntRange(1), help="Gradient steps."),
+    click.option("--epochs", type=click.IntRange(1), help="Passes instead of steps."),
+    click.option(
+        "--batch-size",
+        type=click.IntRange(1),
+        help="Number of views in a batch.  [default: the recipe's]",
+    ),
+    click.option(
+        "--ema",
+        type=float,
+        metavar="DECAY",
+        help="Measure an average of the weights that decays so, for example by 0.99 a step.",
+    ),
+    seed_option("Seed of weights, order and views."),
+    base_option,
+    expect_option,
+    click.option(
+        "--workers",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        help="Processes that draw views; 0 draws them in this one.",
+    ),
+    device_option("Device that everything runs on."),
+    click.option("--bfloat16", is_flag=True, help="Train the student in bfloat16 autocast."),
+    click.option(
+        "--checkpoint",
+        metavar="PATH",
+        help="Keep the state here, and continue from it: a file, or an existing folder for many"
+        " runs.",
+    ),
+    click.option(
+        "--checkpoint-every",
+        type=click.IntRange(1),
+        default=100,
+        show_default=True,
+        help="Steps between two states.",
+    ),
+    # Two spellings: before it starts anything, torchrun takes `--log` for one of its own options.
+    click.option(
+        "--log",
+        "--curve",
+        "log",
+        metavar="DIR",
+        help="Write the curve here: CSV, JSON, PNG, TensorBoard. Under torchrun, `--curve`.",
+    ),
+)

@@ -1,0 +1,211 @@
+"""A student's run from an archive, measured on real images; ``hello train`` prints what it returns.
+
+Apart from ``train``, whose options must not wait for torch.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torchvision
+
+import hellofmt
+from hellofmt.archive import ClassLine, open_archive
+from hellofmt.errors import UserInputError, did_you_mean, shown_path
+from hellofmt.loading import HelloDataset, StoredLabels
+from hellofmt.runs import joined
+from hellofmt.student import (
+    SMALL_IMAGE_SIZE,
+    Average,
+    Curve,
+    evaluate,
+    recipe,
+    train_from_dataset,
+)
+from hellofmt.teacher import build_network, label_source
+from hellofmt_cli.console import console
+from hellofmt_cli.curves import Log
+from hellofmt_cli.data import read_images
+from hellofmt_cli.inputs import advise
+from hellofmt_cli.options import check_device, limits
+from hellofmt_cli.workers import worker_ends_in_one_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hellofmt.archive import Archive
+    from hellofmt.sources import ArrayImages
+    from hellofmt.student import Recipe
+    from hellofmt_cli.train_options import TrainOptions
+
+__all__ = ["train_student"]
+
+
+def train_student(options: TrainOptions) -> dict[str, Any]:
+    """Train and measure a student.
+
+    Args:
+        options: what the user typed.
+
+    Returns:
+        The document of ``--json``; empty except on rank 0.
+
+    Raises:
+        HelloError: the archive or an option cannot be used, or a worker ended.
+        OSError: a file cannot be read or written.
+    """
+    check_device(options.device)
+    with (
+        joined(options.device) as place,
+        open_archive(options.file, expect=options.expect, limits=limits()) as archive,
+    ):
+        return _train(archive, options, place.world)
+
+
+def _train(archive: Archive, options: TrainOptions, world: int) -> dict[str, Any]:
+    """Train and measure; the document of ``--json``."""
+    name, seed, device = options.student, options.seed, options.device
+    labels = options.labels
+    plan = recipe("hard" if labels == "hard" else options.recipe or "kl")
+    if len(archive) == 0:
+        raise UserInputError.make("E_DATA", "the archive has no images; expected some to train")
+    views, keys = archive.manifest.views, archive.classes.keys
+    images = _read_images(options.evaluation, archive)
+    plan = plan.settled(name, len(archive), len(keys))
+    if options.batch_size:
+        plan = replace(plan, batch_size=options.batch_size)
+    epochs: int = options.epochs or plan.epochs
+    total: int = options.steps or -(-epochs * len(archive) // plan.batch_size)
+    dataset = _labelled(archive, plan, options)
+    kernel = None
+    with console.stage("building networks"):
+        # Built before any worker is, so that they inherit it.
+        if plan.labels != "hard" and dataset.stored is None:
+            kernel = dataset.label_source().kernel
+        network = build_network(name, len(keys), views.size, seed=seed).to(device)
+    advise(name, views.size)
+    average = None if options.ema is None else Average(network, options.ema)
+    measured = network if average is None else average.module
+    curve = Curve(plan, total)
+    log = None
+    if options.log is not None and console.is_speaking:
+        log = Log(options.log, curve, f"{name}, recipe {plan.name}, labels {labels}")
+    marks = set(plan.evaluation_steps(total, len(archive)))
+    began = time.perf_counter()
+    with worker_ends_in_one_line(options.workers), console.stage("train") as show:
+        console.say(f"train: {name}, {total:,} steps of {plan.batch_size} views")
+
+        def on_step(done: int, loss: Tensor) -> None:
+            nonlocal began
+            show(done, total)
+            if not console.is_speaking:
+                return
+            accuracy = None
+            if done in marks:
+                accuracy = evaluate(measured, images.pixels, images.labels, views)
+            point = curve.add(done, loss, accuracy)
+            now = time.perf_counter()
+            curve.seconds += now - began
+            began = now
+            if point is not None and log is not None:
+                log.add(point)
+
+        train_from_dataset(
+            network,
+            dataset,
+            plan,
+            steps=total,
+            seed=seed,
+            workers=options.workers,
+            on_step=on_step,
+            bfloat16=options.bfloat16,
+            average=average,
+            checkpoint=options.checkpoint,
+            checkpoint_every=options.checkpoint_every,
+            keeper=curve,
+            labels=labels,
+        )
+    if not console.is_speaking:
+        return {}
+    document = {
+        "schema": "hello.train/1",
+        "id": archive.id,
+        "student": name,
+        "recipe": plan.name,
+        "labels": labels,
+        "label_kernel": kernel,
+        "temperature": dataset.temperature if plan.labels == "soft" else None,
+        "steps": total,
+        "batch_size": plan.batch_size,
+        "learning_rate": plan.learning_rate,
+        "seed": seed,
+        "bfloat16": options.bfloat16,
+        "ema": options.ema,
+        "processes": world,
+        "images": len(images),
+        "accuracy": _accuracy(curve),
+        "measured": [
+            {"step": point.step, "accuracy": round(point.accuracy or 0.0, 2)}
+            for point in curve.measured
+        ],
+        "seconds": round(curve.seconds, 2),
+        "versions": {
+            "hellofmt": hellofmt.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+        },
+    }
+    if log is not None:
+        log.finish(document)
+    return document
+
+
+def _accuracy(curve: Curve) -> dict[str, Any]:
+    best, step = curve.best()
+    return {"last": round(curve.last(), 2), "best": round(best, 2), "best_step": step}
+
+
+def _read_images(data: str, archive: Archive) -> ArrayImages:
+    """Real images with the classes of the archive, in its order."""
+    side = archive.manifest.views.size
+    # Room for the centre crop of `evaluate`, which small images go without.
+    size = side if side <= SMALL_IMAGE_SIZE else side * 8 // 7
+    pairs = zip(archive.classes.keys, archive.classes.names, strict=True)
+    return read_images(data, size, [ClassLine(*pair) for pair in pairs])
+
+
+def _labelled(archive: Archive, plan: Recipe, options: TrainOptions) -> HelloDataset:
+    """The archive's images with the labels that the user wants."""
+    labels, device = options.labels, options.device
+    stored = label_function = None
+    if labels not in ("soft", "hard"):
+        nearest = did_you_mean(labels, ("soft", "hard"))
+        # A folder that is missing stays the OSError it is.
+        if nearest and not Path(labels).exists():
+            raise UserInputError.make(
+                "E_OPTION",
+                f"expected soft, hard or a folder of labels, got `{shown_path(labels)}`",
+                argument="labels",
+                advice=nearest,
+            )
+        found = label_source(labels, classes=archive.classes.keys, device=device)
+        if isinstance(found, StoredLabels):
+            stored = found
+        else:
+            label_function = found
+    return HelloDataset(
+        archive,
+        labels=plan.labels,
+        temperature=plan.temperature,
+        base=options.base,
+        seed=options.seed,
+        device=device,
+        stored=stored,
+        label_function=label_function,
+    )

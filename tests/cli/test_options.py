@@ -1,0 +1,163 @@
+"""Options without torch: every ``--help`` and every usage error is instant; groups and words."""
+
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from hellofmt.archive import default_views
+from hellofmt.errors import UserInputError
+from hellofmt_cli.labels import FORM_NAMES
+from hellofmt_cli.main import COMMANDS, hello
+from hellofmt_cli.options import (
+    PRECISIONS,
+    Choice,
+    ViewOptions,
+    check_device,
+    check_steps,
+    grouped,
+)
+from hellofmt_cli.teach import DEFAULT_CHECKPOINTS
+from hellofmt_cli.train_options import RECIPE_NAMES
+
+# One process for all: every command is built, prints its help, and refuses an unknown option.
+WITHOUT_TORCH = """
+import sys
+from click.testing import CliRunner
+from hellofmt_cli.main import COMMANDS, hello
+HEAVY = {"torch", "torchvision", "open_clip", "timm", "matplotlib", "webdataset", "tqdm"}
+for name in COMMANDS:
+    for option, code in (("--help", 0), ("--no-such-option", 2)):
+        done = CliRunner().invoke(hello, [name, option])
+        assert done.exit_code == code, (name, option, done.output, done.exception)
+        assert not HEAVY & set(sys.modules), (name, HEAVY & set(sys.modules))
+"""
+
+
+def test_no_help_and_no_usage_error_imports_torch():
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def commands():
+    context = click.Context(hello)
+    return [hello.get_command(context, name) for name in COMMANDS]
+
+
+@pytest.mark.parametrize("command", commands(), ids=lambda command: command.name)
+def test_every_option_has_a_whole_phrase(command):
+    for option in command.params:
+        if not isinstance(option, click.Option):
+            continue
+        text = (option.help or "").partition("  [")[0]
+        assert re.match(r"[A-Z`]", text), (option.name, text)
+        assert text.endswith("."), (option.name, text)
+        assert not text.startswith("Of "), (option.name, text)
+
+
+def test_one_option_means_one_thing():
+    """What is written is `-o/--output`, how numbers are stored `--precision`, in torch's words."""
+    for command in commands():
+        names = {flag for param in command.params for flag in param.opts}
+        assert not names & {"--out", "--storage", "--size"}
+        assert ("-o" in names) == ("--output" in names)
+        for param in command.params:
+            if param.name == "precision":
+                assert set(param.type.choices) <= set(PRECISIONS)
+    assert PRECISIONS == ("float32", "float16", "bfloat16", "int8", "int4")
+
+
+def test_names_without_torch_are_the_library_s():
+    from hellofmt.loading import FORMS
+    from hellofmt.student import RECIPES
+    from hellofmt.teacher import CHECKPOINTS
+
+    assert FORM_NAMES == FORMS
+    assert (*RECIPE_NAMES, "hard") == tuple(RECIPES)
+    assert DEFAULT_CHECKPOINTS == CHECKPOINTS
+
+
+def test_a_group_arrives_as_one_object():
+    @dataclass(frozen=True)
+    class Size:
+        width: int
+        height: int
+
+    @click.command()
+    @grouped("size", Size, click.option("--width", type=int), click.option("--height", default=2))
+    @click.option("--name")
+    def program(size, name):
+        click.echo(f"{size} {name}")
+
+    done = CliRunner().invoke(program, ["--width", "3", "--name", "x"])
+    assert done.output.endswith("Size(width=3, height=2) x\n")
+    order = re.findall(r"^  --(\w+)", CliRunner().invoke(program, ["--help"]).output, re.MULTILINE)
+    assert order == ["width", "height", "name", "help"]
+
+
+@pytest.mark.parametrize(
+    ("options", "default", "changes"),
+    [
+        (ViewOptions(None, None, None, None), None, {}),
+        (
+            ViewOptions(None, None, None, None),
+            "cutmix",
+            {"mix": "cutmix", "mix_probability": "0.5"},
+        ),
+        (
+            ViewOptions(32, None, None, "mixup"),
+            "cutmix",
+            {"mix": "mixup", "mix_probability": "0.5"},
+        ),
+        (
+            ViewOptions(None, None, None, "none"),
+            "cutmix",
+            {"mix": "none", "mix_probability": "0.0"},
+        ),
+        (
+            ViewOptions(None, (0.25, 1.0), 0.0, None),
+            None,
+            {"crop_scale": ["0.25", "1.0"], "flip": "0.0"},
+        ),
+    ],
+)
+def test_views_change_as_the_options_say(options, default, changes):
+    assert options.changes(mix=default) == changes
+    assert set(changes) <= set(default_views(8).__struct_fields__)
+
+
+def test_crops_from_large_to_small_are_refused():
+    with pytest.raises(click.BadParameter, match="the smaller area first"):
+        ViewOptions(None, (1.0, 0.5), None, None).changes()
+
+
+@pytest.mark.parametrize(("word", "meant"), [("jpgg", " Did you mean `jpeg`?"), ("zzz", "")])
+def test_a_choice_answers_a_mistyped_word(word, meant):
+    @click.command()
+    @click.option("--codec", type=Choice(["png", "jpeg"]))
+    def program(codec):
+        click.echo(codec)
+
+    assert CliRunner().invoke(program, ["--codec", "jpeg"]).output == "jpeg\n"
+    result = CliRunner().invoke(program, ["--codec", word])
+    assert result.exit_code == 2
+    assert result.stderr.endswith(f"'{word}' is not one of 'png', 'jpeg'.{meant}\n")
+
+
+def test_steps_and_epochs_exclude_each_other():
+    check_steps(None, None)
+    check_steps(1, None)
+    with pytest.raises(UserInputError, match="`--steps` and `--epochs`: expected one, got both"):
+        check_steps(1, 1)
+
+
+def test_a_device_is_checked():
+    check_device("cpu")
+    with pytest.raises(UserInputError, match="device `abacus`: expected `cpu`, or another"):
+        check_device("abacus")
