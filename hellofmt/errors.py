@@ -9,7 +9,7 @@ The library states facts. An error that concerns an argument, or advises passing
 whoever shows the error spells it: Python as `` `license_name` ``, the
 command line as ``--license``. An error pickles with its fields.
 
-The exit codes are a contract (``spec/hello-1.md``, "Exit codes"): no option turns 4, 5 or 7 into 0.
+The exit codes are a contract (``spec/hello-1.md``, section 17): no option turns 4, 5 or 7 into 0.
 """
 
 from __future__ import annotations
