@@ -1,0 +1,88 @@
+"""Position of a run in its epochs, as a checkpoint keeps it: a small dict of strings and ints."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Final
+
+from hellofmt.errors import StateError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Position"]
+
+_VERSION: Final = 1
+_ENDS: Final = {"seed": 1 << 64, "epoch": 1 << 32, "next_batch": 1 << 53, "global_batch": 1 << 53}
+
+
+@dataclass(frozen=True)
+class Position:
+    """Start of a global batch in an epoch of a dataset.
+
+    Attributes:
+        id: ``sha256:...`` of the archive.
+        seed: seed of the order, 0 <= seed < 2**64.
+        epoch: 0 <= epoch < 2**32.
+        next_batch: number of the global batch, from 0.
+        global_batch: rows of a global batch, over all ranks.
+        order: ``"shuffled"`` or ``"sequential"``.
+    """
+
+    id: str
+    seed: int
+    epoch: int
+    next_batch: int
+    global_batch: int
+    order: str
+
+    def to_state(self) -> dict[str, Any]:
+        """Return the position as a dict that JSON can hold."""
+        return {"v": _VERSION, **asdict(self)}
+
+    @staticmethod
+    def from_state(state: Mapping[str, Any]) -> Position:
+        """Read what ``to_state`` returned.
+
+        Args:
+            state: the dict, perhaps from an untrusted checkpoint.
+
+        Returns:
+            The position.
+
+        Raises:
+            StateError: E_STATE_SHAPE, keys, version or a number differ from what is expected.
+        """
+        keys = ["v", *(field.name for field in fields(Position))]
+        if sorted(state) != sorted(keys):
+            text = f"unknown form of state; expected the keys {json.dumps(keys)}"
+            raise StateError.make("E_STATE_SHAPE", f"{text}, got {printable(sorted(state))}")
+        if state["v"] != _VERSION:
+            text = f"`v` differs; expected {_VERSION}, got {printable(state['v'])}"
+            raise StateError.make("E_STATE_SHAPE", text)
+        for key, end in _ENDS.items():
+            value = state[key]
+            if type(value) is not int or not 0 <= value < end:
+                text = f"`{key}` is out of range; expected an integer from 0 to {end - 1}"
+                raise StateError.make("E_STATE_SHAPE", f"{text}, got {printable(value)}")
+        return Position(**{key: state[key] for key in keys[1:]})
+
+    def check_same_order(self, run: Position) -> None:
+        """Check that this position means the same rows in the run that goes on from it.
+
+        Args:
+            run: any position of that run.
+
+        Raises:
+            StateError: E_STATE_DIGEST, the position is of another archive; E_STATE_SHAPE, seed or
+                order differs.
+        """
+        if self.id != run.id:
+            text = f"state of another file; expected {run.id}, got {printable(self.id)}"
+            raise StateError.make("E_STATE_DIGEST", text)
+        for key in ("seed", "order"):
+            mine, expected = getattr(self, key), getattr(run, key)
+            if mine != expected:
+                text = f"`{key}` differs; expected {expected}, got {printable(mine)}"
+                raise StateError.make("E_STATE_SHAPE", text)
