@@ -37,10 +37,16 @@ import zstandard  # noqa: E402, F401
 from zoo import VALID, ZOO  # noqa: E402
 from zoo.parts import images_only  # noqa: E402
 
-MODULES = (
-    *("layout", "manifest", "tensors", "index", "images", "limits", "reader", "verify"),
-    *("compress", "classes"),
-)
+# Modules of the archive, and their unit tests where the names differ.
+MODULES = {
+    **{f"format.{name}": "manifest" for name in ("canonical", "parse", "validate")},
+    **{
+        f"format.{name}": name
+        for name in ("layout", "tensors", "index", "images", "limits", "compress", "classes")
+    },
+    **{f"read.{name}": "reader" for name in ("checks", "front", "sections", "file")},
+    "read.verify": "verify",
+}
 # What raises or collects a refusal; errors of callers and of writers are none.
 RAISED = {
     *("SpecError", "CorruptError", "NotHelloError", "LimitError", "TrustError", "fault", "_fault"),
@@ -142,7 +148,8 @@ class Sites(ast.NodeTransformer):
 
 
 def source(module):
-    return (ROOT / "hellofmt" / "archive" / f"{module}.py").read_text(encoding="utf-8")
+    path = ROOT.joinpath("hellofmt", "archive", *module.split(".")).with_suffix(".py")
+    return path.read_text(encoding="utf-8")
 
 
 def sites(module):
@@ -286,7 +293,7 @@ def outcome(module, target, everything):
 
 def unit_tests(module, target):
     """The mirrored unit tests if they notice a mutant, or an empty string."""
-    path = ROOT / "tests" / "archive" / f"test_{module}.py"
+    path = ROOT / "tests" / "archive" / f"test_{MODULES[module]}.py"
     if not path.exists():
         return ""
     pid = os.fork()
@@ -306,7 +313,7 @@ def main():
     parser.add_argument("--only", default="", help="modules or statements that contain this")
     only = parser.parse_args().only
     everything = cases()
-    if said := outcome("layout", -1, everything):
+    if said := outcome("format.layout", -1, everything):
         raise SystemExit(f"the reader itself fails: {said}")
     for module in MODULES:
         if said := unit_tests(module, -1):
@@ -315,12 +322,12 @@ def main():
     sys.stdout.write("| line | statement | killed by |\n| --- | --- | --- |\n")
     for module in MODULES:
         for number, (line, text) in enumerate(sites(module)):
-            if only not in f"{module}.py:{line} {text}":
+            if only not in f"{module}:{line} {text}":
                 continue
             killer = outcome(module, number, everything) or unit_tests(module, number)
             counts[bool(killer)] += 1
             shown = text.replace("|", "\\|")
-            sys.stdout.write(f"| {module}.py:{line} | `{shown}` | {killer or '**survived**'} |\n")
+            sys.stdout.write(f"| {module}:{line} | `{shown}` | {killer or '**survived**'} |\n")
             sys.stdout.flush()
     seconds = time.perf_counter() - start
     sys.stdout.write(
