@@ -3,9 +3,9 @@
 Two parts. Every model that open_clip lists is built on torch's meta device (shapes, no weights)
 twice: by open_clip from its config, and by hellofmt from what an archive would state. Names, shapes
 and printed modules must be equal, except for dropout and stochastic depth, which an encoder in eval
-mode does not use. Then one model of each family up to 200 M parameters is built
-in full size with random weights, adapted, and compared with an explicit float64
-``W + s * reshape(B A)``. Nothing is downloaded: no published weights are part of this.
+mode does not use. Then one model of each family up to 200 M parameters is built in full size with
+random weights, adapted, and compared with an explicit float64 ``W + s * reshape(B A)``. Nothing is
+downloaded: no published weights are part of this.
 """
 
 from __future__ import annotations

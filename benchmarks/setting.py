@@ -402,8 +402,8 @@ class Setting:
 
         A stored head also starts from the text rows if the base has a text tower, and is trained
         and stored whole. If text rows mean little, it learns much faster than a low-rank change of
-        them: on the validation part of tiny100, with a base that saw none of its classes, 250
-        steps gave 37 % agreement instead of 26 %. That is why the CPU profile stores it.
+        them: on the validation part of tiny100, with a base that saw none of its classes, 250 steps
+        gave 37 % agreement instead of 26 %. That is why the CPU profile stores it.
         """
         start = start or self.profile.start
         count, dim = len(self.train.classes), self.base.embed_dim

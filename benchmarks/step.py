@@ -6,9 +6,9 @@ Online labels cost an encoder pass for every view. That cannot be avoided, only 
 So three things are timed in turn in one run: the encoder on ready inputs, a ResNet-18 step on a
 ready batch, and the same step fed by ``HelloLoader``, which draws the views, runs the encoder and
 makes the labels. What the third takes beyond the sum of the first two is the overhead of this
-package; on a GPU the loader works ahead on a second stream, so it may be negative.
-The encoder is RN50's architecture with generated weights and a stored head; C = 1000, 224 px. The
-floor is arithmetic alone, counted by torch, at the rate that a square matrix product reaches here.
+package; on a GPU the loader works ahead on a second stream, so it may be negative. The encoder is
+RN50's architecture with generated weights and a stored head; C = 1000, 224 px. The floor is
+arithmetic alone, counted by torch, at the rate that a square matrix product reaches here.
 """
 
 from __future__ import annotations

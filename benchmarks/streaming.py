@@ -2,9 +2,9 @@
 
     python benchmarks/streaming.py --out benchmarks/results/streaming-cpu
 
-About 1 GB of JPEG files in one archive, CutMix in every view, soft labels of a small seeded base.
-A server in a separate process serves it on the loopback, 10 MB/s for all connections together, 50
-ms before each answer. Each row is a separate process, timed from the call that opens the archive,
+About 1 GB of JPEG files in one archive, CutMix in every view, soft labels of a small seeded base. A
+server in a separate process serves it on the loopback, 10 MB/s for all connections together, 50 ms
+before each answer. Each row is a separate process, timed from the call that opens the archive,
 after `import hellofmt.loading`; later imports, such as aiohttp, count. The floor of a row is the
 line: the bytes needed, divided by its speed. The same epoch is drawn from the local file, and the
 digests of all pixels and labels are compared. `--small` uses a tenth of the data, `--first` skips
@@ -223,7 +223,7 @@ def client(source, batches):
         "sha256": digest.hexdigest(),
     }
     print(json.dumps(found), flush=True)
-    # What was fetched ahead belongs to nobody any more.
+    # Do not wait for prefetched batches that nobody will use.
     os._exit(0)
 
 

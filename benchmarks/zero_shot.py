@@ -2,8 +2,8 @@
 
     python benchmarks/zero_shot.py --data DIR --base BASE [--classes FILE] [--describe TEXT]
 
-DIR has one folder of images per class; FILE is a class list, ``folder TAB name[, synonym...]``
-(the first name goes into the prompts). BASE is ``open_clip:NAME:PRETRAINED``, ``local-dir:PATH`` or
+DIR has one folder of images per class; FILE is a class list, ``folder TAB name[, synonym...]`` (the
+first name goes into the prompts). BASE is ``open_clip:NAME:PRETRAINED``, ``local-dir:PATH`` or
 ``hf-hub:ORG/NAME``. Prints a Markdown page.
 
 open_clip's pipeline: its image transform, ``encode_image``, ``build_zero_shot_classifier``, times

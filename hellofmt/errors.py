@@ -6,8 +6,8 @@ fields. The text is made from them and never parsed. It has one form::
     E_DIGEST_MEMBER member=images/0000/000123.png offset=4096: digest differs; expected ab, got cd
 
 The library states facts. An error that concerns an argument, or advises passing one, names it, and
-whoever shows the error spells it: Python as `` `license_name` ``, the
-command line as ``--license``. An error pickles with its fields.
+whoever shows the error spells it: Python as `` `license_name` ``, the command line as
+``--license``. An error pickles with its fields.
 
 The exit codes are a contract (``spec/hello-1.md``, section 17): no option turns 4, 5 or 7 into 0.
 """
@@ -64,8 +64,8 @@ _BAD_ADVICE: Final = re.compile(
 def printable(value: object, limit: int = 200) -> str:
     r"""Make ``value`` safe to print: one line of at most ``limit`` characters.
 
-    Everything from a file passes through here before it reaches a terminal or a log. Letters of
-    any script stay as they are. Characters that a terminal would obey or hide become an escape
+    Everything from a file passes through here before it reaches a terminal or a log. Letters of any
+    script stay as they are. Characters that a terminal would obey or hide become an escape
     (``\xNN``, ``\uNNNN``): control and bidirectional characters, line ends, lone surrogates,
     zero-width and other invisible characters.
 
@@ -270,8 +270,8 @@ class NotHelloError(HelloError, ValueError):
 class CorruptError(HelloError, ValueError):
     """Changed, truncated or extended since it was written (exit 4).
 
-    Codes: E_TRUNCATED, E_TRAILING, E_DIGEST_ROOT, E_DIGEST_INDEX (any section),
-    E_DIGEST_MEMBER (an image), E_PADDING, E_ZSTD, E_IMAGE.
+    Codes: E_TRUNCATED, E_TRAILING, E_DIGEST_ROOT, E_DIGEST_INDEX (any section), E_DIGEST_MEMBER (an
+    image), E_PADDING, E_ZSTD, E_IMAGE.
     """
 
     exit_code = 4
@@ -280,8 +280,8 @@ class CorruptError(HelloError, ValueError):
 class SpecError(HelloError, ValueError):
     """Content that the format forbids (exit 5).
 
-    Codes: E_HEADER, E_ORDER, E_DUPLICATE, E_JSON, E_SCHEMA, E_CODEC, E_TENSOR, E_RANK,
-    E_CLASSES, E_INDEX.
+    Codes: E_HEADER, E_ORDER, E_DUPLICATE, E_JSON, E_SCHEMA, E_CODEC, E_TENSOR, E_RANK, E_CLASSES,
+    E_INDEX.
     """
 
     exit_code = 5
@@ -314,8 +314,8 @@ class BaseModelError(HelloError):
 class HelloIOError(HelloError):
     """Reading, writing or the network failed (exit 9), or the target is unusable (exit 10).
 
-    Codes: E_READ, E_SHORT_READ, E_WRITE, E_NOSPACE, E_TIMEOUT, E_HTTP, E_DURABILITY; E_TARGET.
-    A missing file, a directory and denied access remain ``OSError``.
+    Codes: E_READ, E_SHORT_READ, E_WRITE, E_NOSPACE, E_TIMEOUT, E_HTTP, E_DURABILITY; E_TARGET. A
+    missing file, a directory and denied access remain ``OSError``.
     """
 
     @property

@@ -1,12 +1,12 @@
 """Compute random words as a pure function of their coordinates: Philox4x64-10.
 
-``word(seed, epoch, stream, index, j)`` is lane ``j mod 4`` of Philox4x64-10 with
-key ``(seed, epoch * 2**32 + stream)`` and counter ``(j div 4, 0, 0, index)`` (Salmon et al.,
-"Parallel random numbers: as easy as 1, 2, 3", SC 2011). Nothing is drawn *in sequence*: a word
-depends on its coordinates alone, so worker processes, ranks, batch composition and restarts cannot
-change it. A whole batch is computed at once in NumPy uint64 (a ``np.random.Philox`` object per
-sample costs 11 us). ``np.random.Generator`` is not used: its methods may change between NumPy
-releases (NEP 19), while raw words cannot.
+``word(seed, epoch, stream, index, j)`` is lane ``j mod 4`` of Philox4x64-10 with key ``(seed, epoch
+* 2**32 + stream)`` and counter ``(j div 4, 0, 0, index)`` (Salmon et al., "Parallel random numbers:
+as easy as 1, 2, 3", SC 2011). Nothing is drawn *in sequence*: a word depends on its coordinates
+alone, so worker processes, ranks, batch composition and restarts cannot change it. A whole batch is
+computed at once in NumPy uint64 (a ``np.random.Philox`` object per sample costs 11 us).
+``np.random.Generator`` is not used: its methods may change between NumPy releases (NEP 19), while
+raw words cannot.
 """
 
 from __future__ import annotations

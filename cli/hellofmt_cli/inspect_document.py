@@ -18,7 +18,7 @@ DEFAULT_EPOCHS: Final = 300
 def describe(
     archive: Archive, *, epochs: int, with_classes: bool = False, with_tensors: bool = False
 ) -> dict[str, Any]:
-    """The document ``hello.inspect/1``; groups that the archive has not are None.
+    """Build the document ``hello.inspect/1``; groups missing from the archive are None.
 
     Args:
         archive: an open archive.

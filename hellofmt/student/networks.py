@@ -65,8 +65,8 @@ CIFAR: Final = "-cifar"
 
 _RESNET_STARTS: Final = ("resnet", "resnext", "wide_resnet")
 
-# Auxiliary heads would give a tuple in train mode; both would warn that their own slow
-# initialisation is to be asked for.
+# Without auxiliary heads, which return a tuple in train mode. Asking for their slow initialisation
+# avoids a warning.
 _OPTIONS: Final[dict[str, dict[str, Any]]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},

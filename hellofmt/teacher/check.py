@@ -47,7 +47,7 @@ def _logits(
 def _tried_logits(
     teacher: Callable[[Tensor], Tensor], images: ArrayImages, size: int
 ) -> Iterator[Tensor]:
-    """The logits of a teacher that may be anybody's."""
+    """Yield logits of an untrusted teacher: any exception becomes E_TEACHER."""
     try:
         yield from _logits(teacher, images, size, 512)
     except Exception as error:

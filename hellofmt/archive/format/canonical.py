@@ -1,7 +1,7 @@
 """Canonical JSON: one spelling of every value, so that ``bytes == canonical(parse(bytes))``.
 
-It has no floats, because two writers never print a float the same way. A decimal is a string in
-one form, read as the nearest double.
+It has no floats, because two writers never print a float the same way. A decimal is a string in one
+form, read as the nearest double.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Python's bindings ignore ``max_output_size`` for a frame that states its size, accept bytes and
 frames after the first one, and allocate windows beyond ``max_window_size`` in one-shot calls. So
-the frame header is checked first, and nothing is decompressed before it agrees with the manifest.
-A section is compressed only if that saves 5 % and a block of 512 bytes, and never beyond the ratio
-or size that a reader accepts by default.
+the frame header is checked first, and nothing is decompressed before it agrees with the manifest. A
+section is compressed only if that saves 5 % and a block of 512 bytes, and never beyond the ratio or
+size that a reader accepts by default.
 """
 
 from __future__ import annotations

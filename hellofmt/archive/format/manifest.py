@@ -2,8 +2,8 @@
 
 One canonical JSON document of at most 1 MiB, so that ``bytes == canonical(parse(bytes))`` decides
 every spelling. It has no floats, because two writers never print a float the same way: a decimal is
-a string in one form, read as the nearest double. Unknown keys are refused,
-except top-level ``x_...`` strings, which nothing interprets. The types below are the schema:
+a string in one form, read as the nearest double. Unknown keys are refused, except top-level
+``x_...`` strings, which nothing interprets. The types below are the schema:
 ``spec/hello-1.schema.json`` is generated from them.
 """
 
@@ -120,8 +120,8 @@ class VisionArch(_Closed, frozen=True):
 
     Keys that name files or download weights are left out. ``timm_model_name`` is looked up in
     timm's own registry, never imported. ``block_type`` is stated only where none of the options of
-    a custom block (``qk_norm`` and the four ``scale_...``) implies it. ``timm_proj``
-    ``""`` stands for open_clip's null: timm's own classifier is the projection.
+    a custom block (``qk_norm`` and the four ``scale_...``) implies it. ``timm_proj`` ``""`` stands
+    for open_clip's null: timm's own classifier is the projection.
     """
 
     image_size: Positive | UnsetType = UNSET
@@ -195,8 +195,8 @@ class Base(_Closed, frozen=True):
 
     ``digest`` = SHA-256 over ``hello/base/1\n`` + canonical JSON of ``arch``, ``preprocess`` and
     ``tensors``. ``name`` and ``pretrained`` are hints for people; a file never starts a download.
-    ``seed``, ``rule`` (and ``text`` where the head starts from text) belong to kind
-    ``seeded``, whose weights are generated.
+    ``seed``, ``rule`` (and ``text`` where the head starts from text) belong to kind ``seeded``,
+    whose weights are generated.
     """
 
     arch: Arch

@@ -2,10 +2,10 @@
 
 The library accepts duplicate names, unknown fields, NaN, dimensions beyond the data and hundreds of
 thousands of empty tensors, and a file without a payload digest loads with most of its bits flipped.
-So a section reaches it only after its digest matched and its header was read here: one JSON
-object without duplicate keys, entries of exactly three fields, contiguous offsets, and names,
-dtypes and shapes equal to those that the manifest implies. NumPy has no bfloat16; such tensors come
-out as float32, which holds every one of their values.
+So a section reaches it only after its digest matched and its header was read here: one JSON object
+without duplicate keys, entries of exactly three fields, contiguous offsets, and names, dtypes and
+shapes equal to those that the manifest implies. NumPy has no bfloat16; such tensors come out as
+float32, which holds every one of their values.
 """
 
 from __future__ import annotations

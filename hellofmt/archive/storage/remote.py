@@ -1,12 +1,12 @@
 """Read archives behind a URL by ranges: the head first, then only what is needed.
 
 Storage comes from fsspec (``s3://``, ``hf://``, ``gs://``, ``memory://``, chains such as
-``tar://x.hello::file:///all.tar``). HTTP differs in one point: fsspec's HTTP file system
-reads whatever a server answers to a range request, the whole file or an endless one, and checks
-nothing. So its session, options and event loop are used, but the GET is made here: the answer must
-be 206 with exactly the requested ``Content-Range`` and the known total, without content encoding,
-and nothing beyond the requested bytes is read. A second HTTP stack was rejected: proxies,
-certificates and credentials would have to be configured twice.
+``tar://x.hello::file:///all.tar``). HTTP differs in one point: fsspec's HTTP file system reads
+whatever a server answers to a range request, the whole file or an endless one, and checks nothing.
+So its session, options and event loop are used, but the GET is made here: the answer must be 206
+with exactly the requested ``Content-Range`` and the known total, without content encoding, and
+nothing beyond the requested bytes is read. A second HTTP stack was rejected: proxies, certificates
+and credentials would have to be configured twice.
 
 No answer is trusted for its content; the reader checks every byte against a digest or a computed
 header. This module adds distinct errors for short and wrong answers, and retries transient
