@@ -27,7 +27,10 @@ _WORDNET: Final = re.compile(r"n[0-9]{8}")
 _WORDNET_NAMED: Final = re.compile(r"(n[0-9]{8})[ ]+(?![0-9]+ )(\S.*)")
 # Lines of other tables, without TAB or WordNet id: they start with an index, a quotation mark or a
 # bracket, or have fields separated by commas without spaces.
-_OTHER_TABLE: Final = re.compile(r"[0-9]+\s*[:,;= ]\s*\S.*|[\"'{}\[(].*|[^,]+(,\S[^,]*)+")
+_OTHER_TABLE: Final = re.compile(r"[0-9]+\s*[:,;= ]\s*\S.*|[\"'{}\[(].*|- .*|[^,]+(,\S[^,]*)+")
+# First lines that name a column.
+_HEADERS: Final = frozenset({"class", "classes", "class_name", "label", "labels", "name", "names"})
+_NUMBERED: Final = re.compile(r"(\S.*?)\s+([0-9]{1,9})")
 
 
 def read_class_lines(
@@ -42,6 +45,7 @@ def read_class_lines(
     ``n01440764 tench, Tinca tinca``            ``LOC_synset_mapping.txt``, ``synset_words.txt``
     ``n01440764``                               timm's synsets, ``wnids.txt``: no names
     ``tench`` or ``tench, Tinca tinca``         ``imagenet_classes.txt``: the line is the key
+    ``tench 0``, ``tench TAB 0``                indices 0 to N - 1 in any order of the lines
     ==========================================  ==============================================
 
     and JSON: a list of names or of [id, name]; an object from index to name or to [id, name]
@@ -92,6 +96,9 @@ def _read_text(rows: list[str]) -> tuple[list[ClassLine], str]:
     comments = [row for row in rows if row.startswith("#")]
     if comments:
         raise ValueError(f"`{printable(comments[0], 80)}` is no class")
+    numbered = _numbered(rows)
+    if numbered is not None:
+        return _plain(numbered, "name and index")
     if any("\t" in row for row in rows):
         for row in rows:
             if row.count("\t") > 1:
@@ -107,10 +114,26 @@ def _read_text(rows: list[str]) -> tuple[list[ClassLine], str]:
     for row in rows:
         if _WORDNET.match(row):
             raise ValueError(f"`{printable(row, 80)}` begins with a WordNet id, in no known form")
-    if all(map(_OTHER_TABLE.fullmatch, rows)):
-        raise ValueError(f"`{printable(rows[0], 80)}` is no name")
+    others = [row for row in rows if row.endswith((":", ","))]
+    if rows[0].lower() in _HEADERS or all(map(_OTHER_TABLE.fullmatch, rows)):
+        others = rows
+    if others:
+        raise ValueError(f"`{printable(others[0], 80)}` is no name")
     are_numbers = all(map(str.isdecimal, rows))
     return _plain(rows, "numbers without names" if are_numbers else "one name a line")
+
+
+def _numbered(rows: list[str]) -> list[str] | None:
+    """Names in the order of the index after each, if that is what the lines are; else None."""
+    matches = [match for match in map(_NUMBERED.fullmatch, rows) if match is not None]
+    table = {match[1]: int(match[2]) for match in matches}
+    if not len(rows) == len(matches) == len(table) > 1:
+        return None
+    if sorted(table.values()) == list(range(1, len(table) + 1)):
+        raise ValueError("the indices begin at 1; expected 0")
+    if sorted(table.values()) != list(range(len(table))):
+        return None
+    return sorted(table, key=lambda name: table[name])
 
 
 def _read_json(text: str) -> tuple[list[ClassLine], str]:

@@ -93,7 +93,10 @@ def check_classes(labels: NDArray[np.int64], classes: Sequence[ClassLine]) -> No
     """
     count = len(classes)
     if count < 2:
-        raise UserInputError.make("E_DATA", f"training needs at least two classes; got {count}")
+        got = "none" if count == 0 else f"`{printable(classes[0].key, 80)}` alone"
+        raise UserInputError.make(
+            "E_DATA", f"training needs at least two classes; got {got}; expected a folder of each"
+        )
     if labels.size and not 0 <= labels.min() <= labels.max() < count:
         raise UserInputError.make(
             "E_DATA",
@@ -102,7 +105,9 @@ def check_classes(labels: NDArray[np.int64], classes: Sequence[ClassLine]) -> No
     empty = np.flatnonzero(np.bincount(labels, minlength=count) == 0)
     if empty.size:
         raise UserInputError.make(
-            "E_DATA", f"class `{printable(classes[int(empty[0])].key)}` has no images"
+            "E_DATA",
+            f"class `{printable(classes[int(empty[0])].key)}` has no images, and so have"
+            f" {empty.size:,} of {count:,} classes; expected at least one image of each",
         )
     class_bytes(classes)
 

@@ -3,8 +3,9 @@
 What cannot be shown in 8 bits is refused, because Pillow cuts 16-bit colours to their high byte and
 clips 16-bit grey to white without a word. What loses something on the way (alpha, a palette, all
 frames but the first) or gains something (grey becomes three channels) is counted by kind, so that a
-command can say it in a line. EXIF orientation and colour profiles are ignored, as torchvision's
-``ImageFolder`` and the readers of an archive ignore them: pixels stay as they are stored.
+command can say it in a line. EXIF orientation, colour profiles and gamma are ignored, as
+torchvision's ``ImageFolder`` and the readers of an archive ignore them: pixels stay as they are
+stored, and that is counted too.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ ORIENTED: Final = "with an EXIF orientation: ignored, pixels stay as they are st
 """How an image is counted whose camera says that it lies on its side."""
 
 _ALPHA: Final = "with an alpha channel: dropped, the colours under it show"
+_PROFILE: Final = "with a colour profile other than sRGB: ignored, values stay as they are stored"
 _FRAMES: Final = "with several frames: all but the first dropped"
 _GREY: Final = "in grey: converted to RGB"
 _MODES: Final = {
@@ -41,6 +43,8 @@ GREY: Final = frozenset({_GREY, _MODES["1"]})
 """How an image is counted that one channel holds."""
 
 _ORIENTATION: Final = 0x0112
+# What every encoder of sRGB writes, 1 / 2.2 in hundred-thousandths.
+_GAMMA: Final = 0.45455
 # Pillow's name of how pixels lie in the file; BMP's BGR;16 has five or six bits a channel.
 _DEEP: Final = re.compile(r"(?:L|LA|RGB|RGBA|RGBX|CMYK|I);16.*")
 
@@ -138,6 +142,10 @@ def _from_pillow(image: Image.Image, name: object) -> tuple[NDArray[np.uint8], l
         image.load()
         if _orientation(image) not in (None, 1):
             kinds.append(ORIENTED)
+        # Its description is in ASCII or in UTF-16.
+        profile = image.info.get("icc_profile", b"").replace(b"\0", b"")
+        if (profile and b"sRGB" not in profile) or image.info.get("gamma", _GAMMA) != _GAMMA:
+            kinds.append(_PROFILE)
         if image.has_transparency_data:
             kinds.append(_ALPHA)
             # Straight to RGB, Pillow warns about palettes with transparency.

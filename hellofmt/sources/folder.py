@@ -12,6 +12,8 @@ The rule of torchvision's ``ImageFolder``, which ignores what it does not know, 
 - Hidden entries (``.ipynb_checkpoints``, ``._cat.jpg``, ``__MACOSX``, ...) are skipped with
   everything below them, and so are files beside the images that hold text or metadata
   (``README``, ``n01443537_boxes.txt``, ``Thumbs.db``). Both are counted in a note.
+- Folders in the root that are called ``train``, ``val`` or ``test`` are parts of a data set and not
+  its classes: two of them, or nothing else, is refused.
 - Anything else stops with its name: an image outside the class folders, a file of no known kind,
   a class without an image, a pipe, a link to nothing.
 """
@@ -42,6 +44,8 @@ _NAMES: Final = """
     readme license licence copying notice authors citation changelog manifest md5sums sha256sums
     checksums
 """
+_PARTS: Final = "train training trainset val valid validation test testing testset"
+_SPLITS: Final = frozenset(_PARTS.split())
 _SIDECAR_EXTENSIONS: Final = frozenset(_TEXTS.split())
 _SIDECAR_NAMES: Final = frozenset(_NAMES.split())
 
@@ -81,6 +85,13 @@ def list_folder(root: Path) -> Listing:
             "E_DATA",
             f"images that lie in no class folder: {len(strays):,}, such as"
             f" `{printable(strays[0])}`; expected one folder per class",
+        )
+    splits = [key for key in keys if key.lower() in _SPLITS]
+    if len(splits) > 1 or splits == keys:
+        raise UserInputError.make(
+            "E_DATA",
+            f"`{printable(root)}` holds parts of a data set, not classes: {some(splits)}; expected"
+            f" the folder of one of them, such as `{printable(root / splits[-1])}`",
         )
     pictures: list[Picture] = []
     empty: list[str] = []

@@ -8,6 +8,8 @@ stages, which take arrays today, can become lazy without another reader.
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +21,6 @@ from hellofmt.errors import UserInputError, printable
 from hellofmt.sources.decode import decode_rgb
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
@@ -166,6 +167,16 @@ def placed(
     except UserInputError as error:
         raise UserInputError.make("E_DATA", f"the classes of `{name}`: {error.message}") from None
     place = {line.key: label for label, line in enumerate(lines)}
+    # macOS writes accents apart from their letters, which is the same text.
+    composed = {_composed(key): label for key, label in place.items()}
+    if len(composed) < len(place):
+        twice = Counter(map(_composed, place)).most_common(1)[0][0]
+        raise UserInputError.make(
+            "E_DATA",
+            f"the classes of `{name}`: two of them are `{printable(twice, 80)}`, with accents"
+            " composed in one and apart in the other; expected other names",
+        )
+    place |= {key: composed[_composed(key)] for key in keys if _composed(key) in composed}
     unknown = [key for key in keys if key not in place]
     if listing.is_numbered or (len(unknown) == len(keys) and numbers is not None):
         numbers = numbers or []
@@ -183,7 +194,10 @@ def placed(
             "E_DATA",
             f"{len(unknown):,} of {len(keys):,} classes of `{name}` are not in the class list of"
             f" {len(lines):,}: {some(unknown)}; expected {some(line.key for line in lines)}",
+            advice=_alike(unknown, lines),
         )
+    if len(lines) == 1:
+        notes.append(f"all images are of one class, `{printable(lines[0].key, 80)}`")
     labels = {place[key] for key in keys}
     empty = [line.key for label, line in enumerate(lines) if label not in labels]
     if empty:
@@ -192,6 +206,21 @@ def placed(
             f" `{printable(empty[0], 80)}`"
         )
     return lines, place, notes
+
+
+def _alike(unknown: Sequence[str], lines: Sequence[ClassLine]) -> str:
+    """Which key of the list a folder probably means: the same but for case, `_` and blanks."""
+    plain = {re.sub(r"[\W_]+", "", line.key).casefold(): line.key for line in lines}
+    for key in unknown:
+        near = plain.get(re.sub(r"[\W_]+", "", key).casefold())
+        if near is not None:
+            return f"`{printable(key, 80)}` is like `{printable(near, 80)}`; rename one of them"
+    return ""
+
+
+def _composed(key: str) -> str:
+    """A key in Unicode's normal form C."""
+    return unicodedata.normalize("NFC", key)
 
 
 def _order_notes(keys: list[str]) -> list[str]:

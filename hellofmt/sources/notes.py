@@ -43,6 +43,8 @@ class Notes:
         self.foreign: list[str] = []
         self.misnamed: list[str] = []
         self.deep: list[str] = []
+        # What the first of the foreign files is instead, where that is known.
+        self._fact = ""
 
     def picture(
         self, key: str, name: str, extension: str, head: bytes, source: str | Callable[[], bytes]
@@ -58,6 +60,8 @@ class Notes:
         """
         codec = codec_of(head)
         if codec is None:
+            if not self.foreign:
+                self._fact = _fact(head)
             self.foreign.append(name)
             return []
         if CODECS.get(extension) != codec:
@@ -74,7 +78,7 @@ class Notes:
         if not self.foreign:
             return
         first, *rest = self.foreign
-        text = f"`{printable(first)}` is not an image in PNG, JPEG or WebP"
+        text = f"`{printable(first)}` is not an image in PNG, JPEG or WebP{self._fact}"
         if rest:
             kinds = Counter(extension_of(name) or "no extension" for name in self.foreign)
             counts = ", ".join(f"{number:,} {kind}" for kind, number in sorted(kinds.items()))
@@ -95,6 +99,17 @@ class Notes:
             for kind, names in kinds
             if names
         ]
+
+
+def _fact(head: bytes) -> str:
+    """What the first bytes of a file that is called an image say of it."""
+    if not head:
+        return " but empty"
+    if head.startswith(b"version https://git-lfs"):
+        return " but a git-LFS pointer (`git lfs pull`)"
+    if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return " but a web page"
+    return ""
 
 
 def extension_of(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import Counter
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["open_pictures", "read_source"]
 
 _TORCHVISION: Final = "torchvision:"
+# A scheme of two letters or more, or a pattern that no shell has expanded; or nothing at all.
+_NO_PATH: Final = re.compile(r"^$|^\w\w+:|[*?{}]")
 
 
 @contextmanager
@@ -52,8 +55,9 @@ def open_pictures(
         HelloError: an archive is damaged.
         OSError: something is missing or cannot be read.
     """
-    paths = [Path(source)] if isinstance(source, str | os.PathLike) else list(map(Path, source))
-    _check_kind(paths)
+    texts = [source] if isinstance(source, str | os.PathLike) else list(source)
+    _check_kind(texts)
+    paths = list(map(Path, texts))
     if not paths:
         raise UserInputError.make("E_DATA", "no source; expected a folder, shards or an archive")
     modes = [path.stat().st_mode for path in paths]
@@ -85,22 +89,23 @@ def open_pictures(
         yield Pictures(list_archive(file), classes)
 
 
-def _check_kind(paths: Sequence[Path]) -> None:
-    """Refuse a mistyped ``torchvision:``, which would be looked for as a file.
+def _check_kind(paths: Sequence[str | os.PathLike[str]]) -> None:
+    """Refuse what is no path, and would be looked for as a file.
 
     Raises:
         UserInputError: E_OPTION.
     """
     for path in paths:
-        kind, colon, _ = str(path).partition(":")
-        nearest = did_you_mean(kind, ["torchvision"]) if colon and not path.exists() else ""
-        if nearest and kind != "torchvision":
-            raise UserInputError.make(
-                "E_OPTION",
-                f"`{printable(path)}`: no such file; expected a folder, shards, an archive or"
-                " torchvision:NAME:ROOT",
-                advice=nearest,
-            )
+        text = os.fspath(path)
+        if text and (Path(text).exists() or not _NO_PATH.search(text)):
+            continue
+        kind, colon, _ = text.partition(":")
+        raise UserInputError.make(
+            "E_OPTION",
+            f"`{printable(text)}`: no such file; expected a folder, an archive, or every shard by"
+            " its name on this machine; commands that train also take torchvision:NAME:ROOT, alone",
+            advice=did_you_mean(kind, ["torchvision"]) if colon else "",
+        )
 
 
 def read_source(

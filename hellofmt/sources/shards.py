@@ -180,7 +180,10 @@ def _tar_members(path: Path) -> Iterable[tuple[str, _Member]]:
                 yield info.name, _Member(path, info.offset_data, info.size)
     except tarfile.TarError as error:
         raise UserInputError.make(
-            "E_DATA", f"`{printable(path)}`: not an uncompressed tar file: {foreign_text(error)}"
+            "E_DATA",
+            f"`{printable(path)}`: not an uncompressed tar file: {foreign_text(error)}",
+            advice="pass a folder with one folder per class, tar files that are unpacked from gzip"
+            " or xz, or an archive",
         ) from None
     if not _ends(path, end, file_size):
         raise _damaged(path)

@@ -109,6 +109,10 @@ def _opened(name: str, root: str, split: str) -> Any:
             advice=did_you_mean(name, torchvision.datasets.__all__),
         )
     known = inspect.signature(kind).parameters
+    if "root" not in known:
+        raise UserInputError.make(
+            "E_OPTION", f"torchvision's `{printable(name)}` does not read images from a folder"
+        )
     options: dict[str, Any] = {}
     if "train" in known and split in ("", "train", "test"):
         options["train"] = split != "test"
@@ -122,7 +126,8 @@ def _opened(name: str, root: str, split: str) -> Any:
         )
     try:
         return kind(root, **options)
-    except (RuntimeError, OSError, ValueError) as error:
+    except Exception as error:
+        # Some need more than a root, or a library; what each raises is its own business.
         raise UserInputError.make(
             "E_DATA", f"cannot read torchvision's `{name}`: {foreign_text(error)}"
         ) from error

@@ -259,7 +259,7 @@ def swapped(images, _tmp_path):
     ("change", "options", "message"),
     [
         (without, (), "class folders without an image: 1: "),
-        (one_class, (), "training needs at least two classes; got 1"),
+        (one_class, (), "training needs at least two classes; got `"),
         (unreadable, (), "` is not an image in PNG, JPEG or WebP"),
         (swapped, (), "in another order of 2 classes, so its class order differs: `grey` is its"),
         (

@@ -85,5 +85,5 @@ def test_two_shapes(tmp_path):
 def test_what_is_refused_is_refused_before_anything_is_decoded(tmp_path):
     save(tmp_path / "a" / "1.png", (8, 8))
     (tmp_path / "a" / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    with pytest.raises(UserInputError, match="training needs at least two classes; got 1"):
+    with pytest.raises(UserInputError, match="training needs at least two classes; got `a` alone"):
         read_source(tmp_path)

@@ -54,6 +54,17 @@ def with_exif(orientation):
     return encoded(Image.fromarray(RAMP), exif=exif)
 
 
+def with_gamma(value):
+    data = encoded(Image.fromarray(RAMP))
+    body = b"gAMA" + struct.pack(">I", value)
+    chunk = struct.pack(">I", 4) + body + struct.pack(">I", zlib.crc32(body))
+    # After the header, which is 13 bytes in a chunk of 25.
+    return data[:33] + chunk + data[33:]
+
+
+PROFILE = "with a colour profile other than sRGB: ignored, values stay as they are stored"
+
+
 @pytest.mark.parametrize(
     ("data", "pixels", "kinds"),
     [
@@ -69,6 +80,10 @@ def with_exif(orientation):
         (encoded(Image.new("L", (1, 1), 7), transparency=7), [[[7] * 3]], [ALPHA]),
         (encoded(Image.new("RGBA", (1, 1), (1, 2, 3, 0))), [[[1, 2, 3]]], [ALPHA]),
         (encoded(Image.new("LA", (1, 1), (9, 4))), [[[9] * 3]], [ALPHA]),
+        (encoded(Image.fromarray(RAMP), icc_profile=b"\0d\0e\0s\0c Display P3"), RAMP, [PROFILE]),
+        (encoded(Image.fromarray(RAMP), icc_profile=b"desc s\0R\0G\0B\0 IEC"), RAMP, []),
+        (with_gamma(100_000), RAMP, [PROFILE]),
+        (with_gamma(45_455), RAMP, []),
         (with_exif(1), RAMP, []),
         (with_exif(6), RAMP, ["with an EXIF orientation: ignored, pixels stay as they are stored"]),
         (encoded(Image.fromarray(RAMP), save_all=True, append_images=[Image.new("RGB", (4, 4))]),

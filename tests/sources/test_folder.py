@@ -87,6 +87,39 @@ def test_images_outside_the_class_folders(tree):
     )
 
 
+@pytest.mark.parametrize("parts", [("train", "val"), ("Train", "test", "extra"), ("val",)])
+def test_parts_of_a_data_set_are_no_classes(tree, parts):
+    root = tree(*(f"{part}/{key}/1.png" for part in parts for key in "ab"))
+    with pytest.raises(UserInputError, match=r"E_DATA: .* holds parts of a data set, not classes"):
+        list_folder(root)
+    # One of them beside others may be a class, as of vehicles.
+    assert list_folder(
+        tree("../other/train/1.png", "../other/bus/1.png").parent / "other"
+    ).keys == [
+        "bus",
+        "train",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [
+        (b"", " but empty; convert or"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid",
+            r" but a git-LFS pointer .*pull..; conv",
+        ),
+        (b"\n<!DOCTYPE html>", " but a web page"),
+        (b"BM", "; convert or remove"),
+    ],
+)
+def test_what_lies_there_instead_of_an_image_is_said(tree, data, shown):
+    root = tree("a/1.png", "b/1.png")
+    (root / "a" / "1.png").write_bytes(data)
+    with pytest.raises(UserInputError, match=f"an image in PNG, JPEG or WebP{shown}"):
+        list_folder(root)
+
+
 def test_empty_class_folders(tree):
     root = tree("a/1.png")
     (root / "c" / "deep").mkdir(parents=True)

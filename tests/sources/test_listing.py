@@ -31,9 +31,29 @@ def test_without_a_list_names_decide_as_in_image_folder(tree):
     assert note.endswith("label 0 is `10`")
 
 
-@pytest.mark.parametrize("keys", [("00", "02", "10"), ("0", "1", "2"), ("a", "b10", "b2"), ("x1",)])
+@pytest.mark.parametrize("keys", [("00", "02", "10"), ("0", "1", "2"), ("a", "b10", "b2")])
 def test_orders_that_need_no_note(keys):
     assert places(listing(*keys)) == (sorted(keys), list(range(len(keys))), [])
+
+
+def test_one_class_is_said():
+    assert places(listing("x1")) == (["x1"], [0], ["all images are of one class, `x1`"])
+
+
+def test_accents_apart_from_their_letters_are_the_same_text():
+    apart, composed = "cafe\u0301", "caf\u00e9"
+    lines = [ClassLine("bar", ("bar",)), ClassLine(composed, (composed,))]
+    assert places(listing(apart, "bar"), lines) == (["bar", composed], [1, 0], [])
+    with pytest.raises(UserInputError, match="E_DATA: the classes of `set`: two of them are `caf"):
+        places(listing(apart, composed))
+
+
+@pytest.mark.parametrize("key", ["Great white shark", "great_white_shark"])
+def test_a_key_that_is_nearly_in_the_list_is_named(key):
+    lines = [ClassLine("tench", ("tench",)), ClassLine("great white shark", ("shark",))]
+    message = f"`{key}` is like `great white shark`; rename one of them"
+    with pytest.raises(UserInputError, match=f"E_DATA: .* not in the class list .*{message}"):
+        places(listing("tench", key), lines)
 
 
 def test_a_list_is_looked_up_by_key():

@@ -108,6 +108,24 @@ def test_a_mistyped_torchvision_is_answered_with_the_nearest():
         read_source("torchvison:CIFAR10:here")
     with pytest.raises(UserInputError, match=r"E_OPTION: .*`CIFAR11`.*did you mean `CIFAR10`\?"):
         read_source("torchvision:CIFAR11:here")
-    # A path with a colon is a path.
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "s-{000..003}.tar", "*.tar", "https://x.org/s.tar", "hf:cifar10", "torchvision:CIFAR10:d"],
+)
+def test_what_is_no_path_is_not_looked_for(text, tmp_path, monkeypatch, tree):
+    # An empty text would be the current folder.
+    tree("a/1.png", "b/1.png")
+    monkeypatch.chdir(tmp_path / "set")
+    message = "E_OPTION: .*no such file; expected a folder, an archive, or every shard by its name"
+    with pytest.raises(UserInputError, match=message), open_pictures(text):
+        pass
+
+
+def test_a_path_may_hold_what_paths_seldom_do(tree):
+    root = tree("a/1.png", "b/1.png")
+    (root.parent / "data:{1}").symlink_to(root)
+    assert len(read_source(root.parent / "data:{1}")) == 2
     with pytest.raises(FileNotFoundError):
-        read_source("some:where")
+        read_source(root / "none")

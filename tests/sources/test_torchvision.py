@@ -47,6 +47,11 @@ def test_data_sets_of_torchvision(monkeypatch):
     for name in ("None", "VisionDatasets", "utils"):
         with pytest.raises(UserInputError, match=f"E_OPTION: torchvision has no data set `{name}`"):
             read_source(f"torchvision:{name}:here")
+    with pytest.raises(UserInputError, match=r"E_OPTION: .*`FakeData` does not read images from a"):
+        read_source("torchvision:FakeData:here")
+    # It needs a second path.
+    with pytest.raises(UserInputError, match=r"E_DATA: cannot read torchvision's `CocoDetection`"):
+        read_source("torchvision:CocoDetection:here")
 
 
 @pytest.mark.parametrize(
