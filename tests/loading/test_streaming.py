@@ -631,7 +631,10 @@ def test_loaders_keep_the_stateful_protocol_and_the_usual_names(path):
 
 
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
-@pytest.mark.parametrize(("workers", "done"), [(0, 0), (0, 11), (0, 30), (2, 0), (2, 11)])
+@pytest.mark.parametrize(
+    ("workers", "done"),
+    [(0, 0), (0, 11), (0, 30), pytest.param(2, 0, marks=pytest.mark.slow), (2, 11)],
+)
 def test_a_stateful_data_loader_resumes(path, workers, done):
     def fresh():
         data = HelloDataset(path, labels="hard", seed=5)

@@ -47,9 +47,8 @@ def view_in_float64(image, crop, size, antialias, shuffle=1, number=0):
         image = np.concatenate([bands[k] for k in orders[r]], axis=0)
     top, left, h, w, flip = crop
     part = image[top : top + h, left : left + w].astype(np.float64) / 255
-    out = np.einsum(
-        "ih,jw,hwc->cij", weights(h, size, antialias), weights(w, size, antialias), part
-    )
+    lines = np.tensordot(weights(h, size, antialias), part, axes=1)
+    out = np.einsum("jw,iwc->cij", weights(w, size, antialias), lines)
     return out[:, :, ::-1] if flip else out
 
 
