@@ -5,6 +5,7 @@ Everything said while working goes to stderr; stdout holds the result alone.
 
 from __future__ import annotations
 
+import shlex
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
         RefineSettings,
         SelectSettings,
     )
-    from hellofmt.projector import Projector
+    from hellofmt.projector import LoadedBase, Projector
     from hellofmt.sources import ArrayImages
     from hellofmt_cli.fit_options import FitOptions
     from hellofmt_cli.options import DataOptions
@@ -211,6 +212,8 @@ def _make_archive(
     echo_page(_lines(report, run, options, kind))
     if rows:
         _print_precisions(rows, options.precision)
+    if ipc is not None:
+        click.echo(_next(options, base))
 
 
 def _remove_teachers(work: Path) -> None:
@@ -277,6 +280,14 @@ def _lines(
         saved = 100 * (1 - after / before) if before else 0.0
         lines.append(("refined", f"{before:.3g} to {after:.3g}, {saved:.0f} % lower"))
     return [*lines, ("trained in", run.arithmetic), *cost_lines(report.costs), ("id", report.id)]
+
+
+def _next(options: FitOptions, base: LoadedBase) -> str:
+    """The command that trains from the archive, with NAME and DIR left to fill in."""
+    words = ["hello", "train", options.output, "--student", "NAME", "--eval", "DIR"]
+    if base.spec.kind != "seeded":
+        words += ["--base", options.base]
+    return f"\nNext: {shown_path(shlex.join(words))}"
 
 
 def _print_precisions(rows: Sequence[Precision], written: Storage) -> None:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -133,6 +134,8 @@ def test_distill_in_one_command(images, tmp_path, invoke, invoke_json):
     assert (tmp_path / "y.hello").read_bytes() == path.read_bytes()
     assert re.search(r"cost +teacher \d+ s and [\d,]+ GFLOP; check ", again.stdout)
     assert "peak memory" in again.stdout
+    words = shlex.join(["hello", "train", str(tmp_path / "y.hello"), "--student", "NAME"])
+    assert again.stdout.endswith(f"\nNext: {words} --eval DIR\n")
     finished = set(work.iterdir())
     by_labels = invoke_json(
         *arguments, *options, "--refine-by", "labels", "-o", tmp_path / "l.hello", "--work", work
@@ -265,7 +268,7 @@ def swapped(images, _tmp_path):
         (
             None,
             ("--view-size", "16", "--teacher", "bad:nan"),
-            "logits of the teacher are not finite",
+            "logits of a view of noise are not finite",
         ),
         (None, ("--rank", "200"), "rank 200 is larger than every adapted weight; expected at most"),
         (None, ("--head-rank", "4"), "head rank 4 is larger than the head of 3 classes"),
