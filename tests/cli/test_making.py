@@ -344,11 +344,11 @@ def test_how_a_teacher_sees_images_and_what_it_says_are_options(images, tmp_path
     classes.write_text("rows\nblue\ngrey\ncolumns\n")
     work.mkdir()
     (work / "earlier").write_bytes(b"")
-    seen = ("--teacher-mean", "0", "0", "0.5", "--teacher-std", "1", "1", "2")
+    seen = ("--teacher-mean", "0", "0", "0.5", "--teacher-std", "1", "1", "0.5")
     more = ("--teacher-size", "16", "--teacher-classes", classes, "--work", work)
     text = f"cnn={path}"
     done = invoke("fit", images, *FIT, *seen, *more, "--teacher", text, "-o", tmp_path / "p.hello")
-    assert f"teacher {text}: input 16 px bilinear, mean 0 0 0.5, std 1 1 2" in done.stderr
+    assert f"teacher {text}: input 16 px bilinear, mean 0 0 0.5, std 1 1 0.5" in done.stderr
     assert f"teacher `{text}`: 3 of its 4 outputs, by its class list" in done.stderr
     path.write_bytes(b"<html>")
     done = invoke(
