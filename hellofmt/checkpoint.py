@@ -73,7 +73,7 @@ def read_checkpoint(
     Args:
         path: file of safetensors or of ``torch.save``, under any name.
         pickles: read PyTorch's formats too; True only for a file that the user names.
-        code: of the error that is raised.
+        code: code of the error to raise.
 
     Returns:
         Every dictionary of tensors in it, at least one.

@@ -59,9 +59,9 @@ class Rival:
     """Another way to keep the same labels.
 
     Attributes:
-        name: what is stored.
-        size_bytes: for all epochs.
-        epoch_bytes: read in each epoch; 0 for a teacher, which is read once.
+        name: name of the stored form.
+        size_bytes: bytes for all epochs.
+        epoch_bytes: bytes read in each epoch; 0 for a teacher, which is read once.
         public: label function over this, dimensionless; base public.
         charged: the same, base charged.
         break_even_public: first number of epochs at which this weighs more; None for a teacher.

@@ -99,11 +99,11 @@ class LinearHead(nn.Module):
             classes: their first names go into the prompts.
             start: ``"text"`` or ``"stored"``. A stored start has the text rows of a base with a
                 text tower, else uniform rows from counter words.
-            rank: of the delta; none for no delta (text) or a full trained matrix (stored).
+            rank: rank of the delta; None means no delta (text) or a full trained matrix (stored).
             prompts: templates with ``{}``.
-            bias: whether to train one; it starts at 0.
+            bias: whether to train a bias; it starts at 0.
             train_scale: whether ``logit_scale`` is trained; it starts at the base's.
-            seed: of the initial values.
+            seed: seed of the initial values.
             index: number of the head among the projector's initial matrices.
 
         Returns:
@@ -174,7 +174,7 @@ class LinearHead(nn.Module):
         """The head as manifest entry and section.
 
         Args:
-            storage: of factors and of a stored start.
+            storage: storage of the factors and of a stored start.
             temperature: default T of the labels.
 
         Returns:

@@ -61,7 +61,7 @@ class Labeler:
         temperature: default T, dimensionless.
         classes: number of classes C.
         device: where it runs; views are moved there.
-        dtype: of the image tower and of the embeddings.
+        dtype: dtype of the image tower and of the embeddings.
     """
 
     def __init__(
@@ -79,8 +79,8 @@ class Labeler:
 
         Args:
             base: float32 base; not modified.
-            deltas: of its image tower.
-            head: of its embeddings.
+            deltas: deltas of its image tower.
+            head: head for its embeddings.
             temperature: default T, > 0.
             device: where to run.
             dtype: dtype of the image tower; None: float32.

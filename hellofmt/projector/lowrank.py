@@ -67,9 +67,9 @@ class Delta(nn.Module):
         words, so that it depends on nothing but its coordinates.
 
         Args:
-            shape: of the factors.
+            shape: shapes of the factors.
             seed: 0 <= seed < 2**64.
-            index: which delta of the projector.
+            index: number of the delta in the projector.
 
         Returns:
             A delta that changes nothing yet.
@@ -96,7 +96,7 @@ def initial_matrix(shape: tuple[int, int], *, seed: int, index: int) -> Tensor:
     Args:
         shape: rows, columns.
         seed: 0 <= seed < 2**64.
-        index: which matrix.
+        index: number of the matrix.
 
     Returns:
         The matrix.

@@ -180,10 +180,10 @@ class Projector(nn.Module):
         """The projector of an image tower that PEFT adapted, with a head that was not trained.
 
         Args:
-            directory: of the adapter; see `hellofmt.projector.peft.read_peft`.
-            base: what was adapted.
+            directory: folder of the adapter; see `hellofmt.projector.peft.read_peft`.
+            base: the base that was adapted.
             classes: their first names go into the prompts.
-            start: of the head, ``"text"`` or ``"stored"``; neither bias nor delta.
+            start: start of the head, ``"text"`` or ``"stored"``; neither bias nor delta.
             prompts: templates in which ``{}`` becomes the class name.
             temperature: default T of the labels, > 0.
             mha_fix: ``auto``, ``on`` or ``off``, for the deltas that PEFT applies twice.
@@ -277,8 +277,8 @@ class Projector(nn.Module):
         """Everything an archive stores of this projector.
 
         Args:
-            storage: of every factor and of a stored start.
-            probes: how many generated pictures get their logits stored.
+            storage: storage of every factor and of a stored start.
+            probes: number of generated pictures whose logits are stored.
 
         Returns:
             For `hellofmt.archive.write_archive`.

@@ -95,9 +95,9 @@ def dequantise(
     """The float32 matrix that stored values stand for.
 
     Args:
-        values: as `quantise` returns them, or a float matrix.
+        values: values from `quantise`, or a float matrix.
         scale: (rows,), for int8 and int4.
-        columns: of the matrix.
+        columns: number of columns of the matrix.
         storage: how it is stored.
 
     Returns:

@@ -136,7 +136,7 @@ class ServingEncoder(nn.Module):
         Args:
             encoder: float32, not used by anybody else.
             device: where to run.
-            dtype: of the image tower; views are resized and normalised in float32.
+            dtype: dtype of the image tower; views are resized and normalised in float32.
             compile: run the tower through ``torch.compile``.
         """
         super().__init__()
@@ -190,7 +190,7 @@ class ServingEncoder(nn.Module):
         """Embed views that are prepared for the tower.
 
         Args:
-            inputs: as from ``prepared``.
+            inputs: prepared views, from ``prepared``.
 
         Returns:
             (N, D) float32, rows of unit length.

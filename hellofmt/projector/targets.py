@@ -118,7 +118,7 @@ def parse_target(text: str) -> TargetRule:
     """``PATTERN[:RANK[:SCALE]]`` as a rule; the rank may be left empty (``*.mlp.*::0.5``).
 
     Args:
-        text: as a user types it; state-dict names hold no colon.
+        text: the rule as typed by a user; state-dict names contain no colon.
 
     Returns:
         The rule.
@@ -180,7 +180,7 @@ def is_paper(targets: str | Sequence[str | TargetRule]) -> bool:
     """Whether ``targets`` are preset ``paper`` alone, which also fixes the scale and has no bias.
 
     Args:
-        targets: as `delta_shapes` takes them.
+        targets: rules as for `delta_shapes`.
 
     Returns:
         True for the preset, with or without a rank of its own.
@@ -285,7 +285,7 @@ def check_shapes(
 
     Args:
         param: name of the parameter, for the message.
-        shape: of the real parameter.
+        shape: shape of the real parameter.
         a: shape of A.
         b: shape of B.
         member: archive member of the factors.

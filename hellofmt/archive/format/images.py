@@ -354,7 +354,7 @@ def decode_image(data: bytes, codec: str, limits: Limits, *, member: str = "") -
     Args:
         data: the whole file.
         codec: ``png``, ``jpeg`` or ``webp``.
-        limits: checked before anything is decoded.
+        limits: the reader's limits, checked before decoding.
         member: archive member, for the error.
 
     Returns:

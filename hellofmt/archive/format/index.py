@@ -188,7 +188,7 @@ def check_labels(label: NDArray[np.integer], manifest: Manifest) -> None:
 
     Args:
         label: (N,), N >= 1.
-        manifest: of these images; ``ipc`` does not apply to a single shard.
+        manifest: manifest of these images; ``ipc`` does not apply to a single shard.
 
     Raises:
         SpecError: E_INDEX.

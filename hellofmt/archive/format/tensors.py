@@ -437,7 +437,7 @@ def validate_nibbles(
     """Check the unused half of the last byte of int4 rows, which must have its one value.
 
     Args:
-        tensors: of the section, from ``parse_tensors``.
+        tensors: tensors of the section, from ``parse_tensors``.
         manifest: a valid manifest that has the section.
         section: its name.
 

@@ -34,7 +34,7 @@ class Problem:
 
     Attributes:
         loc: path of the value, as in ``images.count`` or ``sections.2.name``.
-        kind: what sort of fault it is.
+        kind: kind of fault.
         message: ``expected X, got Y``, printable.
     """
 
@@ -70,7 +70,7 @@ def validate_manifest(manifest: Manifest, extras: Mapping[str, str] | None = Non
     """List everything in a manifest that its types allow but the format forbids.
 
     Args:
-        manifest: of the right types.
+        manifest: a manifest whose types are correct.
         extras: its ``x_`` keys, to check them as well.
 
     Returns:

@@ -70,7 +70,7 @@ def open_to_read(path: str | os.PathLike[str], *, follow: bool = True) -> int:
     """Open anything for reading, without waiting for the writer of a pipe.
 
     Args:
-        path: of the file.
+        path: path of the file.
         follow: go through a symbolic link.
 
     Raises:

@@ -48,7 +48,7 @@ class ImageSet:
     """The images to pack, in any order; the writer sorts them by label, stably.
 
     Attributes:
-        codec: of every item.
+        codec: codec of every item.
         items: at least one.
         layout: ``files``, one member per image; ``packed``, the pixels of PNG images of one size
             in one section; ``auto``, whichever is smaller.

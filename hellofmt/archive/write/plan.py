@@ -63,7 +63,7 @@ def plan_images(draft: Draft, limits: Limits) -> tuple[Dataset, Literal["files",
 
     Args:
         draft: the whole data set, with images.
-        limits: of its archives.
+        limits: limits of its archives.
 
     Returns:
         The data set with its ``ipc``, and the layout that ``auto`` stands for.

@@ -40,7 +40,7 @@ def write_shards(
         draft: what to write, with at least ``count`` images.
         count: number of files; they differ by at most one image.
         force: replace existing files.
-        limits: of each file.
+        limits: limits of each file.
         progress: called with images written and images in all.
 
     Returns:

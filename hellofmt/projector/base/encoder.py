@@ -127,7 +127,7 @@ class LoadedBase:
     """A base encoder in memory, with the facts that pin it.
 
     Attributes:
-        spec: what the manifest says of it; digests are of the tensors held here.
+        spec: the manifest's entry; its digests are those of the tensors held here.
         encoder: frozen, in eval mode, float32, on the CPU unless moved.
         logit_scale: logarithm of the base's own scale of cosines.
         text_digest: digest of the text tower, or None.

@@ -24,8 +24,8 @@ def check_weights(name: str, pretrained: str) -> None:
     """Refuse weights that are neither a tag of the model nor a regular file.
 
     Args:
-        name: of a model of open_clip.
-        pretrained: what stands behind it, a tag or a path.
+        name: name of an open_clip model.
+        pretrained: a tag or a path.
 
     Raises:
         UserInputError: neither (E_OPTION).
@@ -64,9 +64,9 @@ def cannot_load(name: str, pretrained: str | None, error: Exception) -> UserInpu
     """What an error of open_clip means; it is of any type, and long.
 
     Args:
-        name: of the model, or ``local-dir:...``, ``hf-hub:...``.
+        name: name of the model, or ``local-dir:...``, ``hf-hub:...``.
         pretrained: tag or file; None where the name says it all.
-        error: what was raised.
+        error: the error that was raised.
 
     Returns:
         E_OPTION, not raised.

@@ -51,7 +51,7 @@ def read_peft(
     (O, r, 1, 1) are A (r, I k k) and B (O, r).
 
     Args:
-        directory: with ``adapter_config.json`` and ``adapter_model.safetensors``.
+        directory: folder of ``adapter_config.json`` and ``adapter_model.safetensors``.
         parameters: state-dict names and shapes of the base's image tower.
         mha_fix: whether the adapter's ``out_proj`` of `torch.nn.MultiheadAttention` acted twice
             while it was trained: ``on`` doubles its s, ``off`` does not, ``auto`` is ``on`` for

@@ -376,7 +376,7 @@ def plan(
         rows: (N, 20) int32, contiguous, N > 0.
         outs: one or two (N, 3, S, S), of the forms.
         antialias: widen the filter where a crop is larger than S.
-        forms: of each of ``outs``.
+        forms: form of each of ``outs``.
         tile: instead of the one the table gives.
 
     Returns:

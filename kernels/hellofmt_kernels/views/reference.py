@@ -47,7 +47,7 @@ def _taps(
         flip: (P,) 1 where the outputs run backwards, or None.
         size: S, outputs.
         antialias: widen the filter where the crop is larger than the output.
-        dtype: of the weights.
+        dtype: dtype of the weights.
 
     Returns:
         Weights (P, S, K) that sum to 1 over K, and pixels (P, S, K) int64 within the crop.
@@ -92,7 +92,7 @@ def _resize(lines: Tensor, weights: Tensor, at: Tensor, dtype: torch.dtype) -> T
         lines: (L, B) any dtype.
         weights: (P, S, K).
         at: (P, S, K) int64, below L.
-        dtype: of the sums.
+        dtype: dtype of the sums.
 
     Returns:
         (P, S, B).
@@ -145,7 +145,7 @@ def views(
         size: S, pixels.
         antialias: widen the filter where a crop is larger than S, as Pillow does; without effect
             on images of at most S x S.
-        forms: how the finished views leave, each with a result of its own.
+        forms: forms of the finished views; each gives one result.
 
     Returns:
         (N, 3, S, S) of each form; computed in float64 if one of them is float64, else in float32.
