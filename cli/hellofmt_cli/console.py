@@ -74,10 +74,13 @@ class _Bar:
         before, self._done, self._total = self._done, done, total
         if self._bar is None:
             return
-        self._bar.total = total
+        is_first = self._bar.bar_format is not None
+        if is_first:
+            # What came before the first step is not its time.
+            self._bar.unpause()
+        self._bar.bar_format, self._bar.total = None, total
         self._bar.update(done - before)
-        if self._bar.bar_format is not None:
-            self._bar.bar_format = None
+        if is_first:
             self._bar.refresh()
 
 
@@ -165,8 +168,7 @@ class Console:
         if not self.is_speaking:
             yield _count_nothing
             return
-        is_terminal = sys.stderr.isatty()
-        stage = _Bar(label, unit) if is_terminal else _Log(label, unit, self.say)
+        stage = _Bar(label, unit) if _can_draw() else _Log(label, unit, self.say)
         if self._stages:
             self._stages[-1].hide()
         self._stages.append(stage)
@@ -183,6 +185,16 @@ class Console:
         """Count ``done`` of ``total`` steps of the innermost stage, if there is one."""
         if self._stages:
             self._stages[-1].step(done, total)
+
+
+def _can_draw() -> bool:
+    """Whether stderr is a terminal with columns; some containers have one without."""
+    if not sys.stderr.isatty():
+        return False
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except OSError:
+        return True
 
 
 def _count_nothing(_done: int, _total: int) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import sys
 import threading
 
@@ -134,6 +135,15 @@ def test_a_log_names_what_takes_a_second(attach, clock):
     clock.fire()
     # Neither what was short nor what was named already.
     assert log.getvalue() == "loading the base ...\n"
+
+
+def test_a_terminal_without_columns_is_a_log(attach, clock, monkeypatch):
+    terminal = attach(Terminal())
+    monkeypatch.setattr(terminal, "fileno", lambda: 2, raising=False)
+    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((0, 0)))
+    with Console().stage("fit"):
+        clock.fire()
+    assert terminal.getvalue() == "fit ...\n"
 
 
 def test_a_log_does_not_name_what_has_just_spoken(attach, clock):
