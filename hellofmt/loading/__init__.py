@@ -1,4 +1,4 @@
-"""Archive to batches: views as pure functions of (seed, epoch, index), data sets and samplers."""
+"""Archive to batches: views as pure functions of (seed, epoch, index), datasets and samplers."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ cannot inherit it and keep a mapping of their own, as long as they live.
 
 There is no lock, because a lock held by one thread while another one forks is held in the child for
 ever. A place belongs to one row and every process writes the same bytes there, so two writers do
-no harm; what remains is that nobody may see the flag before the pixels.
+no harm; it remains to ensure that nobody sees the flag before the pixels.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from hellofmt.loading.images import GivenImages
+    from hellofmt.loading.images import UserImages
 
 __all__ = ["DecodedImages", "PixelCache"]
 
@@ -34,8 +34,7 @@ __all__ = ["DecodedImages", "PixelCache"]
 def _fence() -> None:
     """Keep memory accesses before and after in this order, on machines that may reorder them.
 
-    The release of one lock and the acquisition of the next are such a barrier; both are local, so
-    nothing is waited for.
+    Releasing one lock and acquiring the next is such a barrier; both are local, so nothing waits.
     """
     for _ in range(2):
         with threading.Lock():
@@ -48,7 +47,7 @@ def _sealed(place: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 class DecodedImages:
-    """Pixels of the first rows of a data set, as many as fit in a budget.
+    """Pixels of the first rows of a dataset, as many as fit in a budget.
 
     Which rows have a place is fixed, so that a cyclic scan, which would always miss in a cache that
     evicts, hits for all of them.
@@ -78,7 +77,7 @@ class DecodedImages:
         return self._pixels[start : start + 3 * height * width].reshape(height, width, 3)
 
     def get(self, row: int) -> NDArray[np.uint8] | None:
-        """Pixels of a row, uint8 (H, W, 3), read-only; None if they are not here."""
+        """Return the pixels of a row, uint8 (H, W, 3), read-only; None if they are not here."""
         if row >= self.rows or not self._is_filled[row]:
             return None
         _fence()
@@ -88,8 +87,8 @@ class DecodedImages:
         """Keep the pixels of a row if it has a place.
 
         Args:
-            row: of the data set.
-            pixels: uint8 (H, W, 3), of the size that was announced.
+            row: row of the dataset.
+            pixels: uint8 (H, W, 3), of the row's height and width.
 
         Returns:
             The pixels, from the cache if they are kept.
@@ -105,7 +104,7 @@ class DecodedImages:
 class PixelCache:
     """Images of a dataset by row, each decoded once while it fits in a budget."""
 
-    def __init__(self, images: ArchiveImages | GivenImages, budget: int) -> None:
+    def __init__(self, images: ArchiveImages | UserImages, budget: int) -> None:
         """Plan the cache; it is empty at first, and again in a spawned worker.
 
         Args:
@@ -117,7 +116,7 @@ class PixelCache:
         self._forget()
 
     def _forget(self) -> None:
-        # Given images have sizes only once they were read, so they have no places to share.
+        # Images of the user have no size until they are read, so they get no places to share.
         self._shared: DecodedImages | None = None
         if isinstance(self._images, ArchiveImages):
             sizes = self._images.heights, self._images.widths

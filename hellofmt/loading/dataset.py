@@ -24,7 +24,7 @@ from hellofmt.errors import UserInputError
 from hellofmt.loading.cache import PixelCache
 from hellofmt.loading.epoch_counter import EpochCounter
 from hellofmt.loading.epoch_index import EpochIndex
-from hellofmt.loading.images import ArchiveImages, GivenImages
+from hellofmt.loading.images import ArchiveImages, UserImages
 from hellofmt.loading.labelling import FunctionLabeler
 from hellofmt.loading.options import Options
 from hellofmt.loading.read_ahead import read_ahead
@@ -188,7 +188,7 @@ class HelloDataset(Dataset[Any]):
         if images is None:
             self._images = ArchiveImages(self.file)
         else:
-            self._images = GivenImages(images, self.classes, needs_class=labels == "hard")
+            self._images = UserImages(images, self.classes, needs_class=labels == "hard")
         self._cache = PixelCache(self._images, self._options.cache_bytes)
         self._counter = EpochCounter(self._images.heights.size)
         self.stored: StoredLabels | None = None
@@ -337,7 +337,7 @@ class HelloDataset(Dataset[Any]):
         if self.stored is not None and self.stored.cycles:
             epochs = epochs % self.stored.epochs
         sizes = self._images
-        if isinstance(sizes, GivenImages):
+        if isinstance(sizes, UserImages):
             needed = np.asarray(rows, np.int64)
             if self.is_augmented:
                 other = partners(

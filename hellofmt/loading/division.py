@@ -1,10 +1,10 @@
-"""What Accelerate divides among processes by itself, and therefore has to get whole.
+"""Datasets and samplers that Accelerate divides among processes, and so has to get whole.
 
 Everywhere else a sampler in ``torch.distributed`` gives one rank's rows. Accelerate's ``prepare``
 keeps the sampler, draws from it in every process (or in the first one, for all of them), and hands
 each process its part; rows that were divided before would be divided twice, and most never served.
-It tells what it draws from nothing, at no time: the one place where the difference shows is the
-stack, so that is where it is looked for.
+It never tells the sampler: the difference shows nowhere but on the stack, so that is where
+``divider_of`` looks.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Divider:
     """How Accelerate divides what it draws.
 
     Attributes:
-        processes: among how many.
-        is_split: whether each batch is cut in pieces, instead of every n-th batch being taken.
-        rank: which of the processes this is; None where this one draws for all of them.
+        processes: number of processes.
+        is_split: whether each batch is cut in pieces, rather than batches dealt out in turn.
+        rank: number of this process; None if it draws for all of them.
     """
 
     processes: int
@@ -35,7 +35,7 @@ class Divider:
     rank: int | None
 
     def part(self, number: int, batch: list[int]) -> list[int]:
-        """What this process shows of the batch ``number``, counted from the first one drawn."""
+        """Return what this process gets of the batch ``number``, counted from the first drawn."""
         if self.rank is None:
             return batch
         if self.is_split:
@@ -45,13 +45,13 @@ class Divider:
 
 
 def divider_of(drawn: object) -> Divider | None:
-    """Who draws from ``drawn`` at this moment to divide it among processes; usually nobody.
+    """Look for Accelerate on the stack, drawing from ``drawn`` to divide it among processes.
 
     Args:
-        drawn: a batch sampler or a data set, in one of whose methods this is called.
+        drawn: batch sampler or dataset, one of whose methods calls this.
 
     Returns:
-        None where what is drawn is used as it is.
+        How it divides; None, as a rule, if what is drawn is used as it is.
     """
     frame = inspect.currentframe()
     while frame is not None:
@@ -70,7 +70,7 @@ def divider_of(drawn: object) -> Divider | None:
 
 
 def _leads_to(sampler: Any, drawn: object) -> bool:
-    """Whether ``sampler`` is ``drawn``, or skips some of its batches."""
+    """Return whether ``sampler`` is ``drawn``, or skips some of its batches."""
     while sampler is not None and sampler is not drawn:
         sampler = getattr(sampler, "batch_sampler", None)
     return sampler is drawn

@@ -1,4 +1,4 @@
-"""Where a data set's images come from: the archive, or a data set that the user has already."""
+"""Images of a ``HelloDataset``: the archive's own, or those of another dataset of the user's."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.read.archive import Archive
 
-__all__ = ["ArchiveImages", "GivenImages", "ImageSource"]
+__all__ = ["ArchiveImages", "ImageSource", "UserImages"]
 
 _logger: Final = logging.getLogger("hellofmt")
 
 
 class ImageSource(Protocol):
-    """Images that the user has already: of torchvision, without a transform, or Hugging Face.
+    """Dataset of images to label: torchvision's, without a transform, or Hugging Face's.
 
     Items are images or (image, class) pairs; an image is a PIL image or a uint8 array (H, W, 3),
-    (H, W, 1) or (H, W). Of a data set of Hugging Face's ``datasets`` the columns of type ``Image``
-    and ``ClassLabel`` are read.
+    (H, W, 1) or (H, W). Of a Hugging Face dataset the columns of type ``Image`` and ``ClassLabel``
+    are read.
     """
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         ...
 
     def __getitem__(self, index: int, /) -> Any:
-        """One image, a pair of image and class, or a row of a Hugging Face data set."""
+        """Return an image, a pair of image and class, or a row of a Hugging Face dataset."""
         ...
 
 
@@ -61,31 +61,31 @@ class ArchiveImages:
         self.labels = np.asarray(index.label, np.int64)
 
     def read(self, rows: Sequence[int]) -> list[NDArray[np.uint8]]:
-        """Decoded images, uint8 (H, W, 3)."""
+        """Read and decode images, uint8 (H, W, 3)."""
         if self.stream is None:
             return self._file.decode_images(rows)
         files = self.stream.read(rows)
         return [self._file.decode_bytes(row, data) for row, data in zip(rows, files, strict=True)]
 
     def targets(self) -> list[int]:
-        """Class of every image."""
+        """Return the class of every image."""
         return self.labels.tolist()
 
 
-class GivenImages:
-    """Images of the user's data set; a size or class is known once its image was read."""
+class UserImages:
+    """Images of the user's dataset; a size or class is known once its image is read."""
 
     def __init__(self, images: ImageSource, classes: Sequence[str], *, needs_class: bool) -> None:
-        """Check what can be checked before an image is read.
+        """Check what can be checked before any image is read.
 
         Args:
             images: see ``ImageSource``.
             classes: keys of the archive's classes, in label order.
-            needs_class: whether an image without a class is of no use.
+            needs_class: whether every image must have a class.
 
         Raises:
-            UserInputError: E_OPTION, no data set of images; E_DATA, no image in it, or columns of a
-                Hugging Face data set that do not tell which to read.
+            UserInputError: E_OPTION, ``images`` is no dataset of images; E_DATA, it is empty, or
+                columns of a Hugging Face dataset do not say which to read.
         """
         _check_source(images)
         count = len(images)
@@ -96,14 +96,14 @@ class GivenImages:
         if hasattr(images, "features") and hasattr(images, "column_names"):
             self._columns = _Columns(images, classes, needs_class=needs_class)
         self._classes = len(classes)
-        # Of all workers.
+        # Shared by all workers.
         self._has_said = torch.zeros(1, dtype=torch.uint8).share_memory_()
         self.heights = np.zeros(count, np.int64)
         self.widths = np.zeros(count, np.int64)
         self.labels = np.full(count, -1, np.int64)
 
     def read(self, rows: Sequence[int]) -> list[NDArray[np.uint8]]:
-        """Decoded images, uint8 (H, W, 3); their sizes and classes are kept."""
+        """Read and decode images, uint8 (H, W, 3), and keep their sizes and classes."""
         return [self._read(row) for row in rows]
 
     def _read(self, row: int) -> NDArray[np.uint8]:
@@ -130,7 +130,7 @@ class GivenImages:
         return pixels
 
     def _say(self, row: int, converted: Counter[str]) -> None:
-        """Say once, whichever worker comes first, that an image lost something."""
+        """Warn once, in whichever worker comes first, that an image lost something."""
         if converted.keys() - GREY and not self._has_said:
             self._has_said.fill_(1)
             kinds = "; ".join(converted)
@@ -147,7 +147,7 @@ class GivenImages:
         return value
 
     def targets(self) -> list[int]:
-        """Class of every image.
+        """Return the class of every image.
 
         Raises:
             UserInputError: E_DATA, there are no ``targets``, or one is out of range.
@@ -175,9 +175,9 @@ def _check_source(images: object) -> None:
 
 
 class _Columns:
-    """Image and class of each row of a Hugging Face data set.
+    """Image and class of each row of a Hugging Face dataset.
 
-    The library is not imported: whoever passes such a data set has it.
+    Nothing imports the library: whoever passes such a dataset has it.
     """
 
     def __init__(self, images: Any, classes: Sequence[str], *, needs_class: bool) -> None:
@@ -201,55 +201,55 @@ class _Columns:
             raise UserInputError.make("E_DATA", text + " datasets.Image())")
         # Undecoded: once decoded, an image no longer tells that it had 16 bits.
         self._rows = images.cast_column(self.image, type(feature)(decode=False))
-        found = f"`{printable(self.image)}` (Image) for images, "
+        choice = f"`{printable(self.image)}` (Image) for images, "
         if self.label is None:
-            found += "no column for classes"
+            choice += "no column for classes"
         else:
-            found += f"`{printable(self.label)}` (ClassLabel) for classes"
+            choice += f"`{printable(self.label)}` (ClassLabel) for classes"
             if list(self._features[self.label].names) != list(classes):
-                found += ", which are called otherwise than the archive's: number 0 is its first"
-        # A warning by level, so that it is shown where logging is not set up.
-        _logger.warning("images: a Hugging Face data set; reading %s", found)
+                choice += ", which are called otherwise than the archive's: number 0 is its first"
+        # A warning, so that it is shown even if logging is not set up.
+        _logger.warning("images: a Hugging Face data set; reading %s", choice)
 
     def _of_type(self, kind: str) -> list[str]:
         return [name for name in self._names if type(self._features[name]).__name__ == kind]
 
     def _only(self, kind: str, cure: str) -> str:
-        """The one column of a type.
+        """Return the one column of a type.
 
         Raises:
-            UserInputError: E_DATA, none or several.
+            UserInputError: E_DATA, there is no such column, or several.
         """
-        found = self._of_type(kind)
-        if len(found) == 1:
-            return found[0]
+        columns = self._of_type(kind)
+        if len(columns) == 1:
+            return columns[0]
         shown = ", ".join(
             f"`{printable(name, 40)}` ({type(self._features[name]).__name__})"
             for name in self._names
         )
-        text = f"columns of `images`; expected one of type {kind}, got {len(found)}: {shown}"
-        if found:
+        text = f"columns of `images`; expected one of type {kind}, got {len(columns)}: {shown}"
+        if columns:
             cure = "images.select_columns([IMAGE, CLASS])"
         raise UserInputError.make("E_DATA", f"{text}; pass {cure}")
 
     def read(self, row: int) -> tuple[Image.Image, int | None]:
-        """The image of a row, and its class; None where it has none."""
+        """Return the image of a row, and its class, None if unknown."""
         item = self._rows[row]
         stored = item[self.image]
         if stored is None:
             raise UserInputError.make("E_DATA", f"row {row} of `images` has no image")
         image = Image.open(stored["path"] if stored["bytes"] is None else BytesIO(stored["bytes"]))
         label = None if self.label is None else item[self.label]
-        # What `datasets` writes where a class is not known.
+        # `datasets` writes -1 for an unknown class.
         return image, None if label == -1 else label
 
     def targets(self) -> list[Any] | None:
-        """The column of classes, or None."""
+        """Return the column of classes, or None."""
         return None if self.label is None else list(self._rows[self.label])
 
 
 def _check_names(names: Sequence[str], classes: Sequence[str]) -> None:
-    """Refuse classes that are certainly not the archive's, or not in its order."""
+    """Raise E_DATA for classes that cannot be the archive's, or are in another order."""
     if len(names) != len(classes):
         text = f"classes of `images`; expected the archive's {len(classes)}, got {len(names)}"
         raise UserInputError.make("E_DATA", text)

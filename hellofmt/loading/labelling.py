@@ -1,8 +1,8 @@
-"""Labels of any function from views to logits, such as a teacher, in the place of the projector's.
+"""Labels by any function from views to logits, such as a teacher, in the place of the projector.
 
-What a data set labels with is the one thing in which ways to ship labels differ; views, order and
-everything after them must not. So a function stands behind the same two methods as ``Labeler``,
-``logits`` and ``labels``, and whoever makes labels need not know which of the two it has.
+Ways to ship labels differ in what makes the labels, and must differ in nothing else: not in views,
+order or what follows. So a function gets the same two methods as ``Labeler``, ``logits`` and
+``labels``, and callers need not know which of the two they have.
 
 A network in train mode is refused: batch statistics make a label depend on the other views of its
 batch, and every call would move the running ones.
@@ -28,15 +28,15 @@ __all__ = ["FunctionLabeler"]
 
 
 class FunctionLabeler:
-    """A function from views to logits, as ``Labeler`` gives its labels.
+    """Labeler around a function from views to logits.
 
-    Picklable if the function is, so it reaches workers that are spawned.
+    It can be pickled if the function can, and so reaches spawned workers.
 
     Attributes:
-        device: where the function gets its views.
+        device: device on which the function gets its views.
     """
 
-    #: What stands where a ``Labeler`` names its kernel.
+    #: Name in reports, where a ``Labeler`` names its kernel.
     kernel = "function"
 
     def __init__(
@@ -45,13 +45,13 @@ class FunctionLabeler:
         """Wrap ``function``.
 
         Args:
-            function: views float32 (N, 3, S, S) in [0, 1] on ``device``, not normalised, to logits
-                (N, C).
-            classes: C.
-            device: where the function runs.
+            function: function from views float32 (N, 3, S, S) in [0, 1] on ``device``, not
+                normalised, to logits (N, C).
+            classes: C, number of classes.
+            device: device on which the function runs.
 
         Raises:
-            UserInputError: E_OPTION, a network in train mode.
+            UserInputError: E_OPTION, the function is a network in train mode.
         """
         if isinstance(function, nn.Module) and function.training:
             text = "the label function is in train mode, where a label depends on its batch"
@@ -62,7 +62,7 @@ class FunctionLabeler:
         self._pid = os.getpid()
 
     def logits(self, views: Tensor) -> Tensor:
-        """Logits before the temperature.
+        """Return logits, before the temperature.
 
         Args:
             views: (N, 3, S, S) float32 in [0, 1].
@@ -71,24 +71,24 @@ class FunctionLabeler:
             (N, C) float32 on ``device``, without gradient.
 
         Raises:
-            UserInputError: E_TEACHER, the function returned another shape or numbers that are not
-                finite; E_OPTION, CUDA in a forked worker.
+            UserInputError: E_TEACHER, the function returned another shape, or numbers that are not
+                finite; E_OPTION, a forked worker asks for CUDA.
         """
         refuse_fork(self.device, self._pid)
         with torch.inference_mode():
-            found = self._function(views.to(self.device)).float()
+            logits = self._function(views.to(self.device)).float()
         expected = (len(views), self._classes)
-        if tuple(found.shape) != expected:
+        if tuple(logits.shape) != expected:
             text = f"logits of the label function: expected shape {expected}"
-            raise UserInputError.make("E_TEACHER", f"{text}, got {tuple(found.shape)}")
-        if not bool(found.isfinite().all()):
+            raise UserInputError.make("E_TEACHER", f"{text}, got {tuple(logits.shape)}")
+        if not bool(logits.isfinite().all()):
             text = "logits of the label function: expected finite numbers, got others"
             raise UserInputError.make("E_TEACHER", text)
         # A clone made outside is an ordinary tensor, which autograd may save.
-        return found.clone()
+        return logits.clone()
 
     def labels(self, views: Tensor, temperature: float) -> Tensor:
-        """Soft labels: softmax(logits / T).
+        """Return soft labels: softmax(logits / T).
 
         Args:
             views: (N, 3, S, S) float32 in [0, 1].

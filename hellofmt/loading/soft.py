@@ -1,10 +1,10 @@
 """Labels made in the main process, for data loaders whose workers have no GPU.
 
-Workers make the views, which is what takes CPU time, and one labeler on the GPU labels whole
-batches as they arrive. The view has to arrive as it is labelled, in [0, 1] and not normalised:
-undoing a normalisation in float32 is not exact, and two tensors per view would double the traffic.
-So the data set yields bare views (``labels="none"``), and the normalisation for the student follows
-here, after the label, on the labeler's device.
+Workers make the views, which takes the CPU time, and one labeler on the GPU labels whole batches as
+they arrive. A view must arrive as it is labelled, in [0, 1] and not normalised: undoing a
+normalisation in float32 is not exact, and two tensors per view would double the traffic. So the
+dataset yields bare views (``labels="none"``), and they are normalised for the student here, after
+the label, on the labeler's device.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ __all__ = ["SoftBatches", "soft_batches"]
 
 
 def _dataset_of(loader: object) -> HelloDataset:
-    """The data set that the loader reads, through any ``Subset``."""
-    # Accelerate's loaders are of no such class but say they are.
+    """Return the dataset that the loader reads, through any ``Subset``."""
+    # Accelerate's loaders are of another class but claim this one.
     if not isinstance(loader, DataLoader):
         text = f"`loader`; expected a DataLoader, got {type(loader).__name__}"
         if isinstance(loader, HelloDataset):
@@ -47,8 +47,8 @@ def _dataset_of(loader: object) -> HelloDataset:
         text = f"the loader's data set; expected labels='none', got {dataset.labels!r}"
         raise UserInputError.make("E_OPTION", text)
     if dataset.transform is not None:
-        text = "the loader's data set has a `transform`; expected none, it would change the view"
-        raise UserInputError.make("E_OPTION", text + " before it is labelled")
+        text = "the dataset has a `transform`, which would change views before they are labelled;"
+        raise UserInputError.make("E_OPTION", text + " remove it")
     return dataset
 
 
@@ -66,7 +66,7 @@ class SoftBatches:
         labels: Literal["soft", "logits"],
         temperature: float | None,
     ) -> None:
-        """Use ``soft_batches``."""
+        """Check the arguments of ``soft_batches``; call that instead."""
         dataset = _dataset_of(loader)
         if not isinstance(cast("object", labeler), Labeler):
             text = f"`labeler`; expected a Labeler, got {type(labeler).__name__}"
@@ -82,11 +82,11 @@ class SoftBatches:
         self.batches_done = 0
 
     def __len__(self) -> int:
-        """Batches of a whole pass."""
+        """Return the number of batches of a whole pass."""
         return len(self._loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass: images float32 (N, 3, S, S), normalised, and labels float32 (N, C)."""
+        """Yield a pass: images float32 (N, 3, S, S), normalised, and labels float32 (N, C)."""
         self.batches_done = 0
         for views in self._loader:
             here = views.to(self._labeler.device, non_blocking=True)
@@ -106,7 +106,7 @@ class SoftBatches:
         return sampler
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the pass stands, the batch handed out last included.
+        """Return where the pass stands, including the batch handed out last.
 
         Returns:
             As ``HelloSampler.state_dict``.
@@ -137,7 +137,7 @@ def soft_batches(
     labels: Literal["soft", "logits"] = "soft",
     temperature: float | None = None,
 ) -> SoftBatches:
-    """Batches of (normalised images, labels), labelled in this process on the labeler's device.
+    """Label the views of a loader in this process, on the labeler's device.
 
     ::
 
@@ -147,15 +147,16 @@ def soft_batches(
             ...
 
     Args:
-        loader: over a ``HelloDataset`` with ``labels="none"`` and no transform, or a ``Subset``.
+        loader: loader over a ``HelloDataset`` with ``labels="none"`` and no transform, or over a
+            ``Subset`` of one.
         labeler: usually ``dataset.labeler(device)``.
-        labels: ``"soft"``: softmax(logits / temperature); ``"logits"``.
-        temperature: T > 0; by default the data set's.
+        labels: ``"soft"`` for softmax(logits / temperature), or ``"logits"``.
+        temperature: T > 0; by default the dataset's.
 
     Returns:
-        An iterable; images float32 (N, 3, S, S) and labels float32 (N, C) on the labeler's device.
-        With a ``HelloSampler`` as the loader's batch sampler its ``state_dict()`` says where the
-        pass stands.
+        An iterable of images float32 (N, 3, S, S), normalised, and labels float32 (N, C), on the
+        labeler's device. If the loader's batch sampler is a ``HelloSampler``, its
+        ``state_dict()`` says where the pass stands.
 
     Raises:
         UserInputError: E_OPTION, the loader, the labeler or ``labels`` does not fit.

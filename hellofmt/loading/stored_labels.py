@@ -1,7 +1,7 @@
-"""Labels of a finite schedule on disk, in forms that other programs read, and read back from them.
+"""Labels of a finite schedule on disk: forms that other programs read, and a reader of them.
 
-The label function makes these superfluous; they are here for trainers that know only files, for
-machines that cannot run the encoder, and to compare with. A label is addressed by (epoch, row), and
+The label function makes these superfluous; they serve trainers that know only files, machines that
+cannot run the encoder, and comparisons. A label is addressed by (epoch, row), and
 its view is a pure function of the same two numbers and the seed, so nothing else has to be stored
 to replay a run. A directory holds ``labels.json``, which says what it is, and one of
 
@@ -18,7 +18,7 @@ form             files, numbers little-endian; E epochs, N rows, C classes, D fe
                  the image's sides, ``flip`` U8 [n], ``mix_index`` I64 [n], ``mix_lam`` F32 [n],
                  ``mix_bbox`` I64 [n, 4] x0, y0, x1, y1, ``labels`` F16 [n, C] logits. Theirs are
                  pickles, which run code when read; these are not, so their loader needs
-                 its ``torch.load`` replaced. A mix is per sample, its partner a row of the data set
+                 its ``torch.load`` replaced. A mix is per sample, its partner a row of the dataset
                  with a crop of its own (``mix_coords``, ``mix_flip``); ``rows`` I64 [n]
 ``embeddings``   ``epoch_<e>.safetensors``: ``labels`` F16 [N, D], unit embeddings: 2 D bytes
                  instead of 2 C, and any temperature; reading costs the head, not the encoder
@@ -29,9 +29,9 @@ form             files, numbers little-endian; E epochs, N rows, C classes, D fe
                  from those of a long run, which first epochs of random views are as well
 ===============  ===================================================================================
 
-What ``topk`` and ``pruned`` leave out, 1 less the sum of what they keep, is read as spread evenly
-over the other classes, as TinyViT does it. Labels come from the data set's own label function, or
-from any other: a rival that stores labels stores its teacher's.
+What ``topk`` and ``pruned`` leave out, 1 less the sum of what they keep, is spread evenly over
+the other classes when it is read, as TinyViT does it. Labels come from the dataset's own label
+function, or from any other: a rival that stores labels stores its teacher's.
 
 Logits are stored less their row's maximum, which softmax does not see and float16 does: at CLIP's
 scale of 100 it would round them by 0.03.
@@ -76,27 +76,27 @@ FORMS: tuple[Form, ...] = ("safetensors", "topk", "fkd", "embeddings", "pruned")
 #: ``schema`` of every ``labels.json``.
 LABELS_SCHEMA = "hello.labels/1"
 
-# Forms of k classes a label; of probabilities, which belong to one temperature; that start over.
+# Forms with k classes a label, with probabilities (of one temperature), and that start over.
 TOP_K_FORMS: tuple[Form, ...] = ("topk", "pruned")
 _SOFT: tuple[Form, ...] = ("safetensors", *TOP_K_FORMS)
 CYCLING_FORMS: tuple[Form, ...] = ("pruned",)
 
 
 def file_name(form: str, epoch: int, batch: int = 0) -> str:
-    """Name, within its directory, of the file that holds the labels of an epoch or batch."""
+    """Return the name, within its directory, of the file with the labels of an epoch or batch."""
     if form == "fkd":
         return f"epoch_{epoch}/batch_{batch}.safetensors"
     return f"epoch_{epoch}.bin" if form in TOP_K_FORMS else f"epoch_{epoch}.safetensors"
 
 
 def record_type(form: str, k: int) -> np.dtype[Any]:
-    """One label of the forms ``topk`` and ``pruned``, with k classes."""
+    """Return the layout of one label of the forms ``topk`` and ``pruned``, with k classes."""
     row = [("row", "<i4")] if form == "topk" else []
     return np.dtype([*row, ("class", "<i2", (k,)), ("value", "<f2", (k,))])
 
 
 class _Views(Protocol):
-    """What tells the views of one data set from those of another."""
+    """Facts by which the views of two datasets differ."""
 
     @property
     def id(self) -> str: ...
@@ -118,7 +118,7 @@ class StoredLabels:
         seed: seed of the views.
         epochs: E; epochs 0 .. E - 1 are stored.
         cycles: whether a later epoch e is epoch e mod E again, views and labels.
-        rows: N of the data set.
+        rows: N, rows of the dataset.
         classes: C.
         temperature: T of the stored probabilities; for ``fkd`` and ``embeddings`` the default.
     """
@@ -127,11 +127,11 @@ class StoredLabels:
         """Read ``labels.json``.
 
         Args:
-            directory: as ``write_labels`` left it.
+            directory: what ``write_labels`` wrote.
 
         Raises:
-            OSError: there is no such directory or file.
-            UserInputError: E_DATA, it does not hold labels.
+            OSError: the directory or the file is missing.
+            UserInputError: E_DATA, the directory does not hold labels.
         """
         self.path = Path(directory)
         try:
@@ -171,10 +171,10 @@ class StoredLabels:
         raise self._error(name, fact)
 
     def check(self, dataset: _Views) -> None:
-        """Refuse labels of other views than the data set's.
+        """Check that the labels are of the views of a dataset.
 
         Raises:
-            UserInputError: E_DATA, another archive, seed, number of images or kind of views.
+            UserInputError: E_DATA, archive, seed, number of images or kind of views differs.
         """
         facts = (
             ("archive", self.archive, dataset.id),
@@ -194,21 +194,21 @@ class StoredLabels:
         labeler: Labeler | None = None,
         temperature: float | None = None,
     ) -> Tensor:
-        """Soft labels.
+        """Read soft labels.
 
         Args:
-            rows: (n,).
+            rows: (n,), each 0 <= row < N.
             epochs: (n,), each below ``self.epochs`` unless they cycle.
-            labeler: its head makes labels of ``embeddings``; no other form needs it.
-            temperature: T > 0; by default, and for ``safetensors``, ``topk`` and ``pruned``
-                necessarily, the one they were stored for.
+            labeler: labeler whose head makes labels of ``embeddings``; no other form needs it.
+            temperature: T > 0; by default the one they were stored for, and ``safetensors``,
+                ``topk`` and ``pruned`` take no other.
 
         Returns:
-            float32 (n, C); on the CPU unless a labeler made them. Within 2**-11 of each stored
-            number; ``topk`` and ``pruned`` spread what is left evenly over the other classes.
+            float32 (n, C), within 2**-11 of each stored number; on the CPU unless a labeler made
+            them. ``topk`` and ``pruned`` spread the rest evenly over the other classes.
 
         Raises:
-            UserInputError: E_OPTION, an epoch or temperature that is not stored, or no labeler;
+            UserInputError: E_OPTION, epoch or temperature is not stored, or there is no labeler;
                 E_DATA, a file is damaged.
             OSError: a file is missing.
         """
@@ -235,7 +235,7 @@ class StoredLabels:
     def _gathered(
         self, rows: NDArray[np.integer], epochs: NDArray[np.integer], width: int | None
     ) -> Tensor:
-        """Stored rows as float32, file by file."""
+        """Read stored rows as float32, file by file."""
         files, places = self._files(rows, epochs)
         out: NDArray[np.float32] | None = None
         for name in sorted(set(files)):
@@ -251,7 +251,7 @@ class StoredLabels:
     def _files(
         self, rows: NDArray[np.integer], epochs: NDArray[np.integer]
     ) -> tuple[list[str], NDArray[np.int64]]:
-        """File and place within it of each label."""
+        """Return the file of each label and the place within it."""
         if self.form != "fkd":
             return [file_name(self.form, int(e)) for e in epochs], np.asarray(rows, np.int64)
         at = [self._places_of(int(e))[int(r)] for r, e in zip(rows, epochs, strict=True)]
@@ -259,7 +259,7 @@ class StoredLabels:
         return names, np.array([place for _, place in at], np.int64)
 
     def _places_of(self, epoch: int) -> NDArray[np.int64]:
-        """(N, 2) batch and place of every row in an epoch."""
+        """Return batch and place of every row in an epoch, (N, 2)."""
         if epoch not in self._places:
             places = np.full((self.rows, 2), -1, np.int64)
             for batch in range(self._batches):
@@ -276,7 +276,7 @@ class StoredLabels:
     def _tensor(
         self, name: str, tensor: str, dtype: str, ndim: int, rows: NDArray[np.int64] | None = None
     ) -> NDArray[Any]:
-        """A tensor of a safetensors file, or some of its rows: all of an epoch may be too large."""
+        """Read a tensor of a file, or some of its rows: a whole epoch may be too large."""
         path = self.path / name
         try:
             with safe_open(path, "numpy") as file:
@@ -303,7 +303,7 @@ class StoredLabels:
                 target[...] = np.frombuffer(data, target.dtype).reshape(target.shape)
 
     def _spread(self, rows: NDArray[np.integer], epochs: NDArray[np.integer]) -> Tensor:
-        """Top-k records as whole distributions."""
+        """Read top-k records as whole distributions."""
         record = record_type(self.form, self._k)
         read = np.empty((rows.size, 1), record)
         for epoch in np.unique(epochs):

@@ -1,9 +1,9 @@
-"""Verified samples for pipelines built on webdataset: what its own tar reader would give, checked.
+"""Verified samples for webdataset pipelines: the same as from its own tar reader, but checked.
 
 webdataset reads a ``.hello`` archive as the tar it is, but verifies nothing, skips what it cannot
 read, and its ``.decode()`` runs pickles. Here the same samples come from our reader: every byte is
-held to its digest, a fault is an error and never a skipped sample, and there is nothing in a sample
-but one image and its class. webdataset itself is not imported.
+checked against its digest, a fault is an error and never a skipped sample, and a sample holds
+nothing but one image and its class. webdataset itself is not imported.
 
 Rows are dealt out like cards, not cut into blocks: they are sorted by class, so a worker with a
 block of them would see few classes. Shuffling is left to the pipeline (``webdataset.shuffle``).
@@ -45,7 +45,7 @@ def webdataset_samples(
     storage_options: Mapping[str, Any] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> WebdatasetSamples:
-    """The images of an archive as webdataset samples, each verified when it is read.
+    """Read the images of an archive as webdataset samples, each verified when it is read.
 
     A sample is ``{"__key__": "images/0003/000042", "__url__": ..., "jpg": bytes, "cls": b"3"}``
     with ``png``, ``jpg`` or ``webp`` for the image; images of a packed archive come as PNG. The
@@ -56,23 +56,22 @@ def webdataset_samples(
     and divides them by itself.
 
     Args:
-        source: an archive, a URL, the files of a sharded set or their pattern, see
-            ``hellofmt.open``.
-        expect: the ``id`` it must have.
-        rank: this process of ``num_replicas``; by default as torch.distributed says when a pass
-            begins.
-        num_replicas: processes that share the rows.
-        storage_options: of a URL.
+        source: archive, URL, files of a sharded set or their pattern, see ``hellofmt.open``.
+        expect: ``id`` that the archive must have.
+        rank: number of this process among ``num_replicas``; by default torch.distributed's when a
+            pass begins.
+        num_replicas: number of processes that share the rows.
+        storage_options: options of a URL's storage.
         cache_dir: folder that keeps what came from a URL.
 
     Returns:
-        An iterable data set: the first stage of a ``webdataset.DataPipeline``, or for a DataLoader.
+        An iterable dataset: the first stage of a ``webdataset.DataPipeline``, or for a DataLoader.
 
     Raises:
         OSError: the archive is missing or cannot be opened.
         HelloError: the archive is refused, see ``hellofmt.open``.
-        UserInputError: no images (E_DATA), or not a rank of so many, or ``source`` is something
-            else (E_OPTION).
+        UserInputError: E_DATA, the archive has no images; E_OPTION, the rank is out of range, or
+            ``source`` is of a wrong kind.
 
     Example:
         >>> import hellofmt, webdataset
@@ -91,13 +90,13 @@ class WebdatasetSamples(IterableDataset[dict[str, Any]]):
     """The samples of an open archive; see ``webdataset_samples``.
 
     Attributes:
-        file: the archive.
+        file: the open archive.
     """
 
     def __init__(
         self, file: Archive, *, rank: int | None = None, num_replicas: int | None = None
     ) -> None:
-        """Of an open archive; see ``webdataset_samples``."""
+        """Take an open archive; see ``webdataset_samples``."""
         if not isinstance(cast("object", file), Archive):
             text = f"`file`; expected an open archive, got {type(file).__name__}"
             raise UserInputError.make("E_OPTION", text + ": pass it to webdataset_samples")
@@ -110,37 +109,37 @@ class WebdatasetSamples(IterableDataset[dict[str, Any]]):
                 f"got {rank}, {num_replicas}",
             )
         self.file = file
-        self._given: Place | None = None
+        self._fixed: Place | None = None
         if rank is not None and num_replicas is not None:
-            self._given = Place(rank, num_replicas)
-        # Of the process that started this one, for workers that are spawned and belong to no group.
+            self._fixed = Place(rank, num_replicas)
+        # Place of the process that started this one, for spawned workers, which are in no group.
         self._parent = Place(0, 1)
 
     def __getstate__(self) -> dict[str, Any]:
-        """With the place of this process, which one that it starts would not know."""
+        """Pickle the place of this process along, which a spawned worker cannot ask for."""
         return {**self.__dict__, "_parent": self._place()}
 
     def _place(self) -> Place:
-        """Which rows are served here; all of them where Accelerate divides them afterwards."""
+        """Return whose rows are served here: all of them if Accelerate divides them afterwards."""
         if divider_of(self) is not None:
-            if self._given is not None and self._given.world > 1:
+            if self._fixed is not None and self._fixed.world > 1:
                 text = "`num_replicas` of samples that Accelerate divides; expected none, got"
-                raise UserInputError.make("E_OPTION", f"{text} {self._given.world}")
+                raise UserInputError.make("E_OPTION", f"{text} {self._fixed.world}")
             return Place(0, 1)
-        if self._given is not None:
-            return self._given
+        if self._fixed is not None:
+            return self._fixed
         place = current()
         return self._parent if place.world == 1 else place
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """The samples of this rank and worker, in the order of the archive.
+        """Yield the samples of this rank and worker, in the order of the archive.
 
         Yields:
             One sample per image.
 
         Raises:
-            HelloError: an image cannot be read or is not what its digest says.
-            UserInputError: E_OPTION, ``num_replicas`` where Accelerate divides the rows.
+            HelloError: an image cannot be read or does not match its digest.
+            UserInputError: E_OPTION, ``num_replicas`` was passed, but Accelerate divides the rows.
         """
         place = self._place()
         info = get_worker_info()
@@ -150,7 +149,7 @@ class WebdatasetSamples(IterableDataset[dict[str, Any]]):
             yield from self._samples(rows[start : start + _BATCH_ROWS])
 
     def _samples(self, rows: Sequence[int]) -> Iterator[dict[str, Any]]:
-        """The samples of some rows, read at once."""
+        """Yield the samples of some rows, read at once."""
         file, index = self.file, self.file.index
         images = file.manifest.images
         if images is UNSET or index is None:

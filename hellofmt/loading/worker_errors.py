@@ -1,8 +1,8 @@
-"""Errors on their way from a ``DataLoader`` worker, with all their fields.
+"""Errors that keep all their fields on the way from a ``DataLoader`` worker.
 
 torch sends the class of a worker's exception and a text, and calls that class with the text in the
-main process. So a worker raises its error as an instance of a class that was made for this one
-error: the class pickles with the error in it, and calling it gives the error back.
+main process. So a worker raises its error as an instance of a class made for this one error: the
+class pickles with the error in it, and calling it returns the error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _ClassOfOne(type):
     error: HelloError
 
     def __call__(cls, message: str) -> Any:
-        """The error itself; what torch says about the worker becomes a note."""
+        """Return the error itself; what torch says about the worker becomes a note."""
         cls.error.add_note(message)
         return cls.error
 
@@ -48,10 +48,10 @@ copyreg.pickle(_ClassOfOne, _reduce)  # pyright: ignore[reportArgumentType] - a 
 
 @contextmanager
 def errors_arrive_whole() -> Generator[None]:
-    """Around what a data set does for a loader; without effect outside of a worker.
+    """Wrap what a dataset does for a loader; outside of a worker nothing changes.
 
     Raises:
-        HelloError: what was raised inside, of the same class, ready for the way.
+        HelloError: the error raised inside, of the same class, ready to be sent.
     """
     try:
         yield

@@ -53,28 +53,29 @@ def write_labels(
     temperature: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Write the labels of epochs 0 .. ``epochs`` - 1 of a data set.
+    """Write the labels of epochs 0 .. ``epochs`` - 1 of a dataset.
 
     Args:
-        dataset: gives views and seed; labels are made on its device, by what makes its own.
-        directory: a new directory; it gets its name when it is complete.
-        epochs: >= 1.
+        dataset: dataset with the views and the seed; what makes its own labels makes these, on its
+            device.
+        directory: new directory, which gets its name when it is complete.
+        epochs: number of epochs, >= 1.
         form: one of ``FORMS``, see ``hellofmt.loading.stored_labels``.
         k: classes per label of ``topk`` and ``pruned``, 1 to C.
         batch_size: rows per step, and per file of ``fkd``.
-        label_function: makes the labels instead: logits (N, C) of views (N, 3, S, S), float32 in
-            [0, 1], on the data set's device. An archive needs no projector then, if the data set
-            is opened with ``labels="hard"``.
-        temperature: T > 0 of the labels; by default the data set's.
+        label_function: function that makes the labels instead: from views (N, 3, S, S), float32 in
+            [0, 1] on the dataset's device, to logits (N, C). The archive then needs no projector,
+            if the dataset is opened with ``labels="hard"``.
+        temperature: T > 0 of the labels; by default the dataset's.
         progress: called with labels done and labels in all.
 
     Returns:
         Bytes written.
 
     Raises:
-        UserInputError: E_OPTION, ``dataset`` is something else, a number or ``form`` is out of
-            range, no temperature is known, or ``embeddings`` of a label function; E_DATA, no
-            projector; E_TEACHER, the label function returns something else than logits.
+        UserInputError: E_OPTION, ``dataset`` is of a wrong kind, a number or ``form`` is out of
+            range, no temperature is known, or a label function has no ``embeddings``; E_DATA, the
+            archive has no projector; E_TEACHER, the label function does not return logits.
         HelloIOError: E_TARGET, the directory exists.
         HelloError: an image cannot be read.
     """
@@ -123,9 +124,8 @@ def write_labels(
         **({"k": k} if form in TOP_K_FORMS else {}),
     }
     with new_directory(directory) as folder:
-        # Known: it was checked above.
-        known = cast("float", temperature)
-        writer = _Writer(folder, dataset, source, known, form, k, batch_size)
+        # Checked above: the temperature is a number.
+        writer = _Writer(folder, dataset, source, cast("float", temperature), form, k, batch_size)
         done = 0
         for epoch in range(epochs):
             for rows in writer.epoch(epoch):
@@ -137,7 +137,7 @@ def write_labels(
 
 
 class _Writer:
-    """One schedule being written into a directory."""
+    """Writer of one schedule into a directory."""
 
     def __init__(
         self,
@@ -173,7 +173,7 @@ class _Writer:
                     yield rows.size
             return
         width = len(self._dataset.classes) if self._embedder is None else self._embedder.features
-        # An epoch may not fit in memory: it is gathered in a file, from which the library writes.
+        # An epoch may not fit in memory, so a file gathers it, from which the library writes.
         gathered = path.with_suffix(".npy")
         whole = np.lib.format.open_memmap(gathered, "w+", "<f2", (self._rows.size, width))
         for rows, labels in self._steps(epoch):
@@ -185,7 +185,7 @@ class _Writer:
         gathered.unlink()
 
     def _steps(self, epoch: int) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-        """Rows in order, and their labels or embeddings."""
+        """Yield rows in order, with their labels or embeddings."""
         for first in range(0, self._rows.size, self._batch_size):
             rows = self._rows[first : first + self._batch_size]
             drawn, _ = self._dataset.draw(rows, epoch)
@@ -224,7 +224,7 @@ class _Writer:
 def _fkd_tensors(
     dataset: HelloDataset, rows: NDArray[np.int64], table: NDArray[np.int32], logits: Tensor
 ) -> dict[str, NDArray[Any]]:
-    """The entries of a batch file of ``fkd``."""
+    """Make the entries of a batch file of ``fkd``."""
     heights, widths = dataset.sizes
     wide = table.astype(np.int64)
 

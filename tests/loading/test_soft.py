@@ -88,7 +88,7 @@ def test_loaders_that_do_not_fit_are_refused(mixing):
         (
             DataLoader(HelloDataset(mixing, labels="none", transform=torch.neg)),
             {},
-            "the loader's data set has a `transform`; expected none",
+            "the dataset has a `transform`, which would change views before they are label",
         ),
         (DataLoader(bare), {"labels": "hard"}, "`labels`; expected 'soft' or 'logits', got 'hard'"),
     ]

@@ -44,7 +44,7 @@ _SMALL = 32
 def _taps(
     lengths: NDArray[np.int64], outputs: NDArray[np.int64], size: int, is_wide: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Which lines of a crop reach each output line, and with what weight.
+    """Compute which lines of a crop reach each output line, and with what weight.
 
     With n lines in the crop, S outputs and m = max(n, S), or m = S without antialias, line j counts
     max(0, 2m - |(2j + 1) S - (2i + 1) n|) towards output i, over the sum: a triangle filter. All of
@@ -73,7 +73,7 @@ def _taps(
 
 
 def _ragged(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Owner and place of each item when owner p has ``counts[p]`` items."""
+    """Return owner and place of each item if owner p has ``counts[p]`` items."""
     owner = np.repeat(np.arange(counts.size), counts)
     starts = np.cumsum(counts) - counts
     return owner, np.arange(owner.size) - starts[owner]
@@ -85,8 +85,8 @@ def _sums(
     at: NDArray[np.int64],
     offsets: Tensor,
 ) -> NDArray[np.float32]:
-    """(T, B): sum over k of weights[t, k] * lines[at[t, k]], each line by itself."""
-    found = torch.embedding_bag(
+    """Sum weights[t, k] * lines[at[t, k]] over k, each line by itself: (T, B)."""
+    sums = torch.embedding_bag(
         torch.from_numpy(lines),
         torch.from_numpy(at.reshape(-1)),
         offsets[: len(at)],
@@ -95,7 +95,7 @@ def _sums(
         False,
         torch.from_numpy(weights.reshape(-1)),
     )
-    return found[0].numpy()
+    return sums[0].numpy()
 
 
 def _chunks(costs: NDArray[np.int64], classes: NDArray[np.int64]) -> list[tuple[int, int]]:

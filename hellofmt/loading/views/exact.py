@@ -2,8 +2,8 @@
 
 View parameters are promised bit-identical everywhere, and they pass through exp (crop ratio) and
 the Beta distribution (mixing). ``np.exp`` and the C library's ``exp`` differ between machines and
-between vector widths in the last bit, which a later rounding to pixels can make visible. Only
-``+ - * /``, rounding and scaling by powers of two are used here: IEEE 754 rounds those correctly,
+between vector widths in the last bit, which a later rounding to pixels can make visible. This
+file uses only ``+ - * /``, rounding and scaling by powers of two: IEEE 754 rounds those correctly,
 and NumPy never contracts two of its calls into one fused operation.
 
 The Beta quantile needs no gamma function: only Beta(a, a) occurs, whose distribution function is
@@ -38,7 +38,7 @@ _BISECTIONS = 40
 
 
 def exp(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Exponential of ``x``: relative error below 2**-51, the same bits on every machine.
+    """Compute the exponential: relative error below 2**-51, the same bits on every machine.
 
     Taylor series of degree 14 after reduction by multiples of ln 2.
 
@@ -58,10 +58,10 @@ def exp(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def log(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Natural logarithm of ``x``, error below 2**-51 of max(1, |log x|), bit-identical everywhere.
+    """Compute the natural logarithm, with the same bits on every machine.
 
-    2 artanh((m - 1) / (m + 1)) for the mantissa m in [sqrt(1/2), sqrt(2)), plus the exponent's
-    share.
+    The error is below 2**-51 of max(1, |log x|). The sum is 2 artanh((m - 1) / (m + 1)) for the
+    mantissa m in [sqrt(1/2), sqrt(2)), plus the exponent's share.
 
     Args:
         x: float64, any shape, normal numbers > 0.
@@ -83,7 +83,7 @@ def log(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=16)
 def _series(a: float) -> tuple[float, ...]:
-    """Coefficients of 2F1(2a, 1; a + 1; x) up to 2**-60 of the sum at x = 1/2."""
+    """Compute the coefficients of 2F1(2a, 1; a + 1; x) up to 2**-60 of the sum at x = 1/2."""
     coefficients = [1.0]
     term = total = 1.0
     while term > total * 2.0**-60:
@@ -104,7 +104,7 @@ def _series_at(x: NDArray[np.float64], a: float) -> NDArray[np.float64]:
 
 
 def beta_quantile(u: NDArray[np.float64], a: float) -> NDArray[np.float64]:
-    """The x at which the distribution function of Beta(a, a) is ``u``.
+    """Compute the x at which the distribution function of Beta(a, a) is ``u``.
 
     The incomplete integral is ``x^a (1-x)^a / a * 2F1(2a, 1; a+1; x)`` (Abramowitz and Stegun,
     26.5.23 with 15.3.3), whose series has positive terms only and converges at least like 2^-n for

@@ -22,11 +22,11 @@ __all__ = ["normalise", "normalise_", "student_form"]
 
 
 def normalise(batch: Tensor, views: Views) -> Tensor:
-    """(batch - mean) / std of ``views``, per channel: what a student is given.
+    """Compute (batch - mean) / std of ``views``, per channel: what a student sees.
 
     Args:
         batch: (..., 3, S, S) floating point in [0, 1], any device.
-        views: mean and std are read.
+        views: rules; mean and std are read.
 
     Returns:
         A new tensor of the same shape, dtype and device.
@@ -36,11 +36,11 @@ def normalise(batch: Tensor, views: Views) -> Tensor:
 
 
 def normalise_(batch: Tensor, views: Views) -> Tensor:
-    """``normalise`` in place: the same bits, without two new tensors of a batch's size.
+    """Normalise in place: the same bits, without two new tensors of a batch's size.
 
     Args:
         batch: (..., 3, S, S) floating point in [0, 1], any device; overwritten.
-        views: mean and std are read.
+        views: rules; mean and std are read.
 
     Returns:
         ``batch``.
@@ -50,14 +50,14 @@ def normalise_(batch: Tensor, views: Views) -> Tensor:
 
 
 def student_form(views: Views, *, channels_last: bool = False) -> ViewForm:
-    """``normalise`` as a form in which ``hellofmt_kernels`` draws views.
+    """State ``normalise`` as a form in which ``hellofmt_kernels`` draws views.
 
     Args:
-        views: mean and std are read.
-        channels_last: memory format.
+        views: rules; mean and std are read.
+        channels_last: whether images are channels-last in memory.
 
     Returns:
-        Of float32.
+        The form, of float32.
 
     Raises:
         UserInputError: E_OPTION, ``views.std`` is out of range.

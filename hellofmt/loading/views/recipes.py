@@ -59,7 +59,7 @@ def view_recipe(
     mean: Sequence[float] = (0.485, 0.456, 0.406),
     std: Sequence[float] = (0.229, 0.224, 0.225),
 ) -> Views:
-    """The views of a published method.
+    """Return the views of a published method.
 
     Args:
         name: ``"hello"``, ``"rded"``, ``"sre2l"``, ``"sre2l-mixup"`` or ``"plain"``.
@@ -76,15 +76,15 @@ def view_recipe(
     Raises:
         UserInputError: E_OPTION, an unknown name, or a number out of range.
     """
-    found = VIEW_RECIPES.get(name)
-    if found is None:
+    chosen = VIEW_RECIPES.get(name)
+    if chosen is None:
         text = f"unknown view recipe `{printable(name)}`; expected one of {', '.join(VIEW_RECIPES)}"
         raise UserInputError.make("E_OPTION", text)
     most = MAX_SHUFFLE_FACTOR if name in _SHUFFLED else 1
     if size < 1 or not 1 <= factor <= most:
         text = f"view recipe `{name}`; expected size >= 1 and a factor from 1 to {most}"
         raise UserInputError.make("E_OPTION", f"{text}, got {size} and {factor}")
-    values = {**_COMMON, **found}
+    values = {**_COMMON, **chosen}
     if name == "rded":
         values["crop_scale"] = [decimal_string(1 / factor), "1.0"]
     return Views(

@@ -24,7 +24,7 @@ stream          word  use
 The crop is torchvision's ``RandomResizedCrop``: side lengths rounded half to even, the first try
 that fits, else the central crop of the nearest allowed ratio. The box is torchvision's ``CutMix``:
 half sides ``floor(S sqrt(1 - lambda) / 2)`` about the centre, cut at the border. The partner is
-drawn from the whole data set, so that it does not depend on the batch, and shows the crop and flip
+drawn from the whole dataset, so that it does not depend on the batch, and shows the crop and flip
 that it has itself in this epoch; its own mixing is ignored and it takes the row's permutation. A
 row that is not mixed, or whose box or weight leaves nothing of the partner, has its own columns as
 partner.
@@ -82,7 +82,7 @@ SHOWN_COLUMNS = [ViewColumn.IMAGE, ViewColumn.PARTNER_IMAGE]
 
 @dataclass(frozen=True)
 class _Rules:
-    """The decimals of ``Views`` as numbers, checked."""
+    """Decimals of ``Views`` as numbers, checked."""
 
     size: int
     scale: tuple[float, float]
@@ -149,7 +149,7 @@ def _rules_of(views: Views) -> _Rules:
 def _words(
     seed: int, epochs: NDArray[np.int64], stream: Stream, rows: NDArray[np.int64], count: int
 ) -> NDArray[np.uint64]:
-    """(N, count) words, where rows of a batch may stand in different epochs."""
+    """Draw (N, count) words; rows of a batch may be of different epochs."""
     if epochs.size and (epochs == epochs[0]).all():
         return words(seed, int(epochs[0]), stream, rows, count)
     out = np.empty((rows.size, count), np.uint64)
@@ -165,7 +165,7 @@ def _crops(
     heights: NDArray[np.int64],
     widths: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """(N, 5) top, left, height, width, flip."""
+    """Choose crops: (N, 5) top, left, height, width, flip."""
     u = uniform(word)
     tries_area, tries_ratio = u[:, _FIRST_TRY::2], u[:, _FIRST_TRY + 1 :: 2]
     low, high = rules.scale
@@ -177,17 +177,17 @@ def _crops(
     fits = (try_w > 0) & (try_w <= widths[:, None]) & (try_h > 0) & (try_h <= heights[:, None])
     first = fits.argmax(axis=1)
     at = np.arange(heights.size)
-    # The central fallback: the whole image, or its largest part of the nearest allowed ratio.
+    # The central fallback is the whole image, or its largest part of the nearest allowed ratio.
     shape = widths / heights
     fallback_h = np.where(shape < rules.ratio[0], np.rint(widths / rules.ratio[0]), heights)
     fallback_w = np.where(shape > rules.ratio[1], np.rint(heights * rules.ratio[1]), widths)
-    found = fits.any(axis=1)
+    has_fit = fits.any(axis=1)
     # A rounded side of an extreme ratio may be 0.
-    h = np.where(found, try_h[at, first], np.clip(fallback_h, 1, heights)).astype(np.int64)
-    w = np.where(found, try_w[at, first], np.clip(fallback_w, 1, widths)).astype(np.int64)
+    h = np.where(has_fit, try_h[at, first], np.clip(fallback_h, 1, heights)).astype(np.int64)
+    w = np.where(has_fit, try_w[at, first], np.clip(fallback_w, 1, widths)).astype(np.int64)
     free_h, free_w = heights - h, widths - w
-    top = np.where(found, below(word[:, _TOP], free_h + 1), free_h // 2)
-    left = np.where(found, below(word[:, _LEFT], free_w + 1), free_w // 2)
+    top = np.where(has_fit, below(word[:, _TOP], free_h + 1), free_h // 2)
+    left = np.where(has_fit, below(word[:, _LEFT], free_w + 1), free_w // 2)
     flip = u[:, _FLIP] < rules.flip
     return np.stack([top, left, h, w, flip.astype(np.int64)], axis=1)
 
@@ -195,7 +195,7 @@ def _crops(
 def _boxes(
     rules: _Rules, word: NDArray[np.uint64], share: NDArray[np.float64]
 ) -> NDArray[np.int64]:
-    """(N, 4) y0, x0, y1, x1 of torchvision's CutMix box; zeros where it is empty."""
+    """Choose torchvision's CutMix boxes: (N, 4) y0, x0, y1, x1, zeros if empty."""
     size = rules.size
     half = np.floor(0.5 * np.sqrt(1.0 - share) * size).astype(np.int64)
     y, x = below(word[:, _CENTRE_Y], size), below(word[:, _CENTRE_X], size)
@@ -222,17 +222,17 @@ def partners(
     indices: NDArray[np.integer],
     count: int,
 ) -> NDArray[np.int64]:
-    """Row that each view is mixed with, or the view's own row where it is not mixed.
+    """Draw the row that each view is mixed with, or its own row if it is not mixed.
 
-    Known before any size is: a loader whose images have unknown sizes decodes ``indices`` and these
-    rows first. ``view_table`` may still find that nothing of the partner is visible.
+    No size is needed for this: a loader whose images have unknown sizes decodes ``indices`` and
+    these rows first. ``view_table`` may still find that nothing of the partner is visible.
 
     Args:
-        views: the rules.
-        seed: 0 <= seed < 2**64.
+        views: rules of the views.
+        seed: seed of the views, 0 <= seed < 2**64.
         epochs: one epoch, or one per index (N,); 0 <= epoch < 2**32.
-        indices: (N,) rows of the data set.
-        count: rows in the data set.
+        indices: (N,) rows of the dataset.
+        count: rows in the dataset.
 
     Returns:
         int64 (N,).
@@ -273,20 +273,20 @@ def view_table(
     widths: NDArray[np.integer],
     count: int,
 ) -> NDArray[np.int32]:
-    """Parameters of the views (seed, epoch, index): one row of 20 integers each.
+    """Make the parameters of the views (seed, epoch, index): one row of 20 integers each.
 
-    Bit-identical on every machine; the words behind each column stand in the module's docstring,
-    the meaning of the columns in ``hellofmt_kernels.views.row.ViewColumn``. Image and partner
-    columns are rows of the data set.
+    They are bit-identical on every machine. The module's docstring lists the words behind each
+    column, ``hellofmt_kernels.views.row.ViewColumn`` what the columns mean. Image and partner
+    columns are rows of the dataset.
 
     Args:
-        views: the rules.
-        seed: 0 <= seed < 2**64.
+        views: rules of the views.
+        seed: seed of the views, 0 <= seed < 2**64.
         epochs: one epoch, or one per index (N,); 0 <= epoch < 2**32.
-        indices: (N,) rows of the data set; may repeat.
+        indices: (N,) rows of the dataset; may repeat.
         heights: (count,) pixels; only those of ``indices`` and their partners are read.
         widths: (count,) pixels, likewise.
-        count: rows in the data set, >= 1.
+        count: rows in the dataset, >= 1.
 
     Returns:
         int32 (N, 20).
@@ -337,11 +337,11 @@ def view_table(
 def plain_table(
     indices: NDArray[np.integer], heights: NDArray[np.integer], widths: NDArray[np.integer]
 ) -> NDArray[np.int32]:
-    """The views without augmentation: each whole image, unflipped, unmixed.
+    """Make the parameters of views without augmentation: whole images, unflipped, unmixed.
 
     Args:
-        indices: (N,) rows of the data set.
-        heights: (rows of the data set,) pixels.
+        indices: (N,) rows of the dataset.
+        heights: (rows of the dataset,) pixels.
         widths: likewise.
 
     Returns:
@@ -371,15 +371,15 @@ def mixed_labels(
     *,
     size: int,
 ) -> Tensor:
-    """Hard labels of mixed views: each class's share of the view.
+    """Compute the hard labels of mixed views: each class's share of the view.
 
     The partner's share is the area of its box, after the cut at the border, over S^2; outside the
     box it is 1 - weight / 65536.
 
     Args:
         table: (N, 20) as from ``view_table``.
-        labels: class of every row of the data set; only rows in the table are read.
-        classes: C; every class read is in 0..C-1.
+        labels: class of every row of the dataset, in 0..C-1; only rows in the table are read.
+        classes: C, number of classes.
         size: S, side of the view in pixels.
 
     Returns:
