@@ -317,7 +317,8 @@ def load_named_teacher(
     """
     reader = _Reader(text, classes, size, change, teacher_classes, say)
     path = Path(text)
-    if path.exists():
+    # An empty text, of a variable that is not set, would be the current folder.
+    if text and path.exists():
         if path.is_dir() or (path.parent / TRAJECTORY_FILE).exists():
             return reader.from_trajectory(path, fraction)
         raise UserInputError.make(

@@ -15,6 +15,7 @@ same bits.
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,7 +39,6 @@ from hellofmt.teacher.rule import InputRule
 from hellofmt.teacher.train import TEACHER_RECIPE
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Sequence
 
     from torch import Tensor, nn
@@ -227,7 +227,7 @@ def train_trajectory(
         The trajectory.
 
     Raises:
-        HelloIOError: the folder holds another run (E_TARGET).
+        HelloIOError: the folder has no name, or holds another run (E_TARGET).
         UserInputError: an unknown network, or a loss that is not finite (E_OPTION).
         OSError: something cannot be written; what is finished stays.
     """
@@ -236,6 +236,8 @@ def train_trajectory(
             "E_OPTION",
             f"steps and checkpoints: expected at least 1, got {steps} and {checkpoints}",
         )
+    if not os.fspath(folder):
+        raise HelloIOError.make("E_TARGET", "the folder of the teacher has an empty name")
     root = Path(folder)
     if ranks.current().rank == 0:
         where, is_ours = torch.device(device), not root.exists()

@@ -121,6 +121,7 @@ def test_a_recorded_rule_is_not_overruled(folder):
     ("text", "message"),
     [
         ("nothing", "no such file or folder; expected a folder of `hello teach`, NETWORK=FILE"),
+        ("", "teacher ``: no such file or folder"),
         ("resnet81", "no such file .*; did you mean `resnet18`"),
         ("runs/lr=0.1/w.safetensors", "no such file or folder"),
         ("w.bin", "the file does not say its network; expected `NETWORK=w.bin`"),

@@ -180,3 +180,10 @@ def test_the_three_nearest_checkpoints():
     assert weak_checkpoints(accuracies, 0.5) == [0, 1, 2]
     assert weak_checkpoints(accuracies, 1.0) == [2, 3, 4]
     assert weak_checkpoints([5.0, 5.0], 0.1) == [0, 1]
+
+
+def test_a_folder_without_a_name_is_not_the_current_one(teach, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HelloIOError, match="E_TARGET: the folder of the teacher has an empty name"):
+        teach("")
+    assert not any(tmp_path.iterdir())
