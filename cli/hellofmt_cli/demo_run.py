@@ -27,6 +27,7 @@ from hellofmt_cli.console import console
 from hellofmt_cli.demo_report import result_document
 from hellofmt_cli.demo_settings import TEACHER, Data, DemoSettings, archive_path, split_data
 from hellofmt_cli.demo_students import executor, scores_of, step_bar, student_jobs, submit
+from hellofmt_cli.inputs import read_base
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +103,7 @@ def _make_archives(
         " views as the teacher does."
     )
     stages = Stages(out / "work", say=lambda text: say(f"      {text}"))
-    base = settings.base()
+    base = read_base("seeded", settings.views)
     facts: dict[str, Any] = {}
     for ipc in settings.ipcs:
         path = archive_path(out, ipc)

@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hellofmt.archive import Arch, Preprocess, Views, VisionArch
+from hellofmt.archive import Views
 from hellofmt.distillation import DistillSettings, FitSettings, ProjectorSettings, SelectSettings
-from hellofmt.projector import seeded_base
 from hellofmt.sources import ArrayImages, digits, stratified_split
 from hellofmt.student import Recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from hellofmt.projector import LoadedBase
 
 __all__ = ["STUDENT", "TEACHER", "Data", "DemoSettings", "archive_path", "split_data"]
 
@@ -58,8 +55,6 @@ class DemoSettings:
         teacher_steps: gradient steps of the teacher, of 128 views each.
         fit: how the projector is fitted.
         rank: rank of the deltas.
-        layers: layers of the seeded base, a vision transformer.
-        width: width of the seeded base.
         temperature: temperature of the labels and the students.
         student: recipe of every column, apart from its loss.
         steps: gradient steps of every student.
@@ -80,8 +75,6 @@ class DemoSettings:
         )
     )
     rank: int = 16
-    layers: int = 2
-    width: int = 128
     temperature: float = 4.0
     student: Recipe = field(
         default_factory=lambda: Recipe("demo", "kl", learning_rate=3e-3, batch_size=50)
@@ -90,31 +83,6 @@ class DemoSettings:
     views: Views = field(default_factory=_views)
     processes: int = 2
     validate: bool = False
-
-    def base(self) -> LoadedBase:
-        """A small vision transformer whose weights are generated from seed 0."""
-        views = self.views
-        arch = Arch(
-            embed_dim=self.width,
-            quick_gelu=False,
-            vision=VisionArch(
-                image_size=views.size,
-                layers=self.layers,
-                width=self.width,
-                patch_size=4,
-                head_width=32,
-                mlp_ratio="2.0",
-            ),
-        )
-        preprocess = Preprocess(
-            antialias=True,
-            interpolation="bicubic",
-            mean=views.mean,
-            resize_mode="squash",
-            size=views.size,
-            std=views.std,
-        )
-        return seeded_base(arch, preprocess, seed=0, name="demo-vit")
 
     def distillation(self, ipc: int) -> DistillSettings:
         """What ``distill`` makes of the digits: whole images, ``ipc`` of each class."""

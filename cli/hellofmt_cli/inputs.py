@@ -79,7 +79,7 @@ def read_base(text: str, views: Views) -> LoadedBase:
             "E_OPTION", f"base `{shown_path(text)}`: expected `seeded` or `seeded:NUMBER`"
         )
     side = views.size
-    # About sixteen patches, as the demo has: cheap, and enough for images this small.
+    # About sixteen patches: cheap, and enough for images this small.
     patch = next(p for p in range(max(2, side // 4), side + 1) if side % p == 0)
     arch = Arch(
         embed_dim=128,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from hellofmt.archive import (
     DEFAULT_LIMITS,
-    UNSET,
     Draft,
     ImageItem,
     ImageSet,
@@ -66,9 +66,10 @@ def write_distilled(
         HelloIOError: the target exists (E_TARGET) or cannot be written.
         HelloError: what was written does not verify.
     """
-    images, ipc = None, UNSET
+    images, facts = None, _facts(source, name, license_name)
     if selection is not None:
         ipc = len(selection.labels) // len(source.classes)
+        facts = msgspec.structs.replace(facts, ipc=ipc)
         images = ImageSet(
             "png",
             [
@@ -77,14 +78,7 @@ def write_distilled(
             ],
         )
     draft = Draft(
-        dataset=Dataset(
-            name=name,
-            version="1.0.0",
-            license=license_name,
-            method="hello",
-            sources=[source.name],
-            ipc=ipc,
-        ),
+        facts,
         classes=source.classes,
         views=views,
         images=images,
@@ -92,6 +86,12 @@ def write_distilled(
         card=card,
     )
     return write_archive(target, draft, force=force)
+
+
+def _facts(source: ArrayImages, name: str, license_name: str) -> Dataset:
+    return Dataset(
+        name=name, version="1.0.0", license=license_name, method="hello", sources=[source.name]
+    )
 
 
 def check_settings(source: ArrayImages, views: Views, settings: DistillSettings) -> None:
@@ -107,13 +107,7 @@ def check_settings(source: ArrayImages, views: Views, settings: DistillSettings)
             refine, or no archive can hold the classes, the views or a text (E_DATA, E_OPTION).
     """
     pixel = ImageItem(0, encode_image(np.zeros((1, 1), np.uint8), "png"))
-    facts = Dataset(
-        name=settings.name_for(source),
-        version="1.0.0",
-        license=settings.license_name,
-        method="hello",
-        sources=[source.name],
-    )
+    facts = _facts(source, settings.name_for(source), settings.license_name)
     # An archive without a projector needs an image.
     images = ImageSet("png", [pixel])
     draft = Draft(facts, classes=source.classes, views=views, images=images, card=settings.card)
