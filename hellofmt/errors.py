@@ -7,7 +7,8 @@ fields. The text is made from them and never parsed. It has one form::
 
 The library states facts. An error that concerns an argument, or advises passing one, names it, and
 whoever shows the error spells it: Python as `` `license_name` ``, the command line as
-``--license``. An error pickles with its fields.
+``--license``. An error that concerns a file begins with the file's name, which only whoever opened
+the file knows (``naming``). An error pickles with its fields.
 
 The exit codes are a contract (``spec/hello-1.md``, section 17): no option turns 4, 5 or 7 into 0.
 """
@@ -17,10 +18,11 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
 __all__ = [
     "BaseModelError",
@@ -35,6 +37,7 @@ __all__ = [
     "UserInputError",
     "did_you_mean",
     "foreign_text",
+    "naming",
     "printable",
     "shown_path",
     "target_exists",
@@ -159,9 +162,11 @@ class HelloError(Exception):
         problems: individual findings, if there can be several; each has a ``str()``.
         advice: what to do, or an empty string; ``{name}`` stands for an argument of the call,
             ``{name:value}`` for an argument with a value.
+        file: name of the file that was read or written, or an empty string; see ``naming``.
     """
 
     exit_code: ClassVar[int] = 1
+    file: str = ""
 
     def __init__(
         self,
@@ -240,9 +245,11 @@ class HelloError(Exception):
                 ``--force``.
 
         Returns:
-            Code, location, argument, message, problems and advice, as far as present.
+            File, code, location, argument, message, problems and advice, as far as present.
         """
         head = f"{self.code} {self.where}".strip()
+        if self.file:
+            head = f"{shown_path(self.file)}: {head}" if head else shown_path(self.file)
         parts = [self.message] if self.message else []
         # Five problems give the picture; a hostile file could have a million.
         parts += [str(problem) for problem in self.problems[:5]]
@@ -256,6 +263,23 @@ class HelloError(Exception):
 
     def __str__(self) -> str:
         return self.text()
+
+
+@contextmanager
+def naming(file: str) -> Generator[None]:
+    """Name the file in every error of what reads it; a name that is there already stays.
+
+    Args:
+        file: its path or URL, without credentials.
+
+    Raises:
+        HelloError: what was raised inside.
+    """
+    try:
+        yield
+    except HelloError as error:
+        error.file = error.file or file
+        raise
 
 
 class NotHelloError(HelloError, ValueError):

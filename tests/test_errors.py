@@ -162,3 +162,16 @@ def test_foreign_text(text, expected):
 )
 def test_did_you_mean(word, advice):
     assert errors.did_you_mean(word, ["inspect", "verify", "ViT-B"]) == advice
+
+
+def test_the_file_is_named_once_by_whoever_knows_it_best():
+    with (
+        pytest.raises(errors.CorruptError) as caught,
+        errors.naming("outer.hello"),
+        errors.naming("in\nner.hello"),
+    ):
+        raise errors.CorruptError.make("E_ZSTD", "bad frame", member="m")
+    assert str(caught.value) == "in\\nner.hello: E_ZSTD member=m: bad frame"
+    assert str(copy.copy(caught.value)) == str(caught.value)
+    with pytest.raises(errors.HelloError, match=r"^x: text$"), errors.naming("x"):
+        raise errors.HelloError("text")

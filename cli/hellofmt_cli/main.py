@@ -16,19 +16,23 @@ import codecs
 import contextlib
 import importlib
 import io
+import math
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+import traceback
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import click
 
 import hellofmt
 from hellofmt.errors import HelloError, did_you_mean, shown_path
+from hellofmt_cli.console import console
 from hellofmt_cli.options import JSON_KEY
 from hellofmt_cli.output import FILE_KEY, echo_json, option_of
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
     from types import FrameType
 
 __all__ = ["COMMANDS", "hello", "main"]
@@ -103,7 +107,19 @@ class _Hello(click.Group):
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             advice = did_you_mean(args[0], COMMANDS) or "see `hello --help`"
             ctx.fail(f"no such command `{shown_path(args[0])}`; {advice}")
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None:
+            _check_words(click.Context(command, ctx, name, resilient_parsing=True), rest)
+        return name, command, rest
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does; ``--help`` and ``--version`` print, which may fail.
+
+        Raises:
+            click.exceptions.Exit: as ``invoke``.
+        """
+        with _exit_codes(ctx):
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; exit with the code of whatever it raises.
@@ -111,32 +127,92 @@ class _Hello(click.Group):
         Raises:
             click.exceptions.Exit: with the exit code, after the error was printed.
         """
-        try:
+        with _exit_codes(ctx):
             return super().invoke(ctx)
-        except BrokenPipeError:
-            _silence_stdout()
-            ctx.exit(EXIT_SIGPIPE)
-        except HelloError as error:
-            code = error.code, error.member, error.offset
-            _report(ctx, error.text(option_of), error.exit_code, *code)
-            ctx.exit(error.exit_code)
-        except OSError as error:
+
+
+@contextlib.contextmanager
+def _exit_codes(ctx: click.Context) -> Generator[None]:
+    """Report what is raised inside and exit with its code."""
+    try:
+        yield
+    except BrokenPipeError:
+        _silence_stdout()
+        ctx.exit(EXIT_SIGPIPE)
+    except HelloError as error:
+        if error.file:
             ctx.meta.pop(FILE_KEY, None)
-            _report(ctx, _os_error_text(error), EXIT_IO)
-            ctx.exit(EXIT_IO)
-        except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
-            ctx.exit(EXIT_SIGINT)
-        except Terminated:
-            click.echo("Terminated.", err=True)
-            ctx.exit(EXIT_SIGTERM)
+        code = error.code, error.member, error.offset
+        _report(ctx, error.text(option_of), error.exit_code, *code)
+        ctx.exit(error.exit_code)
+    except OSError as error:
+        ctx.meta.pop(FILE_KEY, None)
+        _report(ctx, _os_error_text(error), EXIT_IO)
+        ctx.exit(EXIT_IO)
+    except KeyboardInterrupt:
+        click.echo("Interrupted.", err=True)
+        ctx.exit(EXIT_SIGINT)
+    except Terminated:
+        click.echo("Terminated.", err=True)
+        ctx.exit(EXIT_SIGTERM)
+
+
+def _check_words(ctx: click.Context, args: list[str]) -> None:
+    """Refuse or name what click takes without a word, whatever the command.
+
+    An empty word is a shell's variable that was not set; as a path it would mean the current
+    folder. Ranges let NaN pass. Of an option that is typed twice the first value is dropped.
+
+    Args:
+        ctx: of the command; it parses without running anything.
+        args: its words.
+
+    Raises:
+        click.BadParameter: an empty value, or a number that is not finite.
+    """
+    values, _, order = ctx.command.make_parser(ctx).parse_args(list(args))
+    for parameter in set(order):
+        value = values.get(parameter.name or "")
+        for word in _words(value):
+            if not word:
+                text = "expected a value, got an empty word (a variable of the shell that is not"
+                raise click.BadParameter(f"{text} set?)", ctx, parameter)
+            if isinstance(parameter.type, click.types.FloatParamType) and _is_not_finite(word):
+                text = f"expected a finite number, got {word}"
+                raise click.BadParameter(text, ctx, parameter)
+        is_one = isinstance(parameter, click.Option) and not (
+            parameter.is_flag or parameter.multiple or parameter.count
+        )
+        if is_one and order.count(parameter) > 1:
+            console.warn(
+                f"`{parameter.opts[-1]}` is given {order.count(parameter)} times; the last counts"
+            )
+
+
+def _words(value: object) -> Iterator[str]:
+    """The words of a parameter's value, which may have several."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for part in cast("Sequence[object]", value):
+            yield from _words(part)
+
+
+def _is_not_finite(word: str) -> bool:
+    try:
+        return not math.isfinite(float(word))
+    except ValueError:
+        # Click says what is wrong with it.
+        return False
 
 
 def _os_error_text(error: OSError) -> str:
     """``path: No such file or directory``, as every other tool prints it."""
     reason = error.strerror or str(error) or type(error).__name__
     if error.filename is None:
-        return reason
+        frames = traceback.walk_tb(error.__traceback__)
+        is_printing = any(f.f_globals.get("__name__") == "click.utils" for f, _ in frames)
+        return f"stdout: {reason}" if is_printing else reason
     name = os.fsdecode(error.filename) if not isinstance(error.filename, int) else error.filename
     return f"{shown_path(name)}: {reason}"
 
@@ -194,6 +270,17 @@ def _terminate(_signal: int, _frame: FrameType | None) -> None:
     raise Terminated
 
 
+def _open_closed() -> None:
+    """Let standard streams that were closed lead nowhere.
+
+    Otherwise the next file that is opened, an archive perhaps, would be what they are.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8"))  # noqa: PTH123, SIM115
+
+
 def _escape_unencodable() -> None:
     """Let a terminal that cannot show a letter show its number, instead of failing."""
     ascii_codec = codecs.lookup("ascii")
@@ -223,6 +310,7 @@ def main() -> None:
     """Run ``hello`` with the arguments of the process and exit."""
     # Not at import: a program that imports the group keeps its own handlers and streams.
     signal.signal(signal.SIGTERM, _terminate)
+    _open_closed()
     _escape_unencodable()
     hello()
 

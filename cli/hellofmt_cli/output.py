@@ -8,13 +8,14 @@ command can forget it. There is no colour, so ``NO_COLOR`` has nothing to switch
 from __future__ import annotations
 
 import json
+import os
 import unicodedata
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from hellofmt.errors import printable
+from hellofmt.errors import HelloIOError, printable, shown_path
 from hellofmt_cli.options import limits
 
 if TYPE_CHECKING:
@@ -122,10 +123,14 @@ def write_text(path: str, text: str, *, force: bool) -> None:
     """Write a whole UTF-8 file or none; an existing one is replaced only with ``force``.
 
     Raises:
-        HelloIOError: E_TARGET, the file exists.
+        HelloIOError: E_TARGET, the file exists, or is the archive that the command reads.
         OSError: it cannot be written.
     """
     from hellofmt.archive import write_small_file
+
+    read = click.get_current_context().meta.get(FILE_KEY, "")
+    if force and os.path.exists(path) and os.path.exists(read) and os.path.samefile(path, read):  # noqa: PTH110, PTH121
+        raise HelloIOError.make("E_TARGET", f"`{shown_path(path)}` is what is read")
 
     write_small_file(path, text.encode(), force=force)
 

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from hellofmt.archive.format.canonical import decimal_value
 from hellofmt.archive.format.manifest import UNSET
 from hellofmt.errors import UserInputError
+from hellofmt.loading.arguments import check_functions, device_of, positive, whole
 from hellofmt.loading.cache import PixelCache
 from hellofmt.loading.epoch_counter import EpochCounter
 from hellofmt.loading.epoch_index import EpochIndex
@@ -157,6 +158,12 @@ class HelloDataset(Dataset[Any]):
         label_function: Callable[[Tensor], Tensor] | None = None,
         as_dict: tuple[str, str] | None = None,
     ) -> None:
+        seed = whole(seed, "seed", 0, 64)
+        if temperature is not None:
+            temperature = positive(temperature, "temperature")
+        check_functions(
+            transform=transform, target_transform=target_transform, label_function=label_function
+        )
         self._options = Options(
             labels=labels,
             temperature=temperature,
@@ -180,7 +187,7 @@ class HelloDataset(Dataset[Any]):
         self.classes: list[str] = list(self.file.classes.keys)
         self.class_to_idx: dict[str, int] = {key: i for i, key in enumerate(self.classes)}
         self._base = base
-        self._device = torch.device("cpu" if device is None else device)
+        self._device = device_of(device, is_used=False)
         self._labelers: dict[str, Labeler] = {}
         self._function: FunctionLabeler | None = None
         if label_function is not None:
@@ -278,9 +285,10 @@ class HelloDataset(Dataset[Any]):
             SpecError: the projector does not fit its base.
             UserInputError: E_OPTION, no projector, or CUDA in a forked worker.
         """
-        where = self._device if device is None else torch.device(device)
+        where = self._device if device is None else device_of(device, is_used=False)
         # Before a base is loaded in vain.
         refuse_fork(where, os.getpid())
+        device_of(where)
         if str(where) not in self._labelers:
             made = Labeler.from_file(self.file, self._base, device=where)
             self._labelers[str(where)] = made

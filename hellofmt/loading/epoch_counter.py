@@ -28,6 +28,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from hellofmt.errors import UserInputError
+from hellofmt.loading.arguments import whole
 from hellofmt.loading.division import divider_of
 from hellofmt.runs.ranks import Place, current
 
@@ -87,8 +88,7 @@ class EpochCounter:
         Raises:
             ValueError: ``epoch`` is out of range.
         """
-        if not 0 <= epoch < 1 << 32:
-            raise ValueError(f"`epoch`: expected 0 <= epoch < 2**32, got {epoch}")
+        epoch = whole(epoch, "epoch", 0, 32)
         self.own()
         self._epoch.fill_(epoch)
         self._served.zero_()

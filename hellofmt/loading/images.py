@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from hellofmt.archive.read.stream import open_stream
-from hellofmt.errors import UserInputError, printable
+from hellofmt.archive.storage.source import display_name
+from hellofmt.errors import UserInputError, naming, printable
 from hellofmt.sources.decode import GREY, to_rgb
 
 if TYPE_CHECKING:
@@ -62,10 +63,12 @@ class ArchiveImages:
 
     def read(self, rows: Sequence[int]) -> list[NDArray[np.uint8]]:
         """Read and decode images, uint8 (H, W, 3)."""
-        if self.stream is None:
-            return self._file.decode_images(rows)
-        files = self.stream.read(rows)
-        return [self._file.decode_bytes(row, data) for row, data in zip(rows, files, strict=True)]
+        file = self._file
+        with naming(display_name(file.path)):
+            if self.stream is None:
+                return file.decode_images(rows)
+            files = self.stream.read(rows)
+            return [file.decode_bytes(row, data) for row, data in zip(rows, files, strict=True)]
 
     def targets(self) -> list[int]:
         """Return the class of every image."""

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import torch
 
 from hellofmt.errors import UserInputError
+from hellofmt.loading.arguments import device_of
 from hellofmt.loading.batch_maker import BatchMaker, Making
 from hellofmt.loading.dataset import HelloDataset
 from hellofmt.loading.sampler import HelloSampler
@@ -124,7 +125,7 @@ class HelloLoader:
             HelloError: the archive is refused, or cannot give these labels.
             ValueError: a number is out of range, see ``HelloSampler``.
         """
-        self.device = torch.device("cpu" if device is None else device)
+        self.device = device_of(device)
         self.dataset = HelloDataset(
             source,
             images=images,
@@ -149,6 +150,7 @@ class HelloLoader:
         )
         self.batch_size = batch_size
         self.batches_done = 0
+        self._passes = 0
         making = Making(
             device=self.device,
             dtype=dtype,
@@ -222,11 +224,15 @@ class HelloLoader:
             (images, labels), or bare views.
         """
         self.batches_done = 0
+        self._passes += 1
+        this_pass = self._passes
         is_cuda = self.device.type == "cuda"
         batches = self._overlapped() if is_cuda else map(self._maker.make, self.sampler)
-        for batch in batches:
-            # Counted before it is handed out: inside the loop's body this batch is in use.
-            self.batches_done += 1
+        for count, batch in enumerate(batches, 1):
+            # Counted before it is handed out: inside the loop's body this batch is in use. Of two
+            # passes at once, the one that began last is under way.
+            if this_pass == self._passes:
+                self.batches_done = count
             yield batch[0] if self.dataset.labels == "none" else (batch[0], batch[1])
 
     def _overlapped(self) -> Iterator[list[Tensor]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, cast
 
@@ -52,18 +51,11 @@ class Options:
 
     def __post_init__(self) -> None:
         """Check every option, and those that exclude each other."""
-        t, cache = self.temperature, cast("object", self.cache)
+        cache = cast("object", self.cache)
         is_byte_count = isinstance(cache, int) and cache >= 0
         checks = [
             (self.labels in _KINDS, "labels", "'soft', 'logits', 'hard' or 'none'", self.labels),
-            (
-                t is None or (math.isfinite(t) and t > 0),
-                "temperature",
-                "a finite number > 0",
-                t,
-            ),
             (self.views in ("manifest", None), "views", "'manifest' or None", self.views),
-            (0 <= self.seed < 1 << 64, "seed", "0 <= seed < 2**64", self.seed),
             (cache == "auto" or is_byte_count, "cache", "'auto' or bytes >= 0", cache),
         ]
         for is_good, name, expected, value in checks:
@@ -89,7 +81,11 @@ class Options:
     def _check_keys(self, keys: object) -> None:
         """Raise E_OPTION unless ``as_dict`` is two keys and items have a label for the second."""
         names = cast("Sequence[object]", keys) if isinstance(keys, (tuple, list)) else ()
-        is_pair = len(names) == 2 and all(isinstance(name, str) for name in names)
+        is_pair = (
+            len(names) == 2
+            and names[0] != names[1]
+            and all(isinstance(name, str) for name in names)
+        )
         if not is_pair or self.labels == "none":
             text = "`as_dict`; expected two keys, such as ('pixel_values', 'labels'), and labels"
             text += f" for the second, got {printable(repr(keys))} with labels={self.labels!r}"

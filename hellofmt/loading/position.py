@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, cast
 
 from hellofmt.errors import StateError, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["Position"]
 
@@ -55,9 +53,11 @@ class Position:
             StateError: E_STATE_SHAPE, keys, version or a number differ from what is expected.
         """
         keys = ["v", *(field.name for field in fields(Position))]
-        if sorted(state) != sorted(keys):
+        is_mapping = isinstance(cast("object", state), Mapping)
+        if not is_mapping or set(state) != set(keys):
             text = f"unknown form of state; expected the keys {json.dumps(keys)}"
-            raise StateError.make("E_STATE_SHAPE", f"{text}, got {printable(sorted(state))}")
+            shown = sorted(map(str, state)) if is_mapping else type(state).__name__
+            raise StateError.make("E_STATE_SHAPE", f"{text}, got {printable(shown)}")
         if state["v"] != _VERSION:
             text = f"`v` differs; expected {_VERSION}, got {printable(state['v'])}"
             raise StateError.make("E_STATE_SHAPE", text)

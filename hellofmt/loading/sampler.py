@@ -24,6 +24,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from hellofmt.errors import StateError, UserInputError
+from hellofmt.loading.arguments import whole
 from hellofmt.loading.division import divider_of
 from hellofmt.loading.epoch_index import EpochIndex
 from hellofmt.loading.global_batches import GlobalBatches
@@ -84,7 +85,7 @@ class HelloSampler(Sampler[list[int]]):
     Raises:
         ValueError: an argument is out of range, the dataset is empty, or ``drop_last`` would
             leave no batch at all.
-        UserInputError: E_OPTION, ``dataset`` is of a wrong kind.
+        UserInputError: E_OPTION, ``dataset`` or a number is of a wrong kind.
     """
 
     def __init__(
@@ -99,10 +100,11 @@ class HelloSampler(Sampler[list[int]]):
         drop_last: bool = False,
     ) -> None:
         _check_dataset(dataset)
-        if not 0 <= seed < 1 << 64:
-            raise ValueError(f"`seed`: expected 0 <= seed < 2**64, got {seed}")
+        batch_size = whole(batch_size, "batch_size", 1)
+        seed = whole(seed, "seed", 0, 64)
         self._batches = GlobalBatches(len(dataset), batch_size, drop_last)
-        self._replicas, self._rank = num_replicas, rank
+        self._replicas = None if num_replicas is None else whole(num_replicas, "num_replicas", 1)
+        self._rank = None if rank is None else whole(rank, "rank", 0)
         self._id = dataset.id
         self.batch_size = batch_size
         self.drop_last = drop_last
@@ -130,9 +132,7 @@ class HelloSampler(Sampler[list[int]]):
             place = replace(place, world=self._replicas)
         if self._rank is not None:
             place = replace(place, rank=self._rank)
-        if place.world < 1:
-            raise ValueError(f"`num_replicas`: expected at least 1, got {place.world}")
-        if not 0 <= place.rank < place.world:
+        if place.rank >= place.world:
             raise ValueError(f"`rank`: expected 0 to {place.world - 1}, got {place.rank}")
         return place
 
@@ -161,8 +161,7 @@ class HelloSampler(Sampler[list[int]]):
         Raises:
             ValueError: ``epoch`` is out of range.
         """
-        if not 0 <= epoch < 1 << 32:
-            raise ValueError(f"`epoch`: expected 0 <= epoch < 2**32, got {epoch}")
+        epoch = whole(epoch, "epoch", 0, 32)
         if self._is_loaded and epoch != self._epoch:
             text = f"set_epoch({epoch}) discards the position that was loaded, batch {self._start}"
             text += f" of epoch {self._epoch}; a loop that announces its epochs resumes by"

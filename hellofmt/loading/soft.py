@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from torch.utils.data import DataLoader
 
 from hellofmt.errors import UserInputError
+from hellofmt.loading.arguments import positive
 from hellofmt.loading.dataset import HelloDataset
 from hellofmt.loading.sampler import HelloSampler
 from hellofmt.loading.views.normalise import normalise
@@ -77,9 +78,12 @@ class SoftBatches:
         self._loader = loader
         self._labeler = labeler
         self._labels = labels
-        self._temperature = dataset.temperature if temperature is None else temperature
+        self._temperature = dataset.temperature
+        if temperature is not None:
+            self._temperature = positive(temperature, "temperature")
         self._views = dataset.views
         self.batches_done = 0
+        self._passes = 0
 
     def __len__(self) -> int:
         """Return the number of batches of a whole pass."""
@@ -88,14 +92,18 @@ class SoftBatches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield a pass: images float32 (N, 3, S, S), normalised, and labels float32 (N, C)."""
         self.batches_done = 0
-        for views in self._loader:
+        self._passes += 1
+        this_pass = self._passes
+        for count, views in enumerate(self._loader, 1):
             here = views.to(self._labeler.device, non_blocking=True)
             if self._labels == "soft":
                 labels = self._labeler.labels(here, self._temperature)
             else:
                 labels = self._labeler.logits(here)
-            # Counted before it is handed out: inside the loop's body this batch is in use.
-            self.batches_done += 1
+            # Counted before it is handed out: inside the loop's body this batch is in use. Of two
+            # passes at once, the one that began last is under way.
+            if this_pass == self._passes:
+                self.batches_done = count
             yield normalise(here, self._views), labels
 
     def _sampler(self) -> HelloSampler:

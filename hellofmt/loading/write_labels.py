@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
-from typing import TYPE_CHECKING, Any, cast
+import os
+import re
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from hellofmt.archive.storage.local_files import new_directory
 from hellofmt.errors import UserInputError, printable
+from hellofmt.loading.arguments import positive, whole
 from hellofmt.loading.labelling import FunctionLabeler
 from hellofmt.loading.sampler import HelloSampler
 from hellofmt.loading.stored_labels import (
@@ -26,7 +29,6 @@ from hellofmt.loading.views.table import ViewColumn
 from hellofmt.projector.labeler import Labeler
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
@@ -77,6 +79,7 @@ def write_labels(
             range, no temperature is known, or a label function has no ``embeddings``; E_DATA, the
             archive has no projector; E_TEACHER, the label function does not return logits.
         HelloIOError: E_TARGET, the directory exists.
+        OSError: it cannot be written, for instance because the disk is full.
         HelloError: an image cannot be read.
     """
     if not hasattr(dataset, "label_source"):
@@ -85,14 +88,12 @@ def write_labels(
     classes, count = len(dataset.classes), len(dataset)
     if temperature is None:
         temperature = dataset.temperature
-    is_known = temperature is not None and math.isfinite(temperature) and temperature > 0
+    epochs, batch_size = whole(epochs, "epochs", 1), whole(batch_size, "batch_size", 1)
+    temperature, k = positive(temperature, "temperature"), whole(k, "k", 0)
     checks = [
         (form in FORMS, "form", " or ".join(FORMS), form),
-        (epochs >= 1, "epochs", "at least 1", epochs),
-        (batch_size >= 1, "batch_size", "at least 1", batch_size),
         (1 <= k <= classes or form not in TOP_K_FORMS, "k", f"1 to {classes}", k),
         (classes < _MOST_CLASSES or form not in TOP_K_FORMS, "form", "at most 32767 classes", form),
-        (is_known, "temperature", "a finite number > 0", temperature),
     ]
     for is_good, name, expected, value in checks:
         if not is_good:
@@ -124,8 +125,7 @@ def write_labels(
         **({"k": k} if form in TOP_K_FORMS else {}),
     }
     with new_directory(directory) as folder:
-        # Checked above: the temperature is a number.
-        writer = _Writer(folder, dataset, source, cast("float", temperature), form, k, batch_size)
+        writer = _Writer(folder, dataset, source, temperature, form, k, batch_size)
         done = 0
         for epoch in range(epochs):
             for rows in writer.epoch(epoch):
@@ -174,14 +174,15 @@ class _Writer:
             return
         width = len(self._dataset.classes) if self._embedder is None else self._embedder.features
         # An epoch may not fit in memory, so a file gathers it, from which the library writes.
-        gathered = path.with_suffix(".npy")
-        whole = np.lib.format.open_memmap(gathered, "w+", "<f2", (self._rows.size, width))
-        for rows, labels in self._steps(epoch):
-            whole[rows] = labels.float().cpu().numpy()
-            yield rows.size
-        tensors = {"views": self._dataset.table(self._rows, epoch), "labels": whole}
-        save_file(tensors, path, {"schema": LABELS_SCHEMA})
-        del whole, tensors
+        gathered = path.with_suffix(".gathered")
+        # Written, not mapped: a mapped page that finds the disk full ends the process.
+        with gathered.open("xb") as stream:
+            for rows, labels in self._steps(epoch):
+                stream.write(labels.float().cpu().numpy().astype("<f2").tobytes())
+                yield rows.size
+        whole = np.memmap(gathered, "<f2", "r", shape=(self._rows.size, width))
+        _save({"views": self._dataset.table(self._rows, epoch), "labels": whole}, path)
+        del whole
         gathered.unlink()
 
     def _steps(self, epoch: int) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
@@ -217,8 +218,23 @@ class _Writer:
             drawn, table = self._dataset.draw(rows, epoch)
             tensors = _fkd_tensors(self._dataset, rows, table, self._source.logits(drawn))
             path = self._target / file_name("fkd", epoch, batch)
-            save_file(tensors, path, {"schema": LABELS_SCHEMA})
+            _save(tensors, path)
             yield rows.size
+
+
+def _save(tensors: dict[str, NDArray[Any]], path: Path) -> None:
+    """Write a file of tensors.
+
+    Raises:
+        OSError: it cannot be written; safetensors has an error of its own for that.
+    """
+    try:
+        save_file(tensors, path, {"schema": LABELS_SCHEMA})
+    except SafetensorError as error:
+        number = re.search(r"\(os error ([0-9]+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(path)) from error
 
 
 def _fkd_tensors(

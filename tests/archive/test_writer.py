@@ -288,7 +288,22 @@ def test_failing_system_calls(samples, tmp_path, monkeypatch, name, number, code
         write_archive(tmp_path / "x.hello", samples.draft(images=samples.images(1)))
     assert (caught.value.code, caught.value.exit_code) == (code, exit_code)
     assert os.strerror(number) in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path / 'x.hello'}: {code}: ")
     assert names(tmp_path) == []
+
+
+def test_a_folder_without_permission_names_the_target(samples, tmp_path, monkeypatch):
+    plain, target = os.open, tmp_path / "x.hello"
+
+    def fail(path, flags, *rest):
+        if flags & os.O_EXCL:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return plain(path, flags, *rest)
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(PermissionError) as caught:
+        write_archive(target, samples.draft(images=samples.images(1)))
+    assert caught.value.filename == str(target)
 
 
 def test_no_space_to_create(samples, tmp_path, monkeypatch):

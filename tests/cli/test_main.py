@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 import hellofmt_cli.main
+from hellofmt.archive import open_archive
 from hellofmt.errors import HelloError
 from hellofmt_cli.main import COMMANDS, hello
 
@@ -356,3 +357,83 @@ def test_interrupted_pack_leaves_the_old_file_or_none(
     assert tree(tmp_path) == before
     if existing:
         assert target.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["pack", "", "-o", "y"], "'[SOURCE]...': expected a value, got an empty word"),
+        (["pack", "x", "-o", ""], "'-o' / '--output': expected a value, got an empty word"),
+        (["inspect", "x", "--html="], "'--html': expected a value, got an empty word"),
+        (["extract", "x", ""], "'DIRECTORY': expected a value, got an empty word"),
+        (["pack", "x", "-o", "y", "--view-crop", "nan", "1"], "'--view-crop': expected a finite"),
+        (["pack", "x", "-o", "y", "--view-flip", "-NaN"], "'--view-flip': expected a finite"),
+        (["pack", "x", "-o", "y", "--temperature=inf"], "'--temperature': expected a finite"),
+    ],
+)
+def test_words_that_click_lets_pass_are_refused(arguments, text, invoke, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert text in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_option_that_is_typed_twice_is_said(image_folder, tmp_path, invoke):
+    one, two = tmp_path / "one.hello", tmp_path / "two.hello"
+    result = invoke("pack", image_folder, "-o", one, "--output", two, "--force", "--force")
+    assert result.exit_code == 0
+    twice = [line for line in result.stderr.splitlines() if "times" in line]
+    assert twice == ["Warning: `--output` is given 2 times; the last counts"]
+    assert (one.exists(), two.exists()) == (False, True)
+    # Options that may be repeated, and values that look like options, are none of that.
+    result = invoke("inspect", two, "--limit", "images=9", "--limit", "rank=9")
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_what_is_read_is_not_replaced(packed, tmp_path, invoke):
+    before = packed.read_bytes()
+    for name in (packed, tmp_path / "link.hello"):
+        if name != packed:
+            name.symlink_to(packed)
+        result = invoke("inspect", packed, "--html", name, "--force")
+        assert result.exit_code == 10
+        assert f"E_TARGET: `{name}` is what is read" in result.stderr
+    assert packed.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["ls", "{}"], ["cat", "{}", "id"]]
+)
+def test_a_full_disk_below_stdout(arguments, packed):
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        done = subprocess.run(  # noqa: S603
+            [sys.executable, "-m", "hellofmt", *[part.format(packed) for part in arguments]],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 9
+    assert done.stderr == "Error: stdout: No space left on device\n"
+
+
+def test_closed_standard_streams_lead_nowhere(image_folder, packed, tmp_path):
+    # With stdout closed, the archive itself would be file 1, into which libraries print.
+    program = "import os, sys; os.closerange(0, 3); os.execv(sys.argv[1], sys.argv[1:])"
+    code = """import os, sys
+from hellofmt_cli.main import main
+try:
+    main()
+finally:
+    os.write(1, b"x")
+"""
+    target = tmp_path / "closed.hello"
+    for words in (["pack", str(image_folder), "-o", str(target)], ["cat", str(packed), "id"]):
+        called = f"import sys; sys.argv = {['hello', *words]!r}\n{code}"
+        done = subprocess.run(  # noqa: S603
+            [sys.executable, "-c", program, sys.executable, "-c", called], check=False
+        )
+        assert done.returncode == 0
+    with open_archive(target) as file:
+        assert len(file) == 6

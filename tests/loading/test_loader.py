@@ -305,3 +305,18 @@ def test_a_data_loader_over_a_loader_is_refused(mixing, workers):
     loader = HelloLoader(mixing, batch_size=4, labels="none")
     with pytest.raises(UserInputError, match="E_OPTION: a HelloLoader has no items, it gives batc"):
         next(iter(DataLoader(loader, num_workers=workers)))
+
+
+def test_of_two_passes_at_once_the_later_one_has_the_position(mixing):
+    loader = HelloLoader(mixing, batch_size=4, labels="none")
+    first, second = iter(loader), iter(loader)
+    next(first)
+    next(second)
+    next(first)
+    state = loader.state_dict()
+    assert (state["epoch"], state["next_batch"]) == (1, 1)
+    assert len(list(first)) == 1
+    assert loader.state_dict() == state
+    # As in `zip(loader, loader)`: both are whole epochs.
+    assert len(list(second)) == 2
+    assert (loader.state_dict()["epoch"], loader.state_dict()["next_batch"]) == (2, 0)

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from torch.utils.data import DataLoader
 
@@ -353,3 +359,23 @@ def test_embeddings_of_a_function_and_labels_of_stored_ones_are_refused(
     with pytest.raises(UserInputError, match="E_OPTION: a data set with stored labels; expected"):
         write_labels(replay, tmp_path / "x", epochs=1)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_full_disk_names_the_directory_and_leaves_nothing(dataset, tmp_path, monkeypatch, form):
+    full = f"Error while serializing: I/O error: x (os error {errno.ENOSPC})"
+
+    def save(*_):
+        raise SafetensorError(full)
+
+    class Full(io.BytesIO):
+        def write(self, _):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sys.modules[write_labels.__module__], "save_file", save)
+    if form not in ("fkd", "safetensors"):
+        monkeypatch.setattr(Path, "open", lambda *_: Full())
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write_labels(dataset, tmp_path / "labels", epochs=1, form=form, k=2)
+    assert caught.value.filename == str(tmp_path / "labels")
+    assert not list(tmp_path.iterdir())

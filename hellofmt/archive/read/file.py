@@ -34,7 +34,14 @@ from hellofmt.archive.read.checks import check_expect, check_image_digest, check
 from hellofmt.archive.read.front import read_manifest
 from hellofmt.archive.read.sections import Sections
 from hellofmt.archive.storage.source import LocalSource, display_name, is_url
-from hellofmt.errors import CorruptError, NotHelloError, SpecError, TrustError, printable
+from hellofmt.errors import (
+    CorruptError,
+    NotHelloError,
+    SpecError,
+    TrustError,
+    naming,
+    printable,
+)
 
 if TYPE_CHECKING:
     import os
@@ -128,13 +135,14 @@ class HelloFile(Archive):
         self.limits = limits
         self.path = source.name
         self.size_bytes = source.size
-        try:
-            self._open(expect)
-        except (CorruptError, NotHelloError, SpecError):
-            if not source.is_remote:
-                raise
-            source.forget()
-            self._open(expect)
+        with naming(display_name(source.name)):
+            try:
+                self._open(expect)
+            except (CorruptError, NotHelloError, SpecError):
+                if not source.is_remote:
+                    raise
+                source.forget()
+                self._open(expect)
         self._index: Index | None = None
         self._classes: Classes | None = None
 

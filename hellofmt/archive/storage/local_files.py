@@ -390,7 +390,13 @@ def new_directory(directory: str | os.PathLike[str]) -> Generator[Path]:
             lock_file(lock)
         content = private / "content"
         content.mkdir()
-        yield content
+        try:
+            yield content
+        except OSError as error:
+            # A failed write does not name its file, another the one in here that will be gone.
+            if error.errno and str(error.filename or private).startswith(str(private)):
+                error.filename = os.fspath(directory)
+            raise
         # A rename would replace an empty directory that has appeared meanwhile.
         if os.path.lexists(target):
             raise target_exists(Path(directory), can_replace=False)

@@ -36,7 +36,7 @@ from hellofmt.archive.write.whole_file import (
     synchronise_directory,
     synchronise_file,
 )
-from hellofmt.errors import SpecError, UserInputError
+from hellofmt.errors import HelloIOError, SpecError, UserInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,10 +91,15 @@ def write_archive(
         closing, fd = fd, -1
         close_file(closing)
         publish(temporary, path, force)
-    except BaseException:
+    except BaseException as error:
         if fd >= 0:
             os.close(fd)
         temporary.unlink(missing_ok=True)
+        # Named after the archive: the temporary file is nobody's concern.
+        if isinstance(error, HelloIOError) and error.code in ("E_WRITE", "E_NOSPACE"):
+            error.file = os.fspath(path)
+        elif isinstance(error, OSError) and str(error.filename) == str(temporary):
+            error.filename = os.fspath(path)
         raise
     synchronise_directory(path)
     return archive_id
