@@ -112,6 +112,7 @@ def list_folder(root: Path) -> Listing:
 def _list_class(root: Path, key: str, notes: Notes, seen: dict[Hashable, str]) -> list[Picture]:
     """The pictures of a class folder, in ``ImageFolder``'s order."""
     folders: list[tuple[str, list[str]]] = []
+    whole = root.resolve()
     top = f"{root / key}"
     todo = [top]
     while todo:
@@ -125,6 +126,9 @@ def _list_class(root: Path, key: str, notes: Notes, seen: dict[Hashable, str]) -
                 todo.append(entry.path)
             elif _is_image(entry, notes):
                 files.append(entry.path)
+                # Links into another set are how subsets are made; these add nothing new.
+                if entry.is_symlink() and Path(entry.path).resolve().is_relative_to(whole):
+                    notes.twice.append(entry.path)
         folders.append((folder, files))
     pictures: list[Picture] = []
     for folder, files in sorted(folders):

@@ -43,6 +43,7 @@ class Notes:
         self.foreign: list[str] = []
         self.misnamed: list[str] = []
         self.deep: list[str] = []
+        self.twice: list[str] = []
         # What the first of the foreign files is instead, where that is known.
         self._fact = ""
 
@@ -93,6 +94,7 @@ class Notes:
             ("files that are not images skipped", self.sidecars),
             ("images of another type than their names say, read by content", self.misnamed),
             ("images that lie deeper than their class folder", self.deep),
+            ("links to images of the source itself, which count twice", self.twice),
         ]
         return [
             f"{kind}: {len(names):,}, such as `{printable(names[0])}`"

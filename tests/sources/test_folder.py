@@ -164,6 +164,19 @@ def test_links_into_another_set_are_followed(tree, tmp_path):
     assert names_of(list_folder(root), root) == [("a", "a/1.png"), ("b", "b/1.png")]
 
 
+def test_a_link_to_an_image_of_the_source_is_said(tree, tmp_path):
+    root, other = tree("a/1.png", "b/1.png"), tmp_path / "other.png"
+    other.write_bytes((root / "a" / "1.png").read_bytes())
+    (root / "a" / "2.png").symlink_to(other)
+    assert list_folder(root).notes == []
+    (root / "b" / "3.png").symlink_to(root / "a" / "1.png")
+    listing = list_folder(root)
+    assert len(listing.pictures) == 4
+    (note,) = listing.notes
+    assert note.startswith("links to images of the source itself, which count twice: 1, such as `")
+    assert note.endswith("3.png`")
+
+
 def test_links_to_nothing_and_special_files(tree):
     root = tree("a/1.png", "b/1.png")
     (root / "b" / "2.png").symlink_to("nowhere")
