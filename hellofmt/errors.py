@@ -267,7 +267,7 @@ class HelloError(Exception):
 
 @contextmanager
 def naming(file: str) -> Generator[None]:
-    """Name the file in every error of what reads it; a name that is there already stays.
+    """Name the file in every error of what reads it that does not name it yet.
 
     Args:
         file: its path or URL, without credentials.
@@ -278,7 +278,8 @@ def naming(file: str) -> Generator[None]:
     try:
         yield
     except HelloError as error:
-        error.file = error.file or file
+        if not error.file and file not in error.message:
+            error.file = file
         raise
 
 

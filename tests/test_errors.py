@@ -175,3 +175,5 @@ def test_the_file_is_named_once_by_whoever_knows_it_best():
     assert str(copy.copy(caught.value)) == str(caught.value)
     with pytest.raises(errors.HelloError, match=r"^x: text$"), errors.naming("x"):
         raise errors.HelloError("text")
+    with pytest.raises(errors.HelloError, match=r"^x of a\.hello$"), errors.naming("a.hello"):
+        raise errors.HelloError("x of a.hello")

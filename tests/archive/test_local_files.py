@@ -194,3 +194,13 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path, monkey
         pass
     os.close(held)
     assert {name: (tmp_path / name).exists() for name in names} == names
+
+
+def test_a_new_directory_in_a_working_directory_that_is_gone_is_named(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(FileNotFoundError) as caught, new_directory("out"):
+        pass
+    assert caught.value.filename == "out"

@@ -372,12 +372,13 @@ def new_directory(directory: str | os.PathLike[str]) -> Generator[Path]:
         HelloIOError: E_TARGET, the name is taken.
         OSError: a directory cannot be created.
     """
-    target = Path(directory).absolute()
-    if os.path.lexists(target):
-        raise target_exists(Path(directory), can_replace=False)
-    _remove_leftovers(target)
-    private = temporary_path(target)
     try:
+        # Fails if the working directory is gone.
+        target = Path(directory).absolute()
+        if os.path.lexists(target):
+            raise target_exists(Path(directory), can_replace=False)
+        _remove_leftovers(target)
+        private = temporary_path(target)
         private.mkdir(mode=0o700)
     except OSError as error:
         error.filename = os.fspath(directory)
