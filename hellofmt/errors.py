@@ -278,8 +278,9 @@ def naming(file: str) -> Generator[None]:
     try:
         yield
     except HelloError as error:
-        if not error.file and file not in error.message:
-            error.file = file
+        # As a whole word: a file called `a` is in every message.
+        if not re.search(rf"(?<!\w){re.escape(file)}(?!\w)", error.message):
+            error.file = error.file or file
         raise
 
 
