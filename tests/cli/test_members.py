@@ -79,7 +79,6 @@ class TestCat:
             "/etc/passwd",
             "images/0000/\u0661.png",
             "card",
-            "",
         ],
     )
     def test_no_such_member(self, packed, invoke, member):
