@@ -109,5 +109,7 @@ def test_the_example_runs(tmp_path, monkeypatch):
     (example,) = doctest.DocTestFinder().find(distill, "distill", globs={})
     assert len(example.examples) > 10
     said = []
-    doctest.DocTestRunner(optionflags=doctest.FAIL_FAST).run(example, out=said.append)
+    doctest.DocTestRunner(verbose=False, optionflags=doctest.FAIL_FAST).run(
+        example, out=said.append
+    )
     assert said == []

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from hellofmt.loading.views import buffers
 from hellofmt.loading.views.pixels import render
 from hellofmt.loading.views.table import plain_table, view_table
 from hellofmt_kernels import ViewColumn as Col
@@ -131,7 +132,9 @@ def test_bicubic_stays_within_zero_and_one(views_of):
     assert not torch.equal(got, render([image], table, views_of()))
 
 
-def test_a_batch_that_is_kept_is_never_drawn_over(views_of):
+def test_a_batch_that_is_kept_is_never_drawn_over(views_of, monkeypatch):
+    # Another test may have left a batch alive, in an error's traceback for instance.
+    monkeypatch.setattr(buffers, "_buffers", buffers._Buffers())
     views = views_of(size=5)
     images = np.random.default_rng(0).integers(0, 256, (6, 9, 9, 3), np.uint8)
     table = table_of(views, heights=np.full(6, 9), widths=np.full(6, 9))
