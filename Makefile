@@ -69,7 +69,7 @@ other-processors: $(STAMP)
 
 oldest-webdataset: .cache/webdataset-0.2.86/.installed
 	PYTHONPATH=$(CURDIR)/$(<D) HELLOFMT_VERSIONS=webdataset==0.2.86 $(BIN)/pytest -q \
-	  -m "not slow and not gpu" tests/interop tests/archive/test_pack.py
+	  -m "not slow and not gpu" tests/interop tests/sources/test_pack.py
 
 # Triton 3.6 has no budget: its kernels must not spill and must use tensor cores.
 oldest-triton: .cache/triton-3.6.0/.installed
