@@ -8,21 +8,34 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hellofmt.archive import (
+    Adapter,
     Arch,
     ClassLine,
     Dataset,
+    Head,
     ImageItem,
     ImageSet,
     Preprocess,
+    Target,
     Views,
     VisionArch,
     encode_image,
 )
+from hellofmt.sources import ArrayImages
 
 if TYPE_CHECKING:
     from hellofmt.projector import LoadedBase
 
 STRIPES = tuple(ClassLine(key, (key,)) for key in ("rows", "columns", "grey"))
+
+# (C_in, C_out) of the nineteen 3x3 convolutions of CLIP's RN50, stem first.
+RN50_CONVOLUTIONS = (
+    [(3, 32), (32, 32), (32, 64)]
+    + [(64, 64)] * 3
+    + [(128, 128)] * 4
+    + [(256, 256)] * 6
+    + [(512, 512)] * 3
+)
 
 
 def preprocess(size=8, mean="0.4", std="0.3", **changes) -> Preprocess:
@@ -102,6 +115,11 @@ def stripes(per_class=8, seed=0, size=8):
     return pixels.astype(np.uint8), labels.astype(np.int64)
 
 
+def striped_source(per_class=8, seed=0, size=8) -> ArrayImages:
+    """The stripes as a source of real images: three classes, bright rows, columns, or grey."""
+    return ArrayImages(*stripes(per_class, seed, size), STRIPES, "stripes")
+
+
 def image_set(pixels, labels, layout="auto") -> ImageSet:
     """The images as an archive stores them, in PNG."""
     pairs = zip(pixels, labels, strict=True)
@@ -138,3 +156,33 @@ def save_clip(folder, size=16):
     folder.mkdir()
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
     save_file(CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
+
+
+def paper_adapter(storage="int8") -> Adapter:
+    """The paper's low-rank matrices on every 3x3 convolution of RN50."""
+    return Adapter(
+        targets=[
+            Target(
+                a=[24, 3 * c_in],
+                b=[3 * c_out, 24],
+                param=f"conv{i}.weight",
+                scale="1.0",
+                shape=[c_out, c_in, 3, 3],
+                storage=storage,
+            )
+            for i, (c_in, c_out) in enumerate(RN50_CONVOLUTIONS)
+        ]
+    )
+
+
+def paper_head(classes=1000, rank=128, start="text") -> Head:
+    """The paper's low-rank delta of a head that starts from text."""
+    return Head(
+        bias=False,
+        scale="1.0",
+        start=start,
+        storage="int8",
+        temperature="20.0",
+        a=[rank, 1024],
+        b=[classes, rank],
+    )

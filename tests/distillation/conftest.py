@@ -17,7 +17,6 @@ from hellofmt.distillation import (
     distill,
 )
 from hellofmt.projector import Projector
-from hellofmt.sources import ArrayImages
 from hellofmt.teacher import train_teacher
 
 
@@ -28,13 +27,7 @@ def views():
 
 @pytest.fixture
 def stripes():
-    """Three classes of square images: bright rows, bright columns, or grey; plus noise."""
-
-    def make(per_class=8, seed=0, size=8):
-        pixels, labels = builders.stripes(per_class, seed, size)
-        return ArrayImages(pixels, labels, builders.STRIPES, "stripes")
-
-    return make
+    return builders.striped_source
 
 
 @pytest.fixture(scope="session")

@@ -5,56 +5,25 @@ from __future__ import annotations
 import math
 from types import SimpleNamespace
 
+import builders
 import pytest
 
 from hellofmt import ledger
 from hellofmt.archive import StoredTensor
 from hellofmt.archive.format import tensors
-from hellofmt.archive.format.manifest import UNSET, Adapter, Head, Target
-
-# (C_in, C_out) of the nineteen 3x3 convolutions of CLIP's RN50, stem first.
-RN50_CONVOLUTIONS = (
-    [(3, 32), (32, 32), (32, 64)]
-    + [(64, 64)] * 3
-    + [(128, 128)] * 4
-    + [(256, 256)] * 6
-    + [(512, 512)] * 3
-)
-
-
-def paper_adapter(storage="int8"):
-    return Adapter(
-        targets=[
-            Target(
-                a=[24, 3 * c_in],
-                b=[3 * c_out, 24],
-                param=f"conv{i}.weight",
-                scale="1.0",
-                shape=[c_out, c_in, 3, 3],
-                storage=storage,
-            )
-            for i, (c_in, c_out) in enumerate(RN50_CONVOLUTIONS)
-        ]
-    )
-
-
-def paper_head(classes=1000, rank=128, start="text"):
-    return Head(
-        bias=False,
-        scale="1.0",
-        start=start,
-        storage="int8",
-        temperature="20.0",
-        a=[rank, 1024],
-        b=[classes, rank],
-    )
+from hellofmt.archive.format.manifest import UNSET, Adapter, Head
 
 
 def test_values_of_the_papers_presets():
-    assert ledger.factor_values(paper_adapter(), None, 1024, 1000) == 557_784
-    assert ledger.factor_values(paper_adapter(), paper_head(), 1024, 1000) == 816_856
-    assert ledger.factor_values(paper_adapter(), paper_head(100, 64), 1024, 100) == 629_720
-    assert ledger.factor_values(None, paper_head(start="stored"), 1024, 1000) == (
+    assert ledger.factor_values(builders.paper_adapter(), None, 1024, 1000) == 557_784
+    assert (
+        ledger.factor_values(builders.paper_adapter(), builders.paper_head(), 1024, 1000) == 816_856
+    )
+    assert (
+        ledger.factor_values(builders.paper_adapter(), builders.paper_head(100, 64), 1024, 100)
+        == 629_720
+    )
+    assert ledger.factor_values(None, builders.paper_head(start="stored"), 1024, 1000) == (
         1024 * 1000 + 128 * 2024
     )
     assert ledger.factor_values(None, None, 1024, 1000) == 0
@@ -94,7 +63,7 @@ STORAGES = ["float32", "float16", "bfloat16", "int8", "int4"]
 @pytest.mark.parametrize("kind", ["text", "stored", "text and bias", "both"])
 @pytest.mark.parametrize("classes", [1000, 11])
 def test_section_bytes_are_those_the_writer_makes(storage, kind, classes):
-    adapter = paper_adapter(storage)
+    adapter = builders.paper_adapter(storage)
     assert ledger.adapter_bytes(adapter) == written_bytes("adapter", adapter=adapter)
     factors = {} if kind == "stored" else {"a": [7, 1024], "b": [classes, 7]}
     head = Head(

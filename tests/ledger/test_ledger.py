@@ -4,48 +4,12 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import builders
 import numpy as np
 import pytest
 
 from hellofmt import ledger
-from hellofmt.archive.format.manifest import UNSET, Adapter, Head, Target
-
-# (C_in, C_out) of the nineteen 3x3 convolutions of CLIP's RN50, stem first.
-RN50_CONVOLUTIONS = (
-    [(3, 32), (32, 32), (32, 64)]
-    + [(64, 64)] * 3
-    + [(128, 128)] * 4
-    + [(256, 256)] * 6
-    + [(512, 512)] * 3
-)
-
-
-def paper_adapter(storage="int8"):
-    return Adapter(
-        targets=[
-            Target(
-                a=[24, 3 * c_in],
-                b=[3 * c_out, 24],
-                param=f"conv{i}.weight",
-                scale="1.0",
-                shape=[c_out, c_in, 3, 3],
-                storage=storage,
-            )
-            for i, (c_in, c_out) in enumerate(RN50_CONVOLUTIONS)
-        ]
-    )
-
-
-def paper_head(classes=1000, rank=128, start="text"):
-    return Head(
-        bias=False,
-        scale="1.0",
-        start=start,
-        storage="int8",
-        temperature="20.0",
-        a=[rank, 1024],
-        b=[classes, rank],
-    )
+from hellofmt.archive.format.manifest import UNSET
 
 
 def fake_file(*, images=True, packed=False):
@@ -57,8 +21,8 @@ def fake_file(*, images=True, packed=False):
     manifest = SimpleNamespace(
         classes=10,
         base=SimpleNamespace(arch=SimpleNamespace(embed_dim=1024)),
-        adapter=paper_adapter(),
-        head=paper_head(),
+        adapter=builders.paper_adapter(),
+        head=builders.paper_head(),
     )
     index = SimpleNamespace(size=np.array([500, 268], np.uint64)) if images else None
 

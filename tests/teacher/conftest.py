@@ -9,7 +9,6 @@ import pytest
 from hellofmt.distillation import write_distilled
 from hellofmt.distillation.select import Selection
 from hellofmt.projector import Projector
-from hellofmt.sources import ArrayImages
 
 
 @pytest.fixture
@@ -19,13 +18,7 @@ def views():
 
 @pytest.fixture
 def stripes():
-    """Three classes of square images: bright rows, bright columns, or grey; plus noise."""
-
-    def make(per_class=8, seed=0, size=8):
-        pixels, labels = builders.stripes(per_class, seed, size)
-        return ArrayImages(pixels, labels, builders.STRIPES, "stripes")
-
-    return make
+    return builders.striped_source
 
 
 @pytest.fixture
