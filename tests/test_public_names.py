@@ -1,6 +1,7 @@
 """The public names: few, pinned, each loaded on first use and each what it should be."""
 
 import importlib
+import re
 import tomllib
 from pathlib import Path
 
@@ -60,6 +61,8 @@ def test_every_name_of_a_room_exists(room):
         assert getattr(module, name) is not None
 
 
-def test_version_is_the_package_s():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert hellofmt.__version__ == project["version"]
+def test_version_is_the_one_that_is_packaged():
+    hatch = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["version"]
+    found = re.search(hatch["pattern"], (ROOT / hatch["path"]).read_text(), re.MULTILINE)
+    assert found is not None
+    assert found["version"] == hellofmt.__version__

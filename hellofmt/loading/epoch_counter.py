@@ -30,7 +30,7 @@ from torch.utils.data import get_worker_info
 from hellofmt.errors import UserInputError
 from hellofmt.loading.arguments import whole
 from hellofmt.loading.division import divider_of
-from hellofmt.runs.ranks import Place, current
+from hellofmt.runs.ranks import InheritedPlace, Place
 
 if TYPE_CHECKING:
     from hellofmt.loading.stored_labels import StoredLabels
@@ -54,13 +54,8 @@ class EpochCounter:
         self._epoch = torch.full((1,), -1, dtype=torch.int64).share_memory_()
         self._served = torch.zeros(rows, dtype=torch.int32).share_memory_()
         self._process = os.getpid()
-        # Place of the process that started this one, for spawned workers, which are in no group.
-        self._parent = Place(0, 1)
+        self._inherited = InheritedPlace()
         self._has_warned = False
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle the place of this process along, which a spawned worker cannot ask for."""
-        return {**self.__dict__, "_parent": self._place()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore; a copy, unlike a worker, gets counters that its own workers share."""
@@ -109,7 +104,7 @@ class EpochCounter:
             UserInputError: E_OPTION, ``stored`` has a finite schedule and no ``set_epoch`` says
                 which epoch several ranks are in.
         """
-        told, place, served = int(self._epoch), self._place(), self._served.numpy()
+        told, place, served = int(self._epoch), self._inherited.current(), self._served.numpy()
         if place.world > 1 and told < 0 and stored is not None and not stored.cycles:
             text = "stored labels on several ranks, of epochs that nobody names; expected a"
             text += " `HelloSampler`, or `set_epoch` before every pass"
@@ -145,8 +140,3 @@ class EpochCounter:
             " DistributedSampler)"
         )
         warnings.warn(text, UserWarning, stacklevel=3)
-
-    def _place(self) -> Place:
-        """Return this process among the ranks, or that of the parent for a spawned worker."""
-        place = current()
-        return self._parent if place.world == 1 else place

@@ -24,7 +24,7 @@ from hellofmt.errors import UserInputError
 from hellofmt.loading.division import divider_of
 from hellofmt.loading.source import opened
 from hellofmt.loading.worker_errors import errors_arrive_whole
-from hellofmt.runs.ranks import Place, current
+from hellofmt.runs.ranks import InheritedPlace, Place
 
 if TYPE_CHECKING:
     import os
@@ -112,12 +112,7 @@ class WebdatasetSamples(IterableDataset[dict[str, Any]]):
         self._fixed: Place | None = None
         if rank is not None and num_replicas is not None:
             self._fixed = Place(rank, num_replicas)
-        # Place of the process that started this one, for spawned workers, which are in no group.
-        self._parent = Place(0, 1)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle the place of this process along, which a spawned worker cannot ask for."""
-        return {**self.__dict__, "_parent": self._place()}
+        self._inherited = InheritedPlace()
 
     def _place(self) -> Place:
         """Return whose rows are served here: all of them if Accelerate divides them afterwards."""
@@ -128,8 +123,7 @@ class WebdatasetSamples(IterableDataset[dict[str, Any]]):
             return Place(0, 1)
         if self._fixed is not None:
             return self._fixed
-        place = current()
-        return self._parent if place.world == 1 else place
+        return self._inherited.current()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield the samples of this rank and worker, in the order of the archive.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "InheritedPlace",
     "Place",
     "agreed",
     "current",
@@ -67,6 +68,26 @@ def current() -> Place:
     if distributed.is_available() and distributed.is_initialized():
         return Place(distributed.get_rank(), distributed.get_world_size())
     return Place(0, 1)
+
+
+class InheritedPlace:
+    """The place of this process, or, in a spawned worker, that of the process that started it.
+
+    A spawned worker belongs to no group; whatever it is given by pickling brings the place along.
+    """
+
+    def __init__(self) -> None:
+        """Start as rank 0 of 1."""
+        self._parent = Place(0, 1)
+
+    def __getstate__(self) -> dict[str, Place]:
+        """Pickle the place of this process."""
+        return {"_parent": self.current()}
+
+    def current(self) -> Place:
+        """Return the place; see the class."""
+        place = current()
+        return self._parent if place.world == 1 else place
 
 
 def share(rows: int) -> slice:
