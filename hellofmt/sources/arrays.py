@@ -7,6 +7,7 @@ this runs on by itself fit in memory.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -70,6 +71,28 @@ class ArrayImages:
     def __len__(self) -> int:
         """Number of images."""
         return len(self.labels)
+
+    def read(self, row: int) -> NDArray[np.uint8]:
+        """The pixels of an image, uint8 (H, W, 3)."""
+        return self.pixels[row]
+
+    def name_of(self, row: int) -> str:
+        """The name of an image, for messages."""
+        return f"image {row} of {self.name}"
+
+    def digest(self) -> str:
+        """SHA-256 of pixels, labels and classes; see ``Source``."""
+        digest = hashlib.sha256(repr((self.pixels.shape, self.classes)).encode())
+        digest.update(np.ascontiguousarray(self.labels).data)
+        digest.update(np.ascontiguousarray(self.pixels).data)
+        return digest.hexdigest()
+
+    def note(self, row: int, kinds: list[str]) -> None:
+        """Nothing is changed when an image is read: it is an array of the right kind."""
+
+    def conversion_notes(self) -> list[str]:
+        """None; what was changed on the way into memory is in ``notes``."""
+        return []
 
     def subset(self, rows: NDArray[np.int64]) -> ArrayImages:
         """The images of these rows, in this order, with the same classes.

@@ -25,7 +25,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["GREY", "ORIENTED", "conversion_notes", "decode_rgb", "is_grey", "to_rgb"]
+__all__ = [
+    "GREY",
+    "ORIENTED",
+    "conversion_notes",
+    "convert",
+    "decode_rgb",
+    "is_grey",
+    "open_image",
+    "to_rgb",
+]
 
 ORIENTED: Final = "with an EXIF orientation: ignored, pixels stay as they are stored"
 """How an image is counted whose camera says that it lies on its side."""
@@ -72,7 +81,8 @@ def to_rgb(image: object, name: object, converted: Counter[str] | None = None) -
         [[[7, 7, 7], [7, 7, 7]]]
     """
     if isinstance(image, Image.Image):
-        pixels, kinds = _from_pillow(image, name)
+        rgb, kinds = convert(image, name)
+        pixels = np.asarray(rgb)
     else:
         pixels, kinds = _from_array(image, name)
     if converted is not None:
@@ -96,15 +106,27 @@ def decode_rgb(
     Raises:
         UserInputError: as ``to_rgb``, or another type of file (E_DATA, naming it).
     """
+    with open_image(data, name) as image:
+        return to_rgb(image, name, converted)
+
+
+def open_image(data: bytes, name: object) -> Image.Image:
+    """Open a PNG, JPEG or WebP file, by its content and not its name, without its pixels.
+
+    Args:
+        data: the whole file.
+        name: of the image, for errors.
+
+    Raises:
+        UserInputError: another type of file, or a damaged header (E_DATA, naming it).
+    """
     try:
-        image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
+        return Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
     except UnidentifiedImageError:
         # Its own text names a buffer of ours.
         raise _unreadable(name, "neither PNG nor JPEG nor WebP") from None
     except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
         raise _unreadable(name, error) from error
-    with image:
-        return to_rgb(image, name, converted)
 
 
 def conversion_notes(converted: Counter[str], total: int) -> list[str]:
@@ -125,8 +147,8 @@ def is_grey(converted: Counter[str]) -> bool:
     return not converted.keys().isdisjoint(GREY)
 
 
-def _from_pillow(image: Image.Image, name: object) -> tuple[NDArray[np.uint8], list[str]]:
-    """Pixels, and what was changed."""
+def convert(image: Image.Image, name: object) -> tuple[Image.Image, list[str]]:
+    """A PIL image as 8-bit RGB, and what was changed; see ``to_rgb``."""
     # Depth first: once the pixels are loaded, Pillow has forgotten it.
     raw = [_raw_mode(tile) for tile in getattr(image, "tile", ())]
     deep = [mode for mode in raw if _DEEP.fullmatch(mode)]
@@ -152,7 +174,8 @@ def _from_pillow(image: Image.Image, name: object) -> tuple[NDArray[np.uint8], l
             image = image.convert("RGBA")
         elif image.mode != "RGB":
             kinds.append(_MODES.get(image.mode, f"in {image.mode}: converted to RGB"))
-        return np.asarray(image.convert("RGB")), kinds
+        # Of an image in RGB, Pillow would make a copy.
+        return image if image.mode == "RGB" else image.convert("RGB"), kinds
     except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
         raise _unreadable(name, error) from error
 
