@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import math
 from typing import TYPE_CHECKING, Final
 
 from hellofmt.archive.format.manifest import UNSET
-from hellofmt.archive.format.tensors import adapter_tensors, head_tensors, probe_tensors
+from hellofmt.archive.format.tensors import (
+    adapter_tensors,
+    head_tensors,
+    probe_tensors,
+    tensor_header,
+    tensor_places,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,12 +40,9 @@ VALUE_BITS: Final[Mapping[Storage, int]] = {
 """Bits of one stored value."""
 
 
-_ITEM_BYTES: Final = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1}
-
-
 def adapter_bytes(adapter: Adapter) -> int:
     """Bytes of the section ``adapter``: values, row scales and header, as the writer makes it."""
-    return _section_bytes("adapter", adapter_tensors(adapter))
+    return _section_bytes(adapter_tensors(adapter))
 
 
 def head_bytes(head: Head, dim: int, classes: int) -> int:
@@ -55,25 +56,19 @@ def head_bytes(head: Head, dim: int, classes: int) -> int:
     Returns:
         Bytes, header included.
     """
-    return _section_bytes("head", head_tensors(head, dim, classes))
+    return _section_bytes(head_tensors(head, dim, classes))
 
 
 def probe_bytes(count: int, classes: int) -> int:
     """Bytes of the section ``probes``: float32 logits of ``count`` generated pictures."""
-    return _section_bytes("probes", probe_tensors(count, classes))
+    return _section_bytes(probe_tensors(count, classes))
 
 
-def _section_bytes(section: str, kinds: Mapping[str, TensorKind]) -> int:
-    """Bytes of a safetensors section; its JSON header is written out to be measured."""
-    header: dict[str, object] = {"__metadata__": {"schema": f"hello.{section}/1"}}
-    end = 0
-    # safetensors' order: wider values first, then by name.
-    for name, (dtype, shape) in sorted(kinds.items(), key=lambda k: (-_ITEM_BYTES[k[1][0]], k[0])):
-        size = math.prod(shape) * _ITEM_BYTES[dtype]
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + size]}
-        end += size
-    text = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
-    return 8 + -(-text // 8) * 8 + end
+def _section_bytes(kinds: Mapping[str, TensorKind]) -> int:
+    """Bytes of a tensor section, header included."""
+    return len(tensor_header(kinds)) + max(
+        (end for _, end in tensor_places(kinds).values()), default=0
+    )
 
 
 def factor_values(adapter: Adapter | None, head: Head | None, dim: int, classes: int) -> int:

@@ -56,8 +56,8 @@ def stored_labelers(
         )
     for storage in storages:
         part = projector.part(storage, probes=1)
-        size = _stored_bytes("adapter", part.adapter_tensors)
-        size += _stored_bytes("head", part.head_tensors)
+        size = _stored_bytes(part.adapter_tensors)
+        size += _stored_bytes(part.head_tensors)
         labeler = Labeler.assembled(
             projector.base,
             part.adapter,
@@ -70,7 +70,7 @@ def stored_labelers(
         yield storage, size, labeler
 
 
-def _stored_bytes(name: str, tensors: Mapping[str, StoredTensor]) -> int:
-    raw = serialize_tensors(name, tensors)
+def _stored_bytes(tensors: Mapping[str, StoredTensor]) -> int:
+    raw = serialize_tensors(tensors)
     packed = compress(raw)
     return len(raw if packed is None else packed)

@@ -373,7 +373,7 @@ def test_index_and_image_disagree(samples, everything_bytes, refusal, tmp_path):
         columns = file.tensors("index")
     columns["width"] = np.array([8, 9], np.uint16)
     tensors = {name: StoredTensor.from_numpy(np.asarray(c)) for name, c in columns.items()}
-    data = samples.join(manifest, {**sections, "index": serialize_tensors("index", tensors)}, rest)
+    data = samples.join(manifest, {**sections, "index": serialize_tensors(tensors)}, rest)
     error = refusal(data)
     assert (error.code, error.member) == ("E_INDEX", "images/0001/000001.png")
     assert "the image is 8 x 8 pixels; the index states 8 x 9" in str(error)

@@ -9,13 +9,24 @@ asserted there.
 
 import hashlib
 import json
+import math
 import struct
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "hostile"))
 
-from zoo.parts import VALID, canonical, embedded, images_only, packed, projector, tensor_bytes, up
+from zoo.parts import (
+    VALID,
+    WIDTHS,
+    canonical,
+    embedded,
+    images_only,
+    packed,
+    projector,
+    tensor_file,
+    up,
+)
 
 from hellofmt.archive.format.classes import ClassLine, class_bytes, parse_classes
 from hellofmt.archive.format.digest import content_id
@@ -200,22 +211,21 @@ def tensors(data):
 
 
 def sign_tensors(data):
-    """The header's length, the offsets in the order of the entries, and their data."""
+    """The one header of what the header says, and as many bytes of data."""
     if len(data) < 10:
         return data
     try:
         length = min(struct.unpack_from("<Q", data, 1)[0], len(data))
+        made, body = {}, data[9 + length :]
         header = json.loads(data[9 : 9 + length])
-        at = 0
-        for name, entry in header.items():
-            if name != "__metadata__":
-                size = entry["data_offsets"][1] - entry["data_offsets"][0]
-                entry["data_offsets"] = [at, at + size]
-                at += size
-        body = data[9 + length :]
-        if not 0 <= at < 1 << 16:
-            return data
-        return data[:1] + tensor_bytes(header, body[:at].ljust(at, b"\0"))
+        for name in sorted(header, key=lambda name: (-WIDTHS[header[name]["dtype"]], name)):
+            dtype, shape = header[name]["dtype"], header[name]["shape"]
+            size = WIDTHS[dtype] * math.prod(shape)
+            if not 0 <= size < 1 << 14:
+                return data
+            made[name] = (dtype, shape, body[:size].ljust(size, b"\0"))
+            body = body[size:]
+        return data[:1] + tensor_file(made)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         return data
 

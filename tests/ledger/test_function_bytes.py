@@ -52,7 +52,7 @@ def written_bytes(section, **groups):
         name: StoredTensor(dtype, shape, bytes(math.prod(shape) * item_bytes[dtype]))
         for name, (dtype, shape) in tensors.expected_tensors(manifest, section).items()
     }
-    return len(tensors.serialize_tensors(section, made))
+    return len(tensors.serialize_tensors(made))
 
 
 BASE = SimpleNamespace(arch=SimpleNamespace(embed_dim=1024))

@@ -17,7 +17,7 @@ import numpy as np
 from hellofmt.archive.format.layout import BLOCK
 from hellofmt.archive.format.limits import IMAGE_SIDE, Limits, check_fixed, check_limit
 from hellofmt.archive.format.manifest import UNSET, Manifest
-from hellofmt.archive.format.tensors import StoredTensor, expected_tensors, parse_tensor_header
+from hellofmt.archive.format.tensors import StoredTensor, check_tensor_header, expected_tensors
 from hellofmt.errors import SpecError
 
 if TYPE_CHECKING:
@@ -161,13 +161,13 @@ def _columns(data: bytes, manifest: Manifest) -> dict[str, NDArray[Any]]:
     """Return the columns as views of the section; the library would copy 48 MB for a million rows.
 
     Raises:
-        LimitError: see ``parse_tensor_header``.
         SpecError: E_TENSOR.
     """
-    entries = parse_tensor_header(data, len(data), "index", expected_tensors(manifest, "index"))
+    kinds = expected_tensors(manifest, "index") or {}
+    places = check_tensor_header(data, len(data), "index", kinds)
     return {
-        name: np.frombuffer(data, _COLUMNS[name], math.prod(shape), first).reshape(shape)
-        for name, ((_, shape), first, _) in entries.items()
+        name: np.frombuffer(data, _COLUMNS[name], math.prod(shape), places[name][0]).reshape(shape)
+        for name, (_, shape) in kinds.items()
     }
 
 

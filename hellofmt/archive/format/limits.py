@@ -17,7 +17,6 @@ __all__ = [
     "IMAGE_SIDE",
     "MANIFEST_BYTES",
     "SAFETENSORS_HEADER_BYTES",
-    "TENSORS_PER_SECTION",
     "TEXT_BYTES",
     "Limits",
     "check_fixed",
@@ -32,9 +31,7 @@ _MEMBER: Final = 8 * _GIB - 1
 MANIFEST_BYTES: Final = _MIB
 """Most bytes of a manifest; fixed."""
 SAFETENSORS_HEADER_BYTES: Final = _MIB
-"""Most bytes of the JSON header of a tensor section; fixed."""
-TENSORS_PER_SECTION: Final = 4096
-"""Most tensors in one section; fixed."""
+"""Most bytes of the JSON header of section ``base``, the only one that is read; fixed."""
 TEXT_BYTES: Final = {"classes": 16 * _MIB, "card": _MIB, "license": _MIB}
 """Most raw bytes of each text section; fixed."""
 IMAGE_SIDE: Final = 4096

@@ -45,6 +45,8 @@ Name = Annotated[str, Meta(min_length=1, max_length=4096)]
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
 Positive = Annotated[int, Meta(ge=1, lt=2**53)]
 Shape = Annotated[list[Positive], Meta(min_length=2, max_length=5)]
+# A parameter's name in a state dict; it names tensors too.
+Parameter = Annotated[str, Meta(pattern=r"^[!-~]{1,500}" + END)]
 MatrixShape = Annotated[list[Positive], Meta(min_length=2, max_length=2)]
 Three = Annotated[list[DecimalString], Meta(min_length=3, max_length=3)]
 Two = Annotated[list[DecimalString], Meta(min_length=2, max_length=2)]
@@ -220,7 +222,7 @@ class Target(_Closed, frozen=True):
 
     a: MatrixShape
     b: MatrixShape
-    param: Name
+    param: Parameter
     scale: DecimalString
     shape: Shape
     storage: Storage

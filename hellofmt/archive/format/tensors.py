@@ -1,30 +1,28 @@
-"""Tensor sections: safetensors behind a stricter check than the library's own.
+"""Tensor sections: safetensors files whose header is computed and compared, never interpreted.
 
-The library accepts duplicate names, unknown fields, NaN, dimensions beyond the data and hundreds of
-thousands of empty tensors, and a file without a payload digest loads with most of its bits flipped.
-So a section reaches it only after its digest matched and its header was read here: one JSON object
-without duplicate keys, entries of exactly three fields, contiguous offsets, and names, dtypes and
-shapes equal to those that the manifest implies. NumPy has no bfloat16; such tensors come out as
-float32, which holds every one of their values.
+A safetensors header may hold duplicate names, unknown fields, NaN, dimensions beyond the data and
+any order of its entries. Here it has one form, which follows from the names, dtypes and shapes that
+the manifest implies, as a tar header follows from name and size; stock safetensors reads it. Only
+section ``base``, whose tensors a digest fixes, states them itself; its header must be that one form
+of what it states. NumPy has no bfloat16; such tensors come out as float32, which holds every one of
+their values.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from hellofmt.archive.format.canonical import canonical
 from hellofmt.archive.format.digest import tensors_digest
-from hellofmt.archive.format.limits import (
-    SAFETENSORS_HEADER_BYTES,
-    TENSORS_PER_SECTION,
-    check_fixed,
-)
+from hellofmt.archive.format.limits import SAFETENSORS_HEADER_BYTES, check_fixed
 from hellofmt.archive.format.manifest import UNSET, Adapter, Head, Manifest, Storage
-from hellofmt.errors import SpecError, UserInputError, foreign_text, printable
+from hellofmt.errors import SpecError, UserInputError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,12 +33,14 @@ __all__ = [
     "StoredTensor",
     "TensorKind",
     "adapter_tensors",
+    "check_tensor_header",
     "expected_tensors",
     "head_tensors",
-    "parse_tensor_header",
     "parse_tensors",
     "probe_tensors",
     "serialize_tensors",
+    "tensor_header",
+    "tensor_places",
     "validate_nibbles",
     "validate_values",
 ]
@@ -66,9 +66,9 @@ _STORAGE: Final[dict[Storage, str]] = {
     "int8": "I8",
     "int4": "U8",
 }
-BASE_DTYPES: Final = frozenset({"F32", "F16", "BF16"})
-_FIELDS: Final = {"dtype", "shape", "data_offsets"}
-_ITEM_BYTES: Final = {name: np.dtype(code).itemsize for name, (code, _) in _DTYPES.items()}
+_BASE_DTYPES: Final = ("F32", "F16", "BF16")
+_TENSOR_NAME: Final = re.compile(r"[!-~]{1,512}")
+ITEM_BYTES: Final = {name: np.dtype(code).itemsize for name, (code, _) in _DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -195,167 +195,117 @@ def expected_tensors(manifest: Manifest, section: str) -> dict[str, TensorKind] 
     return kinds
 
 
-def serialize_tensors(section: str, tensors: Mapping[str, StoredTensor]) -> bytes:
-    """Serialise a tensor section; the same tensors give the same bytes.
+def tensor_places(kinds: Mapping[str, TensorKind]) -> dict[str, tuple[int, int]]:
+    """Return first byte and end of every tensor within the data of a section, in file order.
+
+    Tensors of wider values come first, then names in the order of their code points.
+    """
+    places: dict[str, tuple[int, int]] = {}
+    at = 0
+    for name, (dtype, shape) in sorted(kinds.items(), key=lambda k: (-ITEM_BYTES[k[1][0]], k[0])):
+        end = at + math.prod(shape) * ITEM_BYTES[dtype]
+        places[name] = (at, end)
+        at = end
+    return places
+
+
+def tensor_header(kinds: Mapping[str, TensorKind]) -> bytes:
+    """Build all that stands before the data of a section; a pure function of the tensors' kinds.
 
     Args:
-        section: section name, which becomes the one metadata entry ``hello.<section>/1``.
-        tensors: by name.
+        kinds: dtype and shape by name.
 
     Returns:
-        A safetensors file, tensors in the library's order (dtype size, then name).
+        Eight bytes of length and the JSON header in canonical form, padded with spaces so that the
+        data begin at a multiple of eight.
     """
-    from safetensors import TensorSpec, serialize
-
-    specs: dict[str, TensorSpec] = {}
-    # The library takes raw addresses, so the arrays must outlive the call.
-    arrays = {name: np.frombuffer(tensor.data, np.uint8) for name, tensor in tensors.items()}
-    for name, tensor in tensors.items():
-        specs[name] = TensorSpec(
-            dtype=_DTYPES[tensor.dtype][1],
-            shape=list(tensor.shape),
-            data_ptr=arrays[name].ctypes.data,
-            data_len=len(tensor.data),
-        )
-    return bytes(serialize(specs, metadata={"schema": f"hello.{section}/1"}))
+    entries = {
+        name: {"data_offsets": place, "dtype": kinds[name][0], "shape": kinds[name][1]}
+        for name, place in tensor_places(kinds).items()
+    }
+    text = canonical(entries)
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entries = dict(pairs)
-    if len(entries) != len(pairs):
-        raise _RefusedHeader("duplicate key")
-    return entries
+def serialize_tensors(tensors: Mapping[str, StoredTensor]) -> bytes:
+    """Serialise a tensor section: a safetensors file, of which the same tensors have only one."""
+    kinds = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+    data = [tensors[name].data for name in tensor_places(kinds)]
+    return b"".join([tensor_header(kinds), *data])
 
 
-class _RefusedHeader(ValueError):
-    """A header form that the strict check does not allow."""
-
-
-def _integer(text: str) -> int:
-    if len(text) > 16:
-        raise _RefusedHeader(f"integer of {len(text)} digits")
-    return int(text)
-
-
-def _no_number(text: str) -> Any:
-    raise _RefusedHeader(f"expected integers, got {printable(text, 40)}")
-
-
-def parse_tensor_header(
-    head: bytes, size: int, section: str, expected: Mapping[str, TensorKind] | None
-) -> dict[str, tuple[TensorKind, int, int]]:
-    """Parse the header of a tensor section.
+def check_tensor_header(
+    head: bytes, size: int, section: str, kinds: Mapping[str, TensorKind]
+) -> dict[str, tuple[int, int]]:
+    """Compare the header of a tensor section with the only one it may have.
 
     Args:
-        head: the first bytes of the section, at least the whole header if the section has it.
+        head: the first bytes of the section, at least as many as ``tensor_header(kinds)`` has if
+            the section has them.
         size: bytes of the whole section.
         section: its name.
-        expected: what the manifest implies; None admits any names, but only floating dtypes.
+        kinds: dtype and shape of its tensors.
 
     Returns:
-        Per tensor, in file order: dtype and shape, first byte and end within the section.
+        First byte and end of every tensor within the section, in file order.
 
     Raises:
-        LimitError: the header exceeds 1 MiB (E_LIMIT_TENSOR_HEADER) or lists more than 4,096
-            tensors (E_LIMIT_TENSORS).
-        SpecError: a rule of the strict check is broken (E_TENSOR).
+        SpecError: it differs, or the section ends elsewhere (E_TENSOR).
+    """
+    expected = tensor_header(kinds)
+    start = len(expected)
+    if head[:start] != expected:
+        # Where the texts differ says more than their lengths, which stand first.
+        pairs = enumerate(zip(head[8:], expected[8:], strict=False), 8)
+        at = next((i for i, (a, b) in pairs if a != b), min(len(head), start))
+        raise SpecError.make(
+            "E_TENSOR",
+            f"the header differs at byte {at} from the one that the manifest implies; expected "
+            f"{printable(expected[at : at + 40].decode('latin-1'))}, got "
+            f"{printable(head[at : at + 40].decode('latin-1')) or 'the end of the section'}",
+            member=f"__hello__/{section}",
+        )
+    places = {name: (start + a, start + b) for name, (a, b) in tensor_places(kinds).items()}
+    end = max((end for _, end in places.values()), default=start)
+    if end != size:
+        raise SpecError.make(
+            "E_TENSOR",
+            f"the tensors end at byte {end}; the section has {size}",
+            member=f"__hello__/{section}",
+        )
+    return places
+
+
+def _stated_kinds(data: bytes, section: str) -> dict[str, TensorKind]:
+    """Read dtypes and shapes from a header that will be compared with its one form.
+
+    Raises:
+        LimitError: the header exceeds 1 MiB (E_LIMIT_TENSOR_HEADER).
+        SpecError: it is not JSON, or states a tensor that no base has (E_TENSOR).
     """
     member = f"__hello__/{section}"
-
-    def fault(text: str) -> SpecError:
-        return SpecError.make("E_TENSOR", text, member=member)
-
-    length = int.from_bytes(head[:8], "little")
-    if len(head) >= 8:
-        check_fixed("tensor_header", length, SAFETENSORS_HEADER_BYTES, member=member)
-    if size < 8 or 8 + length > size or len(head) < 8 + length:
-        raise fault(f"the header goes past the section of {size} bytes")
-    text = head[8 : 8 + length]
-    if text[:1] != b"{":
-        raise fault("the header does not begin with a JSON object")
-    body = text.rstrip(b" ")
-    if body[-1:] != b"}":
-        raise fault("the header is padded with something other than spaces")
+    length = int.from_bytes(data[:8], "little")
+    check_fixed("tensor_header", length, SAFETENSORS_HEADER_BYTES, member=member)
     try:
-        listed = json.loads(
-            body.decode("utf-8"),
-            object_pairs_hook=_unique,
-            parse_int=_integer,
-            parse_float=_no_number,
-            parse_constant=_no_number,
-        )
-    except _RefusedHeader as error:
-        raise fault(f"header: {error}") from None
-    except (ValueError, RecursionError):
-        raise fault("the header is not JSON") from None
-    metadata = {"schema": f"hello.{section}/1"}
-    # A null is not absence.
-    if listed.pop("__metadata__", metadata) != metadata:
-        raise fault(f"metadata; expected only schema hello.{section}/1")
-    check_fixed("tensors", len(listed), TENSORS_PER_SECTION, member=member)
-    start = 8 + length
-    entries: dict[str, tuple[TensorKind, int, int]] = {}
-    for name, entry in listed.items():
-        kind, end = _parse_entry(name, entry, start - 8 - length, fault)
-        implied = expected.get(name) if expected is not None else kind
-        if implied is None:
-            raise fault(f"tensor {printable(name)} is not one the manifest implies")
-        if implied != kind or (expected is None and kind[0] not in BASE_DTYPES):
-            raise fault(
-                f"tensor {printable(name)}; expected {_show(implied, base=expected is None)}, "
-                f"got {_show(kind)}"
+        kinds: dict[str, TensorKind] = {
+            name: (entry["dtype"], tuple(entry["shape"]))
+            for name, entry in dict(json.loads(data[8 : 8 + length])).items()
+        }
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise SpecError.make(
+            "E_TENSOR", "the header is not a JSON object of tensors", member=member
+        ) from None
+    for name, (dtype, shape) in kinds.items():
+        is_shape = 1 <= len(shape) <= 5 and all(type(n) is int and n >= 1 for n in shape)
+        if not (is_shape and dtype in _BASE_DTYPES and _TENSOR_NAME.fullmatch(name)):
+            raise SpecError.make(
+                "E_TENSOR",
+                f"tensor {printable(name)}; expected F32, F16 or BF16, 1 to 5 dimensions and a "
+                "name of 1 to 512 ASCII characters without spaces",
+                member=member,
             )
-        entries[name] = (kind, start, 8 + length + end)
-        start = 8 + length + end
-    missing = [name for name in expected or () if name not in entries]
-    if missing:
-        raise fault(f"tensor {printable(missing[0])} is missing ({len(missing)} in all)")
-    if start != size:
-        raise fault(f"the tensors end at byte {start}; expected {size}")
-    return entries
-
-
-def _show(kind: TensorKind, *, base: bool = False) -> str:
-    if base:
-        return "F32, F16 or BF16"
-    return f"{printable(kind[0], 20)} {'x'.join(map(str, kind[1]))}"
-
-
-def _parse_entry(name: str, entry: Any, start: int, fault: Any) -> tuple[TensorKind, int]:
-    """Parse dtype, shape and end offset of a header entry whose data begin at ``start``.
-
-    Raises:
-        SpecError: E_TENSOR, built by ``fault``.
-    """
-    problem, size = "", 0
-    if not (0 < len(name) <= 512 and name.isprintable()):
-        problem = "expected a name of 1 to 512 printable characters"
-    elif not isinstance(entry, dict) or set(entry) != _FIELDS:
-        problem = "expected exactly dtype, shape and data_offsets"
-    elif not isinstance(entry["dtype"], str) or entry["dtype"] not in _DTYPES:
-        problem = f"dtype {printable(entry['dtype'], 20)} is not one the format stores"
-    elif not _is_shape(entry["shape"]):
-        problem = "expected 1 to 5 dimensions, each at least 1"
-    else:
-        size = math.prod(entry["shape"]) * _ITEM_BYTES[entry["dtype"]]
-        # Compared as integers: True would equal 1.
-        if entry["data_offsets"] != [start, start + size] or not _is_integers(
-            entry["data_offsets"]
-        ):
-            problem = f"expected data from offset {start} to {start + size}"
-    if problem:
-        raise fault(f"tensor {printable(name)}: {problem}")
-    return (entry["dtype"], tuple(entry["shape"])), start + size
-
-
-def _is_integers(value: list[Any]) -> bool:
-    return all(type(n) is int for n in value)
-
-
-def _is_shape(value: Any) -> bool:
-    return (
-        isinstance(value, list) and 1 <= len(value) <= 5 and _is_integers(value) and min(value) >= 1
-    )
+    return kinds
 
 
 def parse_tensors(
@@ -366,38 +316,25 @@ def parse_tensors(
     Args:
         data: the raw section, its digest already checked.
         section: its name.
-        expected: see ``parse_tensor_header``.
+        expected: dtype and shape by name, which the manifest implies; None for section ``base``,
+            where the header states them.
 
     Returns:
         The tensors, in file order.
 
     Raises:
-        LimitError: see ``parse_tensor_header``.
-        SpecError: the section fails the strict check, or ``validate_values`` objects (E_TENSOR).
+        LimitError: the header of ``base`` exceeds 1 MiB (E_LIMIT_TENSOR_HEADER).
+        SpecError: the header is not the one expected, or ``validate_values`` objects (E_TENSOR).
     """
-    from safetensors import SafetensorError, deserialize
-
-    entries = parse_tensor_header(data, len(data), section, expected)
-    member = f"__hello__/{section}"
-    tensors: dict[str, StoredTensor] = {}
-    # The library refuses a file without tensors; an adapter without targets is one.
-    if not entries:
-        return tensors
-    try:
-        loaded = deserialize(data)
-    except SafetensorError as error:
-        raise SpecError.make("E_TENSOR", foreign_text(error), member=member) from None
-    for name, fields in loaded:
-        kind = entries.get(name)
-        if kind is None or kind[0] != (fields["dtype"], tuple(fields["shape"])):
-            raise SpecError.make(
-                "E_TENSOR", f"tensor {printable(name)} reads differently in the safetensors library"
-            )
-        tensors[name] = StoredTensor(*kind[0], fields["data"])
+    kinds = _stated_kinds(data, section) if expected is None else expected
+    places = check_tensor_header(data, len(data), section, kinds)
+    tensors = {
+        name: StoredTensor(*kinds[name], data[start:end]) for name, (start, end) in places.items()
+    }
     if section in ("adapter", "head", "probes", "base"):
         problems = validate_values(tensors)
         if problems:
-            raise SpecError.make("E_TENSOR", problems[0], member=member)
+            raise SpecError.make("E_TENSOR", problems[0], member=f"__hello__/{section}")
     return tensors
 
 

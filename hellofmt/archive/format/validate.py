@@ -277,8 +277,7 @@ def _validate_adapter(adapter: Adapter) -> list[Problem]:
     previous = ""
     for i, target in enumerate(adapter.targets):
         loc = f"adapter.targets.{i}"
-        # Names are compared as UTF-8 bytes, so the order is the same in every programming language.
-        if i and target.param.encode("utf-8") <= previous.encode("utf-8"):
+        if i and target.param <= previous:
             same = target.param == previous
             problems.append(
                 Problem(f"{loc}.param", "duplicate" if same else "order", "expected sorted, once")

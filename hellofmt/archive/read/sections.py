@@ -9,7 +9,6 @@ from hellofmt.archive.format.classes import parse_classes
 from hellofmt.archive.format.compress import decompress
 from hellofmt.archive.format.digest import sha256
 from hellofmt.archive.format.layout import BLOCK, describe_header, header, padded, section_member
-from hellofmt.archive.format.limits import SAFETENSORS_HEADER_BYTES
 from hellofmt.archive.format.manifest import UNSET, Manifest, Section
 from hellofmt.archive.read.checks import check_padding, check_section_digest, check_text
 from hellofmt.archive.storage.source import display_name
@@ -221,20 +220,17 @@ class Sections:
     def pixels_start(self) -> int:
         """See ``Archive.pixels_start``."""
         if self._pixels_start is None:
-            from hellofmt.archive.format.tensors import expected_tensors, parse_tensor_header
+            from hellofmt.archive.format.tensors import (
+                check_tensor_header,
+                expected_tensors,
+                tensor_header,
+            )
 
             section = self.find("pixels")
             at = self.offsets["pixels"]
-            [head] = self.read_ranges([(at, min(section.size, 8))])
-            length = int.from_bytes(head, "little")
-            # No digest was checked yet, so an excessive length means damage, not a large file.
-            if length > SAFETENSORS_HEADER_BYTES:
-                raise SpecError.make(
-                    "E_TENSOR", f"header of {length} bytes", member=section_member("pixels")
-                )
-            [head] = self.read_ranges([(at, min(section.size, 8 + length))])
-            entries = parse_tensor_header(
-                head, section.size, "pixels", expected_tensors(self._manifest, "pixels")
-            )
-            self._pixels_start = at + entries["pixels"][1]
+            kinds = expected_tensors(self._manifest, "pixels") or {}
+            length = min(section.size, len(tensor_header(kinds)))
+            [head] = self.read_ranges([(at, length)])
+            places = check_tensor_header(head, section.size, "pixels", kinds)
+            self._pixels_start = at + places["pixels"][0]
         return self._pixels_start

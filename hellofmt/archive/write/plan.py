@@ -91,11 +91,11 @@ class Plan:
         part = draft.projector
         if part is not None:
             probes = StoredTensor.from_numpy(part.probe_logits)
-            self._store("adapter", serialize_tensors("adapter", part.adapter_tensors))
-            self._store("head", serialize_tensors("head", part.head_tensors))
-            self._store("probes", serialize_tensors("probes", {"logits": probes}))
+            self._store("adapter", serialize_tensors(part.adapter_tensors))
+            self._store("head", serialize_tensors(part.head_tensors))
+            self._store("probes", serialize_tensors({"logits": probes}))
             if part.base_tensors is not None:
-                self._store("base", serialize_tensors("base", part.base_tensors))
+                self._store("base", serialize_tensors(part.base_tensors))
         for name, text in (("card", draft.card), ("license", draft.license)):
             if text:
                 self._store(name, _text_bytes(name, text))
@@ -189,7 +189,7 @@ class Plan:
             size = np.full(len(self._rows), one, np.int64)
         label = np.array([row.label for row in self._rows], np.int64)
         tensors = index_tensors(size, label, height, width, sha256s)
-        self._store("index", serialize_tensors("index", tensors))
+        self._store("index", serialize_tensors(tensors))
 
     def _images(self) -> Images:
         """Build the manifest's group `images`."""
@@ -328,7 +328,7 @@ class Plan:
             if progress is not None:
                 progress(i + 1, count)
         tensor = StoredTensor.from_numpy(pixels)
-        self._store("pixels", serialize_tensors("pixels", {"pixels": tensor}))
+        self._store("pixels", serialize_tensors({"pixels": tensor}))
         height = np.full(count, packed.height, np.int64)
         self._store_index(height, np.full(count, packed.width, np.int64), digests)
 

@@ -168,7 +168,7 @@ def member(name, data, /, **fields):
 
 def tensor_bytes(header, data):
     """A safetensors file from the bytes or the value of its header."""
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    text = header if isinstance(header, bytes) else canonical(header)
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text + data
 
@@ -176,10 +176,9 @@ def tensor_bytes(header, data):
 WIDTHS = {"F64": 8, "U64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "U16": 2, "I8": 1, "U8": 1}
 
 
-def tensor_file(section, tensors):
+def tensor_file(tensors):
     """name -> (dtype, shape, bytes), laid out one after another, largest dtype first."""
-    header = {"__metadata__": {"schema": f"hello.{section}/1"}}
-    body = b""
+    header, body = {}, b""
     for name, (dtype, shape, data) in sorted(
         tensors.items(), key=lambda item: (-WIDTHS[item[1][0]], item[0])
     ):
@@ -310,7 +309,7 @@ class Kit:
         return self
 
     def tensors(self, section, values):
-        self.files[section] = tensor_file(section, values)
+        self.files[section] = tensor_file(values)
         return self
 
     def reindex(self, **columns):

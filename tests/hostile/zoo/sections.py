@@ -1,6 +1,5 @@
 """Lies of the index, the classes, the texts, and of zstd frames."""
 
-import json
 import struct
 from functools import partial
 
@@ -108,14 +107,8 @@ for name, change in {
     "nul_after_its_header": lambda data: reheaded(data, lambda text: text + b"\0"),
     "header_of_another_length": lambda data: struct.pack("<Q", len(data)) + data[8:],
     "header_of_half_its_length": lambda data: struct.pack("<Q", 40) + data[8:],
-    "metadata_of_another": lambda data: reheaded(
-        data, lambda text: text.replace(b"hello.index/1", b"hello.index/2")
-    ),
-    "float_offset": lambda data: reheaded(
-        data, lambda text: text.replace(b"[0, 24]", b"[0.0, 24]")
-    ),
-    "exponent_in_a_shape": lambda data: reheaded(
-        data, lambda text: text.replace(b"[3, 32]", b"[3e0, 32]")
+    "space_within_its_header": lambda data: reheaded(
+        data, lambda text: text.replace(b"[0,24]", b"[0, 24]")
     ),
 }.items():
     add(f"index_section_{name}", "E_TENSOR", partial(index_stored, change), group="index")
@@ -163,7 +156,7 @@ def index_of_a_million_rows_that_wrap():
     count = 1_000_000
     kit = images_only()
     kit.manifest["images"] |= {"count": count, "span": 1 << 35}
-    entries, at = {"__metadata__": {"schema": "hello.index/1"}}, 0
+    entries, at = {}, 0
     for name, (dtype, width, shape) in {
         "size": ("U64", 8, [count]),
         "label": ("I32", 4, [count]),
@@ -174,7 +167,7 @@ def index_of_a_million_rows_that_wrap():
         size = width * count
         entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + size]}
         at += size
-    text = json.dumps(entries).encode()
+    text = canonical(entries)
     text += b" " * (-len(text) % 8)
     # All sizes 0: the first check that sees a value refuses it, after 48 MB were read.
     head = struct.pack("<Q", len(text)) + text
