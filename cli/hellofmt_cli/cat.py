@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cat", "image_bytes"]
 
-_TEXTS: Final = frozenset({"card", "classes", "license"})
+_TEXTS: Final = frozenset({"card", "classes", "license", "record"})
 
 
 @click.command("cat")

@@ -56,6 +56,8 @@ def _facts(archive: Archive) -> dict[str, Any]:
     fields = msgspec.to_builtins(archive.manifest)
     sections = fields.pop("sections")
     fields.update(archive.extras)
+    if archive.record is not None:
+        fields["record"] = msgspec.to_builtins(archive.record)
     index = archive.index
     images: Counter[tuple[str, int]] = Counter()
     if index is not None:
@@ -132,7 +134,9 @@ def _echo(document: dict[str, Any]) -> None:
         click.echo(f"same: {document['id'][0]}")
         return
     if document["same_content"]:
-        click.echo("same content under two ids: producer, texts, notes or compression differ")
+        click.echo(
+            "same content under two ids: producer, record, texts, notes or compression differ"
+        )
     rows: list[tuple[str, str] | None] = [
         ("id", f"{document['id'][0]} -> {document['id'][1]}"),
     ]

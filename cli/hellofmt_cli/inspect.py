@@ -29,6 +29,7 @@ from hellofmt_cli.inspect_rows import (
 )
 from hellofmt_cli.options import expect_option, json_option, limit_option
 from hellofmt_cli.output import echo_json, echo_page, opened, size
+from hellofmt_cli.record_rows import record_rows
 
 __all__ = ["inspect"]
 
@@ -109,10 +110,19 @@ def _echo_document(document: dict[str, Any]) -> None:
     rows.append(None)
     rows += label_rows(document)
     echo_page(rows)
+    _echo_record(document)
     click.echo()
     _echo_bytes(document)
     _echo_avoided(document)
     _echo_lists(document)
+
+
+def _echo_record(document: dict[str, Any]) -> None:
+    rows = [] if document["record"] is None else record_rows(document["record"])
+    if rows:
+        click.echo()
+        click.echo("how it was made (in its maker's words)")
+        echo_page(rows, indent=2)
 
 
 def _echo_bytes(document: dict[str, Any]) -> None:

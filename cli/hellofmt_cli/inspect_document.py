@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from hellofmt.archive import UNSET
 
 if TYPE_CHECKING:
@@ -79,6 +81,7 @@ def describe(
         "labels_avoided": _labels_avoided(manifest, ledger, epochs),
         "gflop_per_label": _gflop(manifest),
         "extras": dict(archive.extras),
+        "record": None if archive.record is None else msgspec.to_builtins(archive.record),
     }
     if with_classes:
         classes = archive.classes

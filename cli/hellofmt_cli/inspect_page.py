@@ -13,10 +13,11 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
 from hellofmt.archive import UNSET, without_metadata
-from hellofmt.errors import shown_path
+from hellofmt.errors import printable, shown_path
 from hellofmt_cli.cat import image_bytes
 from hellofmt_cli.inspect_rows import avoided_rows, byte_rows
 from hellofmt_cli.output import count, size, write_text
+from hellofmt_cli.record_rows import record_rows
 
 if TYPE_CHECKING:
     from hellofmt.archive import Archive
@@ -92,6 +93,7 @@ def render(archive: Archive, document: dict[str, Any]) -> str:
         f"<p>{escape(_summary(document))}</p>",
         "<h2>What it is</h2>",
         _definitions(facts),
+        *_made(document),
         "<h2>Bytes</h2>",
         _chart([(name, number, "bar") for name, number in byte_rows(document)]),
         f"<p>Together {escape(size(document['bytes']['total']))}.</p>",
@@ -120,6 +122,15 @@ def render(archive: Archive, document: dict[str, Any]) -> str:
         + "\n".join(body)
         + "</body></html>\n"
     )
+
+
+def _made(document: dict[str, Any]) -> list[str]:
+    """How it was made, or nothing for an archive that does not remember."""
+    rows = [] if document["record"] is None else record_rows(document["record"])
+    if not rows:
+        return []
+    facts = [(shown_path(name), _name(printable(text, 400))) for name, text in rows]
+    return ["<h2>How it was made, in its maker's words</h2>", _definitions(facts)]
 
 
 def _text(value: object) -> str:

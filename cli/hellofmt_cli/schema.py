@@ -1,19 +1,21 @@
-"""``hello schema``: the JSON Schema of the manifest, generated from the types that read it."""
+"""``hello schema``: the JSON Schemas of the format, generated from the types that read it."""
 
 from __future__ import annotations
 
 import click
 
-from hellofmt.archive import json_schema
+from hellofmt.archive import json_schema, record_schema
+from hellofmt_cli.options import Choice
 from hellofmt_cli.output import echo_json
 
 __all__ = ["schema"]
 
 
 @click.command("schema")
-def schema() -> None:
-    """Print the JSON Schema (2020-12) of an archive's manifest.
+@click.argument("part", type=Choice(["manifest", "record"]), default="manifest")
+def schema(part: str) -> None:
+    """Print the JSON Schema (2020-12) of an archive's manifest or record.
 
-    `hello cat FILE manifest` prints the manifest of an archive.
+    `hello cat FILE manifest` and `hello cat FILE record` print those of an archive.
     """
-    echo_json(json_schema())
+    echo_json(json_schema() if part == "manifest" else record_schema())

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     )
     from hellofmt.archive.format.parse import manifest_bytes, parse_manifest
     from hellofmt.archive.format.probes import probe_images
-    from hellofmt.archive.format.schema import json_schema
+    from hellofmt.archive.format.record import Record, Result
+    from hellofmt.archive.format.schema import json_schema, record_schema
     from hellofmt.archive.format.tensors import StoredTensor
     from hellofmt.archive.format.validate import validate_manifest
     from hellofmt.archive.format.view_defaults import default_views
@@ -94,6 +95,8 @@ __all__ = [
     "Probes",
     "Producer",
     "ProjectorPart",
+    "Record",
+    "Result",
     "Section",
     "Shard",
     "Signature",
@@ -124,6 +127,7 @@ __all__ = [
     "probe_images",
     "read_class_lines",
     "read_file",
+    "record_schema",
     "shard_path",
     "sign_archive",
     "signature_path",
@@ -152,7 +156,8 @@ _MODULES = {
     "read.archive": ("Archive",),
     "read.file": ("HelloFile",),
     "read.open": ("open_archive",),
-    "format.schema": ("json_schema",),
+    "format.record": ("Record", "Result"),
+    "format.schema": ("json_schema", "record_schema"),
     "storage.local_files": (
         "free_bytes",
         "new_directory",

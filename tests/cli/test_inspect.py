@@ -30,6 +30,7 @@ INSPECT_KEYS = [
     "labels_avoided",
     "gflop_per_label",
     "extras",
+    "record",
 ]
 
 

@@ -46,6 +46,7 @@ from hellofmt.archive.format.manifest import (
     Views,
     VisionArch,
 )
+from hellofmt.archive.format.record import parse_record
 from hellofmt.rng import uniform, words
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,6 +87,61 @@ VIEWS = Views(
     std=["0.229", "0.224", "0.225"],
 )
 BLOCK = "transformer.resblocks.0."
+RUN = {"device": "cpu", "seeds": {"fit": 0}, "versions": {"hellofmt": "1.0", "torch": "2.10"}}
+SOURCE = {"classes": 3, "digest": TOWER, "images": 600, "name": "drawn", "per_class": [200, 200]}
+HALF = ["0.5"] * 3
+INPUT = {"interpolation": "bilinear", "mean": HALF, "stated_by": "nobody", "std": HALF}
+NETWORK = {"digest": TOWER, "input": INPUT, "network": "cnn", "origin": "hello teach", "outputs": 3}
+MEASURED = {"accuracy": "97.5", "images": 60, "of": "held-out images"}
+RECORD = {
+    "functions": [
+        {
+            "agreement": "93.75",
+            "batch_size": 128,
+            "bfloat16": False,
+            "kl": "0.0125",
+            "learning_rate": "0.003",
+            "loss": "kl",
+            "measured": MEASURED | {"accuracy": "96.0"},
+            "name": "default",
+            "parameters": 4711,
+            "rank": 2,
+            "run": RUN | {"command": "hello distill drawn --teacher teacher --base seeded --ipc 1"},
+            "source": SOURCE,
+            "steps": 300,
+            "storage": "int8",
+            "targets": ["all"],
+            "teacher": {"measured": MEASURED, "networks": [NETWORK]},
+            "temperature": "2.0",
+            "views": 1024,
+        }
+    ],
+    "images": {
+        "candidates": 300,
+        "chosen_by": "lowest loss",
+        "codec": "png",
+        "crops": 5,
+        "factor": 1,
+        "ipc": 1,
+    },
+    "results": [
+        {
+            "accuracy": ["41.2", "39.5", "42.75"],
+            "batch_size": 50,
+            "bfloat16": False,
+            "device": "cpu",
+            "evaluated": SOURCE,
+            "images": "archive",
+            "labels": "soft",
+            "learning_rate": "0.001",
+            "recipe": "kl",
+            "seeds": [0, 1, 2],
+            "steps": 300,
+            "student": "cnn",
+            "versions": RUN["versions"],
+        }
+    ],
+}
 
 
 # The parts of valid archives
@@ -232,7 +288,12 @@ def drafts():
     return {
         "projector": draft("projector", projector=seeded),
         "projector-text": draft("projector-text", projector=text_projector()),
-        "images-png": draft("images-png", images=image_set("png", PNG)),
+        "images-png": draft(
+            "images-png",
+            images=image_set("png", PNG),
+            # Too short to be compressed.
+            record=parse_record(canonical({"images": RECORD["images"]})),
+        ),
         "images-jpeg": draft(
             "images-jpeg", images=image_set("jpeg", ((0, "smooth.jpg"), (1, "grey.jpg")))
         ),
@@ -252,6 +313,7 @@ def drafts():
             projector=projector("embedded", MANY, "int8", head_rank=2, bias=True, probes=3),
             card="# A card\n\nWith *Markdown* and an escape: \x1b[31m.\n" * 8,
             license="CC0 1.0 Universal\n",
+            record=parse_record(canonical(RECORD)),
             extras={"x_note": 'free text: \u00e9 \U0001f98a "\\\n', "x_": ""},
         ),
         "shard-00000-of-00002": draft(
@@ -365,13 +427,15 @@ def load_zoo():
     return ZOO
 
 
-def write_schema(path):
-    from hellofmt.archive.format.schema import json_schema
+def write_schemas(folder):
+    from hellofmt.archive.format.schema import json_schema, record_schema
 
-    path.write_text(json.dumps(json_schema(), indent=1) + "\n", encoding="ascii")
+    for name, schema in (("hello-1", json_schema()), ("hello-1-record", record_schema())):
+        text = json.dumps(schema, indent=1) + "\n"
+        (folder / f"{name}.schema.json").write_text(text, encoding="ascii")
 
 
 if __name__ == "__main__":
     spec = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "spec"
     make(spec / "vectors")
-    write_schema(spec / "hello-1.schema.json")
+    write_schemas(spec)

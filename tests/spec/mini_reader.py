@@ -13,7 +13,8 @@ import struct
 from itertools import accumulate
 from pathlib import Path
 
-ORDER = ["index", "classes", "adapter", "head", "probes", "base", "card", "license", "pixels"]
+ORDER = ["index", "classes", "adapter", "head", "probes", "base"]
+ORDER += ["record", "card", "license", "pixels"]
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1, "I32": 4, "U16": 2, "U64": 8}
 STORED = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8", "int4": "U8"}
 COLUMNS = {"size": "U64", "label": "I32", "height": "U16", "width": "U16"}
@@ -49,7 +50,7 @@ def header(name, size):
     return block.replace(b" " * 8, b"%06o\0 " % sum(block))
 
 
-def parse_manifest(data):
+def parse_json(data):
     try:
         # `int` refuses the text of every float, NaN included.
         m = json.loads(data, parse_float=int, parse_constant=int)
@@ -57,6 +58,11 @@ def parse_manifest(data):
         json.dumps(m, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError):
         raise Refused("E_JSON") from None
+    return m
+
+
+def parse_manifest(data):
+    m = parse_json(data)
     version = re.fullmatch(r"(0|[1-9]\d{0,3})\.(0|[1-9]\d{0,3})", str(m.get("hello")))
     require(version, "E_SCHEMA")
     require(version[1] == "1", "E_VERSION")
@@ -125,7 +131,7 @@ def content_id(m):
     kept = {k: v for k, v in m.items() if k != "producer" and not k.startswith("x_")}
     raw = [{"size": s["size"], "digest": s["digest"]} | {
         k[4:]: s[k] for k in s if k.startswith("raw_")} | {"name": s["name"]}
-        for s in m["sections"] if s["name"] not in ("card", "license")]  # fmt: skip
+        for s in m["sections"] if s["name"] not in ("card", "license", "record")]  # fmt: skip
     return digest(b"hello/content/1\n" + canonical(kept | {"sections": raw}))
 
 
@@ -160,7 +166,9 @@ def read(path):
         if s["encoding"] == "none" and name == "classes":
             text = sections[name].decode(errors="surrogateescape")
             require(re.fullmatch(f"({LINE}\n){{{m['classes']}}}", text), "E_CLASSES")
-        elif s["encoding"] == "none" and name in set(ORDER) - {"card", "license"}:
+        elif s["encoding"] == "none" and name == "record":
+            parse_json(sections[name])
+        elif s["encoding"] == "none" and name in set(ORDER) - {"card", "license", "record"}:
             tensors[name] = parse_tensors(sections[name], name, m)
     if "images" in m:
         rows, first = m["images"]["count"], m.get("shard", {}).get("first", 0)

@@ -49,6 +49,7 @@ NOT_SEEN += (
     "manifest-embedded-base-without-section", "manifest-newer-version-too-deep",
     "manifest-packed-without-requires", "manifest-product-does-not-fill-", "manifest-shard-past-",
     "manifest-temperature-zero", "manifest-unknown-key", "manifest-views-", "manifest-x-",
+    "record-number-", "record-of-1-mib-", "record-seed-twice", "record-unknown-key",
     "tensor-embedded-base-of-other-weights", "tensor-int4-odd-row-", "tensor-int8-minus-128",
     "tensor-scale-zero",
 )  # fmt: skip

@@ -6,7 +6,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from hellofmt.archive.format.schema import json_schema
+from hellofmt.archive import open_archive
+from hellofmt.archive.format.schema import json_schema, record_schema
 
 SPEC = Path(__file__).resolve().parents[2] / "spec"
 VALID = sorted((SPEC / "vectors" / "valid").glob("*.hello"))
@@ -26,13 +27,31 @@ def example():
 
 
 def test_the_committed_schema_is_current():
-    text = json.dumps(json_schema(), indent=1) + "\n"
-    assert (SPEC / "hello-1.schema.json").read_text() == text
+    for name, schema in (("hello-1", json_schema()), ("hello-1-record", record_schema())):
+        text = json.dumps(schema, indent=1) + "\n"
+        assert (SPEC / f"{name}.schema.json").read_text() == text
 
 
-def test_the_schema_is_a_schema():
-    jsonschema.Draft202012Validator.check_schema(json_schema())
-    assert json_schema()["$schema"].endswith("2020-12/schema")
+@pytest.mark.parametrize("schema", [json_schema, record_schema])
+def test_the_schema_is_a_schema(schema):
+    jsonschema.Draft202012Validator.check_schema(schema())
+    assert schema()["$schema"].endswith("2020-12/schema")
+
+
+def test_the_schema_of_the_record_admits_a_record_and_no_other_key():
+    with open_archive(SPEC / "vectors" / "valid" / "everything.hello") as file:
+        record = json.loads(file.section("record"))
+    validator = jsonschema.Draft202012Validator(record_schema())
+    assert list(validator.iter_errors(record)) == []
+    for place, value in (
+        (["note"], "here"),
+        (["results", 0, "accuracy", 0], "100.5"),
+        (["functions", 0, "run", "host"], "here"),
+        (["images", "ipc"], 0),
+    ):
+        spoilt = json.loads(json.dumps(record))
+        spoil(spoilt, place, value)
+        assert list(validator.iter_errors(spoilt)), place
 
 
 @pytest.mark.parametrize("path", VALID, ids=lambda path: path.stem)

@@ -102,15 +102,19 @@ def _bounded_int(text: str) -> int:
     return int(text)
 
 
-def parse_canonical(data: bytes) -> dict[str, Any]:
+def parse_canonical(data: bytes, *, member: str = MANIFEST_MEMBER) -> dict[str, Any]:
     """Parse ``data``, which must be the canonical form of one JSON object.
+
+    Args:
+        data: the bytes.
+        member: archive member that they are, for the error.
 
     Raises:
         SpecError: it is not (E_JSON).
     """
 
     def fault(text: str) -> SpecError:
-        return SpecError.make("E_JSON", text, member=MANIFEST_MEMBER)
+        return SpecError.make("E_JSON", text, member=member)
 
     try:
         value = json.loads(
@@ -159,7 +163,7 @@ def _strings(value: Any) -> Iterator[str]:
             stack.extend(item)
 
 
-def check_generic(value: Any) -> None:
+def check_generic(value: Any, *, member: str = MANIFEST_MEMBER) -> None:
     """Check depth, lengths and integers, which a closed schema cannot do for keys it does not know.
 
     Raises:
@@ -178,7 +182,7 @@ def check_generic(value: Any) -> None:
         elif isinstance(item, int) and not -(2**53) < item < 2**53:
             fault = "integer of 2**53 or more"
         if fault:
-            raise SpecError.make("E_JSON", fault, member=MANIFEST_MEMBER)
+            raise SpecError.make("E_JSON", fault, member=member)
         if isinstance(item, dict):
             stack.extend((child, depth + 1) for child in item.values())
         elif isinstance(item, list):

@@ -68,9 +68,10 @@ def content_id(data: bytes) -> str:
     r"""Identify the content: equal for files that differ only in compression.
 
     SHA-256 over ``hello/content/1\n`` and the canonical JSON of the manifest without ``producer``,
-    ``x_`` keys, ``card`` and ``license``, each section with its raw size and digest. It answers
-    "same data set?" and is never a pin: only ``id`` fixes the bytes. Keys that this reader does not
-    know are included; otherwise readers of two versions would give one file two identities.
+    ``x_`` keys, ``card``, ``license`` and ``record``, each section with its raw size and digest. It
+    answers "same data set?" and is never a pin: only ``id`` fixes the bytes. Keys that this reader
+    does not know are included; otherwise readers of two versions would give one file two
+    identities.
 
     Args:
         data: the stored bytes of a valid manifest.
@@ -87,7 +88,7 @@ def content_id(data: bytes) -> str:
             "size": section.get("raw_size", section["size"]),
         }
         for section in stored["sections"]
-        if section["name"] not in ("card", "license")
+        if section["name"] not in ("card", "license", "record")
     ]
     return sha256(b"hello/content/1\n" + canonical(document))
 

@@ -53,6 +53,7 @@ SECTION_ORDER: Final = (
     "head",
     "probes",
     "base",
+    "record",
     "card",
     "license",
     "pixels",

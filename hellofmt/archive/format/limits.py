@@ -32,7 +32,7 @@ MANIFEST_BYTES: Final = _MIB
 """Most bytes of a manifest; fixed."""
 SAFETENSORS_HEADER_BYTES: Final = _MIB
 """Most bytes of the JSON header of section ``base``, the only one that is read; fixed."""
-TEXT_BYTES: Final = {"classes": 16 * _MIB, "card": _MIB, "license": _MIB}
+TEXT_BYTES: Final = {"classes": 16 * _MIB, "record": 64 << 10, "card": _MIB, "license": _MIB}
 """Most raw bytes of each text section; fixed."""
 IMAGE_SIDE: Final = 4096
 """Most pixels along one side of an image; fixed."""

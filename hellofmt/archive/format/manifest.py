@@ -54,18 +54,18 @@ Storage = Literal["float32", "float16", "bfloat16", "int8", "int4"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
 
-class _Closed(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Closed(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A JSON object that refuses unknown keys and omits absent groups."""
 
 
-class Producer(_Closed, frozen=True):
+class Producer(Closed, frozen=True):
     """The program that wrote the file."""
 
     name: Name
     version: Name
 
 
-class Dataset(_Closed, frozen=True):
+class Dataset(Closed, frozen=True):
     """A description of the data set, for people and for ``hello diff``.
 
     ``ipc`` is absent if the archive has no images or if classes differ in their number.
@@ -79,7 +79,7 @@ class Dataset(_Closed, frozen=True):
     ipc: Positive | UnsetType = UNSET
 
 
-class Images(_Closed, frozen=True):
+class Images(Closed, frozen=True):
     """The images: how many, in which codec, and how many bytes they span.
 
     ``layout`` ``files`` stores one member per image; ``packed`` one section ``pixels``, whose codec
@@ -94,7 +94,7 @@ class Images(_Closed, frozen=True):
     shape: Annotated[list[Positive], Meta(min_length=3, max_length=3)] | UnsetType = UNSET
 
 
-class Views(_Closed, frozen=True):
+class Views(Closed, frozen=True):
     """How a view is made from a stored image; the label function was fitted to views like these.
 
     ``size``: side of the square view in pixels. ``crop_scale``: area fraction, ``crop_ratio``:
@@ -117,7 +117,7 @@ class Views(_Closed, frozen=True):
     std: Three
 
 
-class VisionArch(_Closed, frozen=True):
+class VisionArch(Closed, frozen=True):
     """The keys of open_clip's ``vision_cfg`` that are data.
 
     Keys that name files or download weights are left out. ``timm_model_name`` is looked up in
@@ -159,7 +159,7 @@ class VisionArch(_Closed, frozen=True):
     timm_drop_path: DecimalString | UnsetType = UNSET
 
 
-class TextArch(_Closed, frozen=True):
+class TextArch(Closed, frozen=True):
     """open_clip's ``text_cfg`` of a seeded text tower, which no file describes."""
 
     context_length: Positive
@@ -169,7 +169,7 @@ class TextArch(_Closed, frozen=True):
     layers: Positive
 
 
-class Arch(_Closed, frozen=True):
+class Arch(Closed, frozen=True):
     """Architecture of the base; ``quick_gelu`` is part of it, never inferred from a name."""
 
     embed_dim: Positive
@@ -177,7 +177,7 @@ class Arch(_Closed, frozen=True):
     vision: VisionArch
 
 
-class Preprocess(_Closed, frozen=True):
+class Preprocess(Closed, frozen=True):
     """How a view in [0, 1] enters the base: resized to ``size`` x ``size``, then normalised.
 
     ``resize_mode`` records how the base was trained (``shortest``, ``longest`` or ``squash``).
@@ -192,7 +192,7 @@ class Preprocess(_Closed, frozen=True):
     std: Three
 
 
-class Base(_Closed, frozen=True):
+class Base(Closed, frozen=True):
     r"""The public encoder that the deltas belong to, pinned by digest.
 
     ``digest`` = SHA-256 over ``hello/base/1\n`` + canonical JSON of ``arch``, ``preprocess`` and
@@ -213,7 +213,7 @@ class Base(_Closed, frozen=True):
     text: TextArch | UnsetType = UNSET
 
 
-class Target(_Closed, frozen=True):
+class Target(Closed, frozen=True):
     """One low-rank delta: ``W0 + scale * reshape(B A, shape)`` on the base parameter ``param``.
 
     ``a`` and ``b`` are the shapes of A and B: A (r, rest), B (O, r) for matrices and flattened
@@ -228,20 +228,20 @@ class Target(_Closed, frozen=True):
     storage: Storage
 
 
-class Adapter(_Closed, frozen=True):
+class Adapter(Closed, frozen=True):
     """The low-rank deltas of the image tower, sorted by ``param``."""
 
     targets: Annotated[list[Target], Meta(max_length=4096)]
 
 
-class HeadText(_Closed, frozen=True):
+class HeadText(Closed, frozen=True):
     """What rebuilds the text rows: the prompts, ``{}`` standing for a class name, and the tower."""
 
     prompts: Annotated[list[Text], Meta(min_length=1, max_length=65536)]
     tower: Digest
 
 
-class Head(_Closed, frozen=True):
+class Head(Closed, frozen=True):
     """The linear head: its start, its low-rank delta if any, bias, default temperature.
 
     ``a`` and ``b`` (both or neither) are the shapes of A (r, D) and B (C, r); ``scale`` multiplies
@@ -258,13 +258,13 @@ class Head(_Closed, frozen=True):
     text: HeadText | UnsetType = UNSET
 
 
-class Probes(_Closed, frozen=True):
+class Probes(Closed, frozen=True):
     """The number of generated pictures whose logits are stored."""
 
     count: Positive
 
 
-class Section(_Closed, frozen=True):
+class Section(Closed, frozen=True):
     """A metadata member: digest and size of its stored bytes, and of the raw ones if compressed.
 
     ``raw_size`` and ``raw_digest`` are present exactly when ``encoding`` is ``zstd``.
@@ -278,7 +278,7 @@ class Section(_Closed, frozen=True):
     raw_size: Count | UnsetType = UNSET
 
 
-class Shard(_Closed, frozen=True):
+class Shard(Closed, frozen=True):
     """Which part of a sharded data set this file is: rows ``first .. first + images.count - 1``."""
 
     count: Positive
@@ -287,7 +287,7 @@ class Shard(_Closed, frozen=True):
     total: Positive
 
 
-class Manifest(_Closed, frozen=True):
+class Manifest(Closed, frozen=True):
     """The whole manifest except the free ``x_`` keys, which ``extras`` holds after parsing."""
 
     classes: Positive
@@ -303,6 +303,11 @@ class Manifest(_Closed, frozen=True):
     images: Images | UnsetType = UNSET
     probes: Probes | UnsetType = UNSET
     shard: Shard | UnsetType = UNSET
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether the file is of a higher minor version than this reader knows."""
+        return int(self.hello.partition(".")[2]) > KNOWN_MINOR
 
 
 KNOWN_MINOR: Final = 0

@@ -19,7 +19,7 @@ from hellofmt.errors import NotHelloError, SpecError, printable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["manifest_bytes", "parse_manifest"]
+__all__ = ["known_only", "manifest_bytes", "parse_manifest", "problem_of"]
 
 
 def manifest_bytes(manifest: Manifest, extras: Mapping[str, str]) -> bytes:
@@ -52,9 +52,14 @@ def _known_only(value: Any, kind: Any) -> Any:
 
 
 @functools.cache
-def _manifest_type() -> msgspec.inspect.Type:
-    """Describe the manifest's types as data; cached, because it evaluates our annotations."""
-    return msgspec.inspect.type_info(Manifest)
+def _described(kind: type[Any]) -> msgspec.inspect.Type:
+    """Describe a type as data; cached, because it evaluates our annotations."""
+    return msgspec.inspect.type_info(kind)
+
+
+def known_only(document: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
+    """Drop the keys, at any depth, that the struct ``kind`` does not know."""
+    return _known_only(document, _described(kind))
 
 
 def _check_version(document: dict[str, Any]) -> int:
@@ -112,11 +117,11 @@ def parse_manifest(data: bytes) -> tuple[Manifest, dict[str, str]]:
             )
     if minor > KNOWN_MINOR:
         check_generic(document)
-        document = _known_only(document, _manifest_type())
+        document = known_only(document, Manifest)
     try:
         manifest = msgspec.convert(document, Manifest)
     except msgspec.ValidationError as error:
-        raise _schema_error([_problem_of(error), *problems]) from None
+        raise _schema_error([problem_of(error, "manifest"), *problems]) from None
     problems += validate_manifest(manifest)
     if problems:
         raise _schema_error(problems)
@@ -126,14 +131,15 @@ def parse_manifest(data: bytes) -> tuple[Manifest, dict[str, str]]:
 _CODES: Final = {"order": "E_ORDER", "duplicate": "E_DUPLICATE", "rank": "E_RANK"}
 
 
-def _problem_of(error: msgspec.ValidationError) -> Problem:
+def problem_of(error: msgspec.ValidationError, whole: str) -> Problem:
+    """The fault that msgspec found; ``whole`` names the document, for a fault of all of it."""
     text, _, place = str(error).partition(" - at `")
     loc = place.removesuffix("`").removeprefix("$").lstrip(".")
     message = printable(text)
     # msgspec shows the pattern, which tells people nothing.
     if "matching regex" in message:
         message = "not in the form this value has"
-    return Problem(printable(loc) or "manifest", "type", message[:1].lower() + message[1:])
+    return Problem(printable(loc) or whole, "type", message[:1].lower() + message[1:])
 
 
 def _schema_error(problems: list[Problem]) -> SpecError:

@@ -11,11 +11,12 @@ from msgspec import UNSET
 from hellofmt.archive.format.digest import base_digest
 from hellofmt.archive.format.layout import MANIFEST_MEMBER, SECTION_ORDER
 from hellofmt.archive.format.limits import IMAGE_SIDE, TEXT_BYTES, Limits, check_fixed, check_limit
-from hellofmt.archive.format.manifest import KNOWN_MINOR, Adapter, Base, Head, Manifest, Views
 from hellofmt.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from hellofmt.archive.format.manifest import Adapter, Base, Head, Manifest, Views
 
 __all__ = [
     "EXTRAS_BYTES",
@@ -145,7 +146,7 @@ def _validate_sections(manifest: Manifest) -> list[Problem]:
     seen: set[str] = set()
     last = -1
     # Only a newer minor version may bring sections that this reader does not know.
-    newer = int(manifest.hello.partition(".")[2]) > KNOWN_MINOR
+    newer = manifest.is_newer
     for i, section in enumerate(manifest.sections):
         loc = f"sections.{i}"
         if section.name in seen:

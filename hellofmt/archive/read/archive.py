@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from hellofmt.archive.format.classes import Classes
 from hellofmt.archive.format.manifest import UNSET, Images, Manifest
+from hellofmt.archive.format.record import Record, parse_record
 from hellofmt.archive.read.checks import check_dimensions
 from hellofmt.errors import UserInputError
 
@@ -83,6 +84,18 @@ class Archive(ABC):
             CorruptError: the section changed since it was written.
             SpecError: its lines are invalid (E_CLASSES).
         """
+
+    @property
+    def record(self) -> Record | None:
+        """How the archive was made, in its maker's words; None where that is not recorded.
+
+        Raises:
+            CorruptError: the section changed since it was written.
+            SpecError: it is not a record (E_JSON, E_SCHEMA).
+        """
+        if not self.has_section("record"):
+            return None
+        return parse_record(self.section("record"), newer=self.manifest.is_newer)
 
     @property
     @abstractmethod

@@ -10,6 +10,7 @@ from hellofmt.archive.format.compress import decompress
 from hellofmt.archive.format.digest import sha256
 from hellofmt.archive.format.layout import BLOCK, describe_header, header, padded, section_member
 from hellofmt.archive.format.manifest import UNSET, Manifest, Section
+from hellofmt.archive.format.record import parse_record
 from hellofmt.archive.read.checks import check_padding, check_section_digest, check_text
 from hellofmt.archive.storage.source import display_name
 from hellofmt.errors import (
@@ -117,6 +118,8 @@ class Sections:
             self._parse_tensors(name, raw)
         elif name == "classes":
             parse_classes(raw, self._manifest.classes)
+        elif name == "record":
+            parse_record(raw, newer=self._manifest.is_newer)
         elif name in ("card", "license"):
             check_text(raw, section_member(name))
         return raw

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Shard,
         Views,
     )
+    from hellofmt.archive.format.record import Record
     from hellofmt.archive.format.tensors import StoredTensor
 
 __all__ = ["Draft", "ImageItem", "ImageSet", "ProjectorPart"]
@@ -98,6 +99,7 @@ class Draft:
         projector: the label function, if any.
         card: Markdown for people.
         license: text of the licence.
+        record: how it was made.
         extras: free strings under ``x_`` keys.
         shard: which part of a sharded data set this is.
         producer: program that writes it; hellofmt and its version if absent.
@@ -110,6 +112,7 @@ class Draft:
     projector: ProjectorPart | None = None
     card: str | None = None
     license: str | None = None
+    record: Record | None = None
     extras: Mapping[str, str] = field(default_factory=_no_extras)
     shard: Shard | None = None
     producer: Producer | None = None

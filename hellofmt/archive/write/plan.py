@@ -36,6 +36,7 @@ from hellofmt.archive.format.manifest import (
     Section,
 )
 from hellofmt.archive.format.parse import manifest_bytes, parse_manifest
+from hellofmt.archive.format.record import parse_record, record_bytes
 from hellofmt.archive.format.tensors import (
     StoredTensor,
     expected_tensors,
@@ -96,6 +97,8 @@ class Plan:
             self._store("probes", serialize_tensors({"logits": probes}))
             if part.base_tensors is not None:
                 self._store("base", serialize_tensors(part.base_tensors))
+        if draft.record is not None:
+            self._store("record", record_bytes(draft.record))
         for name, text in (("card", draft.card), ("license", draft.license)):
             if text:
                 self._store(name, _text_bytes(name, text))
@@ -247,6 +250,8 @@ class Plan:
         data = manifest_bytes(manifest, self._draft.extras)
         try:
             parse_manifest(data)
+            if self._draft.record is not None:
+                parse_record(record_bytes(self._draft.record))
             for name in ("adapter", "head", "probes", "base"):
                 if name in self._stored:
                     self._check_tensors(manifest, name)

@@ -288,6 +288,89 @@ def license_not_utf8():
     return kit.build()
 
 
+records = partial(hostile, "records")
+RUN = {"device": "cpu", "seeds": {"fit": 0}, "versions": {"hellofmt": "1.0"}}
+EVALUATED = {
+    "classes": 2,
+    "digest": "sha256:" + "0" * 64,
+    "images": 500,
+    "name": "test",
+    "per_class": [250, 250],
+}
+RESULT = {
+    "accuracy": ["41.2", "39.5"],
+    "batch_size": 50,
+    "bfloat16": False,
+    "device": "cpu",
+    "evaluated": EVALUATED,
+    "images": "archive",
+    "labels": "soft",
+    "learning_rate": "0.001",
+    "recipe": "kl",
+    "seeds": [0, 1],
+    "steps": 300,
+    "student": "cnn",
+    "versions": RUN["versions"],
+}
+
+
+def recorded(data):
+    """An archive with a record of these bytes."""
+    kit = images_only()
+    kit.files["record"] = data if isinstance(data, bytes) else canonical(data)
+    return kit.build()
+
+
+def result(**changes):
+    return {"results": [RESULT | changes]}
+
+
+for name, data, code in (
+    ("empty_object", {}, ""),
+    ("of_two_seeds", result(), ""),
+    ("that_looks_like_an_attack", result(student="\x1b]0;x\x07<script>$(id)", recipe="..."), ""),
+    ("list", [], "E_JSON"),
+    ("white_space", b'{"results": []}', "E_JSON"),
+    ("key_order", b'{"results":[],"images":1}', "E_JSON"),
+    ("key_twice", b'{"results":[],"results":[]}', "E_JSON"),
+    ("line_feed_last", b"{}\n", "E_JSON"),
+    ("float", b'{"results":[0.5]}', "E_JSON"),
+    ("lone_surrogate", b'{"x_a":"\\ud800"}', "E_JSON"),
+    ("nested_10000_deep", b'{"a":' * 10000 + b"1" + b"}" * 10000, "E_JSON"),
+    ("not_json", b"\x80\x04K\x01.", "E_JSON"),
+    ("unknown_key", {"eval": "import os"}, "E_SCHEMA"),
+    ("unknown_key_inside", result(url="http://a/b"), "E_SCHEMA"),
+    ("free_key", {"x_note": "here"}, "E_SCHEMA"),
+    ("number_for_a_list", {"functions": 1}, "E_SCHEMA"),
+    ("accuracy_above_100", result(accuracy=["100.1", "1.0"]), "E_SCHEMA"),
+    ("accuracy_as_number", result(accuracy=[41, 39]), "E_SCHEMA"),
+    ("accuracy_of_17_digits", result(accuracy=["41.00000000000001", "1.0"]), "E_SCHEMA"),
+    ("seed_twice", result(seeds=[0, 0]), "E_SCHEMA"),
+    ("seed_without_accuracy", result(seeds=[0, 1, 2]), "E_SCHEMA"),
+    ("65_results", {"results": [RESULT] * 65}, "E_SCHEMA"),
+    ("long_student", result(student="n" * 401), "E_SCHEMA"),
+    ("17_versions", result(versions={f"v{i}": "1" for i in range(17)}), "E_SCHEMA"),
+    ("64_kib_and_1", b"{" + b" " * (64 << 10), "E_LIMIT_TEXT"),
+):
+    add(f"record_{name}", code, partial(recorded, data), group="records")
+
+
+@records("E_LIMIT_TEXT")
+def record_of_1_mib_as_zstd():
+    raw = b"{" + b" " * (1 << 20)
+    kit = images_only()
+    kit.files["record"] = frame(raw)
+    digest = "sha256:" + sha(raw)
+    return kit.note("record", encoding="zstd", raw_size=len(raw), raw_digest=digest).build()
+
+
+@records("E_ORDER")
+def record_after_the_card():
+    kit = images_only()
+    kit.files |= {"card": b"# card\n", "record": b"{}"}
+    return kit.build()
+
+
 zstd = partial(hostile, "zstd")
 RAW = b"# card\n" * 100
 SUM = frame(RAW)[-4:]
