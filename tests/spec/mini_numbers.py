@@ -43,6 +43,15 @@ def probe(p, size):
     return [[[value(y, x, c) for c in range(3)] for x in range(side)] for y in range(side)]
 
 
+def picture(row, height, width):
+    """Picture of a row of the vectors of views."""
+
+    def value(y, x, c):
+        return word(0, 0, 3, row, (y * width + x) * 3 + c) >> 56
+
+    return [[[value(y, x, c) for c in range(3)] for x in range(width)] for y in range(height)]
+
+
 def seeded(seed, number, name, shape):
     """Elements of one tensor by rule uniform-1, as doubles."""
     last, count = name.split(".")[-1], math.prod(shape)
@@ -159,6 +168,79 @@ class Views:
         factor = v["shuffle"]
         number = self.n(epoch, row, 2, 3, math.factorial(factor) ** 2) if factor > 1 else 0
         return [*own, *partner, *box, weight, factor, number, 0]
+
+    def view(self, epoch, row, pictures):
+        """The pixels [3][S][S] of a view, from rows of [r, g, b] of each picture."""
+        numbers = self.row(epoch, row)
+        box, weight, factor, number = numbers[12:16], numbers[16], *numbers[17:19]
+
+        def part(row, top, left, height, width, flip):
+            lines = pictures[row] if factor < 2 else shuffled(pictures[row], factor, number)
+            lines = [line[left : left + width] for line in lines[top : top + height]]
+            return resized(lines, self.v, flip)
+
+        own = part(*numbers[:6])
+        other = own if numbers[:6] == numbers[6:12] else part(*numbers[6:12])
+
+        def value(c, y, x):
+            a, b = own[c][y][x], other[c][y][x]
+            is_inside = box[0] <= y < box[2] and box[1] <= x < box[3]
+            mixed = b if is_inside else weight / ONE * a + (1 - weight / ONE) * b
+            return min(1.0, max(0.0, mixed))
+
+        side = range(self.v["size"])
+        return [[[value(c, y, x) for x in side] for y in side] for c in range(3)]
+
+    def hard_label(self, epoch, row, labels, classes):
+        numbers, out = self.row(epoch, row), [0.0] * classes
+        y0, x0, y1, x1, weight = numbers[12:17]
+        share = (y1 - y0) * (x1 - x0) / self.v["size"] ** 2 if y1 > y0 else 1 - weight / ONE
+        out[labels[row]] += 1 - share
+        out[labels[numbers[6]]] += share
+        return out
+
+    def order(self, epoch):
+        return sorted(
+            range(len(self.sizes)), key=lambda row: (word(self.seed, epoch, 1, 0, row), row)
+        )
+
+
+def taps(n, views):
+    """For each output the (pixel, weight) pairs that it sums."""
+    size, kind, wide = views["size"], views["interpolation"], views.get("antialias")
+    if kind == "nearest":
+        return [[((2 * i + 1) * n // (2 * size), 1.0)] for i in range(size)]
+    m, a = (max(n, size), -0.5) if wide else (size, -0.75)
+
+    def k(x):
+        if kind == "bilinear":
+            return max(0.0, 1 - x)
+        if x <= 1:
+            return (a + 2) * x**3 - (a + 3) * x**2 + 1
+        return a * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0.0
+
+    around = range(n) if wide or kind == "bilinear" else range(-2, n + 2)
+    out = []
+    for i in range(size):
+        pairs = [(j, k(abs((2 * j + 1) * size - (2 * i + 1) * n) / (2 * m))) for j in around]
+        total = sum(w for _, w in pairs)
+        out.append([(min(max(j, 0), n - 1), w / total) for j, w in pairs if w])
+    return out
+
+
+def resized(lines, views, flip):
+    """[3][S][S] from rows of [r, g, b] bytes."""
+    across, down = taps(len(lines[0]), views), taps(len(lines), views)
+    across = across[::-1] if flip else across
+    rows = [
+        [[sum(w * line[j][c] / 255 for j, w in pairs) for pairs in across] for c in range(3)]
+        for line in lines
+    ]
+    side = range(views["size"])
+    return [
+        [[sum(w * rows[j][c][x] for j, w in pairs) for x in side] for pairs in down]
+        for c in range(3)
+    ]
 
 
 def shuffled(image, factor, number):

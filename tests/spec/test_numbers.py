@@ -1,5 +1,8 @@
 """Words, probes, seeded weights and views as the specification's text alone gives them."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,6 +10,7 @@ from hellofmt import rng
 from hellofmt.archive import probe_images
 from hellofmt.archive.format.manifest import Arch, Preprocess, Views, VisionArch
 
+VIEWS = Path(__file__).resolve().parents[2] / "spec" / "vectors" / "views"
 SIZES = [(40, 40), (64, 48), (7, 31), (1, 1), (300, 20), (33, 35), (128, 96)]
 
 
@@ -90,6 +94,46 @@ def test_rows_of_the_view_table(mini, rules):
             heights=heights, widths=widths, count=len(SIZES),
         )  # fmt: skip
         assert table.tolist() == [made.row(epoch, row) for row in range(len(SIZES))]
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in VIEWS.glob("*.json") if "qu" not in p.stem))
+def test_views_orders_and_hard_labels(mini, make_vectors, name):
+    """The stored ones, those of the second reader and those of the product are the same."""
+    stored = json.loads((VIEWS / f"{name}.json").read_text())
+    rules, sides, epoch = stored["rules"], stored["sides"], stored["epoch"]
+    made = mini.Views(rules, int(stored["seed"]), sides)
+    pictures = [mini.picture(row, *side) for row, side in enumerate(sides)]
+    again = make_vectors.view_vector(*make_vectors.VIEW_SETTINGS[name], seed=2**63 + 17)
+    assert made.order(epoch) == stored["order"]
+    for row, (view, product) in enumerate(zip(stored["views"], again["views"], strict=True)):
+        numbers = [*view["own"], *view["partner"], *view["box"], view["weight"]]
+        assert made.row(epoch, row) == [*numbers, rules["shuffle"], view["permutation"], 0]
+        label = made.hard_label(epoch, row, range(len(sides)), len(sides))
+        assert view["label"] == pytest.approx(label, abs=1e-6)
+        pixels = np.array(made.view(epoch, row, pictures)).ravel() * 100_000
+        for given in (view, product):
+            np.testing.assert_allclose(given["view"], pixels, atol=1, rtol=0)
+
+
+def test_a_mixed_bicubic_view_is_clamped_last(mini):
+    """Clamped before the mixing, the views of this vector would be others."""
+    stored = json.loads((VIEWS / "mixup-bicubic.json").read_text())
+    worst = 0.0
+    for view in stored["views"]:
+        parts = []
+        for row, top, left, height, width, flip in (view["own"], view["partner"]):
+            lines = mini.picture(row, *stored["sides"][row])[top : top + height]
+            lines = [line[left : left + width] for line in lines]
+            parts.append(np.clip(mini.resized(lines, stored["rules"], flip), 0, 1))
+        own, other = parts
+        early = other + view["weight"] / 65536 * (own - other)
+        worst = max(worst, np.abs(early.ravel() - np.array(view["view"]) / 100_000).max())
+    assert worst > 0.05
+
+
+def test_quantiles_of_the_vectors(mini):
+    for alpha, u, quantile in json.loads((VIEWS / "quantiles.json").read_text()):
+        assert mini.beta_quantile(u, alpha) == quantile
 
 
 def test_the_beta_quantile_is_one(mini):

@@ -49,8 +49,8 @@ def new_batch(shape: tuple[int, ...]) -> Tensor:
 def scratch(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Return memory of this thread for the step ``name``.
 
-    It holds numbers from 0 to 1 of earlier steps: what lies beyond a crop is multiplied too, though
-    never read, and denormal numbers would be slow.
+    It holds numbers of earlier steps, about 0 to 1: what lies beyond a crop is multiplied too,
+    though never read, and denormal numbers would be slow.
     """
     known = _buffers.scratch
     size = math.prod(shape)

@@ -1,7 +1,5 @@
 """Pixels of views: draw the rows of a view table on a CPU, with the same bits in every batch.
 
-Bilinear views, the rule, are drawn by ``bilinear``; the rarer filters by torch's own resampling.
-
 Rejected: ``hellofmt_kernels.views``, which needs images of one size and is written for a GPU;
 resizing in uint8, as Pillow does, which differs by a level in a fifth of all pixels and would label
 other views than a GPU draws.
@@ -9,15 +7,13 @@ other views than a GPU draws.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch.nn import functional
 
-from hellofmt.loading.views.bilinear import draw_bilinear
 from hellofmt.loading.views.buffers import new_batch
-from hellofmt.loading.views.parts import CROP, Parts, cut, put
+from hellofmt.loading.views.parts import CROP, Parts
+from hellofmt.loading.views.resample import draw
 from hellofmt_kernels import WEIGHT_ONE, ViewColumn
 
 if TYPE_CHECKING:
@@ -45,7 +41,8 @@ def render(
     Per view: stored image / 255, patches shuffled (columns, then rows; lines left over by the
     division stay in place), cropped and resized to S x S with float weights, flipped, then
     the partner's view pasted inside the box or blended by the weight. Neighbours clamp to the crop.
-    ``nearest`` takes the pixel under each output centre; ``bicubic`` is clamped to [0, 1].
+    ``nearest`` takes the pixel under each output centre; what ``bicubic`` overshoots is clamped to
+    [0, 1] last, after the mixing.
     torchvision's functional transforms give the same to 1e-6.
 
     Args:
@@ -57,7 +54,6 @@ def render(
         float32 (N, 3, S, S) in [0, 1], on the CPU. A view has the same bits in every batch.
     """
     out = new_batch((len(table), 3, views.size, views.size))
-    draw = draw_bilinear if views.interpolation == "bilinear" else _draw_interpolated
     whole = np.array([0, 0, views.size, views.size])
     for first in range(0, len(table), _VIEWS):
         rows = np.asarray(table[first : first + _VIEWS], np.int64)
@@ -78,29 +74,3 @@ def render(
                 draw(images, partners, views, pixels, blend)
     # Bicubic weights are negative in places and overshoot at edges.
     return out.clamp_(0.0, 1.0) if views.interpolation == "bicubic" else out
-
-
-def _draw_interpolated(
-    images: Sequence[NDArray[np.uint8]] | Mapping[int, NDArray[np.uint8]],
-    parts: Parts,
-    views: Views,
-    pixels: NDArray[np.float32],
-    blend: NDArray[np.int64] | None,
-) -> None:
-    """Draw parts into ``pixels`` with torch's own resampling, for the rarer filters."""
-    side = (views.size, views.size)
-    mode = "nearest-exact" if views.interpolation == "nearest" else views.interpolation
-    crops = cast("list[list[int]]", parts.crops.tolist())
-    shuffles = cast("list[list[int]]", parts.shuffles.tolist())
-    boxes = cast("list[list[int]]", parts.boxes.tolist())
-    for target, crop, shuffle, box in zip(
-        parts.targets.tolist(), crops, shuffles, boxes, strict=True
-    ):
-        lines = np.empty((crop[3], 3 * crop[4]), np.float32)
-        cut(images[crop[0]], crop, shuffle, lines)
-        image = torch.from_numpy(lines.reshape(crop[3], crop[4], 3)).permute(2, 0, 1)[None]
-        antialias = views.antialias and mode != "nearest-exact"
-        view = functional.interpolate(image, side, mode=mode, antialias=antialias)[0]
-        y0, x0, y1, x1 = box
-        part = (view.flip(-1) if crop[5] else view)[:, y0:y1, x0:x1]
-        put(pixels, target, box, part.numpy(), blend)

@@ -32,7 +32,6 @@ LOGIT_SCALE = math.log(1 / 0.07)
 
 # Class names are short; this bounds the memory of the text tower.
 _TEXTS_PER_BATCH = 256
-_INTERPOLATION = {"nearest": "nearest-exact", "bilinear": "bilinear", "bicubic": "bicubic"}
 
 
 class Encoder(nn.Module):
@@ -87,10 +86,14 @@ class Encoder(nn.Module):
         size = self.preprocess.size
         if tuple(views.shape[-2:]) == (size, size):
             return views
-        mode = _INTERPOLATION[self.preprocess.interpolation]
-        smooth = mode != "nearest-exact"
+        rule = self.preprocess
+        if rule.interpolation == "nearest":
+            # The pixel that holds the output's centre, in integers: see `loading.views.resample`.
+            odd = 2 * torch.arange(size, device=views.device) + 1
+            y, x = (odd * side // (2 * size) for side in views.shape[-2:])
+            return views[:, :, y[:, None], x]
         return functional.interpolate(
-            views, size=(size, size), mode=mode, antialias=smooth and self.preprocess.antialias
+            views, size=(size, size), mode=rule.interpolation, antialias=rule.antialias
         )
 
 

@@ -122,6 +122,20 @@ def test_whole_images_of_the_views_size_come_out_exactly(views_of):
         assert torch.equal(got, expected)
 
 
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("side", [5, 16, 43])
+def test_bicubic_is_that_of_torch(views_of, antialias, side):
+    image = np.random.default_rng(side).integers(0, 256, (side, side + 3, 3), np.uint8)
+    table = plain_table(np.array([0]), [side], [side + 3])
+    got = render([image], table, views_of(interpolation="bicubic", antialias=antialias))
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(image).permute(2, 0, 1)[None] / 255.0, (16, 16), mode="bicubic",
+        antialias=antialias,
+    )  # fmt: skip
+    # torch rounds weights to float32 before it divides them by their sum.
+    torch.testing.assert_close(got, expected.clamp(0, 1), rtol=0, atol=5e-6)
+
+
 def test_bicubic_stays_within_zero_and_one(views_of):
     image = np.zeros((8, 8, 3), np.uint8)
     image[:, 4:] = 255

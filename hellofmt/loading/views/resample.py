@@ -1,4 +1,4 @@
-"""Bilinear resizing of many parts of views in few calls, each line with bits of its own.
+"""Resizing of many parts of views in few calls, each line with bits of its own.
 
 Resizing is separable, and every output line is a weighted sum of a few input lines ("taps") whose
 weights follow from integers alone. torch has one operator that does exactly this and nothing else,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.manifest import Views
 
-__all__ = ["draw_bilinear"]
+__all__ = ["draw"]
 
 # Lengths of lines are rounded up to this many pixels: the operator compiles a loop for each length.
 _STEP = 16
@@ -41,35 +41,51 @@ _STEP = 16
 _SMALL = 32
 
 
+def _cubic(x: NDArray[np.float64], a: float) -> NDArray[np.float64]:
+    """Keys' convolution kernel (IEEE TASSP 29, 1981) with parameter ``a`` at distances x >= 0."""
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = a * (((x - 5) * x + 8) * x - 4)
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
 def _taps(
-    lengths: NDArray[np.int64], outputs: NDArray[np.int64], size: int, is_wide: bool
+    lengths: NDArray[np.int64], outputs: NDArray[np.int64], views: Views
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Compute which lines of a crop reach each output line, and with what weight.
 
-    With n lines in the crop, S outputs and m = max(n, S), or m = S without antialias, line j counts
-    max(0, 2m - |(2j + 1) S - (2i + 1) n|) towards output i, over the sum: a triangle filter. All of
-    it is exact in integers up to that division, in float64, which is rounded once.
+    With n lines in the crop, S outputs and m = max(n, S), or m = S without antialias, line j lies
+    |(2j + 1) S - (2i + 1) n| / 2m from output i: an integer up to that division. Its weight is
+    the filter there, over the sum, in float64 and rounded once.
 
     Args:
         lengths: (T,) n of each output line.
         outputs: (T,) i of each output line, 0 to S - 1.
-        size: S.
-        is_wide: antialias: widen the filter where n > S.
+        views: rules; size, interpolation and antialias are read.
 
     Returns:
         Weights (T, K) that sum to 1 over K, and lines (T, K) from 0 to n - 1; weight 0 pads.
     """
-    reach = np.maximum(lengths, size) if is_wide else np.full_like(lengths, size)
+    size = views.size
     middle = (2 * outputs + 1) * lengths
-    before = middle - 2 * reach - size
-    # The first j with (2j + 1) S > (2i + 1) n - 2m.
-    first = np.where(before < 0, 0, before // (2 * size) + 1)
-    count = -(-2 * int(reach.max()) // size)
-    j = first[:, None] + np.arange(count)
-    weights = 2 * reach[:, None] - np.abs((2 * j + 1) * size - middle[:, None])
-    weights = np.where((weights > 0) & (j < lengths[:, None]), weights, 0)
+    if views.interpolation == "nearest":
+        # The line that holds the centre. torch's `nearest-exact` rounds its scale to float32 first
+        # and takes the line before where a centre lies on a border, as from 62 lines to 7.
+        return np.ones((lengths.size, 1), np.float32), (middle // (2 * size))[:, None]
+    radius = 2 if views.interpolation == "bicubic" else 1
+    reach = np.maximum(lengths, size) if views.antialias else np.full_like(lengths, size)
+    # The first j with (2j + 1) S > (2i + 1) n - 2m * radius.
+    first = (middle - 2 * radius * reach - size) // (2 * size) + 1
+    j = first[:, None] + np.arange(-(-2 * radius * int(reach.max()) // size))
+    reach, lengths = reach[:, None], lengths[:, None]
+    distance = np.abs((2 * j + 1) * size - middle[:, None])
+    if radius == 1:
+        weights = np.maximum(2 * reach - distance, 0)
+    else:
+        weights = _cubic(distance / (2 * reach), -0.5 if views.antialias else -0.75)
+    if radius == 1 or views.antialias:
+        weights = np.where((j >= 0) & (j < lengths), weights, 0)
     shares = weights / weights.sum(axis=1, keepdims=True)
-    return shares.astype(np.float32), np.minimum(j, lengths[:, None] - 1)
+    return shares.astype(np.float32), np.clip(j, 0, lengths - 1)
 
 
 def _ragged(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -110,7 +126,7 @@ def _chunks(costs: NDArray[np.int64], classes: NDArray[np.int64]) -> list[tuple[
     return [*runs, (first, costs.size)]
 
 
-def draw_bilinear(
+def draw(
     images: Sequence[NDArray[np.uint8]] | Mapping[int, NDArray[np.uint8]],
     parts: Parts,
     views: Views,
@@ -132,12 +148,12 @@ def draw_bilinear(
     owner, i = _ragged(tall)
     # Lines beyond the box fill up the block; they repeat its last one and are never read.
     i = np.minimum(boxes[owner, 0] + i, boxes[owner, 2] - 1)
-    row_weights, row_at = _taps(height[owner], i, size, views.antialias)
+    row_weights, row_at = _taps(height[owner], i, views)
     drawn = boxes[:, 3] - boxes[:, 1]
     column_owner, i = _ragged(drawn)
     i = boxes[column_owner, 1] + i
     i = np.where(crops[column_owner, 5] > 0, size - 1 - i, i)
-    column_weights, column_at = _taps(width[column_owner], i, size, views.antialias)
+    column_weights, column_at = _taps(width[column_owner], i, views)
 
     # Where each part begins within its run, and each run within the flat taps.
     row_base, column_base = np.zeros_like(height), np.zeros_like(height)
