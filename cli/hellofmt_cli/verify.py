@@ -1,32 +1,55 @@
 """``hello verify``: every byte, and who vouches for it.
 
-Full by default: a check that somebody has to ask for is a check that is not made. Each check that
-passed is named, and nothing is printed for one that did not: the first fault in file order ends the
+Full by default: a check that somebody has to ask for is a check that is not made. The verdict comes
+first, in one line. Then each check that passed is named; the first fault in file order ends the
 command with its exit code. ``--base`` and ``--probes`` import torch; without them nothing does.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from hellofmt.archive import UNSET, open_archive, verify_archive, verify_signature
-from hellofmt.errors import UserInputError
+from hellofmt.archive import UNSET, display_name, open_archive, verify_archive, verify_signature
+from hellofmt.errors import (
+    CorruptError,
+    HelloError,
+    LimitError,
+    NotHelloError,
+    SpecError,
+    TrustError,
+    UserInputError,
+    shown_path,
+)
 from hellofmt_cli.console import console
 from hellofmt_cli.options import expect_option, json_option, limit_option, limits
 from hellofmt_cli.output import count, echo_json, echo_page, reading, size
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from hellofmt.archive import Archive
 
 __all__ = ["verify"]
+
+_VERDICTS: Final[dict[type[HelloError], str]] = {
+    CorruptError: "damaged",
+    LimitError: "too large to check",
+    NotHelloError: "not readable",
+    SpecError: "invalid",
+    TrustError: "not trusted",
+}
+"""What an error says about the file, before it says why."""
 
 
 @click.command("verify")
 @click.argument("file")
 @click.option("--fast", is_flag=True, help="Stop before the images.")
-@click.option("--pixels", is_flag=True, help="Decode every image and print a digest of the pixels.")
+@click.option(
+    "--pixels", is_flag=True, help="Also decode every image; print a digest of the pixels."
+)
 @expect_option
 @click.option("--pubkey", metavar="PEM", help="Demand a signature by this Ed25519 key.")
 @click.option("--signature", metavar="SIG", help="Signature file.  [default: FILE.sig]")
@@ -51,11 +74,13 @@ def verify(
     base: str | None,
     as_json: bool,
 ) -> None:
-    """Check FILE and name every check that passed; any other outcome is an error.
+    """Check FILE: the verdict in one line, then every check that passed.
 
-    All bytes are checked unless --fast is given. An archive that passes is undamaged and harmless
-    to load with hellofmt. Who made it, only --expect or --pubkey can tell; whether its images and
-    labels are any good, no check can.
+    All bytes are checked unless --fast is given, and the compressed data of every image is walked
+    to its end: PNG is inflated and the codes of JPEG are read. Of WebP only the structure is
+    checked; add --pixels to decode it. An archive that passes is undamaged and harmless to load
+    with hellofmt. Who made it, only --expect or --pubkey can tell; whether its images and labels
+    are any good, no check can.
 
     BASE is what `HelloDataset(base=...)` takes: "open_clip:NAME:PRETRAINED", a path,
     "local-dir:..." or "hf-hub:...". Seeded and embedded bases need none.
@@ -65,7 +90,7 @@ def verify(
     if pixels and fast:
         raise click.UsageError("--pixels reads the images, which --fast leaves out")
     reading(file)
-    with console.stage("verify", "image") as callback:
+    with _verdict(file), console.stage("verify", "image") as callback:
         report = verify_archive(
             file,
             level="fast" if fast else "full",
@@ -88,7 +113,7 @@ def verify(
         "probes": None,
     }
     # What was verified is what is read: the path could name another file by now.
-    with open_archive(file, expect=report.id, limits=limits()) as archive:
+    with _verdict(file), open_archive(file, expect=report.id, limits=limits()) as archive:
         if pubkey is not None:
             signed = verify_signature(
                 archive, pubkey, signature=signature, least_version=least_version
@@ -105,7 +130,19 @@ def verify(
     if as_json:
         echo_json(document)
     else:
-        _echo(document)
+        _echo(file, document)
+
+
+@contextmanager
+def _verdict(file: str) -> Generator[None]:
+    """Put the verdict between the name of the file and what is wrong with it."""
+    try:
+        yield
+    except HelloError as error:
+        verdict = _VERDICTS.get(type(error))
+        if verdict is not None:
+            error.file = f"{error.file or display_name(file)}: {verdict}"
+        raise
 
 
 def _check_probes(archive: Archive, base: str | None) -> dict[str, Any]:
@@ -119,7 +156,7 @@ def _check_probes(archive: Archive, base: str | None) -> dict[str, Any]:
     return {"count": manifest.probes.count, "base": manifest.base.digest}
 
 
-def _echo(document: dict[str, Any]) -> None:
+def _echo(file: str, document: dict[str, Any]) -> None:
     rows: list[tuple[str, str] | None] = [("ok", check) for check in document["checks"]]
     rows.append(None)
     rows.append(("id", document["id"]))
@@ -127,7 +164,8 @@ def _echo(document: dict[str, Any]) -> None:
         rows.append(("pixels", document["pixels"]))
     if document["signature"] is not None:
         rows.append(("key id", document["signature"]["key_id"]))
-    images = document["images"]
-    what = "metadata only" if document["level"] == "fast" else count(images, "image")
-    rows.append(("read", f"{size(document['bytes'])}, {what}"))
+    is_fast = document["level"] == "fast"
+    what = "its images were not read" if is_fast else count(document["images"], "image")
+    verdict = "sections intact" if is_fast else "intact"
+    click.echo(f"{shown_path(display_name(file))}: {verdict}, {size(document['bytes'])}, {what}")
     echo_page(rows)

@@ -73,7 +73,9 @@ def test_bad_files(command, kind, code, text, packed, tmp_path, tree, invoke):
     result = invoke(*[part.format(packed) for part in command])
     assert result.exit_code == code
     assert result.stdout == ""
-    assert result.stderr.startswith(f"Error: {packed}: {text}")
+    verdict = {3: "not readable: ", 4: "damaged: ", 5: "invalid: "}.get(code, "")
+    verdict = verdict if command[0] == "verify" else ""
+    assert result.stderr.startswith(f"Error: {packed}: {verdict}{text}")
     assert result.stderr.count("\n") == 1
     assert tree(tmp_path) == before
 

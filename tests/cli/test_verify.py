@@ -31,12 +31,34 @@ def test_document(full, invoke_json):
     }
 
 
-def test_page_names_every_check(full, invoke):
+def test_the_verdict_comes_first_and_then_every_check(full, invoke):
     result = invoke("verify", full)
-    lines = result.stdout.splitlines()
+    verdict, *lines = result.stdout.splitlines()
+    assert verdict.startswith(f"{full}: intact, ")
+    assert verdict.endswith(" bytes), 6 images")
     for check in verify_archive(full).checks:
-        assert f"ok    {check}" in lines
-    assert lines[-1].endswith(", 6 images")
+        assert f"ok  {check}" in lines
+    assert lines[-1] == f"id  {verify_archive(full).id}"
+
+
+def test_the_verdict_of_what_fails(packed, invoke):
+    data = packed.read_bytes()
+    with open_archive(packed) as file:
+        image = int(file.index.offset[2])
+    for at, verdict, code in (
+        (image + 9, "damaged", 4),
+        (image - 500, "invalid", 5),
+        (3, "not readable", 3),
+    ):
+        packed.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        result = invoke("verify", packed)
+        assert (result.exit_code, result.stdout) == (code, "")
+        assert result.stderr.startswith(f"Error: {packed}: {verdict}: E_")
+    packed.write_bytes(data)
+    result = invoke("verify", packed, "--limit", "images=2")
+    assert result.stderr.startswith(f"Error: {packed}: too large to check: E_LIMIT_IMAGES")
+    result = invoke("verify", packed, "--expect", "sha256:" + "0" * 64)
+    assert result.stderr.startswith(f"Error: {packed}: not trusted: E_PIN")
 
 
 def test_fast_stops_before_the_images(packed, invoke, invoke_json):
@@ -44,7 +66,9 @@ def test_fast_stops_before_the_images(packed, invoke, invoke_json):
     document = invoke_json("verify", packed, "--fast")
     assert (document["level"], document["images"]) == ("fast", 0)
     assert "images" not in document["checks"]
-    assert "metadata only" in invoke("verify", packed, "--fast").stdout
+    shown = invoke("verify", packed, "--fast").stdout
+    assert shown.startswith(f"{packed}: sections intact, ")
+    assert shown.splitlines()[0].endswith(", its images were not read")
     result = invoke("verify", packed)
     assert (result.exit_code, result.stdout) == (4, "")
     assert "E_DIGEST_MEMBER member=images/0001/000003.png" in result.stderr

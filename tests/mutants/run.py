@@ -42,7 +42,16 @@ MODULES = {
     **{f"format.{name}": "manifest" for name in ("canonical", "parse", "validate")},
     **{
         f"format.{name}": name
-        for name in ("layout", "tensors", "index", "images", "limits", "compress", "classes")
+        for name in (
+            "layout",
+            "tensors",
+            "index",
+            "images",
+            "image_data",
+            "limits",
+            "compress",
+            "classes",
+        )
     },
     **{f"read.{name}": "reader" for name in ("checks", "front", "sections", "file")},
     "read.verify": "verify",

@@ -33,7 +33,9 @@ __all__ = [
     "DECODE_ERRORS",
     "Codec",
     "ImageShape",
+    "check_image_limits",
     "decode_image",
+    "decode_parsed",
     "encode_image",
     "parse_image",
     "parse_png_header",
@@ -51,6 +53,15 @@ _IHDR_END: Final = 33
 _PILLOW: Final = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 # A marker inside entropy-coded data: 0xFF followed by neither a stuffed zero nor a restart number.
 _MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7]")
+# Sampling factors of three components, across and down: of brightness, of both colours.
+_SAMPLINGS: Final = {
+    *(
+        ((across, down), (1, 1))
+        for across, down in ((1, 1), (2, 1), (1, 2), (2, 2), (4, 1), (1, 4))
+    ),
+    *((factors, factors) for factors in ((1, 2), (2, 1), (1, 3), (3, 1))),
+    *(((2, 2), (1, 2)), ((2, 2), (2, 1))),
+}
 # What Pillow's plugins raise on damaged input; anything else is a bug of ours and stays visible.
 DECODE_ERRORS: Final = (
     OSError,
@@ -238,6 +249,7 @@ def _walk_jpeg(data: bytes | memoryview) -> ImageShape:
                     f"{components} components of {depth} bits; expected 1 or 3 of 8"
                 )
             shape = ImageShape(height, width, components)
+            _check_sampling(bytes(data[body + 6 : end]))
         elif marker == 0xDA:
             if shape is None or body == end or not 1 <= data[body] <= components - coded:
                 raise _OutsideProfileError("a component is coded in more than one scan")
@@ -250,6 +262,19 @@ def _walk_jpeg(data: bytes | memoryview) -> ImageShape:
     if shape is None or coded != components:
         raise _OutsideProfileError("a component is coded in no scan")
     return shape
+
+
+def _check_sampling(components: bytes) -> None:
+    """Refuse all but 4:4:4, 4:2:2, 4:4:0, 4:2:0, 4:1:1 and 4:4:1, which every decoder knows.
+
+    Args:
+        components: three bytes each, of which the second has the factors.
+    """
+    factors = [divmod(each, 16) for each in components[1::3]]
+    # Grey has nothing to be sampled against.
+    if len(factors) == 3 and (factors[1] != factors[2] or tuple(factors[:2]) not in _SAMPLINGS):
+        shown = ", ".join(f"{across}x{down}" for across, down in factors)
+        raise _OutsideProfileError(f"sampling factors {shown}; expected those of 4:4:4 to 4:1:1")
 
 
 def _walk_webp(data: bytes | memoryview) -> ImageShape:
@@ -304,30 +329,7 @@ def check_image_limits(shape: ImageShape, size: int, limits: Limits, *, member: 
     check_limit(limits, "image_pixels", shape.height * shape.width, member=member)
 
 
-def _check_png_data(data: bytes, shape: ImageShape) -> None:
-    """Check that the compressed data of a PNG is exactly its rows; libpng tolerates less and more.
-
-    Raises:
-        _DamagedError: the length differs, or the stream is broken.
-    """
-    parts: list[bytes] = []
-    at = 8
-    while at < len(data):
-        size = int.from_bytes(data[at : at + 4], "big")
-        if data[at + 4 : at + 8] == b"IDAT":
-            parts.append(data[at + 8 : at + 8 + size])
-        at += 12 + size
-    raw_size = shape.height * (1 + shape.width * shape.channels)
-    stream = zlib.decompressobj()
-    try:
-        length = len(stream.decompress(b"".join(parts), raw_size + 1))
-    except zlib.error as error:
-        raise _DamagedError(f"compressed data: {foreign_text(error)}") from None
-    if length != raw_size or not stream.eof or stream.unused_data:
-        raise _DamagedError(f"compressed data does not hold exactly {raw_size} bytes")
-
-
-def without_metadata(data: bytes) -> bytes:
+def without_metadata(data: bytes | memoryview) -> bytes:
     """Strip a JPEG to what training decodes: no orientation, no profile, no comment.
 
     Args:
@@ -365,15 +367,36 @@ def decode_image(data: bytes, codec: str, limits: Limits, *, member: str = "") -
         CorruptError: it cannot be decoded in full, or decodes to other dimensions (E_IMAGE).
         LimitError: it is above the limits.
     """
+    shape = parse_image(data, codec, member=member)
+    check_image_limits(shape, len(data), limits, member=member)
+    return decode_parsed(data, codec, shape, member=member)
+
+
+def decode_parsed(
+    data: bytes, codec: str, shape: ImageShape, *, member: str = ""
+) -> NDArray[np.uint8]:
+    """Decode an image that ``parse_image`` has accepted and that is within the limits.
+
+    The rows must all be there. What a decoder ignores beyond them, only ``check_image_data``
+    refuses: a reader of verified bytes need not inflate a PNG twice.
+
+    Args:
+        data: the whole file.
+        codec: ``png``, ``jpeg`` or ``webp``.
+        shape: what ``parse_image`` returned.
+        member: archive member, for the error.
+
+    Returns:
+        As ``decode_image``.
+
+    Raises:
+        CorruptError: it cannot be decoded in full, or decodes to other dimensions (E_IMAGE).
+    """
     import numpy as np
     from PIL import Image
 
-    shape = parse_image(data, codec, member=member)
-    check_image_limits(shape, len(data), limits, member=member)
     try:
-        if codec == "png":
-            _check_png_data(data, shape)
-        elif codec == "jpeg":
+        if codec == "jpeg":
             data = without_metadata(data)
         with Image.open(io.BytesIO(data), formats=(_PILLOW[codec],)) as image:
             if image.size != (shape.width, shape.height):

@@ -330,7 +330,7 @@ class Archive(ABC):
         """
         import numpy as np
 
-        from hellofmt.archive.format.images import decode_image, parse_image
+        from hellofmt.archive.format.images import decode_parsed, parse_image
 
         images, index = self.row_of(row)
         name = self.image_name(row)
@@ -338,8 +338,9 @@ class Archive(ABC):
             pixels = np.frombuffer(data, np.uint8).reshape(images.shape)
         else:
             shape = parse_image(data, images.codec, member=name)
+            # The index is within the limits.
             check_dimensions(shape, int(index.height[row]), int(index.width[row]), name)
-            pixels = decode_image(data, images.codec, self.limits, member=name)
+            pixels = decode_parsed(data, images.codec, shape, member=name)
         return pixels.repeat(3, axis=2) if pixels.shape[2] == 1 else pixels
 
     def __enter__(self) -> Self:

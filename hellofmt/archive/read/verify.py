@@ -1,9 +1,9 @@
 """Verify a whole archive: make every check of reading, in file order.
 
-Images are read in large windows, several at once, so that the time is that of hashing; the error is
-still the first fault in file order. Images are checked against the profile of their codec and the
-dimensions in the index without being decoded. ``pixels=True`` decodes them too and returns one
-digest of all pixels, equal on every platform for PNG and packed archives.
+Images are read in large windows, several at once; the error is still the first fault in file order.
+Images are held to the profile of their codec and the dimensions in the index, and their compressed
+data is walked to its end (``image_data``). ``pixels=True`` decodes them too and returns one digest
+of all pixels, equal on every platform for PNG and packed archives.
 """
 
 from __future__ import annotations
@@ -226,6 +226,7 @@ def _check_window(file: Archive, index: Index, rows: tuple[int, int], *, content
     """
     import numpy as np
 
+    from hellofmt.archive.format.image_data import check_image_data
     from hellofmt.archive.format.images import parse_image
     from hellofmt.archive.format.rows import image_headers, padded_rows, padding_faults
 
@@ -263,13 +264,14 @@ def _check_window(file: Archive, index: Index, rows: tuple[int, int], *, content
             continue
         try:
             shape = parse_image(data, codec)
-        except HelloError:
-            # A name costs as much as the check, so only a refused image gets one.
-            parse_image(data, codec, member=file.image_name(row))
+            # Limits need no check: the index was checked with the same dimensions and sizes.
+            if shape.height != height or shape.width != width:
+                check_dimensions(shape, height, width, file.image_name(row))
+            check_image_data(data, codec, shape)
+        except HelloError as error:
+            # A name costs as much as the checks, so only a refused image gets one.
+            error.member = error.member or file.image_name(row)
             raise
-        # Limits need no check: the index was checked with the same dimensions and sizes.
-        if shape.height != height or shape.width != width:
-            check_dimensions(shape, height, width, file.image_name(row))
 
 
 def _check_member(file: Archive, row: int, block: bytes, offset: int) -> bytes:

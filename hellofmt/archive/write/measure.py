@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hellofmt.archive.format.image_data import check_image_data
 from hellofmt.archive.format.images import ImageShape, check_image_limits, parse_image
 from hellofmt.errors import HelloError, LimitError, UserInputError, printable
 
@@ -64,17 +65,20 @@ class Row:
         return UserInputError.make("E_DATA", f"{self.describe()} changed while it was packed")
 
     def parse(self, data: bytes | memoryview, codec: str, limits: Limits) -> ImageShape:
-        """Check its bytes against the profile of the codec and the limits.
+        """Check its bytes as full verification does, and against the limits.
 
         Raises:
-            UserInputError: it is outside the profile (E_DATA).
+            UserInputError: it is damaged or outside the profile (E_DATA).
             LimitError: it is above a limit.
         """
         try:
             shape = parse_image(data, codec)
+            self.check_limits(shape, len(data), limits)
+            check_image_data(data, codec, shape)
+        except LimitError:
+            raise
         except HelloError as error:
             raise UserInputError.make("E_DATA", f"{self.describe()}: {error}") from error
-        self.check_limits(shape, len(data), limits)
         return shape
 
     def check_limits(self, shape: ImageShape, size: int, limits: Limits) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from hellofmt.archive.format.classes import class_bytes
 from hellofmt.archive.format.compress import compress, decompress
 from hellofmt.archive.format.digest import sha256
-from hellofmt.archive.format.images import ImageShape, decode_image, parse_png_header
+from hellofmt.archive.format.images import ImageShape, decode_parsed, parse_png_header
 from hellofmt.archive.format.index import index_tensors
 from hellofmt.archive.format.layout import (
     BLOCK,
@@ -48,7 +48,7 @@ from hellofmt.archive.format.validate import check_manifest_limits
 from hellofmt.archive.write.images import FLUSH_BYTES, ImageWriter
 from hellofmt.archive.write.measure import Row, measured
 from hellofmt.archive.write.whole_file import write_all
-from hellofmt.errors import CorruptError, HelloError, SpecError, UserInputError
+from hellofmt.errors import HelloError, SpecError, UserInputError
 from hellofmt.version import VERSION
 
 if TYPE_CHECKING:
@@ -325,10 +325,7 @@ class Plan:
             data = row.read()
             if row.parse(data, "png", self._limits) != packed:
                 raise row.changed()
-            try:
-                pixels[i] = decode_image(data, "png", self._limits)
-            except CorruptError as error:
-                raise UserInputError.make("E_DATA", f"{row.describe()}: {error}") from None
+            pixels[i] = decode_parsed(data, "png", packed)
             digests[i] = np.frombuffer(hashlib.sha256(pixels[i].data).digest(), np.uint8)
             if progress is not None:
                 progress(i + 1, count)
