@@ -44,6 +44,7 @@ from hellofmt.archive.format.manifest import (
     Producer,
     Shard,
     Target,
+    TextArch,
     Views,
     VisionArch,
 )
@@ -88,6 +89,13 @@ VIEWS = Views(
     std=["0.229", "0.224", "0.225"],
 )
 BLOCK = "transformer.resblocks.0."
+RESNET = Arch(
+    embed_dim=16,
+    quick_gelu=True,
+    vision=VisionArch(image_size=32, head_width=16, layers=[1, 2, 1, 1], width=2),
+)
+TEXT = TextArch(context_length=16, vocab_size=49408, width=8, heads=2, layers=2)
+PROMPTS = ["a photo of a {}.", "{0.__class__} {}, {}"]
 RUN = {"device": "cpu", "seeds": {"fit": 0}, "versions": {"hellofmt": "1.0", "torch": "2.10"}}
 SOURCE = {"classes": 3, "digest": TOWER, "images": 600, "name": "drawn", "per_class": [200, 200]}
 HALF = ["0.5"] * 3
@@ -177,13 +185,17 @@ def stored_matrix(name, values, storage):
     return {name: StoredTensor.from_numpy(values)}, values.astype(np.float32)
 
 
-def projector(kind, targets, head_storage, *, head_rank=None, bias=False, probes=1):
-    """A projector on the tiny tower, its probes computed here and not by ``hellofmt.projector``."""
+def projector(
+    kind, targets, head_storage, *, head_rank=None, bias=False, probes=1, arch=ARCH, text=None
+):
+    """A projector on a tiny tower, its probes computed here and not by ``hellofmt.projector``."""
     import torch
 
     from hellofmt.projector import seeded_base
 
-    base = seeded_base(ARCH, PREPROCESS, seed=7)
+    side = arch.vision.image_size
+    preprocess = msgspec.structs.replace(PREPROCESS, size=side)
+    base = seeded_base(arch, preprocess, seed=7, text=text)
     made, tensors = [], {}
     weights = base.visual.state_dict()
     for number, (param, inner, storage) in enumerate(targets):
@@ -204,7 +216,12 @@ def projector(kind, targets, head_storage, *, head_rank=None, bias=False, probes
             )
         )  # fmt: skip
     base.visual.load_state_dict(weights)
-    head_tensors, w = stored_matrix("weight", numbers(30, len(CLASSES), 16), head_storage)
+    if text is None:
+        head_tensors, w = stored_matrix("weight", numbers(30, len(CLASSES), 16), head_storage)
+        start = {"start": "stored"}
+    else:
+        head_tensors, w = {}, base.text_rows([c.names[0] for c in CLASSES], PROMPTS).numpy()
+        start = {"start": "text", "text": HeadText(prompts=PROMPTS, tower=base.text_digest)}
     scale = np.array([2.5], np.float32)
     head_tensors["logit_scale"] = StoredTensor.from_numpy(scale)
     if head_rank:
@@ -215,17 +232,15 @@ def projector(kind, targets, head_storage, *, head_rank=None, bias=False, probes
     offset = numbers(33, len(CLASSES)) if bias else np.zeros(len(CLASSES), np.float32)
     if bias:
         head_tensors["bias"] = StoredTensor.from_numpy(offset)
-    pictures = torch.from_numpy(probe_images(8, probes)).permute(0, 3, 1, 2).float() / 255
+    pictures = torch.from_numpy(probe_images(side, probes)).permute(0, 3, 1, 2).float() / 255
     logits = np.exp(scale) * (base.encode(pictures).numpy() @ w.T) + offset
     rank = {} if head_rank is None else {"a": [head_rank, 16], "b": [len(CLASSES), head_rank]}
-    spec = base.spec if kind == "seeded" else seeded_base(ARCH, PREPROCESS, seed=7).embedded().spec
-    fresh = seeded_base(ARCH, PREPROCESS, seed=7)
+    fresh = seeded_base(arch, preprocess, seed=7)
+    spec = base.spec if kind == "seeded" else fresh.embedded().spec
     return ProjectorPart(
         base=spec,
         adapter=Adapter(targets=made),
-        head=Head(
-            bias=bias, scale="1.0", start="stored", storage=head_storage, temperature="4.0", **rank
-        ),
+        head=Head(bias=bias, scale="1.0", storage=head_storage, temperature="4.0", **rank, **start),
         adapter_tensors=tensors,
         head_tensors=head_tensors,
         probe_logits=(np.rint(logits * 4096) / 4096).astype(np.float32),
@@ -249,7 +264,7 @@ def text_projector():
         adapter=Adapter(targets=[]),
         head=Head(
             bias=False, scale="1.0", start="text", storage="float32", temperature="20.0",
-            text=HeadText(prompts=["a photo of a {}.", "{0.__class__} {}, {}"], tower=TOWER),
+            text=HeadText(prompts=PROMPTS, tower=TOWER),
         ),
         adapter_tensors={},
         head_tensors={"logit_scale": StoredTensor.from_numpy(np.array([4.6], np.float32))},
@@ -284,10 +299,17 @@ MANY = (
 def drafts():
     """Name of each valid vector, and what is written."""
     seeded = projector("seeded", [(f"{BLOCK}attn.in_proj_weight", 2, "float16")], "float16")
+    # The paper's deltas: 3x3 convolutions in the form of a convolution; and a head from text.
+    names = [("layer1.0.conv2.weight", 3), ("layer2.1.conv2.weight", 6), ("conv1.weight", 3)]
+    resnet = projector(
+        "seeded", [(n, inner, "int8") for n, inner in sorted(names)], "int8",
+        head_rank=2, bias=True, probes=2, arch=RESNET, text=TEXT,
+    )  # fmt: skip
     # Text that compresses, so that the section is stored as zstd.
     many = tuple(ClassLine(f"class-{i:04d}", (f"number {i}",)) for i in range(300))
     return {
         "projector": draft("projector", projector=seeded),
+        "projector-resnet": draft("projector-resnet", projector=resnet),
         "projector-text": draft("projector-text", projector=text_projector()),
         "images-png": draft(
             "images-png",

@@ -52,15 +52,13 @@ def picture(row, height, width):
     return [[[value(y, x, c) for c in range(3)] for x in range(width)] for y in range(height)]
 
 
-def seeded(seed, number, name, shape):
-    """Elements of one tensor by rule uniform-1, as doubles."""
-    last, count = name.split(".")[-1], math.prod(shape)
+def seeded(seed, number, name, shape, at=None):
+    """Elements ``at`` (by default all) of one tensor by rule uniform-1, as doubles."""
+    last, at = name.split(".")[-1], range(math.prod(shape)) if at is None else at
     if len(shape) >= 2 or last in ("class_embedding", "positional_embedding"):
         bound = math.sqrt(3 / (math.prod(shape[1:]) if len(shape) >= 2 else shape[0]))
-        return [
-            (2 * uniform(word(seed, 0, 5, number, j)) - 1) * bound for j in range(count)
-        ]  # fmt: skip
-    return [1.0 if last in ("weight", "running_var") else 0.0] * count
+        return [(2 * uniform(word(seed, 0, 5, number, j)) - 1) * bound for j in at]
+    return [1.0 if last in ("weight", "running_var") else 0.0] * len(at)
 
 
 HIGH, LOW = float.fromhex("0x1.62e42fee00000p-1"), float.fromhex("0x1.a39ef35793c76p-33")
