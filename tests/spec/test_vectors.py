@@ -86,7 +86,7 @@ def test_vectors_are_what_the_generator_writes(tmp_path, make_vectors):
             assert json.loads(new)["content_id"] == json.loads(old)["content_id"], path
 
 
-@pytest.mark.parametrize("name", ["projector", "everything"])
+@pytest.mark.parametrize("name", ["projector", "everything", "projector-resnet"])
 def test_the_label_function_of_a_vector_gives_its_probes(name):
     import torch
 
@@ -94,8 +94,8 @@ def test_the_label_function_of_a_vector_gives_its_probes(name):
 
     with open_archive(VECTORS / "valid" / f"{name}.hello") as file:
         labeler = Labeler.from_file(file)
-        stored = file.tensors("probes")["logits"]
-    pictures = torch.from_numpy(probe_images(8, len(stored))).permute(0, 3, 1, 2).float() / 255
+        stored, side = file.tensors("probes")["logits"], file.manifest.base.preprocess.size
+    pictures = torch.from_numpy(probe_images(side, len(stored))).permute(0, 3, 1, 2).float() / 255
     logits = labeler.logits(pictures)
     # 2**-13 from the rounding of the stored ones, the rest for the machine.
     np.testing.assert_allclose(logits.numpy(), stored, atol=2**-12, rtol=0)
