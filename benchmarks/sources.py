@@ -15,7 +15,13 @@ from setting import TEMPERATURE
 import hellofmt
 from hellofmt.archive import Draft, ImageItem, ImageSet, encode_image, write_archive
 from hellofmt.archive.format.manifest import Dataset
-from hellofmt.distillation import Selection, SelectSettings, select_images, write_distilled
+from hellofmt.distillation import (
+    DistillSettings,
+    Selection,
+    SelectSettings,
+    select_images,
+    write_distilled,
+)
 from hellofmt.ledger import ledger_of
 from hellofmt.loading import HelloDataset, write_labels
 from hellofmt.runs import Stages
@@ -94,7 +100,12 @@ def archive_of(setting, name, projector, selection):
     return kept(
         setting.work / "archives" / f"{name}.hello",
         lambda path: write_distilled(
-            path, selection, projector, setting.train, setting.views, name=name, storage=STORAGE
+            path,
+            selection,
+            projector,
+            setting.train,
+            setting.views,
+            DistillSettings(None, name=name, storage=STORAGE, card=""),
         ),
     )
 

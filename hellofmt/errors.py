@@ -6,9 +6,9 @@ fields. The text is made from them and never parsed. It has one form::
     E_DIGEST_MEMBER member=images/0000/000123.png offset=4096: digest differs; expected ab, got cd
 
 The library states facts. An error that concerns an argument, or advises passing one, names it, and
-whoever shows the error spells it: Python as `` `license_name` ``, the command line as
-``--license``. An error that concerns a file begins with the file's name, which only whoever opened
-the file knows (``naming``). An error pickles with its fields.
+whoever shows the error spells it: Python as `` `batch_size` ``, the command line as
+``--batch-size``. An error that concerns a file begins with the file's name, which only whoever
+opened the file knows (``naming``). An error pickles with its fields.
 
 The exit codes are a contract (``spec/hello-1.md``, section 17): no option turns 4, 5 or 7 into 0.
 """

@@ -90,7 +90,7 @@ class DemoSettings:
             SelectSettings(ipc, crops=1, crop_scale=(1.0, 1.0)),
             ProjectorSettings(rank=self.rank, start="stored", temperature=self.temperature),
             self.fit,
-            license_name="CC-BY-4.0",
+            license="CC-BY-4.0",
             card=_CARD.format(ipc=ipc),
         )
 

@@ -10,10 +10,12 @@ import click
 from hellofmt_cli.console import console
 from hellofmt_cli.fit_options import fit_options
 from hellofmt_cli.options import Choice, check_steps, data_options, grouped, json_option
+from hellofmt_cli.text_options import text_options
 
 if TYPE_CHECKING:
     from hellofmt_cli.fit_options import FitOptions
     from hellofmt_cli.options import DataOptions
+    from hellofmt_cli.text_options import TextOptions
 
 __all__ = ["distill"]
 
@@ -87,8 +89,11 @@ class ImageOptions:
         help="What a stored cell is to share with its crop; `features` is the paper's.",
     ),
 )
+@text_options
 @json_option
-def distill(data: DataOptions, fit: FitOptions, images: ImageOptions, as_json: bool) -> None:
+def distill(
+    data: DataOptions, fit: FitOptions, images: ImageOptions, texts: TextOptions, as_json: bool
+) -> None:
     """Distil DATA into an archive of few images and a label function.
 
     DATA is as for `hello teach`.
@@ -110,6 +115,7 @@ def distill(data: DataOptions, fit: FitOptions, images: ImageOptions, as_json: b
     make_archive(
         data,
         fit,
+        texts,
         as_json=as_json,
         select=SelectSettings(
             images.ipc, images.factor, images.candidates, images.crops, seed=data.seed

@@ -93,7 +93,6 @@ class FitOptions(TeacherOptions):
         lr: learning rate.
         precision: of the stored numbers.
         table: whether every precision is measured.
-        license: SPDX expression.
         work: folder of finished stages.
         force: replace an existing archive.
         output: path of the archive.
@@ -116,7 +115,6 @@ class FitOptions(TeacherOptions):
     lr: float
     precision: Storage
     table: bool
-    license: str
     work: str | None
     force: bool
     output: str
@@ -226,12 +224,6 @@ fit_options = grouped(
         default=True,
         show_default=True,
         help="Print bytes and fidelity of every precision, measured on 512 new views.",
-    ),
-    click.option(
-        "--license",
-        default="NOASSERTION",
-        show_default=True,
-        help="License of the data set, as an SPDX expression.",
     ),
     click.option("--work", metavar="DIR", help="Keep finished stages here, also when all is done."),
     force_option(),

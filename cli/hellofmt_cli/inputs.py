@@ -8,7 +8,7 @@ from hellofmt.archive import Arch, Preprocess, VisionArch, read_class_lines
 from hellofmt.distillation import FitSettings, ProjectorSettings, default_steps, split_validation
 from hellofmt.errors import UserInputError, shown_path
 from hellofmt.projector import load_base, seeded_base
-from hellofmt.runs import digest_of, network_gflop
+from hellofmt.runs import digest_of, network_gflop, without_paths
 from hellofmt.student import small_image_advice
 from hellofmt.teacher import (
     RuleChange,
@@ -19,6 +19,7 @@ from hellofmt.teacher import (
     maturity,
     train_trajectory,
 )
+from hellofmt_cli.command_line import recorded_command
 from hellofmt_cli.console import console
 from hellofmt_cli.data import steps_of
 
@@ -214,6 +215,7 @@ def _train_teacher(
             device=run.device,
             build=build_network,
             bfloat16=run.bfloat16,
+            command=recorded_command(without_paths),
             on_step=console.step,
         )
     network = build_network(name, len(train.classes), views.size)

@@ -23,8 +23,9 @@ from hellofmt.distillation import (
     split_validation,
 )
 from hellofmt.errors import HelloError, HelloIOError, shown_path
-from hellofmt.runs import Stages, joined
+from hellofmt.runs import Stages, joined, without_paths
 from hellofmt.teacher import is_network
+from hellofmt_cli.command_line import recorded_command
 from hellofmt_cli.console import console
 from hellofmt_cli.costs import cost_documents, cost_lines, duration
 from hellofmt_cli.data import read_data
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from hellofmt.sources import ArrayImages
     from hellofmt_cli.fit_options import FitOptions
     from hellofmt_cli.options import DataOptions
+    from hellofmt_cli.text_options import TextOptions
 
 __all__ = ["make_archive"]
 
@@ -75,6 +77,7 @@ _STEPS_PER_EVALUATION: Final = 20
 def make_archive(
     data: DataOptions,
     fit: FitOptions,
+    texts: TextOptions,
     *,
     as_json: bool,
     select: SelectSettings | None = None,
@@ -85,6 +88,7 @@ def make_archive(
     Args:
         data: DATA, and what networks run on.
         fit: teacher, base, fit and archive.
+        texts: what the archive says of itself.
         as_json: print one document.
         select: how images are chosen; None writes the label function alone.
         refine: how they are refined.
@@ -96,7 +100,7 @@ def make_archive(
     check_device(data.device)
     with joined(data.device):
         try:
-            _make_archive(data, fit, select, refine, as_json=as_json)
+            _make_archive(data, fit, texts, select, refine, as_json=as_json)
         except BaseException as error:
             work = _work(fit)
             if any(path.is_file() for path in work.rglob("*")):
@@ -125,6 +129,7 @@ def _can_succeed(error: BaseException) -> bool:
 def _make_archive(
     run: DataOptions,
     options: FitOptions,
+    texts: TextOptions,
     select: SelectSettings | None,
     refine: RefineSettings | None,
     *,
@@ -147,7 +152,13 @@ def _make_archive(
         refine=refine,
         storage=options.precision,
         name=run.name,
-        license_name=options.license,
+        version=texts.version,
+        license=texts.license,
+        license_text=texts.license_text,
+        card=texts.card_text,
+        sources=texts.sources,
+        extras=texts.extras,
+        command=recorded_command(without_paths),
         seed=run.seed,
     )
     check_settings(data.images, data.views, settings)

@@ -38,6 +38,7 @@ __all__ = [
     "json_option",
     "limit_option",
     "limits",
+    "name_option",
     "output_option",
     "precision_option",
     "seed_option",
@@ -221,6 +222,11 @@ def precision_option(prefix: str = "") -> Callable[[_Command], _Command]:
     )
 
 
+def name_option(what: str) -> Callable[[_Command], _Command]:
+    """``--name`` of the data set, by default that of ``what``."""
+    return click.option("--name", help=f"Name of the data set.  [default: name of {what}]")
+
+
 classes_option = click.option(
     "--classes",
     metavar="FILE",
@@ -358,7 +364,7 @@ data_options = grouped(
     DataOptions,
     click.argument("data", nargs=-1, required=True),
     classes_option,
-    click.option("--name", help="Name of the data set.  [default: name of DATA]"),
+    name_option("DATA"),
     *view_options(size="that of the images", mix="cutmix", most=1024),
     seed_option("Seed of everything random."),
     device_option("Device that networks run on."),

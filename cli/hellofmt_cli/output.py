@@ -58,7 +58,6 @@ def count(number: int, noun: str, plural: str = "") -> str:
 
 
 _OPTIONS: Final = {
-    "license_name": "--license",
     "limits": "--limit",
     "size": "--view-size",
     "storage": "--precision",

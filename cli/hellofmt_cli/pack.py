@@ -19,12 +19,12 @@ from hellofmt_cli.options import (
     view_options,
 )
 from hellofmt_cli.output import count, echo_json, echo_page, size
-from hellofmt_cli.pack_options import adapter_options, file_options, text_options
+from hellofmt_cli.pack_options import adapter_options, file_options, pack_text_options
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from hellofmt_cli.pack_options import AdapterOptions, FileOptions, TextOptions
+    from hellofmt_cli.pack_options import AdapterOptions, FileOptions, PackTextOptions
 
 __all__ = ["pack"]
 
@@ -32,7 +32,7 @@ __all__ = ["pack"]
 @click.command("pack")
 @click.argument("source", nargs=-1)
 @file_options
-@text_options
+@pack_text_options
 @grouped(
     "views",
     ViewOptions,
@@ -44,7 +44,7 @@ __all__ = ["pack"]
 def pack(
     source: tuple[str, ...],
     files: FileOptions,
-    texts: TextOptions,
+    texts: PackTextOptions,
     views: ViewOptions,
     adapter: AdapterOptions,
     as_json: bool,

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hellofmt.archive import ClassLine
-    from hellofmt_cli.pack_options import AdapterOptions, TextOptions
+    from hellofmt_cli.pack_options import AdapterOptions, PackTextOptions
 
 __all__ = ["pack_adapter"]
 
 
 def pack_adapter(
     options: AdapterOptions,
-    texts: TextOptions,
+    texts: PackTextOptions,
     output: str,
     *,
     classes: Sequence[ClassLine],
@@ -66,7 +66,7 @@ def pack_adapter(
             dataset=Dataset(
                 name=texts.name or Path(directory).resolve().name,
                 version=texts.version,
-                license=texts.license or "NOASSERTION",
+                license=texts.license,
                 method=texts.method or "peft",
                 sources=list(texts.sources),
             ),

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from hellofmt.archive import read_file
-from hellofmt.errors import UserInputError, shown_path
 from hellofmt_cli.options import (
     Choice,
     classes_option,
     force_option,
     grouped,
+    name_option,
     output_option,
     precision_option,
 )
+from hellofmt_cli.text_options import TEXT_OPTIONS, TextOptions
 
 if TYPE_CHECKING:
     from hellofmt.archive import Storage
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 __all__ = [
     "AdapterOptions",
     "FileOptions",
-    "TextOptions",
+    "PackTextOptions",
     "adapter_options",
     "file_options",
-    "text_options",
+    "pack_text_options",
 ]
 
 
@@ -56,43 +56,16 @@ class FileOptions:
 
 
 @dataclass(frozen=True)
-class TextOptions:
-    """What the archive says of itself.
+class PackTextOptions(TextOptions):
+    """What the archive says of itself, with what only ``hello pack`` has to be told.
 
     Attributes:
         name: of the data set.
-        version: of the data set.
-        license: SPDX expression.
-        license_file: file with the text of the licence.
-        card: file with the data set card.
         method: how the images were made.
-        sources: data sets that the images come from.
-        note: free fields, ``KEY=TEXT``.
     """
 
     name: str | None
-    version: str
-    license: str | None
-    license_file: str | None
-    card: str | None
     method: str | None
-    sources: tuple[str, ...]
-    note: tuple[str, ...]
-
-    @property
-    def license_text(self) -> str | None:
-        """Text of the licence."""
-        return _text(self.license_file)
-
-    @property
-    def card_text(self) -> str | None:
-        """Text of the card."""
-        return _text(self.card)
-
-    @property
-    def extras(self) -> dict[str, str]:
-        """Free fields of the manifest."""
-        return dict(_note(text) for text in self.note)
 
 
 @dataclass(frozen=True)
@@ -114,24 +87,6 @@ class AdapterOptions:
     temperature: float
     precision: Storage
     peft_mha_fix: MhaFix
-
-
-def _text(path: str | None) -> str | None:
-    """A whole UTF-8 text file."""
-    if path is None:
-        return None
-    try:
-        return read_file(path).decode("utf-8")
-    except UnicodeDecodeError:
-        raise UserInputError.make("E_DATA", f"`{shown_path(path)}`: not UTF-8") from None
-
-
-def _note(text: str) -> tuple[str, str]:
-    """``KEY=TEXT`` as a free field of the manifest."""
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise click.BadParameter(f"--note: expected KEY=TEXT, got {shown_path(text)}")
-    return (key if key.startswith("x_") else f"x_{key}"), value
 
 
 file_options = grouped(
@@ -160,19 +115,12 @@ file_options = grouped(
     ),
 )
 
-text_options = grouped(
+pack_text_options = grouped(
     "texts",
-    TextOptions,
-    click.option("--name", help="Name of the data set.  [default: name of SOURCE]"),
-    click.option("--version", default="1.0.0", show_default=True, help="Version of the data set."),
-    click.option(
-        "--license", help="License of the data set, as an SPDX expression.  [default: NOASSERTION]"
-    ),
-    click.option("--license-file", metavar="FILE", help="Text of the licence."),
-    click.option("--card", metavar="FILE", help="Data set card, in Markdown."),
+    PackTextOptions,
+    name_option("SOURCE"),
+    *TEXT_OPTIONS,
     click.option("--method", help="How the images were made."),
-    click.option("--from", "sources", multiple=True, help="Data set the images come from."),
-    click.option("--note", multiple=True, metavar="KEY=TEXT", help="Free text, kept as `x_KEY`."),
 )
 
 adapter_options = grouped(

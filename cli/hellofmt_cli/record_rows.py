@@ -49,7 +49,7 @@ def _function_rows(function: Mapping[str, Any]) -> list[tuple[str, str]]:
         f" views, rank {function['rank']} on {', '.join(function['targets'])}"
     )
     rows.append(("fitted", f"{how}; {_measured(function['measured'])}"))
-    fidelity = f"agreement {function['agreement']} %, KL {function['kl']}"
+    fidelity = f"agreement {function['agreement']} %, KL {function.get('kl', 'not finite')}"
     rows.append(("fidelity", f"{fidelity} on {function['views']:,} new views"))
     return rows
 
@@ -79,7 +79,7 @@ def _network(network: Mapping[str, Any]) -> str:
     if "trained" in network and "command" in network["trained"]:
         parts.append(f"trained by {network['trained']['command']}")
     if "chosen" in network:
-        parts.append(f"{network['chosen']:,} of {network['outputs']:,} outputs")
+        parts.append(f"{count(network['chosen'], 'output')} of more")
     if "input" in network:
         rule = network["input"]
         size = f"{rule['size']} px {rule['interpolation']}" if "size" in rule else "as views are"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hellofmt.errors import shown_path
+from hellofmt_cli.command_line import recorded_command
 from hellofmt_cli.console import console
 from hellofmt_cli.data import read_data, read_images, steps_of
 from hellofmt_cli.options import (
@@ -94,7 +95,7 @@ def teach(data: DataOptions, training: TrainingOptions, as_json: bool) -> None:
     """
     with console.stage("loading PyTorch"):
         from hellofmt.distillation import split_validation
-        from hellofmt.runs import Meter, network_gflop
+        from hellofmt.runs import Meter, network_gflop, without_paths
         from hellofmt.teacher import TEACHER_RECIPE, build_network, train_trajectory
         from hellofmt_cli.costs import cost_documents, cost_lines
         from hellofmt_cli.inputs import advise, measured_kind
@@ -126,6 +127,7 @@ def teach(data: DataOptions, training: TrainingOptions, as_json: bool) -> None:
             device=data.device,
             build=build_network,
             bfloat16=data.bfloat16,
+            command=recorded_command(without_paths),
             on_step=console.step,
         )
     network = build_network(training.arch, len(train.classes), read.views.size)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from hellofmt.distillation.archive_of import check_settings, write_distilled
-from hellofmt.distillation.distill import DistillReport, distill
+from hellofmt.distillation.distill import distill
 from hellofmt.distillation.fidelity import Fidelity, Precision, fidelity, fidelity_table
 from hellofmt.distillation.fit import FitSettings, default_steps, fit_projector
 from hellofmt.distillation.fit_cost import predicted_seconds
 from hellofmt.distillation.refine import Refinement, RefineSettings, refine_images
+from hellofmt.distillation.report import DistillReport
 from hellofmt.distillation.select import Selection, SelectSettings, select_images
 from hellofmt.distillation.settings import DistillSettings, FitHooks, ProjectorSettings
 from hellofmt.distillation.stage_calls import fitted_projector

@@ -23,7 +23,8 @@ from hellofmt.errors import UserInputError
 if TYPE_CHECKING:
     import os
 
-    from hellofmt.archive.format.manifest import Storage, Views
+    from hellofmt.archive.format.manifest import Views
+    from hellofmt.archive.format.record import Record
     from hellofmt.distillation.select import Selection
     from hellofmt.distillation.settings import DistillSettings
     from hellofmt.projector import Projector
@@ -38,11 +39,9 @@ def write_distilled(
     projector: Projector,
     source: ArrayImages,
     views: Views,
+    settings: DistillSettings,
+    record: Record | None = None,
     *,
-    name: str,
-    license_name: str = "unknown",
-    storage: Storage = "float16",
-    card: str | None = None,
     force: bool = False,
 ) -> str:
     """Write the chosen images and the label function as one archive.
@@ -53,10 +52,8 @@ def write_distilled(
         projector: the fitted projector.
         source: real images, for their classes and their name.
         views: views that the projector was fitted for.
-        name: name of the data set.
-        license_name: license of the images.
-        storage: number format of the deltas and of a stored head.
-        card: Markdown text for people.
+        settings: name, texts and number format.
+        record: how it was made.
         force: replace an existing file.
 
     Returns:
@@ -66,7 +63,7 @@ def write_distilled(
         HelloIOError: the target exists (E_TARGET) or cannot be written.
         HelloError: what was written does not verify.
     """
-    images, facts = None, _facts(source, name, license_name)
+    images, facts = None, _facts(source, settings)
     if selection is not None:
         ipc = len(selection.labels) // len(source.classes)
         facts = msgspec.structs.replace(facts, ipc=ipc)
@@ -82,15 +79,22 @@ def write_distilled(
         classes=source.classes,
         views=views,
         images=images,
-        projector=projector.part(storage),
-        card=card,
+        projector=projector.part(settings.storage),
+        card=settings.card,
+        license=settings.license_text,
+        extras=settings.extras,
+        record=record,
     )
     return write_archive(target, draft, force=force)
 
 
-def _facts(source: ArrayImages, name: str, license_name: str) -> Dataset:
+def _facts(source: ArrayImages, settings: DistillSettings) -> Dataset:
     return Dataset(
-        name=name, version="1.0.0", license=license_name, method="hello", sources=[source.name]
+        name=settings.name_for(source),
+        version=settings.version,
+        license=settings.license,
+        method="hello",
+        sources=list(settings.sources or (source.name,)),
     )
 
 
@@ -107,10 +111,17 @@ def check_settings(source: ArrayImages, views: Views, settings: DistillSettings)
             refine, or no archive can hold the classes, the views or a text (E_DATA, E_OPTION).
     """
     pixel = ImageItem(0, encode_image(np.zeros((1, 1), np.uint8), "png"))
-    facts = _facts(source, settings.name_for(source), settings.license_name)
     # An archive without a projector needs an image.
     images = ImageSet("png", [pixel])
-    draft = Draft(facts, classes=source.classes, views=views, images=images, card=settings.card)
+    draft = Draft(
+        _facts(source, settings),
+        classes=source.classes,
+        views=views,
+        images=images,
+        card=settings.card,
+        license=settings.license_text,
+        extras=settings.extras,
+    )
     plan_images(draft, DEFAULT_LIMITS)
     if settings.select is None:
         if settings.refine is not None:

@@ -8,7 +8,7 @@ module only joins them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +16,8 @@ import torch
 from hellofmt.archive.write.whole_file import check_target
 from hellofmt.distillation.archive_of import check_settings, write_distilled
 from hellofmt.distillation.fit import FitSettings, default_steps
+from hellofmt.distillation.record import distillation_record
+from hellofmt.distillation.report import DistillReport
 from hellofmt.distillation.settings import FitHooks
 from hellofmt.distillation.stage_calls import fitted_projector, refined_images, selected_images
 from hellofmt.distillation.validation import split_validation
@@ -31,38 +33,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hellofmt.archive.format.manifest import Views
-    from hellofmt.distillation.fidelity import Fidelity
     from hellofmt.distillation.settings import DistillSettings
     from hellofmt.projector import LoadedBase
-    from hellofmt.runs.cost import StageCost
     from hellofmt.sources import ArrayImages
 
-__all__ = ["DistillReport", "distill"]
+__all__ = ["distill"]
 
 _ENOUGH_PER_CLASS = 10
-
-
-@dataclass(frozen=True)
-class DistillReport:
-    """What a distillation measured.
-
-    Attributes:
-        id: id of the archive, ``sha256:...``; empty but on rank 0.
-        teacher_accuracy: top-1 of the teacher on held-out (else source) images, percent.
-        projector_accuracy: top-1 of the label function on the same images, percent.
-        fidelity: how closely labels follow the teacher's on views that were not trained on.
-        trained: number of values that the fit moved.
-        refined: loss before and after refining; None if nothing was refined.
-        costs: what each stage cost, in order.
-    """
-
-    id: str
-    teacher_accuracy: float
-    projector_accuracy: float
-    fidelity: Fidelity
-    trained: int
-    refined: tuple[float, float] | None = None
-    costs: tuple[StageCost, ...] = ()
 
 
 def distill(
@@ -179,30 +156,22 @@ def distill(
                 chosen, source, views, fitted, settings.refine, stages, hooks.on_refine
             )
     fitted = fitted.cpu()
-    identity = ""
-    if ranks.current().rank == 0:
-        if hooks.after is not None:
-            hooks.after(fitted, measured)
-        with stages.meter.stage("write"):
-            identity = write_distilled(
-                target,
-                chosen,
-                fitted,
-                source,
-                views,
-                name=settings.name_for(source),
-                license_name=settings.license_name,
-                storage=settings.storage,
-                card=settings.card,
-                force=force,
-            )
-    ranks.wait()
-    return DistillReport(
-        id=identity,
+    report = DistillReport(
+        id="",
         teacher_accuracy=accuracy,
         projector_accuracy=teacher_accuracy(fitted.labeler().logits, measured, views.size),
         fidelity=fidelity,
         trained=fitted.trained_count(),
         refined=losses,
-        costs=tuple(stages.meter.costs),
     )
+    identity = ""
+    if ranks.current().rank == 0:
+        if hooks.after is not None:
+            hooks.after(fitted, measured)
+        with stages.meter.stage("write"):
+            record = distillation_record(settings, fit, report, fitted, teacher, source, measured)
+            identity = write_distilled(
+                target, chosen, fitted, source, views, settings, record, force=force
+            )
+    ranks.wait()
+    return replace(report, id=identity, costs=tuple(stages.meter.costs))

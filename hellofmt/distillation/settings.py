@@ -13,7 +13,7 @@ from hellofmt.projector.lowrank import Delta
 from hellofmt.teacher.match import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -156,8 +156,13 @@ class DistillSettings:
         refine: how the chosen pixels are moved; None leaves them as chosen.
         storage: number format of the deltas and of a stored head.
         name: name of the data set; None means the source's, with ``-ipcN`` if images are chosen.
-        license_name: license of the images.
-        card: Markdown text for people.
+        version: version of the data set.
+        license: SPDX expression of the images' license.
+        license_text: text of the license.
+        card: Markdown text for people; None means one that is made of the record, empty means none.
+        sources: data sets that the images come from; empty means the source's name.
+        extras: notes, keys starting ``x_``.
+        command: what was typed, for the record; empty for a call of the library.
         seed: seed of the validation part, and of a fit that is None.
     """
 
@@ -167,8 +172,13 @@ class DistillSettings:
     refine: RefineSettings | None = None
     storage: Storage = "float16"
     name: str | None = None
-    license_name: str = "unknown"
+    version: str = "1.0.0"
+    license: str = "NOASSERTION"
+    license_text: str | None = None
     card: str | None = None
+    sources: tuple[str, ...] = ()
+    extras: Mapping[str, str] = field(default_factory=dict[str, str])
+    command: str = ""
     seed: int = 0
 
     def name_for(self, source: ArrayImages) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hellofmt.runs.cost import Meter, StageCost, network_gflop
 from hellofmt.runs.ranks import joined
 from hellofmt.runs.results import digest_of, write_file
+from hellofmt.runs.run_record import versions, without_paths
 from hellofmt.runs.stages import Stages
 
 __all__ = [
@@ -14,5 +15,7 @@ __all__ = [
     "digest_of",
     "joined",
     "network_gflop",
+    "versions",
+    "without_paths",
     "write_file",
 ]

@@ -26,6 +26,7 @@ from torch import nn
 
 from hellofmt.checkpoint import read_checkpoint
 from hellofmt.errors import UserInputError, printable
+from hellofmt.runs.run_record import without_paths
 from hellofmt.student.networks import (
     TIMM,
     TORCHVISION,
@@ -40,6 +41,7 @@ from hellofmt.teacher.libraries import factory_rule, library_network, pretrained
 from hellofmt.teacher.match import Match, find_weights, listed
 from hellofmt.teacher.network import Teacher, TeacherPool
 from hellofmt.teacher.networks import build_network, from_factory, is_factory, raised
+from hellofmt.teacher.origin import Origin
 from hellofmt.teacher.rule import InputRule, RuleChange
 from hellofmt.teacher.shipped import read_teacher
 from hellofmt.teacher.trajectory import TRAJECTORY_FILE, read_trajectory
@@ -84,8 +86,11 @@ class _Reader:
         self.text, self.keys, self.side = text, list(keys), side
         self.change, self.named, self.say = change, named, say
 
-    def finished(self, network: nn.Module, rule: InputRule) -> Teacher:
-        """The teacher, tried on one view, with the outputs that the data set's classes need."""
+    def finished(self, network: nn.Module, rule: InputRule, name: str = "") -> Teacher:
+        """The teacher, tried on one view, with the outputs that the data set's classes need.
+
+        ``name`` is that of the network, where the user gave one.
+        """
         network = self._in_float32(network)
         self.say(f"teacher {printable(self.text)}: {rule.text()}")
         buffers = {name.rpartition(".")[2]: b for name, b in network.named_buffers()}
@@ -99,7 +104,7 @@ class _Reader:
         columns, note = columns_of(self.text, outputs, self.keys, self.named)
         if note:
             self.say(note)
-        return Teacher(network, rule, columns)
+        return Teacher(network, rule, columns, Origin(without_paths(self.text), name))
 
     def _in_float32(self, network: nn.Module) -> nn.Module:
         """A network of the user's in float32, which views are, and said if it was not."""
@@ -212,7 +217,7 @@ class _Reader:
             refuse_match(match, file, network, classes, self._advice(match, network, checkpoint))
         self._tell(match, checkpoint, file)
         module.load_state_dict(match.state, strict=False)
-        return self.finished(module, rule)
+        return self.finished(module, rule, network)
 
     def _advice(self, match: Match, network: str, checkpoint: Checkpoint) -> str:
         """What would help with a file that does not fit."""
@@ -248,6 +253,7 @@ class _Reader:
         is_folder = path.is_dir()
         if (path / "labels.json").exists():
             teacher = read_teacher(path, classes=self.keys)
+            teacher.origin = Origin(without_paths(self.text))
             self.check_classes(self.keys)
             self.say(f"teacher {printable(self.text)}: {teacher.rule.text()}")
             return teacher
@@ -279,7 +285,9 @@ class _Reader:
         self.say(f"teacher {printable(self.text)}: {teachers[0].rule.text()}")
         if note:
             self.say(note)
-        chosen = [Teacher(teacher.network, teacher.rule, columns) for teacher in teachers]
+        chosen = [
+            Teacher(teacher.network, teacher.rule, columns, teacher.origin) for teacher in teachers
+        ]
         return TeacherPool(chosen) if is_folder else chosen[0]
 
 
@@ -332,7 +340,7 @@ def load_named_teacher(
         file = str(Path(file).expanduser())
     is_library = network.startswith((TIMM, TORCHVISION))
     if equals and file == _PRETRAINED and is_library:
-        return reader.finished(*pretrained_network(network, change))
+        return reader.finished(*pretrained_network(network, change), network)
     if equals and re.fullmatch(r"\w*", file) and not Path(file).exists():
         # A word for published weights, such as `DEFAULT`, rather than the name of a file.
         prefixes = ("",) if is_library else (TORCHVISION, TIMM)

@@ -7,12 +7,13 @@ combines its weak teachers (arXiv 2408.08201).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor, nn
 
 from hellofmt.student.evaluate import prepare_images
+from hellofmt.teacher.origin import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Teacher", "TeacherPool", "device_of"]
 
+_UNKNOWN: Final = Origin("a program that called the library")
 # Pixels of one call of a network: 128 images of 224 px. Views that a teacher enlarges come in
 # batches that suit their own size.
 _CALL_PIXELS = 128 * 224 * 224
@@ -36,6 +38,7 @@ class Teacher(nn.Module):
         network: takes images as the rule prepares them.
         rule: how images reach the network.
         columns: outputs that stand for the data set's classes, in label order; None for all.
+        origin: where the network is from, for the record.
     """
 
     mean: Tensor
@@ -43,12 +46,17 @@ class Teacher(nn.Module):
     _chosen: Tensor | None
 
     def __init__(
-        self, network: nn.Module, rule: InputRule, columns: Sequence[int] | None = None
+        self,
+        network: nn.Module,
+        rule: InputRule,
+        columns: Sequence[int] | None = None,
+        origin: Origin = _UNKNOWN,
     ) -> None:
         """Wrap ``network``; it is frozen in place."""
         super().__init__()
         self.network = network
         self.rule = rule
+        self.origin = origin
         self.columns = None if columns is None else tuple(columns)
         chosen = None if columns is None else torch.tensor(list(columns))
         self.register_buffer("_chosen", chosen, persistent=False)

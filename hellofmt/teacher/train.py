@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from hellofmt.runs.run_record import run_record
+from hellofmt.sources.record import source_record
 from hellofmt.student.batches import ArrayBatches, HardBatches
 from hellofmt.student.networks import build_student
 from hellofmt.student.recipes import Recipe
 from hellofmt.student.train import train_student
 from hellofmt.teacher.network import Teacher
+from hellofmt.teacher.origin import Origin
 from hellofmt.teacher.rule import InputRule
 
 if TYPE_CHECKING:
@@ -65,4 +68,11 @@ def train_teacher(
         source.pixels, source.labels, len(source.classes), views, recipe.batch_size, seed
     )
     train_student(student, HardBatches(batches), recipe, steps=steps, on_step=on_step)
-    return Teacher(student, InputRule.of_views(views))
+    origin = Origin(
+        "train_teacher",
+        network,
+        steps,
+        trained=run_record("cpu", {"teacher": seed}),
+        trained_on=source_record(source),
+    )
+    return Teacher(student, InputRule.of_views(views), origin=origin)

@@ -25,16 +25,20 @@ import msgspec
 import torch
 
 from hellofmt.archive.format.manifest import Views
+from hellofmt.archive.format.record import Run, SourceRecord
 from hellofmt.archive.storage.local_files import read_file
 from hellofmt.errors import HelloIOError, UserInputError, printable
 from hellofmt.runs import ranks, resume
 from hellofmt.runs.results import digest_of, write_file
+from hellofmt.runs.run_record import run_record
+from hellofmt.sources.record import source_record
 from hellofmt.student.batches import ArrayBatches, HardBatches
 from hellofmt.student.networks import build_student
 from hellofmt.student.train import train_student
 from hellofmt.teacher.check import teacher_accuracy
 from hellofmt.teacher.files import load_teacher, save_teacher
 from hellofmt.teacher.network import Teacher, TeacherPool
+from hellofmt.teacher.origin import Origin
 from hellofmt.teacher.rule import InputRule
 from hellofmt.teacher.train import TEACHER_RECIPE
 
@@ -95,6 +99,8 @@ class Trajectory:
         views: how it saw images; gives size, mean and std.
         checkpoints: by step.
         run: digest of data and settings.
+        trained: the run, for the record.
+        trained_on: its images.
     """
 
     folder: Path
@@ -103,6 +109,8 @@ class Trajectory:
     views: Views
     checkpoints: tuple[Checkpoint, ...]
     run: str
+    trained: Run
+    trained_on: SourceRecord
 
     def load(self, number: int, build: Callable[..., nn.Module] = build_student) -> Teacher:
         """The teacher of checkpoint ``number``, 0 the earliest, -1 the final one.
@@ -111,8 +119,12 @@ class Trajectory:
             OSError: its file cannot be read.
             UserInputError: it is not of this network (E_TEACHER).
         """
-        path = self.folder / self.checkpoints[number].file
-        return load_teacher(path, self.network, len(self.classes), build)
+        kept = self.checkpoints[number]
+        teacher = load_teacher(self.folder / kept.file, self.network, len(self.classes), build)
+        teacher.origin = Origin(
+            "hello teach", self.network, kept.step, kept.accuracy, self.trained, self.trained_on
+        )
+        return teacher
 
     def pool(self, fraction: float, build: Callable[..., nn.Module] = build_student) -> TeacherPool:
         """The mean of the three checkpoints nearest to a fraction of the final accuracy."""
@@ -177,6 +189,8 @@ def read_trajectory(folder: str | os.PathLike[str]) -> Trajectory:
             msgspec.convert(document["views"], Views),
             checkpoints,
             {_SCHEMA: str(document["run"])}[document["schema"]],
+            msgspec.convert(document["trained"], Run),
+            msgspec.convert(document["trained_on"], SourceRecord),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise UserInputError.make(
@@ -199,6 +213,7 @@ def train_trajectory(
     device: str | torch.device = "cpu",
     build: Callable[..., nn.Module] = build_student,
     bfloat16: bool = False,
+    command: str = "",
     on_step: Callable[[int, int], None] | None = None,
 ) -> Trajectory:
     """Train a teacher on real images with hard labels and keep its trajectory.
@@ -221,6 +236,7 @@ def train_trajectory(
         device: where it trains.
         build: makes the network from (name, classes, size, seed=seed).
         bfloat16: train in bfloat16 autocast. Accuracies are measured in float32.
+        command: what was typed, for the record; see ``runs.run_record``.
         on_step: called with the steps done and their number.
 
     Returns:
@@ -256,6 +272,7 @@ def train_trajectory(
                 where,
                 build,
                 bfloat16,
+                command,
                 on_step,
             )
         except BaseException:
@@ -282,6 +299,7 @@ def _train(
     device: torch.device,
     build: Callable[..., nn.Module],
     bfloat16: bool,
+    command: str,
     on_step: Callable[[int, int], None] | None,
 ) -> None:
     if batch_size is not None:
@@ -328,6 +346,8 @@ def _train(
         views,
         tuple(Checkpoint(_file(k, step), step, 0.0) for step, k in sorted(marks.items())),
         run,
+        run_record(device, {"teacher": seed}, command),
+        source_record(source),
     )
     # Measured from the files, so that what is recorded is what a reader of them gets.
     measured = tuple(
@@ -358,6 +378,8 @@ def _document(trajectory: Trajectory) -> bytes:
             {"file": c.file, "step": c.step, "accuracy": c.accuracy} for c in trajectory.checkpoints
         ],
         "run": trajectory.run,
+        "trained": msgspec.to_builtins(trajectory.trained),
+        "trained_on": msgspec.to_builtins(trajectory.trained_on),
     }
     return (json.dumps(document, indent=2, ensure_ascii=True) + "\n").encode("ascii")
 

@@ -33,7 +33,6 @@ def test_options_are_spelled_as_they_are_typed():
     assert option_of("force") == "`--force`"
     assert option_of("k") == "`-k`"
     assert option_of("batch_size") == "`--batch-size`"
-    assert option_of("license_name") == "`--license`"
     assert option_of("storage", "float32") == "`--precision float32`"
     assert option_of("size") == "`--view-size`"
     assert option_of("limits", "images=6") == "`--limit images=6`"

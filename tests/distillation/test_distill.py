@@ -15,7 +15,7 @@ from hellofmt.errors import HelloIOError, UserInputError
 
 
 def test_an_archive_of_everything(make, arguments, tmp_path):
-    report = make(evaluations=1, license_name="CC0-1.0", card="# Stripes")
+    report = make(evaluations=1, license="CC0-1.0", card="# Stripes")
     with open_archive(tmp_path / "x.hello", expect=report.id) as file:
         assert len(file) == 3
         assert [file.index.label[k] for k in range(3)] == [0, 1, 2]
@@ -69,7 +69,7 @@ def test_a_label_function_alone(make, tmp_path):
         ),
         ({"name": "caf\udce9"}, UserInputError, "E_DATA: .* a string holds a lone surrogate"),
         ({"card": "caf\udce9"}, UserInputError, "E_DATA: .*card"),
-        ({"license_name": "x" * 5000}, UserInputError, "`dataset.license`: expected .*4096"),
+        ({"license": "x" * 5000}, UserInputError, "`dataset.license`: expected .*4096"),
         (
             {"teacher": lambda view: torch.full((len(view), 3), float("nan"))},
             UserInputError,

@@ -100,7 +100,7 @@ RUN = {"device": "cpu", "seeds": {"fit": 0}, "versions": {"hellofmt": "1.0", "to
 SOURCE = {"classes": 3, "digest": TOWER, "images": 600, "name": "drawn", "per_class": [200, 200]}
 HALF = ["0.5"] * 3
 INPUT = {"interpolation": "bilinear", "mean": HALF, "stated_by": "nobody", "std": HALF}
-NETWORK = {"digest": TOWER, "input": INPUT, "network": "cnn", "origin": "hello teach", "outputs": 3}
+NETWORK = {"digest": TOWER, "input": INPUT, "network": "cnn", "origin": "hello teach"}
 MEASURED = {"accuracy": "97.5", "images": 60, "of": "held-out images"}
 RECORD = {
     "functions": [

@@ -6,7 +6,7 @@ import builders
 import numpy as np
 import pytest
 
-from hellofmt.distillation import write_distilled
+from hellofmt.distillation import DistillSettings, write_distilled
 from hellofmt.distillation.select import Selection
 from hellofmt.projector import Projector
 
@@ -34,5 +34,6 @@ def archive(tmp_path, stripes, views):
         source.pixels, source.labels, rows, rows.astype(float), np.zeros((6, 1, 20), np.int32)
     )
     path = tmp_path / "stripes.hello"
-    write_distilled(path, chosen, projector, source, views(), name="stripes")
+    settings = DistillSettings(None, name="stripes")
+    write_distilled(path, chosen, projector, source, views(), settings)
     return path

@@ -14,7 +14,13 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from hellofmt.archive.format.canonical import END, canonical, check_generic, parse_canonical
+from hellofmt.archive.format.canonical import (
+    END,
+    canonical,
+    check_generic,
+    decimal_string,
+    parse_canonical,
+)
 from hellofmt.archive.format.layout import section_member
 from hellofmt.archive.format.manifest import (
     Closed,
@@ -40,7 +46,9 @@ __all__ = [
     "Run",
     "SourceRecord",
     "TeacherRecord",
+    "as_line",
     "parse_record",
+    "percent",
     "record_bytes",
 ]
 
@@ -103,14 +111,14 @@ class Network(Closed, frozen=True):
     """One network of a teacher.
 
     ``digest`` is the tensors digest of its weights; ``origin`` says where they are from, in the
-    words of whoever named it. ``chosen`` outputs of all were those of the data set's classes.
+    words of whoever named it. ``chosen`` is the number of
+    its outputs that stand for the data set's classes, where that is not all.
     ``step`` and ``accuracy`` are those of a checkpoint, ``trained`` is the run that made it and
     ``trained_on`` its images.
     """
 
     digest: Digest
     origin: Line
-    outputs: Positive
     accuracy: Percent | UnsetType = UNSET
     chosen: Positive | UnsetType = UNSET
     input: InputRecord | UnsetType = UNSET
@@ -141,7 +149,6 @@ class FittedFunction(Closed, frozen=True):
     agreement: Percent
     batch_size: Positive
     bfloat16: bool
-    kl: DecimalString
     learning_rate: DecimalString
     loss: Word
     measured: Measured
@@ -158,6 +165,7 @@ class FittedFunction(Closed, frozen=True):
     views: Positive
     hard_weight: DecimalString | UnsetType = UNSET
     head_rank: Positive | UnsetType = UNSET
+    kl: DecimalString | UnsetType = UNSET
 
 
 class ChosenImages(Closed, frozen=True):
@@ -211,6 +219,17 @@ class Record(Closed, frozen=True):
     functions: Annotated[list[FittedFunction], Meta(max_length=16)] | UnsetType = UNSET
     images: ChosenImages | UnsetType = UNSET
     results: Annotated[list[Result], Meta(max_length=64)] | UnsetType = UNSET
+
+
+def percent(value: float) -> str:
+    """Spell a percentage as the record does, rounded to two decimals."""
+    return decimal_string(round(value, 2))
+
+
+def as_line(text: str, limit: int = 400) -> str:
+    """``text`` as a record can hold it: UTF-8, cut to ``limit`` characters, never empty."""
+    sound = text.encode("utf-8", "replace").decode("utf-8")
+    return (sound if len(sound) <= limit else sound[: limit - 3] + "...") or "unknown"
 
 
 def record_bytes(record: Record) -> bytes:

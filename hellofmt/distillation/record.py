@@ -1,0 +1,118 @@
+"""The record of a distillation: its facts as they stand in the archive."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from hellofmt.archive.format.canonical import decimal_string
+from hellofmt.archive.format.record import (
+    ChosenImages,
+    FittedFunction,
+    Measured,
+    Record,
+    as_line,
+    percent,
+)
+from hellofmt.runs.run_record import run_record
+from hellofmt.sources.record import source_record
+from hellofmt.teacher import device_of
+from hellofmt.teacher.record import teacher_record
+
+if TYPE_CHECKING:
+    from hellofmt.distillation.fit import FitSettings
+    from hellofmt.distillation.report import DistillReport
+    from hellofmt.distillation.settings import DistillSettings
+    from hellofmt.projector import Projector
+    from hellofmt.sources import Source
+
+__all__ = ["distillation_record"]
+
+_CHOSEN_BY: Final = "lowest loss of the teacher"
+_LARGEST: Final = 1e9
+
+
+def distillation_record(
+    settings: DistillSettings,
+    fit: FitSettings,
+    report: DistillReport,
+    projector: Projector,
+    teacher: object,
+    source: Source,
+    measured: Source,
+) -> Record:
+    """Say how an archive was made.
+
+    Args:
+        settings: choices of the distillation.
+        fit: how the projector was fitted.
+        report: what was measured.
+        projector: the fitted projector.
+        teacher: what it was fitted to.
+        source: real images.
+        measured: real images that accuracies are of; the source itself, or a part held out.
+    """
+    of = "training images" if measured is source else "held-out images"
+    adapted, head = settings.projector, projector.head
+    seeds = {"split": settings.seed, "projector": adapted.seed, "fit": fit.seed}
+    if settings.select is not None:
+        seeds["select"] = settings.select.seed
+    targets = (adapted.targets,) if isinstance(adapted.targets, str) else adapted.targets
+    function = FittedFunction(
+        agreement=percent(report.fidelity.agreement),
+        batch_size=fit.batch_size,
+        bfloat16=fit.bfloat16,
+        learning_rate=decimal_string(fit.learning_rate),
+        loss=fit.loss,
+        measured=Measured(percent(report.projector_accuracy), len(measured), of),
+        name="default",
+        parameters=report.trained,
+        rank=adapted.rank,
+        run=run_record(device_of(teacher), seeds, settings.command),
+        source=source_record(source),
+        steps=fit.steps,
+        storage=settings.storage,
+        targets=[as_line(rule) for rule in targets[:64]],
+        teacher=teacher_record(
+            teacher, Measured(percent(report.teacher_accuracy), len(measured), of)
+        ),
+        temperature=decimal_string(fit.temperature),
+        views=report.fidelity.views,
+        hard_weight=decimal_string(fit.hard_weight) if fit.loss == "mse_ce" else UNSET,
+        head_rank=UNSET if head.delta is None else head.delta.a.shape[0],
+        kl=_loss(report.fidelity.kl),
+    )
+    return Record(functions=[function], images=_images(settings, report))
+
+
+def _loss(value: float) -> str | UnsetType:
+    """A loss to four digits; nothing for one that is no number, as of a teacher with zeros."""
+    if not math.isfinite(value) or abs(value) >= _LARGEST:
+        return UNSET
+    return decimal_string(float(f"{value:.4g}"))
+
+
+def _images(settings: DistillSettings, report: DistillReport) -> ChosenImages | UnsetType:
+    select, refine = settings.select, settings.refine
+    if select is None:
+        return UNSET
+    chosen = ChosenImages(
+        candidates=select.candidates,
+        chosen_by=_CHOSEN_BY,
+        codec="png",
+        crops=select.crops,
+        factor=select.factor,
+        ipc=select.ipc,
+    )
+    if refine is None or report.refined is None:
+        return chosen
+    losses = [_loss(value) for value in report.refined]
+    return msgspec.structs.replace(
+        chosen,
+        refined=losses if UNSET not in losses else UNSET,
+        refined_by=refine.objective,
+        refined_steps=refine.steps,
+    )

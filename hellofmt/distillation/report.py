@@ -1,0 +1,35 @@
+"""What a distillation measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hellofmt.distillation.fidelity import Fidelity
+    from hellofmt.runs.cost import StageCost
+
+__all__ = ["DistillReport"]
+
+
+@dataclass(frozen=True)
+class DistillReport:
+    """What a distillation measured.
+
+    Attributes:
+        id: id of the archive, ``sha256:...``; empty but on rank 0.
+        teacher_accuracy: top-1 of the teacher on held-out (else source) images, percent.
+        projector_accuracy: top-1 of the label function on the same images, percent.
+        fidelity: how closely labels follow the teacher's on views that were not trained on.
+        trained: number of values that the fit moved.
+        refined: loss before and after refining; None if nothing was refined.
+        costs: what each stage cost, in order.
+    """
+
+    id: str
+    teacher_accuracy: float
+    projector_accuracy: float
+    fidelity: Fidelity
+    trained: int
+    refined: tuple[float, float] | None = None
+    costs: tuple[StageCost, ...] = ()
