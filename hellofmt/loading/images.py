@@ -6,7 +6,6 @@ import logging
 import operator
 from collections import Counter
 from collections.abc import Mapping
-from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import numpy as np
@@ -16,6 +15,7 @@ from PIL import Image
 from hellofmt.archive.read.stream import open_stream
 from hellofmt.archive.storage.source import display_name
 from hellofmt.errors import UserInputError, naming, printable
+from hellofmt.sources.columns import Columns
 from hellofmt.sources.decode import GREY, to_rgb
 
 if TYPE_CHECKING:
@@ -95,9 +95,9 @@ class UserImages:
         if count == 0:
             raise UserInputError.make("E_DATA", "`images`; expected at least 1 image, got 0")
         self._images = images
-        self._columns: _Columns | None = None
+        self._columns: Columns | None = None
         if hasattr(images, "features") and hasattr(images, "column_names"):
-            self._columns = _Columns(images, classes, needs_class=needs_class)
+            self._columns = _columns_of(images, classes, needs_class=needs_class)
         self._classes = len(classes)
         # Shared by all workers.
         self._has_said = torch.zeros(1, dtype=torch.uint8).share_memory_()
@@ -177,78 +177,21 @@ def _check_source(images: object) -> None:
         raise UserInputError.make("E_OPTION", text + (advice if is_text else ""))
 
 
-class _Columns:
-    """Image and class of each row of a Hugging Face dataset.
-
-    Nothing imports the library: whoever passes such a dataset has it.
-    """
-
-    def __init__(self, images: Any, classes: Sequence[str], *, needs_class: bool) -> None:
-        if images.format["type"] == "custom":
-            text = "`images` has a transform; expected none, for views are made here"
-            raise UserInputError.make("E_OPTION", text + ": pass images.with_format(None)")
-        images = images.with_format(None)
-        self._names: list[str] = list(images.column_names)
-        self._features: Mapping[str, Any] = images.features
-        self.image = self._only("Image", "images.cast_column(NAME, datasets.Image())")
-        self.label: str | None = None
-        cure = "images.cast_column(NAME, datasets.ClassLabel(names=[...]))"
-        if needs_class or self._of_type("ClassLabel"):
-            self.label = self._only("ClassLabel", cure)
-        if needs_class:
-            _check_names(self._features[self.label or ""].names, classes)
-        feature = self._features[self.image]
-        if getattr(feature, "mode", None) not in (None, "RGB"):
-            text = f"column `{printable(self.image)}` of `images`; expected images as they are"
-            text += f" stored, got mode {printable(feature.mode)}; pass images.cast_column(NAME,"
-            raise UserInputError.make("E_DATA", text + " datasets.Image())")
-        # Undecoded: once decoded, an image no longer tells that it had 16 bits.
-        self._rows = images.cast_column(self.image, type(feature)(decode=False))
-        choice = f"`{printable(self.image)}` (Image) for images, "
-        if self.label is None:
-            choice += "no column for classes"
-        else:
-            choice += f"`{printable(self.label)}` (ClassLabel) for classes"
-            if list(self._features[self.label].names) != list(classes):
-                choice += ", which are called otherwise than the archive's: number 0 is its first"
-        # A warning, so that it is shown even if logging is not set up.
-        _logger.warning("images: a Hugging Face data set; reading %s", choice)
-
-    def _of_type(self, kind: str) -> list[str]:
-        return [name for name in self._names if type(self._features[name]).__name__ == kind]
-
-    def _only(self, kind: str, cure: str) -> str:
-        """Return the one column of a type.
-
-        Raises:
-            UserInputError: E_DATA, there is no such column, or several.
-        """
-        columns = self._of_type(kind)
-        if len(columns) == 1:
-            return columns[0]
-        shown = ", ".join(
-            f"`{printable(name, 40)}` ({type(self._features[name]).__name__})"
-            for name in self._names
-        )
-        text = f"columns of `images`; expected one of type {kind}, got {len(columns)}: {shown}"
-        if columns:
-            cure = "images.select_columns([IMAGE, CLASS])"
-        raise UserInputError.make("E_DATA", f"{text}; pass {cure}")
-
-    def read(self, row: int) -> tuple[Image.Image, int | None]:
-        """Return the image of a row, and its class, None if unknown."""
-        item = self._rows[row]
-        stored = item[self.image]
-        if stored is None:
-            raise UserInputError.make("E_DATA", f"row {row} of `images` has no image")
-        image = Image.open(stored["path"] if stored["bytes"] is None else BytesIO(stored["bytes"]))
-        label = None if self.label is None else item[self.label]
-        # `datasets` writes -1 for an unknown class.
-        return image, None if label == -1 else label
-
-    def targets(self) -> list[Any] | None:
-        """Return the column of classes, or None."""
-        return None if self.label is None else list(self._rows[self.label])
+def _columns_of(images: Any, classes: Sequence[str], *, needs_class: bool) -> Columns:
+    """Return the columns to read, and say which they are."""
+    columns = Columns("`images`", images, needs_class=needs_class)
+    if needs_class:
+        _check_names(columns.class_names, classes)
+    choice = f"`{printable(columns.image)}` (Image) for images, "
+    if columns.label is None:
+        choice += "no column for classes"
+    else:
+        choice += f"`{printable(columns.label)}` (ClassLabel) for classes"
+        if columns.class_names != list(classes):
+            choice += ", which are called otherwise than the archive's: number 0 is its first"
+    # A warning, so that it is shown even if logging is not set up.
+    _logger.warning("images: a Hugging Face data set; reading %s", choice)
+    return columns
 
 
 def _check_names(names: Sequence[str], classes: Sequence[str]) -> None:

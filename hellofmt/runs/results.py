@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -45,6 +45,15 @@ class Result:
     facts: Mapping[str, Any]
 
 
+@runtime_checkable
+class Digested(Protocol):
+    """Anything that knows its own digest, such as a source of images."""
+
+    def digest(self) -> str:
+        """Return what stands for its content."""
+        ...
+
+
 def _plain(value: object) -> Any:
     """Convert ``value`` to JSON, with arrays and networks as digests of their bytes."""
     if isinstance(value, float):
@@ -62,6 +71,8 @@ def _plain(value: object) -> Any:
         state = {name: _plain(tensor) for name, tensor in value.state_dict().items()}
         kind = type(value)
         return {"module": f"{kind.__module__}.{kind.__qualname__}", "text": repr(value), **state}
+    if isinstance(value, Digested):
+        return {"digest": value.digest()}
     if isinstance(value, msgspec.Struct):
         return _plain(msgspec.to_builtins(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -79,7 +90,8 @@ def digest_of(value: object) -> str:
 
     Args:
         value: numbers, strings, None, lists, dicts, data classes, msgspec structs; NumPy arrays and
-            tensors count by type, shape and bytes, networks by their tensors and structure.
+            tensors count by type, shape and bytes, networks by their tensors and structure, sources
+            of images by their own digest.
 
     Returns:
         64 hex digits.

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from hellofmt.sources.arrays import ArrayImages, stratified_split
-from hellofmt.sources.crops import decode_centre, decode_crop
+from hellofmt.sources.crops import decode_centre, decode_crop, decode_crops
 from hellofmt.sources.decode import conversion_notes, decode_rgb, to_rgb
 from hellofmt.sources.digits import digits
-from hellofmt.sources.listing import Pictures
 from hellofmt.sources.pack import pack_archive
-from hellofmt.sources.read import open_pictures, read_source
-from hellofmt.sources.source import Source
+from hellofmt.sources.read import list_source, open_source, read_source
+from hellofmt.sources.source import Source, check_classes
 
 __all__ = [
     "ArrayImages",
-    "Pictures",
     "Source",
+    "check_classes",
     "conversion_notes",
     "decode_centre",
     "decode_crop",
+    "decode_crops",
     "decode_rgb",
     "digits",
-    "open_pictures",
+    "list_source",
+    "open_source",
     "pack_archive",
     "read_source",
     "stratified_split",

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from hellofmt.archive.format.images import Codec
 
-__all__ = ["CODECS", "HEAD_BYTES", "IMAGE_EXTENSIONS", "codec_of", "has_orientation"]
+__all__ = [
+    "CODECS",
+    "HEAD_BYTES",
+    "IMAGE_EXTENSIONS",
+    "codec_of",
+    "extension_of",
+    "fact_of",
+    "has_orientation",
+    "is_misnamed",
+]
 
 HEAD_BYTES: Final = 4096
 """How much of a file is read to know its type, and the orientation that a camera wrote."""
@@ -47,6 +56,30 @@ def codec_of(head: bytes) -> Codec | None:
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "webp"
     return None
+
+
+def extension_of(name: str) -> str:
+    """``jpg`` of ``a/b.JPG``; empty for a name without one."""
+    # A path object for each of a million files would be most of the time of a listing.
+    stem, dot, extension = name.rpartition("/")[2].rpartition(".")
+    return extension.lower() if stem and dot else ""
+
+
+def is_misnamed(name: str, codec: str) -> bool:
+    """Whether a file is called an image of another type than it is."""
+    extension = extension_of(name)
+    return extension in IMAGE_EXTENSIONS and CODECS.get(extension) != codec
+
+
+def fact_of(head: bytes) -> str:
+    """What a file that is called an image is instead, by its first bytes; empty if unknown."""
+    if not head:
+        return " but empty"
+    if head.startswith(b"version https://git-lfs"):
+        return " but a git-LFS pointer (`git lfs pull`)"
+    if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return " but a web page"
+    return ""
 
 
 def has_orientation(head: bytes) -> bool:

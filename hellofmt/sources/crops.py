@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 from PIL import Image
 
-from hellofmt.sources.decode import convert, open_image
+from hellofmt.errors import UserInputError
+from hellofmt.sources.content import is_misnamed
+from hellofmt.sources.decode import MISNAMED, convert, open_image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -21,13 +23,56 @@ if TYPE_CHECKING:
 
     Box: TypeAlias = tuple[int, int, int, int]
 
-__all__ = ["decode_centre", "decode_crop"]
+__all__ = ["decode_centre", "decode_crop", "decode_crops"]
 
 _FILTERS: Final = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+_SCALES: Final = (8, 4, 2, 1)
+
+
+def decode_crops(
+    source: Source,
+    row: int,
+    boxes: Callable[[int, int], Sequence[Box]],
+    size: int,
+    interpolation: str = "bilinear",
+) -> NDArray[np.uint8]:
+    """Read an image and cut crops of it as squares, resized with antialiasing.
+
+    A JPEG is decoded at the smallest of the scales 1, 1/2, 1/4 and 1/8 (of its cosine transform)
+    at which a crop is still as large as the square; crops are of the original all the same, and
+    none depends on the others that are asked for.
+
+    Args:
+        source: real images.
+        row: the image. If it cannot be read and the source leaves such images out, the next image
+            of its class takes its place.
+        boxes: from the height and width of the image, in pixels as stored, to top, left, height and
+            width of each crop in the same pixels; at least one crop.
+        size: side of the squares in pixels.
+        interpolation: ``nearest``, ``bilinear`` or ``bicubic``.
+
+    Returns:
+        uint8 (number of boxes, size, size, 3).
+
+    Raises:
+        UserInputError: the image cannot be decoded, or has more than 8 bits per channel (E_DATA,
+            naming it).
+        HelloError: it is in an archive and damaged, or behind a URL and cannot be had.
+        OSError: it cannot be read.
+    """
+    while True:
+        try:
+            return _crops(source, row, boxes, size, interpolation)
+        except (UserInputError, PermissionError):
+            # Not a disk or a server that fails, nor an archive that is damaged.
+            if not source.skips_unreadable:
+                raise
+            source.leave_out(row)
+            row = source.stand_in(row)
 
 
 def decode_crop(
@@ -37,52 +82,12 @@ def decode_crop(
     size: int,
     interpolation: str = "bilinear",
 ) -> NDArray[np.uint8]:
-    """Read an image and cut a crop of it as a square, resized with antialiasing.
-
-    A JPEG is decoded at the smallest of the scales 1, 1/2, 1/4 and 1/8 (of its cosine transform)
-    at which the crop is still as large as the square; crops are of the original all the same.
-
-    Args:
-        source: real images.
-        row: the image.
-        box: from the height and width of the image, in pixels as stored, to top, left, height and
-            width of the crop in the same pixels. It is called once, before pixels are decoded.
-        size: side of the square in pixels.
-        interpolation: ``nearest``, ``bilinear`` or ``bicubic``.
+    """Read an image and cut one crop of it; see ``decode_crops``.
 
     Returns:
-        uint8 (size, size, 3), perhaps not writable.
-
-    Raises:
-        UserInputError: the image cannot be decoded, or has more than 8 bits per channel (E_DATA,
-            naming it).
-        HelloError: it is in an archive and damaged.
-        OSError: it cannot be read.
+        uint8 (size, size, 3).
     """
-    data, factor = source.read(row), 1
-    if isinstance(data, np.ndarray):
-        top, left, height, width = box(*data.shape[:2])
-        image = Image.fromarray(data[top : top + height, left : left + width])
-        top = left = 0
-    else:
-        name = source.name_of(row)
-        with open_image(data, name) as stored:
-            top, left, height, width = box(stored.height, stored.width)
-            if stored.format == "JPEG":
-                factor = next(f for f in (8, 4, 2, 1) if f <= max(1, min(height, width) // size))
-                # Only a size is asked of it; colours are converted by our own rule.
-                stored.draft(None, (stored.width // factor, stored.height // factor))
-            image, kinds = convert(stored, name)
-        if kinds:
-            source.note(row, kinds)
-    # Cut whole pixels first: resizing part of an image looks beyond that part.
-    y, x = top // factor, left // factor
-    bottom, right = -(-(top + height) // factor), -(-(left + width) // factor)
-    if image.size != (right - x, bottom - y):
-        image = image.crop((x, y, right, bottom))
-    top, left = top / factor - y, left / factor - x
-    edges = (left, top, left + width / factor, top + height / factor)
-    return np.asarray(image.resize((size, size), _FILTERS[interpolation], box=edges))
+    return decode_crops(source, row, lambda h, w: [box(h, w)], size, interpolation)[0]
 
 
 def decode_centre(
@@ -98,15 +103,15 @@ def decode_centre(
         row: the image.
         size: side of the square in pixels.
         share: of the shorter side that the square shows, in (0, 1].
-        interpolation: as for ``decode_crop``.
+        interpolation: as for ``decode_crops``.
 
     Returns:
-        uint8 (size, size, 3), perhaps not writable; an image of this very size as it is.
+        uint8 (size, size, 3); an image of this very size as it is.
 
     Raises:
-        UserInputError: as ``decode_crop``.
-        HelloError: as ``decode_crop``.
-        OSError: as ``decode_crop``.
+        UserInputError: as ``decode_crops``.
+        HelloError: as ``decode_crops``.
+        OSError: as ``decode_crops``.
     """
 
     def middle(height: int, width: int) -> Box:
@@ -116,3 +121,68 @@ def decode_centre(
         return (height - side) // 2, (width - side) // 2, side, side
 
     return decode_crop(source, row, middle, size, interpolation)
+
+
+def _crops(
+    source: Source,
+    row: int,
+    boxes: Callable[[int, int], Sequence[Box]],
+    size: int,
+    interpolation: str,
+) -> NDArray[np.uint8]:
+    """The crops of this very image."""
+    data, name = source.read(row), source.name_of(row)
+    if isinstance(data, np.ndarray):
+        image = Image.fromarray(data)
+        wanted = boxes(image.height, image.width)
+        source.note(row)
+        return np.stack([_square(image, box, 1, size, interpolation) for box in wanted])
+    with open_image(data, name) as stored:
+        wanted = boxes(stored.height, stored.width)
+        scales = [_scale(stored, box, size) for box in wanted]
+        _shrink(stored, scales[0])
+        image, kinds = convert(stored, name)
+    # Several JPEG files in one, as cameras write them, are one.
+    if is_misnamed(name, "jpeg" if stored.format == "MPO" else str(stored.format).lower()):
+        kinds.append(MISNAMED)
+    source.note(row, kinds)
+    images = {scales[0]: image}
+    for scale in set(scales) - images.keys():
+        with open_image(data, name) as stored:
+            _shrink(stored, scale)
+            images[scale], _ = convert(stored, name)
+    return np.stack(
+        [
+            _square(images[scale], box, scale, size, interpolation)
+            for box, scale in zip(wanted, scales, strict=True)
+        ]
+    )
+
+
+def _scale(image: Image.Image, box: Box, size: int) -> int:
+    """How much smaller than stored a crop may be decoded."""
+    if image.format != "JPEG":
+        return 1
+    side = max(1, min(box[2:]) // size)
+    return next(scale for scale in _SCALES if scale <= side)
+
+
+def _shrink(image: Image.Image, scale: int) -> None:
+    if scale > 1:
+        # Only a size is asked of it; colours are converted by our own rule.
+        image.draft(None, (image.width // scale, image.height // scale))
+
+
+def _square(
+    image: Image.Image, box: Box, scale: int, size: int, interpolation: str
+) -> NDArray[np.uint8]:
+    """A crop of an image that was decoded at 1 / ``scale``, resized."""
+    top, left, height, width = box
+    # Cut whole pixels first: resizing part of an image looks beyond that part.
+    y, x = top // scale, left // scale
+    bottom, right = -(-(top + height) // scale), -(-(left + width) // scale)
+    if image.size != (right - x, bottom - y):
+        image = image.crop((x, y, right, bottom))
+    up, out = top / scale - y, left / scale - x
+    edges = (out, up, out + width / scale, up + height / scale)
+    return np.asarray(image.resize((size, size), _FILTERS[interpolation], box=edges))

@@ -1,11 +1,24 @@
 """The one way to 8-bit RGB, for every image that does not come from an archive.
 
-What cannot be shown in 8 bits is refused, because Pillow cuts 16-bit colours to their high byte and
-clips 16-bit grey to white without a word. What loses something on the way (alpha, a palette, all
-frames but the first) or gains something (grey becomes three channels) is counted by kind, so that a
-command can say it in a line. EXIF orientation, colour profiles and gamma are ignored, as
-torchvision's ``ImageFolder`` and the readers of an archive ignore them: pixels stay as they are
-stored, and that is counted too.
+One rule for each kind of awkward file, the same for every command and every source:
+
+=========================  =======================================================================
+broken, empty, cut short   unreadable: refused by name, or left out with ``--skip-unreadable``
+more than 8 bits           unreadable: Pillow cuts 16-bit colours to their high byte and clips
+                           16-bit grey to white without a word
+not PNG, JPEG or WebP      unreadable, whatever its name says
+PNG called ``.jpg``, ...   read by its content
+grey, black and white      one channel becomes three equal ones
+palette, CMYK              converted to RGB by Pillow
+alpha                      dropped; the colours under it show
+several frames             the first
+EXIF orientation           ignored, as torchvision's ``ImageFolder`` and the readers of an archive
+                           ignore it: pixels stay as they are stored
+colour profile, gamma      ignored for the same reason
+=========================  =======================================================================
+
+Whatever is converted or ignored is counted by kind (``KINDS``), so that a command says each in a
+line.
 """
 
 from __future__ import annotations
@@ -19,6 +32,7 @@ from PIL import Image, UnidentifiedImageError
 
 from hellofmt.archive.format.images import DECODE_ERRORS
 from hellofmt.errors import UserInputError, printable
+from hellofmt.sources.content import fact_of
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -27,6 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GREY",
+    "KINDS",
+    "MISNAMED",
     "ORIENTED",
     "conversion_notes",
     "convert",
@@ -43,11 +59,19 @@ _ALPHA: Final = "with an alpha channel: dropped, the colours under it show"
 _PROFILE: Final = "with a colour profile other than sRGB: ignored, values stay as they are stored"
 _FRAMES: Final = "with several frames: all but the first dropped"
 _GREY: Final = "in grey: converted to RGB"
+_OTHER: Final = "in another colour space: converted to RGB"
 _MODES: Final = {
     "1": "in black and white: converted to RGB",
     "L": _GREY,
     "P": "with a palette: converted to RGB",
+    "CMYK": "in CMYK: converted to RGB",
 }
+MISNAMED: Final = "of another type than their names say: read by content"
+"""How an image is counted whose extension is that of another format."""
+
+KINDS: Final = (ORIENTED, _ALPHA, _PROFILE, _FRAMES, *_MODES.values(), _OTHER, MISNAMED)
+"""Everything that can be said of an image that was read."""
+
 GREY: Final = frozenset({_GREY, _MODES["1"]})
 """How an image is counted that one channel holds."""
 
@@ -124,7 +148,8 @@ def open_image(data: bytes, name: object) -> Image.Image:
         return Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
     except UnidentifiedImageError:
         # Its own text names a buffer of ours.
-        raise _unreadable(name, "neither PNG nor JPEG nor WebP") from None
+        fact = f"neither PNG nor JPEG nor WebP{fact_of(data)}"
+        raise _unreadable(name, fact) from None
     except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
         raise _unreadable(name, error) from error
 
@@ -173,7 +198,7 @@ def convert(image: Image.Image, name: object) -> tuple[Image.Image, list[str]]:
             # Straight to RGB, Pillow warns about palettes with transparency.
             image = image.convert("RGBA")
         elif image.mode != "RGB":
-            kinds.append(_MODES.get(image.mode, f"in {image.mode}: converted to RGB"))
+            kinds.append(_MODES.get(image.mode, _OTHER))
         # Of an image in RGB, Pillow would make a copy.
         return image if image.mode == "RGB" else image.convert("RGB"), kinds
     except (*DECODE_ERRORS, Image.DecompressionBombError) as error:

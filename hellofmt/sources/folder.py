@@ -8,7 +8,9 @@ The rule of torchvision's ``ImageFolder``, which ignores what it does not know, 
   is read twice: a link to a folder that is part of the source already is refused.
 - A file is an image if its name has an extension of an image. Its content says of which type:
   PNG, JPEG and WebP are read whatever their names say, every other type is refused by name, since
-  leaving it out would make another data set.
+  leaving it out would make another data set. Of at most 10,000 images, evenly spread, the first
+  bytes are read while listing, so that what is refused is refused at once and as a whole; of more,
+  the rest is found out when it is decoded.
 - Hidden entries (``.ipynb_checkpoints``, ``._cat.jpg``, ``__MACOSX``, ...) are skipped with
   everything below them, and so are files beside the images that hold text or metadata
   (``README``, ``n01443537_boxes.txt``, ``Thumbs.db``). Both are counted in a note.
@@ -20,21 +22,30 @@ The rule of torchvision's ``ImageFolder``, which ignores what it does not know, 
 
 from __future__ import annotations
 
+import hashlib
 import os
-from pathlib import Path
+import time
 from typing import TYPE_CHECKING, Final
 
-from hellofmt.archive.storage.local_files import open_to_read
+import numpy as np
+
 from hellofmt.errors import UserInputError, printable
-from hellofmt.sources.content import HEAD_BYTES, IMAGE_EXTENSIONS
-from hellofmt.sources.listing import Listing, Picture, some
-from hellofmt.sources.notes import Notes, extension_of, is_hidden
+from hellofmt.sources.content import IMAGE_EXTENSIONS, codec_of, extension_of, fact_of
+from hellofmt.sources.files import read_head
+from hellofmt.sources.kept import Watched
+from hellofmt.sources.listing import Listing, Names, NamesBuilder, some
+from hellofmt.sources.notes import Notes, is_hidden
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
 __all__ = ["list_folder"]
 
+_SNIFFED: Final = 10_000
+_WATCHED: Final = 1_000
 # Text and metadata, by extension and by name.
 _TEXTS: Final = """
     txt md rst html htm pdf csv tsv json jsonl xml yaml yml toml ini cfg db log list lst py sh
@@ -50,14 +61,15 @@ _SIDECAR_EXTENSIONS: Final = frozenset(_TEXTS.split())
 _SIDECAR_NAMES: Final = frozenset(_NAMES.split())
 
 
-def list_folder(root: Path) -> Listing:
+def list_folder(root: Path, *, skips_unreadable: bool = False) -> tuple[Listing, Watched]:
     """List the images of a folder with one folder per class; see the module for the rule.
 
     Args:
         root: the folder.
+        skips_unreadable: leave out files that are no images that can be read.
 
     Returns:
-        The listing, its pictures sorted by class and path.
+        The listing, its images sorted by class and path; and what tells that it is out of date.
 
     Raises:
         UserInputError: E_DATA: no class folder, a class without an image, an image outside the
@@ -65,17 +77,8 @@ def list_folder(root: Path) -> Listing:
             met twice, or an entry that is neither file nor folder.
         OSError: something cannot be read.
     """
-    notes, strays = Notes(), list[str]()
-    seen = {_identity(parent): str(parent) for parent in root.resolve().parents}
-    _enter(str(root), seen)
-    keys: list[str] = []
-    for entry in _entries(str(root)):
-        if is_hidden(entry.name):
-            notes.hidden.append(entry.path)
-        elif entry.is_dir():
-            keys.append(entry.name)
-        elif _is_image(entry, notes):
-            strays.append(entry.path)
+    walk = _Walk(root)
+    keys, strays = walk.classes()
     if not keys:
         raise UserInputError.make(
             "E_DATA", f"`{printable(root)}`: no class folder; expected one folder per class"
@@ -93,99 +96,181 @@ def list_folder(root: Path) -> Listing:
             f"`{printable(root)}` holds parts of a data set, not classes: {some(splits)}; expected"
             f" the folder of one of them, such as `{printable(root / splits[-1])}`",
         )
-    pictures: list[Picture] = []
+    counts: list[int] = []
     empty: list[str] = []
     for key in keys:
-        before = len(pictures) + len(notes.foreign)
-        pictures += _list_class(root, key, notes, seen)
-        if len(pictures) + len(notes.foreign) == before:
+        foreign = walk.notes.foreign.count
+        counts.append(walk.add_class(key))
+        if not counts[-1] and foreign == walk.notes.foreign.count:
             empty.append(f"{root / key}")
-    notes.refuse_foreign()
+    names = walk.names()
+    if not skips_unreadable:
+        _sniff(names, walk.notes)
+        walk.notes.refuse_foreign()
     if empty:
         raise UserInputError.make(
             "E_DATA", f"class folders without an image: {len(empty):,}: {some(empty)}"
         )
-    name = printable(root.resolve().name) or "images"
-    return Listing(name, pictures, keys, notes=notes.lines())
+    listing = Listing(
+        printable(root.resolve().name) or "images",
+        keys,
+        notes=walk.notes.lines(),
+        key_of=np.repeat(np.arange(len(keys), dtype=np.int32), counts),
+        names=names,
+        digest=walk.digest(names),
+        times=hashlib.sha256(walk.stats()[:, 1].tobytes()).hexdigest(),
+    )
+    return listing, walk.watched(names)
 
 
-def _list_class(root: Path, key: str, notes: Notes, seen: dict[Hashable, str]) -> list[Picture]:
-    """The pictures of a class folder, in ``ImageFolder``'s order."""
-    folders: list[tuple[str, list[str]]] = []
-    whole = root.resolve()
-    top = f"{root / key}"
-    todo = [top]
-    while todo:
-        folder = todo.pop()
-        _enter(folder, seen)
-        files: list[str] = []
-        for entry in _entries(folder):
-            if is_hidden(entry.name):
-                notes.hidden.append(entry.path)
-            elif entry.is_dir():
-                todo.append(entry.path)
-            elif _is_image(entry, notes):
-                files.append(entry.path)
+class _Walk:
+    """One pass over a folder: names, and sizes and times of change for the digest."""
+
+    def __init__(self, root: Path) -> None:
+        self.notes = Notes()
+        self._root, self._whole = str(root), os.path.realpath(root)
+        self._seen = {_identity(parent): str(parent) for parent in root.resolve().parents}
+        self._builder = NamesBuilder()
+        self._stats: list[NDArray[np.int64]] = []
+        self._folders: list[str] = []
+        self._real: dict[str, str] = {}
+        self._started = time.time_ns()
+        self._enter(self._root)
+
+    def classes(self) -> tuple[list[str], list[str]]:
+        """Class folders, sorted, and images beside them."""
+        keys: list[str] = []
+        strays: list[str] = []
+        with os.scandir(self._root) as entries:
+            for entry in sorted(entries, key=_name):
+                if is_hidden(entry.name):
+                    self.notes.hidden.add(entry.path)
+                elif entry.is_dir():
+                    keys.append(entry.name)
+                elif self._is_image(entry):
+                    strays.append(entry.path)
+        return keys, strays
+
+    def add_class(self, key: str) -> int:
+        """Add a class folder in ``ImageFolder``'s order; return its number of images."""
+        folders: list[tuple[str, list[str], NDArray[np.int64]]] = []
+        top = f"{self._root}/{key}"
+        todo = [top]
+        while todo:
+            folder = todo.pop()
+            self._enter(folder)
+            files: list[os.DirEntry[str]] = []
+            with os.scandir(folder) as entries:
+                for entry in sorted(entries, key=_name):
+                    if is_hidden(entry.name):
+                        self.notes.hidden.add(entry.path)
+                    elif entry.is_dir():
+                        todo.append(entry.path)
+                    elif self._is_image(entry):
+                        files.append(entry)
+            stats = np.empty((len(files), 2), np.int64)
+            for row, entry in enumerate(files):
+                status = entry.stat()
+                stats[row] = status.st_size, status.st_mtime_ns
                 # Links into another set are how subsets are made; these add nothing new.
-                if entry.is_symlink() and Path(entry.path).resolve().is_relative_to(whole):
-                    notes.twice.append(entry.path)
-        folders.append((folder, files))
-    pictures: list[Picture] = []
-    for folder, files in sorted(folders):
-        for path in files:
-            pictures += notes.picture(key, path, extension_of(path), _head(path), path)
+                if entry.is_symlink() and self._is_inside(entry.path):
+                    self.notes.twice.add(entry.path)
+            folders.append((folder, list(map(_name, files)), stats))
+        count = 0
+        for folder, names, stats in sorted(folders, key=lambda each: each[0]):
+            if not names:
+                continue
+            self._builder.add(folder, names)
+            self._stats.append(stats)
+            count += len(names)
             if folder != top:
-                notes.deep.append(path)
-    return pictures
+                self.notes.deep.add(f"{folder}/{names[0]}", len(names))
+        return count
+
+    def names(self) -> Names:
+        """The images."""
+        return self._builder.names()
+
+    def digest(self, names: Names) -> str:
+        """Digest of paths below the root and sizes."""
+        digest = hashlib.sha256(
+            b"\0".join(os.fsencode(folder[len(self._root) :]) for folder in names.folders)
+        )
+        for array in (names.starts, names.text, names.ends):
+            digest.update(array.data)
+        digest.update(self.stats()[:, 0].tobytes())
+        return digest.hexdigest()
+
+    def stats(self) -> NDArray[np.int64]:
+        """Size in bytes and time of change in ns of every image, int64 (N, 2)."""
+        return np.concatenate([np.zeros((0, 2), np.int64), *self._stats])
+
+    def watched(self, names: Names) -> Watched:
+        """Every folder, since its time changes with its entries, and some of the files."""
+        step = max(1, len(names) // _WATCHED)
+        files = [names.path(row) for row in range(0, len(names), step)]
+        return Watched.of(self._folders + files, self._started)
+
+    def _enter(self, folder: str) -> None:
+        """Refuse a folder whose images would count twice."""
+        identity = _identity(folder)
+        if identity in self._seen:
+            raise UserInputError.make(
+                "E_DATA",
+                f"`{printable(self._seen[identity])}` and `{printable(folder)}` are the same"
+                " folder: its images would count twice; expected no link from one part of the"
+                " source to another",
+            )
+        self._seen[identity] = folder
+        self._folders.append(folder)
+
+    def _is_image(self, entry: os.DirEntry[str]) -> bool:
+        """Whether a file is called an image; what else it is goes into the notes.
+
+        Raises:
+            UserInputError: it is no regular file (E_DATA).
+        """
+        # A pipe would be waited for, and a device may never end.
+        if not entry.is_file():
+            raise UserInputError.make("E_DATA", f"`{printable(entry.path)}`: no regular file")
+        extension = extension_of(entry.name)
+        if extension in IMAGE_EXTENSIONS:
+            return True
+        stem = entry.name.split(".")[0].lower()
+        if extension in _SIDECAR_EXTENSIONS or stem in _SIDECAR_NAMES:
+            self.notes.sidecars.add(entry.path)
+        else:
+            self.notes.add_foreign(entry.path)
+        return False
+
+    def _is_inside(self, path: str) -> bool:
+        """Whether a link leads to a file of the source itself."""
+        folder, _, name = path.rpartition("/")
+        target = os.path.join(folder, os.readlink(path))  # noqa: PTH115, PTH118
+        if os.path.islink(target):  # noqa: PTH114
+            target = os.path.realpath(target)
+        folder, _, name = target.rpartition("/")
+        if folder not in self._real:
+            # A folder of links has many into few folders.
+            self._real[folder] = os.path.realpath(folder)
+        return f"{self._real[folder]}/{name}".startswith(f"{self._whole}/")
 
 
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """What lies in a folder, by name."""
-    with os.scandir(folder) as entries:
-        return sorted(entries, key=lambda entry: entry.name)
-
-
-def _is_image(entry: os.DirEntry[str], notes: Notes) -> bool:
-    """Whether a file is called an image; what else it is goes into the notes.
-
-    Raises:
-        UserInputError: it is no regular file (E_DATA).
-    """
-    # A pipe would be waited for, and a device may never end.
-    if not entry.is_file():
-        raise UserInputError.make("E_DATA", f"`{printable(entry.path)}`: no regular file")
-    extension = extension_of(entry.name)
-    if extension in IMAGE_EXTENSIONS:
-        return True
-    stem = entry.name.split(".")[0].lower()
-    is_sidecar = extension in _SIDECAR_EXTENSIONS or stem in _SIDECAR_NAMES
-    (notes.sidecars if is_sidecar else notes.foreign).append(entry.path)
-    return False
-
-
-def _head(path: str) -> bytes:
-    """The first bytes of a file."""
-    fd = open_to_read(path)
-    try:
-        return os.read(fd, HEAD_BYTES)
-    finally:
-        os.close(fd)
+def _name(entry: os.DirEntry[str]) -> str:
+    return entry.name
 
 
 def _identity(folder: str | Path) -> Hashable:
     """The same for all names of one folder."""
-    status = Path(folder).stat()
+    status = os.stat(folder)  # noqa: PTH116
     # Some file systems number nothing.
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
 
 
-def _enter(folder: str, seen: dict[Hashable, str]) -> None:
-    """Refuse a folder whose images would count twice."""
-    identity = _identity(folder)
-    if identity in seen:
-        raise UserInputError.make(
-            "E_DATA",
-            f"`{printable(seen[identity])}` and `{printable(folder)}` are the same folder: its"
-            " images would count twice; expected no link from one part of the source to another",
-        )
-    seen[identity] = folder
+def _sniff(names: Names, notes: Notes) -> None:
+    """Look for files that are called images and are none, in at most so many."""
+    for row in range(0, len(names), -(-len(names) // _SNIFFED) or 1):
+        path = names.path(row)
+        head = read_head(path)
+        if codec_of(head) is None:
+            notes.add_foreign(path, fact_of(head))

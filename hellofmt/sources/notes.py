@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field
+from typing import Final
 
 from hellofmt.errors import UserInputError, printable
-from hellofmt.sources.content import CODECS, codec_of, has_orientation
-from hellofmt.sources.listing import Picture, some
+from hellofmt.sources.content import extension_of
+from hellofmt.sources.listing import some
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = ["Notes", "extension_of", "is_hidden"]
+__all__ = ["Met", "Notes", "is_hidden"]
 
 # Written by operating systems and file servers into every folder they touch.
 _HIDDEN: Final = frozenset(
@@ -27,6 +24,7 @@ _HIDDEN: Final = frozenset(
         "lost+found",
     }
 )
+_KEPT: Final = 7
 
 
 def is_hidden(name: str) -> bool:
@@ -34,41 +32,49 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in _HIDDEN
 
 
+@dataclass
+class Met:
+    """How many entries of one kind were met, and the first few of them.
+
+    Attributes:
+        first: the first few.
+        count: of all.
+    """
+
+    first: list[str] = field(default_factory=list[str])
+    count: int = 0
+
+    def add(self, name: str, count: int = 1) -> None:
+        """Count one, or several beginning with this one."""
+        if len(self.first) < _KEPT:
+            self.first.append(name)
+        self.count += count
+
+
 class Notes:
-    """What a listing met, so that it is said or refused as a whole and not one file a run."""
+    """What a listing met, so that it is said or refused as a whole and not one file a run.
+
+    Attributes:
+        hidden: skipped with everything below them.
+        sidecars: text and metadata beside the images.
+        foreign: called an image, but of a kind that is not read; or of no known kind.
+        deep: images in a folder of their class folder.
+        twice: links to images of the source itself.
+    """
 
     def __init__(self) -> None:
-        self.hidden: list[str] = []
-        self.sidecars: list[str] = []
-        self.foreign: list[str] = []
-        self.misnamed: list[str] = []
-        self.deep: list[str] = []
-        self.twice: list[str] = []
+        self.hidden, self.sidecars, self.foreign = Met(), Met(), Met()
+        self.deep, self.twice = Met(), Met()
+        self._extensions = Counter[str]()
         # What the first of the foreign files is instead, where that is known.
         self._fact = ""
 
-    def picture(
-        self, key: str, name: str, extension: str, head: bytes, source: str | Callable[[], bytes]
-    ) -> list[Picture]:
-        """The picture of a file that is called an image; none, but kept to be refused, if it isn't.
-
-        Args:
-            key: its class.
-            name: of the file, for messages.
-            extension: of the file, lower case.
-            head: its first ``HEAD_BYTES``.
-            source: where its bytes are.
-        """
-        codec = codec_of(head)
-        if codec is None:
-            if not self.foreign:
-                self._fact = _fact(head)
-            self.foreign.append(name)
-            return []
-        if CODECS.get(extension) != codec:
-            self.misnamed.append(f"{name} ({codec})")
-        is_turned = codec == "jpeg" and has_orientation(head)
-        return [Picture(key, name, codec, source, is_turned)]
+    def add_foreign(self, name: str, fact: str = "") -> None:
+        """Count a file that is not an image, with what it is instead; see ``fact_of``."""
+        if not self.foreign.count:
+            self._fact = fact
+        self.foreign.add(name)
+        self._extensions[extension_of(name) or "no extension"] += 1
 
     def refuse_foreign(self) -> None:
         """Refuse what is no image that can be read.
@@ -76,46 +82,27 @@ class Notes:
         Raises:
             UserInputError: E_DATA, with the number of files by extension and the first names.
         """
-        if not self.foreign:
+        if not self.foreign.count:
             return
-        first, *rest = self.foreign
+        first, *rest = self.foreign.first
         text = f"`{printable(first)}` is not an image in PNG, JPEG or WebP{self._fact}"
         if rest:
-            kinds = Counter(extension_of(name) or "no extension" for name in self.foreign)
-            counts = ", ".join(f"{number:,} {kind}" for kind, number in sorted(kinds.items()))
-            text += f", nor are {len(rest):,} more ({printable(counts)}): {some(rest)}"
+            counts = ", ".join(f"{n:,} {kind}" for kind, n in sorted(self._extensions.items()))
+            text += f", nor are {self.foreign.count - 1:,} more ({printable(counts)}): {some(rest)}"
         advice = f"convert or remove {'them' if rest else 'it'}"
         raise UserInputError.make("E_DATA", text, advice=advice)
 
-    def lines(self) -> list[str]:
+    def lines(self) -> tuple[str, ...]:
         """The notes, one per kind."""
         kinds = [
             ("hidden entries skipped", self.hidden),
             ("files that are not images skipped", self.sidecars),
-            ("images of another type than their names say, read by content", self.misnamed),
+            ("files that are not images in PNG, JPEG or WebP left out", self.foreign),
             ("images that lie deeper than their class folder", self.deep),
             ("links to images of the source itself, which count twice", self.twice),
         ]
-        return [
-            f"{kind}: {len(names):,}, such as `{printable(names[0])}`"
-            for kind, names in kinds
-            if names
-        ]
-
-
-def _fact(head: bytes) -> str:
-    """What the first bytes of a file that is called an image say of it."""
-    if not head:
-        return " but empty"
-    if head.startswith(b"version https://git-lfs"):
-        return " but a git-LFS pointer (`git lfs pull`)"
-    if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        return " but a web page"
-    return ""
-
-
-def extension_of(name: str) -> str:
-    """``jpg`` of ``a/b.JPG``; empty for a name without one."""
-    # A path object for each of a million files would be most of the time of a listing.
-    stem, dot, extension = os.path.basename(name).rpartition(".")  # noqa: PTH119
-    return extension.lower() if stem and dot else ""
+        return tuple(
+            f"{kind}: {met.count:,}, such as `{printable(met.first[0])}`"
+            for kind, met in kinds
+            if met.count
+        )

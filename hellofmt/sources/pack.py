@@ -29,9 +29,18 @@ from hellofmt.archive.write.shards import write_shards
 from hellofmt.archive.write.writer import write_archive
 from hellofmt.errors import HelloError, UserInputError, printable
 from hellofmt.sources.archived import class_lines
-from hellofmt.sources.decode import GREY, ORIENTED, conversion_notes, decode_rgb, is_grey
+from hellofmt.sources.content import (
+    HEAD_BYTES,
+    codec_of,
+    fact_of,
+    has_orientation,
+    is_misnamed,
+)
+from hellofmt.sources.decode import GREY, MISNAMED, ORIENTED, decode_rgb, is_grey
+from hellofmt.sources.files import read_head
 from hellofmt.sources.listing import some
-from hellofmt.sources.read import open_pictures
+from hellofmt.sources.notes import Notes
+from hellofmt.sources.read import list_source
 
 if TYPE_CHECKING:
     import os
@@ -43,7 +52,7 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.classes import ClassLine
     from hellofmt.archive.format.images import Codec
-    from hellofmt.sources.listing import Picture, Pictures
+    from hellofmt.sources.source import Source
 
 __all__ = ["pack_archive"]
 
@@ -65,19 +74,20 @@ class _LabelFunction:
 
 @dataclass(frozen=True)
 class _StoredBytes:
-    """What an archive stores of a picture: its own bytes, re-encoded where they must be.
+    """What an archive stores of an image: its own bytes, re-encoded where they must be."""
 
-    ``converted`` keeps what was changed by picture, since a writer reads it more than once.
-    """
-
-    picture: Picture
+    source: Source
+    row: int
+    codec: Codec
     reencode: Codec | None
     limits: Limits
-    converted: dict[Picture, Counter[str]]
 
     def __call__(self) -> bytes:
         """The bytes, within the profile of their codec, or an error that names the picture."""
-        data, name, codec = self.picture.read(), self.picture.name, self.picture.codec
+        data, name = self.source.read(self.row), self.source.name_of(self.row)
+        codec = self.codec
+        if not isinstance(data, bytes):
+            data = encode_image(data, codec)
         try:
             if self.reencode is not None and not _is_within(data, codec, self.reencode):
                 codec = self.reencode
@@ -94,12 +104,12 @@ class _StoredBytes:
 
     def _encoded(self, data: bytes, codec: Codec) -> bytes:
         kinds = Counter[str]()
-        pixels = decode_rgb(data, self.picture.name, kinds)
+        pixels = decode_rgb(data, self.source.name_of(self.row), kinds)
         if is_grey(kinds) and codec != "webp":
             # PNG and JPEG hold grey as it is, so nothing was changed.
             pixels = pixels[..., :1]
             kinds -= Counter(GREY)
-        self.converted[self.picture] = kinds
+        self.source.note(self.row, kinds)
         return encode_image(pixels, codec)
 
 
@@ -190,66 +200,86 @@ def pack_archive(
         method = label_function.dataset.method if method is None else method
         sources = label_function.dataset.sources if sources is None else sources
     say = say or _logger.warning
-    with open_pictures(source, lines, limits=limits) as pictures:
-        for note in pictures.notes:
-            say(note)
-        if not isinstance(views, Views):
-            if label_function is not None:
-                start = label_function.views
-            else:
-                start = default_views(_sampled_side(pictures.items, limits))
-            views = _changed(start, views or {})
-        converted: dict[Picture, Counter[str]] = {}
-        draft = Draft(
-            dataset=Dataset(
-                name=name or pictures.name,
-                version=version,
-                license=license or "NOASSERTION",
-                method=method or "unknown",
-                sources=list(sources or ()),
-            ),
-            classes=pictures.classes,
-            views=views,
-            images=ImageSet(
-                codec=reencode or _one_codec(pictures.items),
-                items=[
-                    # A file is named by the writer, which need not read it to know its size.
-                    ImageItem(label, picture.source)
-                    if reencode is None and isinstance(picture.source, str)
-                    else ImageItem(label, _StoredBytes(picture, reencode, limits, converted))
-                    for label, picture in zip(pictures.labels.tolist(), pictures.items, strict=True)
-                ],
-                layout=layout,
-            ),
-            projector=None if label_function is None else label_function.part,
-            card=card,
-            license=license_text,
-            extras=dict(extras or {}),
-        )
-        try:
-            if shards is None:
-                made = write_archive(target, draft, force=force, limits=limits, progress=progress)
-            else:
-                made = write_shards(
-                    target, draft, shards, force=force, limits=limits, progress=progress
-                )
-        except UserInputError as error:
-            cause = error.__cause__
-            if isinstance(cause, HelloError) and cause.code == "E_CODEC" and reencode is None:
-                error.advice = "{reencode} converts it"
-            raise
-        for note in conversion_notes(_all_conversions(pictures, converted), len(pictures)):
-            say(note)
+    images = list_source(source, lines, limits=limits)
+    for note in images.notes:
+        say(note)
+    codecs = _codecs(images)
+    if not isinstance(views, Views):
+        if label_function is not None:
+            start = label_function.views
+        else:
+            start = default_views(_sampled_side(images, codecs, limits))
+        views = _changed(start, views or {})
+    draft = Draft(
+        dataset=Dataset(
+            name=name or images.name,
+            version=version,
+            license=license or "NOASSERTION",
+            method=method or "unknown",
+            sources=list(sources or ()),
+        ),
+        classes=images.classes,
+        views=views,
+        images=ImageSet(
+            codec=reencode or _one_codec(codecs),
+            items=[
+                # A file is named by the writer, which need not read it to know its size.
+                ImageItem(label, path)
+                if reencode is None and (path := images.path_of(row)) is not None
+                else ImageItem(label, _StoredBytes(images, row, codecs[row], reencode, limits))
+                for row, label in enumerate(images.labels.tolist())
+            ],
+            layout=layout,
+        ),
+        projector=None if label_function is None else label_function.part,
+        card=card,
+        license=license_text,
+        extras=dict(extras or {}),
+    )
+    try:
+        if shards is None:
+            made = write_archive(target, draft, force=force, limits=limits, progress=progress)
+        else:
+            made = write_shards(
+                target, draft, shards, force=force, limits=limits, progress=progress
+            )
+    except UserInputError as error:
+        cause = error.__cause__
+        if isinstance(cause, HelloError) and cause.code == "E_CODEC" and reencode is None:
+            error.advice = "{reencode} converts it"
+        raise
+    for note in images.conversion_notes():
+        say(note)
     return made
 
 
-def _all_conversions(pictures: Pictures, converted: dict[Picture, Counter[str]]) -> Counter[str]:
-    """What was changed in all images, also in those whose bytes are stored as they are."""
-    total = Counter[str]()
-    for picture in pictures.items:
-        kept = Counter([ORIENTED] if picture.is_turned else ())
-        total.update(converted.get(picture, kept))
-    return total
+def _codecs(images: Source) -> list[Codec]:
+    """The codec of every image by its content, marked where its name or a camera says otherwise.
+
+    Raises:
+        UserInputError: one is no PNG, JPEG or WebP (E_DATA).
+        OSError: one cannot be read.
+    """
+    codecs: list[Codec] = []
+    notes = Notes()
+    for row in range(len(images)):
+        path = images.path_of(row)
+        data = images.read(row) if path is None else read_head(path)
+        name = images.name_of(row)
+        if not isinstance(data, bytes):
+            codecs.append("png")
+            continue
+        codec = codec_of(data)
+        if codec is None:
+            notes.add_foreign(name, fact_of(data))
+            continue
+        codecs.append(codec)
+        kinds = [MISNAMED] if is_misnamed(name, codec) else []
+        if codec == "jpeg" and has_orientation(data[:HEAD_BYTES]):
+            kinds.append(ORIENTED)
+        images.note(row, kinds)
+    notes.refuse_foreign()
+    return codecs
 
 
 def _read_label_function(path: str | os.PathLike[str], limits: Limits) -> _LabelFunction:
@@ -305,11 +335,11 @@ def _check_same_classes(given: list[ClassLine] | None, known: list[ClassLine]) -
     )
 
 
-def _one_codec(pictures: Sequence[Picture]) -> Codec:
-    """The codec that all pictures have."""
-    codecs: list[Codec] = sorted({picture.codec for picture in pictures})
-    if len(codecs) > 1:
-        counts = [f"{sum(p.codec == c for p in pictures)} {c}" for c in codecs]
+def _one_codec(codecs: Sequence[Codec]) -> Codec:
+    """The codec that all images have."""
+    found = Counter(codecs)
+    if len(found) > 1:
+        counts = [f"{number} {codec}" for codec, number in sorted(found.items())]
         raise UserInputError.make(
             "E_DATA",
             f"an archive has one codec, the source has {', '.join(counts)}; "
@@ -318,20 +348,23 @@ def _one_codec(pictures: Sequence[Picture]) -> Codec:
     return codecs[0]
 
 
-def _sampled_side(pictures: Sequence[Picture], limits: Limits) -> int:
+def _sampled_side(images: Source, codecs: Sequence[Codec], limits: Limits) -> int:
     """Side of a default view: the median shorter side of a sample, at most 224 pixels."""
-    step = max(1, len(pictures) // _SAMPLED)
     sides: list[int] = []
-    for picture in pictures[::step]:
+    for row in range(0, len(images), max(1, len(images) // _SAMPLED)):
         # The writer refuses by name what is too large or outside its profile, or converts it.
-        path = picture.source
-        if isinstance(path, str) and Path(path).stat().st_size > limits.image_bytes:
+        path = images.path_of(row)
+        if path is not None and Path(path).stat().st_size > limits.image_bytes:
             continue
-        try:
-            shape = parse_image(picture.read(), picture.codec)
-        except HelloError:
-            continue
-        sides.append(min(shape.height, shape.width))
+        data = images.read(row)
+        if isinstance(data, bytes):
+            try:
+                shape = parse_image(data, codecs[row])
+            except HelloError:
+                continue
+            sides.append(min(shape.height, shape.width))
+        else:
+            sides.append(min(data.shape[:2]))
     if not sides:
         return LARGEST_DEFAULT_VIEW
     return min(sorted(sides)[len(sides) // 2], LARGEST_DEFAULT_VIEW)

@@ -6,106 +6,196 @@ import os
 import re
 import stat
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits
-from hellofmt.archive.read.open import open_archive
+from hellofmt.archive.read.file import Access
+from hellofmt.archive.read.open import find_shards, open_archive
+from hellofmt.archive.storage.source import is_url
 from hellofmt.errors import UserInputError, did_you_mean, printable
-from hellofmt.sources.archived import is_archive, list_archive
-from hellofmt.sources.arrays import decoded
+from hellofmt.sources.archived import ArchiveSource, is_archive
+from hellofmt.sources.arrays import ArrayImages
+from hellofmt.sources.content import codec_of, is_misnamed
+from hellofmt.sources.crops import decode_centre
+from hellofmt.sources.decode import MISNAMED, decode_rgb
+from hellofmt.sources.files import FileSource
 from hellofmt.sources.folder import list_folder
-from hellofmt.sources.listing import Pictures
-from hellofmt.sources.shards import list_shards
+from hellofmt.sources.kept import kept_listing
+from hellofmt.sources.shards import ShardSource, list_shards
+from hellofmt.sources.source import check_classes
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from hellofmt.archive.format.classes import ClassLine
-    from hellofmt.sources.arrays import ArrayImages
+    from hellofmt.sources.source import Source
 
-__all__ = ["open_pictures", "read_source"]
+__all__ = ["list_source", "open_source", "read_source"]
 
-_TORCHVISION: Final = "torchvision:"
+_LIBRARIES: Final = ("torchvision", "hf")
 # A scheme of two letters or more, or a pattern that no shell has expanded; or nothing at all.
 _NO_PATH: Final = re.compile(r"^$|^\w\w+:|[*?{}]")
 
 
-@contextmanager
-def open_pictures(
+def open_source(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    classes: Sequence[ClassLine] | None = None,
+    skips_unreadable: bool = False,
+    work: str | os.PathLike[str] | None = None,
+) -> Source:
+    """List the images of a source that networks are trained or measured on; decode none.
+
+    Args:
+        source: as for ``list_source``.
+        classes: the classes in label order; see ``placed``.
+        skips_unreadable: leave out images that cannot be read, instead of stopping at the first.
+        work: folder that keeps the listing of a large source, for the next start.
+
+    Returns:
+        The images, with a note for each kind of thing that was skipped or dropped.
+
+    Raises:
+        UserInputError: as for ``list_source``; fewer than two classes, or one without an image
+            (E_DATA).
+        HelloError: as for ``list_source``.
+        OSError: as for ``list_source``; or the work folder cannot be written.
+
+    Example:
+        >>> from hellofmt.sources import decode_centre, open_source
+        >>> source = open_source("photos")
+        >>> len(source), source.labels[0], source.classes[0].key
+        (24, np.int64(0), 'blue')
+        >>> decode_centre(source, 0, 16).shape
+        (16, 16, 3)
+    """
+    opened = list_source(source, classes, skips_unreadable=skips_unreadable, work=work)
+    check_classes(opened.labels, opened.classes)
+    return opened
+
+
+def list_source(
     source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     classes: Sequence[ClassLine] | None = None,
     *,
+    skips_unreadable: bool = False,
+    work: str | os.PathLike[str] | None = None,
     limits: Limits = DEFAULT_LIMITS,
-) -> Generator[Pictures]:
-    """List the images of a source, without decoding one.
+) -> Source:
+    """List the images of a source, also of one that nothing can be trained on.
 
     Args:
-        source: a folder with one folder per class (see ``folder``), one or more WebDataset shards
-            (see ``shards``), or an archive.
+        source: a folder with one folder per class (see ``folder``), a folder of Parquet files or
+            ``hf:NAME[:SPLIT]`` (see ``huggingface``), one or more WebDataset shards or their URLs
+            (see ``shards``), ``torchvision:NAME:ROOT[:SPLIT]``, or an archive.
         classes: the classes in label order; see ``placed``.
+        skips_unreadable: leave out images that cannot be read.
+        work: folder that keeps the listing of a large source.
         limits: of an archive.
 
-    Yields:
-        The images; those of an archive can be read until the context ends.
+    Returns:
+        The images.
 
     Raises:
-        UserInputError: the source, or a part of it, cannot be used (E_DATA, naming it).
-        HelloError: an archive is damaged.
+        UserInputError: the source, or a part of it, cannot be used (E_DATA, naming it); there is no
+            such source (E_OPTION).
+        HelloError: an archive is damaged, or a URL cannot be read.
         OSError: something is missing or cannot be read.
     """
     texts = [source] if isinstance(source, str | os.PathLike) else list(source)
-    _check_kind(texts)
-    paths = list(map(Path, texts))
+    kept = None if work is None else Path(work)
+    if len(texts) == 1:
+        kind, colon, rest = str(texts[0]).partition(":")
+        if colon and kind == "torchvision":
+            # Loads torch, which files do not need.
+            from hellofmt.sources.torchvision import open_torchvision
+
+            return open_torchvision(rest, classes, skips_unreadable=skips_unreadable)
+        if colon and kind == "hf":
+            from hellofmt.sources.huggingface import open_hugging_face
+
+            return open_hugging_face(rest, classes, skips_unreadable=skips_unreadable)
+    paths = _paths(texts)
+    if len(paths) == 1 and not is_url(paths[0]):
+        if os.path.isdir(paths[0]):  # noqa: PTH112
+            return _open_folder(Path(paths[0]), classes, kept, skips_unreadable=skips_unreadable)
+        if is_archive(Path(paths[0])):
+            file = open_archive(paths[0], limits=limits)
+            return ArchiveSource(file, classes, skips_unreadable=skips_unreadable)
+    for path in paths:
+        if not is_url(path) and is_archive(Path(path)):
+            raise UserInputError.make(
+                "E_DATA",
+                f"several sources, and `{printable(path)}` is an archive; expected it alone",
+            )
+    inputs = ["shards", *(path if is_url(path) else os.path.abspath(path) for path in paths)]  # noqa: PTH100
+    listing = kept_listing(kept, inputs, lambda: list_shards(paths))
+    return ShardSource(listing, classes, skips_unreadable=skips_unreadable)
+
+
+def _open_folder(
+    root: Path, classes: Sequence[ClassLine] | None, work: Path | None, *, skips_unreadable: bool
+) -> Source:
+    """A folder of class folders, or of Parquet files."""
+    if any(name.endswith(".parquet") for name in os.listdir(root)):  # noqa: PTH208
+        from hellofmt.sources.huggingface import open_parquet
+
+        return open_parquet(root, classes, skips_unreadable=skips_unreadable)
+    listing = kept_listing(
+        work,
+        ["folder", os.path.abspath(root), str(skips_unreadable)],  # noqa: PTH100
+        lambda: list_folder(root, skips_unreadable=skips_unreadable),
+    )
+    return FileSource(listing, classes, skips_unreadable=skips_unreadable)
+
+
+def _paths(texts: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Paths that exist, each once, of one folder or of files; URLs are taken as they are.
+
+    Raises:
+        UserInputError: something is no path (E_OPTION); several folders, no regular file, or a file
+            twice (E_DATA).
+        OSError: something is missing.
+    """
+    paths: list[str] = []
+    for text in [os.fspath(text) for text in texts]:
+        is_there = bool(text) and os.path.lexists(text)
+        if not is_there and is_url(text):
+            found = find_shards(text, Access())
+            paths += [found] if isinstance(found, str) else found
+            continue
+        if not is_there and _NO_PATH.search(text):
+            kind, colon, _ = text.partition(":")
+            raise UserInputError.make(
+                "E_OPTION",
+                f"`{printable(text)}`: no such file; expected a folder, an archive, every shard by"
+                " its name or URL, or alone torchvision:NAME:ROOT or hf:NAME",
+                advice=did_you_mean(kind, _LIBRARIES) if colon else "",
+            )
+        paths.append(text)
     if not paths:
         raise UserInputError.make("E_DATA", "no source; expected a folder, shards or an archive")
-    modes = [path.stat().st_mode for path in paths]
-    if len(paths) == 1 and stat.S_ISDIR(modes[0]):
-        yield Pictures(list_folder(paths[0]), classes)
-        return
-    if any(map(stat.S_ISDIR, modes)):
+    local = [path for path in paths if not is_url(path)]
+    modes = [os.stat(path).st_mode for path in local]  # noqa: PTH116
+    if len(paths) > 1 and any(map(stat.S_ISDIR, modes)):
         raise UserInputError.make("E_DATA", "several sources; expected one folder, or shards")
-    for path, mode in zip(paths, modes, strict=True):
-        if not stat.S_ISREG(mode):
+    for path, mode in zip(local, modes, strict=True):
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise UserInputError.make(
                 "E_DATA", f"`{printable(path)}`: neither a folder nor a regular file"
             )
-    twice = [str(path) for path, n in Counter(p.resolve() for p in paths).items() if n > 1]
+    counts = Counter(path if is_url(path) else os.path.realpath(path) for path in paths)
+    twice = [path for path, count in counts.items() if count > 1]
     if twice:
         raise UserInputError.make(
             "E_DATA", f"`{printable(twice[0])}` is one of the sources more than once"
         )
-    archives = [path for path in paths if is_archive(path)]
-    if not archives:
-        yield Pictures(list_shards(paths), classes)
-        return
-    if len(paths) > 1:
-        raise UserInputError.make(
-            "E_DATA",
-            f"several sources, and `{printable(archives[0])}` is an archive; expected it alone",
-        )
-    with open_archive(paths[0], limits=limits) as file:
-        yield Pictures(list_archive(file), classes)
-
-
-def _check_kind(paths: Sequence[str | os.PathLike[str]]) -> None:
-    """Refuse what is no path, and would be looked for as a file.
-
-    Raises:
-        UserInputError: E_OPTION.
-    """
-    for path in paths:
-        text = os.fspath(path)
-        if text and (Path(text).exists() or not _NO_PATH.search(text)):
-            continue
-        kind, colon, _ = text.partition(":")
-        raise UserInputError.make(
-            "E_OPTION",
-            f"`{printable(text)}`: no such file; expected a folder, an archive, or every shard by"
-            " its name on this machine; commands that train also take torchvision:NAME:ROOT, alone",
-            advice=did_you_mean(kind, ["torchvision"]) if colon else "",
-        )
+    return paths
 
 
 def read_source(
@@ -114,29 +204,27 @@ def read_source(
     *,
     classes: Sequence[ClassLine] | None = None,
 ) -> ArrayImages:
-    """Read all images of a source into memory.
-
-    Args:
-        source: as for ``open_pictures``, or ``torchvision:NAME:ROOT[:SPLIT]``.
-        size: side in pixels that every image is resized and cropped to (bilinear, antialiased,
-            centre); None needs images of one shape.
-        classes: the classes in label order; see ``placed``.
-
-    Returns:
-        The images, with a note for each kind of thing that was skipped, converted or dropped.
-
-    Raises:
-        UserInputError: as for ``open_pictures``; fewer than two classes, a class without an image,
-            an image that cannot be decoded, unequal shapes without ``size`` (E_DATA), a data set
-            that torchvision has not (E_OPTION).
-        HelloError: an archive is damaged.
-        OSError: something is missing or cannot be read.
-    """
-    texts = [source] if isinstance(source, str | os.PathLike) else list(source)
-    if len(texts) == 1 and str(texts[0]).startswith(_TORCHVISION):
-        # Loads torch, which files do not need.
-        from hellofmt.sources.torchvision import read_torchvision
-
-        return read_torchvision(str(texts[0]).removeprefix(_TORCHVISION), size, classes=classes)
-    with open_pictures(source, classes) as pictures:
-        return decoded(pictures, size)
+    """Read all images of a source into memory, as squares of ``size`` or as they are."""
+    opened = open_source(source, classes=classes)
+    images: list[NDArray[np.uint8]] = []
+    for row in range(len(opened)):
+        if size is None:
+            data = opened.read(row)
+            if isinstance(data, bytes):
+                kinds = Counter[str]()
+                kinds[MISNAMED] += is_misnamed(opened.name_of(row), str(codec_of(data)))
+                data = decode_rgb(data, opened.name_of(row), kinds)
+                opened.note(row, +kinds)
+            images.append(data)
+        else:
+            images.append(decode_centre(opened, row, size))
+        if images[-1].shape != images[0].shape:
+            height, width = images[0].shape[:2]
+            raise UserInputError.make(
+                "E_DATA",
+                f"`{printable(opened.name_of(row))}` is {images[-1].shape[1]} x"
+                f" {images[-1].shape[0]} pixels, others are {width} x {height}",
+                advice="pass {size}",
+            )
+    notes = (*opened.notes, *opened.conversion_notes())
+    return ArrayImages(np.stack(images), opened.labels, opened.classes, opened.name, notes)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import builders
@@ -57,7 +56,9 @@ def test_a_head_that_nobody_chose_is_the_smaller_one(settings, classes, has_text
 
 def test_classes_of_one_name_keep_their_keys_and_are_said(stripes, tiny_base):
     names = [("n02012849", "crane"), ("n03126707", "crane"), ("n01440764", "tench")]
-    source = replace(stripes(), classes=tuple(ClassLine(key, (name,)) for key, name in names))
+    given = stripes()
+    lines = [ClassLine(key, (name,)) for key, name in names]
+    source = ArrayImages(given.pixels, given.labels, lines)
     base = SimpleNamespace(has_text=True, embed_dim=32)
     (note,) = ProjectorSettings(start="text").notes(base, source)
     assert note == "classes that share a name start with equal rows of the head: `crane`"

@@ -13,6 +13,8 @@ from hellofmt.sources.crops import decode_centre, decode_crop
 class Files:
     """A source of encoded images."""
 
+    skips_unreadable = False
+
     def __init__(self, *files):
         self.files, self.noted = files, {}
 
@@ -22,8 +24,8 @@ class Files:
     def name_of(self, row):
         return f"{row}.jpg"
 
-    def note(self, row, kinds):
-        self.noted[row] = kinds
+    def note(self, row, kinds=()):
+        self.noted[row] = list(kinds)
 
 
 def picture(height, width):

@@ -118,7 +118,7 @@ def test_cmyk_is_what_pillow_makes_of_it():
         (Image.open(io.BytesIO(encoded(Image.new("L", (160, 1), 3), "BMP"))), [[[3] * 3] * 160],
          [GREY]),
         (Image.fromarray(RAMP).convert("HSV"), Image.fromarray(RAMP).convert("HSV").convert("RGB"),
-         ["in HSV: converted to RGB"]),
+         ["in another colour space: converted to RGB"]),
     ],
 )  # fmt: skip
 def test_objects(image, pixels, kinds):

@@ -7,29 +7,40 @@ import pytest
 import torchvision
 
 from hellofmt.errors import UserInputError
+from hellofmt.sources.crops import decode_centre
+from hellofmt.sources.files import FileSource
 from hellofmt.sources.folder import list_folder
+
+
+def listed(root):
+    return list_folder(root)[0]
 
 
 def refused(root):
     with pytest.raises(UserInputError) as caught:
-        list_folder(root)
+        listed(root)
     assert caught.value.code == "E_DATA"
     return caught.value.message
 
 
+def paths_of(listing):
+    return [listing.names.path(row) for row in range(len(listing.names))]
+
+
 def names_of(listing, root):
-    return [(p.key, os.path.relpath(p.name, root)) for p in listing.pictures]
+    keys = [listing.keys[place] for place in listing.key_of]
+    return list(zip(keys, (os.path.relpath(path, root) for path in paths_of(listing)), strict=True))
 
 
 def test_nested_folders_are_read_in_image_folders_order(tree):
     root = tree("b/2.png", "a/images/3.PNG", "a/z.png", "a/a-b/1.png", "a/a/1.png", "B/1.png")
-    listing = list_folder(root)
+    listing = listed(root)
     reference = torchvision.datasets.ImageFolder(root)
     assert listing.keys == reference.classes
-    assert [(p.name, listing.keys.index(p.key)) for p in listing.pictures] == reference.samples
-    assert listing.notes == [
-        f"images that lie deeper than their class folder: 3, such as `{root}/a/a/1.png`"
-    ]
+    assert list(zip(paths_of(listing), listing.key_of, strict=True)) == reference.samples
+    assert listing.notes == (
+        f"images that lie deeper than their class folder: 3, such as `{root}/a/a/1.png`",
+    )
     assert listing.name == "set"
 
 
@@ -39,12 +50,12 @@ def test_hidden_entries_and_text_are_skipped_and_counted(tree, image):
     for name in ("a/a_boxes.txt", "README", "LICENSE.md", "classes.csv", "a/Thumbs.db",
                  "desktop.ini", "b/n1.xml", "a/1.json"):  # fmt: skip
         (root / name).write_text("x")
-    listing = list_folder(root)
+    listing = listed(root)
     assert names_of(listing, root) == [("a", "a/1.png"), ("b", "b/1.png")]
-    assert listing.notes == [
+    assert listing.notes == (
         f"hidden entries skipped: 5, such as `{root}/.ipynb_checkpoints`",
         f"files that are not images skipped: 8, such as `{root}/LICENSE.md`",
-    ]
+    )
 
 
 def test_content_decides_what_an_image_is(tree, image):
@@ -52,10 +63,12 @@ def test_content_decides_what_an_image_is(tree, image):
     for name, kind in (("a/2.jpg", "PNG"), ("a/3.GIF", "JPEG"), ("b/4.png", "WEBP"),
                        ("b/right.jpg", "JPEG"), ("b/right.JFIF", "JPEG")):  # fmt: skip
         (root / name).write_bytes(image(kind))
-    listing = list_folder(root)
-    assert [p.codec for p in listing.pictures] == ["png", "png", "jpeg", "webp", "jpeg", "jpeg"]
-    kind = "images of another type than their names say, read by content"
-    assert listing.notes == [f"{kind}: 3, such as `{root}/a/2.jpg (png)`"]
+    source = FileSource(listed(root))
+    for row in range(len(source)):
+        assert decode_centre(source, row, 8)[0, 0].tolist() == pytest.approx([10, 20, 30], abs=3)
+    assert source.conversion_notes() == [
+        "3 of 6 images of another type than their names say: read by content"
+    ]
 
 
 def test_other_types_are_refused_with_a_count(tree, image):
@@ -91,11 +104,9 @@ def test_images_outside_the_class_folders(tree):
 def test_parts_of_a_data_set_are_no_classes(tree, parts):
     root = tree(*(f"{part}/{key}/1.png" for part in parts for key in "ab"))
     with pytest.raises(UserInputError, match=r"E_DATA: .* holds parts of a data set, not classes"):
-        list_folder(root)
+        listed(root)
     # One of them beside others may be a class, as of vehicles.
-    assert list_folder(
-        tree("../other/train/1.png", "../other/bus/1.png").parent / "other"
-    ).keys == [
+    assert listed(tree("../other/train/1.png", "../other/bus/1.png").parent / "other").keys == [
         "bus",
         "train",
     ]
@@ -117,7 +128,7 @@ def test_what_lies_there_instead_of_an_image_is_said(tree, data, shown):
     root = tree("a/1.png", "b/1.png")
     (root / "a" / "1.png").write_bytes(data)
     with pytest.raises(UserInputError, match=f"an image in PNG, JPEG or WebP{shown}"):
-        list_folder(root)
+        listed(root)
 
 
 def test_empty_class_folders(tree):
@@ -161,17 +172,17 @@ def test_links_into_another_set_are_followed(tree, tmp_path):
     (root / "a").symlink_to(tmp_path / "elsewhere")
     (root / "b").mkdir()
     (root / "b" / "1.png").symlink_to(tmp_path / "elsewhere" / "1.png")
-    assert names_of(list_folder(root), root) == [("a", "a/1.png"), ("b", "b/1.png")]
+    assert names_of(listed(root), root) == [("a", "a/1.png"), ("b", "b/1.png")]
 
 
 def test_a_link_to_an_image_of_the_source_is_said(tree, tmp_path):
     root, other = tree("a/1.png", "b/1.png"), tmp_path / "other.png"
     other.write_bytes((root / "a" / "1.png").read_bytes())
     (root / "a" / "2.png").symlink_to(other)
-    assert list_folder(root).notes == []
+    assert listed(root).notes == ()
     (root / "b" / "3.png").symlink_to(root / "a" / "1.png")
-    listing = list_folder(root)
-    assert len(listing.pictures) == 4
+    listing = listed(root)
+    assert len(listing.names) == 4
     (note,) = listing.notes
     assert note.startswith("links to images of the source itself, which count twice: 1, such as `")
     assert note.endswith("3.png`")
@@ -197,11 +208,11 @@ def test_a_folder_that_may_not_be_read_is_no_empty_one(tree, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", deny)
     with pytest.raises(PermissionError, match="deep"):
-        list_folder(root)
+        listed(root)
 
 
 def test_a_name_that_is_not_utf8_is_shown(tmp_path, image):
     root = tmp_path / os.fsdecode(b"f\xe9")
     (root / "a").mkdir(parents=True)
     (root / "a" / "1.png").write_bytes(image())
-    assert list_folder(root).name == r"f\udce9"
+    assert listed(root).name == r"f\udce9"

@@ -8,7 +8,7 @@ from PIL import Image
 
 from hellofmt.archive import ClassLine, open_archive
 from hellofmt.errors import UserInputError
-from hellofmt.sources import open_pictures, pack_archive, read_source
+from hellofmt.sources import list_source, open_source, pack_archive, read_source
 
 
 @pytest.fixture
@@ -83,9 +83,8 @@ def test_what_is_no_source(tmp_path, tree, shard, image, archive):
 
 def test_an_archive_is_read_while_it_is_open(archive):
     path = archive("files")
-    with open_pictures(path) as pictures, open_archive(path) as file:
-        assert pictures.read(2) == file.read_image(2)
-        assert np.array_equal(pictures.decode(2), file.decode_image(2))
+    with open_archive(path) as file:
+        assert open_source(path).read(2) == file.read_image(2)
 
 
 def test_what_is_converted_is_said(tree):
@@ -112,15 +111,15 @@ def test_a_mistyped_torchvision_is_answered_with_the_nearest():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "s-{000..003}.tar", "*.tar", "https://x.org/s.tar", "hf:cifar10", "torchvision:CIFAR10:d"],
+    ["", "s-{000..003}.tar", "*.tar", "hfs:cifar10"],
 )
 def test_what_is_no_path_is_not_looked_for(text, tmp_path, monkeypatch, tree):
     # An empty text would be the current folder.
     tree("a/1.png", "b/1.png")
     monkeypatch.chdir(tmp_path / "set")
-    message = "E_OPTION: .*no such file; expected a folder, an archive, or every shard by its name"
-    with pytest.raises(UserInputError, match=message), open_pictures(text):
-        pass
+    message = "E_OPTION: .*no such file; expected a folder, an archive, every shard by its name"
+    with pytest.raises(UserInputError, match=message):
+        list_source(text)
 
 
 def test_a_path_may_hold_what_paths_seldom_do(tree):

@@ -4,18 +4,24 @@ import pytest
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from hellofmt.errors import UserInputError
-from hellofmt.sources.shards import list_shards
+from hellofmt.sources.shards import ShardSource, list_shards
+
+
+def listed(path):
+    return list_shards([str(path)])[0]
 
 
 def refused(path):
     with pytest.raises(UserInputError) as caught:
-        list_shards([path])
+        list_shards([str(path)])
     assert caught.value.code == "E_DATA"
     return caught.value.message
 
 
 def names_of(listing, path):
-    return [(p.name.removeprefix(f"{path}:"), p.key) for p in listing.pictures]
+    assert listing.names.folders == (str(path),)
+    names = [listing.names.name(row) for row in range(len(listing.names))]
+    return list(zip(names, (listing.keys[place] for place in listing.key_of), strict=True))
 
 
 def test_keys_end_at_the_first_dot_as_in_webdataset(shard, image):
@@ -28,12 +34,14 @@ def test_keys_end_at_the_first_dot_as_in_webdataset(shard, image):
         ("x/c.json", b"{}"),
     ]
     path = shard(members)
-    listing = list_shards([path])
+    listing = listed(path)
     assert names_of(listing, path) == [("x/b.png", "1"), ("x/c.jpg", "0")]
-    assert [p.read() for p in listing.pictures] == [members[0][1], members[4][1]]
+    source = ShardSource(listing)
+    assert [source.read(row) for row in range(2)] == [members[0][1], members[4][1]]
+    assert source.name_of(1) == f"{path}:x/c.jpg"
     assert ([line.key for line in listing.lines], listing.keys) == (["0", "1"], ["0", "1"])
     assert (listing.is_numbered, listing.name) == (True, "s")
-    assert listing.notes == [f"files that are not images skipped: 2, such as `{path}:x/b.seg.png`"]
+    assert listing.notes == (f"files that are not images skipped: 2, such as `{path}:x/b.seg.png`",)
     with path.open("rb") as stream:
         theirs = list(group_by_keys(tar_file_expander([{"url": "", "stream": stream}])))
     assert [sample["__key__"] for sample in theirs] == ["x/b", "x/c"]
@@ -48,13 +56,13 @@ def test_samples_whose_key_holds_a_dot_are_read_and_said(shard, image):
     for stem, label in (("img.a", b"0"), ("img.b", b"1")):
         members += [(f"{stem}.cls", label), (f"{stem}.png", image())]
     path = shard(members)
-    listing = list_shards([path])
+    listing = listed(path)
     assert names_of(listing, path) == [
         ("img.v1.0.jpg", "0"), ("img1.jpg", "1"), ("img2.jpg", "2"), ("img.v1.3.jpg", "3"),
         ("img4.jpg", "4"), ("img5.jpg", "5"), ("img.a.png", "0"), ("img.b.png", "1"),
     ]  # fmt: skip
     kind = "samples whose key holds a dot, where WebDataset would end it"
-    assert listing.notes == [f"{kind}: 4, such as `{path}:img.v1.0`"]
+    assert listing.notes == (f"{kind}: 4, such as `{path}:img.v1.0`",)
 
 
 def test_hidden_members_are_skipped_and_counted(shard, image):
@@ -69,16 +77,14 @@ def test_hidden_members_are_skipped_and_counted(shard, image):
             (".data/b.png", image()),
         ]
     )
-    listing = list_shards([path])
+    listing = listed(path)
     assert names_of(listing, path) == [("./a.png", "0"), (".data/b.png", "1")]
-    assert listing.notes == [f"hidden entries skipped: 2, such as `{path}:./._a.png`"]
+    assert listing.notes == (f"hidden entries skipped: 2, such as `{path}:./._a.png`",)
 
 
 def test_content_decides_what_an_image_is(shard, image):
     path = shard([("a.gif", image()), ("a.cls", b"0")])
-    listing = list_shards([path])
-    assert [p.codec for p in listing.pictures] == ["png"]
-    assert "read by content: 1, such as" in listing.notes[0]
+    assert ShardSource(listed(path)).read(0) == image()
     path = shard(
         [("a.jpg", image("GIF")), ("a.cls", b"0"), ("b.bmp", image("BMP")), ("b.cls", b"0")]
     )

@@ -124,6 +124,7 @@ def test_files_that_torchvision_opens_are_converted_as_ours(imagenet):
     source = read_source(f"torchvision:ImageNet:{imagenet}")
     assert source.pixels[1, 0, 0].tolist() == [9, 8, 7]
     assert source.notes == (
+        "3 of 3 images of another type than their names say: read by content",
         "1 of 3 images with an alpha channel: dropped, the colours under it show",
     )
     Image.fromarray(np.full((8, 8), 300, np.uint16)).save(path, "PNG")

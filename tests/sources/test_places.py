@@ -1,19 +1,19 @@
 """Which label a class gets, and which tables are refused before anything is done with them."""
 
-import numpy as np
 import pytest
 import torchvision
 
 from hellofmt.archive import ClassLine
 from hellofmt.errors import UserInputError
 from hellofmt.sources.folder import list_folder
-from hellofmt.sources.listing import Listing, Picture, Pictures, placed
+from hellofmt.sources.listing import Listing
+from hellofmt.sources.places import placed
 
 ANIMALS = [ClassLine("n02012849", ("crane",)), ClassLine("n03126707", ("crane",))]
 
 
 def listing(*keys, **options):
-    return Listing("set", [], list(keys), **options)
+    return Listing("set", list(keys), **options)
 
 
 def places(of, classes=None):
@@ -23,7 +23,7 @@ def places(of, classes=None):
 
 def test_without_a_list_names_decide_as_in_image_folder(tree):
     root = tree("9/1.png", "10/1.png", "2/1.png")
-    keys, labels, notes = places(list_folder(root))
+    keys, labels, notes = places(list_folder(root)[0])
     assert keys == torchvision.datasets.ImageFolder(root).classes == ["10", "2", "9"]
     assert labels == [0, 1, 2]
     (note,) = notes
@@ -135,15 +135,3 @@ def test_tables_that_no_archive_holds_are_refused_at_once(key, message):
 def test_a_folder_name_with_synonyms():
     lines, _, _ = placed(listing("tench, Tinca tinca"))
     assert lines == [ClassLine("tench, Tinca tinca", ("tench", "Tinca tinca"))]
-
-
-def test_pictures_are_read_one_by_one(tree, image):
-    root = tree("a/1.png", "b/1.png")
-    (root / "b" / "2.png").write_bytes(image(colour=(1, 2, 3)))
-    pictures = Pictures(list_folder(root), [ClassLine("b", ("bee",)), ClassLine("a", ("ay",))])
-    assert (len(pictures), pictures.labels.tolist(), pictures.name) == (3, [1, 0, 0], "set")
-    assert pictures.read(2) == (root / "b" / "2.png").read_bytes()
-    assert np.array_equal(pictures.decode(2), np.full((8, 8, 3), (1, 2, 3)))
-    gone = Picture("a", "x:1", "png", lambda: b"")
-    with pytest.raises(UserInputError, match="cannot read image `x:1`"):
-        Pictures(Listing("set", [gone], ["a"])).decode(0)
