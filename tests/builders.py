@@ -179,6 +179,7 @@ def paper_head(classes=1000, rank=128, start="text") -> Head:
     """The paper's low-rank delta of a head that starts from text."""
     return Head(
         bias=False,
+        link="softmax",
         scale="1.0",
         start=start,
         storage="int8",

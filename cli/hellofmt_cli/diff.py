@@ -79,9 +79,15 @@ def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, dict):
         items = [(str(key), child) for key, child in value.items()]
     elif isinstance(value, list) and any(isinstance(child, dict | list) for child in value):
-        # Adapted weights have a name; a number would shift with every weight before it.
+        # Adapted weights and label functions have a name; a number would shift with every one
+        # before it.
         items = [
-            (str(child.get("param", i)) if isinstance(child, dict) else str(i), child)
+            (
+                str(child.get("param", child.get("name", i)))
+                if isinstance(child, dict)
+                else str(i),
+                child,
+            )
             for i, child in enumerate(value)
         ]
     else:

@@ -25,7 +25,14 @@ from hellofmt.archive import (
 from hellofmt.errors import HelloIOError, UserInputError, shown_path, target_exists
 from hellofmt_cli.cat import image_bytes
 from hellofmt_cli.console import console
-from hellofmt_cli.options import Choice, expect_option, json_option, limit_option, limits
+from hellofmt_cli.options import (
+    Choice,
+    expect_option,
+    json_option,
+    label_function_option,
+    limit_option,
+    limits,
+)
 from hellofmt_cli.output import count, echo_json, reading, size
 
 if TYPE_CHECKING:
@@ -61,6 +68,7 @@ _SHARD_BYTES: Final = 1 << 30
 )
 @click.option("--peft", is_flag=True, help="Write the deltas as an adapter of PEFT, nothing else.")
 @click.option("--base", metavar="BASE", help="With --peft: base encoder of the archive.")
+@label_function_option
 @click.option(
     "--peft-mha-fix",
     type=Choice(["auto", "on", "off"]),
@@ -78,6 +86,7 @@ def extract(
     form: Literal["members", "imagefolder", "webdataset"],
     peft: bool,
     base: str | None,
+    label_function: str | None,
     peft_mha_fix: MhaFix,
     as_json: bool,
 ) -> None:
@@ -107,7 +116,8 @@ def extract(
             # Loads torch, which unpacking does not need.
             from hellofmt.projector import Projector
 
-            Projector.from_file(archive, base).to_peft(directory, mha_fix=peft_mha_fix)
+            made = Projector.from_file(archive, base, label_function=label_function)
+            made.to_peft(directory, mha_fix=peft_mha_fix)
         _report(verified.id, directory, as_json=as_json)
         return
     # What was verified is what is read: the path could name another file by now.

@@ -39,7 +39,6 @@ def describe(
 
     manifest = archive.manifest
     ledger = ledger_of(archive)
-    head = manifest.head
     dataset = manifest.dataset
     document: dict[str, Any] = {
         "schema": "hello.inspect/1",
@@ -58,9 +57,7 @@ def describe(
         "images": _images(archive, ledger),
         "classes": manifest.classes,
         "base": _base(manifest),
-        "delta": _delta(manifest, ledger),
-        "head": _head(manifest, ledger),
-        "temperature": None if head is UNSET else decimal_value(head.temperature),
+        "functions": _functions(manifest, ledger),
         "views": {
             "size": manifest.views.size,
             "mix": manifest.views.mix,
@@ -122,33 +119,43 @@ def _base(manifest: Manifest) -> dict[str, Any] | None:
     }
 
 
-def _delta(manifest: Manifest, ledger: Ledger) -> dict[str, Any] | None:
+def _functions(manifest: Manifest, ledger: Ledger) -> list[dict[str, Any]]:
+    """Every label function, the default first."""
+    from hellofmt.archive import decimal_value, function_section
     from hellofmt.ledger import factor_values
 
-    adapter = manifest.adapter
-    if adapter is UNSET:
-        return None
-    return {
-        "parameters": factor_values(adapter, None, 0, 0),
-        "bytes": ledger.sections["adapter"],
-        "targets": len(adapter.targets),
-    }
-
-
-def _head(manifest: Manifest, ledger: Ledger) -> dict[str, Any] | None:
-    from hellofmt.ledger import factor_values
-
-    head, base = manifest.head, manifest.base
-    if head is UNSET or base is UNSET:
-        return None
-    return {
-        "start": head.start,
-        "rank": None if head.a is UNSET else head.a[0],
-        "storage": head.storage,
-        "bias": head.bias,
-        "parameters": factor_values(None, head, base.arch.embed_dim, manifest.classes),
-        "bytes": ledger.sections["head"],
-    }
+    if manifest.functions is UNSET or manifest.base is UNSET:
+        return []
+    dim, described = manifest.base.arch.embed_dim, list[dict[str, Any]]()
+    for function in manifest.functions:
+        adapter, head = function.adapter, function.head
+        sizes = {
+            kind: ledger.sections[function_section(manifest, function.name, kind)]
+            for kind in ("adapter", "head")
+        }
+        described.append(
+            {
+                "name": function.name,
+                "task": function.task,
+                "link": head.link,
+                "temperature": decimal_value(head.temperature),
+                "probes": function.probes.count,
+                "delta": {
+                    "parameters": factor_values(adapter, None, 0, 0),
+                    "bytes": sizes["adapter"],
+                    "targets": len(adapter.targets),
+                },
+                "head": {
+                    "start": head.start,
+                    "rank": None if head.a is UNSET else head.a[0],
+                    "storage": head.storage,
+                    "bias": head.bias,
+                    "parameters": factor_values(None, head, dim, manifest.classes),
+                    "bytes": sizes["head"],
+                },
+            }
+        )
+    return described
 
 
 def _shard(manifest: Manifest) -> dict[str, Any] | None:
@@ -159,7 +166,7 @@ def _shard(manifest: Manifest) -> dict[str, Any] | None:
 
 
 def _labels_avoided(manifest: Manifest, ledger: Ledger, epochs: int) -> dict[str, Any] | None:
-    if manifest.head is UNSET or not ledger.images:
+    if manifest.functions is UNSET or not ledger.images:
         return None
     base = _base_bytes(manifest, ledger)
     return {
@@ -214,11 +221,11 @@ def _gflop(manifest: Manifest) -> float | None:
 
 
 def _tensors(manifest: Manifest) -> list[dict[str, Any]]:
-    adapter = manifest.adapter
-    if adapter is UNSET:
+    if manifest.functions is UNSET:
         return []
     return [
         {
+            "function": function.name,
             "param": target.param,
             "shape": list(target.shape),
             "a": list(target.a),
@@ -226,5 +233,6 @@ def _tensors(manifest: Manifest) -> list[dict[str, Any]]:
             "scale": target.scale,
             "storage": target.storage,
         }
-        for target in adapter.targets
+        for function in manifest.functions
+        for target in function.adapter.targets
     ]

@@ -146,21 +146,28 @@ def _name(value: object) -> str:
 def _summary(document: dict[str, Any]) -> str:
     images = document["images"]
     what = count(images["count"], "image") if images else "no images"
-    labels = "a label function" if document["head"] else "hard labels only"
+    functions = len(document["functions"])
+    labels = count(functions, "label function") if functions else "hard labels only"
     return f"A .hello archive with {what} and {labels}."
 
 
 def _label_facts(document: dict[str, Any]) -> list[tuple[str, str]]:
-    base, delta, head = document["base"], document["delta"], document["head"]
-    if base is None or delta is None or head is None:
+    base = document["base"]
+    if base is None:
         return []
-    values = count(delta["parameters"] + head["parameters"], "value")
-    return [
+    facts = [
         ("base", f"{base['kind']} {_name(base['name'])} {_name(base['pretrained'] or '')}"),
         ("base digest", f"<code>{escape(base['digest'])}</code>"),
-        ("trained", escape(f"{values}, {count(delta['targets'], 'adapted weight')} and a head")),
-        ("temperature", f"{document['temperature']:g}"),
     ]
+    for function in document["functions"]:
+        delta, head = function["delta"], function["head"]
+        values = count(delta["parameters"] + head["parameters"], "value")
+        trained = f"{values}, {count(delta['targets'], 'adapted weight')} and a head"
+        if len(document["functions"]) > 1:
+            facts.append(("label function", escape(function["name"])))
+        facts.append(("trained", escape(trained)))
+        facts.append(("temperature", f"{function['temperature']:g}"))
+    return facts
 
 
 def _definitions(rows: list[tuple[str, str]]) -> str:

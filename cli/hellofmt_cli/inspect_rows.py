@@ -41,21 +41,29 @@ def views_line(views: dict[str, Any]) -> str:
 
 def label_rows(document: dict[str, Any]) -> list[tuple[str, str] | None]:
     """The label function, or a line that there is none."""
-    base, delta, head = document["base"], document["delta"], document["head"]
-    if base is None or delta is None or head is None:
+    base = document["base"]
+    if base is None:
         return [("labels", "hard labels only; no label function")]
     name = f"{base['kind']} {base['name']}"
     if base["pretrained"] is not None:
         name += f" ({base['pretrained']})"
-    rank = "full" if head["rank"] is None else f"rank {head['rank']}"
-    start = "from class names" if head["start"] == "text" else "stored"
-    rows: list[tuple[str, str] | None] = [
-        ("base", name),
-        ("base digest", base["digest"]),
-        ("delta", f"{count(delta['parameters'], 'value')} on {count(delta['targets'], 'weight')}"),
-        ("head", f"{count(head['parameters'], 'value')}, {rank}, {start}, as {head['storage']}"),
-        ("temperature", f"{document['temperature']:g}"),
-    ]
+    rows: list[tuple[str, str] | None] = [("base", name), ("base digest", base["digest"])]
+    for place, function in enumerate(document["functions"]):
+        delta, head = function["delta"], function["head"]
+        if len(document["functions"]) > 1:
+            default = "" if place else ", the default"
+            rows.append(("label function", f"{function['name']}{default}"))
+        rank = "full" if head["rank"] is None else f"rank {head['rank']}"
+        start = "from class names" if head["start"] == "text" else "stored"
+        trained = count(delta["parameters"], "value")
+        rows += [
+            ("delta", f"{trained} on {count(delta['targets'], 'weight')}"),
+            (
+                "head",
+                f"{count(head['parameters'], 'value')}, {rank}, {start}, as {head['storage']}",
+            ),
+            ("temperature", f"{function['temperature']:g}"),
+        ]
     if document["gflop_per_label"] is not None:
         rows.append(("compute", f"{document['gflop_per_label']:g} GFLOP per label"))
     return rows

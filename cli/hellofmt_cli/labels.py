@@ -20,6 +20,7 @@ from hellofmt_cli.options import (
     expect_option,
     grouped,
     json_option,
+    label_function_option,
     limit_option,
     limits,
     output_option,
@@ -50,6 +51,7 @@ class LabelOptions:
         temperature: of the soft labels; None takes the archive's.
         batch_size: views in a batch.
         base: encoder, for an archive that needs one.
+        label_function: name of the archive's function; None takes the first.
         expect: id the archive must have.
         device: that labels are made on.
     """
@@ -63,6 +65,7 @@ class LabelOptions:
     temperature: float | None
     batch_size: int
     base: str | None
+    label_function: str | None
     expect: str | None
     device: str
 
@@ -101,6 +104,7 @@ class LabelOptions:
     ),
     batch_size_option,
     base_option,
+    label_function_option,
     expect_option,
     device_option("Device that labels are made on."),
 )
@@ -132,8 +136,10 @@ def labels(file: str, options: LabelOptions, teacher_input: TeacherOptions, as_j
     check_device(options.device)
     epochs, form = options.epochs, options.form
     with open_archive(file, expect=options.expect, limits=limits()) as archive:
-        function = None
+        function = options.label_function
         if options.teacher is not None:
+            if function is not None:
+                raise UserInputError.make("E_OPTION", "--teacher replaces --label-function")
             keys, side = list(archive.classes.keys), archive.manifest.views.size
             function = load_teacher(options.teacher, keys, side, teacher_input)
             function = function.to(options.device)

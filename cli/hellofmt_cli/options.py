@@ -36,6 +36,7 @@ __all__ = [
     "force_option",
     "grouped",
     "json_option",
+    "label_function_option",
     "limit_option",
     "limits",
     "name_option",
@@ -237,6 +238,11 @@ expect_option = click.option(
 )
 base_option = click.option(
     "--base", metavar="BASE", help="Base encoder of the label function, if the archive needs one."
+)
+label_function_option = click.option(
+    "--label-function",
+    metavar="NAME",
+    help="Label function of an archive that has several.  [default: the first]",
 )
 batch_size_option = click.option(
     "--batch-size",

@@ -64,12 +64,15 @@ def pack(
     Without --projector the archive has hard labels only. Its views then are random crops of 8 to
     100 % of the area and flips, not mixed, as large as the images but at most 224 pixels.
 
+    Without SOURCE, the label functions of all --projector make one archive; they need the same base
+    and classes. `hello train --label-function NAME` chooses.
+
     With --adapter, --base and --classes, and without SOURCE, the archive is a projector: the base's
     image tower as PEFT adapted it, with the zero-shot head of the class names. Images are joined to
     it by `hello pack SOURCE --projector`.
     """
-    if (adapter.adapter is None) == (not source):
-        raise click.UsageError("expected either SOURCE or --adapter")
+    if (adapter.adapter is None) == (not (source or files.projectors)):
+        raise click.UsageError("expected SOURCE, --projector, or --adapter alone")
     changes = views.changes()
     if views.view_size is not None:
         changes["size"] = views.view_size
@@ -79,7 +82,7 @@ def pack(
     if adapter.adapter is not None:
         if adapter.base is None or classes is None:
             raise click.UsageError("--adapter needs --base and --classes")
-        if files.projector is not None or files.shards is not None:
+        if files.shards is not None:
             raise click.UsageError("--adapter makes a projector; it has no images to pack")
         with console.stage("loading PyTorch"):
             from hellofmt_cli.pack_adapter import pack_adapter
@@ -89,7 +92,7 @@ def pack(
     else:
         with console.stage("pack", "image") as on_image:
             archive_id = pack_archive(
-                source,
+                source or None,
                 files.output,
                 projector=files.projector,
                 classes=classes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -38,7 +39,7 @@ class FileOptions:
 
     Attributes:
         output: the archive.
-        projector: archive whose label function is copied.
+        projectors: archives whose label functions are copied, as ``FILE`` or ``NAME=FILE``.
         classes: file of the class list.
         force: replace an existing archive.
         reencode: codec that other images are converted to; None refuses them.
@@ -47,12 +48,23 @@ class FileOptions:
     """
 
     output: str
-    projector: str | None
+    projectors: tuple[str, ...]
     classes: str | None
     force: bool
     reencode: Literal["png", "jpeg", "webp"] | None
     layout: Literal["auto", "files", "packed"]
     shards: int | None
+
+    @property
+    def projector(self) -> list[tuple[str, str]] | None:
+        """Pairs of new name, empty to keep the old one, and archive; None without any."""
+        pairs: list[tuple[str, str]] = []
+        for text in self.projectors:
+            name, equals, path = text.partition("=")
+            # A file may be called like an assignment.
+            is_named = bool(equals) and "/" not in name and not Path(text).exists()
+            pairs.append((name, path) if is_named else ("", text))
+        return pairs or None
 
 
 @dataclass(frozen=True)
@@ -93,7 +105,14 @@ file_options = grouped(
     "files",
     FileOptions,
     output_option("FILE", "Write this archive."),
-    click.option("--projector", metavar="FILE", help="Copy the label function of this archive."),
+    click.option(
+        "--projector",
+        "projectors",
+        multiple=True,
+        metavar="[NAME=]FILE",
+        help="Copy the label functions of this archive; repeated, of all, the first as the default."
+        " NAME renames its one function.",
+    ),
     classes_option,
     force_option(),
     click.option(

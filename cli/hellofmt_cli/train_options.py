@@ -7,7 +7,14 @@ from typing import Final
 
 import click
 
-from hellofmt_cli.options import base_option, device_option, expect_option, grouped, seed_option
+from hellofmt_cli.options import (
+    base_option,
+    device_option,
+    expect_option,
+    grouped,
+    label_function_option,
+    seed_option,
+)
 
 __all__ = ["RECIPE_NAMES", "TrainOptions", "train_options"]
 
@@ -31,6 +38,7 @@ class TrainOptions:
         ema: decay of an average of the weights, which is then measured.
         seed: of weights, order and views.
         base: encoder, for an archive that needs one.
+        label_function: name of the archive's function; None takes the first.
         expect: id the archive must have.
         workers: processes that draw views; 0 draws them in this one.
         device: that everything runs on.
@@ -51,6 +59,7 @@ class TrainOptions:
     ema: float | None
     seed: int
     base: str | None
+    label_function: str | None
     expect: str | None
     workers: int
     device: str
@@ -108,6 +117,7 @@ train_options = grouped(
     ),
     seed_option("Seed of weights, order and views."),
     base_option,
+    label_function_option,
     expect_option,
     click.option(
         "--workers",

@@ -138,6 +138,7 @@ def _train(archive: Archive, options: TrainOptions, world: int) -> dict[str, Any
         "student": name,
         "recipe": plan.name,
         "labels": labels,
+        "label_function": dataset.label_function if labels == "soft" else None,
         "label_kernel": kernel,
         "temperature": dataset.temperature if plan.labels == "soft" else None,
         "steps": total,
@@ -183,7 +184,10 @@ def _read_images(data: str, archive: Archive) -> ArrayImages:
 def _labelled(archive: Archive, plan: Recipe, options: TrainOptions) -> HelloDataset:
     """The archive's images with the labels that the user wants."""
     labels, device = options.labels, options.device
-    stored = label_function = None
+    stored = None
+    label_function: Any = options.label_function
+    if labels != "soft" and label_function is not None:
+        raise UserInputError.make("E_OPTION", "--label-function needs --labels soft")
     if labels not in ("soft", "hard"):
         nearest = did_you_mean(labels, ("soft", "hard"))
         # A folder that is missing stays the OSError it is.

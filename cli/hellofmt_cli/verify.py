@@ -56,7 +56,7 @@ _VERDICTS: Final[dict[type[HelloError], str]] = {
 @click.option(
     "--least-version", metavar="X.Y.Z", help="With --pubkey: refuse an older data set version."
 )
-@click.option("--probes", is_flag=True, help="Build the label function and check its probes.")
+@click.option("--probes", is_flag=True, help="Build every label function and check its probes.")
 @click.option(
     "--base", metavar="BASE", help="Base for --probes, where the archive does not bring its own."
 )
@@ -146,14 +146,20 @@ def _verdict(file: str) -> Generator[None]:
 
 
 def _check_probes(archive: Archive, base: str | None) -> dict[str, Any]:
-    """Build the label function, which checks the base's digest and the probes."""
+    """Build every label function, which checks the base's digest and the probes."""
     manifest = archive.manifest
-    if manifest.probes is UNSET or manifest.base is UNSET:
+    if manifest.functions is UNSET or manifest.base is UNSET:
         raise UserInputError.make("E_OPTION", "the archive has no label function to check")
-    from hellofmt.projector import Labeler
+    from hellofmt.projector import Labeler, base_of
 
-    Labeler.from_file(archive, base, check_probes=True)
-    return {"count": manifest.probes.count, "base": manifest.base.digest}
+    loaded = base_of(archive, base)
+    for function in manifest.functions:
+        Labeler.from_file(archive, loaded, label_function=function.name, check_probes=True)
+    return {
+        "count": sum(function.probes.count for function in manifest.functions),
+        "functions": [function.name for function in manifest.functions],
+        "base": manifest.base.digest,
+    }
 
 
 def _echo(file: str, document: dict[str, Any]) -> None:

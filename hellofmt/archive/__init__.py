@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.canonical import decimal_string, decimal_value
     from hellofmt.archive.format.classes import Classes, ClassLine
     from hellofmt.archive.format.digest import base_digest, content_id, tensors_digest
+    from hellofmt.archive.format.functions import find_function, function_section
     from hellofmt.archive.format.images import decode_image, encode_image, without_metadata
     from hellofmt.archive.format.index import Index
     from hellofmt.archive.format.layout import shard_path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         Head,
         HeadText,
         Images,
+        LabelFunction,
         Manifest,
         Preprocess,
         Probes,
@@ -89,6 +91,7 @@ __all__ = [
     "ImageSet",
     "Images",
     "Index",
+    "LabelFunction",
     "Limits",
     "Manifest",
     "Preprocess",
@@ -117,7 +120,9 @@ __all__ = [
     "default_views",
     "display_name",
     "encode_image",
+    "find_function",
     "free_bytes",
+    "function_section",
     "json_schema",
     "manifest_bytes",
     "new_directory",
@@ -144,6 +149,7 @@ __all__ = [
 _MODULES = {
     "format.canonical": ("decimal_string", "decimal_value"),
     "format.digest": ("base_digest", "content_id", "tensors_digest"),
+    "format.functions": ("find_function", "function_section"),
     "format.parse": ("manifest_bytes", "parse_manifest"),
     "format.validate": ("validate_manifest",),
     "class_lists": ("read_class_lines",),

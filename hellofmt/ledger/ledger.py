@@ -11,8 +11,9 @@ public encoder too, pass its bytes as ``base``.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from hellofmt.archive.format.functions import FUNCTION_SECTIONS, functions_of
 from hellofmt.archive.format.manifest import UNSET
 from hellofmt.ledger.function_bytes import factor_values
 from hellofmt.ledger.label_bytes import break_even_epochs, stored_label_bytes
@@ -22,10 +23,7 @@ if TYPE_CHECKING:
 
     from hellofmt.archive import Archive
 
-__all__ = ["PAYLOAD_SECTIONS", "Ledger", "ledger_of"]
-
-PAYLOAD_SECTIONS: Final = ("adapter", "head", "probes")
-"""Sections that exist only to make labels."""
+__all__ = ["Ledger", "ledger_of"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,8 @@ class Ledger:
 
     @property
     def payload(self) -> int:
-        """Bytes of the label function: sections ``adapter``, ``head`` and ``probes``."""
-        return sum(self.sections.get(name, 0) for name in PAYLOAD_SECTIONS)
+        """Bytes of all label functions: their sections ``adapter``, ``head`` and ``probes``."""
+        return sum(size for name, size in self.sections.items() if _is_payload(name))
 
     @property
     def base(self) -> int:
@@ -102,12 +100,20 @@ class Ledger:
         if self.base:
             parts["base"] = self.base
         parts["index and classes"] = self.sections.get("index", 0) + self.sections.get("classes", 0)
-        known = {*PAYLOAD_SECTIONS, "base", "index", "classes", "pixels"}
-        other = sum(size for name, size in self.sections.items() if name not in known)
+        known = {"base", "index", "classes", "pixels"}
+        other = sum(
+            size
+            for name, size in self.sections.items()
+            if name not in known and not _is_payload(name)
+        )
         if other:
             parts["texts"] = other
         parts["framing"] = self.framing
         return parts
+
+
+def _is_payload(section: str) -> bool:
+    return section.partition("_")[0] in FUNCTION_SECTIONS
 
 
 def ledger_of(file: Archive) -> Ledger:
@@ -130,13 +136,14 @@ def ledger_of(file: Archive) -> Ledger:
     else:
         pixels = int(index.size.sum()) if index is not None else 0
     dim = manifest.base.arch.embed_dim if manifest.base is not UNSET else 0
-    adapter = manifest.adapter if manifest.adapter is not UNSET else None
-    head = manifest.head if manifest.head is not UNSET else None
     return Ledger(
         total=file.size_bytes,
         images=len(file),
         classes=manifest.classes,
         pixels=pixels,
         sections=sections,
-        values=factor_values(adapter, head, dim, manifest.classes),
+        values=sum(
+            factor_values(function.adapter, function.head, dim, manifest.classes)
+            for function in functions_of(manifest)
+        ),
     )

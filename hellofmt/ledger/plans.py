@@ -264,9 +264,17 @@ def _check_rates(device_tflops: float, utilisation: float, bandwidth: float) -> 
 def _head(dim: int, classes: int, rank: int | None, storage: Storage) -> Head:
     """A text-started head with a low-rank change, or a stored one."""
     if rank is None:
-        return Head(bias=False, scale="1.0", start="stored", storage=storage, temperature="20.0")
+        return Head(
+            bias=False,
+            link="softmax",
+            scale="1.0",
+            start="stored",
+            storage=storage,
+            temperature="20.0",
+        )
     return Head(
         bias=False,
+        link="softmax",
         scale="1.0",
         start="text",
         storage=storage,

@@ -86,7 +86,12 @@ class BatchMaker:
         self.labeler: Labeler | None = None
         if dataset.labels in ("soft", "logits"):
             self.labeler = Labeler.from_file(
-                dataset.file, base, device=making.device, dtype=making.dtype, compile=making.compile
+                dataset.file,
+                base,
+                label_function=dataset.label_function,
+                device=making.device,
+                dtype=making.dtype,
+                compile=making.compile,
             )
         if dataset.labels == "none":
             form = ViewForm(is_channels_last=making.channels_last)

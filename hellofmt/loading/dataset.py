@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import Dataset
 
 from hellofmt.archive.format.canonical import decimal_value
+from hellofmt.archive.format.functions import find_function
 from hellofmt.archive.format.manifest import UNSET
 from hellofmt.errors import UserInputError
 from hellofmt.loading.arguments import check_functions, device_of, positive, whole
@@ -93,6 +94,7 @@ class HelloDataset(Dataset[Any]):
     Attributes:
         file: the open archive.
         labels: kind of label, see above.
+        label_function: name of the label function of the archive, None if it has none.
         seed: seed of the views.
         transform: see below; likewise ``target_transform`` and ``as_dict``.
         classes: key of every class, in label order.
@@ -124,8 +126,9 @@ class HelloDataset(Dataset[Any]):
         stored: soft labels that ``write_labels`` stored for these views, or their directory, to
             read instead of making labels. There are only as many epochs as are stored, unless
             the labels cycle, and then the views cycle with them.
-        label_function: function from views (N, 3, S, S), float32 in [0, 1] on ``device``, to logits
-            (N, C), such as a teacher, in the place of the archive's projector.
+        label_function: name of one of the archive's label functions, by default the first; or a
+            function from views (N, 3, S, S), float32 in [0, 1] on ``device``, to logits (N, C),
+            such as a teacher, in their place.
         as_dict: keys of image and label, to get items as dicts.
 
     Raises:
@@ -155,14 +158,16 @@ class HelloDataset(Dataset[Any]):
         storage_options: Mapping[str, Any] | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         stored: str | os.PathLike[str] | StoredLabels | None = None,
-        label_function: Callable[[Tensor], Tensor] | None = None,
+        label_function: str | Callable[[Tensor], Tensor] | None = None,
         as_dict: tuple[str, str] | None = None,
     ) -> None:
         seed = whole(seed, "seed", 0, 64)
         if temperature is not None:
             temperature = positive(temperature, "temperature")
+        name = label_function if isinstance(label_function, str) else None
+        function = None if isinstance(label_function, str) else label_function
         check_functions(
-            transform=transform, target_transform=target_transform, label_function=label_function
+            transform=transform, target_transform=target_transform, label_function=function
         )
         self._options = Options(
             labels=labels,
@@ -173,10 +178,15 @@ class HelloDataset(Dataset[Any]):
             has_target_transform=target_transform is not None,
             as_dict=as_dict,
             is_stored=stored is not None,
-            has_label_function=label_function is not None,
+            has_label_function=function is not None,
         )
         self.file = opened(source, expect, storage_options, cache_dir)
-        if self.file.manifest.head is UNSET:
+        self.label_function: str | None = None
+        if self.file.manifest.functions is not UNSET:
+            self.label_function = find_function(self.file.manifest, name).name
+        elif name is not None:
+            find_function(self.file.manifest, name)
+        else:
             self._options.check_without_projector()
         self.labels: LabelKind = labels
         self.seed = seed
@@ -190,8 +200,8 @@ class HelloDataset(Dataset[Any]):
         self._device = device_of(device, is_used=False)
         self._labelers: dict[str, Labeler] = {}
         self._function: FunctionLabeler | None = None
-        if label_function is not None:
-            self._function = FunctionLabeler(label_function, len(self.classes), self._device)
+        if function is not None:
+            self._function = FunctionLabeler(function, len(self.classes), self._device)
         if images is None:
             self._images = ArchiveImages(self.file)
         else:
@@ -251,10 +261,13 @@ class HelloDataset(Dataset[Any]):
 
         None if there is none of these: an archive without a projector.
         """
-        head, own = self.file.manifest.head, self._options.temperature
+        own = self._options.temperature
         if own is None and self.stored is not None:
             return self.stored.temperature
-        return own if own is not None or head is UNSET else decimal_value(head.temperature)
+        if own is not None or self.label_function is None:
+            return own
+        head = find_function(self.file.manifest, self.label_function).head
+        return decimal_value(head.temperature)
 
     def set_epoch(self, epoch: int) -> None:
         """Start counting from ``epoch``; also reaches persistent workers.
@@ -290,7 +303,9 @@ class HelloDataset(Dataset[Any]):
         refuse_fork(where, os.getpid())
         device_of(where)
         if str(where) not in self._labelers:
-            made = Labeler.from_file(self.file, self._base, device=where)
+            made = Labeler.from_file(
+                self.file, self._base, label_function=self.label_function, device=where
+            )
             self._labelers[str(where)] = made
         return self._labelers[str(where)]
 

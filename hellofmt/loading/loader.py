@@ -17,7 +17,7 @@ cores, and a thread only makes them wait for each other.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 import torch
 
@@ -80,6 +80,7 @@ class HelloLoader:
         labels: LabelKind = "soft",
         temperature: float | None = None,
         base: str | Path | LoadedBase | nn.Module | None = None,
+        label_function: str | None = None,
         views: Literal["manifest"] | None = "manifest",
         seed: int = 0,
         shuffle: bool = True,
@@ -104,6 +105,7 @@ class HelloLoader:
             labels: ``"soft"``, ``"logits"``, ``"hard"`` or ``"none"``.
             temperature: T > 0 of soft labels; by default the manifest's.
             base: the base encoder, as for ``HelloDataset``.
+            label_function: name of one of the archive's label functions; by default the first.
             views: ``"manifest"``, or None for whole images.
             seed: seed of order and views, 0 <= seed < 2**64.
             shuffle: shuffle rows in every epoch.
@@ -126,12 +128,16 @@ class HelloLoader:
             ValueError: a number is out of range, see ``HelloSampler``.
         """
         self.device = device_of(device)
+        if not isinstance(cast("object", label_function), str | None):
+            text = "expected the name of one of the archive's; HelloDataset takes functions"
+            raise UserInputError.make("E_OPTION", text, argument="label_function")
         self.dataset = HelloDataset(
             source,
             images=images,
             labels=labels,
             temperature=temperature,
             base=base,
+            label_function=label_function,
             views=views,
             seed=seed,
             expect=expect,

@@ -101,6 +101,8 @@ class _Views(Protocol):
     @property
     def id(self) -> str: ...
     @property
+    def label_function(self) -> str | None: ...
+    @property
     def seed(self) -> int: ...
     @property
     def is_augmented(self) -> bool: ...
@@ -120,6 +122,7 @@ class StoredLabels:
         cycles: whether a later epoch e is epoch e mod E again, views and labels.
         rows: N, rows of the dataset.
         classes: C.
+        label_function: name of the archive's function that made them; None for another function.
         temperature: T of the stored probabilities; for ``fkd`` and ``embeddings`` the default.
     """
 
@@ -157,6 +160,7 @@ class StoredLabels:
         self.rows: int = facts["rows"]
         self.classes: int = facts["classes"]
         self.temperature = float(facts.get("temperature") or 1.0)
+        self.label_function: object = facts.get("label_function")
         self.is_augmented = facts.get("augmented") is True
         self._k: int = facts.get("k", 0)
         self._batches = -(-self.rows // max(1, facts["batch_size"]))
@@ -174,10 +178,13 @@ class StoredLabels:
         """Check that the labels are of the views of a dataset.
 
         Raises:
-            UserInputError: E_DATA, archive, seed, number of images or kind of views differs.
+            UserInputError: E_DATA, archive, label function, seed, number of images or kind of views
+                differs.
         """
+        made_by = dataset.label_function if self.label_function is None else self.label_function
         facts = (
             ("archive", self.archive, dataset.id),
+            ("label function", made_by, dataset.label_function),
             ("seed", self.seed, dataset.seed),
             ("images", self.rows, len(dataset)),
             ("augmented", self.is_augmented, dataset.is_augmented),

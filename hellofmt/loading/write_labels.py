@@ -106,14 +106,15 @@ def write_labels(
         source = dataset.label_source()
     else:
         source = FunctionLabeler(label_function, classes, dataset.device)
-    if form == "embeddings" and isinstance(source, FunctionLabeler):
+    is_function = isinstance(source, FunctionLabeler)
+    if form == "embeddings" and is_function:
         text = "form `embeddings` of a label function, which has none; expected another form"
         raise UserInputError.make("E_OPTION", text)
     facts = {
         "schema": LABELS_SCHEMA,
         "form": form,
         "archive": dataset.id,
-        "made_by": "function" if isinstance(source, FunctionLabeler) else "archive",
+        "label_function": None if is_function else dataset.label_function,
         "seed": dataset.seed,
         "epochs": epochs,
         "cycles": form in CYCLING_FORMS,

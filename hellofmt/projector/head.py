@@ -200,6 +200,7 @@ class LinearHead(nn.Module):
             a_shape, b_shape = list(a.shape), list(b.shape)
         head = Head(
             bias=self.bias is not None,
+            link="softmax",
             scale=decimal_string(scale),
             start="stored" if self.text_digest is None else "text",
             storage=storage,

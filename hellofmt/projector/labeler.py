@@ -27,7 +27,7 @@ from torch.utils.data import get_worker_info
 import hellofmt_kernels
 from hellofmt.archive import open_archive
 from hellofmt.archive.format.canonical import decimal_value
-from hellofmt.archive.format.manifest import UNSET
+from hellofmt.archive.format.functions import FUNCTION_SECTIONS, find_function, function_section
 from hellofmt.archive.format.probes import probe_images
 from hellofmt.errors import UserInputError
 from hellofmt.projector.base import base_of
@@ -117,6 +117,7 @@ class Labeler:
         file: Archive | str | os.PathLike[str],
         base: str | Path | LoadedBase | nn.Module | None = None,
         *,
+        label_function: str | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
         check_probes: bool = True,
@@ -128,6 +129,7 @@ class Labeler:
             file: an open archive, or the path of one.
             base: where its base is, as for `hellofmt.projector.load_base`; not needed for seeded
                 and embedded bases.
+            label_function: name of one of its label functions; None is the first.
             device: where to run.
             dtype: dtype of the image tower; None: float32.
             check_probes: compare with the stored logits of the generated probes.
@@ -140,24 +142,29 @@ class Labeler:
             BaseModelError: E_BASE_MISSING, E_BASE_CONFIG, E_BASE_PREPROC, E_BASE_WEIGHTS: the base
                 is absent or another one; E_BASE_PROBES: it computes other logits.
             SpecError: E_TENSOR, E_RANK: tensors do not fit the base.
-            UserInputError: E_OPTION, the archive has no projector, or CUDA in a forked worker.
+            UserInputError: E_OPTION, the archive has no projector or none of this name, or CUDA in
+                a forked worker.
         """
         is_path = isinstance(file, (str, os.PathLike))
         with open_archive(file) if is_path else contextlib.nullcontext(file) as opened:
-            adapter, head = projector_entries(opened)
+            function = find_function(opened.manifest, label_function)
+            adapter, head, probes = (
+                opened.tensors(function_section(opened.manifest, label_function, kind))
+                for kind in FUNCTION_SECTIONS
+            )
             labeler = cls.assembled(
                 base_of(opened, base),
+                function.adapter,
                 adapter,
-                opened.tensors("adapter"),
+                function.head,
                 head,
-                opened.tensors("head"),
                 [names[0] for names in opened.classes.names],
                 device=device,
                 dtype=dtype,
                 compile=compile,
             )
             if check_probes:
-                labeler.check_probes(opened.tensors("probes")["logits"])
+                labeler.check_probes(probes["logits"])
         return labeler
 
     @classmethod
@@ -404,26 +411,6 @@ def _dtype_name(dtype: torch.dtype) -> str:
 def parameter_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     """State-dict names and shapes of the parameters of ``module``."""
     return {name: tuple(p.shape) for name, p in module.named_parameters()}
-
-
-def projector_entries(file: Archive) -> tuple[Adapter, Head]:
-    """The manifest's ``adapter`` and ``head``.
-
-    Args:
-        file: an open archive.
-
-    Returns:
-        Both entries.
-
-    Raises:
-        UserInputError: E_OPTION, the archive has no projector.
-    """
-    adapter, head = file.manifest.adapter, file.manifest.head
-    if adapter is UNSET or head is UNSET:
-        raise UserInputError.make(
-            "E_OPTION", "the archive has no projector; expected one to make soft labels"
-        )
-    return adapter, head
 
 
 def refuse_fork(device: torch.device, pid: int) -> None:

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from hellofmt.archive import ProjectorPart
 from hellofmt.archive.format.canonical import decimal_string, decimal_value
+from hellofmt.archive.format.functions import find_function, function_section
 from hellofmt.archive.format.manifest import UNSET, Adapter, Target
 from hellofmt.errors import UserInputError
 from hellofmt.projector import quantise
 from hellofmt.projector.base import base_of
 from hellofmt.projector.head import LinearHead, read_head
-from hellofmt.projector.labeler import Labeler, parameter_shapes, projector_entries
+from hellofmt.projector.labeler import Labeler, parameter_shapes
 from hellofmt.projector.lowrank import Delta, read_deltas
 from hellofmt.projector.peft import read_peft, write_peft
 from hellofmt.projector.targets import delta_shapes, is_paper
@@ -138,13 +139,18 @@ class Projector(nn.Module):
 
     @classmethod
     def from_file(
-        cls, file: Archive, base: str | Path | LoadedBase | nn.Module | None = None
+        cls,
+        file: Archive,
+        base: str | Path | LoadedBase | nn.Module | None = None,
+        *,
+        label_function: str | None = None,
     ) -> Self:
         """The projector of an archive, dequantised, ready to be trained further.
 
         Args:
             file: an open archive.
             base: where its base is; see `hellofmt.projector.base_of`.
+            label_function: name of one of its label functions; None is the first.
 
         Returns:
             The projector; probes are not checked.
@@ -152,17 +158,21 @@ class Projector(nn.Module):
         Raises:
             BaseModelError: the base is absent or another one.
             SpecError: E_TENSOR, E_RANK: tensors do not fit the base.
-            UserInputError: E_OPTION, the archive has no projector.
+            UserInputError: E_OPTION, the archive has no projector, or none of this name.
         """
+        function = find_function(file.manifest, label_function)
         loaded = base_of(file, base)
-        adapter, head = projector_entries(file)
+        adapter, head = (
+            file.tensors(function_section(file.manifest, label_function, kind))
+            for kind in ("adapter", "head")
+        )
         names = [names[0] for names in file.classes.names]
         return cls(
             loaded,
-            read_deltas(adapter, file.tensors("adapter"), parameter_shapes(loaded.visual)),
-            read_head(head, file.tensors("head"), loaded, names),
+            read_deltas(function.adapter, adapter, parameter_shapes(loaded.visual)),
+            read_head(function.head, head, loaded, names),
             names=names,
-            temperature=decimal_value(head.temperature),
+            temperature=decimal_value(function.head.temperature),
         )
 
     @classmethod

@@ -3,32 +3,26 @@
 Three kinds of source: a folder with one sub-folder per class (``ImageFolder``'s rule, and what RDED
 and SRe2L write), WebDataset shards, and another archive. Bytes are kept exactly as they are; an
 image outside its profile is refused by name, never silently re-encoded.
-
-A label function is copied from its archive bit for bit: its tensors are not decoded and stored
-again, so probes, quantisation and digest stay what they were.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from hellofmt.archive.format.images import check_image_limits, encode_image, parse_image
 from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits
-from hellofmt.archive.format.manifest import UNSET, Dataset, Views
-from hellofmt.archive.format.tensors import StoredTensor, expected_tensors, parse_tensors
+from hellofmt.archive.format.manifest import Dataset, Views
 from hellofmt.archive.format.view_defaults import LARGEST_DEFAULT_VIEW, default_views
-from hellofmt.archive.read.open import open_archive
-from hellofmt.archive.write.draft import Draft, ImageItem, ImageSet, ProjectorPart
+from hellofmt.archive.write.draft import Draft, ImageItem, ImageSet
 from hellofmt.archive.write.shards import write_shards
 from hellofmt.archive.write.writer import write_archive
 from hellofmt.errors import HelloError, UserInputError, printable
-from hellofmt.sources.archived import class_lines
 from hellofmt.sources.content import (
     HEAD_BYTES,
     codec_of,
@@ -38,6 +32,7 @@ from hellofmt.sources.content import (
 )
 from hellofmt.sources.decode import GREY, MISNAMED, ORIENTED, decode_rgb, is_grey
 from hellofmt.sources.files import read_head
+from hellofmt.sources.label_functions import read_label_functions
 from hellofmt.sources.listing import some
 from hellofmt.sources.notes import Notes
 from hellofmt.sources.read import list_source
@@ -47,11 +42,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Literal
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from hellofmt.archive.format.classes import ClassLine
     from hellofmt.archive.format.images import Codec
+    from hellofmt.sources.label_functions import Paths
     from hellofmt.sources.source import Source
 
 __all__ = ["pack_archive"]
@@ -60,16 +53,6 @@ __all__ = ["pack_archive"]
 _SAMPLED: Final = 64
 
 _logger = logging.getLogger("hellofmt")
-
-
-@dataclass(frozen=True)
-class _LabelFunction:
-    """What is taken over from an archive with a label function."""
-
-    part: ProjectorPart
-    lines: list[ClassLine]
-    dataset: Dataset
-    views: Views
 
 
 @dataclass(frozen=True)
@@ -122,10 +105,10 @@ def _is_within(data: bytes, codec: Codec, expected: Codec) -> bool:
 
 
 def pack_archive(
-    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None,
     target: str | os.PathLike[str],
     *,
-    projector: str | os.PathLike[str] | None = None,
+    projector: Paths | None = None,
     classes: Sequence[ClassLine] | None = None,
     views: Views | Mapping[str, Any] | None = None,
     name: str | None = None,
@@ -151,9 +134,12 @@ def pack_archive(
     images. One class is enough for an archive; training needs two.
 
     Args:
-        source: an image folder, a ``.hello`` archive, or one or more WebDataset shards (``.tar``).
+        source: an image folder, a ``.hello`` archive, or one or more WebDataset shards (``.tar``);
+            None packs the label functions of ``projector`` alone.
         target: the archive to write.
-        projector: an archive whose label function is copied; its classes and views are taken over.
+        projector: an archive whose label functions are copied; its classes and views are taken
+            over. Or several of one base and one class list, each alone or in a pair after a new
+            name for its one function. The first function is the default.
         classes: the classes in label order; those of the source may be fewer.
         views: how views are made; the projector's, else ``default_views`` for the median shorter
             side of the images, at most 224. A mapping changes only the fields it names.
@@ -181,7 +167,8 @@ def pack_archive(
     Raises:
         UserInputError: the source has no images or mixed codecs or something that is no image, its
             classes do not match or no archive could hold them, a shard is damaged, an image is
-            outside its profile (E_DATA, naming it); ``projector`` has no label function (E_OPTION).
+            outside its profile (E_DATA, naming it); an archive of ``projector`` has no label
+            function (E_OPTION), or does not go with the first one (E_DATA).
         CorruptError: the projector's archive, or the one that images are taken from, is damaged.
         LimitError: above the limits.
         HelloIOError: the target exists (E_TARGET) or cannot be written.
@@ -192,34 +179,53 @@ def pack_archive(
         >>> hellofmt.pack("images/", "mine.hello", license="CC0-1.0")  # doctest: +SKIP
         'sha256:...'
     """
-    label_function = None if projector is None else _read_label_function(projector, limits)
-    lines = None if classes is None else list(classes)
-    if label_function is not None:
-        _check_same_classes(lines, label_function.lines)
-        lines = label_function.lines
-        method = label_function.dataset.method if method is None else method
-        sources = label_function.dataset.sources if sources is None else sources
     say = say or _logger.warning
+    known = None if projector is None else read_label_functions(projector, limits, say)
+    lines = None if classes is None else list(classes)
+    if known is not None:
+        _check_same_classes(lines, known.lines)
+        lines = known.lines
+        method = known.dataset.method if method is None else method
+        sources = known.dataset.sources if sources is None else sources
+
+    def draft_of(classes: Sequence[ClassLine], name: str, start: Views) -> Draft:
+        parts = [] if known is None else known.parts
+        return Draft(
+            dataset=Dataset(
+                name=name,
+                version=version,
+                license=license or "NOASSERTION",
+                method=method or "unknown",
+                sources=list(sources or ()),
+            ),
+            classes=classes,
+            views=views if isinstance(views, Views) else _changed(start, views or {}),
+            projector=parts[0] if parts else None,
+            card=card,
+            license=license_text,
+            extras=dict(extras or {}),
+            further=parts[1:],
+        )
+
+    if source is None:
+        if known is None:
+            raise UserInputError.make("E_OPTION", "expected images or a projector to pack")
+        if shards is not None:
+            raise UserInputError.make("E_OPTION", "no images to divide", argument="shards")
+        draft = draft_of(known.lines, name or known.dataset.name, known.views)
+        return write_archive(target, draft, force=force, limits=limits, progress=progress)
     images = list_source(source, lines, limits=limits)
     for note in images.notes:
         say(note)
     codecs = _codecs(images)
-    if not isinstance(views, Views):
-        if label_function is not None:
-            start = label_function.views
-        else:
-            start = default_views(_sampled_side(images, codecs, limits))
-        views = _changed(start, views or {})
-    draft = Draft(
-        dataset=Dataset(
-            name=name or images.name,
-            version=version,
-            license=license or "NOASSERTION",
-            method=method or "unknown",
-            sources=list(sources or ()),
-        ),
-        classes=images.classes,
-        views=views,
+    if known is not None:
+        start = known.views
+    elif isinstance(views, Views):
+        start = views
+    else:
+        start = default_views(_sampled_side(images, codecs, limits))
+    draft = replace(
+        draft_of(images.classes, name or images.name, start),
         images=ImageSet(
             codec=reencode or _one_codec(codecs),
             items=[
@@ -231,10 +237,6 @@ def pack_archive(
             ],
             layout=layout,
         ),
-        projector=None if label_function is None else label_function.part,
-        card=card,
-        license=license_text,
-        extras=dict(extras or {}),
     )
     try:
         if shards is None:
@@ -280,39 +282,6 @@ def _codecs(images: Source) -> list[Codec]:
         images.note(row, kinds)
     notes.refuse_foreign()
     return codecs
-
-
-def _read_label_function(path: str | os.PathLike[str], limits: Limits) -> _LabelFunction:
-    """The label function of an archive, its tensors as they are stored.
-
-    Raises:
-        UserInputError: the archive has none (E_OPTION).
-        HelloError: it is damaged.
-        OSError: it cannot be read.
-    """
-    with open_archive(path, limits=limits) as file:
-        manifest = file.manifest
-        base, adapter, head = manifest.base, manifest.adapter, manifest.head
-        if base is UNSET or adapter is UNSET or head is UNSET:
-            raise UserInputError.make(
-                "E_OPTION", f"`{printable(path)}`: no label function in this archive"
-            )
-
-        def stored(section: str) -> dict[str, StoredTensor]:
-            # `file.section` verified them; this gives them without decoding a value.
-            kinds = expected_tensors(manifest, section)
-            return parse_tensors(file.section(section), section, kinds)
-
-        part = ProjectorPart(
-            base=base,
-            adapter=adapter,
-            head=head,
-            adapter_tensors=stored("adapter"),
-            head_tensors=stored("head"),
-            probe_logits=cast("NDArray[np.float32]", stored("probes")["logits"].numpy()),
-            base_tensors=stored("base") if base.kind == "embedded" else None,
-        )
-        return _LabelFunction(part, class_lines(file), manifest.dataset, manifest.views)
 
 
 def _changed(views: Views, changes: Mapping[str, Any]) -> Views:

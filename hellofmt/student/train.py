@@ -303,7 +303,7 @@ def train_from_archive(
     workers: int = 0,
     on_step: Callable[[int, Tensor], None] | None = None,
     stored: str | os.PathLike[str] | None = None,
-    label_function: Callable[[Tensor], Tensor] | None = None,
+    label_function: str | Callable[[Tensor], Tensor] | None = None,
     bfloat16: bool = False,
     average: Average | None = None,
 ) -> nn.Module:
@@ -321,7 +321,7 @@ def train_from_archive(
         workers: number of processes that decode images and make views and labels.
         on_step: called after each step with the number of steps done and the detached loss.
         stored: directory of ``write_labels`` to read soft labels from instead of making them.
-        label_function: replaces the archive's, as for ``HelloDataset``.
+        label_function: as for ``HelloDataset``.
         bfloat16: as for ``train_student``; does not affect labels.
         average: as for ``train_student``.
 

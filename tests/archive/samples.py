@@ -152,8 +152,9 @@ def projector(storage="float16", kind="seeded", *, low_rank_head=True, probes=1)
     )  # fmt: skip
     shapes = {"a": [rank, EMBED_DIM], "b": [classes, rank]} if low_rank_head else {}
     head = Head(
-        bias=True, scale="0.5", start="stored", storage=storage, temperature="20.0", **shapes
-    )
+        bias=True, link="softmax", scale="0.5", start="stored", storage=storage,
+        temperature="20.0", **shapes,
+    )  # fmt: skip
     head_tensors = {
         "logit_scale": StoredTensor.from_numpy(np.array([4.5], np.float32)),
         "bias": StoredTensor.from_numpy(floats(9, classes)),

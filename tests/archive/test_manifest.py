@@ -137,7 +137,9 @@ def test_content_id_ignores_what_it_should(document):
         digest="sha256:" + "1" * 64,
     )
     assert content_id(dump(made)) == known
-    assert content_id(dump(edited(document, ["head", "temperature"], "2.0"))) != known
+    assert (
+        content_id(dump(edited(document, ["functions", 0, "head", "temperature"], "2.0"))) != known
+    )
 
 
 JSON = [
@@ -175,6 +177,8 @@ def test_manifest_above_a_mebibyte():
         parse_manifest(b" " * (2**20 + 1))
 
 
+HEAD = ["functions", 0, "head"]
+TARGET = ["functions", 0, "adapter", "targets", 0]
 SCHEMA = [
     (["hello"], 1, "E_SCHEMA", "`hello`: expected a version such as 1.0, got 1"),
     (["hello"], "2.0", "E_VERSION", "version; expected 1.x, got 2.0"),
@@ -195,7 +199,7 @@ SCHEMA = [
     (["views", "std"], ["0.0", "1.0", "1.0"], "E_SCHEMA", "`views.std.0`"),
     (["views", "size"], 5000, "E_SCHEMA", "`views.size`: expected at most 4096"),
     (["views", "shuffle"], 9, "E_SCHEMA", "`views.shuffle`: more cells than pixels"),
-    (["base"], ..., "E_SCHEMA", "`base`: missing beside `adapter`, `head`, `probes`"),
+    (["base"], ..., "E_SCHEMA", "`base`: missing beside `functions`"),
     (["base", "digest"], "sha256:" + "0" * 64, "E_SCHEMA", "`base.digest`: not that of"),
     (["base", "digest"], "sha256:" + "0" * 64 + "\n", "E_SCHEMA", "`base.digest`: not in the form"),
     (["base", "seed"], 1, "E_SCHEMA", "`base.seed`: expected `seed` and `rule` exactly"),
@@ -203,16 +207,16 @@ SCHEMA = [
     (["base", "pretrained"], "openai", "E_SCHEMA", "`base.pretrained`: expected only for kind"),
     (["base", "preprocess", "std"], ["0.0", "0.5", "0.5"], "E_SCHEMA", "`base.preprocess.std.0`"),
     (["base", "preprocess", "size"], 4097, "E_SCHEMA", "`base.preprocess.size`: expected at most"),
-    (["head", "temperature"], "0.0", "E_SCHEMA", "`head.temperature`: expected above 0.0"),
-    (["head", "scale"], "1000.5", "E_SCHEMA", "`head.scale`: expected from -1000"),
-    (["head", "start"], "text", "E_SCHEMA", "`head.text`: expected exactly for start text"),
-    (["head", "a"], ..., "E_SCHEMA", "`head.a`: expected `a` and `b` together"),
-    (["head", "a"], [2, 3], "E_RANK", "`head`: inner dimensions of B [2, 1] and A [2, 3] differ"),
-    (["head", "a"], [1, 4], "E_RANK", "`head`: B A is 2 x 4; expected 2 x 3"),
-    (["adapter", "targets", 0, "a"], [1, 13], "E_RANK", "B A is 4 x 13, which does not fill"),
-    (["adapter", "targets", 0, "b"], [4, 2], "E_RANK", "inner dimensions of B [4, 2] and A"),
-    (["adapter", "targets", 0, "a"], [0, 12], "E_SCHEMA", "`adapter.targets[0].a[0]`: expected"),
-    (["adapter", "targets", 0, "scale"], "-1001.0", "E_SCHEMA", "`adapter.targets.0.scale`"),
+    ([*HEAD, "temperature"], "0.0", "E_SCHEMA", "`functions.0.head.temperature`: expected above"),
+    ([*HEAD, "scale"], "1000.5", "E_SCHEMA", "`functions.0.head.scale`: expected from -1000"),
+    ([*HEAD, "start"], "text", "E_SCHEMA", "`functions.0.head.text`: expected exactly"),
+    ([*HEAD, "a"], ..., "E_SCHEMA", "`functions.0.head.a`: expected `a` and `b` together"),
+    ([*HEAD, "a"], [2, 3], "E_RANK", "`functions.0.head`: inner dimensions of B [2, 1] and A"),
+    ([*HEAD, "a"], [1, 4], "E_RANK", "`functions.0.head`: B A is 2 x 4; expected 2 x 3"),
+    ([*TARGET, "a"], [1, 13], "E_RANK", "B A is 4 x 13, which does not fill"),
+    ([*TARGET, "b"], [4, 2], "E_RANK", "inner dimensions of B [4, 2] and A"),
+    ([*TARGET, "a"], [0, 12], "E_SCHEMA", "`functions[0].adapter.targets[0].a[0]`: expected"),
+    ([*TARGET, "scale"], "-1001.0", "E_SCHEMA", "`functions.0.adapter.targets.0.scale`"),
     (["sections", 0, "size"], 0, "E_SCHEMA", "`sections.0.size`: expected at least 1 byte"),
     (["sections", 0, "encoding"], "zstd", "E_SCHEMA", "`sections.0.encoding`: expected none"),
     (["sections", 0, "raw_size"], 5, "E_SCHEMA", "`raw_size` and `raw_digest` if and only if"),
@@ -252,18 +256,20 @@ def test_section_order(document):
 
 
 def test_target_order(document):
-    target = document["adapter"]["targets"][0]
+    target = document["functions"][0]["adapter"]["targets"][0]
     for param, code in (("a.weight", "E_ORDER"), ("conv1.weight", "E_DUPLICATE")):
-        made = edited(document, ["adapter", "targets"], [target, {**target, "param": param}])
+        made = edited(
+            document, ["functions", 0, "adapter", "targets"], [target, {**target, "param": param}]
+        )
         with pytest.raises(
-            SpecError, match=rf"{code} .*`adapter.targets.1.param`: expected sorted"
+            SpecError, match=rf"{code} .*`functions.0.adapter.targets.1.param`: expected sorted"
         ):
             parse_manifest(dump(made))
 
 
 def test_groups_without_images_or_projector(document):
     made = copy.deepcopy(document)
-    for key in ("adapter", "base", "head", "probes", "images"):
+    for key in ("base", "functions", "images"):
         del made[key]
     del made["dataset"]["ipc"]
     made["sections"] = [s for s in made["sections"] if s["name"] == "classes"]
@@ -291,15 +297,21 @@ def test_packed_shape_and_sorted_requires(samples, tmp_path):
 
 
 def test_head_kinds(document, samples, tmp_path):
-    made = edited(document, ["head", "text"], {"prompts": ["{}"], "tower": "sha256:" + "0" * 64})
-    made["head"]["start"] = "text"
-    with pytest.raises(SpecError, match=r"`head.start`: an embedded base has no text tower"):
+    made = edited(
+        document,
+        ["functions", 0, "head", "text"],
+        {"prompts": ["{}"], "tower": "sha256:" + "0" * 64},
+    )
+    made["functions"][0]["head"]["start"] = "text"
+    with pytest.raises(
+        SpecError, match=r"`functions.0.head.start`: an embedded base has no text tower"
+    ):
         parse_manifest(dump(made))
     path = tmp_path / "p.hello"
     write_archive(path, samples.draft(projector=samples.projector()))
     seeded = samples.split(path.read_bytes())[0]
-    made = edited(seeded, ["head", "text"], made["head"]["text"])
-    made["head"]["start"] = "text"
+    made = edited(seeded, ["functions", 0, "head", "text"], made["functions"][0]["head"]["text"])
+    made["functions"][0]["head"]["start"] = "text"
     with pytest.raises(
         SpecError, match=r"`base.text`: expected exactly where a seeded head starts"
     ):
@@ -314,12 +326,12 @@ def test_extras_in_all(document):
 
 def test_all_problems_are_named(document):
     made = edited(document, ["views", "flip"], "2.0")
-    made["head"]["temperature"] = "0.0"
+    made["functions"][0]["head"]["temperature"] = "0.0"
     del made["x_note"]
     problems = validate_manifest(msgspec.convert(made, Manifest))
     assert [(problem.loc, problem.kind) for problem in problems] == [
         ("views.flip", "value"),
-        ("head.temperature", "value"),
+        ("functions.0.head.temperature", "value"),
     ]
     made["views"].update(mix_probability="2.0", mix_alpha="0.0", size=9999)
     made["views"]["std"] = ["0.0"] * 3
@@ -374,8 +386,8 @@ def test_higher_minor_is_read(samples, everything_bytes, tmp_path):
     ("path", "value", "limits", "code"),
     [
         (["images", "count"], 11, {"images": 10}, "E_LIMIT_IMAGES"),
-        (["probes", "count"], 17, {}, "E_LIMIT_PROBES"),
-        (["head"], None, {"rank": 1}, "E_LIMIT_RANK"),
+        (["functions", 0, "probes", "count"], 17, {}, "E_LIMIT_PROBES"),
+        (["functions"], None, {"rank": 1}, "E_LIMIT_RANK"),
         (["sections", 0, "size"], 2**27, {}, "E_LIMIT_INDEX_BYTES"),
         (["sections", 1, "size"], 2**24 + 1, {}, "E_LIMIT_TEXT"),
         (["sections", 2, "size"], 2**30 + 1, {}, "E_LIMIT_SECTION_BYTES"),
@@ -388,8 +400,8 @@ def test_higher_minor_is_read(samples, everything_bytes, tmp_path):
 def test_limits(document, path, value, limits, code):
     made = {k: v for k, v in document.items() if k != "x_note"}
     if value is None:
-        made["adapter"] = {"targets": []}
-        made["head"] = {**made["head"], "a": [2, 3], "b": [2, 2]}
+        head = {**made["functions"][0]["head"], "a": [2, 3], "b": [2, 2]}
+        made["functions"] = [made["functions"][0] | {"adapter": {"targets": []}, "head": head}]
     else:
         made = edited(made, path, value)
     manifest = msgspec.convert(made, Manifest)
@@ -409,7 +421,11 @@ def test_limits_have_hard_caps(fields, text):
 
 def test_limit_message_names_the_option(document):
     manifest = msgspec.convert(
-        {k: v for k, v in edited(document, ["probes", "count"], 17).items() if k != "x_note"},
+        {
+            k: v
+            for k, v in edited(document, ["functions", 0, "probes", "count"], 17).items()
+            if k != "x_note"
+        },
         Manifest,
     )
     with pytest.raises(LimitError, match="`probes` is 17, cap 16; `limits` probes=17 raises it"):

@@ -297,7 +297,7 @@ def changed(draft, folder, index, **changes):
         ("sections", {"card": "# other"}),
         ("x_note", {"extras": {"x_note": "other"}}),
         ("producer", {"producer": lambda p: msgspec.structs.replace(p, version="9")}),
-        ("adapter", {"projector": None}),
+        ("base", {"projector": None}),
     ],
 )
 def test_shards_of_another_data_set(folder, draft, key, changes):

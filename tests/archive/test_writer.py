@@ -41,14 +41,14 @@ def test_golden_bytes(samples, tmp_path):
     part = samples.projector("int8")
     draft = samples.draft(images=samples.images(2), projector=part, extras={"x_a": "b"})
     archive_id = write_archive(path, draft)
-    assert archive_id == "sha256:36c1809104583819356ddbeabae8272018dc2d7853ef2b8d9355e6db3b50cb87"
+    assert archive_id == "sha256:4eb204083fbbc26ad2021677a14ba8ef50675c14ff8a7eba5369b4978736b937"
     assert (
         hashlib.sha256(path.read_bytes()).hexdigest()
-        == "8cd3633457bfbb908fa3575aae98dc4c29f8685e7c4f41c77d20266d2d4f3820"
+        == "3b690d74810ffab1ac4413f7b2c4c118fa4dc302eb9ca57b84c589a093544d67"
     )
     assert (
         verify_archive(path).content_id
-        == "sha256:bebe60b1717b31e4c7c83df42f98cfa14588a0a6f91fe933df608ccafe393cde"
+        == "sha256:5d6815246e982d9989cd5f1893dbbc2e4bca27c1663618856c03dfc185f76c18"
     )
 
 

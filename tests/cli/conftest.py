@@ -77,6 +77,7 @@ def projector_part(classes=3, dim=8, rank=2, seed=0):
     )
     head = Head(
         bias=False,
+        link="softmax",
         scale="1.0",
         start="stored",
         storage="float16",

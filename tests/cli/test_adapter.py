@@ -75,12 +75,12 @@ def projector(invoke_json, adapter, directory, class_list, tmp_path):
 
 def test_an_adapter_becomes_a_projector(projector, adapter, directory):
     with open_archive(projector) as file:
-        head = file.manifest.head
+        head = file.manifest.functions[0].head
         assert (head.start, head.temperature, head.bias) == ("text", "2.5", False)
         assert head.text.prompts == ["a {}."]
         assert file.manifest.dataset.name == "adapter"
         assert file.manifest.dataset.method == "peft"
-        scales = {t.param: t.scale for t in file.manifest.adapter.targets}
+        scales = {t.param: t.scale for t in file.manifest.functions[0].adapter.targets}
     assert scales == {
         f"{BLOCK}.attn.in_proj_weight": "2.0",
         f"{BLOCK}.attn.out_proj.weight": "4.0",
@@ -133,10 +133,10 @@ def test_wrong_uses_are_refused(invoke, adapter, directory, class_list, packed, 
     output = tmp_path / "o.hello"
     needed = ["--adapter", adapter, "--base", directory, "--classes", class_list]
     for arguments, code, text in (
-        ([], 2, "expected either SOURCE or --adapter"),
-        ([tmp_path, *needed], 2, "expected either SOURCE or --adapter"),
+        ([], 2, "expected SOURCE, --projector, or --adapter alone"),
+        ([tmp_path, *needed], 2, "expected SOURCE, --projector, or --adapter alone"),
         (needed[:2], 2, "--adapter needs --base and --classes"),
-        ([*needed, "--projector", packed], 2, "--adapter makes a projector"),
+        ([*needed, "--projector", packed], 2, "expected SOURCE, --projector, or --adapter alone"),
         ([*needed, "--shards", "2"], 2, "--adapter makes a projector"),
         ([*needed[2:], "--adapter", tmp_path], 9, "adapter_config.json"),
     ):

@@ -21,9 +21,7 @@ INSPECT_KEYS = [
     "images",
     "classes",
     "base",
-    "delta",
-    "head",
-    "temperature",
+    "functions",
     "views",
     "shard",
     "bytes",
@@ -67,8 +65,9 @@ def test_document_field_by_field(full, invoke_json):
     assert (base["size"], base["embed_dim"]) == (8, 8)
     assert re.fullmatch("sha256:[0-9a-f]{64}", base["digest"])
     # A (2, 8) and B (24, 2) on one weight; a full head of 3 classes by 8 features.
-    assert document["delta"] == {"parameters": 64, "bytes": sizes["adapter"], "targets": 1}
-    assert document["head"] == {
+    [function] = document["functions"]
+    assert function["delta"] == {"parameters": 64, "bytes": sizes["adapter"], "targets": 1}
+    assert function["head"] == {
         "start": "stored",
         "rank": None,
         "storage": "float16",
@@ -76,7 +75,8 @@ def test_document_field_by_field(full, invoke_json):
         "parameters": 24,
         "bytes": sizes["head"],
     }
-    assert document["temperature"] == 4.0
+    about = {"name": "default", "task": "classification", "link": "softmax", "temperature": 4.0}
+    assert about.items() <= function.items()
     assert document["views"] == {
         "size": 8,
         "mix": "none",
@@ -113,13 +113,14 @@ def test_document_field_by_field(full, invoke_json):
 
 def test_absent_groups_are_null(packed, make_projector, invoke_json):
     document = invoke_json("inspect", packed)
-    for group in ("base", "delta", "head", "temperature", "labels_avoided"):
+    for group in ("base", "labels_avoided"):
         assert document[group] is None
+    assert document["functions"] == []
     assert document["bytes"]["payload"] == 0
     document = invoke_json("inspect", make_projector())
     assert document["images"] is None
     assert document["labels_avoided"] is None
-    assert document["head"]["parameters"] == 24
+    assert document["functions"][0]["head"]["parameters"] == 24
 
 
 def test_epochs_scale_the_labels(full, invoke_json):
@@ -141,6 +142,7 @@ def test_lists(full, invoke_json):
     assert document["class_list"][1] == {"key": "dog", "names": ["a dog"]}
     assert document["tensors"] == [
         {
+            "function": "default",
             "param": "transformer.resblocks.0.attn.in_proj_weight",
             "shape": [24, 8],
             "a": [2, 8],

@@ -93,7 +93,7 @@ def test_fit_writes_a_label_function_that_pack_takes(images, teacher, tmp_path, 
     with open_archive(path) as file:
         assert len(file) == 0
         assert file.classes.keys == list(KEYS)
-        assert file.manifest.adapter.targets[0].storage == "int8"
+        assert file.manifest.functions[0].adapter.targets[0].storage == "int8"
     header, *rows = done.stdout.partition("\n\n")[2].splitlines()
     assert header == "precision       bytes  agreement      KL  on 512 new views"
     row = re.compile(r"(\w+) +([\d,]+) +(\d+\.\d\d) %  (\d\.\d{4})(  written)?")

@@ -59,7 +59,7 @@ class TestProjector:
         with open_archive(projector) as p, open_archive(path) as x:
             for section in ("adapter", "head", "probes", "classes"):
                 assert p.section(section) == x.section(section)
-            for group in ("base", "adapter", "head", "probes", "views"):
+            for group in ("base", "functions", "views"):
                 assert getattr(p.manifest, group) == getattr(x.manifest, group)
             assert x.manifest.dataset.method == "hello"
             assert list(x.manifest.dataset.sources) == ["toy"]

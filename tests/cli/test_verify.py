@@ -153,7 +153,11 @@ def test_probes(tmp_path, invoke, invoke_json):
     other = replace(part, probe_logits=wrong)
     write_archive(bad, Draft(dataset, lines, default_views(16), projector=other))
     document = invoke_json("verify", good, "--probes")
-    assert document["probes"] == {"count": 2, "base": part.base.digest}
+    assert document["probes"] == {
+        "count": 2,
+        "functions": ["default"],
+        "base": part.base.digest,
+    }
     assert document["checks"][-1] == "probes"
     assert invoke("verify", bad).exit_code == 0
     result = invoke("verify", bad, "--probes")

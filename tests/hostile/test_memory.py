@@ -72,7 +72,7 @@ def test_the_ceiling_is_seen_to_be_passed(tmp_path):
     kit = projector()
     n = 12 * MIB
     target = {"a": [1, n], "b": [2, 1], "param": "proj", "scale": "1.0", "shape": [2, n]}
-    kit.manifest["adapter"]["targets"] = [target | {"storage": "float32"}]
+    kit.manifest["functions"][0]["adapter"]["targets"] = [target | {"storage": "float32"}]
     tensors = {"proj::A": ("F32", [1, n], bytes(4 * n)), "proj::B": ("F32", [2, 1], bytes(8))}
     path = tmp_path / "large.hello"
     path.write_bytes(kit.tensors("adapter", tensors).build())

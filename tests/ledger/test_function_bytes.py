@@ -11,7 +11,7 @@ import pytest
 from hellofmt import ledger
 from hellofmt.archive import StoredTensor
 from hellofmt.archive.format import tensors
-from hellofmt.archive.format.manifest import UNSET, Adapter, Head
+from hellofmt.archive.format.manifest import Adapter, Head
 
 
 def test_values_of_the_papers_presets():
@@ -45,8 +45,8 @@ def test_bytes_of_816856_values(storage, expected):
 
 def written_bytes(section, **groups):
     """Bytes of the section the archive's own writer makes of what a manifest implies."""
-    absent = dict.fromkeys(("adapter", "head", "probes", "images", "base"), UNSET)
-    manifest = SimpleNamespace(**{**absent, "classes": 1000, **groups})
+    function = SimpleNamespace(name="default", **{section: groups[section]})
+    manifest = SimpleNamespace(functions=[function], base=BASE, classes=groups.get("classes"))
     item_bytes = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1}
     made = {
         name: StoredTensor(dtype, shape, bytes(math.prod(shape) * item_bytes[dtype]))
@@ -68,6 +68,7 @@ def test_section_bytes_are_those_the_writer_makes(storage, kind, classes):
     factors = {} if kind == "stored" else {"a": [7, 1024], "b": [classes, 7]}
     head = Head(
         bias=kind == "text and bias",
+        link="softmax",
         scale="1.0",
         start="text" if kind.startswith("text") else "stored",
         storage=storage,

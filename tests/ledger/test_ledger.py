@@ -21,8 +21,11 @@ def fake_file(*, images=True, packed=False):
     manifest = SimpleNamespace(
         classes=10,
         base=SimpleNamespace(arch=SimpleNamespace(embed_dim=1024)),
-        adapter=builders.paper_adapter(),
-        head=builders.paper_head(),
+        functions=[
+            SimpleNamespace(
+                name="default", adapter=builders.paper_adapter(), head=builders.paper_head()
+            )
+        ],
     )
     index = SimpleNamespace(size=np.array([500, 268], np.uint64)) if images else None
 
@@ -77,7 +80,7 @@ def test_an_embedded_base_is_charged_apart():
 
 def test_images_alone_have_no_payload():
     file = fake_file()
-    file.manifest = SimpleNamespace(classes=10, base=UNSET, adapter=UNSET, head=UNSET)
+    file.manifest = SimpleNamespace(classes=10, base=UNSET, functions=UNSET)
     file.section_sizes = lambda: {"classes": 100, "index": 300}
     account = ledger.ledger_of(file)
     assert (account.payload, account.values, account.base) == (0, 0, 0)

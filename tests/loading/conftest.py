@@ -39,7 +39,15 @@ def make_pictures(count, side=None):
 
 
 def make_archive(
-    path, *, count=11, side=None, with_projector=True, layout="auto", arch=VIT, **changes
+    path,
+    *,
+    count=11,
+    side=None,
+    with_projector=True,
+    layout="auto",
+    arch=VIT,
+    temperature=2.0,
+    **changes,
 ):
     pictures = make_pictures(count, side)
     labels = [i * len(CLASSES) // max(count, 1) for i in range(count)]
@@ -49,8 +57,10 @@ def make_archive(
     if with_projector:
         entrance = msgspec.structs.replace(BICUBIC, size=arch.vision.image_size)
         base = seeded_base(arch, entrance, seed=3)
-        built = Projector.build(base, CLASSES, rank=2, start="stored", temperature=2.0, seed=1)
-        noise = torch.Generator().manual_seed(5)
+        built = Projector.build(
+            base, CLASSES, rank=2, start="stored", temperature=temperature, seed=1
+        )
+        noise = torch.Generator().manual_seed(3 + round(temperature))
         with torch.no_grad():
             for value in built.parameters():
                 if value.requires_grad:

@@ -17,6 +17,7 @@ from hellofmt.archive import open_archive
 from hellofmt.errors import CorruptError, UserInputError
 from hellofmt.loading import (
     HelloDataset,
+    HelloLoader,
     HelloSampler,
     mixed_labels,
     normalise,
@@ -26,6 +27,7 @@ from hellofmt.loading import (
     write_labels,
 )
 from hellofmt.projector import Labeler
+from hellofmt.sources import pack_archive
 from hellofmt.student import ArchiveBatches, recipe
 
 
@@ -336,6 +338,31 @@ def test_what_an_archive_cannot_give_is_refused(archive_of, projector_only):
     assert HelloDataset(images_only, labels="hard")[0][1] == 0
     with pytest.raises(UserInputError, match="E_DATA: the archive has no images; expected"):
         HelloDataset(projector_only)
+
+
+def test_one_of_several_label_functions(archive_of, tmp_path):
+    late, early = archive_of(count=4, side=16), archive_of(count=4, side=16, temperature=5.0)
+    path = tmp_path / "both.hello"
+    pack_archive(late, path, projector=[late, ("early", early)], views={"size": 16})
+    for name, single in ((None, late), ("default", late), ("early", early)):
+        dataset = HelloDataset(path, label_function=name)
+        assert dataset.label_function == (name or "default")
+        expected = HelloDataset(single)
+        assert dataset.temperature == expected.temperature
+        torch.testing.assert_close(dataset[1][1], expected[1][1], rtol=0, atol=1e-6)
+        loader = HelloLoader(path, batch_size=2, label_function=name, shuffle=False)
+        labels = torch.cat([soft for _, soft in loader])
+        torch.testing.assert_close(labels[1], expected[1][1], rtol=0, atol=1e-6)
+    write_labels(HelloDataset(path, label_function="early"), tmp_path / "labels", epochs=1)
+    assert HelloDataset(path, stored=tmp_path / "labels", label_function="early").temperature == 5
+    with pytest.raises(UserInputError, match="label function; expected default, got early"):
+        HelloDataset(path, stored=tmp_path / "labels")
+    with pytest.raises(UserInputError, match=r"no label function earl .*it has default, early"):
+        HelloDataset(path, label_function="earl")
+    with pytest.raises(UserInputError, match="`label_function`: expected the name of one of"):
+        HelloLoader(path, batch_size=2, label_function=lambda views: views)
+    with pytest.raises(UserInputError, match="the archive has no projector"):
+        HelloDataset(archive_of(with_projector=False), labels="hard", label_function="early")
 
 
 def test_labels_on_cuda_are_refused_in_a_forked_worker_with_the_right_call(mixing):

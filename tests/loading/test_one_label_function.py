@@ -89,7 +89,9 @@ def expected(mixing, pictures_of):
         with torch.no_grad():
             logits = projector(pixels).double()
         images.append(normalise(pixels, views))
-        labels.append(torch.softmax(logits / float(file.manifest.head.temperature), dim=1))
+        labels.append(
+            torch.softmax(logits / float(file.manifest.functions[0].head.temperature), dim=1)
+        )
     return torch.cat(images), torch.cat(labels)
 
 

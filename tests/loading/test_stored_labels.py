@@ -330,7 +330,7 @@ def test_labels_of_a_function_need_no_projector(archive_of, tmp_path, form):
     for name in sorted(file.relative_to(tmp_path / "x") for file in (tmp_path / "x").rglob("*.*")):
         if (tmp_path / "x" / name).is_file():
             assert (tmp_path / "x" / name).read_bytes() == (tmp_path / "y" / name).read_bytes()
-    assert json.loads((tmp_path / "x" / "labels.json").read_text())["made_by"] == "function"
+    assert json.loads((tmp_path / "x" / "labels.json").read_text())["label_function"] is None
     replay = HelloDataset(path, seed=2, stored=tmp_path / "x")
     assert replay.temperature == 3.0
     for epoch in range(2):

@@ -1,7 +1,9 @@
 """Small trees of images."""
 
+import importlib.util
 import io
 import tarfile
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -11,6 +13,16 @@ def image_bytes(kind="PNG", colour=(10, 20, 30), size=(8, 8), mode="RGB"):
     out = io.BytesIO()
     Image.new(mode, size, colour).save(out, kind)
     return out.getvalue()
+
+
+@pytest.fixture(scope="session")
+def samples():
+    """Small archives with every kind of section; see ``tests/archive/samples.py``."""
+    path = Path(__file__).parents[1] / "archive" / "samples.py"
+    spec = importlib.util.spec_from_file_location("archive_samples", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import hashlib
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -240,7 +241,15 @@ def projector(
     return ProjectorPart(
         base=spec,
         adapter=Adapter(targets=made),
-        head=Head(bias=bias, scale="1.0", storage=head_storage, temperature="4.0", **rank, **start),
+        head=Head(
+            bias=bias,
+            link="softmax",
+            scale="1.0",
+            storage=head_storage,
+            temperature="4.0",
+            **rank,
+            **start,
+        ),
         adapter_tensors=tensors,
         head_tensors=head_tensors,
         probe_logits=(np.rint(logits * 4096) / 4096).astype(np.float32),
@@ -263,7 +272,8 @@ def text_projector():
         ),
         adapter=Adapter(targets=[]),
         head=Head(
-            bias=False, scale="1.0", start="text", storage="float32", temperature="20.0",
+            bias=False, link="softmax", scale="1.0", start="text", storage="float32",
+            temperature="20.0",
             text=HeadText(prompts=PROMPTS, tower=TOWER),
         ),
         adapter_tensors={},
@@ -307,7 +317,9 @@ def drafts():
     )  # fmt: skip
     # Text that compresses, so that the section is stored as zstd.
     many = tuple(ClassLine(f"class-{i:04d}", (f"number {i}",)) for i in range(300))
+    early = projector("seeded", [("proj", 1, "int8")], "float32", bias=True, probes=2)
     return {
+        "functions": draft("functions", projector=seeded, further=[replace(early, name="early_2")]),
         "projector": draft("projector", projector=seeded),
         "projector-resnet": draft("projector-resnet", projector=resnet),
         "projector-text": draft("projector-text", projector=text_projector()),
@@ -393,8 +405,8 @@ def expectation(path):
             "tensors": {},
             "images": [],
         }
-        for name in ("adapter", "head", "probes", "base"):
-            if file.has_section(name):
+        for name in file.section_sizes():
+            if name.partition("_")[0] in ("adapter", "head", "probes", "base"):
                 found["tensors"][name] = {
                     key: {"shape": list(array.shape), "dtype": str(array.dtype),
                           "sha256": sha256(np.ascontiguousarray(array).tobytes())}

@@ -13,8 +13,8 @@ import struct
 from itertools import accumulate
 from pathlib import Path
 
-ORDER = ["index", "classes", "adapter", "head", "probes", "base"]
-ORDER += ["record", "card", "license", "pixels"]
+TENSORS = {"index", "adapter", "head", "probes", "base", "pixels"}
+PARTS = ["adapter", "head", "probes"]
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1, "I32": 4, "U16": 2, "U64": 8}
 STORED = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8", "int4": "U8"}
 COLUMNS = {"size": "U64", "label": "I32", "height": "U16", "width": "U16"}
@@ -50,6 +50,11 @@ def header(name, size):
     return block.replace(b" " * 8, b"%06o\0 " % sum(block))
 
 
+def functions(m):
+    """Ending of the sections of each label function -> its entry in the manifest."""
+    return [("_" + f["name"] if i else "", f) for i, f in enumerate(m.get("functions", []))]
+
+
 def parse_json(data):
     try:
         # `int` refuses the text of every float, NaN included.
@@ -67,33 +72,42 @@ def parse_manifest(data):
     require(version, "E_SCHEMA")
     require(version[1] == "1", "E_VERSION")
     require(set(m["requires"]) <= {"images.packed"}, "E_FEATURE")
-    names, parts = [section["name"] for section in m["sections"]], {"adapter", "head", "probes"}
-    known = [name for name in names if name in ORDER]
-    require(len({*parts, "base"} & set(m)) in (0, 4) and {"head", "images"} & set(m), "E_SCHEMA")
-    require(parts & set(names) == parts & set(m) and "classes" in names, "E_SCHEMA")
+    names, labels = [section["name"] for section in m["sections"]], [end for end, _ in functions(m)]
+    titles = [f["name"] for _, f in functions(m)]
+    require(len(set(titles)) == len(titles), "E_DUPLICATE")
+    parts = [part + label for label in labels for part in PARTS]
+    order = ["index", "classes", *parts, "base", "record", "card", "license", "pixels"]
+    known = [name for name in names if name in order]
+    require(("base" in m) == bool(parts) and {"functions", "images"} & set(m), "E_SCHEMA")
+    require({*parts, "classes"} <= set(names), "E_SCHEMA")
     require(("images" in m) == ("index" in names), "E_SCHEMA")
     require(known == names or m["hello"] != "1.0", "E_SCHEMA")
     require(len(set(names)) == len(names), "E_DUPLICATE")
-    require(known == sorted(known, key=ORDER.index), "E_ORDER")
+    require(known == sorted(known, key=order.index), "E_ORDER")
     return m
 
 
 def implied(name, m):
     """Name -> (dtype, shape) of every tensor in a section; None for `base`, which states them."""
-    images, head, matrices = m.get("images"), m.get("head"), []
+    images, matrices = m.get("images"), []
+    kind, _, label = name.partition("_")
+    function = dict(functions(m)).get(label and "_" + label, {})
+    head = function.get("head", {})
     if name == "index":
         out = {key: (dtype, [images["count"]]) for key, dtype in COLUMNS.items()}
         return out | {"sha256": ("U8", [images["count"], 32])}
     if name == "pixels":
         return {"pixels": ("U8", [images["count"], *images["shape"]])}
-    if name == "probes":
-        return {"logits": ("F32", [m["probes"]["count"], m["classes"]])}
-    out = {"logit_scale": ("F32", [1])} if name == "head" else {}
-    if name == "head":
+    if kind == "probes":
+        return {"logits": ("F32", [function["probes"]["count"], m["classes"]])}
+    out = {"logit_scale": ("F32", [1])} if kind == "head" else {}
+    if kind == "head":
         out |= {"bias": ("F32", [m["classes"]])} if head["bias"] else {}
         whole = ("weight", [m["classes"], m["base"]["arch"]["embed_dim"]], head["storage"])
         matrices = [whole] if head["start"] == "stored" else []
-    deltas = m["adapter"]["targets"] if name == "adapter" else [head | {"param": "weight"}]
+    deltas = [head | {"param": "weight"}]
+    if kind == "adapter":
+        deltas = function["adapter"]["targets"]
     for d in (d for d in deltas if "a" in d):
         matrices += [(f"{d['param']}::{k.upper()}", d[k], d["storage"]) for k in "ab"]
     for key, (rows, columns), storage in matrices:
@@ -168,7 +182,7 @@ def read(path):
             require(re.fullmatch(f"({LINE}\n){{{m['classes']}}}", text), "E_CLASSES")
         elif s["encoding"] == "none" and name == "record":
             parse_json(sections[name])
-        elif s["encoding"] == "none" and name in set(ORDER) - {"card", "license", "record"}:
+        elif s["encoding"] == "none" and name.partition("_")[0] in TENSORS:
             tensors[name] = parse_tensors(sections[name], name, m)
     if "images" in m:
         rows, first = m["images"]["count"], m.get("shard", {}).get("first", 0)

@@ -46,7 +46,8 @@ NOT_SEEN = ("zstd-", "png-", "jpeg-", "webp-", "image-of-other-", "images-of-two
 NOT_SEEN += (
     "card-not-utf8", "classes-latin-1", "classes-twice", "index-of-an-uneven-ipc",
     "index-width-65535", "manifest-base-digest-", "manifest-decimal-",
-    "manifest-embedded-base-without-section", "manifest-newer-version-too-deep",
+    "manifest-embedded-base-without-section", "manifest-function-of-another-",
+    "manifest-newer-version-too-deep",
     "manifest-packed-without-requires", "manifest-product-does-not-fill-", "manifest-shard-past-",
     "manifest-temperature-zero", "manifest-unknown-key", "manifest-views-", "manifest-x-",
     "record-number-", "record-of-1-mib-", "record-seed-twice", "record-unknown-key",

@@ -91,7 +91,7 @@ def spoil(document, place, value):
         (["sections", 0, "name"], "../x"),
         (["sections", 0, "encoding"], "gzip"),
         (["images", "codec"], "tiff"),
-        (["adapter", "targets", 0, "a"], [1, 2, 3]),
+        (["functions", 0, "adapter", "targets", 0, "a"], [1, 2, 3]),
     ],
     ids=str,
 )

@@ -58,7 +58,7 @@ SECTION_ORDER: Final = (
     "license",
     "pixels",
 )
-"""Every section of version 1.0, in file order."""
+"""Every section of version 1.0, in file order; see ``functions.section_order`` for others."""
 EXTENSIONS: Final = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 """File name extension of each codec."""
 ZIP_END: Final = b"PK\5\6"

@@ -26,6 +26,7 @@ __all__ = [
     "Head",
     "HeadText",
     "Images",
+    "LabelFunction",
     "Manifest",
     "Preprocess",
     "Probes",
@@ -244,11 +245,13 @@ class HeadText(Closed, frozen=True):
 class Head(Closed, frozen=True):
     """The linear head: its start, its low-rank delta if any, bias, default temperature.
 
-    ``a`` and ``b`` (both or neither) are the shapes of A (r, D) and B (C, r); ``scale`` multiplies
-    B A. ``storage`` is that of A, B and of a stored start.
+    ``link`` turns logits into a label: softmax(z / temperature). ``a`` and ``b`` (both or neither)
+    are the shapes of A (r, D) and B (C, r); ``scale`` multiplies B A. ``storage`` is that of A, B
+    and of a stored start.
     """
 
     bias: bool
+    link: Literal["softmax"]
     scale: DecimalString
     start: Literal["text", "stored"]
     storage: Storage
@@ -262,6 +265,19 @@ class Probes(Closed, frozen=True):
     """The number of generated pictures whose logits are stored."""
 
     count: Positive
+
+
+class LabelFunction(Closed, frozen=True):
+    """A function from views to labels on the base of the archive; its tensors lie in sections.
+
+    ``name`` tells those of one archive apart.
+    """
+
+    adapter: Adapter
+    head: Head
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9_]{1,32}" + END)]
+    probes: Probes
+    task: Literal["classification"]
 
 
 class Section(Closed, frozen=True):
@@ -288,7 +304,10 @@ class Shard(Closed, frozen=True):
 
 
 class Manifest(Closed, frozen=True):
-    """The whole manifest except the free ``x_`` keys, which ``extras`` holds after parsing."""
+    """The whole manifest except the free ``x_`` keys, which ``extras`` holds after parsing.
+
+    The first of ``functions`` is the default.
+    """
 
     classes: Positive
     dataset: Dataset
@@ -297,11 +316,9 @@ class Manifest(Closed, frozen=True):
     requires: Annotated[list[Name], Meta(max_length=64)]
     sections: Annotated[list[Section], Meta(max_length=64)]
     views: Views
-    adapter: Adapter | UnsetType = UNSET
     base: Base | UnsetType = UNSET
-    head: Head | UnsetType = UNSET
+    functions: Annotated[list[LabelFunction], Meta(min_length=1, max_length=16)] | UnsetType = UNSET
     images: Images | UnsetType = UNSET
-    probes: Probes | UnsetType = UNSET
     shard: Shard | UnsetType = UNSET
 
     @property

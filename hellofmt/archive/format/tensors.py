@@ -20,6 +20,7 @@ import numpy as np
 
 from hellofmt.archive.format.canonical import canonical
 from hellofmt.archive.format.digest import tensors_digest
+from hellofmt.archive.format.functions import section_owner
 from hellofmt.archive.format.limits import SAFETENSORS_HEADER_BYTES, check_fixed
 from hellofmt.archive.format.manifest import UNSET, Adapter, Head, Manifest, Storage
 from hellofmt.errors import SpecError, UserInputError, printable
@@ -168,7 +169,7 @@ def expected_tensors(manifest: Manifest, section: str) -> dict[str, TensorKind] 
 
     Args:
         manifest: a valid manifest that has the section.
-        section: ``index``, ``adapter``, ``head``, ``probes``, ``pixels`` or ``base``.
+        section: one of tensors, such as ``index`` or ``head``.
 
     Returns:
         The tensors; None for ``base``, whose tensors are fixed by a digest alone.
@@ -176,12 +177,13 @@ def expected_tensors(manifest: Manifest, section: str) -> dict[str, TensorKind] 
     kinds: dict[str, TensorKind] = {}
     if section == "base":
         return None
-    if section == "adapter" and manifest.adapter is not UNSET:
-        return adapter_tensors(manifest.adapter)
-    if section == "head" and manifest.head is not UNSET and manifest.base is not UNSET:
-        return head_tensors(manifest.head, manifest.base.arch.embed_dim, manifest.classes)
-    if section == "probes" and manifest.probes is not UNSET:
-        return probe_tensors(manifest.probes.count, manifest.classes)
+    kind, function = section_owner(manifest, section)
+    if function is not None and manifest.base is not UNSET:
+        if kind == "adapter":
+            return adapter_tensors(function.adapter)
+        if kind == "head":
+            return head_tensors(function.head, manifest.base.arch.embed_dim, manifest.classes)
+        return probe_tensors(function.probes.count, manifest.classes)
     if manifest.images is not UNSET:
         rows = manifest.images.count
         if section == "index":
@@ -331,7 +333,7 @@ def parse_tensors(
     tensors = {
         name: StoredTensor(*kinds[name], data[start:end]) for name, (start, end) in places.items()
     }
-    if section in ("adapter", "head", "probes", "base"):
+    if section not in ("index", "pixels"):
         problems = validate_values(tensors)
         if problems:
             raise SpecError.make("E_TENSOR", problems[0], member=f"__hello__/{section}")
@@ -382,13 +384,16 @@ def validate_nibbles(
         One line per matrix, of an odd number of columns, where it is not 8 (the value 0).
     """
     columns: dict[str, int] = {}
-    if section == "adapter" and manifest.adapter is not UNSET:
-        for target in manifest.adapter.targets:
+    kind, function = section_owner(manifest, section)
+    if function is None:
+        return []
+    if kind == "adapter":
+        for target in function.adapter.targets:
             if target.storage == "int4":
                 columns[f"{target.param}::A"] = target.a[1]
                 columns[f"{target.param}::B"] = target.b[1]
-    elif section == "head" and manifest.head is not UNSET and manifest.base is not UNSET:
-        head = manifest.head
+    elif kind == "head" and manifest.base is not UNSET:
+        head = function.head
         if head.storage == "int4":
             columns["weight"] = manifest.base.arch.embed_dim
         if head.storage == "int4" and head.a is not UNSET and head.b is not UNSET:

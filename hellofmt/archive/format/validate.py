@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from msgspec import UNSET
 
 from hellofmt.archive.format.digest import base_digest
-from hellofmt.archive.format.layout import MANIFEST_MEMBER, SECTION_ORDER
+from hellofmt.archive.format.functions import (
+    FUNCTION_SECTIONS,
+    functions_of,
+    section_order,
+)
+from hellofmt.archive.format.layout import MANIFEST_MEMBER
 from hellofmt.archive.format.limits import IMAGE_SIDE, TEXT_BYTES, Limits, check_fixed, check_limit
 from hellofmt.errors import printable
 
@@ -82,12 +87,9 @@ def validate_manifest(manifest: Manifest, extras: Mapping[str, str] | None = Non
     problems += _validate_sections(manifest)
     problems += _validate_images(manifest)
     problems += _validate_views(manifest.views)
-    if manifest.adapter is not UNSET:
-        problems += _validate_adapter(manifest.adapter)
     if manifest.base is not UNSET:
         problems += _validate_base(manifest.base)
-    if manifest.head is not UNSET and manifest.base is not UNSET:
-        problems += _validate_head(manifest.head, manifest.base, manifest.classes)
+        problems += _validate_functions(manifest, manifest.base)
     if sorted(set(manifest.requires)) != manifest.requires:
         problems.append(Problem("requires", "order", "expected sorted names, each once"))
     return problems
@@ -97,26 +99,23 @@ def _validate_groups(manifest: Manifest) -> list[Problem]:
     """Check groups that come together or not at all, and their sections."""
     problems: list[Problem] = []
     names = {section.name for section in manifest.sections}
-    groups = {
-        "adapter": manifest.adapter,
-        "base": manifest.base,
-        "head": manifest.head,
-        "probes": manifest.probes,
-    }
-    present = [name for name, group in groups.items() if group is not UNSET]
-    if present and len(present) < len(groups):
-        missing = [name for name in groups if name not in present]
-        problems.append(
-            Problem(missing[0], "group", f"missing beside {', '.join(f'`{n}`' for n in present)}")
-        )
+    functions = functions_of(manifest)
+    if bool(functions) != (manifest.base is not UNSET):
+        missing, present = ("base", "functions") if functions else ("functions", "base")
+        problems.append(Problem(missing, "group", f"missing beside `{present}`"))
+    titles = [function.name for function in functions]
+    problems += [
+        Problem(f"functions.{i}.name", "duplicate", f"duplicate label function `{title}`")
+        for i, title in enumerate(titles)
+        if title in titles[:i]
+    ]
     has_images = manifest.images is not UNSET
     packed = manifest.images is not UNSET and manifest.images.layout == "packed"
     embedded = manifest.base is not UNSET and manifest.base.kind == "embedded"
     expected = {
         "classes": True,
-        "adapter": bool(present),
-        "head": bool(present),
-        "probes": bool(present),
+        **dict.fromkeys(FUNCTION_SECTIONS, bool(functions)),
+        **{f"{kind}_{f.name}": True for f in functions[1:] for kind in FUNCTION_SECTIONS},
         "base": embedded,
         "index": has_images,
         "pixels": packed,
@@ -130,7 +129,7 @@ def _validate_groups(manifest: Manifest) -> list[Problem]:
                     "sections", "group", f"section `{name}` belongs to no group of this manifest"
                 )
             )
-    if not present and not has_images:
+    if not functions and not has_images:
         problems.append(Problem("images", "group", "expected images, a projector or both"))
     if packed != ("images.packed" in manifest.requires):
         problems.append(
@@ -147,6 +146,7 @@ def _validate_sections(manifest: Manifest) -> list[Problem]:
     last = -1
     # Only a newer minor version may bring sections that this reader does not know.
     newer = manifest.is_newer
+    order = section_order(manifest)
     for i, section in enumerate(manifest.sections):
         loc = f"sections.{i}"
         if section.name in seen:
@@ -154,8 +154,8 @@ def _validate_sections(manifest: Manifest) -> list[Problem]:
                 Problem(f"{loc}.name", "duplicate", f"duplicate section `{section.name}`")
             )
         seen.add(section.name)
-        if section.name in SECTION_ORDER:
-            place = SECTION_ORDER.index(section.name)
+        if section.name in order:
+            place = order.index(section.name)
             if place < last:
                 problems.append(
                     Problem(f"{loc}.name", "order", f"section `{section.name}` is out of order")
@@ -273,11 +273,26 @@ def _validate_scale(loc: str, scale: str) -> list[Problem]:
     return _in_range(loc, scale, -1000.0, 1000.0, open_low=False)
 
 
-def _validate_adapter(adapter: Adapter) -> list[Problem]:
+def _validate_functions(manifest: Manifest, base: Base) -> list[Problem]:
+    problems: list[Problem] = []
+    functions = functions_of(manifest)
+    for i, function in enumerate(functions):
+        loc = f"functions.{i}"
+        problems += _validate_adapter(f"{loc}.adapter", function.adapter)
+        problems += _validate_head(f"{loc}.head", function.head, base, manifest.classes)
+    is_text = any(function.head.start == "text" for function in functions)
+    if base.kind == "seeded" and functions and is_text != (base.text is not UNSET):
+        problems.append(
+            Problem("base.text", "group", "expected exactly where a seeded head starts from text")
+        )
+    return problems
+
+
+def _validate_adapter(where: str, adapter: Adapter) -> list[Problem]:
     problems: list[Problem] = []
     previous = ""
     for i, target in enumerate(adapter.targets):
-        loc = f"adapter.targets.{i}"
+        loc = f"{where}.targets.{i}"
         if i and target.param <= previous:
             same = target.param == previous
             problems.append(
@@ -326,26 +341,22 @@ def _validate_base(base: Base) -> list[Problem]:
     return problems
 
 
-def _validate_head(head: Head, base: Base, classes: int) -> list[Problem]:
-    problems = _validate_scale("head.scale", head.scale)
-    problems += _in_range("head.temperature", head.temperature, 0.0, 1e9, open_low=True)
+def _validate_head(loc: str, head: Head, base: Base, classes: int) -> list[Problem]:
+    problems = _validate_scale(f"{loc}.scale", head.scale)
+    problems += _in_range(f"{loc}.temperature", head.temperature, 0.0, 1e9, open_low=True)
     if (head.start == "text") != (head.text is not UNSET):
-        problems.append(Problem("head.text", "group", "expected exactly for start text"))
-    if base.kind == "seeded" and (head.start == "text") != (base.text is not UNSET):
-        problems.append(
-            Problem("base.text", "group", "expected exactly where a seeded head starts from text")
-        )
+        problems.append(Problem(f"{loc}.text", "group", "expected exactly for start text"))
     if base.kind == "embedded" and head.start == "text":
-        problems.append(Problem("head.start", "group", "an embedded base has no text tower"))
+        problems.append(Problem(f"{loc}.start", "group", "an embedded base has no text tower"))
     if head.a is UNSET or head.b is UNSET:
         if head.a is not head.b:
-            problems.append(Problem("head.a", "group", "expected `a` and `b` together"))
+            problems.append(Problem(f"{loc}.a", "group", "expected `a` and `b` together"))
         return problems
-    problems += _validate_factors("head", head.a, head.b)
+    problems += _validate_factors(loc, head.a, head.b)
     if (head.b[0], head.a[1]) != (classes, base.arch.embed_dim):
         problems.append(
             Problem(
-                "head",
+                loc,
                 "rank",
                 f"B A is {head.b[0]} x {head.a[1]}; expected {classes} x {base.arch.embed_dim}",
             )
@@ -369,11 +380,12 @@ def check_manifest_limits(manifest: Manifest, limits: Limits) -> None:
         if manifest.images.shape is not UNSET:
             height, width, _ = manifest.images.shape
             check_limit(limits, "image_pixels", height * width, member=MANIFEST_MEMBER)
-    if manifest.probes is not UNSET:
-        check_limit(limits, "probes", manifest.probes.count, member=MANIFEST_MEMBER)
-    factors = [] if manifest.adapter is UNSET else [t.a[0] for t in manifest.adapter.targets]
-    if manifest.head is not UNSET and manifest.head.a is not UNSET:
-        factors.append(manifest.head.a[0])
+    factors: list[int] = []
+    for function in functions_of(manifest):
+        check_limit(limits, "probes", function.probes.count, member=MANIFEST_MEMBER)
+        factors += [target.a[0] for target in function.adapter.targets]
+        if function.head.a is not UNSET:
+            factors.append(function.head.a[0])
     check_limit(limits, "rank", max(factors, default=0), member=MANIFEST_MEMBER)
     total = 0
     for section in manifest.sections:

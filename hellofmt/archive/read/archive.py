@@ -160,7 +160,7 @@ class Archive(ABC):
         """Return the tensors of a section as NumPy arrays; BF16 as float32, which is exact.
 
         Args:
-            name: ``index``, ``adapter``, ``head``, ``probes``, ``base`` or ``pixels``.
+            name: a section of tensors, such as ``index`` or ``head``.
 
         Returns:
             By name; arrays may be read-only.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hellofmt.archive.format.classes import parse_classes
 from hellofmt.archive.format.compress import decompress
 from hellofmt.archive.format.digest import sha256
+from hellofmt.archive.format.functions import section_owner
 from hellofmt.archive.format.layout import BLOCK, describe_header, header, padded, section_member
 from hellofmt.archive.format.manifest import UNSET, Manifest, Section
 from hellofmt.archive.format.record import parse_record
@@ -35,7 +36,6 @@ __all__ = ["Sections"]
 # Largest read before the digest is known: as much as the default limit of an image.
 _WHOLE_BYTES: Final = 64 << 20
 _WINDOW_BYTES: Final = 8 << 20
-_TENSOR_SECTIONS: Final = frozenset({"index", "adapter", "head", "probes", "base", "pixels"})
 
 
 class Sections:
@@ -114,7 +114,7 @@ class Sections:
         """See ``Archive.section``."""
         raw = self.read(self.find(name))
         # Unknown sections of a newer minor version are only hashed.
-        if name in _TENSOR_SECTIONS:
+        if self._has_tensors(name):
             self._parse_tensors(name, raw)
         elif name == "classes":
             parse_classes(raw, self._manifest.classes)
@@ -189,6 +189,10 @@ class Sections:
             digest.update(self._source.read(start, min(_WINDOW_BYTES, end - start)))
         return f"sha256:{digest.hexdigest()}"
 
+    def _has_tensors(self, name: str) -> bool:
+        is_shared = name in ("index", "base", "pixels")
+        return is_shared or section_owner(self._manifest, name)[1] is not None
+
     def _parse_tensors(self, name: str, raw: bytes) -> dict[str, Any]:
         from hellofmt.archive.format.tensors import (
             base_tensors_digest,
@@ -214,7 +218,7 @@ class Sections:
     def tensors(self, name: str) -> dict[str, NDArray[Any]]:
         """See ``Archive.tensors``."""
         section = self.find(name)
-        if name not in _TENSOR_SECTIONS:
+        if not self._has_tensors(name):
             raise UserInputError.make("E_OPTION", f"section {printable(name, 40)} has no tensors")
         tensors = self._parse_tensors(name, self.read(section))
         return {key: tensor.numpy() for key, tensor in tensors.items()}

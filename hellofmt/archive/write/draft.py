@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.record import Record
     from hellofmt.archive.format.tensors import StoredTensor
 
-__all__ = ["Draft", "ImageItem", "ImageSet", "ProjectorPart"]
+__all__ = ["DEFAULT_NAME", "Draft", "ImageItem", "ImageSet", "ProjectorPart"]
+
+DEFAULT_NAME: Final = "default"
+"""Name of a label function that its writer did not name."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class ProjectorPart:
         head_tensors: ``logit_scale`` and the tensors that ``head`` declares.
         probe_logits: float32 (P, C), logits of the first P probe pictures.
         base_tensors: the image tower, for a base of kind ``embedded``.
+        name: what tells the label functions of one archive apart, ``[a-z0-9_]{1,32}``.
     """
 
     base: Base
@@ -81,6 +85,7 @@ class ProjectorPart:
     head_tensors: Mapping[str, StoredTensor]
     probe_logits: NDArray[np.float32]
     base_tensors: Mapping[str, StoredTensor] | None = None
+    name: str = DEFAULT_NAME
 
 
 def _no_extras() -> Mapping[str, str]:
@@ -96,13 +101,14 @@ class Draft:
         classes: one line per class, in label order.
         views: view settings that the labels were fitted for.
         images: the images, if any.
-        projector: the label function, if any.
+        projector: the label function, if any; with ``further`` ones the default.
         card: Markdown for people.
         license: text of the licence.
         record: how it was made.
         extras: free strings under ``x_`` keys.
         shard: which part of a sharded data set this is.
         producer: program that writes it; hellofmt and its version if absent.
+        further: more label functions of the same base.
     """
 
     dataset: Dataset
@@ -116,3 +122,4 @@ class Draft:
     extras: Mapping[str, str] = field(default_factory=_no_extras)
     shard: Shard | None = None
     producer: Producer | None = None
+    further: Sequence[ProjectorPart] = ()

@@ -12,6 +12,7 @@ import numpy as np
 from hellofmt.archive.format.classes import class_bytes
 from hellofmt.archive.format.compress import compress, decompress
 from hellofmt.archive.format.digest import sha256
+from hellofmt.archive.format.functions import FUNCTION_SECTIONS, section_order
 from hellofmt.archive.format.images import ImageShape, decode_parsed, parse_png_header
 from hellofmt.archive.format.index import index_tensors
 from hellofmt.archive.format.layout import (
@@ -19,7 +20,6 @@ from hellofmt.archive.format.layout import (
     ID_MEMBER,
     ID_SIZE,
     MANIFEST_MEMBER,
-    SECTION_ORDER,
     TRAILER,
     header,
     padded,
@@ -30,6 +30,7 @@ from hellofmt.archive.format.manifest import (
     UNSET,
     Dataset,
     Images,
+    LabelFunction,
     Manifest,
     Probes,
     Producer,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from hellofmt.archive.format.manifest import Base
     from hellofmt.archive.write.draft import Draft, ImageSet
 
 
@@ -89,14 +91,16 @@ class Plan:
         self._shape: ImageShape | None = None
         self._stored: dict[str, tuple[Section, bytes]] = {}
         self._store("classes", class_bytes(draft.classes))
-        part = draft.projector
-        if part is not None:
-            probes = StoredTensor.from_numpy(part.probe_logits)
-            self._store("adapter", serialize_tensors(part.adapter_tensors))
-            self._store("head", serialize_tensors(part.head_tensors))
-            self._store("probes", serialize_tensors({"logits": probes}))
-            if part.base_tensors is not None:
-                self._store("base", serialize_tensors(part.base_tensors))
+        first = draft.projector
+        self._parts = [] if first is None else [first, *draft.further]
+        for part in self._parts:
+            end = "" if part is first else f"_{part.name}"
+            probes = {"logits": StoredTensor.from_numpy(part.probe_logits)}
+            tensors = (part.adapter_tensors, part.head_tensors, probes)
+            for kind, stored in zip(FUNCTION_SECTIONS, tensors, strict=True):
+                self._store(f"{kind}{end}", serialize_tensors(stored))
+        if first is not None and first.base_tensors is not None:
+            self._store("base", serialize_tensors(first.base_tensors))
         if draft.record is not None:
             self._store("record", record_bytes(draft.record))
         for name, text in (("card", draft.card), ("license", draft.license)):
@@ -215,25 +219,54 @@ class Plan:
         even = bool(self._rows) and bool((counts == counts[0]).all())
         return msgspec.structs.replace(dataset, ipc=int(counts[0]) if even else UNSET)
 
+    def _base(self) -> Base:
+        """Return the one base of all label functions, with its text tower if one needs it.
+
+        Raises:
+            UserInputError: they have several (E_DATA).
+        """
+        bases = [part.base for part in self._parts]
+        other = next((base for base in bases if base.digest != bases[0].digest), None)
+        if other is not None:
+            raise UserInputError.make(
+                "E_DATA",
+                "label functions of one archive have one base; "
+                f"got {bases[0].digest} and {other.digest}",
+            )
+        return next((base for base in bases if base.text is not UNSET), bases[0])
+
     def manifest(self) -> Manifest:
         """Build the manifest; its length is final even before the index is known."""
-        draft, part = self._draft, self._draft.projector
-        ordered = [self._stored[name][0] for name in SECTION_ORDER if name in self._stored]
-        return Manifest(
+        draft = self._draft
+        functions = [
+            LabelFunction(
+                adapter=part.adapter,
+                head=part.head,
+                name=part.name,
+                probes=Probes(count=len(part.probe_logits)),
+                task="classification",
+            )
+            for part in self._parts
+        ]
+        manifest = Manifest(
             classes=len(draft.classes),
             dataset=self._dataset(),
             hello="1.0",
             producer=draft.producer or Producer(name="hellofmt", version=VERSION),
             requires=["images.packed"] if self._shape is not None else [],
-            sections=ordered,
+            sections=[],
             views=draft.views,
-            adapter=UNSET if part is None else part.adapter,
-            base=UNSET if part is None else part.base,
-            head=UNSET if part is None else part.head,
+            base=self._base() if functions else UNSET,
+            functions=functions or UNSET,
             images=self._images() if self._rows else UNSET,
-            probes=UNSET if part is None else Probes(count=len(part.probe_logits)),
             shard=draft.shard or UNSET,
         )
+        ordered = [self._stored[name][0] for name in self._names(manifest)]
+        return msgspec.structs.replace(manifest, sections=ordered)
+
+    def _names(self, manifest: Manifest) -> list[str]:
+        """Return the sections that are stored, in file order."""
+        return [name for name in section_order(manifest) if name in self._stored]
 
     def _check(self) -> None:
         """Refuse early what the reader would refuse in the finished file.
@@ -252,8 +285,8 @@ class Plan:
             parse_manifest(data)
             if self._draft.record is not None:
                 parse_record(record_bytes(self._draft.record))
-            for name in ("adapter", "head", "probes", "base"):
-                if name in self._stored:
+            for name in self._stored:
+                if name.partition("_")[0] in (*FUNCTION_SECTIONS, "base"):
                     self._check_tensors(manifest, name)
         except SpecError as error:
             raise UserInputError.make("E_DATA", f"cannot be packed: {error}") from None
@@ -284,15 +317,15 @@ class Plan:
             self._pack_pixels(self._shape, progress)
         elif self._rows:
             end = self._write_images(fd, progress)
-        data = manifest_bytes(self.manifest(), self._draft.extras)
+        manifest = self.manifest()
+        data = manifest_bytes(manifest, self._draft.extras)
         digits = hashlib.sha256(data).hexdigest()
         parts = [
             *_member(MANIFEST_MEMBER, data),
             *_member(ID_MEMBER, f"{digits}\n".encode("ascii")),
         ]
-        for name in SECTION_ORDER:
-            if name in self._stored:
-                parts += _member(section_member(name), self._stored[name][1])
+        for name in self._names(manifest):
+            parts += _member(section_member(name), self._stored[name][1])
         if end < 0:
             parts.append(TRAILER)
         else:

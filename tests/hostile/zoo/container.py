@@ -389,7 +389,7 @@ def manifest_of_another_file():
     # Every other digest still fits: only the id tells.
     kit = projector()
     data = kit.build()
-    kit.manifest["head"]["temperature"] = "30.0"
+    kit.manifest["functions"][0]["head"]["temperature"] = "30.0"
     return patch(data, 512, canonical(kit.head()))
 
 

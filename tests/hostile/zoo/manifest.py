@@ -14,6 +14,7 @@ from zoo.parts import (
     projector,
     projector_only,
     sign_base,
+    two_functions,
 )
 
 spelling = partial(hostile, "manifest")
@@ -51,11 +52,11 @@ for what, old, new in (
     ("100000_digits", b'"classes":2', b'"classes":' + b"9" * 100_000),
     ("integer_of_18_digits", b'"seed":1', b'"seed":123456789012345678'),
     ("white_space", b'"classes":2', b'"classes": 2'),
-    ("white_space_first", b'{"adapter"', b' {"adapter"'),
+    ("white_space_first", b'{"base"', b' {"base"'),
     ("comment", b'"classes":2', b'/**/"classes":2'),
     ("trailing_comma", b'"classes":2', b'"classes":2,'),
     ("single_quotes", b'"classes":2', b"'classes':2"),
-    ("key_order", b'"bias":true,"scale":"1.0"', b'"scale":"1.0","bias":true'),
+    ("key_order", b'"bias":true,"link":"softmax"', b'"link":"softmax","bias":true'),
     ("escape_of_a_letter", b'"tiny"', b'"t\\u0069ny"'),
     ("escape_of_a_slash", b'"CC0-1.0"', b'"CC0\\/1.0"'),
     ("escape_in_upper_case", b'"tiny"', b'"tin\\u00FC"'),
@@ -67,10 +68,10 @@ for what, old, new in (
     ("lone_surrogate", b'"tiny"', b'"\\ud800"'),
     ("lone_low_surrogate", b'"tiny"', b'"\\udc00 tail"'),
     ("surrogates_swapped", b'"tiny"', b'"\\udc00\\ud800"'),
-    ("bom", b'{"adapter"', b'\xef\xbb\xbf{"adapter"'),
+    ("bom", b'{"base"', b'\xef\xbb\xbf{"base"'),
     ("cut", b',"views"', b""),
     ("unterminated_string", b'"tiny"', b'"tiny'),
-    ("two_documents", b'{"adapter"', b'{}{"adapter"'),
+    ("two_documents", b'{"base"', b'{}{"base"'),
 ):
     add(f"json_{what}", "E_JSON", partial(respelt, old, new), group="manifest")
 
@@ -179,7 +180,7 @@ for name, path, value, code in (
     ("unknown_key", "run", "rm -rf /", "E_SCHEMA"),
     ("unknown_key_inside", "base.module", "os", "E_SCHEMA"),
     ("unknown_key_in_vision", "base.arch.vision.timm_model_pretrained", True, "E_SCHEMA"),
-    ("unknown_key_in_a_target", "adapter.targets.0.auto_mapping", {}, "E_SCHEMA"),
+    ("unknown_key_in_a_target", "functions.0.adapter.targets.0.auto_mapping", {}, "E_SCHEMA"),
     ("x_inside", "dataset.x_note", "a", "E_SCHEMA"),
     ("x_number", "x_note", 1, "E_SCHEMA"),
     ("x_list", "x_note", ["a"], "E_SCHEMA"),
@@ -195,22 +196,22 @@ for name, path, value, code in (
     ("classes_2_to_53", "classes", 2**53, "E_SCHEMA"),
     ("seed_2_to_53", "base.seed", 2**53, "E_SCHEMA"),
     ("antialias_one", "views.antialias", 1, "E_SCHEMA"),
-    ("decimal_integer", "head.temperature", "20", "E_SCHEMA"),
-    ("decimal_trailing_zero", "head.temperature", "20.00", "E_SCHEMA"),
-    ("decimal_leading_zero", "head.temperature", "020.0", "E_SCHEMA"),
-    ("decimal_exponent", "head.temperature", "2e1", "E_SCHEMA"),
-    ("decimal_nan", "head.temperature", "nan", "E_SCHEMA"),
-    ("decimal_infinity", "head.temperature", "Infinity", "E_SCHEMA"),
-    ("decimal_negative_zero", "head.scale", "-0.0", "E_SCHEMA"),
-    ("decimal_line_feed", "head.temperature", "20.0\n", "E_SCHEMA"),
-    ("decimal_other_digits", "head.temperature", "\u0662\u0660.0", "E_SCHEMA"),
-    ("decimal_10_digits", "head.temperature", "1000000000.0", "E_SCHEMA"),
-    ("decimal_18_places", "head.temperature", "0.000000000000000001", "E_SCHEMA"),
-    ("decimal_number", "head.temperature", 20, "E_SCHEMA"),
-    ("temperature_zero", "head.temperature", "0.0", "E_SCHEMA"),
-    ("temperature_negative", "head.temperature", "-1.0", "E_SCHEMA"),
-    ("scale_too_large", "adapter.targets.0.scale", "1000.5", "E_SCHEMA"),
-    ("head_scale_too_small", "head.scale", "-1001.0", "E_SCHEMA"),
+    ("decimal_integer", "functions.0.head.temperature", "20", "E_SCHEMA"),
+    ("decimal_trailing_zero", "functions.0.head.temperature", "20.00", "E_SCHEMA"),
+    ("decimal_leading_zero", "functions.0.head.temperature", "020.0", "E_SCHEMA"),
+    ("decimal_exponent", "functions.0.head.temperature", "2e1", "E_SCHEMA"),
+    ("decimal_nan", "functions.0.head.temperature", "nan", "E_SCHEMA"),
+    ("decimal_infinity", "functions.0.head.temperature", "Infinity", "E_SCHEMA"),
+    ("decimal_negative_zero", "functions.0.head.scale", "-0.0", "E_SCHEMA"),
+    ("decimal_line_feed", "functions.0.head.temperature", "20.0\n", "E_SCHEMA"),
+    ("decimal_other_digits", "functions.0.head.temperature", "\u0662\u0660.0", "E_SCHEMA"),
+    ("decimal_10_digits", "functions.0.head.temperature", "1000000000.0", "E_SCHEMA"),
+    ("decimal_18_places", "functions.0.head.temperature", "0.000000000000000001", "E_SCHEMA"),
+    ("decimal_number", "functions.0.head.temperature", 20, "E_SCHEMA"),
+    ("temperature_zero", "functions.0.head.temperature", "0.0", "E_SCHEMA"),
+    ("temperature_negative", "functions.0.head.temperature", "-1.0", "E_SCHEMA"),
+    ("scale_too_large", "functions.0.adapter.targets.0.scale", "1000.5", "E_SCHEMA"),
+    ("head_scale_too_small", "functions.0.head.scale", "-1001.0", "E_SCHEMA"),
     ("digest_short", "sections.0.digest", "sha256:ab", "E_SCHEMA"),
     ("digest_upper_case", "sections.0.digest", "sha256:" + "A" * 64, "E_SCHEMA"),
     ("digest_md5", "sections.0.digest", "md5:" + "a" * 32, "E_SCHEMA"),
@@ -231,15 +232,20 @@ for name, path, value, code in (
         "E_SCHEMA",
     ),
     ("base_rule_unknown", "base.rule", "normal-1", "E_SCHEMA"),
-    ("head_start_unknown", "head.start", "pickle", "E_SCHEMA"),
+    ("functions_none", "functions", [], "E_SCHEMA"),
+    ("function_of_another_task", "functions.0.task", "segmentation", "E_SCHEMA"),
+    ("function_of_another_link", "functions.0.head.link", "sigmoid", "E_SCHEMA"),
+    ("function_name_traversal", "functions.0.name", "../x", "E_SCHEMA"),
+    ("function_name_of_33_characters", "functions.0.name", "x" * 33, "E_SCHEMA"),
+    ("head_start_unknown", "functions.0.head.start", "pickle", "E_SCHEMA"),
     (
         "head_text_beside_a_stored_start",
-        "head.text",
+        "functions.0.head.text",
         {"prompts": ["{}"], "tower": "sha256:" + "0" * 64},
         "E_SCHEMA",
     ),
-    ("head_start_text_without_prompts", "head.start", "text", "E_SCHEMA"),
-    ("storage_unknown", "adapter.targets.0.storage", "pickle", "E_SCHEMA"),
+    ("head_start_text_without_prompts", "functions.0.head.start", "text", "E_SCHEMA"),
+    ("storage_unknown", "functions.0.adapter.targets.0.storage", "pickle", "E_SCHEMA"),
     ("views_size_zero", "views.size", 0, "E_SCHEMA"),
     ("views_size_too_large", "views.size", 4097, "E_SCHEMA"),
     ("views_size_2_to_52", "views.size", 2**52, "E_SCHEMA"),
@@ -269,9 +275,9 @@ for name, path, value, code in (
     ("images_span_negative", "images.span", -512, "E_SCHEMA"),
     ("images_span_2_to_53", "images.span", 2**53, "E_SCHEMA"),
     ("ipc_of_another_count", "dataset.ipc", 2, "E_SCHEMA"),
-    ("probes_65", "probes.count", 65, "E_LIMIT_PROBES"),
-    ("probes_17", "probes.count", 17, "E_LIMIT_PROBES"),
-    ("probes_zero", "probes.count", 0, "E_SCHEMA"),
+    ("probes_65", "functions.0.probes.count", 65, "E_LIMIT_PROBES"),
+    ("probes_17", "functions.0.probes.count", 17, "E_LIMIT_PROBES"),
+    ("probes_zero", "functions.0.probes.count", 0, "E_SCHEMA"),
     ("shard_past_the_set", "shard", {"count": 2, "first": 0, "index": 2, "total": 3}, "E_SCHEMA"),
     ("shard_past_its_rows", "shard", {"count": 2, "first": 1, "index": 1, "total": 3}, "E_SCHEMA"),
     ("sections_none", "sections", [], "E_SCHEMA"),
@@ -296,20 +302,25 @@ for name, path, value, code in (
     ("section_of_no_bytes", "sections.5.size", 0, "E_SCHEMA"),
     ("section_raw_size_without_zstd", "sections.5.raw_size", 5, "E_SCHEMA"),
     ("section_zstd_without_raw_size", "sections.5.encoding", "zstd", "E_SCHEMA"),
-    ("rank_zero", "adapter.targets.0.a", [0, 8], "E_SCHEMA"),
-    ("rank_negative", "adapter.targets.0.a", [-1, 8], "E_SCHEMA"),
-    ("factor_of_three_dimensions", "adapter.targets.0.a", [2, 8, 1], "E_SCHEMA"),
-    ("shape_of_six_dimensions", "adapter.targets.0.shape", [1] * 6, "E_SCHEMA"),
-    ("shape_of_no_dimension", "adapter.targets.0.shape", [], "E_SCHEMA"),
-    ("inner_dimensions_differ", "adapter.targets.0.a", [3, 8], "E_RANK"),
-    ("product_does_not_fill_the_shape", "adapter.targets.0.shape", [4, 2, 2, 3], "E_RANK"),
-    ("head_of_another_width", "head.a", [3, 9], "E_RANK"),
-    ("head_of_other_classes", "head.b", [3, 3], "E_RANK"),
-    ("head_inner_dimensions_differ", "head.b", [2, 4], "E_RANK"),
-    ("targets_not_sorted", "adapter.targets.0.param", "z.weight", "E_ORDER"),
-    ("target_twice", "adapter.targets.0.param", "proj", "E_DUPLICATE"),
-    ("target_without_name", "adapter.targets.0.param", "", "E_SCHEMA"),
-    ("target_name_too_long", "adapter.targets.0.param", LONG, "E_SCHEMA"),
+    ("rank_zero", "functions.0.adapter.targets.0.a", [0, 8], "E_SCHEMA"),
+    ("rank_negative", "functions.0.adapter.targets.0.a", [-1, 8], "E_SCHEMA"),
+    ("factor_of_three_dimensions", "functions.0.adapter.targets.0.a", [2, 8, 1], "E_SCHEMA"),
+    ("shape_of_six_dimensions", "functions.0.adapter.targets.0.shape", [1] * 6, "E_SCHEMA"),
+    ("shape_of_no_dimension", "functions.0.adapter.targets.0.shape", [], "E_SCHEMA"),
+    ("inner_dimensions_differ", "functions.0.adapter.targets.0.a", [3, 8], "E_RANK"),
+    (
+        "product_does_not_fill_the_shape",
+        "functions.0.adapter.targets.0.shape",
+        [4, 2, 2, 3],
+        "E_RANK",
+    ),
+    ("head_of_another_width", "functions.0.head.a", [3, 9], "E_RANK"),
+    ("head_of_other_classes", "functions.0.head.b", [3, 3], "E_RANK"),
+    ("head_inner_dimensions_differ", "functions.0.head.b", [2, 4], "E_RANK"),
+    ("targets_not_sorted", "functions.0.adapter.targets.0.param", "z.weight", "E_ORDER"),
+    ("target_twice", "functions.0.adapter.targets.0.param", "proj", "E_DUPLICATE"),
+    ("target_without_name", "functions.0.adapter.targets.0.param", "", "E_SCHEMA"),
+    ("target_name_too_long", "functions.0.adapter.targets.0.param", LONG, "E_SCHEMA"),
 ):
     add(f"manifest_{name}", code, partial(setting, path, value), group="manifest")
 
@@ -321,18 +332,21 @@ for path in (
     "requires",
     "sections",
     "views",
-    "adapter",
     "base",
-    "head",
-    "probes",
+    "functions",
+    "functions.0.adapter",
+    "functions.0.head",
+    "functions.0.head.link",
+    "functions.0.name",
+    "functions.0.task",
     "images",
     "base.seed",
     "base.rule",
     "base.digest",
     "base.arch.quick_gelu",
-    "head.a",
-    "head.b",
-    "head.temperature",
+    "functions.0.head.a",
+    "functions.0.head.b",
+    "functions.0.head.temperature",
     "images.span",
     "views.mean",
     "dataset.license",
@@ -359,7 +373,43 @@ def manifest_neither_pictures_nor_projector():
 @spelling("E_SCHEMA")
 def manifest_head_without_probes():
     kit = projector()
-    del kit.manifest["probes"], kit.files["probes"]
+    del kit.manifest["functions"][0]["probes"], kit.files["probes"]
+    return kit.build()
+
+
+@spelling("E_DUPLICATE")
+def manifest_function_twice():
+    kit = two_functions()
+    kit.manifest["functions"][0]["name"] = "early"
+    return kit.build()
+
+
+@spelling("E_SCHEMA")
+def manifest_function_without_its_sections():
+    kit = projector()
+    kit.manifest["functions"].append(kit.manifest["functions"][0] | {"name": "early"})
+    return kit.build()
+
+
+@spelling("E_SCHEMA")
+def manifest_sections_of_no_function():
+    kit = two_functions()
+    kit.manifest["functions"].pop()
+    return kit.build()
+
+
+@spelling("E_ORDER")
+def manifest_sections_of_two_functions_swapped():
+    kit = two_functions()
+    kit.files["adapter"] = kit.files.pop("adapter")
+    return kit.build()
+
+
+@spelling("E_SCHEMA")
+def manifest_17_functions():
+    kit = projector()
+    [function] = kit.manifest["functions"]
+    kit.manifest["functions"] = [function | {"name": f"f{i}"} for i in range(17)]
     return kit.build()
 
 
@@ -417,7 +467,7 @@ def manifest_embedded_base_without_section():
 @spelling("E_SCHEMA")
 def manifest_embedded_base_with_text_head():
     kit = embedded()
-    kit.manifest["head"] |= {
+    kit.manifest["functions"][0]["head"] |= {
         "start": "text",
         "text": {"prompts": ["{}"], "tower": "sha256:" + "0" * 64},
     }
@@ -509,7 +559,7 @@ def manifest_index_as_zstd():
 
 def ranked(rank):
     kit = projector()
-    kit.manifest["adapter"]["targets"][0] |= {"a": [rank, 8], "b": [4, rank]}
+    kit.manifest["functions"][0]["adapter"]["targets"][0] |= {"a": [rank, 8], "b": [4, rank]}
     return kit.build()
 
 
@@ -520,14 +570,14 @@ add("manifest_rank_65536", "E_LIMIT_RANK", partial(ranked, 65_536), group="manif
 @spelling("E_LIMIT_RANK")
 def manifest_head_rank_65536():
     kit = projector()
-    kit.manifest["head"] |= {"a": [65_536, 8], "b": [2, 65_536]}
+    kit.manifest["functions"][0]["head"] |= {"a": [65_536, 8], "b": [2, 65_536]}
     return kit.build()
 
 
 @spelling("E_SCHEMA")
 def manifest_4097_targets():
     kit = projector()
-    kit.manifest["adapter"]["targets"] = [
+    kit.manifest["functions"][0]["adapter"]["targets"] = [
         {
             "a": [1, 1],
             "b": [1, 1],
@@ -611,7 +661,7 @@ def prompt_of_python_format():
     kit = projector()
     kit.manifest["base"]["text"] = TEXT_TOWER
     sign_base(kit.manifest["base"])
-    kit.manifest["head"] |= {
+    kit.manifest["functions"][0]["head"] |= {
         "start": "text",
         "text": {
             "prompts": ["{0.__class__.__mro__}", "{}", "%s", "{!r:>{0}}", "${jndi:ldap://x}"],
@@ -654,5 +704,5 @@ def names_that_are_paths():
 @harmless()
 def target_that_is_a_path():
     kit = projector()
-    kit.manifest["adapter"]["targets"][0]["param"] = "../../a.weight"
+    kit.manifest["functions"][0]["adapter"]["targets"][0]["param"] = "../../a.weight"
     return kit.tensors("adapter", adapter_tensors(kit)).build()

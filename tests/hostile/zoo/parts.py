@@ -414,7 +414,7 @@ def pair(name, b, a, storage="int8"):
 
 def adapter_tensors(kit):
     out = {}
-    for target in kit.manifest["adapter"]["targets"]:
+    for target in kit.manifest["functions"][0]["adapter"]["targets"]:
         out |= pair(target["param"], target["b"], target["a"], target["storage"])
     return out
 
@@ -457,7 +457,7 @@ def images_only():
 def projector():
     """A label function beside the pictures, with a card and a licence."""
     kit = images_only()
-    kit.manifest |= {
+    function = {
         "adapter": {
             "targets": [
                 {
@@ -478,22 +478,36 @@ def projector():
                 },
             ]
         },
-        "base": base_of_kit(),
         "head": {
             "a": [3, DIM],
             "b": [2, 3],
             "bias": True,
+            "link": "softmax",
             "scale": "1.0",
             "start": "stored",
             "storage": "float16",
             "temperature": "20.0",
         },
+        "name": "late",
         "probes": {"count": 2},
+        "task": "classification",
     }
+    kit.manifest |= {"base": base_of_kit(), "functions": [function]}
     kit.tensors("adapter", adapter_tensors(kit))
     kit.tensors("head", head_tensors())
     kit.tensors("probes", {"logits": ("F32", [2, 2], f32(1.0, -1.0, 0.5, 2.0))})
     kit.files |= {"card": "# Zoo \u00fc\n".encode(), "license": b"CC0\n"}
+    return kit
+
+
+def two_functions():
+    """Two label functions on one base; the sections of the second have its name."""
+    kit = projector()
+    kit.manifest["functions"].append(kit.manifest["functions"][0] | {"name": "early"})
+    texts = {name: kit.files.pop(name) for name in ("card", "license")}
+    for kind in ("adapter", "head", "probes"):
+        kit.files[f"{kind}_early"] = kit.files[kind]
+    kit.files |= texts
     return kit
 
 

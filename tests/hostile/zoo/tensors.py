@@ -252,7 +252,7 @@ def tensor_probes_of_another_count():
 @tensors("E_TENSOR")
 def tensor_bfloat16_nan():
     kit = projector()
-    target = kit.manifest["adapter"]["targets"][1]
+    target = kit.manifest["functions"][0]["adapter"]["targets"][1]
     target["storage"] = "bfloat16"
     values = adapter_tensors(kit)
     values["proj::A"] = ("BF16", [3, 5], b"\xc0\x7f" * 15)
@@ -270,7 +270,7 @@ def tensor_scale_missing():
 @tensors("E_TENSOR")
 def tensor_scale_of_a_float():
     kit = projector()
-    kit.manifest["adapter"]["targets"][1]["storage"] = "float32"
+    kit.manifest["functions"][0]["adapter"]["targets"][1]["storage"] = "float32"
     values = adapter_tensors(kit)
     values["proj::A_scale"] = ("F32", [3], f32(1, 1, 1))
     return kit.tensors("adapter", values).build()
@@ -368,6 +368,6 @@ def matmul_bomb():
         "shape": [n, n],
         "storage": "float32",
     }
-    kit.manifest["adapter"]["targets"] = [target]
+    kit.manifest["functions"][0]["adapter"]["targets"] = [target]
     values = {"proj::A": ("F32", [1, n], bytes(4 * n)), "proj::B": ("F32", [n, 1], bytes(4 * n))}
     return kit.tensors("adapter", values).build()

@@ -1,0 +1,89 @@
+"""Label functions of several archives joined in one, and what does not go together."""
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from hellofmt.archive import ClassLine, open_archive, write_archive
+from hellofmt.errors import UserInputError
+from hellofmt.sources import pack_archive
+
+
+@pytest.fixture
+def stored(samples, tmp_path):
+    """Write a projector alone: ``stored(name, storage, ...)``."""
+
+    def write(name, storage="float16", part=None, **changes):
+        path = tmp_path / f"{name}.hello"
+        part = part or samples.projector(storage)
+        write_archive(path, replace(samples.draft(projector=part), **changes))
+        return path
+
+    return write
+
+
+def test_joined_bit_for_bit_with_new_names(stored, samples, tmp_path, tree):
+    late, early = stored("late", part=samples.projector(kind="embedded")), stored("early", "int4")
+    lines = []
+    pack_archive(None, tmp_path / "x.hello", projector=[late, ("early_2", early)], say=lines.append)
+    assert lines == []
+    with (
+        open_archive(tmp_path / "x.hello") as file,
+        open_archive(late) as a,
+        open_archive(early) as b,
+    ):
+        assert [f.name for f in file.manifest.functions] == ["default", "early_2"]
+        assert file.manifest.functions[1].head == b.manifest.functions[0].head
+        assert (file.manifest.base, file.manifest.dataset.name) == (a.manifest.base, "tiny")
+        for kind in ("adapter", "head", "probes"):
+            assert file.section(kind) == a.section(kind)
+            assert file.section(f"{kind}_early_2") == b.section(kind)
+        assert file.section("base") == a.section("base")
+    # And all of them beside images.
+    keys = [line.key for line in samples.CLASSES]
+    root = tree(*(f"{key}/0.png" for key in keys))
+    pack_archive(root, tmp_path / "y.hello", projector=tmp_path / "x.hello")
+    with open_archive(tmp_path / "y.hello") as file:
+        assert len(file) == len(keys)
+        assert [f.name for f in file.manifest.functions] == ["default", "early_2"]
+
+
+def test_views_that_are_dropped_are_said(stored, samples, tmp_path):
+    views = msgspec.structs.replace(samples.VIEWS, size=7)
+    lines, other = [], stored("b", views=views)
+    projector = [stored("a"), ("b", other)]
+    pack_archive(None, tmp_path / "x.hello", projector=projector, say=lines.append)
+    assert lines == [f"{other}: its views differ from the first's, which are taken"]
+
+
+def test_what_does_not_go_together_is_refused(stored, samples, tmp_path):
+    part = samples.projector()
+    weights = msgspec.structs.replace(part.base, tensors="sha256:" + "1" * 64)
+    digest = samples.base_digest(weights.arch, weights.preprocess, weights.tensors)
+    other = replace(part, base=msgspec.structs.replace(weights, digest=digest))
+    lines = [ClassLine(line.key, ("same key", "other name")) for line in samples.CLASSES]
+    a, renamed = stored("a"), stored("d", classes=lines)
+    swapped = stored("c", classes=tuple(reversed(samples.CLASSES)))
+    bare = tmp_path / "bare.hello"
+    write_archive(bare, samples.draft(images=samples.images(1)))
+    both = tmp_path / "both.hello"
+    pack_archive(None, both, projector=[a, ("b", a)])
+    for projector, text in (
+        ([a, ("b", stored("b", part=other))], f"one base; expected tiny {part.base.digest}, got"),
+        ([a, ("b", swapped)], "have one class list; class 0: expected "),
+        ([a, ("b", renamed)], "(same key, other name)"),
+        ([a, a], "`: a second label function called default; expected another name; "),
+        ([a, both], "`: a second label function called default"),
+        ([a, ("x", both)], "has 2 label functions; expected one to be called x"),
+        ([a, ("B", a)], "expected 1 to 32 of a-z, 0-9 and _, got B"),
+        ([a, bare], "no label function in this archive"),
+        ([], "no archive to take a label function from"),
+        (None, "expected images or a projector to pack"),
+    ):
+        with pytest.raises(UserInputError) as caught:
+            pack_archive(None, tmp_path / "x.hello", projector=projector)
+        assert text in str(caught.value)
+        assert not (tmp_path / "x.hello").exists()
+    with pytest.raises(UserInputError, match="`shards`: no images to divide"):
+        pack_archive(None, tmp_path / "x.hello", projector=a, shards=2)
