@@ -1,9 +1,13 @@
 """Shards: every member belongs to a sample that is read, is skipped and counted, or is named."""
 
+import os
+
+import fsspec
 import pytest
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from hellofmt.errors import UserInputError
+from hellofmt.sources import open_source, shards
 from hellofmt.sources.shards import ShardSource, list_shards
 
 
@@ -115,3 +119,47 @@ def test_content_decides_what_an_image_is(shard, image):
 )
 def test_samples_that_are_refused(shard, members, message):
     assert message in refused(shard(members))
+
+
+@pytest.fixture
+def stored(monkeypatch):
+    """Write a file to the memory that fsspec serves."""
+    memory = fsspec.filesystem("memory")
+
+    def write(name, data):
+        memory.pipe(f"/{name}", data)
+        return f"memory://{name}"
+
+    yield write
+    memory.store.clear()
+
+
+def test_shards_behind_urls(stored, shard, image, monkeypatch):
+    monkeypatch.setattr(shards, "_WINDOW_BYTES", 1000)
+    urls = []
+    for number in range(3):
+        members = [
+            (f"{number}{name}", data)
+            for name, data in [("a.png", image(colour=(number, 0, 0))), ("a.cls", b"0"),
+                               ("b.jpg", image("JPEG", size=(90, 90))), ("b.cls", b"1")]
+        ]  # fmt: skip
+        urls.append(stored(f"s-{number}.tar", shard(members).read_bytes()))
+    source = open_source(urls)
+    assert source.labels.tolist() == [0, 1] * 3
+    assert source.name_of(3) == "memory://s-1.tar:1b.jpg"
+    for row in (4, 0, 5):
+        data = image(colour=(row // 2, 0, 0)) if row % 2 == 0 else image("JPEG", size=(90, 90))
+        assert source.read(row) == data
+    assert open_source("memory://s-{0..2}.tar").digest() == source.digest()
+    assert open_source("memory://s-*.tar").digest() == source.digest()
+
+
+def test_a_shard_that_becomes_shorter(shard, image):
+    path = shard([("a.png", image()), ("a.cls", b"0"), ("b.png", image()), ("b.cls", b"1")])
+    source = open_source(path)
+    os.truncate(path, 2560 + 40)
+    assert source.read(0) == image()
+    with pytest.raises(UserInputError, match=r"s\.tar` became shorter .* `b\.png` has 40 of"):
+        source.read(1)
+    with pytest.raises(UserInputError, match="damaged tar file"):
+        open_source(path)
