@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from hellofmt.archive import UNSET, encode_image
+from hellofmt.archive import UNSET
 from hellofmt.errors import UserInputError, did_you_mean, printable, shown_path
 from hellofmt_cli.options import expect_option, limit_option
 from hellofmt_cli.output import opened
@@ -16,7 +16,7 @@ from hellofmt_cli.output import opened
 if TYPE_CHECKING:
     from hellofmt.archive import Archive
 
-__all__ = ["cat", "image_bytes"]
+__all__ = ["cat"]
 
 _TEXTS: Final = frozenset({"card", "classes", "license", "record"})
 
@@ -66,7 +66,7 @@ def _read(archive: Archive, member: str) -> tuple[bytes, bool]:
             f"no member `{shown_path(member)}`",
             advice=did_you_mean(member, _names(archive)) or "`hello ls` lists them",
         )
-    return image_bytes(archive, row), False
+    return archive.plain_images([row])[0], False
 
 
 def _names(archive: Archive) -> list[str]:
@@ -86,11 +86,3 @@ def _find_image(archive: Archive, name: str) -> int | None:
     if not 0 <= row < len(archive) or archive.image_name(row) != name:
         return None
     return row
-
-
-def image_bytes(archive: Archive, row: int) -> bytes:
-    """An image as a file that any viewer opens: the stored bytes, or PNG from a packed archive."""
-    images = archive.manifest.images
-    if images is not UNSET and images.codec == "raw":
-        return encode_image(archive.decode_image(row), "png")
-    return archive.read_image(row)

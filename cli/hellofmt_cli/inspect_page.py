@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hellofmt.archive import UNSET, without_metadata
 from hellofmt.errors import printable, shown_path
-from hellofmt_cli.cat import image_bytes
 from hellofmt_cli.inspect_rows import avoided_rows, byte_rows
 from hellofmt_cli.output import count, size, write_text
 from hellofmt_cli.record_rows import record_rows
@@ -210,7 +209,7 @@ def _sheet(archive: Archive) -> list[str]:
     figures: list[str] = []
     used = 0
     for row in _rows_shown(index.label.tolist()):
-        data, mime = image_bytes(archive, row), _MIME[images.codec]
+        data, mime = archive.plain_images([row])[0], _MIME[images.codec]
         used += len(data)
         if used > MAX_BYTES:
             break

@@ -59,15 +59,10 @@ if TYPE_CHECKING:
         verify_signature,
     )
     from hellofmt.archive.read.verify import VerifyReport, verify_archive
-    from hellofmt.archive.storage.local_files import (
-        free_bytes,
-        new_directory,
-        open_new,
-        read_file,
-        write_small_file,
-    )
+    from hellofmt.archive.storage.local_files import read_file, write_small_file
     from hellofmt.archive.storage.source import display_name
     from hellofmt.archive.write.draft import Draft, ImageItem, ImageSet, ProjectorPart
+    from hellofmt.archive.write.extraction import PlainForm, extract_archive
     from hellofmt.archive.write.shards import write_shards
     from hellofmt.archive.write.whole_file import check_target
     from hellofmt.archive.write.writer import write_archive
@@ -94,6 +89,7 @@ __all__ = [
     "LabelFunction",
     "Limits",
     "Manifest",
+    "PlainForm",
     "Preprocess",
     "Probes",
     "Producer",
@@ -120,14 +116,12 @@ __all__ = [
     "default_views",
     "display_name",
     "encode_image",
+    "extract_archive",
     "find_function",
-    "free_bytes",
     "function_section",
     "json_schema",
     "manifest_bytes",
-    "new_directory",
     "open_archive",
-    "open_new",
     "parse_manifest",
     "probe_images",
     "read_class_lines",
@@ -164,13 +158,7 @@ _MODULES = {
     "read.open": ("open_archive",),
     "format.record": ("Record", "Result"),
     "format.schema": ("json_schema", "record_schema"),
-    "storage.local_files": (
-        "free_bytes",
-        "new_directory",
-        "open_new",
-        "read_file",
-        "write_small_file",
-    ),
+    "storage.local_files": ("read_file", "write_small_file"),
     "format.layout": ("shard_path",),
     "read.set": ("HelloSet",),
     "write.shards": ("write_shards",),
@@ -178,6 +166,7 @@ _MODULES = {
     "storage.source": ("display_name",),
     "format.tensors": ("StoredTensor",),
     "read.verify": ("VerifyReport", "verify_archive"),
+    "write.extraction": ("PlainForm", "extract_archive"),
     "write.draft": ("Draft", "ImageItem", "ImageSet", "ProjectorPart"),
     "write.whole_file": ("check_target",),
     "write.writer": ("write_archive",),

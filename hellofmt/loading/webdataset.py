@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from hellofmt.archive.format.images import encode_image
 from hellofmt.archive.format.layout import EXTENSIONS
 from hellofmt.archive.format.manifest import UNSET
 from hellofmt.archive.read.archive import Archive
@@ -152,10 +151,7 @@ class WebdatasetSamples(IterableDataset[dict[str, Any]]):
         extension = EXTENSIONS["png" if packed else images.codec]
         url = display_name(file.path)
         with errors_arrive_whole():
-            if packed:
-                images_bytes = [encode_image(each, "png") for each in file.decode_images(rows)]
-            else:
-                images_bytes = file.read_images(rows)
+            images_bytes = file.plain_images(rows)
         for row, image in zip(rows, images_bytes, strict=True):
             yield {
                 "__key__": file.image_name(row).removesuffix(f".{extension}"),

@@ -1,8 +1,6 @@
 """Archives to show to other programs."""
 
 import importlib.util
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -50,21 +48,3 @@ def members(archive):
         for row in range(len(file)):
             found[file.image_name(row)] = file.read_image(row)
     return found
-
-
-@pytest.fixture(scope="session")
-def installed(tmp_path_factory):
-    """A folder with packages of other versions than ours, for `PYTHONPATH`."""
-
-    def install(*requirements):
-        folder = tmp_path_factory.mktemp("packages")
-        done = subprocess.run(  # noqa: S603
-            [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-             "--no-deps", "--target", str(folder), *requirements],
-            capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
-        if done.returncode:
-            pytest.skip(f"no package index: {done.stderr.splitlines()[-1:]}")
-        return folder
-
-    return install

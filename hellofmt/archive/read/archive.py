@@ -281,6 +281,28 @@ class Archive(ABC):
         """
         return self.read_images([row])[0]
 
+    def plain_images(self, rows: Sequence[int]) -> list[bytes]:
+        """Read images as files that any viewer opens: the stored bytes, or PNG of packed pixels.
+
+        Args:
+            rows: each 0 <= row < ``len(self)``.
+
+        Returns:
+            One file per row.
+
+        Raises:
+            HelloError: as ``read_images``.
+        """
+        images, files = self.manifest.images, self.read_images(rows)
+        if images is UNSET or images.shape is UNSET:
+            return files
+        import numpy as np
+
+        from hellofmt.archive.format.images import encode_image
+
+        shape = images.shape
+        return [encode_image(np.frombuffer(file, np.uint8).reshape(shape), "png") for file in files]
+
     def decode_image(self, row: int) -> NDArray[np.uint8]:
         """Verify and decode an image.
 
