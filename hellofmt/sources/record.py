@@ -19,7 +19,7 @@ def source_record(source: Source) -> SourceRecord:
     counts = np.bincount(source.labels, minlength=len(source.classes))
     return SourceRecord(
         classes=len(source.classes),
-        digest=f"sha256:{source.digest()}",
+        digest=f"sha256:{source.portable_digest()}",
         images=len(source),
         name=as_line(source.name),
         per_class=[int(counts.min()), int(counts.max())],

@@ -31,6 +31,7 @@ from hellofmt.archive import (
 )
 from hellofmt.archive.write import images as image_writer
 from hellofmt.archive.write import plan
+from hellofmt.archive.write import staged as staged_module
 from hellofmt.archive.write import writer as writer_module
 from hellofmt.errors import HelloIOError, LimitError, SpecError, UserInputError
 
@@ -321,7 +322,7 @@ def test_no_space_to_create(samples, tmp_path, monkeypatch):
 
 def test_close_that_reports_a_lost_write(samples, tmp_path, monkeypatch):
     plain, files = os.close, set()
-    create = writer_module.create_temporary
+    create = staged_module.create_temporary
 
     def remember(path):
         fd = create(path)
@@ -334,7 +335,7 @@ def test_close_that_reports_a_lost_write(samples, tmp_path, monkeypatch):
             files.clear()
             raise OSError(errno.EIO, "lost")
 
-    monkeypatch.setattr(writer_module, "create_temporary", remember)
+    monkeypatch.setattr(staged_module, "create_temporary", remember)
     monkeypatch.setattr(os, "close", close)
     with pytest.raises(HelloIOError, match="E_WRITE: writing the archive failed: lost"):
         write_archive(tmp_path / "x.hello", samples.draft(images=samples.images(1)))

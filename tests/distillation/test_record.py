@@ -51,7 +51,7 @@ def test_every_fact_of_a_distillation(make, arguments, record_of, tmp_path):
     source = arguments["source"]
     assert msgspec.to_builtins(function.source) == {
         "classes": 3,
-        "digest": f"sha256:{source.digest()}",
+        "digest": f"sha256:{source.portable_digest()}",
         "images": 60,
         "name": "stripes",
         "per_class": [20, 20],

@@ -17,28 +17,19 @@ changes a byte, and both have ended before the file gets its name.
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits
-from hellofmt.archive.parallel import beside
 from hellofmt.archive.read.verify import verify_copy
-from hellofmt.archive.storage.local_files import temporary_path
 from hellofmt.archive.write.plan import Plan
-from hellofmt.archive.write.whole_file import (
-    check_target,
-    close_file,
-    create_temporary,
-    publish,
-    remove_stale,
-    synchronise_directory,
-    synchronise_file,
-)
-from hellofmt.errors import HelloIOError, SpecError, UserInputError
+from hellofmt.archive.write.staged import Staged
+from hellofmt.archive.write.whole_file import check_target
+from hellofmt.errors import SpecError, UserInputError
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
 
     from hellofmt.archive.write.draft import Draft
@@ -78,31 +69,14 @@ def write_archive(
     """
     path = Path(target)
     check_target(path, force=force)
-    remove_stale(path)
     plan = Plan(draft, limits)
-    temporary = temporary_path(path)
-    fd = -1
-    try:
-        fd = create_temporary(temporary)
-        archive_id = plan.write(fd, progress)
-        with beside(partial(synchronise_file, fd)):
-            _verify_written(temporary, archive_id, plan, limits)
-        # Closed before the rename, because some file systems report a lost write only here.
-        closing, fd = fd, -1
-        close_file(closing)
-        publish(temporary, path, force)
-    except BaseException as error:
-        if fd >= 0:
-            os.close(fd)
-        temporary.unlink(missing_ok=True)
-        # Named after the archive: the temporary file is nobody's concern.
-        if isinstance(error, HelloIOError) and error.code in ("E_WRITE", "E_NOSPACE"):
-            error.file = os.fspath(path)
-        elif isinstance(error, OSError) and str(error.filename) == str(temporary):
-            error.filename = os.fspath(path)
-        raise
-    synchronise_directory(path)
-    return archive_id
+    staged = Staged(
+        path,
+        partial(plan.write, progress=progress),
+        partial(_verify_written, plan=plan, limits=limits),
+    )
+    staged.publish(force=force)
+    return staged.id
 
 
 def _verify_written(temporary: Path, archive_id: str, plan: Plan, limits: Limits) -> None:

@@ -1,0 +1,100 @@
+"""A file that is complete and verified before it has its name."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from hellofmt.archive.parallel import beside
+from hellofmt.archive.storage.local_files import temporary_path
+from hellofmt.archive.write.whole_file import (
+    close_file,
+    create_temporary,
+    publish,
+    remove_stale,
+    synchronise_directory,
+    synchronise_file,
+)
+from hellofmt.errors import HelloIOError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from pathlib import Path
+
+__all__ = ["Staged"]
+
+
+class Staged:
+    """A complete file under a temporary name beside its target.
+
+    Attributes:
+        path: the target.
+        id: what ``write`` returned.
+    """
+
+    def __init__(
+        self, path: Path, write: Callable[[int], str], verify: Callable[[Path, str], None]
+    ) -> None:
+        """Write, sync and verify the file; on any failure it is removed.
+
+        Args:
+            path: the target, which is not looked at.
+            write: fills an empty file, given its descriptor; returns the id.
+            verify: reads the complete file, given its path and id; the disk is synced beside it.
+
+        Raises:
+            HelloIOError: its folder does not exist (E_TARGET), the disk is full (E_NOSPACE),
+                writing failed (E_WRITE).
+            HelloError: from ``write`` or ``verify``.
+            OSError: access is denied.
+        """
+        self.path = path
+        self._temporary = temporary_path(path)
+        remove_stale(path)
+        fd = -1
+        with self._named():
+            try:
+                fd = create_temporary(self._temporary)
+                self.id = write(fd)
+                with beside(partial(synchronise_file, fd)):
+                    verify(self._temporary, self.id)
+                # Closed before the rename, because some file systems report a lost write only here.
+                closing, fd = fd, -1
+                close_file(closing)
+            finally:
+                if fd >= 0:
+                    os.close(fd)
+
+    def publish(self, *, force: bool) -> None:
+        """Give the file its name.
+
+        Raises:
+            HelloIOError: another process created the target meanwhile (E_TARGET), the rename failed
+                (E_WRITE); or the file is in place but its directory could not be synced
+                (E_DURABILITY).
+        """
+        with self._named():
+            publish(self._temporary, self.path, force)
+        synchronise_directory(self.path)
+
+    def discard(self) -> None:
+        """Remove the file."""
+        self._temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def _named(self) -> Generator[None]:
+        """Remove the file after an error, which is named after the target.
+
+        The temporary file is nobody's concern.
+        """
+        try:
+            yield
+        except BaseException as error:
+            self.discard()
+            if isinstance(error, HelloIOError) and error.code in ("E_WRITE", "E_NOSPACE"):
+                error.file = os.fspath(self.path)
+            elif isinstance(error, OSError) and str(error.filename) == str(self._temporary):
+                error.filename = os.fspath(self.path)
+            raise
