@@ -186,7 +186,7 @@ SCHEMA = [
     (["requires"], ["images.packed"], "E_SCHEMA", "exactly for the packed layout"),
     (["surprise"], 1, "E_SCHEMA", "unknown field `surprise`"),
     (["x_note"], 1, "E_SCHEMA", "`x_note`: expected a string"),
-    (["x_note"], "a" * 4097, "E_SCHEMA", "`x_note`: expected at most 4096 characters"),
+    (["x_note"], "a" * 4097, "E_JSON", "string of 4097 characters; expected at most 4096"),
     (["classes"], 0, "E_SCHEMA", "`classes`: expected `int` >= 1"),
     (["classes"], True, "E_SCHEMA", "expected `int`, got `bool`"),
     (["dataset", "name"], "", "E_SCHEMA", "`dataset.name`: expected `str` of length >= 1"),
@@ -285,12 +285,9 @@ def test_packed_shape_and_sorted_requires(samples, tmp_path):
     path = tmp_path / "p.hello"
     write_archive(path, samples.draft(images=samples.images(4, layout="packed")))
     document = samples.split(path.read_bytes())[0]
-    for shape in ([8, 4097, 3], [8, 8, 2]):
-        made = edited(document, ["images", "shape"], shape)
-        with pytest.raises(
-            SpecError, match=r"`images.shape`: expected sides up to 4096 and 1 or 3"
-        ):
-            parse_manifest(dump(made))
+    made = edited(document, ["images", "shape"], [8, 8, 2])
+    with pytest.raises(SpecError, match=r"`images.shape`: expected 1 or 3 channels, got 2"):
+        parse_manifest(dump(made))
     made = edited(document, ["requires"], ["images.packed", "images.packed"])
     with pytest.raises(SpecError, match="`requires`: expected sorted names, each once"):
         parse_manifest(dump(made))

@@ -13,6 +13,7 @@ import hashlib
 import json
 import shutil
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -316,7 +317,7 @@ def drafts():
         head_rank=2, bias=True, probes=2, arch=RESNET, text=TEXT,
     )  # fmt: skip
     # Text that compresses, so that the section is stored as zstd.
-    many = tuple(ClassLine(f"class-{i:04d}", (f"number {i}",)) for i in range(300))
+    many = tuple(ClassLine(f" class, {i:04d}", (f"number {i}",)) for i in range(300))
     early = projector("seeded", [("proj", 1, "int8")], "float32", bias=True, probes=2)
     return {
         "functions": draft("functions", projector=seeded, further=[replace(early, name="early_2")]),
@@ -527,10 +528,16 @@ def dump(path, document):
 
 
 def make(folder):
-    """Write every vector below ``folder``, whose old ones are removed first."""
+    """Write every vector below ``folder``, in the place of the old ones once all are written."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as new:
+        write_all(Path(new))
+        for kind in Path(new).iterdir():
+            shutil.rmtree(folder / kind.name, ignore_errors=True)
+            kind.rename(folder / kind.name)
+
+
+def write_all(folder):
     zoo = load_zoo()
-    for kind in ("valid", "invalid", "views"):
-        shutil.rmtree(folder / kind, ignore_errors=True)
     for kind in ("valid", "invalid"):
         (folder / kind).mkdir(parents=True)
     make_views(folder / "views")

@@ -59,11 +59,20 @@ def parse_json(data):
     try:
         # `int` refuses the text of every float, NaN included.
         m = json.loads(data, parse_float=int, parse_constant=int)
-        require(isinstance(m, dict) and canonical(m) == data, "E_JSON")
+        require(isinstance(m, dict) and canonical(m) == data and within(m), "E_JSON")
         json.dumps(m, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError):
         raise Refused("E_JSON") from None
     return m
+
+
+def within(item, depth=1):
+    """The bounds of section 4.1."""
+    if isinstance(item, int | str):
+        return abs(item) < 1 << 53 if isinstance(item, int) else len(item) <= 4096
+    parts = [*item, *item.values()] if isinstance(item, dict) else item
+    is_short = isinstance(item, dict) or len(item) <= 65536
+    return is_short and depth <= 8 and all(within(part, depth + 1) for part in parts)
 
 
 def parse_manifest(data):

@@ -10,19 +10,15 @@ import json
 import math
 import re
 from decimal import ROUND_HALF_EVEN, Decimal
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from hellofmt.archive.format.layout import MANIFEST_MEMBER
 from hellofmt.errors import SpecError, UserInputError, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = [
     "DECIMAL_FORM",
     "END",
     "canonical",
-    "check_generic",
     "decimal_string",
     "decimal_value",
     "parse_canonical",
@@ -103,14 +99,16 @@ def _bounded_int(text: str) -> int:
 
 
 def parse_canonical(data: bytes, *, member: str = MANIFEST_MEMBER) -> dict[str, Any]:
-    """Parse ``data``, which must be the canonical form of one JSON object.
+    """Parse ``data``, which must be the canonical form of one JSON object within the bounds.
+
+    The bounds of depth, strings, arrays and integers hold for keys that no schema knows, too.
 
     Args:
         data: the bytes.
         member: archive member that they are, for the error.
 
     Raises:
-        SpecError: it is not (E_JSON).
+        SpecError: it is not, or a bound is exceeded (E_JSON).
     """
 
     def fault(text: str) -> SpecError:
@@ -144,46 +142,29 @@ def parse_canonical(data: bytes, *, member: str = MANIFEST_MEMBER) -> dict[str, 
         )
         raise fault(f"not the canonical form; differs at byte {at}")
     # A lone surrogate survives the round trip but is not text; only an escape can produce one.
-    if b"\\ud" in data and any(0xD800 <= ord(c) < 0xE000 for text in _strings(value) for c in text):
-        raise fault("a string holds a lone surrogate")
+    problem = _bound_exceeded(value, may_have_surrogates=b"\\ud" in data)
+    if problem:
+        raise fault(problem)
     return value
 
 
-def _strings(value: Any) -> Iterator[str]:
-    """Every key and string of parsed JSON, without recursion."""
-    stack: list[Any] = [value]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, str):
-            yield item
-        elif isinstance(item, dict):
-            yield from item
-            stack.extend(item.values())
-        elif isinstance(item, list):
-            stack.extend(item)
-
-
-def check_generic(value: Any, *, member: str = MANIFEST_MEMBER) -> None:
-    """Check depth, lengths and integers, which a closed schema cannot do for keys it does not know.
-
-    Raises:
-        SpecError: a bound is exceeded (E_JSON).
-    """
+def _bound_exceeded(value: Any, *, may_have_surrogates: bool) -> str:
+    """The first bound that parsed JSON exceeds, or an empty string; without recursion."""
     stack: list[tuple[Any, int]] = [(value, 1)]
     while stack:
         item, depth = stack.pop()
-        fault = ""
-        if depth > 8 and isinstance(item, dict | list):
-            fault = "nested too deeply; expected at most 8 levels"
-        elif isinstance(item, str) and len(item) > 4096:
-            fault = f"string of {len(item)} characters; expected at most 4096"
-        elif isinstance(item, list) and len(item) > 65536:
-            fault = f"array of {len(item)} items; expected at most 65536"
+        if isinstance(item, dict | list):
+            if depth > 8:
+                return "nested too deeply; expected at most 8 levels"
+            if isinstance(item, list) and len(item) > 65536:
+                return f"array of {len(item)} items; expected at most 65536"
+            parts = [*item, *item.values()] if isinstance(item, dict) else item
+            stack.extend((part, depth + 1) for part in parts)
+        elif isinstance(item, str):
+            if len(item) > 4096:
+                return f"string of {len(item)} characters; expected at most 4096"
+            if may_have_surrogates and any(0xD800 <= ord(c) < 0xE000 for c in item):
+                return "a string holds a lone surrogate"
         elif isinstance(item, int) and not -(2**53) < item < 2**53:
-            fault = "integer of 2**53 or more"
-        if fault:
-            raise SpecError.make("E_JSON", fault, member=member)
-        if isinstance(item, dict):
-            stack.extend((child, depth + 1) for child in item.values())
-        elif isinstance(item, list):
-            stack.extend((child, depth + 1) for child in item)
+            return "integer of 2**53 or more"
+    return ""

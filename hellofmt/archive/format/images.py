@@ -151,7 +151,8 @@ def _walk_png(data: bytes | memoryview) -> ImageShape:
             if after + 4 != end:
                 raise _OutsideProfileError("bytes after IEND")
             return shape
-        if name != b"IDAT" and (name != b"sRGB" or size != 1 or last != b"IHDR"):
+        is_intent = name == b"sRGB" and size == 1 and last == b"IHDR" and data[at + 8] <= 3
+        if name != b"IDAT" and not is_intent:
             raise _OutsideProfileError(
                 f"chunk {printable(name)}; expected IHDR, sRGB, IDAT and IEND only"
             )

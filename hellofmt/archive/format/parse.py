@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import msgspec.inspect
 
-from hellofmt.archive.format.canonical import canonical, check_generic, parse_canonical
+from hellofmt.archive.format.canonical import canonical, parse_canonical
 from hellofmt.archive.format.layout import MANIFEST_MEMBER
 from hellofmt.archive.format.limits import MANIFEST_BYTES, check_fixed
 from hellofmt.archive.format.manifest import KNOWN_FEATURES, KNOWN_MINOR, Manifest
@@ -116,7 +116,6 @@ def parse_manifest(data: bytes) -> tuple[Manifest, dict[str, str]]:
                 member=MANIFEST_MEMBER,
             )
     if minor > KNOWN_MINOR:
-        check_generic(document)
         document = known_only(document, Manifest)
     try:
         manifest = msgspec.convert(document, Manifest)

@@ -17,7 +17,6 @@ from msgspec import UNSET, Meta, UnsetType
 from hellofmt.archive.format.canonical import (
     END,
     canonical,
-    check_generic,
     decimal_string,
     parse_canonical,
 )
@@ -253,7 +252,6 @@ def parse_record(data: bytes, *, newer: bool = False) -> Record:
     member = section_member("record")
     document = parse_canonical(data, member=member)
     if newer:
-        check_generic(document, member=member)
         document = known_only(document, Record)
     try:
         record = msgspec.convert(document, Record)

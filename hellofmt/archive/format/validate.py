@@ -195,14 +195,10 @@ def _validate_images(manifest: Manifest) -> list[Problem]:
     if packed != (images.span == 0):
         problems.append(Problem("images.span", "value", "expected 0 exactly when packed"))
     if images.shape is not UNSET:
-        height, width, channels = images.shape
-        if max(height, width) > IMAGE_SIDE or channels not in (1, 3):
+        channels = images.shape[2]
+        if channels not in (1, 3):
             problems.append(
-                Problem(
-                    "images.shape",
-                    "value",
-                    f"expected sides up to {IMAGE_SIDE} and 1 or 3 channels, got {images.shape}",
-                )
+                Problem("images.shape", "value", f"expected 1 or 3 channels, got {channels}")
             )
     total = images.count
     if shard is not UNSET:
@@ -372,13 +368,14 @@ def check_manifest_limits(manifest: Manifest, limits: Limits) -> None:
         limits: the reader's limits.
 
     Raises:
-        LimitError: E_LIMIT_IMAGES, _INDEX_BYTES, _SECTION_BYTES, _SECTIONS_BYTES, _ZSTD_BYTES,
-            _ZSTD_RATIO, _PROBES, _RANK.
+        LimitError: E_LIMIT_IMAGES, _IMAGE_SIDE, _IMAGE_PIXELS, _INDEX_BYTES, _SECTION_BYTES,
+            _SECTIONS_BYTES, _ZSTD_BYTES, _ZSTD_RATIO, _PROBES, _RANK.
     """
     if manifest.images is not UNSET:
         check_limit(limits, "images", manifest.images.count, member=MANIFEST_MEMBER)
         if manifest.images.shape is not UNSET:
             height, width, _ = manifest.images.shape
+            check_fixed("image_side", max(height, width), IMAGE_SIDE, member=MANIFEST_MEMBER)
             check_limit(limits, "image_pixels", height * width, member=MANIFEST_MEMBER)
     factors: list[int] = []
     for function in functions_of(manifest):

@@ -555,7 +555,7 @@ def claimed(name, size):
 
 for name, size, code in (
     ("adapter", (1 << 33) - 1, "E_LIMIT_SECTION_BYTES"),
-    ("adapter", 1 << 53, "E_SCHEMA"),
+    ("adapter", 1 << 53, "E_JSON"),
     ("adapter", 1 << 29, "E_TRUNCATED"),
     ("index", 1 << 26, "E_TRUNCATED"),
     ("index", (1 << 26) + 1, "E_LIMIT_INDEX_BYTES"),

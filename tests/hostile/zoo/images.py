@@ -45,6 +45,7 @@ for name, data, code in (
     ("private_chunk", lambda: png(before=chunk(b"evIl", b"x")), "E_CODEC"),
     ("lower_case_chunk_name", lambda: png(before=chunk(b"\x1b[2J", b"x")), "E_CODEC"),
     ("srgb_twice", lambda: png(before=chunk(b"sRGB", b"\0") * 2), "E_CODEC"),
+    ("srgb_of_intent_4", lambda: png(before=chunk(b"sRGB", b"\4")), "E_CODEC"),
     ("srgb_of_two_bytes", lambda: png(before=chunk(b"sRGB", b"\0\0")), "E_CODEC"),
     ("apng", lambda: png(before=chunk(b"acTL", struct.pack(">II", 1 << 30, 0))), "E_CODEC"),
     ("second_header", lambda: png(before=ihdr(4000, 4000)), "E_CODEC"),
