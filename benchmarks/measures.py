@@ -9,8 +9,9 @@ from sources import FORMS, TOP_K, archive_of, kept, label_files, probe
 
 import hellofmt
 from hellofmt.loading import HelloDataset, normalise, write_labels
+from hellofmt.making import ViewBatches
 from hellofmt.projector.precision import stored_labelers
-from hellofmt.student import ArrayBatches, build_student
+from hellofmt.student import build_student
 from hellofmt.teacher import label_source, teacher_accuracy
 
 HELD_OUT_VIEWS = 4
@@ -74,9 +75,7 @@ def held_out_fidelity(setting, logits, teacher=None):
     """Measure agreement and KL at T on augmented views of the validation part."""
     held_out, views = setting.split[1], setting.views
     teacher = setting.teacher if teacher is None else teacher
-    batches = ArrayBatches(
-        held_out.pixels, held_out.labels, len(held_out.classes), views, 250, seed=1
-    )
+    batches = ViewBatches(held_out, views, 250, seed=1)
     wanted, got = [], []
     with torch.inference_mode():
         for k in range(-(-len(held_out) * HELD_OUT_VIEWS // 250)):

@@ -19,9 +19,9 @@ import hellofmt
 from hellofmt.distillation import RefineSettings, SelectSettings, refine_images, select_images
 from hellofmt.ledger import ledger_of
 from hellofmt.loading import view_recipe
+from hellofmt.making import HardBatches, ViewBatches
 from hellofmt.sources import ArrayImages
 from hellofmt.student import (
-    ArrayBatches,
     build_student,
     evaluate,
     recipe,
@@ -281,8 +281,7 @@ def rded_teacher(setting, epochs, _):
     steps = round(epochs * len(setting.train) / 128)
     count = len(setting.train.classes)
     network = build_student("convnet3", count, setting.size, seed=0)
-    batches = ArrayBatches(setting.train.pixels, setting.train.labels, count, views, 128, seed=0)
-    stream = ((batch.images, batch.hard) for batch in batches)
+    stream = HardBatches(ViewBatches(setting.train, views, 128, seed=0))
     train_student(network, stream, TEACHER_RECIPE, steps=steps, bfloat16=setting.profile.mixed)
     teacher = Teacher(network, InputRule.of_views(views))
     folder = setting.work / "labels" / "rded-teacher"

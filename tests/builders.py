@@ -187,3 +187,11 @@ def paper_head(classes=1000, rank=128, start="text") -> Head:
         a=[rank, 1024],
         b=[classes, rank],
     )
+
+
+def whole_image(image, way):
+    """An image, uint8 (H, W, 3), as a network is shown it whole."""
+    from hellofmt.making import CentreSquares
+
+    pair = ArrayImages(np.stack([image, image]), np.arange(2), STRIPES[:2])
+    return CentreSquares(pair, (way,))(np.zeros(1, np.int64))[0][0].numpy()

@@ -27,21 +27,25 @@ ALLOWED = {
     "projector": LEAVES | {"archive", "checkpoint"},
     "runs": LEAVES | {"archive"},
     "loading": LEAVES | {"archive", "sources", "projector", "runs"},
+    "making": LEAVES | {"archive", "sources", "runs", "loading"},
     "student": LEAVES | {"archive", "projector", "loading", "runs"},
     "teacher": LEAVES
-    | {"archive", "sources", "checkpoint", "projector", "loading", "runs", "student"},
+    | {"archive", "sources", "checkpoint", "projector", "loading", "runs", "making", "student"},
     "distillation": LEAVES
-    | {"archive", "sources", "ledger", "projector", "loading", "runs", "student", "teacher"},
+    | {"archive", "sources", "ledger", "projector", "loading", "runs", "making", "student"}
+    | {"teacher"},
 }
 KERNEL_USERS = {
     "projector/labeler.py",
     "loading/batch_maker.py",
     "loading/resident.py",
+    "loading/views/crops.py",
     "loading/views/normalise.py",
     "loading/views/parts.py",
     "loading/views/pixels.py",
     "loading/views/recipes.py",
     "loading/views/table.py",
+    "making/views.py",
     "student/train.py",
 }
 TORCH_FREE = {"errors", "rng", "archive", "sources", "ledger"}

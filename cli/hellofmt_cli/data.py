@@ -9,7 +9,8 @@ import msgspec
 
 from hellofmt.archive import default_views, read_class_lines
 from hellofmt.errors import UserInputError
-from hellofmt.sources import read_source
+from hellofmt.making import default_workers
+from hellofmt.sources import ArrayImages, read_source
 from hellofmt_cli.console import console
 from hellofmt_cli.output import count
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hellofmt.archive import ClassLine, Views
-    from hellofmt.sources import ArrayImages
     from hellofmt_cli.options import DataOptions
 
 __all__ = ["Data", "read_data", "read_images", "steps_of"]
@@ -30,10 +30,12 @@ class Data:
     Attributes:
         images: all of it.
         views: how students will see it.
+        workers: processes that read and decode it.
     """
 
     images: ArrayImages
     views: Views
+    workers: int
 
 
 def read_data(options: DataOptions) -> Data:
@@ -65,7 +67,11 @@ def read_data(options: DataOptions) -> Data:
         )
     number = count(len(images.classes), "class", "classes")
     console.say(f"data: {count(len(images), 'image')} of {number}, {height} x {width} pixels")
-    return Data(images, msgspec.structs.replace(default_views(height), **changes))
+    views = msgspec.structs.replace(default_views(height), **changes)
+    workers = options.workers
+    if workers is None:
+        workers = 0 if isinstance(images, ArrayImages) else default_workers()
+    return Data(images, views, workers)
 
 
 def read_images(

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from hellofmt.archive import ClassLine
 from hellofmt.loading import HelloDataset, normalise
+from hellofmt.making import HardBatches, ViewBatches
+from hellofmt.sources import ArrayImages
 from hellofmt.student import (
-    ArrayBatches,
     PassSampler,
     Recipe,
     build_student,
@@ -107,11 +109,10 @@ def run_job(job: Job) -> float:
     network = build_student(STUDENT, 10, views.size, seed=seed)
     hard = replace(settings.student, loss="ce")
     if job.column == "full":
-        batches = ArrayBatches(
-            data["train_pixels"], data["train_labels"], 10, views, hard.batch_size, seed
-        )
-        stream = ((batch.images, batch.hard) for batch in batches)
-        train_student(network, stream, hard, steps=settings.steps)
+        lines = tuple(ClassLine(str(digit), (str(digit),)) for digit in range(10))
+        images = ArrayImages(data["train_pixels"], data["train_labels"], lines)
+        batches = ViewBatches(images, views, hard.batch_size, seed)
+        train_student(network, HardBatches(batches), hard, steps=settings.steps)
     elif job.column == "teacher":
         soft = replace(settings.student, temperature=settings.temperature)
         stream = _teacher_batches(job, soft)

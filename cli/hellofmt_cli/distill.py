@@ -102,8 +102,7 @@ def distill(
     chosen, and all of it is written and verified. Finished stages are kept beside the archive while
     it is made (--work keeps them for good, and several --ipc share them): killed anywhere, the same
     command ends in the same file. `torchrun -m hellofmt distill ...` divides fit, choice and
-    refinement among processes; a teacher that has to be trained first is rank 0's, and the others
-    wait for it.
+    refinement among processes, and the training of a teacher that has to be trained first.
     """
     check_steps(fit.steps, fit.epochs)
     with console.stage("loading PyTorch"):

@@ -33,7 +33,7 @@ def fit(data: DataOptions, fit: FitOptions, texts: TextOptions, as_json: bool) -
     a data set that is there already.
 
     A fit that was killed continues where it was. `torchrun -m hellofmt fit ...` divides each batch
-    among processes; a teacher that has to be trained first is rank 0's, and the others wait for it.
+    among processes, also of a teacher that has to be trained first.
     """
     check_steps(fit.steps, fit.epochs)
     with console.stage("loading PyTorch"):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from hellofmt.archive import Views
     from hellofmt.projector import LoadedBase
     from hellofmt.runs import Meter
-    from hellofmt.sources import ArrayImages
+    from hellofmt.sources import Source
     from hellofmt_cli.data import Data
     from hellofmt_cli.fit_options import FitOptions, TeacherOptions
     from hellofmt_cli.options import DataOptions
@@ -59,7 +59,7 @@ def advise(network: str, side: int) -> None:
         console.say(advice)
 
 
-def measured_kind(images: ArrayImages, held_out: ArrayImages) -> str:
+def measured_kind(images: Source, held_out: Source) -> str:
     """Name what ``split_validation`` measures on: with few images it gives the same ones twice."""
     return "the training images" if held_out is images else HELD_OUT
 
@@ -216,6 +216,7 @@ def _train_teacher(
             build=build_network,
             bfloat16=run.bfloat16,
             command=recorded_command(without_paths),
+            workers=data.workers,
             on_step=console.step,
         )
     network = build_network(name, len(train.classes), views.size)

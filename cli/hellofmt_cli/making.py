@@ -39,6 +39,7 @@ from hellofmt_cli.inputs import (
 )
 from hellofmt_cli.options import check_device
 from hellofmt_cli.output import echo_json, echo_page, size
+from hellofmt_cli.workers import worker_ends_in_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
         SelectSettings,
     )
     from hellofmt.projector import LoadedBase, Projector
-    from hellofmt.sources import ArrayImages
+    from hellofmt.sources import Source
     from hellofmt_cli.fit_options import FitOptions
     from hellofmt_cli.options import DataOptions
     from hellofmt_cli.text_options import TextOptions
@@ -98,7 +99,7 @@ def make_archive(
         OSError: something cannot be read or written; finished stages stay.
     """
     check_device(data.device)
-    with joined(data.device):
+    with joined(data.device), worker_ends_in_one_line():
         try:
             _make_archive(data, fit, texts, select, refine, as_json=as_json)
         except BaseException as error:
@@ -173,7 +174,9 @@ def _make_archive(
     rows: list[Precision] = []
 
     def before(projector: Projector) -> None:
-        seconds = predicted_seconds(projector, teacher, train, data.views, plan)
+        seconds = predicted_seconds(
+            projector, teacher, train, data.views, plan, workers=data.workers
+        )
         console.say(
             f"fit: {projector.trained_count():,} values, {plan.steps:,} steps of"
             f" {plan.batch_size} views, about {duration(seconds)}"
@@ -185,11 +188,19 @@ def _make_archive(
     def on_fidelity(done: int, got: Fidelity) -> None:
         console.say(f"fit: step {done:,}: agreement {got.agreement:.1f} %, KL {got.kl:.3f}")
 
-    def after(projector: Projector, measured: ArrayImages) -> None:
+    def after(projector: Projector, measured: Source) -> None:
         if options.table:
-            on_cpu = teacher.cpu()
             with console.stage("measuring every precision"):
-                rows.extend(fidelity_table(projector, on_cpu, measured, data.views))
+                rows.extend(
+                    fidelity_table(
+                        projector,
+                        teacher,
+                        measured,
+                        data.views,
+                        workers=data.workers,
+                        device=run.device,
+                    )
+                )
 
     # Shown between the stages, which show themselves.
     with console.stage("building the label function"):
@@ -211,6 +222,7 @@ def _make_archive(
                 after=after,
                 on_refine=console.step,
             ),
+            workers=data.workers,
         )
     if not console.is_speaking:
         return

@@ -350,6 +350,7 @@ class DataOptions(ViewOptions):
         seed: of everything random.
         device: that networks run on.
         bfloat16: whether networks are trained in bfloat16 autocast.
+        workers: processes that read and decode images; None is as many as suit the machine.
     """
 
     data: tuple[str, ...]
@@ -358,6 +359,7 @@ class DataOptions(ViewOptions):
     seed: int
     device: str
     bfloat16: bool
+    workers: int | None
 
     @property
     def arithmetic(self) -> str:
@@ -378,5 +380,11 @@ data_options = grouped(
         "--bfloat16",
         is_flag=True,
         help="Train in bfloat16 autocast: faster on GPUs and on CPUs with AMX, slower elsewhere.",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(0),
+        help="Processes that read and decode images.  [default: the cores but one, at most 16; 0"
+        " for images in memory]",
     ),
 )

@@ -20,6 +20,7 @@ from hellofmt_cli.options import (
     output_option,
 )
 from hellofmt_cli.output import echo_json, echo_page
+from hellofmt_cli.workers import worker_ends_in_one_line
 
 if TYPE_CHECKING:
     from hellofmt_cli.options import DataOptions
@@ -91,15 +92,23 @@ def teach(data: DataOptions, training: TrainingOptions, as_json: bool) -> None:
     MODULE:FACTORY, a function of yours from the number of classes to a torch module.
 
     The folder gets evenly spaced checkpoints, since small distilled sets want weak teachers. A run
-    that was killed continues from its last checkpoint.
+    that was killed continues from its last checkpoint. `torchrun -m hellofmt teach ...` divides
+    each batch among processes.
     """
     with console.stage("loading PyTorch"):
-        from hellofmt.distillation import split_validation
-        from hellofmt.runs import Meter, network_gflop, without_paths
-        from hellofmt.teacher import TEACHER_RECIPE, build_network, train_trajectory
-        from hellofmt_cli.costs import cost_documents, cost_lines
-        from hellofmt_cli.inputs import advise, measured_kind
+        from hellofmt.runs import joined
     check_device(data.device)
+    with joined(data.device), worker_ends_in_one_line():
+        _teach(data, training, as_json)
+
+
+def _teach(data: DataOptions, training: TrainingOptions, as_json: bool) -> None:
+    from hellofmt.distillation import split_validation
+    from hellofmt.runs import Meter, network_gflop, without_paths
+    from hellofmt.teacher import TEACHER_RECIPE, build_network, train_trajectory
+    from hellofmt_cli.costs import cost_documents, cost_lines
+    from hellofmt_cli.inputs import advise, measured_kind
+
     read = read_data(data)
     if training.evaluation is None:
         train, held_out = split_validation(read.images, seed=data.seed)
@@ -128,8 +137,11 @@ def teach(data: DataOptions, training: TrainingOptions, as_json: bool) -> None:
             build=build_network,
             bfloat16=data.bfloat16,
             command=recorded_command(without_paths),
+            workers=read.workers,
             on_step=console.step,
         )
+    if not console.is_speaking:
+        return
     network = build_network(training.arch, len(train.classes), read.views.size)
     meter.set_gflop(network_gflop(network, read.views.size, steps * batch_size, backward=True))
     if as_json:

@@ -25,8 +25,8 @@ _NOTICE_SECONDS: Final = 5.0
 
 
 @contextmanager
-def worker_ends_in_one_line(workers: int) -> Generator[None]:
-    """Around a loop over a loader with ``workers`` workers.
+def worker_ends_in_one_line(workers: int = 1) -> Generator[None]:
+    """Around a loop over a loader with ``workers`` workers, or around loops over several.
 
     torch raises the end of a worker wherever the main thread is at that moment, so the whole loop
     has to be inside.

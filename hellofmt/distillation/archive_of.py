@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hellofmt.distillation.select import Selection
     from hellofmt.distillation.settings import DistillSettings
     from hellofmt.projector import Projector
-    from hellofmt.sources import ArrayImages
+    from hellofmt.sources import Source
 
 __all__ = ["check_settings", "write_distilled"]
 
@@ -37,7 +37,7 @@ def write_distilled(
     target: str | os.PathLike[str],
     selection: Selection | None,
     projector: Projector,
-    source: ArrayImages,
+    source: Source,
     views: Views,
     settings: DistillSettings,
     record: Record | None = None,
@@ -88,7 +88,7 @@ def write_distilled(
     return write_archive(target, draft, force=force)
 
 
-def _facts(source: ArrayImages, settings: DistillSettings) -> Dataset:
+def _facts(source: Source, settings: DistillSettings) -> Dataset:
     return Dataset(
         name=settings.name_for(source),
         version=settings.version,
@@ -98,7 +98,7 @@ def _facts(source: ArrayImages, settings: DistillSettings) -> Dataset:
     )
 
 
-def check_settings(source: ArrayImages, views: Views, settings: DistillSettings) -> None:
+def check_settings(source: Source, views: Views, settings: DistillSettings) -> None:
     """Refuse what cannot be chosen or written, before anything is trained.
 
     Args:

@@ -11,20 +11,22 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
-
 from hellofmt.archive.write.whole_file import check_target
 from hellofmt.distillation.archive_of import check_settings, write_distilled
 from hellofmt.distillation.fit import FitSettings, default_steps
 from hellofmt.distillation.record import distillation_record
 from hellofmt.distillation.report import DistillReport
 from hellofmt.distillation.settings import FitHooks
-from hellofmt.distillation.stage_calls import fitted_projector, refined_images, selected_images
+from hellofmt.distillation.stage_calls import (
+    checked_teacher,
+    fitted_projector,
+    refined_images,
+    selected_images,
+)
 from hellofmt.distillation.validation import split_validation
 from hellofmt.runs import ranks
-from hellofmt.runs.cost import network_gflop
 from hellofmt.runs.stages import Stages
-from hellofmt.teacher import check_teacher, teacher_accuracy
+from hellofmt.teacher import device_of, teacher_accuracy
 
 if TYPE_CHECKING:
     import os
@@ -35,25 +37,24 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.manifest import Views
     from hellofmt.distillation.settings import DistillSettings
     from hellofmt.projector import LoadedBase
-    from hellofmt.sources import ArrayImages
+    from hellofmt.sources import Source
 
 __all__ = ["distill"]
 
-_ENOUGH_PER_CLASS = 10
-
 
 def distill(
-    source: ArrayImages,
+    source: Source,
     target: str | os.PathLike[str],
     settings: DistillSettings,
     *,
     teacher: Callable[[Tensor], Tensor],
     base: LoadedBase,
     views: Views,
-    held_out: ArrayImages | None = None,
+    held_out: Source | None = None,
     force: bool = False,
     work: str | os.PathLike[str] | Stages | None = None,
     hooks: FitHooks | None = None,
+    workers: int = 0,
 ) -> DistillReport:
     """Distil real images into one archive.
 
@@ -74,6 +75,7 @@ def distill(
         force: replace an existing file.
         work: folder for finished stages; None keeps nothing.
         hooks: functions to call around the fit.
+        workers: number of processes that decode images ahead.
 
     Returns:
         What was measured.
@@ -127,15 +129,7 @@ def distill(
         fit = FitSettings(steps=steps, seed=settings.seed)
     # Also refuses what does not fit the base, before the hour of the fit.
     start = settings.projector.build(base, source)
-    # A handful of held-out images cannot tell one class order from another.
-    is_enough = len(measured) >= _ENOUGH_PER_CLASS * len(source.classes)
-    checked = measured if is_enough else source
-    with stages.meter.stage("check"):
-        accuracy = check_teacher(teacher, checked, views.size)
-    if isinstance(teacher, torch.nn.Module):
-        stages.meter.set_gflop(network_gflop(teacher, views.size, len(checked)))
-    if not is_enough:
-        accuracy = teacher_accuracy(teacher, measured, views.size)
+    accuracy = checked_teacher(teacher, source, measured, views, stages, workers)
     fitted, fidelity = fitted_projector(
         train,
         views,
@@ -147,6 +141,7 @@ def distill(
         start=start,
         stages=stages,
         hooks=hooks,
+        workers=workers,
     )
     chosen, losses = None, None
     if settings.select is not None:
@@ -155,19 +150,23 @@ def distill(
             chosen, losses = refined_images(
                 chosen, source, views, fitted, settings.refine, stages, hooks.on_refine
             )
+    device = device_of(fitted)
     fitted = fitted.cpu()
+    if hooks.after is not None:
+        hooks.after(fitted, measured)
+    with stages.meter.stage("accuracy"):
+        logits = fitted.labeler(device).logits
+        own = teacher_accuracy(logits, measured, views.size, workers=workers)
     report = DistillReport(
         id="",
         teacher_accuracy=accuracy,
-        projector_accuracy=teacher_accuracy(fitted.labeler().logits, measured, views.size),
+        projector_accuracy=own,
         fidelity=fidelity,
         trained=fitted.trained_count(),
         refined=losses,
     )
     identity = ""
     if ranks.current().rank == 0:
-        if hooks.after is not None:
-            hooks.after(fitted, measured)
         with stages.meter.stage("write"):
             record = distillation_record(settings, fit, report, fitted, teacher, source, measured)
             identity = write_distilled(

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from hellofmt.making import ViewBatches
 from hellofmt.projector import STORAGES, stored_labelers
-from hellofmt.student.batches import ArrayBatches
+from hellofmt.runs import ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.manifest import Storage, Views
     from hellofmt.projector import Projector
-    from hellofmt.sources import ArrayImages
+    from hellofmt.sources import Source
 
 __all__ = ["Fidelity", "Precision", "fidelity", "fidelity_table"]
 
@@ -45,14 +46,18 @@ class Fidelity:
 def fidelity(
     labels: Callable[[Tensor], Tensor],
     teacher: Callable[[Tensor], Tensor],
-    source: ArrayImages,
+    source: Source,
     views: Views,
     *,
     count: int = 1024,
     batch_size: int = 256,
     seed: int = 1,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
 ) -> Fidelity:
     """Agreement and KL between two functions from views to logits.
+
+    Under ``torchrun`` every process must call this, and each compares its share of the views.
 
     Args:
         labels: views (N, 3, S, S) in [0, 1] to logits (N, C): a projector, or a labeler's
@@ -63,27 +68,29 @@ def fidelity(
         count: number of views to compare, rounded up to whole batches.
         batch_size: views in a batch.
         seed: seed of the views; another one than the fit's.
+        workers: number of processes that decode images ahead.
+        device: where both functions take views.
 
     Returns:
         The fidelity.
     """
-    batches = ArrayBatches(
-        source.pixels, source.labels, len(source.classes), views, batch_size, seed
-    )
-    same, divergence, rounds = 0, 0.0, -(-count // batch_size)
+    rounds = -(-count // batch_size)
+    batches = ViewBatches(source, views, batch_size, seed)
+    sums = torch.zeros(2, dtype=torch.float64)
     with torch.inference_mode():
-        for k in range(rounds):
-            batch = batches.batch(k).views
-            target, logits = teacher(batch), labels(batch)
-            same += int((target.argmax(1) == logits.argmax(1)).sum())
-            divergence += float(
-                functional.kl_div(
-                    functional.log_softmax(logits, dim=1),
-                    functional.log_softmax(target, dim=1),
-                    reduction="sum",
-                    log_target=True,
-                )
+        for batch in batches.stream(
+            rows=ranks.share(batch_size), end=rounds, workers=workers, device=device
+        ):
+            target, logits = teacher(batch.views).float(), labels(batch.views).float()
+            divergence = functional.kl_div(
+                functional.log_softmax(logits, dim=1),
+                functional.log_softmax(target, dim=1),
+                reduction="sum",
+                log_target=True,
             )
+            same = (target.argmax(1) == logits.argmax(1)).sum()
+            sums += torch.stack([same.double(), divergence.double()]).cpu()
+    same, divergence = ranks.sum_rows_(sums.numpy()).tolist()
     n = rounds * batch_size
     return Fidelity(agreement=100.0 * same / n, kl=divergence / n, views=n)
 
@@ -106,14 +113,18 @@ class Precision:
 def fidelity_table(
     projector: Projector,
     teacher: Callable[[Tensor], Tensor],
-    source: ArrayImages,
+    source: Source,
     views: Views,
     *,
     storages: Sequence[Storage] = STORAGES,
     count: int = 512,
     seed: int = 1,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
 ) -> list[Precision]:
     """Bytes against fidelity for each storage, on the same views.
+
+    Under ``torchrun`` every process must call this, and each compares its share of the views.
 
     Every row is measured on what a reader will rebuild from the stored bytes.
 
@@ -125,6 +136,8 @@ def fidelity_table(
         storages: storages to measure; all five by default.
         count: number of views to compare.
         seed: seed of the views.
+        workers: number of processes that decode images ahead.
+        device: where the teacher takes views, and labels are made.
 
     Returns:
         One row per storage.
@@ -133,7 +146,16 @@ def fidelity_table(
         UserInputError: a value that a storage cannot hold (E_OPTION).
     """
     rows: list[Precision] = []
-    for storage, size_bytes, labeler in stored_labelers(projector, storages):
-        measured = fidelity(labeler.logits, teacher, source, views, count=count, seed=seed)
+    for storage, size_bytes, labeler in stored_labelers(projector, storages, device):
+        measured = fidelity(
+            labeler.logits,
+            teacher,
+            source,
+            views,
+            count=count,
+            seed=seed,
+            workers=workers,
+            device=device,
+        )
         rows.append(Precision(storage, size_bytes, measured))
     return rows

@@ -26,11 +26,11 @@ import torch
 from torch.nn import functional
 
 from hellofmt.distillation.fidelity import Fidelity, fidelity
+from hellofmt.making import ViewBatch, ViewBatches
 from hellofmt.runs import ranks
 from hellofmt.runs.loop import descend
 from hellofmt.runs.resume import Checkpoint, State
 from hellofmt.runs.schedule import cosine
-from hellofmt.student.batches import ArrayBatches, ViewBatch
 from hellofmt.teacher.network import device_of
 
 if TYPE_CHECKING:
@@ -40,13 +40,12 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.manifest import Views
     from hellofmt.projector import Projector
-    from hellofmt.sources import ArrayImages
+    from hellofmt.sources import Source
 
 __all__ = [
     "FitSettings",
     "batch_loss",
     "default_steps",
-    "fit_batches",
     "fit_loss",
     "fit_projector",
     "lay_out",
@@ -93,7 +92,7 @@ def fit_loss(
     settings: FitSettings,
     logits: Tensor,
     teacher: Tensor,
-    hard: Tensor,
+    hard: Tensor | None,
     *,
     rows: int | None = None,
     unmixed_rows: int | None = None,
@@ -104,7 +103,7 @@ def fit_loss(
         settings: which loss, and its constants.
         logits: (N, C), logits of the projector.
         teacher: (N, C), logits of the teacher on the same views.
-        hard: (N, C), hard labels mixed by area; rows with a 1 are unmixed.
+        hard: (N, C), hard labels mixed by area, which ``mse_ce`` reads; rows with a 1 are unmixed.
         rows: rows in the whole batch, if these are a part of it.
         unmixed_rows: unmixed rows in the whole batch, if these are a part of it.
 
@@ -125,19 +124,14 @@ def fit_loss(
     if not settings.raw_logits:
         difference = difference - difference.mean(1, keepdim=True)
     loss = difference.square().sum() / (rows * logits.shape[1])
-    unmixed = _unmixed(hard)
-    unmixed_rows = int(unmixed.sum()) if unmixed_rows is None else unmixed_rows
-    if settings.hard_weight and bool(unmixed.any()):
-        cross_entropy = functional.cross_entropy(
-            logits[unmixed], hard[unmixed].argmax(1), reduction="sum"
-        )
-        loss = loss + settings.hard_weight * (cross_entropy / unmixed_rows)
+    if settings.hard_weight and hard is not None:
+        # Rows that show a single image; nothing here makes the host wait for a GPU.
+        unmixed = hard.amax(1) == 1
+        count = unmixed.sum().clamp(min=1) if unmixed_rows is None else max(unmixed_rows, 1)
+        cross_entropy = functional.cross_entropy(logits, hard.argmax(1), reduction="none")
+        cross_entropy = torch.where(unmixed, cross_entropy, 0.0).sum()
+        loss = loss + settings.hard_weight * (cross_entropy / count)
     return loss
-
-
-def _unmixed(hard: Tensor) -> Tensor:
-    """Rows that show a single image: bool (N,)."""
-    return hard.amax(1) == 1
 
 
 def default_steps(images: int, batch_size: int) -> int:
@@ -167,41 +161,26 @@ def batch_loss(
     batch: ViewBatch,
 ) -> Tensor:
     """This process's share of the loss of a step, ready for ``backward``."""
-    device = device_of(projector)
-    views, hard = batch.views.to(device), batch.hard.to(device)
-    views = views.contiguous(memory_format=torch.channels_last)
-    unmixed_rows = None
-    if ranks.current().world > 1:
-        unmixed_rows = int(ranks.sum_(_unmixed(hard).sum()))
-    with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
+    views = batch.views
+    with torch.autocast(views.device.type, torch.bfloat16, enabled=settings.bfloat16):
         with torch.no_grad():
             target = teacher(views).float()
         logits = projector(views).float()
+    hard = batch.hard(logits.shape[1]) if settings.loss == "mse_ce" else None
     return fit_loss(
-        settings, logits, target, hard, rows=settings.batch_size, unmixed_rows=unmixed_rows
-    )
-
-
-def fit_batches(source: ArrayImages, views: Views, settings: FitSettings) -> ArrayBatches:
-    """The batches of views of a fit, by step."""
-    return ArrayBatches(
-        source.pixels,
-        source.labels,
-        len(source.classes),
-        views,
-        settings.batch_size,
-        settings.seed,
+        settings, logits, target, hard, rows=settings.batch_size, unmixed_rows=batch.unmixed
     )
 
 
 def fit_projector(
     projector: Projector,
     teacher: Callable[[Tensor], Tensor],
-    source: ArrayImages,
+    source: Source,
     views: Views,
     settings: FitSettings | None = None,
     *,
-    held_out: ArrayImages | None = None,
+    held_out: Source | None = None,
+    workers: int = 0,
     checkpoint: Checkpoint | None = None,
     evaluations: int = 0,
     on_step: Callable[[int, Tensor], None] | None = None,
@@ -221,6 +200,7 @@ def fit_projector(
         views: how students will see the images.
         settings: loss, optimiser, steps; None takes the defaults.
         held_out: images that fidelity is measured on; None takes new views of the training images.
+        workers: number of processes that decode images ahead.
         checkpoint: where the state is kept, and read from if there is one.
         evaluations: how often fidelity is measured on the way, on 256 views each.
         on_step: called after each step with the number of steps done and the detached loss.
@@ -243,22 +223,35 @@ def fit_projector(
     optimiser = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
     state = None if checkpoint is None else State(checkpoint, named)
     first = 0 if state is None else state.read(optimiser)
-    batches = fit_batches(source, views, settings)
+    batches = ViewBatches(source, views, settings.batch_size, settings.seed)
     part = ranks.share(settings.batch_size)
+    device = device_of(projector)
     measured = source if held_out is None else held_out
     every = max(1, settings.steps // evaluations) if evaluations else settings.steps
+
+    def measure(count: int) -> Fidelity:
+        return fidelity(
+            projector,
+            teacher,
+            measured,
+            views,
+            count=count,
+            seed=settings.seed + 1,
+            workers=workers,
+            device=device,
+        )
 
     def after(done: int, loss: Tensor) -> None:
         if on_step is not None:
             on_step(done, loss)
         if on_fidelity is not None and done % every == 0 and done < settings.steps:
-            on_fidelity(done, _measure(projector, teacher, measured, views, settings, 256))
+            on_fidelity(done, measure(256))
 
     projector.train()
     lay_out(projector)
     descend(
         optimiser,
-        (batches.batch(step, part) for step in range(first, settings.steps)),
+        batches.stream(first, part, end=settings.steps, workers=workers, device=device),
         partial(batch_loss, projector, teacher, settings),
         steps=settings.steps,
         start=first,
@@ -269,27 +262,4 @@ def fit_projector(
         on_step=after,
     )
     projector.eval()
-    return _measure(projector, teacher, measured, views, settings, 1024)
-
-
-def _measure(
-    projector: Projector,
-    teacher: Callable[[Tensor], Tensor],
-    source: ArrayImages,
-    views: Views,
-    settings: FitSettings,
-    count: int,
-) -> Fidelity:
-    device = device_of(projector)
-
-    def on_device(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        return lambda batch: function(batch.to(device)).float().cpu()
-
-    return fidelity(
-        on_device(projector),
-        on_device(teacher),
-        source,
-        views,
-        count=count,
-        seed=settings.seed + 1,
-    )
+    return measure(1024)

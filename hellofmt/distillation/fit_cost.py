@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hellofmt.distillation.fit import batch_loss, fit_batches, lay_out
+from hellofmt.distillation.fit import batch_loss, lay_out
+from hellofmt.making import ViewBatch, ViewBatches
 from hellofmt.runs import ranks
 from hellofmt.runs.cost import gflop_of
 from hellofmt.teacher.network import device_of
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.manifest import Views
     from hellofmt.distillation.fit import FitSettings
     from hellofmt.projector import Projector
-    from hellofmt.sources import ArrayImages
+    from hellofmt.sources import Source
 
 __all__ = ["fit_gflop", "predicted_seconds"]
 
@@ -29,11 +30,12 @@ __all__ = ["fit_gflop", "predicted_seconds"]
 def predicted_seconds(
     projector: Projector,
     teacher: Callable[[Tensor], Tensor],
-    source: ArrayImages,
+    source: Source,
     views: Views,
     settings: FitSettings,
     *,
     measured: int = 3,
+    workers: int = 0,
 ) -> float:
     """Seconds that a fit will take: the median of a few real steps, which change nothing.
 
@@ -44,21 +46,24 @@ def predicted_seconds(
         views: how students will see the images.
         settings: loss, optimiser, steps.
         measured: number of steps to time, after one that warms up.
+        workers: number of processes that decode images ahead.
 
     Returns:
         Seconds for ``settings.steps`` steps.
     """
-    batches = fit_batches(source, views, settings)
+    batches = ViewBatches(source, views, settings.batch_size, settings.seed)
     lay_out(projector)
-    is_cuda = device_of(projector).type == "cuda"
+    device = device_of(projector)
     times: list[float] = []
-    for step in range(measured + 1):
-        start = time.perf_counter()
-        batch = batches.batch(step, ranks.share(settings.batch_size))
+    start = time.perf_counter()
+    for batch in batches.stream(
+        rows=ranks.share(settings.batch_size), end=measured + 1, workers=workers, device=device
+    ):
         batch_loss(projector, teacher, settings, batch).backward()
-        if is_cuda:
+        if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
+        start = time.perf_counter()
     projector.zero_grad(set_to_none=True)
     return settings.steps * sorted(times[1:])[measured // 2]
 
@@ -66,26 +71,30 @@ def predicted_seconds(
 def fit_gflop(
     projector: Projector,
     teacher: Callable[[Tensor], Tensor],
-    source: ArrayImages,
-    views: Views,
+    size: int,
     settings: FitSettings,
 ) -> float:
-    """Work of a whole fit and its teacher in 1e9 operations, counted on one extra step.
+    """Work of a whole fit and its teacher in 1e9 operations, counted on one step of blank views.
 
     Args:
         projector: the projector to fit; its tensors stay, its gradients are cleared.
         teacher: views (N, 3, S, S) in [0, 1] to logits (N, C), without gradients.
-        source: real images that the views are made of.
-        views: how students will see the images.
+        size: side of the views in pixels.
         settings: loss, optimiser, steps.
 
     Returns:
         The work of ``settings.steps`` steps in all processes.
     """
-    batches = fit_batches(source, views, settings)
-    batch = batches.batch(0, ranks.share(settings.batch_size))
+    device, share = device_of(projector), ranks.share(settings.batch_size)
+    rows = share.stop - share.start
+    batch = ViewBatch(
+        torch.zeros(rows, 3, size, size, device=device),
+        torch.zeros(rows, 2, dtype=torch.int64, device=device),
+        torch.ones(rows, device=device),
+        settings.batch_size,
+    )
     step = partial(batch_loss, projector, teacher, settings, batch)
-    share = gflop_of(step, backward=True)
+    mine = gflop_of(step, backward=True)
     projector.zero_grad(set_to_none=True)
-    whole = ranks.sum_(torch.tensor(share, device=device_of(projector)))
+    whole = ranks.sum_(torch.tensor(mine, device=device))
     return settings.steps * float(whole)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hellofmt.distillation.refine import RefineSettings
     from hellofmt.distillation.select import SelectSettings
     from hellofmt.projector import LoadedBase
-    from hellofmt.sources import ArrayImages
+    from hellofmt.sources import Source
 
 __all__ = ["DistillSettings", "FitHooks", "ProjectorSettings"]
 
@@ -55,7 +55,7 @@ class ProjectorSettings:
     temperature: float = 4.0
     seed: int = 0
 
-    def build(self, base: LoadedBase, source: ArrayImages) -> Projector:
+    def build(self, base: LoadedBase, source: Source) -> Projector:
         """Build a projector for the classes of ``source``, not yet trained.
 
         Raises:
@@ -87,7 +87,7 @@ class ProjectorSettings:
         self._check_rank(projector)
         return projector
 
-    def notes(self, base: LoadedBase, source: ArrayImages) -> list[str]:
+    def notes(self, base: LoadedBase, source: Source) -> list[str]:
         """What to tell the user before ``build``: classes that a start from text cannot tell apart.
 
         ImageNet has two cranes and two maillots: different keys, equal rows of text.
@@ -121,7 +121,7 @@ class ProjectorSettings:
             )
 
 
-def _check_names(source: ArrayImages) -> None:
+def _check_names(source: Source) -> None:
     """Refuse a start from the text of numbers, which would run and mean nothing."""
     names = [line.names[0] for line in source.classes]
     bare = [name for name in names if name.lstrip("n").isdigit()]
@@ -181,7 +181,7 @@ class DistillSettings:
     command: str = ""
     seed: int = 0
 
-    def name_for(self, source: ArrayImages) -> str:
+    def name_for(self, source: Source) -> str:
         """The data set's name in the archive."""
         if self.name:
             return self.name
@@ -197,8 +197,8 @@ class FitHooks:
         on_step: called after each step with the number of steps done and the detached loss.
         on_fidelity: called with the number of steps done and the fidelity on the way.
         evaluations: how often fidelity is measured on the way.
-        after: called by rank 0 with the fitted projector, on the CPU, and the images it is measured
-            on, before the archive is written.
+        after: called by every process with the fitted projector, on the CPU, and the images it is
+            measured on, before the archive is written.
         on_refine: called with the steps of the refinement that are done, and with all of them.
     """
 
@@ -206,5 +206,5 @@ class FitHooks:
     on_step: Callable[[int, Tensor], None] | None = None
     on_fidelity: Callable[[int, Fidelity], None] | None = None
     evaluations: int = 0
-    after: Callable[[Projector, ArrayImages], None] | None = None
+    after: Callable[[Projector, Source], None] | None = None
     on_refine: Callable[[int, int], None] | None = None

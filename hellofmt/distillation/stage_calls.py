@@ -7,8 +7,9 @@ digests are taken only if there is a folder.
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import torch
 
 from hellofmt.distillation.fidelity import Fidelity
@@ -18,10 +19,13 @@ from hellofmt.distillation.refine import RefineSettings, refine_gflop, refine_im
 from hellofmt.distillation.select import Selection, SelectSettings, select_gflop, select_images
 from hellofmt.distillation.settings import FitHooks, ProjectorSettings
 from hellofmt.runs import ranks
+from hellofmt.runs.cost import network_gflop
 from hellofmt.runs.results import Result, digest_of
 from hellofmt.runs.resume import Checkpoint
 from hellofmt.runs.stages import Stages
-from hellofmt.teacher import device_of
+from hellofmt.sources import stratified_split
+from hellofmt.teacher import device_of, teacher_accuracy
+from hellofmt.teacher.check import check_predictions, predictions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,23 +34,78 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.manifest import Views
     from hellofmt.projector import LoadedBase, Projector
-    from hellofmt.sources import ArrayImages
+    from hellofmt.sources import Source
 
-__all__ = ["fitted_projector", "refined_images", "selected_images"]
+__all__ = ["checked_teacher", "fitted_projector", "refined_images", "selected_images"]
+
+_ENOUGH_PER_CLASS: Final = 10
+_MOST_CHECKED: Final = 20_000
+"""Images that a teacher is checked on: as many of each class, by its share."""
+
+
+def checked_teacher(
+    teacher: Callable[[Tensor], Tensor],
+    source: Source,
+    measured: Source,
+    views: Views,
+    stages: Stages,
+    workers: int = 0,
+) -> float:
+    """Check a teacher as ``check_predictions`` does, on outputs that are read if they are kept.
+
+    Args:
+        teacher: views to logits; with a work folder, a module.
+        source: real images.
+        measured: held-out images, or the source itself.
+        views: how students will see the images.
+        stages: work folder.
+        workers: number of processes that decode images ahead.
+
+    Returns:
+        Top-1 on ``measured``, in percent.
+
+    Raises:
+        UserInputError: E_TEACHER: the teacher cannot be used.
+        OSError: something cannot be read or written.
+    """
+    # A handful of held-out images cannot tell one class order from another.
+    is_enough = len(measured) >= _ENOUGH_PER_CLASS * len(source.classes)
+    images = measured if is_enough else source
+    rows = np.arange(len(images))
+    if len(rows) > _MOST_CHECKED:
+        rows = stratified_split(images.labels, _MOST_CHECKED, seed=0)[1]
+    inputs: dict[str, Any] = {}
+    if stages.is_kept:
+        inputs = {"images": images.digest(), "rows": rows, "size": views.size, "teacher": teacher}
+
+    def make() -> Result:
+        path = stages.path("check", inputs)
+        predicted = predictions(teacher, images, views.size, rows, workers=workers, path=path)
+        gflop = None
+        if isinstance(teacher, torch.nn.Module):
+            gflop = network_gflop(teacher, views.size, len(rows))
+        return Result({"predicted": predicted}, {"gflop": gflop})
+
+    predicted = stages.run("check", inputs, make).tensors["predicted"]
+    accuracy = check_predictions(predicted, images.labels[rows], images.classes)
+    if is_enough or (measured is source and len(rows) == len(source)):
+        return accuracy
+    return teacher_accuracy(teacher, measured, views.size, workers=workers)
 
 
 def fitted_projector(
-    source: ArrayImages,
+    source: Source,
     views: Views,
     *,
     teacher: Callable[[Tensor], Tensor],
     base: LoadedBase,
     projector: ProjectorSettings,
     fit: FitSettings,
-    held_out: ArrayImages,
+    held_out: Source,
     start: Projector | None = None,
     stages: Stages | None = None,
     hooks: FitHooks | None = None,
+    workers: int = 0,
 ) -> tuple[Projector, Fidelity]:
     """Fit a projector for ``source``, or read one that was fitted earlier.
 
@@ -61,6 +120,7 @@ def fitted_projector(
         start: the projector to fit in place; None builds it as ``projector`` says.
         stages: work folder; None keeps nothing.
         hooks: functions to call around the fit.
+        workers: number of processes that decode images ahead.
 
     Returns:
         The projector in float32, and its fidelity.
@@ -80,8 +140,8 @@ def fitted_projector(
     inputs: dict[str, Any] = {}
     if stages.is_kept:
         inputs = {
-            "source": digest_of(source),
-            "held_out": digest_of(held_out),
+            "source": source.digest(),
+            "held_out": held_out.digest(),
             "views": views,
             "teacher": teacher,
             "base": base.spec,
@@ -97,7 +157,7 @@ def fitted_projector(
         checkpoint = None
         if state is not None:
             checkpoint = Checkpoint(state, digest_of(inputs))
-        gflop = fit_gflop(made, teacher, source, views, fit)
+        gflop = fit_gflop(made, teacher, views.size, fit)
         fidelity = fit_projector(
             made,
             teacher,
@@ -105,6 +165,7 @@ def fitted_projector(
             views,
             fit,
             held_out=held_out,
+            workers=workers,
             checkpoint=checkpoint,
             evaluations=hooks.evaluations,
             on_step=hooks.on_step,
@@ -130,7 +191,7 @@ def fitted_projector(
 
 
 def selected_images(
-    source: ArrayImages,
+    source: Source,
     views: Views,
     teacher: Callable[[Tensor], Tensor],
     settings: SelectSettings,
@@ -140,7 +201,7 @@ def selected_images(
     inputs: dict[str, Any] = {}
     if stages.is_kept:
         inputs = {
-            "source": digest_of(source),
+            "source": source.digest(),
             "views": views,
             "teacher": teacher,
             "select": settings,
@@ -158,7 +219,7 @@ def selected_images(
 
 def refined_images(
     selection: Selection,
-    source: ArrayImages,
+    source: Source,
     views: Views,
     projector: Projector,
     settings: RefineSettings,
@@ -170,7 +231,7 @@ def refined_images(
     if stages.is_kept:
         inputs = {
             "selection": selection,
-            "source": digest_of(source),
+            "source": source.digest(),
             "views": views,
             "base": projector.base.spec,
             "trained": {n: p for n, p in projector.named_parameters() if p.requires_grad},

@@ -9,7 +9,7 @@ import numpy as np
 from hellofmt.sources import stratified_split
 
 if TYPE_CHECKING:
-    from hellofmt.sources import ArrayImages
+    from hellofmt.sources import Source
 
 __all__ = ["split_validation"]
 
@@ -18,7 +18,7 @@ _MOST: Final = 2000
 _FEWEST_PER_CLASS: Final = 10
 
 
-def split_validation(source: ArrayImages, *, seed: int = 0) -> tuple[ArrayImages, ArrayImages]:
+def split_validation(source: Source, *, seed: int = 0) -> tuple[Source, Source]:
     """Split off a validation part: 5 % of every class, at most 2,000 images in all.
 
     Args:

@@ -71,10 +71,11 @@ def _plain(value: object) -> Any:
         state = {name: _plain(tensor) for name, tensor in value.state_dict().items()}
         kind = type(value)
         return {"module": f"{kind.__module__}.{kind.__qualname__}", "text": repr(value), **state}
+    if isinstance(value, msgspec.Struct):
+        # Before what knows its own digest: the entry of a base has a field of that name.
+        return _plain(msgspec.to_builtins(value))
     if isinstance(value, Digested):
         return {"digest": value.digest()}
-    if isinstance(value, msgspec.Struct):
-        return _plain(msgspec.to_builtins(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from hellofmt.errors import UserInputError
 from hellofmt.runs import ranks
 from hellofmt.runs.cost import Meter, Show, StageCost
+from hellofmt.runs.progress import remove_parts
 from hellofmt.runs.results import Result, digest_of, read_result, write_result
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ class Stages:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 cost = self.meter.costs[-1].facts()
                 write_result(path, replace(result, facts={**result.facts, "cost": cost}))
+                remove_parts(path)
             self.meter.costs.pop()
             ranks.wait()
         result = read_result(path)
@@ -127,6 +129,7 @@ class Stages:
             return
         for path in self._written:
             path.unlink(missing_ok=True)
+            remove_parts(path)
         # Other files there are not ours to delete.
         with contextlib.suppress(OSError):
             self._root.rmdir()

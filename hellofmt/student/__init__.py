@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hellofmt.student.average import Average
-from hellofmt.student.batches import ArchiveBatches, ArrayBatches, PassSampler, ViewBatch
+from hellofmt.student.batches import ArchiveBatches, PassSampler
 from hellofmt.student.curve import Curve, Point
 from hellofmt.student.evaluate import evaluate, predict, prepare_images
 from hellofmt.student.networks import (
@@ -24,7 +24,6 @@ __all__ = [
     "SMALL_IMAGE_SIZE",
     "STUDENTS",
     "ArchiveBatches",
-    "ArrayBatches",
     "Average",
     "ConvNet",
     "Curve",
@@ -33,7 +32,6 @@ __all__ = [
     "Recipe",
     "SmallCnn",
     "SmallResNet",
-    "ViewBatch",
     "build_student",
     "evaluate",
     "is_student",

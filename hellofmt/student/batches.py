@@ -1,45 +1,34 @@
-"""Stream batches of views, of an archive or of images in memory, in one order.
+"""Stream batches of an archive, filled across passes.
 
-Training counts steps, not epochs: ten images and a thousand images are compared at equal numbers of
-gradient steps. A distilled set can be smaller than a batch, so batches are filled across passes:
-position p of the endless stream is image ``order(epoch)[p mod N]`` of epoch ``p div N``. No batch
-is short, and the schedule never depends on N. ``PassSampler`` gives that order to a plain
-``DataLoader`` over a ``HelloDataset``; ``ArrayBatches`` does the same for images in memory: the
-real data that teachers and projectors are fitted to, and the control that trains on all of it. Both
-are pure functions of one seed.
+``PassSampler`` gives the order of ``Order`` to a plain ``DataLoader`` over a ``HelloDataset``, so
+that ten images and a thousand images are compared at equal numbers of gradient steps.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import count
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
-from hellofmt import rng
-from hellofmt.loading import mixed_labels, normalise, render, view_table
+from hellofmt.loading import mixed_labels
 from hellofmt.loading.epoch_index import EpochIndex
+from hellofmt.runs.order import Order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from hellofmt.archive.format.manifest import Views
     from hellofmt.loading import HelloDataset
     from hellofmt.student.recipes import Recipe
 
 __all__ = [
     "ArchiveBatches",
-    "ArrayBatches",
     "Batch",
-    "HardBatches",
     "PassSampler",
-    "ViewBatch",
-    "positions",
 ]
 
 _BATCH_SECONDS: Final = 300
@@ -47,121 +36,6 @@ _BATCH_SECONDS: Final = 300
 
 Batch: TypeAlias = "tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]"
 """``(images, targets)``, or ``(images, logits, hard labels)``."""
-
-
-def positions(seed: int, n: int, first: int, count: int) -> NDArray[np.int64]:
-    """Return rows and epochs of positions ``first .. first + count - 1`` of the endless stream.
-
-    Args:
-        seed: seed of the order.
-        n: number of images, >= 1.
-        first: first position.
-        count: number of positions.
-
-    Returns:
-        int64 (count, 2): row, epoch.
-    """
-    place = np.arange(first, first + count, dtype=np.int64)
-    epochs, within = np.divmod(place, n)
-    rows = np.empty(count, np.int64)
-    for epoch in np.unique(epochs):
-        here = epochs == epoch
-        rows[here] = rng.order(seed, int(epoch), n)[within[here]]
-    return np.stack([rows, epochs], axis=1)
-
-
-@dataclass(frozen=True)
-class ViewBatch:
-    """One batch of views with everything that a teacher, a projector or a student reads.
-
-    Attributes:
-        views: float32 (N, 3, S, S) in [0, 1], before any normalisation: the input of labels.
-        images: the same views, normalised for the student.
-        hard: float32 (N, C), hard labels mixed by area.
-    """
-
-    views: Tensor
-    images: Tensor
-    hard: Tensor
-
-
-@dataclass(frozen=True)
-class ArrayBatches:
-    """Views of images in memory; batch k is a pure function of (seed, k).
-
-    Attributes:
-        pixels: uint8 (N, H, W, 3).
-        labels: int64 (N,), each in [0, classes).
-        classes: number of classes C.
-        views: how to make a view.
-        batch_size: views per batch, >= 1; may exceed N.
-        seed: seed of order and views.
-    """
-
-    pixels: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    classes: int
-    views: Views
-    batch_size: int
-    seed: int
-
-    def batch(self, k: int, rows: slice | None = None) -> ViewBatch:
-        """Make batch number k >= 0 or some of its rows, which do not depend on the division.
-
-        Args:
-            k: number of the batch.
-            rows: which of its ``batch_size`` rows to make; None makes all.
-
-        Returns:
-            These rows of the batch.
-        """
-        n, height, width = self.pixels.shape[:3]
-        place = positions(self.seed, n, k * self.batch_size, self.batch_size)
-        if rows is not None:
-            place = place[rows]
-        table = view_table(
-            self.views,
-            seed=self.seed,
-            epochs=place[:, 1],
-            indices=place[:, 0],
-            heights=np.full(n, height, np.int64),
-            widths=np.full(n, width, np.int64),
-            count=n,
-        )
-        images = cast("Sequence[NDArray[np.uint8]]", self.pixels)
-        views = render(images, table, self.views)
-        hard = mixed_labels(table, self.labels, self.classes, size=self.views.size)
-        return ViewBatch(views, normalise(views, self.views), hard)
-
-    def __iter__(self) -> Iterator[ViewBatch]:
-        """Yield batches 0, 1, 2, ... without end."""
-        k = 0
-        while True:
-            yield self.batch(k)
-            k += 1
-
-
-@dataclass(frozen=True)
-class HardBatches:
-    """Endless ``(images, hard labels)`` of batches in memory, to train a teacher.
-
-    Attributes:
-        batches: source of the batches.
-        first: number of batches to skip at the start.
-    """
-
-    batches: ArrayBatches
-    first: int = 0
-
-    def after(self, steps: int) -> HardBatches:
-        """Return the same batches without the first ``steps``, which are never made."""
-        return replace(self, first=self.first + steps)
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield batches ``first``, ``first + 1``, ..."""
-        for k in count(self.first):
-            batch = self.batches.batch(k)
-            yield batch.images, batch.hard
 
 
 class PassSampler(Sampler[list[int]]):
@@ -197,8 +71,8 @@ class PassSampler(Sampler[list[int]]):
             raise ValueError(
                 f"rows and batch_size: expected at least 1, got {rows} and {batch_size}"
             )
-        self._rows, self._batch_size = rows, batch_size
-        self._batches, self._seed = batches, seed
+        self._order, self._batch_size = Order(seed, rows), batch_size
+        self._batches = batches
         self._first, self._share = first, share
 
     def __len__(self) -> int:
@@ -207,7 +81,7 @@ class PassSampler(Sampler[list[int]]):
 
     def places(self, k: int) -> NDArray[np.int64]:
         """Return rows and epochs of this share of batch k, counted from 0: int64 (B, 2)."""
-        whole = positions(self._seed, self._rows, k * self._batch_size, self._batch_size)
+        whole = self._order.positions(k * self._batch_size, self._batch_size)
         return whole if self._share is None else whole[self._share]
 
     def __iter__(self) -> Iterator[list[int]]:

@@ -2,7 +2,7 @@
 
 One loop for every kind of label. It reads ``(images, targets)`` or, for a loss that needs both,
 ``(images, logits, hard labels)``, from any iterable: an archive, images in memory
-(``hellofmt.student.batches``), a plain ``DataLoader``.
+(``hellofmt.making``), a plain ``DataLoader``.
 
 The loop, its saved state and the division of a batch come from ``hellofmt.runs``. Only batch
 normalisation makes a difference under ``torchrun``: each process uses the statistics of its own
@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch.nn import functional
@@ -26,7 +26,7 @@ from hellofmt.runs import ranks
 from hellofmt.runs.loop import descend
 from hellofmt.runs.results import digest_of
 from hellofmt.runs.resume import Checkpoint, State
-from hellofmt.student.batches import ArchiveBatches, HardBatches
+from hellofmt.student.batches import ArchiveBatches
 
 if TYPE_CHECKING:
     import os
@@ -94,9 +94,18 @@ def optimiser_of(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     )
 
 
+@runtime_checkable
+class Skipping(Protocol):
+    """Batches that can begin anywhere without being made up to there."""
+
+    def after(self, steps: int) -> Iterable[Batch]:
+        """Return the same batches without the first ``steps``."""
+        ...
+
+
 def _from_step(batches: Iterable[Batch], step: int) -> Iterator[Batch]:
     """Return the batches without the first ``step``, unmade if the stream can skip them."""
-    if isinstance(batches, ArchiveBatches | HardBatches):
+    if isinstance(batches, Skipping):
         return iter(batches.after(step))
     return islice(batches, step, None)
 

@@ -10,56 +10,146 @@ and must not explain the other half better than the stated order does.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
 
 from hellofmt.errors import UserInputError, foreign_text, printable
-from hellofmt.student.evaluate import prepare_images
+from hellofmt.making import CentreSquares, made
+from hellofmt.runs.progress import Progress
 from hellofmt.teacher.network import Teacher, TeacherPool, device_of
+from hellofmt.teacher.rule import InputRule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from hellofmt.sources import ArrayImages
+    from hellofmt.archive import ClassLine
+    from hellofmt.making import Square
+    from hellofmt.sources import Source
 
-__all__ = ["check_teacher", "teacher_accuracy"]
+__all__ = ["check_predictions", "check_teacher", "predictions", "teacher_accuracy"]
+
+_UNIT: Final = 128
+"""Images that are decoded and shown to the networks at once."""
+
+
+def _members(teacher: Callable[[Tensor], Tensor]) -> list[Callable[[Tensor], Tensor]]:
+    """The networks of a teacher, each with a rule of its own."""
+    return list(teacher.teachers) if isinstance(teacher, TeacherPool) else [teacher]
+
+
+def _way(member: Callable[[Tensor], Tensor], size: int) -> Square:
+    """How a network wants whole images; see ``InputRule.whole``."""
+    if isinstance(member, Teacher):
+        return member.rule.whole(size)
+    return InputRule().whole(size)
 
 
 def _logits(
-    teacher: Callable[[Tensor], Tensor], images: ArrayImages, size: int, batch_size: int
-) -> Iterator[Tensor]:
-    """Logits of real images on the CPU, a batch at a time."""
-    device = device_of(teacher)
+    teacher: Callable[[Tensor], Tensor],
+    images: Source,
+    size: int,
+    units: Iterable[NDArray[np.int64]],
+    workers: int,
+) -> Iterator[list[Tensor]]:
+    """Logits of each network for whole images, on the networks' device, a unit at a time.
+
+    Raises:
+        UserInputError: E_TEACHER: a network raised anything.
+    """
+    device, members = device_of(teacher), _members(teacher)
+    wanted = [_way(member, size) for member in members]
+    ways = tuple(dict.fromkeys(wanted))
+    stream = made(CentreSquares(images, ways), units, workers=workers)
     with torch.inference_mode():
-        for i in range(0, len(images), batch_size):
-            pixels = images.pixels[i : i + batch_size]
-            if isinstance(teacher, Teacher | TeacherPool):
-                yield teacher.of_images(pixels, size).float().cpu()
-            else:
-                yield teacher(prepare_images(pixels, size).to(device)).float().cpu()
+        for squares in stream:
+            moved = {
+                way: s.to(device, non_blocking=True) for way, s in zip(ways, squares, strict=True)
+            }
+            try:
+                yield [
+                    member(moved[way].permute(0, 3, 1, 2).float().div_(255)).float()
+                    for member, way in zip(members, wanted, strict=True)
+                ]
+            except Exception as error:
+                # What a network that wants other images raises is its own business.
+                text = f"{type(error).__name__}: {foreign_text(error)}"
+                raise UserInputError.make(
+                    "E_TEACHER",
+                    f"the teacher cannot run on views of {size} x {size} pixels: {text}",
+                ) from error
 
 
-def _tried_logits(
-    teacher: Callable[[Tensor], Tensor], images: ArrayImages, size: int
-) -> Iterator[Tensor]:
-    """Yield logits of an untrusted teacher: any exception becomes E_TEACHER."""
-    try:
-        yield from _logits(teacher, images, size, 512)
-    except Exception as error:
-        # What a network that wants other images raises is its own business.
-        text = f"{type(error).__name__}: {foreign_text(error)}"
+def predictions(
+    teacher: Callable[[Tensor], Tensor],
+    images: Source,
+    size: int,
+    rows: NDArray[np.int64] | None = None,
+    *,
+    workers: int = 0,
+    path: Path | None = None,
+) -> NDArray[np.int64]:
+    """Compute the largest output for real images, of each network of a teacher and of their mean.
+
+    Under ``torchrun`` every process must call this, and each takes its share of the images.
+
+    Args:
+        teacher: views (N, 3, S, S) in [0, 1] to logits (N, C); a projector fits as well.
+        images: real images.
+        size: side of the views in pixels.
+        rows: int64 (N,), the images to take; None takes all.
+        workers: number of processes that decode images ahead.
+        path: file of the stage's result, beside which parts are kept; None keeps nothing.
+
+    Returns:
+        int64 (N, networks + 1), the mean last; one network is its own mean.
+
+    Raises:
+        UserInputError: E_TEACHER: a network cannot run on such views, has another number of classes
+            or logits that are not finite.
+        HelloError: an image cannot be used.
+        OSError: an image cannot be read, or a part cannot be written.
+    """
+    rows = np.arange(len(images)) if rows is None else rows
+    members, classes = len(_members(teacher)), len(images.classes)
+    arrays = {"predicted": np.zeros((len(rows), members + 1), np.int64)}
+    progress = Progress(arrays, _UNIT, path)
+    units = (rows[unit] for unit in progress.units)
+    stream = _logits(teacher, images, size, units, workers)
+    for unit, logits in zip(progress.filled(), stream, strict=True):
+        for each in logits:
+            _check_logits(each, classes)
+        every = torch.stack([*logits, torch.stack(logits).mean(0)])
+        broken = ~torch.isfinite(every).all(2)
+        # One word for both facts, since each makes the host wait for a GPU.
+        found = torch.where(broken, -1, every.argmax(2)).T.cpu().numpy()
+        if (found < 0).any():
+            count = int((found < 0).any(1).sum())
+            raise UserInputError.make(
+                "E_TEACHER",
+                f"logits of the teacher are not finite for {count} of {len(found)} real"
+                " images; expected finite numbers",
+            )
+        arrays["predicted"][unit] = found
+    return progress.whole()["predicted"]
+
+
+def _check_logits(logits: Tensor, classes: int) -> None:
+    if logits.ndim != 2 or logits.shape[1] != classes:
         raise UserInputError.make(
-            "E_TEACHER", f"the teacher cannot run on views of {size} x {size} pixels: {text}"
-        ) from error
+            "E_TEACHER",
+            f"logits of the teacher: expected shape ({len(logits)}, {classes}) for"
+            f" {len(logits)} images of {classes} classes, got {tuple(logits.shape)}",
+        )
 
 
 def teacher_accuracy(
-    teacher: Callable[[Tensor], Tensor], images: ArrayImages, size: int, *, batch_size: int = 512
+    teacher: Callable[[Tensor], Tensor], images: Source, size: int, *, workers: int = 0
 ) -> float:
     """Top-1 of a function from views to logits on real images, in percent.
 
@@ -67,93 +157,90 @@ def teacher_accuracy(
         teacher: views (N, 3, S, S) in [0, 1] to logits (N, C); a projector fits as well.
         images: real images.
         size: side of the views in pixels.
-        batch_size: images at once.
+        workers: number of processes that decode images ahead.
 
     Returns:
         Percent, 0 to 100.
     """
-    parts = [z.argmax(1).numpy() for z in _logits(teacher, images, size, batch_size)]
-    return 100.0 * float(np.mean(np.concatenate(parts) == images.labels))
+    predicted = predictions(teacher, images, size, workers=workers)[:, -1]
+    return 100.0 * float(np.mean(predicted == images.labels))
 
 
-def check_teacher(teacher: Callable[[Tensor], Tensor], images: ArrayImages, size: int) -> float:
+def check_teacher(
+    teacher: Callable[[Tensor], Tensor], images: Source, size: int, *, workers: int = 0
+) -> float:
     """Accuracy of a teacher on real images, refused if its class order is not the data set's.
-
-    Each member of a pool is checked for its own order: the mean of three hides one that is wrong.
 
     Args:
         teacher: views to logits.
         images: real images with labels in the data set's class order.
         size: side of the views in pixels.
+        workers: number of processes that decode images ahead.
 
     Returns:
         Top-1 in percent.
 
     Raises:
-        UserInputError: E_TEACHER: it cannot run on such views, has another number of classes or
-            logits that are not finite, is not above chance, or is significantly better with its
-            outputs in another order.
+        UserInputError: as ``predictions`` and ``check_predictions``.
     """
-    if isinstance(teacher, TeacherPool):
-        for member in teacher.teachers:
-            _check_order(_predicted(member, images, size), images)
-    predicted = _predicted(teacher, images, size)
-    _check_order(predicted, images)
-    accuracy = 100.0 * float(np.mean(predicted == images.labels))
-    if accuracy <= 100.0 / len(images.classes):
-        raise UserInputError.make(
-            "E_TEACHER", f"{_accuracy_text(predicted, images)}; no other order explains it either"
-        )
+    predicted = predictions(teacher, images, size, workers=workers)
+    return check_predictions(predicted, images.labels, images.classes)
+
+
+def check_predictions(
+    predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: Sequence[ClassLine]
+) -> float:
+    """Accuracy of a teacher, refused if its class order is not the data set's.
+
+    Each network of a pool is checked for its own order: the mean of three hides one that is wrong.
+
+    Args:
+        predicted: int64 (N, networks + 1) as from ``predictions``.
+        labels: int64 (N,), in the data set's class order.
+        classes: the data set's.
+
+    Returns:
+        Top-1 of the mean in percent.
+
+    Raises:
+        UserInputError: E_TEACHER: a network is significantly better with its outputs in another
+            order, or their mean is not above chance.
+    """
+    # The mean of one network is that network.
+    for each in predicted.T[1 if predicted.shape[1] == 2 else 0 :]:
+        _check_order(each, labels, classes)
+    last = predicted[:, -1]
+    accuracy = 100.0 * float(np.mean(last == labels))
+    if accuracy <= 100.0 / len(classes):
+        text = _accuracy_text(last, labels, len(classes))
+        raise UserInputError.make("E_TEACHER", f"{text}; no other order explains it either")
     return accuracy
 
 
-def _predicted(
-    teacher: Callable[[Tensor], Tensor], images: ArrayImages, size: int
-) -> NDArray[np.int64]:
-    """The largest output for each image."""
-    classes = len(images.classes)
-    parts: list[NDArray[np.int64]] = []
-    for logits in _tried_logits(teacher, images, size):
-        if logits.ndim != 2 or logits.shape[1] != classes:
-            raise UserInputError.make(
-                "E_TEACHER",
-                f"logits of the teacher: expected shape ({len(logits)}, {classes}) for"
-                f" {len(logits)} images of {classes} classes, got {tuple(logits.shape)}",
-            )
-        broken = int((~torch.isfinite(logits)).any(1).sum())
-        if broken:
-            raise UserInputError.make(
-                "E_TEACHER",
-                f"logits of the teacher are not finite for {broken} of {len(logits)} real"
-                " images; expected finite numbers",
-            )
-        parts.append(logits.argmax(1).numpy())
-    return np.concatenate(parts)
-
-
-def _accuracy_text(predicted: NDArray[np.int64], images: ArrayImages) -> str:
+def _accuracy_text(predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: int) -> str:
     return (
-        f"top-1 of the teacher on {len(images)} real images is"
-        f" {100.0 * np.mean(predicted == images.labels):.1f} %; expected more than chance,"
-        f" {100.0 / len(images.classes):.1f} %, in the data set's class order"
+        f"top-1 of the teacher on {len(labels)} real images is"
+        f" {100.0 * np.mean(predicted == labels):.1f} %; expected more than chance,"
+        f" {100.0 / classes:.1f} %, in the data set's class order"
     )
 
 
-def _check_order(predicted: NDArray[np.int64], images: ArrayImages) -> None:
+def _check_order(
+    predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: Sequence[ClassLine]
+) -> None:
     """Refuse outputs that another order of the classes explains better."""
-    classes = len(images.classes)
-    order = _recognised_order(predicted, images.labels, classes)
+    order = _recognised_order(predicted, labels, len(classes))
     if order is None:
         return
-    other = 100.0 * float(np.mean(predicted == order[images.labels]))
-    moved = np.flatnonzero(order != np.arange(classes))
+    other = 100.0 * float(np.mean(predicted == order[labels]))
+    moved = np.flatnonzero(order != np.arange(len(classes)))
     examples = ", ".join(
-        f"`{printable(images.classes[label].key, 40)}` is its output {order[label]}, not {label}"
+        f"`{printable(classes[label].key, 40)}` is its output {order[label]}, not {label}"
         for label in moved[:3].tolist()
     )
     raise UserInputError.make(
         "E_TEACHER",
-        f"{_accuracy_text(predicted, images)}; {other:.1f} % in another order of"
+        f"{_accuracy_text(predicted, labels, len(classes))}; {other:.1f} % in another order of"
         f" {len(moved)} classes, so its class order differs: {examples}"
         f"{', ...' if len(moved) > 3 else ''}",
         advice="{teacher_classes:FILE} says the order of its outputs",
@@ -169,24 +256,26 @@ def _recognised_order(
     others (McNemar's test, three standard deviations), so that a weak teacher that merely confuses
     two classes is not accused.
     """
+    by_class = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[by_class], np.arange(classes))
     rank = np.empty(len(labels), np.int64)
-    for label in range(classes):
-        members = np.flatnonzero(labels == label)
-        rank[members] = np.arange(len(members))
+    rank[by_class] = np.arange(len(labels)) - starts[labels[by_class]]
     first = rank % 2 == 0
-    counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (labels[first], predicted[first]), 1)
+    # Pairs that occur, not a table of all: 21,841 classes would fill 4 GB.
+    flat, counts = np.unique(labels[first] * classes + predicted[first], return_counts=True)
     order = np.full(classes, -1, np.int64)
     free = np.ones(classes, bool)
     # Stable, and the diagonal wins a tie: the given order stands until something speaks against it.
-    weight = 2 * counts + np.eye(classes, dtype=np.int64)
-    flat = np.flatnonzero(counts)
-    for place in flat[np.argsort(-weight.ravel()[flat], kind="stable")].tolist():
+    weight = 2 * counts + (flat // classes == flat % classes)
+    for place in flat[np.argsort(-weight, kind="stable")].tolist():
         label, output = divmod(place, classes)
         if order[label] < 0 and free[output]:
             order[label], free[output] = output, False
+    lowest = 0
     for label in np.flatnonzero(order < 0).tolist():
-        output = label if free[label] else int(np.flatnonzero(free)[0])
+        while not free[lowest]:
+            lowest += 1
+        output = label if free[label] else lowest
         order[label], free[output] = output, False
     given = predicted[~first] == labels[~first]
     other = predicted[~first] == order[labels[~first]]

@@ -12,14 +12,10 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import Tensor, nn
 
-from hellofmt.student.evaluate import prepare_images
 from hellofmt.teacher.origin import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
 
     from hellofmt.teacher.rule import InputRule
 
@@ -89,21 +85,6 @@ class Teacher(nn.Module):
         images = (self.rule.resized(views) - self.mean) / self.std
         return self.network(images.contiguous(memory_format=torch.channels_last))
 
-    def of_images(self, images: NDArray[np.uint8], size: int) -> Tensor:
-        """Logits (N, C) of whole images, prepared by the rule's own crop if it has one.
-
-        Args:
-            images: uint8 (N, H, W, 3).
-            size: side of the views in pixels.
-
-        Returns:
-            Logits on the teacher's device.
-        """
-        if self.rule.crop is None:
-            return self(prepare_images(images, size).to(self.mean.device))
-        pixels = torch.from_numpy(images).to(self.mean.device).permute(0, 3, 1, 2)
-        return self(self.rule.whole(pixels.float() / 255, size))
-
 
 class TeacherPool(nn.Module):
     """Several teachers as one: the mean of their logits."""
@@ -128,17 +109,6 @@ class TeacherPool(nn.Module):
     def forward(self, views: Tensor) -> Tensor:
         """Mean logits (N, C) of views (N, 3, S, S), float32 in [0, 1]."""
         return torch.stack([teacher(views) for teacher in self.teachers]).mean(0)
-
-    def of_images(self, images: NDArray[np.uint8], size: int) -> Tensor:
-        """Mean logits (N, C) of whole images, each teacher's prepared by its own rule."""
-        views = prepare_images(images, size).to(device_of(self))
-        logits = [
-            teacher.of_images(images, size)
-            if isinstance(teacher, Teacher | TeacherPool)
-            else teacher(views)
-            for teacher in self.teachers
-        ]
-        return torch.stack(logits).mean(0)
 
 
 def device_of(function: object) -> torch.device:

@@ -18,6 +18,8 @@ from torch.nn import functional
 
 from hellofmt.archive.format.canonical import decimal_value
 from hellofmt.errors import UserInputError
+from hellofmt.making import Square
+from hellofmt.student.networks import SMALL_IMAGE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,7 +46,7 @@ class InputRule:
         size: side in pixels that views are resized to; None takes them as they are.
         interpolation: one of ``INTERPOLATIONS``, antialiased.
         crop: share of a whole image's shorter side that is kept, in (0, 1]; None prepares whole
-            images as students are evaluated, see ``student.prepare_images``.
+            images as students are evaluated.
         source: who says so.
     """
 
@@ -130,26 +132,18 @@ class InputRule:
             return views
         return _resize(views, (self.size, self.size), self.interpolation)
 
-    def whole(self, images: Tensor, side: int) -> Tensor:
-        """Squares of whole images, as the publisher of the network evaluates it.
+    def whole(self, side: int) -> Square:
+        """Return how whole images are cut, as the publisher of the network evaluates it.
+
+        Without a crop of its own, as students are evaluated: the middle of 7/8 of the shorter side,
+        as ImageNet's 224 of 256, or all of it at 64 px and less.
 
         Args:
-            images: (N, 3, H, W) in [0, 1].
             side: of the views in pixels, for a rule without a size.
-
-        Returns:
-            The centres, (N, 3, S, S).
         """
-        size = self.size or side
-        # As timm and torchvision round, down.
-        short = int(size / (self.crop or 1.0) + 1e-6)
-        height, width = images.shape[2:]
-        scale = short / min(height, width)
-        shape = max(short, int(height * scale)), max(short, int(width * scale))
-        if shape != (height, width):
-            images = _resize(images, shape, self.interpolation)
-        top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
-        return images[:, :, top : top + size, left : left + size]
+        if self.crop is None:
+            return Square(side, 1.0 if side <= SMALL_IMAGE_SIZE else 7 / 8)
+        return Square(self.size or side, self.crop, self.interpolation)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from hellofmt.making import HardBatches, ViewBatches
 from hellofmt.runs.run_record import run_record
 from hellofmt.sources.record import source_record
-from hellofmt.student.batches import ArrayBatches, HardBatches
 from hellofmt.student.networks import build_student
 from hellofmt.student.recipes import Recipe
 from hellofmt.student.train import train_student
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hellofmt.archive.format.manifest import Views
-    from hellofmt.sources import ArrayImages
+    from hellofmt.sources import Source
 
 __all__ = ["TEACHER_RECIPE", "train_teacher"]
 
@@ -32,7 +32,7 @@ TEACHER_RECIPE = Recipe(
 
 
 def train_teacher(
-    source: ArrayImages,
+    source: Source,
     views: Views,
     *,
     network: str = "cnn",
@@ -40,6 +40,7 @@ def train_teacher(
     batch_size: int | None = None,
     seed: int = 0,
     recipe: Recipe = TEACHER_RECIPE,
+    workers: int = 0,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Teacher:
     """Train a teacher on real images with hard labels, under the data set's own views.
@@ -52,6 +53,7 @@ def train_teacher(
         batch_size: views per step; None takes the recipe's.
         seed: of weights, order and views.
         recipe: a ``ce`` recipe.
+        workers: number of processes that decode images ahead.
         on_step: called with the steps done and the loss.
 
     Returns:
@@ -64,10 +66,9 @@ def train_teacher(
     if batch_size is not None:
         recipe = replace(recipe, batch_size=batch_size)
     student = build_student(network, len(source.classes), views.size, seed=seed)
-    batches = ArrayBatches(
-        source.pixels, source.labels, len(source.classes), views, recipe.batch_size, seed
-    )
-    train_student(student, HardBatches(batches), recipe, steps=steps, on_step=on_step)
+    batches = ViewBatches(source, views, recipe.batch_size, seed)
+    stream = HardBatches(batches, steps, workers=workers)
+    train_student(student, stream, recipe, steps=steps, on_step=on_step)
     origin = Origin(
         "train_teacher",
         network,

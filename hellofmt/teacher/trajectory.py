@@ -28,11 +28,11 @@ from hellofmt.archive.format.manifest import Views
 from hellofmt.archive.format.record import Run, SourceRecord
 from hellofmt.archive.storage.local_files import read_file
 from hellofmt.errors import HelloIOError, UserInputError, printable
+from hellofmt.making import HardBatches, ViewBatches
 from hellofmt.runs import ranks, resume
 from hellofmt.runs.results import digest_of, write_file
 from hellofmt.runs.run_record import run_record
 from hellofmt.sources.record import source_record
-from hellofmt.student.batches import ArrayBatches, HardBatches
 from hellofmt.student.networks import build_student
 from hellofmt.student.train import train_student
 from hellofmt.teacher.check import teacher_accuracy
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from hellofmt.sources import ArrayImages
+    from hellofmt.sources import Source
     from hellofmt.student.recipes import Recipe
 
 __all__ = [
@@ -199,13 +199,13 @@ def read_trajectory(folder: str | os.PathLike[str]) -> Trajectory:
 
 
 def train_trajectory(
-    source: ArrayImages,
+    source: Source,
     views: Views,
     folder: str | os.PathLike[str],
     *,
     network: str,
     steps: int,
-    held_out: ArrayImages,
+    held_out: Source,
     checkpoints: int = CHECKPOINTS,
     batch_size: int | None = None,
     seed: int = 0,
@@ -214,13 +214,15 @@ def train_trajectory(
     build: Callable[..., nn.Module] = build_student,
     bfloat16: bool = False,
     command: str = "",
+    workers: int = 0,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Trajectory:
     """Train a teacher on real images with hard labels and keep its trajectory.
 
     A killed run continues from its last checkpoint, or its last minute, on a CPU with the bits of
     an uninterrupted one; a finished run of the same data and settings is read, not repeated. Under
-    ``torchrun`` rank 0 trains, and the others wait.
+    ``torchrun`` every process must call this and trains on its share of each batch, and all of them
+    must see the folder.
 
     Args:
         source: training images.
@@ -237,6 +239,7 @@ def train_trajectory(
         build: makes the network from (name, classes, size, seed=seed).
         bfloat16: train in bfloat16 autocast. Accuracies are measured in float32.
         command: what was typed, for the record; see ``runs.run_record``.
+        workers: number of processes that decode images ahead.
         on_step: called with the steps done and their number.
 
     Returns:
@@ -255,43 +258,43 @@ def train_trajectory(
     if not os.fspath(folder):
         raise HelloIOError.make("E_TARGET", "the folder of the teacher has an empty name")
     root = Path(folder)
-    if ranks.current().rank == 0:
-        where, is_ours = torch.device(device), not root.exists()
-        try:
-            _train(
-                source,
-                views,
-                root,
-                network,
-                steps,
-                held_out,
-                checkpoints,
-                batch_size,
-                seed,
-                recipe,
-                where,
-                build,
-                bfloat16,
-                command,
-                on_step,
-            )
-        except BaseException:
-            # A folder in which nothing was kept is not left behind.
-            if is_ours:
-                with suppress(OSError):
-                    root.rmdir()
-            raise
+    where, is_ours = torch.device(device), not root.exists()
+    try:
+        _train(
+            source,
+            views,
+            root,
+            network,
+            steps,
+            held_out,
+            checkpoints,
+            batch_size,
+            seed,
+            recipe,
+            where,
+            build,
+            bfloat16,
+            command,
+            workers,
+            on_step,
+        )
+    except BaseException:
+        # A folder in which nothing was kept is not left behind.
+        if is_ours:
+            with suppress(OSError):
+                root.rmdir()
+        raise
     ranks.wait()
     return read_trajectory(root)
 
 
 def _train(
-    source: ArrayImages,
+    source: Source,
     views: Views,
     root: Path,
     network: str,
     steps: int,
-    held_out: ArrayImages,
+    held_out: Source,
     checkpoints: int,
     batch_size: int | None,
     seed: int,
@@ -300,13 +303,17 @@ def _train(
     build: Callable[..., nn.Module],
     bfloat16: bool,
     command: str,
+    workers: int,
     on_step: Callable[[int, int], None] | None,
 ) -> None:
     if batch_size is not None:
         recipe = replace(recipe, batch_size=batch_size)
     checkpoints = min(checkpoints, steps)
-    run = digest_of([network, steps, checkpoints, recipe, seed, views, source, held_out, bfloat16])
-    if (root / TRAJECTORY_FILE).exists():
+    place = ranks.current()
+    is_alone = place.world == 1
+    data = [source.digest(), held_out.digest(), views]
+    run = digest_of([network, steps, checkpoints, recipe, seed, *data, bfloat16])
+    if ranks.agreed((root / TRAJECTORY_FILE).exists()):
         if read_trajectory(root).run != run:
             raise HelloIOError.make(
                 "E_TARGET",
@@ -316,11 +323,14 @@ def _train(
         return
     count = len(source.classes)
     model = build(network, count, views.size, seed=seed).to(device)
-    root.mkdir(parents=True, exist_ok=True)
+    ranks.same_(model.state_dict().values())
+    if place.rank == 0:
+        root.mkdir(parents=True, exist_ok=True)
+    ranks.wait()
     marks = {round(steps * (k + 1) / checkpoints): k for k in range(checkpoints)}
 
     def after(done: int, _: Tensor) -> None:
-        if done in marks:
+        if done in marks and place.rank == 0:
             teacher = _frozen_copy(model, build, network, count, views)
             save_teacher(teacher, root / _file(marks[done], done))
         if on_step is not None:
@@ -330,7 +340,11 @@ def _train(
     train_student(
         model,
         HardBatches(
-            ArrayBatches(source.pixels, source.labels, count, views, recipe.batch_size, seed)
+            ViewBatches(source, views, recipe.batch_size, seed),
+            steps,
+            share=None if is_alone else ranks.share(recipe.batch_size),
+            workers=workers,
+            device=device,
         ),
         recipe,
         steps=steps,
@@ -338,7 +352,9 @@ def _train(
         bfloat16=bfloat16,
         seed=seed,
         checkpoint=resume.Checkpoint(state, run, every=max(1, steps // checkpoints)),
+        is_split=not is_alone,
     )
+    ranks.wait()
     trajectory = Trajectory(
         root,
         network,
@@ -354,14 +370,15 @@ def _train(
         replace(
             checkpoint,
             accuracy=teacher_accuracy(
-                trajectory.load(number, build).to(device), held_out, views.size
+                trajectory.load(number, build).to(device), held_out, views.size, workers=workers
             ),
         )
         for number, checkpoint in enumerate(trajectory.checkpoints)
     )
     trajectory = replace(trajectory, checkpoints=measured)
-    write_file(root / TRAJECTORY_FILE, _document(trajectory))
-    state.unlink(missing_ok=True)
+    if place.rank == 0:
+        write_file(root / TRAJECTORY_FILE, _document(trajectory))
+        state.unlink(missing_ok=True)
 
 
 def _file(number: int, step: int) -> str:

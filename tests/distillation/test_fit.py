@@ -13,7 +13,6 @@ from hellofmt.distillation.fit import FitSettings, default_steps, fit_loss, fit_
 from hellofmt.errors import StateError
 from hellofmt.runs.results import read_result
 from hellofmt.runs.resume import Checkpoint
-from hellofmt.student.batches import ArrayBatches
 from hellofmt.teacher import teacher_accuracy
 
 
@@ -191,15 +190,6 @@ def test_shares_of_a_batch_add_up_to_its_loss(loss):
         gradient = gradient + torch.autograd.grad(share, mine)[0]
     assert total == pytest.approx(whole.item(), rel=1e-12)
     torch.testing.assert_close(gradient, truth)
-
-
-def test_rows_of_a_batch_are_the_same_alone(stripes, views):
-    source = stripes()
-    batches = ArrayBatches(source.pixels, source.labels, 3, views(), 10, 4)
-    whole = batches.batch(2)
-    part = batches.batch(2, slice(3, 7))
-    assert torch.equal(part.views, whole.views[3:7])
-    assert torch.equal(part.hard, whole.hard[3:7])
 
 
 @pytest.mark.parametrize(

@@ -2,51 +2,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
-from hellofmt import rng
 from hellofmt.archive import open_archive
 from hellofmt.loading import HelloDataset, normalise
-from hellofmt.student.batches import ArchiveBatches, ArrayBatches, PassSampler, positions
+from hellofmt.runs.order import Order
+from hellofmt.student.batches import ArchiveBatches, PassSampler
 from hellofmt.student.networks import build_student
 from hellofmt.student.recipes import recipe
 from hellofmt.student.train import loss_of, train_from_archive
-
-
-def test_positions_are_passes_over_shuffled_orders():
-    place = positions(3, 5, 0, 12)
-    assert place[:5, 0].tolist() == rng.order(3, 0, 5).tolist()
-    assert place[5:10, 0].tolist() == rng.order(3, 1, 5).tolist()
-    assert place[:, 1].tolist() == [0] * 5 + [1] * 5 + [2] * 2
-    assert np.array_equal(place[4:9], positions(3, 5, 4, 5))
-
-
-def test_a_batch_is_a_function_of_its_number(stripes, views):
-    pixels, labels = stripes()
-    batches = ArrayBatches(pixels, labels, 3, views(), 40, seed=2)
-    alone = batches.batch(2)
-    stream = iter(batches)
-    third = [next(stream) for _ in range(3)][2]
-    assert torch.equal(alone.views, third.views)
-    assert torch.equal(alone.hard, third.hard)
-    assert not torch.equal(alone.views, batches.batch(3).views)
-    torch.testing.assert_close(alone.hard.sum(1), torch.ones(40))
-    mean = torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)
-    std = torch.tensor([0.25, 0.5, 0.2]).view(3, 1, 1)
-    torch.testing.assert_close(alone.images, (alone.views - mean) / std)
-    assert 0 <= float(alone.views.min()) <= float(alone.views.max()) <= 1
-
-
-def test_unmixed_views_show_their_own_class(stripes, views):
-    pixels, labels = stripes()
-    plain = views(mix="none", scale=("1.0", "1.0"))
-    batch = ArrayBatches(pixels, labels, 3, plain, 24, seed=0).batch(0)
-    rows = positions(0, 24, 0, 24)[:, 0]
-    assert batch.hard.argmax(1).tolist() == labels[rows].tolist()
-    truth = torch.from_numpy(pixels[rows]).permute(0, 3, 1, 2) / 255
-    torch.testing.assert_close(batch.views, truth, rtol=0, atol=1e-6)
 
 
 def test_batches_of_an_archive_are_full_and_carry_their_epochs():
@@ -54,7 +19,7 @@ def test_batches_of_an_archive_are_full_and_carry_their_epochs():
     batches = list(sampler)
     assert len(sampler) == len(batches) == 2
     assert [(int(i), i.epoch) for batch in batches for i in batch] == [
-        tuple(place) for place in positions(1, 3, 0, 10).tolist()
+        tuple(place) for place in Order(1, 3).positions(0, 10).tolist()
     ]
     with pytest.raises(ValueError, match="rows and batch_size: expected at least 1, got 0 and 5"):
         PassSampler(0, 5, batches=2, seed=1)
@@ -76,17 +41,6 @@ def test_every_kind_of_label_belongs_to_the_same_views(archive):
         torch.testing.assert_close(b[2], c[1])
     # Six images in batches of eight: the second view of an image is another one.
     assert not torch.equal(soft[0][0], soft[1][0])
-
-
-def test_an_archive_and_its_pixels_in_memory_give_the_same_views(archive):
-    with open_archive(archive) as file:
-        pixels = np.stack([file.decode_image(row) for row in range(len(file))])
-        labels = np.asarray(file.index.label, np.int64)
-        stream = ArrayBatches(pixels, labels, 3, file.manifest.views, 8, seed=4)
-    for k, (images, hard) in enumerate(batches_of(archive, "hard")):
-        batch = stream.batch(k)
-        torch.testing.assert_close(batch.images, images)
-        torch.testing.assert_close(batch.hard, hard)
 
 
 def test_labels_must_be_those_of_the_recipe(archive):

@@ -6,8 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from builders import STRIPES
 
-from hellofmt.student.batches import ArrayBatches
+from hellofmt.making import HardBatches, ViewBatches
+from hellofmt.sources import ArrayImages
 from hellofmt.student.evaluate import evaluate
 from hellofmt.student.networks import build_student
 from hellofmt.student.recipes import Recipe, recipe
@@ -76,13 +78,13 @@ def test_decay_spares_biases_and_norms():
 
 
 def train(stripes, views, *, steps=40, seed=0, bfloat16=False):
-    pixels, labels = stripes()
-    batches = ArrayBatches(pixels, labels, 3, views(), 24, seed)
+    images = ArrayImages(*stripes(), STRIPES)
+    batches = HardBatches(ViewBatches(images, views(), 24, seed))
     network = build_student("cnn", 3, 8, seed=seed)
     losses = []
     train_student(
         network,
-        ((b.images, b.hard) for b in batches),
+        batches,
         replace(recipe("hard"), learning_rate=3e-3),
         steps=steps,
         on_step=lambda step, loss: losses.append((step, float(loss))),

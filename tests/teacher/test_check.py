@@ -36,7 +36,7 @@ def trained(cache, stripes, views):
 def test_a_teacher_learns(trained, stripes):
     unseen = stripes(per_class=20, seed=5)
     assert check_teacher(trained, unseen, 8) >= 95.0
-    assert teacher_accuracy(trained, unseen, 8, batch_size=7) == check_teacher(trained, unseen, 8)
+    assert teacher_accuracy(trained, unseen, 8) == check_teacher(trained, unseen, 8)
 
 
 def test_a_teacher_takes_views_and_normalises_them_itself(trained):

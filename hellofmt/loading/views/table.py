@@ -36,17 +36,22 @@ cache of decoded images saves too, and would make a label depend on who else is 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from hellofmt.errors import UserInputError
-from hellofmt.loading.views.exact import MAX_BETA, beta_quantile, exp, log
-from hellofmt.rng import Stream, below, uniform, words
-from hellofmt_kernels.views.row import MAX_SHUFFLE_FACTOR, VIEW_COLUMNS, WEIGHT_ONE, ViewColumn
+from hellofmt.loading.views.crops import (
+    VIEW_WORDS,
+    ViewRules,
+    crops_of,
+    epoch_words,
+    rules_of,
+)
+from hellofmt.loading.views.exact import beta_quantile
+from hellofmt.rng import Stream, below, uniform
+from hellofmt_kernels.views.row import VIEW_COLUMNS, WEIGHT_ONE, ViewColumn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,19 +62,22 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.manifest import Views
 
 __all__ = [
+    "LAMBDA",
+    "MIX",
+    "PARTNER",
     "SHOWN_COLUMNS",
     "ViewColumn",
+    "cut_boxes",
     "mixed_labels",
+    "mixing_words",
     "partners",
     "plain_table",
     "rows_shown",
     "view_table",
 ]
 
-_TRIES = 10
-_FLIP, _TOP, _LEFT, _PERMUTATION, _FIRST_TRY = 0, 1, 2, 3, 4
-_VIEW_WORDS = _FIRST_TRY + 2 * _TRIES
-_MIX, _PARTNER, _LAMBDA, _CENTRE_Y, _CENTRE_X = 0, 1, 2, 3, 4
+_PERMUTATION = 3
+MIX, PARTNER, LAMBDA, _CENTRE_Y, _CENTRE_X = 0, 1, 2, 3, 4
 _MIXING_WORDS = 5
 
 _OWN = slice(ViewColumn.IMAGE, ViewColumn.FLIP + 1)
@@ -80,120 +88,8 @@ _BOX = slice(ViewColumn.Y0, ViewColumn.X1 + 1)
 SHOWN_COLUMNS = [ViewColumn.IMAGE, ViewColumn.PARTNER_IMAGE]
 
 
-@dataclass(frozen=True)
-class _Rules:
-    """Decimals of ``Views`` as numbers, checked."""
-
-    size: int
-    scale: tuple[float, float]
-    ratio: tuple[float, float]
-    flip: float
-    mix: str
-    alpha: float
-    probability: float
-    shuffle: int
-
-
-@lru_cache(maxsize=64)
-def _rules(
-    size: int,
-    scale: tuple[str, ...],
-    ratio: tuple[str, ...],
-    flip: str,
-    mix: tuple[str, str, str],
-    shuffle: int,
-) -> _Rules:
-    rules = _Rules(
-        size=size,
-        scale=(float(scale[0]), float(scale[1])),
-        ratio=(float(ratio[0]), float(ratio[1])),
-        flip=float(flip),
-        mix=mix[0],
-        alpha=float(mix[1]),
-        probability=float(mix[2]),
-        shuffle=shuffle,
-    )
-    problems = [
-        (0 < rules.scale[0] <= rules.scale[1] <= 1, "crop_scale", "0 < low <= high <= 1", scale),
-        (
-            0 < rules.ratio[0] <= rules.ratio[1] <= 1e4,
-            "crop_ratio",
-            "0 < low <= high <= 10000",
-            ratio,
-        ),
-        (0 <= rules.flip <= 1, "flip", "a probability", flip),
-        (0 <= rules.probability <= 1, "mix_probability", "a probability", mix[2]),
-        (
-            rules.mix == "none" or 0 < rules.alpha <= MAX_BETA,
-            "mix_alpha",
-            f"0 < alpha <= {MAX_BETA:g}",
-            mix[1],
-        ),
-        (shuffle <= MAX_SHUFFLE_FACTOR, "shuffle", f"at most {MAX_SHUFFLE_FACTOR}", shuffle),
-        # Columns are int32, and a view of this side has more values than a tensor may.
-        (size <= 1 << 15, "size", "at most 32768 px", size),
-    ]
-    for is_good, name, expected, value in problems:
-        if not is_good:
-            text = f"`views.{name}` is out of range; expected {expected}, got {value}"
-            raise UserInputError.make("E_OPTION", text)
-    return rules
-
-
-def _rules_of(views: Views) -> _Rules:
-    mix = (views.mix, views.mix_alpha, views.mix_probability)
-    scale, ratio = tuple(views.crop_scale), tuple(views.crop_ratio)
-    return _rules(views.size, scale, ratio, views.flip, mix, views.shuffle)
-
-
-def _words(
-    seed: int, epochs: NDArray[np.int64], stream: Stream, rows: NDArray[np.int64], count: int
-) -> NDArray[np.uint64]:
-    """Draw (N, count) words; rows of a batch may be of different epochs."""
-    if epochs.size and (epochs == epochs[0]).all():
-        return words(seed, int(epochs[0]), stream, rows, count)
-    out = np.empty((rows.size, count), np.uint64)
-    for epoch in sorted(set(epochs.tolist())):
-        at = epochs == epoch
-        out[at] = words(seed, epoch, stream, rows[at], count)
-    return out
-
-
-def _crops(
-    rules: _Rules,
-    word: NDArray[np.uint64],
-    heights: NDArray[np.int64],
-    widths: NDArray[np.int64],
-) -> NDArray[np.int64]:
-    """Choose crops: (N, 5) top, left, height, width, flip."""
-    u = uniform(word)
-    tries_area, tries_ratio = u[:, _FIRST_TRY::2], u[:, _FIRST_TRY + 1 :: 2]
-    low, high = rules.scale
-    area = (heights * widths).astype(np.float64)[:, None] * (low + tries_area * (high - low))
-    bounds = log(np.array(rules.ratio))
-    ratio = exp(bounds[0] + tries_ratio * (bounds[1] - bounds[0]))
-    try_w = np.rint(np.sqrt(area * ratio)).astype(np.int64)
-    try_h = np.rint(np.sqrt(area / ratio)).astype(np.int64)
-    fits = (try_w > 0) & (try_w <= widths[:, None]) & (try_h > 0) & (try_h <= heights[:, None])
-    first = fits.argmax(axis=1)
-    at = np.arange(heights.size)
-    # The central fallback is the whole image, or its largest part of the nearest allowed ratio.
-    shape = widths / heights
-    fallback_h = np.where(shape < rules.ratio[0], np.rint(widths / rules.ratio[0]), heights)
-    fallback_w = np.where(shape > rules.ratio[1], np.rint(heights * rules.ratio[1]), widths)
-    has_fit = fits.any(axis=1)
-    # A rounded side of an extreme ratio may be 0.
-    h = np.where(has_fit, try_h[at, first], np.clip(fallback_h, 1, heights)).astype(np.int64)
-    w = np.where(has_fit, try_w[at, first], np.clip(fallback_w, 1, widths)).astype(np.int64)
-    free_h, free_w = heights - h, widths - w
-    top = np.where(has_fit, below(word[:, _TOP], free_h + 1), free_h // 2)
-    left = np.where(has_fit, below(word[:, _LEFT], free_w + 1), free_w // 2)
-    flip = u[:, _FLIP] < rules.flip
-    return np.stack([top, left, h, w, flip.astype(np.int64)], axis=1)
-
-
-def _boxes(
-    rules: _Rules, word: NDArray[np.uint64], share: NDArray[np.float64]
+def cut_boxes(
+    rules: ViewRules, word: NDArray[np.uint64], share: NDArray[np.float64]
 ) -> NDArray[np.int64]:
     """Choose torchvision's CutMix boxes: (N, 4) y0, x0, y1, x1, zeros if empty."""
     size = rules.size
@@ -242,25 +138,26 @@ def partners(
         IndexError: an index is out of range.
         ValueError: a coordinate is out of range.
     """
-    rules = _rules_of(views)
+    rules = rules_of(views)
     rows, passes = _coordinates(indices, epochs, count)
-    return _partners(rules, _mixing_words(rules, seed, passes, rows), rows, count)
+    return _partners(rules, mixing_words(rules, seed, passes, rows), rows, count)
 
 
-def _mixing_words(
-    rules: _Rules, seed: int, passes: NDArray[np.int64], rows: NDArray[np.int64]
+def mixing_words(
+    rules: ViewRules, seed: int, passes: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> NDArray[np.uint64]:
+    """Draw the words that decide about mixing: (N, 5), or (N, 0) if nothing is mixed."""
     used = 0 if rules.mix == "none" else _MIXING_WORDS
-    return _words(seed, passes, Stream.MIXING, rows, used)
+    return epoch_words(seed, passes, Stream.MIXING, rows, used)
 
 
 def _partners(
-    rules: _Rules, word: NDArray[np.uint64], rows: NDArray[np.int64], count: int
+    rules: ViewRules, word: NDArray[np.uint64], rows: NDArray[np.int64], count: int
 ) -> NDArray[np.int64]:
     if rules.mix == "none" or not rows.size:
         return rows.copy()
-    is_mixed = uniform(word[:, _MIX]) < rules.probability
-    return np.where(is_mixed, below(word[:, _PARTNER], count), rows)
+    is_mixed = uniform(word[:, MIX]) < rules.probability
+    return np.where(is_mixed, below(word[:, PARTNER], count), rows)
 
 
 def view_table(
@@ -296,9 +193,9 @@ def view_table(
         IndexError: an index is out of range.
         ValueError: a coordinate is out of range, or a size that is needed is not positive.
     """
-    rules = _rules_of(views)
+    rules = rules_of(views)
     rows, passes = _coordinates(indices, epochs, count)
-    word = _mixing_words(rules, seed, passes, rows)
+    word = mixing_words(rules, seed, passes, rows)
     other = _partners(rules, word, rows, count)
     table = np.zeros((rows.size, VIEW_COLUMNS), np.int64)
     if not rows.size:
@@ -306,13 +203,13 @@ def view_table(
     # Partners as further rows of one call, so that a partner cannot differ from the row it is.
     is_mixed = other != rows
     both = np.concatenate([rows, other[is_mixed]])
-    view_words = _words(
-        seed, np.concatenate([passes, passes[is_mixed]]), Stream.VIEWS, both, _VIEW_WORDS
+    view_words = epoch_words(
+        seed, np.concatenate([passes, passes[is_mixed]]), Stream.VIEWS, both, VIEW_WORDS
     )
     tall, wide = np.asarray(heights, np.int64)[both], np.asarray(widths, np.int64)[both]
     if int(tall.min()) < 1 or int(wide.min()) < 1:
         raise ValueError("`heights`, `widths`: expected at least 1 px for every row in use")
-    crops = np.concatenate([both[:, None], _crops(rules, view_words, tall, wide)], axis=1)
+    crops = np.concatenate([both[:, None], crops_of(rules, view_words, tall, wide)], axis=1)
     table[:, _OWN] = table[:, _OTHER] = crops[: rows.size]
     table[:, ViewColumn.WEIGHT] = WEIGHT_ONE
     table[:, ViewColumn.SHUFFLE] = rules.shuffle
@@ -322,9 +219,9 @@ def view_table(
         )
     if is_mixed.any():
         mixed = table[is_mixed]
-        share = beta_quantile(uniform(word[is_mixed, _LAMBDA]), rules.alpha)
+        share = beta_quantile(uniform(word[is_mixed, LAMBDA]), rules.alpha)
         if rules.mix == "cutmix":
-            mixed[:, _BOX] = _boxes(rules, word[is_mixed], share)
+            mixed[:, _BOX] = cut_boxes(rules, word[is_mixed], share)
             is_visible = mixed[:, ViewColumn.Y0] < mixed[:, ViewColumn.Y1]
         else:
             mixed[:, ViewColumn.WEIGHT] = np.rint(share * WEIGHT_ONE).astype(np.int64)

@@ -7,7 +7,7 @@ normalises for it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -145,6 +145,12 @@ class LoadedBase:
     text_digest: str | None = None
     preprocess_declared: bool = True
     texts: Callable[[Sequence[str]], Tensor] | None = None
+    _rows: dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor] = field(
+        default_factory=dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor],
+        init=False,
+        repr=False,
+        compare=False,
+    )
 
     @property
     def visual(self) -> nn.Module:
@@ -179,7 +185,8 @@ class LoadedBase:
     def text_rows(self, names: Sequence[str], prompts: Sequence[str]) -> Tensor:
         """Rows of a zero-shot head: normalise(mean over prompts of normalise(text embedding)).
 
-        Equal to open_clip's ``build_zero_shot_classifier``, transposed.
+        Equal to open_clip's ``build_zero_shot_classifier``, transposed. The rows of the last names
+        and prompts are kept, since a thousand texts take a minute on a CPU.
 
         Args:
             names: one name per class.
@@ -203,6 +210,9 @@ class LoadedBase:
                 "a head from text needs class names and prompts; "
                 f"got {len(names)} names and {len(prompts)} prompts",
             )
+        key = tuple(names), tuple(prompts)
+        if key in self._rows:
+            return self._rows[key].clone()
         # str.replace, never str.format: a prompt from a file must not reach attributes.
         texts = [prompt.replace("{}", name) for name in names for prompt in prompts]
         with torch.no_grad():
@@ -211,7 +221,20 @@ class LoadedBase:
                 for i in range(0, len(texts), _TEXTS_PER_BATCH)
             ]
             rows = torch.cat(parts).reshape(len(names), len(prompts), -1).mean(dim=1)
-            return functional.normalize(rows, dim=-1)
+            rows = functional.normalize(rows, dim=-1)
+        self.keep_text_rows(names, prompts, rows)
+        return rows.clone()
+
+    def keep_text_rows(self, names: Sequence[str], prompts: Sequence[str], rows: Tensor) -> None:
+        """Keep what ``text_rows`` gave for these names and prompts earlier, in place of the last.
+
+        Args:
+            names: one name per class.
+            prompts: templates.
+            rows: (C, D) float32, rows of unit length.
+        """
+        self._rows.clear()
+        self._rows[tuple(names), tuple(prompts)] = rows.clone()
 
     def embedded(self) -> LoadedBase:
         """The same base as kind ``embedded``: its tensors will travel inside the archive.

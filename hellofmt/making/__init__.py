@@ -1,0 +1,18 @@
+"""Making: the one engine that turns real images into batches for teachers, fits and choices."""
+
+from __future__ import annotations
+
+from hellofmt.making.squares import CentreSquares, CropSquares, Square
+from hellofmt.making.views import HardBatches, ViewBatch, ViewBatches
+from hellofmt.making.workers import default_workers, made
+
+__all__ = [
+    "CentreSquares",
+    "CropSquares",
+    "HardBatches",
+    "Square",
+    "ViewBatch",
+    "ViewBatches",
+    "default_workers",
+    "made",
+]

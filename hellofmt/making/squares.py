@@ -1,0 +1,114 @@
+"""Squares of real images as workers make them: 8 bits, one size, ready to be mixed or shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from hellofmt.loading.views.crops import CropDraws
+from hellofmt.sources.crops import decode_centre, decode_crop
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from hellofmt.archive.format.manifest import Views
+    from hellofmt.sources.source import Source
+
+__all__ = ["CentreSquares", "CropSquares", "Square", "ViewSquares"]
+
+
+@dataclass(frozen=True)
+class ViewSquares:
+    """The crops of random views, mirrored but not mixed.
+
+    Attributes:
+        source: real images.
+        views: rules; crop, flip, size and interpolation are read. Resizing is antialiased.
+        seed: seed of the views.
+    """
+
+    source: Source
+    views: Views
+    seed: int
+
+    def __call__(self, places: NDArray[np.int64]) -> Tensor:
+        """Make the squares of (row, epoch) pairs (M, 2): uint8 (M, S, S, 3)."""
+        size = self.views.size
+        rows, epochs = places[:, 0], places[:, 1]
+        draws = CropDraws(self.views, seed=self.seed, epochs=epochs, rows=rows)
+        out = np.empty((len(places), size, size, 3), np.uint8)
+        for i, row in enumerate(rows.tolist()):
+            square = decode_crop(
+                self.source, row, partial(draws.box, i), size, self.views.interpolation
+            )
+            out[i] = square[:, ::-1] if draws.flips[i] else square
+        return torch.from_numpy(out)
+
+
+@dataclass(frozen=True)
+class Square:
+    """How the middle of an image is cut; see ``decode_centre``.
+
+    Attributes:
+        size: side in pixels.
+        share: share of the image's shorter side that is shown, in (0, 1].
+        interpolation: ``nearest``, ``bilinear`` or ``bicubic``.
+    """
+
+    size: int
+    share: float = 1.0
+    interpolation: str = "bilinear"
+
+
+@dataclass(frozen=True)
+class CentreSquares:
+    """The middle of each image, cut in one or several ways.
+
+    Attributes:
+        source: real images.
+        ways: how it is cut.
+    """
+
+    source: Source
+    ways: tuple[Square, ...]
+
+    def __call__(self, rows: NDArray[np.int64]) -> list[Tensor]:
+        """Make the squares of rows (M,): for each way uint8 (M, S, S, 3)."""
+        made: list[Tensor] = []
+        for way in self.ways:
+            squares = [
+                decode_centre(
+                    self.source, row, way.size, share=way.share, interpolation=way.interpolation
+                )
+                for row in rows.tolist()
+            ]
+            made.append(torch.from_numpy(np.stack(squares)))
+        return made
+
+
+@dataclass(frozen=True)
+class CropSquares:
+    """Given crops of images.
+
+    Attributes:
+        source: real images.
+        size: side of the squares in pixels.
+        interpolation: as for ``decode_crop``.
+    """
+
+    source: Source
+    size: int
+    interpolation: str = "bilinear"
+
+    def __call__(self, crops: NDArray[np.int64]) -> Tensor:
+        """Make the squares of (row, top, left, height, width) (M, 5): uint8 (M, S, S, 3)."""
+        squares = [
+            decode_crop(self.source, row, lambda *_, box=box: box, self.size, self.interpolation)
+            for row, *box in crops.tolist()
+        ]
+        return torch.from_numpy(np.stack(squares))

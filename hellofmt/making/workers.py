@@ -1,0 +1,111 @@
+"""Processes that read and decode ahead of the network, in an order that does not depend on them.
+
+torch's ``DataLoader`` does it: its workers die with their parent, and their death is an error. A
+task is a part of a batch, so that all workers share the first batch and few of them are waited for,
+and what is ahead is bounded in images and not in batches.
+
+Threads were rejected: Pillow decodes without the interpreter's lock, but opening, drawing of crops
+and copying hold it for a fifth of the time, in which the thread that feeds a GPU would wait.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+__all__ = ["default_workers", "made"]
+
+_MOST: Final = 16
+_AHEAD: Final = 4
+"""Tasks that wait for each worker."""
+_SECONDS: Final = 300
+"""Longest wait for a task before its worker counts as hung; a killed one is noticed at once."""
+
+_Key = TypeVar("_Key")
+_Made = TypeVar("_Made")
+
+
+def default_workers() -> int:
+    """Return how many workers suit this process: its cores but one, at most 16.
+
+    The cores are divided among the processes that ``torchrun`` started here.
+    """
+    # macOS does not say which cores a process may use.
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(0, min(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1, _MOST))
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An error on its way out of a worker; torch would keep its class and a text."""
+
+    error: Exception
+
+
+class _Tasks(Dataset[Any], Generic[_Key, _Made]):
+    """A function as a data set, whose indices are its arguments."""
+
+    def __init__(self, make: Callable[[_Key], _Made]) -> None:
+        self._make = make
+
+    def __getitem__(self, key: _Key) -> _Made | _Failure:
+        try:
+            return self._make(key)
+        except Exception as error:
+            return _Failure(error)
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def made(
+    make: Callable[[_Key], _Made], keys: Iterable[_Key], *, workers: int = 0, pin: bool = False
+) -> Iterator[_Made]:
+    """Yield ``make(key)`` of every key, in their order, made ahead by worker processes.
+
+    Args:
+        make: makes tensors, or tuples of them, from a key; runs in the workers.
+        keys: small values; taken one by one, at most ``4 * workers`` ahead.
+        workers: number of processes; 0 makes everything here, when it is asked for.
+        pin: copy the tensors to pinned memory, for a GPU.
+
+    Yields:
+        What was made.
+
+    Raises:
+        Exception: whatever ``make`` raised, at its place.
+        RuntimeError: a worker was killed, or gave nothing for five minutes.
+    """
+    if not workers:
+        yield from map(make, keys)
+        return
+    loader = DataLoader(
+        _Tasks(make),
+        sampler=cast("Any", keys),
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        prefetch_factor=_AHEAD,
+        timeout=_SECONDS,
+        pin_memory=pin,
+        # Forked workers share the listing; elsewhere forking is unsafe or unknown.
+        multiprocessing_context="fork" if sys.platform == "linux" else None,
+        # The workers' seed would be drawn from the caller's generator.
+        generator=torch.Generator(),
+    )
+    for item in loader:
+        if isinstance(item, _Failure):
+            raise item.error
+        yield item
