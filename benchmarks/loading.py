@@ -70,7 +70,6 @@ def build(folder, count, side):
         antialias=True,
         interpolation="bicubic",
         mean=["0.5"] * 3,
-        resize_mode="squash",
         size=side,
         std=["0.25"] * 3,
     )

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 import torch
 
@@ -22,6 +21,7 @@ from hellofmt.archive import (
     ClassLine,
     Preprocess,
     VisionArch,
+    changed_views,
     default_views,
     read_class_lines,
 )
@@ -299,7 +299,6 @@ def seeded_digits_base() -> LoadedBase:
         std=["0.32"] * 3,
         interpolation="bicubic",
         antialias=True,
-        resize_mode="squash",
     )
     return seeded_base(arch, preprocess, seed=0, name="digits-vit")
 
@@ -364,7 +363,7 @@ class Setting:
         if self.name == DIGITS:
             # A flipped digit is another one, or none.
             facts |= {"flip": "0.0", "mean": ["0.3"] * 3, "std": ["0.32"] * 3}
-        return msgspec.structs.replace(default_views(self.size), **facts)
+        return changed_views(default_views(self.size), facts)
 
     def steps(self, epochs: float, batch: int) -> int:
         """Return the number of gradient steps for passes over the fitting part."""
@@ -376,7 +375,7 @@ class Setting:
         recipe = replace(_teacher_recipe(), learning_rate=self.profile.teacher_rate)
         views = self.views
         if self.profile.teacher_views == "plain views":
-            views = msgspec.structs.replace(views, mix="none")
+            views = changed_views(views, {"mix": "none"})
         return train_trajectory(
             self.split[0],
             views,

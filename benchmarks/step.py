@@ -55,7 +55,6 @@ def build(path, images):
         antialias=True,
         interpolation="bicubic",
         mean=["0.48145466", "0.4578275", "0.40821073"],
-        resize_mode="squash",
         size=SIDE,
         std=["0.26862954", "0.26130258", "0.27577711"],
     )

@@ -145,7 +145,6 @@ def build(path, count):
         antialias=True,
         interpolation="bicubic",
         mean=["0.5"] * 3,
-        resize_mode="squash",
         size=32,
         std=["0.25"] * 3,
     )

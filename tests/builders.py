@@ -19,6 +19,7 @@ from hellofmt.archive import (
     Target,
     Views,
     VisionArch,
+    changed_views,
     encode_image,
 )
 from hellofmt.sources import ArrayImages
@@ -45,7 +46,6 @@ def preprocess(size=8, mean="0.4", std="0.3", **changes) -> Preprocess:
         "antialias": True,
         "interpolation": "bicubic",
         "mean": each[0],
-        "resize_mode": "squash",
         "size": size,
         "std": each[1],
     }
@@ -78,13 +78,11 @@ def views(size=8, mean=("0.5", "0.4", "0.3"), std=("0.25", "0.5", "0.2"), **chan
         "interpolation": "bilinear",
         "mean": list(mean),
         "mix": "none",
-        "mix_alpha": "1.0",
-        "mix_probability": "0.0",
         "shuffle": 1,
         "size": size,
         "std": list(std),
     }
-    return Views(**{**values, **changes})
+    return changed_views(Views(**values), changes)
 
 
 def mixed_views(size=8, mix="cutmix", probability="0.5", scale=("0.7", "1.0")) -> Views:

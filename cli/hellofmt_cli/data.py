@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from hellofmt.archive import default_views, read_class_lines
+from hellofmt.archive import changed_views, default_views, read_class_lines
 from hellofmt.errors import UserInputError
 from hellofmt.making import default_workers
 from hellofmt.sources import ArrayImages, read_source
@@ -67,7 +65,7 @@ def read_data(options: DataOptions) -> Data:
         )
     number = count(len(images.classes), "class", "classes")
     console.say(f"data: {count(len(images), 'image')} of {number}, {height} x {width} pixels")
-    views = msgspec.structs.replace(default_views(height), **changes)
+    views = changed_views(default_views(height), changes)
     workers = options.workers
     if workers is None:
         workers = 0 if isinstance(images, ArrayImages) else default_workers()

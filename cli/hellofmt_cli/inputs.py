@@ -93,7 +93,6 @@ def read_base(text: str, views: Views) -> LoadedBase:
         antialias=True,
         interpolation="bicubic",
         mean=views.mean,
-        resize_mode="squash",
         size=side,
         std=views.std,
     )

@@ -61,7 +61,7 @@ def describe(
         "views": {
             "size": manifest.views.size,
             "mix": manifest.views.mix,
-            "mix_probability": decimal_value(manifest.views.mix_probability),
+            "mix_probability": decimal_value(manifest.views.mix_probability or "0.0"),
             "crop_scale": [decimal_value(bound) for bound in manifest.views.crop_scale],
             "flip": decimal_value(manifest.views.flip),
             "shuffle": manifest.views.shuffle,
@@ -148,7 +148,7 @@ def _functions(manifest: Manifest, ledger: Ledger) -> list[dict[str, Any]]:
                 "head": {
                     "start": head.start,
                     "rank": None if head.a is UNSET else head.a[0],
-                    "storage": head.storage,
+                    "storage": head.storage or None,
                     "bias": head.bias,
                     "parameters": factor_values(None, head, dim, manifest.classes),
                     "bytes": sizes["head"],

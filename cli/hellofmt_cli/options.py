@@ -298,7 +298,8 @@ class ViewOptions:
         mix = self.view_mix or mix
         if mix is not None:
             changes["mix"] = mix
-            changes["mix_probability"] = "0.0" if mix == "none" else _MIXED_SHARE
+            if mix != "none":
+                changes["mix_probability"] = _MIXED_SHARE
         return changes
 
 

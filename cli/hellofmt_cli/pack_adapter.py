@@ -8,9 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from hellofmt.archive import Dataset, Draft, default_views, write_archive
+from hellofmt.archive import Dataset, Draft, changed_views, default_views, write_archive
 from hellofmt.projector import Projector, load_base
 from hellofmt_cli.console import console
 from hellofmt_cli.options import limits
@@ -71,7 +69,7 @@ def pack_adapter(
                 sources=list(texts.sources),
             ),
             classes=classes,
-            views=msgspec.structs.replace(default_views(loaded.spec.preprocess.size), **views),
+            views=changed_views(default_views(loaded.spec.preprocess.size), views),
             projector=projector.part(options.precision),
             card=texts.card_text,
             license=texts.license_text,

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.schema import json_schema, record_schema
     from hellofmt.archive.format.tensors import StoredTensor
     from hellofmt.archive.format.validate import validate_manifest
-    from hellofmt.archive.format.view_defaults import default_views
+    from hellofmt.archive.format.view_defaults import changed_views, default_views
     from hellofmt.archive.read.archive import Archive
     from hellofmt.archive.read.file import HelloFile
     from hellofmt.archive.read.open import open_archive
@@ -107,6 +107,7 @@ __all__ = [
     "Views",
     "VisionArch",
     "base_digest",
+    "changed_views",
     "check_target",
     "content_id",
     "create_key",
@@ -148,7 +149,7 @@ _MODULES = {
     "format.validate": ("validate_manifest",),
     "class_lists": ("read_class_lines",),
     "format.classes": ("ClassLine", "Classes"),
-    "format.view_defaults": ("default_views",),
+    "format.view_defaults": ("changed_views", "default_views"),
     "format.images": ("decode_image", "encode_image", "without_metadata"),
     "format.index": ("Index",),
     "format.limits": ("DEFAULT_LIMITS", "Limits"),

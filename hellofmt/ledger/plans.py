@@ -267,7 +267,6 @@ def _head(dim: int, classes: int, rank: int | None, storage: Storage) -> Head:
         return Head(
             bias=False,
             link="softmax",
-            scale="1.0",
             start="stored",
             storage=storage,
             temperature="20.0",

@@ -97,7 +97,8 @@ class Resident:
             )
             torch.index_select(images, 0, torch.from_numpy(used.astype(np.int64)), out=staged)
             images = staged.to(self._device, non_blocking=True)
-        rows, size, antialias = torch.from_numpy(table), self._views.size, self._views.antialias
+        rows, size = torch.from_numpy(table), self._views.size
+        antialias = bool(self._views.antialias)
         if second is not None:
             return hellofmt_kernels.view_pair(images, rows, size, form, second, antialias=antialias)
         views = hellofmt_kernels.views(

@@ -191,19 +191,18 @@ class LinearHead(nn.Module):
             tensors |= quantise.write_matrix("weight", self.weight, storage)
         else:
             text = HeadText(prompts=list(self.prompts), tower=self.text_digest)
-        a_shape, b_shape = UNSET, UNSET
-        scale = 1.0
+        a_shape, b_shape, scale = UNSET, UNSET, UNSET
         if self.delta is not None:
             a, b = self.delta.a, self.delta.b
-            scale = self.delta.scale
+            scale = decimal_string(self.delta.scale)
             tensors |= quantise.write_factors("weight", b, a, storage)
             a_shape, b_shape = list(a.shape), list(b.shape)
         head = Head(
             bias=self.bias is not None,
             link="softmax",
-            scale=decimal_string(scale),
+            scale=scale,
             start="stored" if self.text_digest is None else "text",
-            storage=storage,
+            storage=UNSET if text is not UNSET and self.delta is None else storage,
             temperature=decimal_string(temperature),
             a=a_shape,
             b=b_shape,
@@ -238,6 +237,8 @@ def read_head(
         SpecError: E_TENSOR or E_RANK, tensors do not fit the classes and the base.
     """
     count, dim = len(names), base.embed_dim
+    # Absent where nothing is stored in it.
+    storage = head.storage or "float32"
     prompts: list[str] = []
     text_digest = None
     if head.text is not UNSET:
@@ -250,14 +251,14 @@ def read_head(
             )
         weight = base.text_rows(names, prompts)
     else:
-        weight = quantise.read_matrix(tensors, "weight", dim, head.storage)
+        weight = quantise.read_matrix(tensors, "weight", dim, storage)
     delta = None
     if head.a is not UNSET and head.b is not UNSET:
         a_shape, b_shape = tuple(head.a), tuple(head.b)
         check_shapes("weight", (count, dim), a_shape, b_shape, member=_MEMBER)
-        a = quantise.read_matrix(tensors, "weight::A", a_shape[1], head.storage)
-        b = quantise.read_matrix(tensors, "weight::B", b_shape[1], head.storage)
-        delta = Delta("weight", a, b, decimal_value(head.scale))
+        a = quantise.read_matrix(tensors, "weight::A", a_shape[1], storage)
+        b = quantise.read_matrix(tensors, "weight::B", b_shape[1], storage)
+        delta = Delta("weight", a, b, decimal_value(head.scale or "1.0"))
     logit_scale = float(tensors["logit_scale"][0])
     if not (math.isfinite(logit_scale) and abs(logit_scale) <= MAX_LOGIT_SCALE):
         raise SpecError.make(

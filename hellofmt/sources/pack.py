@@ -13,12 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from hellofmt.archive.format.images import check_image_limits, encode_image, parse_image
 from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits
 from hellofmt.archive.format.manifest import Dataset, Views
-from hellofmt.archive.format.view_defaults import LARGEST_DEFAULT_VIEW, default_views
+from hellofmt.archive.format.view_defaults import LARGEST_DEFAULT_VIEW, changed_views, default_views
 from hellofmt.archive.write.draft import Draft, ImageItem, ImageSet
 from hellofmt.archive.write.shards import write_shards
 from hellofmt.archive.write.writer import write_archive
@@ -199,7 +197,7 @@ def pack_archive(
                 sources=list(sources or ()),
             ),
             classes=classes,
-            views=views if isinstance(views, Views) else _changed(start, views or {}),
+            views=views if isinstance(views, Views) else changed_views(start, views or {}),
             projector=parts[0] if parts else None,
             card=card,
             license=license_text,
@@ -282,14 +280,6 @@ def _codecs(images: Source) -> list[Codec]:
         images.note(row, kinds)
     notes.refuse_foreign()
     return codecs
-
-
-def _changed(views: Views, changes: Mapping[str, Any]) -> Views:
-    """``views`` with some fields changed."""
-    unknown = sorted(set(changes) - set(Views.__struct_fields__))
-    if unknown:
-        raise UserInputError.make("E_OPTION", f"`views`: no field {printable(', '.join(unknown))}")
-    return msgspec.structs.replace(views, **changes)
 
 
 def _check_same_classes(given: list[ClassLine] | None, known: list[ClassLine]) -> None:

@@ -120,7 +120,6 @@ def base(kind="seeded"):
         antialias=True,
         interpolation="bicubic",
         mean=["0.5", "0.5", "0.5"],
-        resize_mode="squash",
         size=8,
         std=["0.5", "0.5", "0.5"],
     )
@@ -129,7 +128,7 @@ def base(kind="seeded"):
         (name, "F32", tensor.shape, tensor.numpy().astype("<f4").tobytes())
         for name, tensor in weights.items()
     )
-    seeded = {"seed": 5, "rule": "uniform-1"} if kind == "seeded" else {}
+    seeded = {"seed": 5} if kind == "seeded" else {}
     made = Base(
         arch=arch,
         digest=base_digest(arch, preprocess, tensors),
@@ -150,10 +149,10 @@ def projector(storage="float16", kind="seeded", *, low_rank_head=True, probes=1)
         a=[rank, 12], b=[4, rank], param="conv1.weight", scale="1.0", shape=[4, 3, 2, 2],
         storage=storage,
     )  # fmt: skip
-    shapes = {"a": [rank, EMBED_DIM], "b": [classes, rank]} if low_rank_head else {}
+    delta = {"a": [rank, EMBED_DIM], "b": [classes, rank], "scale": "0.5"} if low_rank_head else {}
     head = Head(
-        bias=True, link="softmax", scale="0.5", start="stored", storage=storage,
-        temperature="20.0", **shapes,
+        bias=True, link="softmax", start="stored", storage=storage,
+        temperature="20.0", **delta,
     )  # fmt: skip
     head_tensors = {
         "logit_scale": StoredTensor.from_numpy(np.array([4.5], np.float32)),
@@ -164,7 +163,7 @@ def projector(storage="float16", kind="seeded", *, low_rank_head=True, probes=1)
         if "::A" in key:
             head_tensors[key.replace("start::A", "weight")] = tensor
     if low_rank_head:
-        head_tensors |= factors("weight", shapes["a"], shapes["b"], storage)
+        head_tensors |= factors("weight", delta["a"], delta["b"], storage)
     return ProjectorPart(
         base=made,
         adapter=Adapter(targets=[target]),

@@ -60,7 +60,6 @@ def projector_part(classes=3, dim=8, rank=2, seed=0):
         name="tiny",
         preprocess=preprocess,
         tensors=tensors,
-        rule="uniform-1",
         seed=7,
     )
     adapter = Adapter(
@@ -78,7 +77,6 @@ def projector_part(classes=3, dim=8, rank=2, seed=0):
     head = Head(
         bias=False,
         link="softmax",
-        scale="1.0",
         start="stored",
         storage="float16",
         temperature=decimal_string(4.0),

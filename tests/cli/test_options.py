@@ -118,7 +118,7 @@ def test_a_group_arrives_as_one_object():
         (
             ViewOptions(None, None, None, "none"),
             "cutmix",
-            {"mix": "none", "mix_probability": "0.0"},
+            {"mix": "none"},
         ),
         (
             ViewOptions(None, (0.25, 1.0), 0.0, None),

@@ -66,8 +66,6 @@ def draft(version):
             interpolation="bilinear",
             mean=three,
             mix="none",
-            mix_alpha="1.0",
-            mix_probability="0.0",
             shuffle=1,
             size=8,
             std=three,

@@ -65,11 +65,10 @@ STORAGES = ["float32", "float16", "bfloat16", "int8", "int4"]
 def test_section_bytes_are_those_the_writer_makes(storage, kind, classes):
     adapter = builders.paper_adapter(storage)
     assert ledger.adapter_bytes(adapter) == written_bytes("adapter", adapter=adapter)
-    factors = {} if kind == "stored" else {"a": [7, 1024], "b": [classes, 7]}
+    factors = {} if kind == "stored" else {"a": [7, 1024], "b": [classes, 7], "scale": "1.0"}
     head = Head(
         bias=kind == "text and bias",
         link="softmax",
-        scale="1.0",
         start="text" if kind.startswith("text") else "stored",
         storage=storage,
         temperature="20.0",

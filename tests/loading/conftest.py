@@ -27,7 +27,6 @@ def make_views(**changes):
         "crop_ratio": ["0.75", "1.3333333333333333"],
         "crop_scale": ["0.08", "1.0"],
         "flip": "0.5",
-        "mix_probability": "1.0",
     }
     return builders.views(**{**random_crops, **changes})
 

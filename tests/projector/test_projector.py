@@ -127,7 +127,7 @@ def test_a_directory_is_zero_shot_before_it_is_fitted(
             "layers": 2,
         },
     }
-    entrance = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "resize_mode": "squash"}
+    entrance = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
     folder = tmp_path / "clip"
     folder.mkdir()
     (folder / "open_clip_config.json").write_text(

@@ -28,6 +28,7 @@ from hellofmt.archive import (
     ProjectorPart,
     StoredTensor,
     base_digest,
+    changed_views,
     open_archive,
     probe_images,
     tensors_digest,
@@ -72,7 +73,6 @@ PREPROCESS = Preprocess(
     antialias=True,
     interpolation="bicubic",
     mean=["0.48145466", "0.4578275", "0.40821073"],
-    resize_mode="squash",
     size=8,
     std=["0.26862954", "0.26130258", "0.27577711"],
 )
@@ -236,7 +236,9 @@ def projector(
         head_tensors["bias"] = StoredTensor.from_numpy(offset)
     pictures = torch.from_numpy(probe_images(side, probes)).permute(0, 3, 1, 2).float() / 255
     logits = np.exp(scale) * (base.encode(pictures).numpy() @ w.T) + offset
-    rank = {} if head_rank is None else {"a": [head_rank, 16], "b": [len(CLASSES), head_rank]}
+    rank = {}
+    if head_rank is not None:
+        rank = {"a": [head_rank, 16], "b": [len(CLASSES), head_rank], "scale": "1.0"}
     fresh = seeded_base(arch, preprocess, seed=7)
     spec = base.spec if kind == "seeded" else fresh.embedded().spec
     return ProjectorPart(
@@ -245,7 +247,6 @@ def projector(
         head=Head(
             bias=bias,
             link="softmax",
-            scale="1.0",
             storage=head_storage,
             temperature="4.0",
             **rank,
@@ -273,8 +274,7 @@ def text_projector():
         ),
         adapter=Adapter(targets=[]),
         head=Head(
-            bias=False, link="softmax", scale="1.0", start="text", storage="float32",
-            temperature="20.0",
+            bias=False, link="softmax", start="text", temperature="20.0",
             text=HeadText(prompts=PROMPTS, tower=TOWER),
         ),
         adapter_tensors={},
@@ -479,7 +479,7 @@ def view_vector(changes, epoch, sides, seed):
     from hellofmt.loading.views.table import mixed_labels
     from hellofmt.rng import order
 
-    rules = msgspec.structs.replace(VIEWS, **({"size": 4} | changes))
+    rules = changed_views(VIEWS, {"size": 4} | changes)
     rows = np.arange(len(sides))
     heights, widths = np.array(sides).T
     table = view_table(

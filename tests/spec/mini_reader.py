@@ -112,7 +112,7 @@ def implied(name, m):
     out = {"logit_scale": ("F32", [1])} if kind == "head" else {}
     if kind == "head":
         out |= {"bias": ("F32", [m["classes"]])} if head["bias"] else {}
-        whole = ("weight", [m["classes"], m["base"]["arch"]["embed_dim"]], head["storage"])
+        whole = ("weight", [m["classes"], m["base"]["arch"]["embed_dim"]], head.get("storage"))
         matrices = [whole] if head["start"] == "stored" else []
     deltas = [head | {"param": "weight"}]
     if kind == "adapter":

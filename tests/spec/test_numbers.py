@@ -8,7 +8,7 @@ import pytest
 
 from hellofmt import rng
 from hellofmt.archive import probe_images
-from hellofmt.archive.format.manifest import Arch, Preprocess, Views, VisionArch
+from hellofmt.archive.format.manifest import UNSET, Arch, Preprocess, Views, VisionArch
 
 VIEWS = Path(__file__).resolve().parents[2] / "spec" / "vectors" / "views"
 SIZES = [(40, 40), (64, 48), (7, 31), (1, 1), (300, 20), (33, 35), (128, 96)]
@@ -60,7 +60,7 @@ def test_seeded_weights(mini):
 
     vision = VisionArch(image_size=8, head_width=8, layers=1, patch_size=4, width=16)
     preprocess = Preprocess(
-        antialias=True, interpolation="bicubic", mean=["0.5"] * 3, resize_mode="squash", size=8,
+        antialias=True, interpolation="bicubic", mean=["0.5"] * 3, size=8,
         std=["0.5"] * 3,
     )  # fmt: skip
     base = seeded_base(Arch(embed_dim=16, quick_gelu=False, vision=vision), preprocess, seed=11)
@@ -74,7 +74,7 @@ def test_seeded_weights(mini):
     "rules",
     [
         views(),
-        views(mix="none", shuffle=1),
+        views(mix="none", mix_alpha=UNSET, mix_probability=UNSET, shuffle=1),
         views(mix="mixup", mix_alpha="0.2", mix_probability="1.0"),
         views(mix_alpha="3.5", shuffle=8, size=9),
         views(crop_ratio=["0.01", "0.02"], crop_scale=["0.9", "1.0"]),
@@ -148,7 +148,7 @@ def test_the_patch_shuffle_of_a_rendered_view(mini):
     from hellofmt.loading import render
 
     image = np.arange(9 * 7 * 3, dtype=np.uint8).reshape(9, 7, 3)
-    rules = Views(**views(mix="none", size=7, antialias=False, interpolation="nearest"))
+    rules = Views(**views(size=7, antialias=UNSET, interpolation="nearest"))
     table = np.array([[0, 0, 0, 7, 7, 0] * 2 + [0, 0, 0, 0, 65536, 3, 31, 0]], np.int32)
     view = (render([image], table, rules)[0] * 255).round().numpy().transpose(1, 2, 0)
     wanted = np.array(mini.shuffled(image.tolist(), 3, 31))[:7, :7]

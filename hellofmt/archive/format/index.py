@@ -184,11 +184,12 @@ def _fault(text: str) -> SpecError:
 
 
 def check_labels(label: NDArray[np.integer], manifest: Manifest) -> None:
-    """Refuse labels that are unsorted, out of range, or not ``dataset.ipc`` per class.
+    """Refuse labels that are unsorted, out of range, or not counted by ``dataset.ipc``.
 
     Args:
         label: (N,), N >= 1.
-        manifest: manifest of these images; ``ipc`` does not apply to a single shard.
+        manifest: manifest of these images. ``ipc``, which it states exactly where all classes have
+            the same number of images, does not apply to a single shard.
 
     Raises:
         SpecError: E_INDEX.
@@ -200,9 +201,11 @@ def check_labels(label: NDArray[np.integer], manifest: Manifest) -> None:
         )
     if (label[1:] < label[:-1]).any():
         raise _fault("labels are not sorted")
-    ipc = manifest.dataset.ipc
-    if ipc is not UNSET and manifest.shard is UNSET:
+    if manifest.shard is UNSET:
+        ipc = manifest.dataset.ipc
         counts = np.bincount(label, minlength=manifest.classes)
-        if (counts != ipc).any():
+        if ipc is UNSET and (counts == counts[0]).all():
+            raise _fault(f"every class has {int(counts[0])} images; `ipc` is missing")
+        if ipc is not UNSET and (counts != ipc).any():
             wrong = int((counts != ipc).argmax())
             raise _fault(f"class {wrong} has {int(counts[wrong])} images; `ipc` states {ipc}")

@@ -100,22 +100,24 @@ class Views(Closed, frozen=True):
 
     ``size``: side of the square view in pixels. ``crop_scale``: area fraction, ``crop_ratio``:
     width / height, both ``[low, high]``. ``flip``, ``mix_probability``: probabilities.
-    ``mix_alpha``: Beta(alpha, alpha). ``shuffle``: cells per side of the patch shuffle, 1 for none.
-    ``mean`` and ``std`` normalise the student's images, never the view that is labelled.
+    ``mix_alpha``: Beta(alpha, alpha); it and the probability are absent where ``mix`` is ``none``,
+    ``antialias`` is where the nearest pixel is taken. ``shuffle``: cells per side of the patch
+    shuffle, 1 for none. ``mean`` and ``std`` normalise the student's images, never the view that is
+    labelled.
     """
 
-    antialias: bool
     crop_ratio: Two
     crop_scale: Two
     flip: DecimalString
     interpolation: Interpolation
     mean: Three
     mix: Literal["none", "cutmix", "mixup"]
-    mix_alpha: DecimalString
-    mix_probability: DecimalString
     shuffle: Positive
     size: Positive
     std: Three
+    antialias: bool | UnsetType = UNSET
+    mix_alpha: DecimalString | UnsetType = UNSET
+    mix_probability: DecimalString | UnsetType = UNSET
 
 
 class VisionArch(Closed, frozen=True):
@@ -181,16 +183,14 @@ class Arch(Closed, frozen=True):
 class Preprocess(Closed, frozen=True):
     """How a view in [0, 1] enters the base: resized to ``size`` x ``size``, then normalised.
 
-    ``resize_mode`` records how the base was trained (``shortest``, ``longest`` or ``squash``).
-    Views are square already, so it plays no part in the label function.
+    ``antialias`` is absent where the nearest pixel is taken.
     """
 
-    antialias: bool
     interpolation: Interpolation
     mean: Three
-    resize_mode: Literal["shortest", "longest", "squash"]
     size: Positive
     std: Three
+    antialias: bool | UnsetType = UNSET
 
 
 class Base(Closed, frozen=True):
@@ -198,8 +198,8 @@ class Base(Closed, frozen=True):
 
     ``digest`` = SHA-256 over ``hello/base/1\n`` + canonical JSON of ``arch``, ``preprocess`` and
     ``tensors``. ``name`` and ``pretrained`` are hints for people; a file never starts a download.
-    ``seed``, ``rule`` (and ``text`` where the head starts from text) belong to kind ``seeded``,
-    whose weights are generated.
+    ``seed`` (and ``text`` where the head starts from text) belong to kind ``seeded``, whose weights
+    are generated.
     """
 
     arch: Arch
@@ -209,7 +209,6 @@ class Base(Closed, frozen=True):
     preprocess: Preprocess
     tensors: Digest
     pretrained: Text | UnsetType = UNSET
-    rule: Literal["uniform-1"] | UnsetType = UNSET
     seed: Count | UnsetType = UNSET
     text: TextArch | UnsetType = UNSET
 
@@ -245,19 +244,19 @@ class HeadText(Closed, frozen=True):
 class Head(Closed, frozen=True):
     """The linear head: its start, its low-rank delta if any, bias, default temperature.
 
-    ``link`` turns logits into a label: softmax(z / temperature). ``a`` and ``b`` (both or neither)
-    are the shapes of A (r, D) and B (C, r); ``scale`` multiplies B A. ``storage`` is that of A, B
-    and of a stored start.
+    ``link`` turns logits into a label: softmax(z / temperature). ``a`` and ``b`` are the shapes of
+    A (r, D) and B (C, r), ``scale`` multiplies B A: all three or none. ``storage`` is that of A, B
+    and of a stored start, absent where there is neither.
     """
 
     bias: bool
     link: Literal["softmax"]
-    scale: DecimalString
     start: Literal["text", "stored"]
-    storage: Storage
     temperature: DecimalString
     a: MatrixShape | UnsetType = UNSET
     b: MatrixShape | UnsetType = UNSET
+    scale: DecimalString | UnsetType = UNSET
+    storage: Storage | UnsetType = UNSET
     text: HeadText | UnsetType = UNSET
 
 
@@ -297,7 +296,7 @@ class Section(Closed, frozen=True):
 class Shard(Closed, frozen=True):
     """Which part of a sharded data set this file is: rows ``first .. first + images.count - 1``."""
 
-    count: Positive
+    count: Annotated[int, Meta(ge=2, lt=2**53)]
     first: Count
     index: Count
     total: Positive

@@ -151,6 +151,8 @@ def head_tensors(head: Head, dim: int, classes: int) -> dict[str, TensorKind]:
     kinds: dict[str, TensorKind] = {"logit_scale": ("F32", (1,))}
     if head.bias:
         kinds["bias"] = ("F32", (classes,))
+    if head.storage is UNSET:
+        return kinds
     if head.start == "stored":
         kinds |= _matrix("weight", (classes, dim), head.storage)
     if head.a is not UNSET and head.b is not UNSET:

@@ -207,14 +207,17 @@ def _validate_images(manifest: Manifest) -> list[Problem]:
             problems.append(
                 Problem("shard.index", "value", f"expected below {shard.count}, got {shard.index}")
             )
-        if shard.first + images.count > shard.total:
-            problems.append(
-                Problem(
-                    "shard.total",
-                    "value",
-                    "smaller than the number of this shard's last row plus one",
+        rows_after = shard.total - shard.first - images.count
+        shards_after = shard.count - shard.index - 1
+        # Every shard has at least one row, and together they have all.
+        for place, rows, shards in (
+            ("first", shard.first, shard.index),
+            ("total", rows_after, shards_after),
+        ):
+            if rows < shards or (rows > 0) != (shards > 0):
+                problems.append(
+                    Problem(f"shard.{place}", "value", f"leaves {rows} rows to {shards} shards")
                 )
-            )
     if ipc is not UNSET and ipc * manifest.classes != total:
         problems.append(
             Problem(
@@ -234,8 +237,18 @@ def _in_range(loc: str, text: str, low: float, high: float, *, open_low: bool) -
     return [Problem(loc, "value", f"expected {bound} {low} to {high}, got {text}")]
 
 
+def _exactly(loc: str, value: Any, wanted: bool, when: str) -> list[Problem]:
+    """A field that is present exactly where it has an effect."""
+    if (value is not UNSET) == wanted:
+        return []
+    return [Problem(loc, "group", f"expected exactly {when}")]
+
+
 def _validate_views(views: Views) -> list[Problem]:
-    problems: list[Problem] = []
+    smooth, mixes = views.interpolation != "nearest", views.mix != "none"
+    problems = _exactly("views.antialias", views.antialias, smooth, "unless `nearest`")
+    problems += _exactly("views.mix_alpha", views.mix_alpha, mixes, "with mixing")
+    problems += _exactly("views.mix_probability", views.mix_probability, mixes, "with mixing")
     for name, pair, high in (
         ("crop_scale", views.crop_scale, 1.0),
         ("crop_ratio", views.crop_ratio, 10000.0),
@@ -245,8 +258,12 @@ def _validate_views(views: Views) -> list[Problem]:
         if float(pair[0]) > float(pair[1]):
             problems.append(Problem(f"views.{name}", "value", "expected low <= high"))
     problems += _in_range("views.flip", views.flip, 0.0, 1.0, open_low=False)
-    problems += _in_range("views.mix_probability", views.mix_probability, 0.0, 1.0, open_low=False)
-    problems += _in_range("views.mix_alpha", views.mix_alpha, 0.0, 1000.0, open_low=True)
+    if views.mix_probability is not UNSET:
+        problems += _in_range(
+            "views.mix_probability", views.mix_probability, 0.0, 1.0, open_low=True
+        )
+    if views.mix_alpha is not UNSET:
+        problems += _in_range("views.mix_alpha", views.mix_alpha, 0.0, 1000.0, open_low=True)
     for i, text in enumerate(views.std):
         problems += _in_range(f"views.std.{i}", text, 0.0, 1e9, open_low=True)
     if views.size > IMAGE_SIDE:
@@ -313,10 +330,10 @@ def _validate_adapter(where: str, adapter: Adapter) -> list[Problem]:
 def _validate_base(base: Base) -> list[Problem]:
     problems: list[Problem] = []
     seeded = base.kind == "seeded"
-    if seeded != (base.seed is not UNSET) or seeded != (base.rule is not UNSET):
-        problems.append(
-            Problem("base.seed", "group", "expected `seed` and `rule` exactly for kind seeded")
-        )
+    problems += _exactly("base.seed", base.seed, seeded, "for kind seeded")
+    rule = base.preprocess
+    smooth = rule.interpolation != "nearest"
+    problems += _exactly("base.preprocess.antialias", rule.antialias, smooth, "unless `nearest`")
     if base.text is not UNSET and not seeded:
         problems.append(Problem("base.text", "group", "expected only for kind seeded"))
     if base.pretrained is not UNSET and base.kind != "open_clip":
@@ -338,15 +355,19 @@ def _validate_base(base: Base) -> list[Problem]:
 
 
 def _validate_head(loc: str, head: Head, base: Base, classes: int) -> list[Problem]:
-    problems = _validate_scale(f"{loc}.scale", head.scale)
+    has_delta = head.a is not UNSET
+    is_stored = has_delta or head.start == "stored"
+    problems = _exactly(f"{loc}.b", head.b, has_delta, "with `a`")
+    problems += _exactly(f"{loc}.scale", head.scale, has_delta, "with `a` and `b`")
+    problems += _exactly(f"{loc}.storage", head.storage, is_stored, "for a delta or a stored start")
+    if head.scale is not UNSET:
+        problems += _validate_scale(f"{loc}.scale", head.scale)
     problems += _in_range(f"{loc}.temperature", head.temperature, 0.0, 1e9, open_low=True)
     if (head.start == "text") != (head.text is not UNSET):
         problems.append(Problem(f"{loc}.text", "group", "expected exactly for start text"))
     if base.kind == "embedded" and head.start == "text":
         problems.append(Problem(f"{loc}.start", "group", "an embedded base has no text tower"))
     if head.a is UNSET or head.b is UNSET:
-        if head.a is not head.b:
-            problems.append(Problem(f"{loc}.a", "group", "expected `a` and `b` together"))
         return problems
     problems += _validate_factors(loc, head.a, head.b)
     if (head.b[0], head.a[1]) != (classes, base.arch.embed_dim):

@@ -22,7 +22,7 @@ from hellofmt_kernels.views.row import MAX_SHUFFLE_FACTOR
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from hellofmt.archive.format.manifest import Views
+    from hellofmt.archive.format.manifest import UnsetType, Views
 
 __all__ = ["VIEW_WORDS", "CropDraws", "ViewRules", "crops_of", "epoch_words", "rules_of"]
 
@@ -52,7 +52,7 @@ def _rules(
     scale: tuple[str, ...],
     ratio: tuple[str, ...],
     flip: str,
-    mix: tuple[str, str, str],
+    mix: tuple[str, str | UnsetType, str | UnsetType],
     shuffle: int,
 ) -> ViewRules:
     rules = ViewRules(
@@ -61,8 +61,8 @@ def _rules(
         ratio=(float(ratio[0]), float(ratio[1])),
         flip=float(flip),
         mix=mix[0],
-        alpha=float(mix[1]),
-        probability=float(mix[2]),
+        alpha=float(mix[1] or "1.0"),
+        probability=float(mix[2] or "0.0"),
         shuffle=shuffle,
     )
     problems = [

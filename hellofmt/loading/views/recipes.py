@@ -28,9 +28,8 @@ _COMMON: Final[dict[str, Any]] = {
     "crop_ratio": ["0.75", decimal_string(4 / 3)],
     "flip": "0.5",
     "interpolation": "bilinear",
-    "mix_alpha": "1.0",
-    "mix_probability": "1.0",
 }
+_MIXED: Final[dict[str, Any]] = {"mix_alpha": "1.0", "mix_probability": "1.0"}
 
 VIEW_RECIPES: Final[dict[str, dict[str, Any]]] = {
     # HeLlO (arXiv 2408.08201) trains on RDED's images; no code was released. SRe2L's crops with
@@ -84,7 +83,7 @@ def view_recipe(
     if size < 1 or not 1 <= factor <= most:
         text = f"view recipe `{name}`; expected size >= 1 and a factor from 1 to {most}"
         raise UserInputError.make("E_OPTION", f"{text}, got {size} and {factor}")
-    values = {**_COMMON, **chosen}
+    values = {**_COMMON, **({} if chosen["mix"] == "none" else _MIXED), **chosen}
     if name == "rded":
         values["crop_scale"] = [decimal_string(1 / factor), "1.0"]
     return Views(

@@ -83,7 +83,7 @@ def seeded_base(
         >>> vision = VisionArch(image_size=8, layers=1, width=64, patch_size=4)
         >>> arch = Arch(embed_dim=16, quick_gelu=False, vision=vision)
         >>> preprocess = Preprocess(
-        ...     antialias=True, interpolation="bicubic", mean=["0.5"] * 3, resize_mode="squash",
+        ...     antialias=True, interpolation="bicubic", mean=["0.5"] * 3,
         ...     size=8, std=["0.5"] * 3)
         >>> seeded_base(arch, preprocess, seed=1).encode(torch.zeros(2, 3, 8, 8)).shape
         torch.Size([2, 16])
@@ -110,7 +110,6 @@ def seeded_base(
         name=name,
         preprocess=preprocess,
         tensors=tensors,
-        rule="uniform-1",
         seed=seed,
         text=UNSET if text is None else text,
     )

@@ -93,7 +93,7 @@ class Encoder(nn.Module):
             y, x = (odd * side // (2 * size) for side in views.shape[-2:])
             return views[:, :, y[:, None], x]
         return functional.interpolate(
-            views, size=(size, size), mode=rule.interpolation, antialias=rule.antialias
+            views, size=(size, size), mode=rule.interpolation, antialias=bool(rule.antialias)
         )
 
 
@@ -242,7 +242,7 @@ class LoadedBase:
         The text tower stays behind, so a head on an embedded base has start ``stored``.
         """
         spec = msgspec.structs.replace(
-            self.spec, kind="embedded", pretrained=UNSET, rule=UNSET, seed=UNSET, text=UNSET
+            self.spec, kind="embedded", pretrained=UNSET, seed=UNSET, text=UNSET
         )
         return replace(self, spec=spec, texts=None, text_digest=None)
 

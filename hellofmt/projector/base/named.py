@@ -265,14 +265,14 @@ def _preprocess_of(visual: nn.Module, arch: Arch) -> Preprocess:
     std = stated.get("std") or open_clip.OPENAI_DATASET_STD
     size = cast("dict[str, Any]", open_clip_config(arch)).get("image_size", 224)
     document = {
-        # torchvision resizes PIL images with antialias, whatever it is told.
-        "antialias": True,
         "interpolation": stated.get("interpolation", "bicubic"),
         "mean": [decimal_string(float(v)) for v in mean],
-        "resize_mode": stated.get("resize_mode", "shortest"),
         "size": size,
         "std": [decimal_string(float(v)) for v in std],
     }
+    if document["interpolation"] != "nearest":
+        # torchvision resizes PIL images with antialias, whatever it is told.
+        document["antialias"] = True
     try:
         return msgspec.convert(document, Preprocess)
     except msgspec.ValidationError as error:

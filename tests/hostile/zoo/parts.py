@@ -364,7 +364,6 @@ def base_of_kit():
         "antialias": True,
         "interpolation": "bicubic",
         "mean": ["0.5", "0.5", "0.5"],
-        "resize_mode": "shortest",
         "size": 4,
         "std": ["0.5", "0.5", "0.5"],
     }
@@ -376,7 +375,6 @@ def base_of_kit():
             "kind": "seeded",
             "name": "tiny",
             "seed": 1,
-            "rule": "uniform-1",
         }
     )
 
@@ -525,7 +523,7 @@ def embedded():
     weights = {"a.weight": ("F16", [2, 2], b"\x00\x3c" * 4), "b": ("BF16", [3], b"\x80\x3f" * 3)}
     lines = f"a.weight|F32|2x2|{sha(f32(1, 1, 1, 1))}\n" + f"b|F32|3|{sha(f32(1, 1, 1))}\n"
     base = kit.manifest["base"]
-    del base["seed"], base["rule"]
+    del base["seed"]
     base |= {"kind": "embedded", "tensors": "sha256:" + sha(lines.encode())}
     sign_base(base)
     card, licence = kit.files.pop("card"), kit.files.pop("license")
@@ -584,6 +582,8 @@ def with_images(codec, *pictures, height=12, width=16):
     kit.manifest["images"] |= {"codec": codec, "count": len(pictures)}
     kit.extension = "jpg" if codec == "jpeg" else codec
     kit.rows = [Row(min(i, 1), data, height, width) for i, data in enumerate(pictures)]
+    if len(pictures) == 2:
+        kit.manifest["dataset"]["ipc"] = 1
     return kit.reindex()
 
 
