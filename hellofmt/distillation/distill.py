@@ -145,10 +145,10 @@ def distill(
     )
     chosen, losses = None, None
     if settings.select is not None:
-        chosen = selected_images(source, views, teacher, settings.select, stages)
+        chosen = selected_images(source, views, teacher, settings.select, stages, workers)
         if settings.refine is not None:
             chosen, losses = refined_images(
-                chosen, source, views, fitted, settings.refine, stages, hooks.on_refine
+                chosen, source, views, fitted, settings.refine, stages, hooks.on_refine, workers
             )
     device = device_of(fitted)
     fitted = fitted.cpu()

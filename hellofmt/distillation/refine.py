@@ -20,21 +20,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import repeat
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from hellofmt.distillation.select import mosaics
 from hellofmt.errors import UserInputError, printable
-from hellofmt.loading import render
+from hellofmt.making import CropSquares, made, shown
 from hellofmt.projector.lowrank import Delta
-from hellofmt.runs import ranks
 from hellofmt.runs.cost import gflop_of
 from hellofmt.runs.loop import descend
+from hellofmt.runs.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.manifest import Views
     from hellofmt.distillation.select import Selection
     from hellofmt.projector import Projector
-    from hellofmt.sources import ArrayImages
+    from hellofmt.sources import Source
 
 __all__ = ["RefineSettings", "Refinement", "refine_gflop", "refine_images"]
 
@@ -111,11 +113,13 @@ def _distance(objective: str, got: Tensor, wanted: Tensor) -> Tensor:
 
 def refine_images(
     selection: Selection,
-    source: ArrayImages,
+    source: Source,
     projector: Projector,
     views: Views,
     settings: RefineSettings | None = None,
     *,
+    workers: int = 0,
+    path: Path | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Refinement:
     """Move the stored pixels towards features, or labels, of the crops they were made from.
@@ -129,6 +133,8 @@ def refine_images(
         projector: fitted; its merged encoder gives the features, and its head the labels.
         views: size and interpolation are read.
         settings: steps and learning rate; None takes CIM's.
+        workers: number of processes that decode images ahead.
+        path: file of the stage's result, beside which parts are kept; None keeps nothing.
         on_step: called with the steps done and their number, over all batches of this process.
 
     Returns:
@@ -156,28 +162,28 @@ def refine_images(
         )
     encode = _merged(projector, settings.objective)
     device = next(projector.parameters()).device
-    table = selection.crops.reshape(-1, selection.crops.shape[-1])
+    crops = np.concatenate([selection.rows[..., None], selection.crops], 2).reshape(-1, 5)
     cells = _cells(selection.pixels, factor)
-    images = cast("Sequence[NDArray[np.uint8]]", source.pixels)
-    refined, losses = np.zeros_like(cells), np.zeros((len(cells), 2))
-    starts = range(0, len(cells), settings.batch_size)
-    mine = starts[ranks.share(len(starts))]
-    total = settings.steps * len(mine)
-    for number, i in enumerate(mine):
-        part = slice(i, i + settings.batch_size)
+    arrays = {"cells": np.zeros_like(cells), "losses": np.zeros((len(cells), 2))}
+    progress = Progress(arrays, settings.batch_size, path)
+    total = settings.steps * len(progress.units)
+    cutter = CropSquares(source, views.size, views.interpolation)
+    stream = made(cutter, (crops[unit] for unit in progress.units), workers=workers)
+    for number, (unit, squares) in enumerate(zip(progress.filled(), stream, strict=True)):
         with torch.no_grad():
-            wanted = encode(render(images, table[part], views).to(device))
+            wanted = encode(shown(squares, device))
 
         def report(done: int, offset: int = number * settings.steps) -> None:
             if on_step is not None:
                 on_step(offset + done, total)
 
-        stored = torch.from_numpy(cells[part]).permute(0, 3, 1, 2)
+        stored = torch.from_numpy(cells[unit]).permute(0, 3, 1, 2)
         moved, loss = _refine_batch(encode, wanted, stored.to(device), views.size, settings, report)
-        refined[part] = moved.permute(0, 2, 3, 1).cpu().numpy()
-        losses[part] = loss.cpu().double().numpy()
-    before, after = ranks.sum_rows_(losses).mean(0).tolist()
-    pixels = _mosaics(ranks.sum_rows_(refined), factor)
+        arrays["cells"][unit] = moved.permute(0, 2, 3, 1).cpu().numpy()
+        arrays["losses"][unit] = loss.cpu().double().numpy()
+    whole = progress.whole()
+    before, after = whole["losses"].mean(0).tolist()
+    pixels = mosaics(whole["cells"].reshape(-1, factor**2, *cells.shape[1:]))
     return Refinement(replace(selection, pixels=pixels), before, after)
 
 
@@ -255,10 +261,3 @@ def _cells(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     n, size = len(pixels), pixels.shape[1] // factor
     parts = pixels.reshape(n, factor, size, factor, size, 3).transpose(0, 1, 3, 2, 4, 5)
     return np.ascontiguousarray(parts.reshape(-1, size, size, 3))
-
-
-def _mosaics(cells: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    """The inverse of ``_cells``."""
-    size = cells.shape[1]
-    parts = cells.reshape(-1, factor, factor, size, size, 3).transpose(0, 1, 3, 2, 4, 5)
-    return np.ascontiguousarray(parts.reshape(-1, factor * size, factor * size, 3))

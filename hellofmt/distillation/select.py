@@ -4,8 +4,8 @@ After Sun et al., "On the diversity and realism of distilled dataset" (RDED, CVP
 code does it (LINs-lab/RDED ``synthesize/``): a few random square crops of each image, each scored
 by the teacher's cross-entropy; the best crop of each image; the best images of each class;
 ``factor**2`` of them to one stored image. Two things differ on purpose. The choice is seeded, by
-the counter generator, while RDED's is not. And stored pixels are the rendered ones, rounded to
-uint8, where RDED truncates and then compresses to JPEG.
+the counter generator, while RDED's is not. And stored pixels are those that were cut, of 8 bits,
+where RDED compresses them to JPEG.
 
 A crop is scored at the size it will have in the mosaic, zero-padded to the full view *after*
 normalising, so that the border is the mean colour and not black.
@@ -13,10 +13,10 @@ normalising, so that the border is the mean colour and not black.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 import numpy as np
 import torch
 from torch.nn import functional
@@ -24,27 +24,30 @@ from torch.nn import functional
 from hellofmt import rng
 from hellofmt.archive.format.canonical import decimal_value
 from hellofmt.errors import UserInputError, printable
-from hellofmt.loading import plain_table, render
-from hellofmt.loading.views.table import ViewColumn
+from hellofmt.making import CropSquares, made, shown
 from hellofmt.runs import ranks
 from hellofmt.runs.cost import network_gflop
+from hellofmt.runs.progress import Progress
+from hellofmt.sources import decode_crops
 from hellofmt.teacher.network import device_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from hellofmt.archive.format.manifest import Views
-    from hellofmt.sources import ArrayImages
+    from hellofmt.sources import Source
 
 __all__ = [
     "CROPS",
     "SelectSettings",
     "Selection",
     "check_selection",
-    "crop_table",
+    "crop_boxes",
+    "mosaics",
     "select_gflop",
     "select_images",
 ]
@@ -52,7 +55,10 @@ __all__ = [
 CROPS: Final = 5
 """Crops per image, as in RDED."""
 
-_BATCH = 512
+_UNIT: Final = 64
+"""Images whose crops are cut and scored at once."""
+_CUT: Final = 32
+"""Chosen crops that are cut at once."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,8 @@ class Selection:
         labels: int64 (classes * ipc,), ascending.
         rows: int64 (classes * ipc, factor**2), source row of each cell, row-major.
         losses: float64, the same shape, teacher's cross-entropy of each cell's crop in nats.
-        crops: int32 (classes * ipc, factor**2, 20), the crop of each cell as ``render`` reads it.
+        crops: int32 (classes * ipc, factor**2, 4), the crop of each cell in its source image: top,
+            left, height and width in pixels.
     """
 
     pixels: NDArray[np.uint8]
@@ -96,70 +103,100 @@ class Selection:
     crops: NDArray[np.int32]
 
 
-def crop_table(
-    rows: NDArray[np.int64], height: int, width: int, settings: SelectSettings
-) -> NDArray[np.int32]:
-    """Square crops of images: one table row of ``render`` per (image, crop), image-major.
+def crop_boxes(
+    words: NDArray[np.uint64], height: int, width: int, settings: SelectSettings
+) -> list[tuple[int, int, int, int]]:
+    """Square crops of one image.
 
     Word 3 t of ``word(seed, 1, SELECTION, row, .)`` draws the area of crop t, uniform in
     ``crop_scale`` times the image; words 3 t + 1 and 3 t + 2 its place.
 
     Args:
-        rows: int64 (N,) rows of the source.
-        height: of the images in pixels.
-        width: of the images in pixels.
-        settings: ``crops``, ``crop_scale`` and ``seed``.
+        words: uint64 (3 * crops,), the words of the image.
+        height: of the image in pixels.
+        width: of the image in pixels.
+        settings: ``crop_scale`` is read.
 
     Returns:
-        int32 (N * crops, 20).
+        Top, left, height and width of each crop.
     """
     low, high = settings.crop_scale
-    # Epoch 1: epoch 0 of this stream chooses the candidates.
-    word = rng.words(settings.seed, 1, rng.Stream.SELECTION, rows, 3 * settings.crops)
-    area = (low + (high - low) * rng.uniform(word[:, 0::3])) * (height * width)
-    side = np.clip(np.rint(np.sqrt(area)), 1, min(height, width)).astype(np.int64)
-    sources = np.repeat(rows, settings.crops)
-    sides = np.zeros(int(rows.max()) + 1, np.int64)
-    table = plain_table(sources, sides, sides)
-    table[:, ViewColumn.TOP] = rng.below(word[:, 1::3], height - side + 1).ravel()
-    table[:, ViewColumn.LEFT] = rng.below(word[:, 2::3], width - side + 1).ravel()
-    table[:, ViewColumn.HEIGHT] = table[:, ViewColumn.WIDTH] = side.ravel()
-    return table
+    shares = (low + (high - low) * rng.uniform(words[0::3])).tolist()
+    boxes: list[tuple[int, int, int, int]] = []
+    for share, y, x in zip(shares, words[1::3].tolist(), words[2::3].tolist(), strict=True):
+        side = min(max(round(math.sqrt(share * (height * width))), 1), height, width)
+        boxes.append((y * (height - side + 1) >> 64, x * (width - side + 1) >> 64, side, side))
+    return boxes
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """The crops of candidates as workers cut them."""
+
+    source: Source
+    settings: SelectSettings
+    views: Views
+    size: int
+
+    def __call__(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Cut the crops of rows (M,): uint8 (M * crops, s, s, 3), and int32 (M * crops, 4)."""
+        settings, boxes = self.settings, list[tuple[int, int, int, int]]()
+        cut: list[NDArray[np.uint8]] = []
+        # Epoch 1: epoch 0 of this stream chooses the candidates.
+        words = rng.words(settings.seed, 1, rng.Stream.SELECTION, rows, 3 * settings.crops)
+        for row, word in zip(rows.tolist(), words, strict=True):
+            drawn: list[tuple[int, int, int, int]] = []
+
+            def draw(
+                height: int,
+                width: int,
+                word: NDArray[np.uint64] = word,
+                drawn: list[tuple[int, int, int, int]] = drawn,
+            ) -> list[tuple[int, int, int, int]]:
+                drawn[:] = crop_boxes(word, height, width, settings)
+                return drawn
+
+            cut.append(decode_crops(self.source, row, draw, self.size, self.views.interpolation))
+            boxes += drawn
+        return torch.from_numpy(np.concatenate(cut)), torch.tensor(boxes, dtype=torch.int32)
 
 
 def _losses(
     teacher: Callable[[Tensor], Tensor],
-    source: ArrayImages,
-    table: NDArray[np.int32],
-    cell: Views,
-    size: int,
+    squares: Tensor,
+    labels: NDArray[np.int64],
+    views: Views,
 ) -> NDArray[np.float64]:
-    """Teacher's cross-entropy of each crop, padded to (size, size) with the mean colour."""
-    border = (size - cell.size) // 2
-    rest = size - cell.size - border
+    """Teacher's cross-entropy of each crop, padded to the size of a view with the mean colour."""
+    device, side = device_of(teacher), squares.shape[1]
+    border = (views.size - side) // 2
+    rest = views.size - side - border
     # Zero after normalising is the mean before it.
-    mean = torch.tensor([decimal_value(value) for value in cell.mean]).view(1, 3, 1, 1)
+    mean = torch.tensor([decimal_value(value) for value in views.mean], device=device)
+    mean = mean.view(1, 3, 1, 1)
     with torch.inference_mode():
-        crops = render(cast("Sequence[NDArray[np.uint8]]", source.pixels), table, cell)
-        if cell.size < size:
+        crops = shown(squares, device)
+        if side < views.size:
             crops = functional.pad(crops - mean, (border, rest, border, rest)) + mean
-        labels = torch.from_numpy(source.labels[table[:, ViewColumn.IMAGE]])
-        logits = teacher(crops.to(device_of(teacher))).cpu()
-        return functional.cross_entropy(logits, labels, reduction="none").double().numpy()
+        logits = teacher(crops).float()
+        truth = torch.from_numpy(labels).to(device)
+        return functional.cross_entropy(logits, truth, reduction="none").double().cpu().numpy()
 
 
-def _candidates(source: ArrayImages, settings: SelectSettings) -> list[NDArray[np.int64]]:
-    """Rows of the source that are looked at, ascending, one array per class."""
+def _candidates(source: Source, settings: SelectSettings) -> NDArray[np.int64]:
+    """Rows of the source that are looked at, by class and ascending."""
     keys = rng.words(settings.seed, 0, rng.Stream.SELECTION, 0, len(source))
-    chosen: list[NDArray[np.int64]] = []
-    for label in range(len(source.classes)):
-        members = np.flatnonzero(source.labels == label).astype(np.int64)
-        drawn = np.argsort(keys[members], kind="stable")[: settings.candidates]
-        chosen.append(np.sort(members[drawn]))
-    return chosen
+    by_key = np.lexsort((keys, source.labels))
+    drawn = by_key[_place_in_class(source.labels[by_key]) < settings.candidates]
+    return drawn[np.lexsort((drawn, source.labels[drawn]))]
 
 
-def check_selection(source: ArrayImages, views: Views, settings: SelectSettings) -> None:
+def _place_in_class(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number of each row within its class, of labels that are sorted."""
+    return np.arange(len(labels)) - np.searchsorted(labels, labels)
+
+
+def check_selection(source: Source, views: Views, settings: SelectSettings) -> None:
     """Refuse what ``select_images`` could not do, without doing it.
 
     Raises:
@@ -195,10 +232,13 @@ def check_selection(source: ArrayImages, views: Views, settings: SelectSettings)
 
 
 def select_images(
-    source: ArrayImages,
+    source: Source,
     teacher: Callable[[Tensor], Tensor],
     views: Views,
     settings: SelectSettings,
+    *,
+    workers: int = 0,
+    path: Path | None = None,
 ) -> Selection:
     """The stored images: per class the ``ipc * factor**2`` crops of lowest teacher loss.
 
@@ -211,60 +251,88 @@ def select_images(
     Args:
         source: real images.
         teacher: views (N, 3, S, S) in [0, 1] to logits, on its own device if it is a module.
-        views: size, interpolation, antialias, mean and std are read.
+        views: size, interpolation and mean are read.
         settings: how many, and from what.
+        workers: number of processes that decode images ahead.
+        path: file of the stage's result, beside which parts are kept; None keeps nothing.
 
     Returns:
         The selection.
 
     Raises:
         UserInputError: E_OPTION: a setting is out of range; E_DATA: too few images in a class.
+        HelloError: an image cannot be used.
+        OSError: an image cannot be read, or a part cannot be written.
     """
     check_selection(source, views, settings)
-    height, width = source.pixels.shape[1:3]
-    images = cast("Sequence[NDArray[np.uint8]]", source.pixels)
-    cell = msgspec.structs.replace(views, size=views.size // settings.factor)
-    candidates = _candidates(source, settings)
-    scores = [np.zeros(len(rows) * settings.crops) for rows in candidates]
-    batches = [
-        (label, slice(i, i + _BATCH))
-        for label, score in enumerate(scores)
-        for i in range(0, len(score), _BATCH)
-    ]
-    for label, part in batches[ranks.share(len(batches))]:
-        table = crop_table(candidates[label], height, width, settings)[part]
-        scores[label][part] = _losses(teacher, source, table, cell, views.size)
-    ends = np.cumsum([len(score) for score in scores])[:-1]
-    scores = np.split(ranks.sum_rows_(np.concatenate(scores)), ends)
+    side, crops = views.size // settings.factor, settings.crops
+    rows = _candidates(source, settings)
+    arrays = {
+        "losses": np.zeros((len(rows), crops)),
+        "boxes": np.zeros((len(rows), crops, 4), np.int32),
+    }
+    progress = Progress(arrays, _UNIT, path)
+    cutter = _Candidates(source, settings, views, side)
+    stream = made(cutter, (rows[unit] for unit in progress.units), workers=workers)
+    for unit, (squares, boxes) in zip(progress.filled(), stream, strict=True):
+        labels = np.repeat(source.labels[rows[unit]], crops)
+        losses = _losses(teacher, squares, labels, views).reshape(-1, crops)
+        # What cannot be read showed another image instead.
+        losses[source.unreadable()[rows[unit]]] = np.inf
+        arrays["losses"][unit] = losses
+        arrays["boxes"][unit] = boxes.numpy().reshape(-1, crops, 4)
+    whole = progress.whole()
     needed = settings.ipc * settings.factor**2
-    pixels: list[NDArray[np.uint8]] = []
-    rows: list[NDArray[np.int64]] = []
-    losses: list[NDArray[np.float64]] = []
-    tables: list[NDArray[np.int32]] = []
-    for members, score in zip(candidates, scores, strict=True):
-        loss = score.reshape(len(members), settings.crops)
-        best_crop = loss.argmin(axis=1)
-        best = loss[np.arange(len(members)), best_crop]
-        chosen = np.argsort(best, kind="stable")[:needed]
-        table = crop_table(members, height, width, settings)
-        table = table[chosen * settings.crops + best_crop[chosen]]
-        pixels.append(_mosaics(render(images, table, cell), settings.ipc, settings.factor))
-        rows.append(members[chosen].reshape(-1, settings.ipc).T)
-        losses.append(best[chosen].reshape(-1, settings.ipc).T)
-        tables.append(table.reshape(-1, settings.ipc, table.shape[1]).swapaxes(0, 1))
-    labels = np.repeat(np.arange(len(source.classes), dtype=np.int64), settings.ipc)
+    best_crop = whole["losses"].argmin(axis=1)
+    best = np.take_along_axis(whole["losses"], best_crop[:, None], 1)[:, 0]
+    ranked = np.lexsort((best, source.labels[rows]))
+    chosen = ranked[_place_in_class(source.labels[rows[ranked]]) < needed]
+    _check_finite(source, rows[chosen], best[chosen])
+    boxes = whole["boxes"][chosen, best_crop[chosen]]
+    cells = _cut(source, np.column_stack([rows[chosen], boxes]), side, views, workers)
+
+    def by_image(values: NDArray[Any]) -> NDArray[Any]:
+        # Crop k * ipc + i of a class is cell k of its image i.
+        shape = len(source.classes), settings.factor**2, settings.ipc, *values.shape[1:]
+        return values.reshape(shape).swapaxes(1, 2).reshape(-1, shape[1], *values.shape[1:])
+
     return Selection(
-        np.concatenate(pixels),
-        labels,
-        np.concatenate(rows),
-        np.concatenate(losses),
-        np.concatenate(tables),
+        mosaics(by_image(cells)),
+        np.repeat(np.arange(len(source.classes), dtype=np.int64), settings.ipc),
+        by_image(rows[chosen]),
+        by_image(best[chosen]),
+        by_image(boxes),
     )
 
 
-def select_gflop(
-    source: ArrayImages, teacher: nn.Module, size: int, settings: SelectSettings
-) -> float:
+def _check_finite(source: Source, rows: NDArray[np.int64], losses: NDArray[np.float64]) -> None:
+    """Refuse a class that has too few candidates which can be read."""
+    broken = np.flatnonzero(~np.isfinite(losses))
+    if broken.size:
+        label = int(source.labels[rows[broken[0]]])
+        raise UserInputError.make(
+            "E_DATA",
+            f"class `{printable(source.classes[label].key)}` has too few candidates that can be"
+            " read and scored",
+        )
+
+
+def _cut(
+    source: Source, crops: NDArray[np.int64], side: int, views: Views, workers: int
+) -> NDArray[np.uint8]:
+    """Cut crops (M, 5), each process its share: uint8 (M, s, s, 3)."""
+    cells = np.zeros((len(crops), side, side, 3), np.uint8)
+    share = ranks.share(len(crops))
+    parts = [slice(at, min(at + _CUT, share.stop)) for at in range(share.start, share.stop, _CUT)]
+    cutter = CropSquares(source, side, views.interpolation)
+    stream = made(cutter, (crops[part] for part in parts), workers=workers)
+    for part, squares in zip(parts, stream, strict=True):
+        cells[part] = squares.numpy()
+    ranks.wait()
+    return ranks.sum_rows_(cells)
+
+
+def select_gflop(source: Source, teacher: nn.Module, size: int, settings: SelectSettings) -> float:
     """Work of choosing in 1e9 operations: the teacher on every crop of every candidate.
 
     Args:
@@ -280,10 +348,9 @@ def select_gflop(
     return network_gflop(teacher, size, int(candidates) * settings.crops)
 
 
-def _mosaics(crops: Tensor, ipc: int, factor: int) -> NDArray[np.uint8]:
-    """(ipc, S, S, 3) uint8 of ``ipc * factor**2`` crops (., 3, S / factor, S / factor)."""
-    size = crops.shape[-1]
-    # Crop k * ipc + i is cell k = (cell row, cell column) of image i.
-    cells = crops.reshape(factor, factor, ipc, 3, size, size)
-    images = cells.permute(2, 0, 4, 1, 5, 3).reshape(ipc, factor * size, factor * size, 3)
-    return (images * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+def mosaics(cells: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Join cells (N, factor**2, s, s, 3), row-major, to images (N, factor * s, factor * s, 3)."""
+    count, size = cells.shape[0], cells.shape[2]
+    factor = math.isqrt(cells.shape[1])
+    parts = cells.reshape(count, factor, factor, size, size, 3).transpose(0, 1, 3, 2, 4, 5)
+    return np.ascontiguousarray(parts.reshape(count, factor * size, factor * size, 3))

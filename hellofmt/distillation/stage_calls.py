@@ -196,6 +196,7 @@ def selected_images(
     teacher: Callable[[Tensor], Tensor],
     settings: SelectSettings,
     stages: Stages,
+    workers: int = 0,
 ) -> Selection:
     """Choose images as ``select_images`` does, or read an earlier choice."""
     inputs: dict[str, Any] = {}
@@ -208,7 +209,8 @@ def selected_images(
         }
 
     def make() -> Result:
-        chosen = select_images(source, teacher, views, settings)
+        path = stages.path("select", inputs)
+        chosen = select_images(source, teacher, views, settings, workers=workers, path=path)
         gflop = None
         if isinstance(teacher, torch.nn.Module):
             gflop = select_gflop(source, teacher, views.size, settings)
@@ -225,6 +227,7 @@ def refined_images(
     settings: RefineSettings,
     stages: Stages,
     on_step: Callable[[int, int], None] | None = None,
+    workers: int = 0,
 ) -> tuple[Selection, tuple[float, float]]:
     """Refine as ``refine_images`` does, or read it; with the losses before and after."""
     inputs: dict[str, Any] = {}
@@ -239,7 +242,16 @@ def refined_images(
         }
 
     def make() -> Result:
-        done = refine_images(selection, source, projector, views, settings, on_step=on_step)
+        done = refine_images(
+            selection,
+            source,
+            projector,
+            views,
+            settings,
+            workers=workers,
+            path=stages.path("refine", inputs),
+            on_step=on_step,
+        )
         gflop = refine_gflop(projector, selection.rows.size, views.size, settings)
         facts = {"before": done.before, "after": done.after, "gflop": gflop}
         return Result(dict(vars(done.selection)), facts)

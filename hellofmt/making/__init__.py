@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hellofmt.making.squares import CentreSquares, CropSquares, Square
+from hellofmt.making.squares import CentreSquares, CropSquares, Square, shown
 from hellofmt.making.views import HardBatches, ViewBatch, ViewBatches
 from hellofmt.making.workers import default_workers, made
 
@@ -15,4 +15,5 @@ __all__ = [
     "ViewBatches",
     "default_workers",
     "made",
+    "shown",
 ]

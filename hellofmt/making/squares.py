@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.manifest import Views
     from hellofmt.sources.source import Source
 
-__all__ = ["CentreSquares", "CropSquares", "Square", "ViewSquares"]
+__all__ = ["CentreSquares", "CropSquares", "Square", "ViewSquares", "shown"]
+
+
+def shown(squares: Tensor, device: torch.device | str) -> Tensor:
+    """Show squares, uint8 (N, S, S, 3), to a network on ``device``.
+
+    Returns:
+        float32 (N, 3, S, S) in [0, 1], channels last.
+    """
+    return squares.to(device, non_blocking=True).float().div_(255).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)

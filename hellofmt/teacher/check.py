@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from hellofmt.errors import UserInputError, foreign_text, printable
-from hellofmt.making import CentreSquares, made
+from hellofmt.making import CentreSquares, made, shown
 from hellofmt.runs.progress import Progress
 from hellofmt.teacher.network import Teacher, TeacherPool, device_of
 from hellofmt.teacher.rule import InputRule
@@ -68,13 +68,10 @@ def _logits(
     stream = made(CentreSquares(images, ways), units, workers=workers)
     with torch.inference_mode():
         for squares in stream:
-            moved = {
-                way: s.to(device, non_blocking=True) for way, s in zip(ways, squares, strict=True)
-            }
+            views = {way: shown(s, device) for way, s in zip(ways, squares, strict=True)}
             try:
                 yield [
-                    member(moved[way].permute(0, 3, 1, 2).float().div_(255)).float()
-                    for member, way in zip(members, wanted, strict=True)
+                    member(views[way]).float() for member, way in zip(members, wanted, strict=True)
                 ]
             except Exception as error:
                 # What a network that wants other images raises is its own business.

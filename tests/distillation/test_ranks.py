@@ -51,7 +51,7 @@ def test_two_processes_choose_and_refine_the_same_images_as_one(
     stripes, views, make_projector, in_ranks, monkeypatch
 ):
     # Many batches, so that they do not end where classes do, and messages of a few rows.
-    monkeypatch.setattr(select, "_BATCH", 7)
+    monkeypatch.setattr(select, "_UNIT", 7)
     monkeypatch.setattr(ranks, "_MESSAGE_BYTES", 40)
     arguments = stripes(per_class=10), make_projector(), views()
     one, losses, crops, steps = made(*arguments)
@@ -62,9 +62,8 @@ def test_two_processes_choose_and_refine_the_same_images_as_one(
             assert sorted(mine) == sorted(theirs)
             for name, array in mine.items():
                 assert np.array_equal(array, theirs[name]), name
-    # 20 crops of each class in batches of 7: nine batches, four for the first. 24 cells in batches
-    # of 5: five batches, two for the first.
-    assert [crops, two[0][2], two[1][2]] == [60, 27, 33]
+    # 30 images in batches of 7: five batches, two for the first. So are 24 cells in batches of 5.
+    assert [crops, two[0][2], two[1][2]] == [60, 28, 32]
     assert [steps[-1], two[0][3][-1], two[1][3][-1]] == [(10, 10), (4, 4), (6, 6)]
     assert losses[1] < losses[0]
 

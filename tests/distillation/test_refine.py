@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional
 
 from hellofmt.distillation.refine import RefineSettings, refine_gflop, refine_images
@@ -19,6 +20,15 @@ def chosen(stripes, views):
     source = stripes(per_class=8, size=16)
     settings = SelectSettings(ipc=2, factor=2, crops=1, crop_scale=(1.0, 1.0))
     return source, select_images(source, constant, views(), settings)
+
+
+def shrunk(images):
+    """Whole images at the size of a view, as Pillow shrinks them."""
+    small = [
+        np.asarray(Image.fromarray(image).resize((8, 8), Image.Resampling.BILINEAR))
+        for image in images
+    ]
+    return torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 255
 
 
 @pytest.fixture
@@ -44,8 +54,7 @@ def test_stored_pixels_move_towards_the_features_of_their_crops(chosen, fitted, 
     assert steps == [(k + 1, 60) for k in range(60)]
     assert done.after < 0.7 * done.before
     # Measured again from the outside: features of whole images and of enlarged cells.
-    images = torch.from_numpy(source.pixels[selection.rows]).permute(0, 1, 4, 2, 3).float() / 255
-    large = functional.interpolate(images.flatten(0, 1), size=8, mode="bilinear", antialias=True)
+    large = shrunk(source.pixels[selection.rows.ravel()])
 
     def distance(pixels):
         cells = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
@@ -83,8 +92,7 @@ def test_stored_pixels_move_towards_the_labels_of_their_crops(chosen, fitted, vi
     assert done.after < 0.5 * done.before
     assert not np.array_equal(done.selection.pixels, selection.pixels)
     # Measured again by a labeler, which merges by itself.
-    images = torch.from_numpy(source.pixels[selection.rows]).permute(0, 1, 4, 2, 3).float() / 255
-    large = functional.interpolate(images.flatten(0, 1), size=8, mode="bilinear", antialias=True)
+    large = shrunk(source.pixels[selection.rows.ravel()])
     labeler = fitted.labeler()
 
     def divergence(pixels):

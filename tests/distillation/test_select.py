@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from hellofmt.distillation import select
-from hellofmt.distillation.select import SelectSettings, crop_table, select_gflop, select_images
+from hellofmt import rng
+from hellofmt.distillation.select import (
+    SelectSettings,
+    crop_boxes,
+    mosaics,
+    select_gflop,
+    select_images,
+)
 from hellofmt.errors import UserInputError
-from hellofmt_kernels import ViewColumn
 
 WHOLE = (1.0, 1.0)
 
@@ -61,21 +66,22 @@ def test_each_image_gives_its_best_crop(stripes, views):
     assert not np.array_equal(chosen.pixels, other.pixels)
 
 
-def test_crops_are_square_inside_and_spread(stripes):
-    del stripes
+def test_crops_are_square_inside_and_spread():
     plan = SelectSettings(ipc=1, crop_scale=(0.25, 1.0), seed=3)
-    table = crop_table(np.arange(400), 12, 20, plan)
+    words = rng.words(3, 1, rng.Stream.SELECTION, np.arange(400), 15)
+    table = np.array([crop_boxes(word, 12, 20, plan) for word in words]).reshape(-1, 4)
     assert len(table) == 2000
-    top, left, height, width = (table[:, c] for c in range(1, 5))
+    top, left, height, width = table.T
     assert np.array_equal(height, width)
     # sqrt(0.25 * 240) = 7.7, and no more than the shorter side.
     assert (height.min(), height.max()) == (8, 12)
     assert top.min() == left.min() == 0
     assert (top + height).max() == 12
     assert (left + width).max() == 20
-    assert table[:, ViewColumn.IMAGE].tolist() == np.repeat(np.arange(400), 5).tolist()
-    alone = crop_table(np.array([7]), 12, 20, plan)
-    assert np.array_equal(alone, table[35:40])
+    # By the formulas, in NumPy's arithmetic.
+    area = (0.25 + 0.75 * rng.uniform(words[:, 0::3])) * 240
+    assert np.array_equal(height, np.clip(np.rint(np.sqrt(area)), 1, 12).ravel())
+    assert np.array_equal(left, rng.below(words[:, 2::3].ravel(), 20 - width + 1))
 
 
 def test_mosaics_interleave_the_ranked_crops(stripes, views):
@@ -92,20 +98,55 @@ def test_mosaics_interleave_the_ranked_crops(stripes, views):
         assert (np.diff(losses.T.ravel()) >= 0).all()
 
 
-def test_a_mosaic_has_each_crop_in_its_cell_rounded():
-    # Crop number k * ipc + i shows its number; channel 2 is the row, so that a transpose shows.
-    crops = torch.zeros(12, 3, 2, 2)
-    crops[:, 0] = (torch.arange(12).float() / 255).view(12, 1, 1)
-    crops[:, 1] = 99.6 / 255
-    crops[:, 2, 1] = 1.0
-    images = select._mosaics(crops, ipc=3, factor=2)
+def test_a_mosaic_has_each_crop_in_its_cell():
+    # A cell shows its number; channel 2 is the row, so that a transpose shows.
+    cells = np.zeros((3, 4, 2, 2, 3), np.uint8)
+    cells[..., 0] = np.arange(12).reshape(3, 4, 1, 1)
+    cells[:, :, 1, :, 2] = 255
+    images = mosaics(cells)
     assert images.shape == (3, 4, 4, 3)
     for i, image in enumerate(images):
-        cells = [image[y : y + 2, x : x + 2] for y in (0, 2) for x in (0, 2)]
-        assert [int(cell[0, 0, 0]) for cell in cells] == [k * 3 + i for k in range(4)]
-        for cell in cells:
-            assert (cell[..., 1] == 100).all()
-            assert cell[..., 2].tolist() == [[0, 0], [255, 255]]
+        shown = [image[y : y + 2, x : x + 2] for y in (0, 2) for x in (0, 2)]
+        assert [int(cell[0, 0, 0]) for cell in shown] == [4 * i + k for k in range(4)]
+        assert all(cell[..., 2].tolist() == [[0, 0], [255, 255]] for cell in shown)
+
+
+def test_images_that_cannot_be_read_are_not_chosen(stripes, views):
+    source = stripes(per_class=4)
+    lost = np.zeros(12, bool)
+    lost[[0, 5]] = True
+    source.unreadable = lambda: lost
+    chosen = select_images(source, Brightness(), views(), settings(ipc=3))
+    assert not {0, 5} & set(chosen.rows.ravel().tolist())
+    with pytest.raises(UserInputError, match=r"E_DATA: class `.*` has too few candidates that can"):
+        select_images(source, Brightness(), views(), settings(ipc=4))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_killed_choice_goes_on_from_what_is_kept(stripes, views, tmp_path, monkeypatch, workers):
+    source, plan = stripes(per_class=10), settings(crops=2, crop_scale=(0.2, 0.6))
+    monkeypatch.setattr("hellofmt.distillation.select._UNIT", 5)
+    monkeypatch.setattr("hellofmt.runs.progress._SECONDS", 0.0)
+    truth = select_images(source, Brightness(), views(), plan)
+    path = tmp_path / "select-1.safetensors"
+
+    class Killed(BaseException):
+        pass
+
+    class Mortal(Brightness):
+        def __call__(self, crops):
+            if len(self.seen) == 3:
+                raise Killed
+            return super().__call__(crops)
+
+    with pytest.raises(Killed):
+        select_images(source, Mortal(), views(), plan, workers=workers, path=path)
+    rest = Brightness()
+    again = select_images(source, rest, views(), plan, workers=workers, path=path)
+    # Three of six units were kept.
+    assert len(rest.seen) == 3
+    for name, array in vars(truth).items():
+        assert np.array_equal(array, vars(again)[name]), name
 
 
 def test_small_crops_are_scored_on_the_mean_colour(stripes, views):
