@@ -53,9 +53,10 @@ def pack(
 
     SOURCE is a folder with one folder per class (torchvision's ImageFolder, the output of RDED and
     SRe2L), one or more WebDataset shards (.tar, with a .cls number beside each image), or another
-    archive. Bytes are kept exactly; an image outside its profile is refused by name. Hidden entries
-    and text files beside the images are skipped and counted; anything else that is not an image in
-    PNG, JPEG or WebP is refused by name. One class is enough here; training needs two.
+    archive. Bytes are kept exactly; images that are damaged or outside their profile are refused by
+    name, all of them at once. Hidden entries and text files beside the images are skipped and
+    counted; anything else that is not an image in PNG, JPEG or WebP is refused by name. One class
+    is enough here; training needs two.
 
     Folders get their labels from --classes or the projector, by name; or, if they are numbers
     and none is a key of the list, as places in the list. Without a list they are classes in the
@@ -79,6 +80,8 @@ def pack(
     classes = None
     if files.classes is not None:
         classes = read_class_lines(files.classes, say=console.say)
+    if files.max_side is not None and files.reencode is None:
+        raise click.UsageError("--max-side needs --reencode: bytes are kept otherwise")
     if adapter.adapter is not None:
         if adapter.base is None or classes is None:
             raise click.UsageError("--adapter needs --base and --classes")
@@ -106,6 +109,7 @@ def pack(
                 sources=texts.sources or None,
                 extras=texts.extras,
                 reencode=files.reencode,
+                max_side=files.max_side,
                 layout=files.layout,
                 shards=files.shards,
                 force=files.force,

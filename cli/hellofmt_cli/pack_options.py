@@ -43,6 +43,7 @@ class FileOptions:
         classes: file of the class list.
         force: replace an existing archive.
         reencode: codec that other images are converted to; None refuses them.
+        max_side: longest side that images are shrunk to; None shrinks none.
         layout: of the images.
         shards: number of files; None writes one.
     """
@@ -52,6 +53,7 @@ class FileOptions:
     classes: str | None
     force: bool
     reencode: Literal["png", "jpeg", "webp"] | None
+    max_side: int | None
     layout: Literal["auto", "files", "packed"]
     shards: int | None
 
@@ -119,6 +121,12 @@ file_options = grouped(
         "--reencode",
         type=Choice(["png", "jpeg", "webp"]),
         help="Convert images of another codec or outside the profile.",
+    ),
+    click.option(
+        "--max-side",
+        type=click.IntRange(1, 4096),
+        metavar="PIXELS",
+        help="With --reencode: shrink images with a longer side to this many pixels.",
     ),
     click.option(
         "--layout",

@@ -44,6 +44,7 @@ __all__ = [
     "KINDS",
     "MISNAMED",
     "ORIENTED",
+    "SHRUNK",
     "conversion_notes",
     "convert",
     "decode_rgb",
@@ -69,7 +70,10 @@ _MODES: Final = {
 MISNAMED: Final = "of another type than their names say: read by content"
 """How an image is counted whose extension is that of another format."""
 
-KINDS: Final = (ORIENTED, _ALPHA, _PROFILE, _FRAMES, *_MODES.values(), _OTHER, MISNAMED)
+SHRUNK: Final = "with a side longer than asked for: shrunk to it"
+"""How an image is counted that was resampled to be packed."""
+
+KINDS: Final = (ORIENTED, _ALPHA, _PROFILE, _FRAMES, *_MODES.values(), _OTHER, MISNAMED, SHRUNK)
 """Everything that can be said of an image that was read."""
 
 GREY: Final = frozenset({_GREY, _MODES["1"]})

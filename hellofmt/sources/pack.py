@@ -9,31 +9,24 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from hellofmt.archive.format.images import check_image_limits, encode_image, parse_image
-from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits
+from hellofmt.archive.format.layout import shard_path
+from hellofmt.archive.format.limits import DEFAULT_LIMITS, IMAGE_SIDE, Limits
 from hellofmt.archive.format.manifest import Dataset, Views
 from hellofmt.archive.format.view_defaults import LARGEST_DEFAULT_VIEW, changed_views, default_views
-from hellofmt.archive.write.draft import Draft, ImageItem, ImageSet
+from hellofmt.archive.write.draft import Draft, ImageSet
 from hellofmt.archive.write.shards import write_shards
+from hellofmt.archive.write.whole_file import check_target
 from hellofmt.archive.write.writer import write_archive
-from hellofmt.errors import HelloError, UserInputError, printable
-from hellofmt.sources.content import (
-    HEAD_BYTES,
-    codec_of,
-    fact_of,
-    has_orientation,
-    is_misnamed,
-)
-from hellofmt.sources.decode import GREY, MISNAMED, ORIENTED, decode_rgb, is_grey
-from hellofmt.sources.files import read_head
+from hellofmt.errors import LimitError, UserInputError
 from hellofmt.sources.label_functions import read_label_functions
 from hellofmt.sources.listing import some
-from hellofmt.sources.notes import Notes
 from hellofmt.sources.read import list_source
+from hellofmt.sources.stored import StoredImages
 
 if TYPE_CHECKING:
     import os
@@ -43,63 +36,10 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.classes import ClassLine
     from hellofmt.archive.format.images import Codec
     from hellofmt.sources.label_functions import Paths
-    from hellofmt.sources.source import Source
 
 __all__ = ["pack_archive"]
 
-# Images read to choose the size of a default view; reading all would read the source once more.
-_SAMPLED: Final = 64
-
 _logger = logging.getLogger("hellofmt")
-
-
-@dataclass(frozen=True)
-class _StoredBytes:
-    """What an archive stores of an image: its own bytes, re-encoded where they must be."""
-
-    source: Source
-    row: int
-    codec: Codec
-    reencode: Codec | None
-    limits: Limits
-
-    def __call__(self) -> bytes:
-        """The bytes, within the profile of their codec, or an error that names the picture."""
-        data, name = self.source.read(self.row), self.source.name_of(self.row)
-        codec = self.codec
-        if not isinstance(data, bytes):
-            data = encode_image(data, codec)
-        try:
-            if self.reencode is not None and not _is_within(data, codec, self.reencode):
-                codec = self.reencode
-                data = self._encoded(data, codec)
-            shape = parse_image(data, codec)
-        except UserInputError as error:
-            if name in error.message:
-                raise
-            raise UserInputError.make("E_DATA", f"`{printable(name)}`: {error.message}") from error
-        except HelloError as error:
-            raise UserInputError.make("E_DATA", f"`{printable(name)}`: {error}") from error
-        check_image_limits(shape, len(data), self.limits, member=name)
-        return data
-
-    def _encoded(self, data: bytes, codec: Codec) -> bytes:
-        kinds = Counter[str]()
-        pixels = decode_rgb(data, self.source.name_of(self.row), kinds)
-        if is_grey(kinds) and codec != "webp":
-            # PNG and JPEG hold grey as it is, so nothing was changed.
-            pixels = pixels[..., :1]
-            kinds -= Counter(GREY)
-        self.source.note(self.row, kinds)
-        return encode_image(pixels, codec)
-
-
-def _is_within(data: bytes, codec: Codec, expected: Codec) -> bool:
-    """Whether a file has the expected codec, within its profile."""
-    try:
-        return codec == expected and bool(parse_image(data, codec))
-    except HelloError:
-        return False
 
 
 def pack_archive(
@@ -118,6 +58,7 @@ def pack_archive(
     license_text: str | None = None,
     extras: Mapping[str, str] | None = None,
     reencode: Literal["png", "jpeg", "webp"] | None = None,
+    max_side: int | None = None,
     layout: Literal["auto", "files", "packed"] = "auto",
     shards: int | None = None,
     force: bool = False,
@@ -150,14 +91,16 @@ def pack_archive(
         license_text: the text of the licence.
         extras: notes, keys starting ``x_``.
         reencode: convert images of another codec or outside the profile; quality 95 for JPEG.
+        max_side: with ``reencode``, shrink images with a longer side to this many pixels.
         layout: ``files``, ``packed`` (one array, for tiny images of one size) or the smaller.
         shards: spread the images over so many files, ``name-00000-of-00016.hello`` beside the
             target, which itself is not written.
         force: replace an existing target.
         limits: of the archive.
         progress: called with steps done and in all.
-        say: called with a line for each kind of thing that was skipped, converted or dropped; by
-            default these are warnings of the logger ``hellofmt``.
+        say: called with a line for each kind of thing that was skipped, converted or dropped, and
+            for each of several images that are refused; by default these are warnings of the logger
+            ``hellofmt``.
 
     Returns:
         The ``sha256:...`` id; with ``shards`` that of the set.
@@ -177,6 +120,9 @@ def pack_archive(
         >>> hellofmt.pack("images/", "mine.hello", license="CC0-1.0")  # doctest: +SKIP
         'sha256:...'
     """
+    if max_side is not None and (reencode is None or not 1 <= max_side <= IMAGE_SIDE):
+        text = f"expected 1 to {IMAGE_SIDE}, and a codec to reencode to, got {max_side}"
+        raise UserInputError.make("E_OPTION", text, argument="max_side")
     say = say or _logger.warning
     known = None if projector is None else read_label_functions(projector, limits, say)
     lines = None if classes is None else list(classes)
@@ -215,71 +161,49 @@ def pack_archive(
     images = list_source(source, lines, limits=limits)
     for note in images.notes:
         say(note)
-    codecs = _codecs(images)
-    if known is not None:
-        start = known.views
-    elif isinstance(views, Views):
-        start = views
-    else:
-        start = default_views(_sampled_side(images, codecs, limits))
-    draft = replace(
-        draft_of(images.classes, name or images.name, start),
-        images=ImageSet(
-            codec=reencode or _one_codec(codecs),
-            items=[
-                # A file is named by the writer, which need not read it to know its size.
-                ImageItem(label, path)
-                if reencode is None and (path := images.path_of(row)) is not None
-                else ImageItem(label, _StoredBytes(images, row, codecs[row], reencode, limits))
-                for row, label in enumerate(images.labels.tolist())
-            ],
-            layout=layout,
-        ),
-    )
-    try:
-        if shards is None:
-            made = write_archive(target, draft, force=force, limits=limits, progress=progress)
+    for index in range(shards or 1):
+        # Before an hour of work rather than after it.
+        path = target if shards is None else shard_path(target, index, shards)
+        check_target(path, force=force)
+    stored = StoredImages(images, limits, Path(target).parent, reencode=reencode, max_side=max_side)
+    with closing(stored):
+        total, done_before = len(images), 0 if reencode is None else len(images)
+
+        def looked(done: int, _total: int) -> None:
+            # Without converting it takes no time that is worth a count.
+            if progress is not None and reencode is not None:
+                progress(done, 2 * total)
+
+        def written(done: int, total: int) -> None:
+            if progress is not None:
+                progress(done_before + done, done_before + total)
+
+        stored.look(looked, say)
+        if known is not None:
+            start = known.views
+        elif isinstance(views, Views):
+            start = views
         else:
-            made = write_shards(
-                target, draft, shards, force=force, limits=limits, progress=progress
-            )
-    except UserInputError as error:
-        cause = error.__cause__
-        if isinstance(cause, HelloError) and cause.code == "E_CODEC" and reencode is None:
-            error.advice = "{reencode} converts it"
-        raise
+            start = default_views(_view_side(stored.sides))
+        draft = replace(
+            draft_of(images.classes, name or images.name, start),
+            images=ImageSet(reencode or _one_codec(stored.codecs), stored.items, layout),
+        )
+        try:
+            if shards is None:
+                made = write_archive(target, draft, force=force, limits=limits, progress=written)
+            else:
+                made = write_shards(
+                    target, draft, shards, force=force, limits=limits, progress=written
+                )
+        except (UserInputError, LimitError) as error:
+            if error.code != "E_OPTION":
+                # Of one image, perhaps; then of all that are like it.
+                stored.refuse_all(say)
+            raise
     for note in images.conversion_notes():
         say(note)
     return made
-
-
-def _codecs(images: Source) -> list[Codec]:
-    """The codec of every image by its content, marked where its name or a camera says otherwise.
-
-    Raises:
-        UserInputError: one is no PNG, JPEG or WebP (E_DATA).
-        OSError: one cannot be read.
-    """
-    codecs: list[Codec] = []
-    notes = Notes()
-    for row in range(len(images)):
-        path = images.path_of(row)
-        data = images.read(row) if path is None else read_head(path)
-        name = images.name_of(row)
-        if not isinstance(data, bytes):
-            codecs.append("png")
-            continue
-        codec = codec_of(data)
-        if codec is None:
-            notes.add_foreign(name, fact_of(data))
-            continue
-        codecs.append(codec)
-        kinds = [MISNAMED] if is_misnamed(name, codec) else []
-        if codec == "jpeg" and has_orientation(data[:HEAD_BYTES]):
-            kinds.append(ORIENTED)
-        images.note(row, kinds)
-    notes.refuse_foreign()
-    return codecs
 
 
 def _check_same_classes(given: list[ClassLine] | None, known: list[ClassLine]) -> None:
@@ -307,23 +231,8 @@ def _one_codec(codecs: Sequence[Codec]) -> Codec:
     return codecs[0]
 
 
-def _sampled_side(images: Source, codecs: Sequence[Codec], limits: Limits) -> int:
-    """Side of a default view: the median shorter side of a sample, at most 224 pixels."""
-    sides: list[int] = []
-    for row in range(0, len(images), max(1, len(images) // _SAMPLED)):
-        # The writer refuses by name what is too large or outside its profile, or converts it.
-        path = images.path_of(row)
-        if path is not None and Path(path).stat().st_size > limits.image_bytes:
-            continue
-        data = images.read(row)
-        if isinstance(data, bytes):
-            try:
-                shape = parse_image(data, codecs[row])
-            except HelloError:
-                continue
-            sides.append(min(shape.height, shape.width))
-        else:
-            sides.append(min(data.shape[:2]))
+def _view_side(sides: Sequence[int]) -> int:
+    """Side of a default view: the median shorter side of some images, at most 224 pixels."""
     if not sides:
         return LARGEST_DEFAULT_VIEW
     return min(sorted(sides)[len(sides) // 2], LARGEST_DEFAULT_VIEW)

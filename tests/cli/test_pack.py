@@ -168,8 +168,9 @@ def test_an_image_above_a_limit_is_named(layout, image_folder, tmp_path, invoke)
     options = ["--layout", layout, "--limit", "image_pixels=63"]
     result = invoke("pack", image_folder, "-o", tmp_path / "y.hello", *options)
     assert result.exit_code == 6
-    named = f"member=image 0 ({image_folder / 'cat' / '0.png'}): `image_pixels` is 64, cap 63"
-    assert f"E_LIMIT_IMAGE_PIXELS {named}; `--limit image_pixels=64` raises it\n" in result.stderr
+    named = f"member={image_folder / 'cat' / '0.png'}: `image_pixels` is 64, cap 63"
+    counted = "6 of 6 images are refused; `--limit image_pixels=64` raises it"
+    assert f"Error: E_LIMIT_IMAGE_PIXELS {named}; {counted}\n" in result.stderr
 
 
 def test_images_of_another_form_are_refused_with_the_option_that_converts(tmp_path, invoke):

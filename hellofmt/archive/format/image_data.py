@@ -100,13 +100,15 @@ def _idat(data: bytes | memoryview) -> Iterator[memoryview]:
         at += 12 + size
 
 
-def _check_jpeg(data: bytes | memoryview, _shape: ImageShape) -> str:
+def _check_jpeg(data: bytes | memoryview, shape: ImageShape) -> str:
     """Decode every Huffman code; return what is wrong."""
     from simplejpeg import decode_jpeg
 
+    # Of a small grey image all codes are read, and the least is computed. CMYK, which is in no
+    # archive but may be on its way into one, has no grey.
+    space = "CMYK" if shape.channels == 4 else "GRAY"
     try:
-        # Of a small grey image all codes are read, and the least is computed.
-        decode_jpeg(without_metadata(data), "GRAY", fastdct=True, min_height=1, min_width=1)
+        decode_jpeg(without_metadata(data), space, fastdct=True, min_height=1, min_width=1)
     except ValueError as error:
         return foreign_text(error)
     return ""

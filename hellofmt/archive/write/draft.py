@@ -41,10 +41,12 @@ class ImageItem:
         label: its class, counted from 0.
         source: its bytes, the path of a file, or a function that returns the same bytes at every
             call; it is called in the thread of the writer's caller.
+        size: number of bytes that the function returns; None calls it once more to know.
     """
 
     label: int
     source: bytes | str | Path | Callable[[], bytes]
+    size: int | None = None
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,8 @@ def measured(item: ImageItem, position: int) -> Row:
         if not stat.S_ISREG(status.st_mode):
             raise UserInputError.make("E_DATA", f"{row.describe()} is not a regular file")
         return row
+    if item.size is not None:
+        return Row(item.label, source, position, item.size, None)
     data = source()
     digest = hashlib.sha256(data).digest()
     return Row(item.label, source, position, len(data), digest)

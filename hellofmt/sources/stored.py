@@ -1,0 +1,348 @@
+"""What an archive stores of the images of a source, found in one pass over them.
+
+Without re-encoding an image is stored as it is, so the pass reads what tells its type. With it, an
+image of another codec, outside the profile of its codec or larger than asked for is decoded and
+encoded once, in threads, into a file without a name beside the archive. The writer reads it there.
+Whatever is refused is refused by name, all of it at once.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar, cast
+
+import numpy as np
+from PIL import Image
+
+from hellofmt.archive.format.image_data import check_image_data
+from hellofmt.archive.format.images import (
+    ImageShape,
+    check_image_limits,
+    encode_image,
+    parse_image,
+)
+from hellofmt.archive.format.limits import check_limit
+from hellofmt.archive.parallel import map_ordered
+from hellofmt.archive.storage.local_files import read_at
+from hellofmt.archive.write.draft import ImageItem
+from hellofmt.archive.write.whole_file import write_all
+from hellofmt.errors import HelloError, LimitError, UserInputError, printable
+from hellofmt.sources.content import HEAD_BYTES, codec_of, fact_of, has_orientation, is_misnamed
+from hellofmt.sources.decode import GREY, MISNAMED, ORIENTED, SHRUNK, is_grey, open_image, to_rgb
+from hellofmt.sources.files import read_head
+from hellofmt.sources.notes import Notes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from hellofmt.archive.format.images import Codec
+    from hellofmt.archive.format.limits import Limits
+    from hellofmt.sources.source import Source
+
+__all__ = ["StoredImages"]
+
+Result = TypeVar("Result")
+
+# Images whose sides are looked at to choose the size of a default view.
+_SAMPLED: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What was found out about one image.
+
+    ``side`` is the shorter one in pixels, 0 if unknown; ``size`` counts the bytes to store, if they
+    were seen, and ``data`` has them if they are not the image's own.
+    """
+
+    codec: Codec | None = None
+    kinds: tuple[str, ...] = ()
+    side: int = 0
+    size: int | None = None
+    data: bytes | None = None
+    fact: str = ""
+    refusal: HelloError | None = None
+
+
+class StoredImages:
+    """The images of a source as a writer takes them; ``close`` deletes what was converted.
+
+    Attributes:
+        items: one per row.
+        codecs: of the stored bytes, one per row.
+        sides: shorter sides in pixels of a sample of the images.
+    """
+
+    def __init__(
+        self,
+        images: Source,
+        limits: Limits,
+        folder: Path,
+        *,
+        reencode: Codec | None,
+        max_side: int | None,
+    ) -> None:
+        """Prepare to look at images.
+
+        Args:
+            images: the source.
+            limits: of the archive.
+            folder: where converted images wait to be written.
+            reencode: codec to convert to what cannot be stored as it is; None refuses it.
+            max_side: longest side in pixels; with ``reencode``, larger images are shrunk to it.
+        """
+        self.items: list[ImageItem] = []
+        self.codecs: list[Codec] = []
+        self.sides: list[int] = []
+        self._images, self._limits = images, limits
+        self._reencode: Codec | None = reencode
+        self._max_side = max_side
+        self._step = max(1, len(images) // _SAMPLED)
+        # A thread takes so many at once: few where each takes long.
+        self._chunk = 256 if reencode is None else 8
+        self._folder, self._fd, self._end = folder, -1, 0
+        self._stack = ExitStack()
+
+    def close(self) -> None:
+        """Delete what was converted."""
+        self._stack.close()
+
+    def look(self, step: Callable[[int, int], None], say: Callable[[str], None]) -> None:
+        """Look at every image, and convert those that must be.
+
+        Args:
+            step: called with images done and in all.
+            say: called with a line for each of several images that are refused.
+
+        Raises:
+            UserInputError: images are refused (E_DATA).
+            LimitError: images are above a limit, and no other is refused.
+            HelloIOError: a converted image cannot be kept (E_NOSPACE, E_WRITE).
+            OSError: an image cannot be read.
+        """
+        images, notes = self._images, Notes()
+        refusals: list[HelloError] = []
+        with closing(self._each(self._see, len(images))) as seen:
+            for row, one in enumerate(seen):
+                step(row + 1, len(images))
+                if one.refusal is not None:
+                    refusals.append(one.refusal)
+                elif one.codec is None:
+                    notes.add_foreign(images.name_of(row), one.fact)
+                else:
+                    images.note(row, one.kinds)
+                    self.codecs.append(one.codec)
+                    self.items.append(self._item(row, one))
+                    if row % self._step == 0 and one.side:
+                        self.sides.append(one.side)
+        notes.refuse_foreign()
+        self._refuse(refusals, say)
+
+    def refuse_all(self, say: Callable[[str], None]) -> None:
+        """Raise for all images that a writer refuses, once it has refused one.
+
+        Raises:
+            UserInputError: as ``look``.
+            LimitError: as ``look``.
+        """
+        if self._reencode is not None:
+            # What it gets was checked here.
+            return
+        with closing(self._each(self._fault, len(self.codecs))) as faults:
+            self._refuse([error for error in faults if error is not None], say)
+
+    def _each(self, work: Callable[[int], Result], count: int) -> Generator[Result]:
+        """Yield ``work(row)`` for every row in order, some ahead in threads."""
+
+        def chunk(start: int) -> list[Result]:
+            return [work(row) for row in range(start, min(start + self._chunk, count))]
+
+        with closing(map_ordered(chunk, range(0, count, self._chunk))) as chunks:
+            for results in chunks:
+                yield from results
+
+    def _refuse(self, refusals: list[HelloError], say: Callable[[str], None]) -> None:
+        if not refusals:
+            return
+        # A limit can be moved, so it is the last thing to report.
+        first = next((one for one in refusals if not isinstance(one, LimitError)), refusals[0])
+        is_several = len(refusals) > 1
+        if self._reencode is None and any(map(_is_of_profile, refusals)):
+            what = "what is outside its profile" if is_several else "it"
+            first.advice = f"{{reencode}} converts {what}"
+        if is_several:
+            for refusal in refusals:
+                say(f"refused: {refusal}")
+            counts = f"{len(refusals):,} of {len(self._images):,} images are refused"
+            first.args = (f"{first.message}; {counts}",)
+        raise first
+
+    def _item(self, row: int, seen: _Seen) -> ImageItem:
+        """Describe an image to the writer."""
+        label, path = int(self._images.labels[row]), self._images.path_of(row)
+        if seen.data is not None:
+            if self._fd < 0:
+                spool = partial(tempfile.TemporaryFile, dir=self._folder, buffering=0)
+                self._fd = self._stack.enter_context(spool()).fileno()
+            at, size = self._end, len(seen.data)
+            write_all(self._fd, seen.data, at)
+            self._end += size
+            return ImageItem(label, partial(read_at, self._fd, size, at), size)
+        if path is None:
+            read = cast("Callable[[], bytes]", partial(self._images.read, row))
+            return ImageItem(label, read, seen.size)
+        # A file is named by the writer, which need not read it to know its size.
+        return ImageItem(label, path)
+
+    def _see(self, row: int) -> _Seen:
+        """Look at one image, and convert it if it must be. Runs in threads."""
+        images, path, name = self._images, self._images.path_of(row), self._images.name_of(row)
+        try:
+            is_whole = self._reencode is not None or row % self._step == 0
+            if path is None or (is_whole and self._is_readable(path, name)):
+                data = images.read(row)
+            else:
+                data, is_whole = read_head(path), False
+            if not isinstance(data, bytes):
+                # Of a packed archive.
+                return self._converted(data, (), name)
+            codec = codec_of(data)
+            if codec is None:
+                return _Seen(fact=fact_of(data))
+            kinds = (MISNAMED,) if is_misnamed(name, codec) else ()
+            if codec == "jpeg" and has_orientation(data[:HEAD_BYTES]):
+                kinds = (*kinds, ORIENTED)
+            if self._reencode is None:
+                side = _side(data, codec) if is_whole else 0
+                return _Seen(codec, kinds, side, None if path else len(data))
+            if self._is_kept(data, codec):
+                return _Seen(codec, kinds, _side(data, codec), len(data))
+            # Only WebP has no grey.
+            keeps_grey = self._reencode != "webp"
+            return self._converted(*_decoded(data, codec, name, kinds, keeps_grey=keeps_grey), name)
+        except (LimitError, UserInputError) as error:
+            return _Seen(refusal=error)
+
+    def _is_readable(self, path: str, name: str) -> bool:
+        """Tell whether a file is small enough to read; the writer refuses a larger one."""
+        size = os.stat(path).st_size  # noqa: PTH116 (time)
+        if self._reencode is not None:
+            check_limit(self._limits, "image_bytes", size, member=name)
+        return size <= self._limits.image_bytes
+
+    def _is_kept(self, data: bytes, codec: Codec) -> bool:
+        """Tell whether an image can be stored as it is."""
+        if codec != self._reencode:
+            return False
+        try:
+            shape = parse_image(data, codec)
+            if self._max_side is not None and max(shape[:2]) > self._max_side:
+                return False
+            check_image_limits(shape, len(data), self._limits)
+            check_image_data(data, codec, shape)
+        except HelloError:
+            # Whether it can be converted, its decoder says.
+            return False
+        return True
+
+    def _check(self, data: bytes, codec: Codec, name: str) -> None:
+        """Check an image as a writer does.
+
+        Raises:
+            UserInputError: it is damaged, or outside the profile of its codec (E_DATA).
+            LimitError: it is above a limit.
+        """
+        try:
+            shape = parse_image(data, codec)
+            check_image_limits(shape, len(data), self._limits, member=name)
+            check_image_data(data, codec, shape)
+        except LimitError:
+            raise
+        except HelloError as error:
+            raise _named(error, name) from error
+
+    def _converted(self, pixels: NDArray[np.uint8], kinds: tuple[str, ...], name: str) -> _Seen:
+        if self._max_side is not None and max(pixels.shape[:2]) > self._max_side:
+            pixels, kinds = _shrunk(pixels, self._max_side), (*kinds, SHRUNK)
+        codec: Codec = self._reencode or "png"
+        try:
+            data = encode_image(pixels, codec)
+        except UserInputError as error:
+            raise _named(error, name) from error
+        self._check(data, codec, name)
+        return _Seen(codec, kinds, min(pixels.shape[:2]), len(data), data)
+
+    def _fault(self, row: int) -> HelloError | None:
+        """Say why a writer refuses an image, or None. Runs in threads."""
+        path, name = self._images.path_of(row), self._images.name_of(row)
+        try:
+            if path is not None:
+                size = os.stat(path).st_size  # noqa: PTH116 (time)
+                check_limit(self._limits, "image_bytes", size, member=name)
+            data = self._images.read(row)
+            if isinstance(data, bytes):
+                self._check(data, self.codecs[row], name)
+        except (LimitError, UserInputError) as error:
+            return error
+        return None
+
+
+def _named(error: HelloError, name: str) -> UserInputError:
+    text = error.message if isinstance(error, UserInputError) else str(error)
+    return UserInputError.make("E_DATA", f"`{printable(name)}`: {text}")
+
+
+def _is_of_profile(error: HelloError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, HelloError) and cause.code == "E_CODEC"
+
+
+def _side(data: bytes, codec: Codec) -> int:
+    """Return the shorter side of an image, 0 if its header is wrong: its reader says so."""
+    try:
+        shape = parse_image(data, codec)
+    except HelloError:
+        return 0
+    return min(shape.height, shape.width)
+
+
+def _decoded(
+    data: bytes, codec: Codec, name: str, kinds: tuple[str, ...], *, keeps_grey: bool
+) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """Decode an image to be encoded again, and count what is changed.
+
+    Raises:
+        UserInputError: it cannot be read in full (E_DATA).
+    """
+    counted = Counter(kinds)
+    with open_image(data, name) as image:
+        if codec == "jpeg":
+            shape = ImageShape(image.height, image.width, len(image.getbands()))
+            try:
+                # Pillow fills with grey what a scan lacks.
+                check_image_data(data, codec, shape)
+            except HelloError as error:
+                raise _named(error, name) from error
+        pixels = to_rgb(image, name, counted)
+    if keeps_grey and is_grey(counted):
+        # One channel holds it as it is, so nothing was changed.
+        pixels = pixels[..., :1]
+        counted -= Counter(GREY)
+    return pixels, tuple(counted)
+
+
+def _shrunk(pixels: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
+    """Resample to a longest side of ``most`` pixels, with antialiasing."""
+    scale = most / max(pixels.shape[:2])
+    height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    made = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+    return made.reshape(height, width, pixels.shape[2])
