@@ -9,7 +9,6 @@ matrix is stored, and trained as it is.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hellofmt.archive.format.canonical import decimal_string, decimal_value
+from hellofmt.archive.format.limits import check_fixed, check_limit
 from hellofmt.archive.format.manifest import UNSET, Head, HeadText
 from hellofmt.archive.format.tensors import StoredTensor
 from hellofmt.errors import BaseModelError, SpecError, UserInputError, printable
@@ -29,16 +29,22 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from hellofmt.archive import Archive
     from hellofmt.archive.format.classes import ClassLine
     from hellofmt.archive.format.manifest import Storage
     from hellofmt.projector.base import LoadedBase
 
-__all__ = ["LinearHead", "read_head"]
+__all__ = ["LinearHead", "check_texts", "read_head"]
 
 _MEMBER = "__hello__/head"
 
-#: exp(logit_scale) beyond this overflows float32 logits of a cosine long before it means anything.
-MAX_LOGIT_SCALE = 20.0
+#: Largest size of a logit that any view can have, the largest number of float16: labels and logits
+#: are finite in every dtype that they are given in.
+MAX_LOGIT = 65_504.0
+#: Largest length of a row of the head, for the same reason in a half-precision product.
+MAX_ROW = 1000.0
+# Longest run of characters without white space: a tokenizer merges the pairs of a word one by one.
+_WORD = 100
 
 
 class LinearHead(nn.Module):
@@ -260,14 +266,8 @@ def read_head(
         b = quantise.read_matrix(tensors, "weight::B", b_shape[1], storage)
         delta = Delta("weight", a, b, decimal_value(head.scale or "1.0"))
     logit_scale = float(tensors["logit_scale"][0])
-    if not (math.isfinite(logit_scale) and abs(logit_scale) <= MAX_LOGIT_SCALE):
-        raise SpecError.make(
-            "E_TENSOR",
-            f"`logit_scale` is {logit_scale:g}; expected at most {MAX_LOGIT_SCALE:g} in size",
-            member=_MEMBER,
-        )
     bias = torch.from_numpy(np.array(tensors["bias"], np.float32)) if head.bias else None
-    return LinearHead(
+    made = LinearHead(
         weight,
         delta=delta,
         bias=bias,
@@ -276,3 +276,49 @@ def read_head(
         prompts=prompts,
         text_digest=text_digest,
     )
+    _check_finite(made)
+    return made
+
+
+def _check_finite(head: LinearHead) -> None:
+    """Refuse a head that could give a view a logit which half precision cannot hold."""
+    with torch.no_grad():
+        lengths = head.merged().double().norm(dim=1)
+        most = head.logit_scale.double().exp() * lengths
+        most += 0.0 if head.bias is None else head.bias.double().abs()
+    row, logit = float(lengths.max()), float(most.max())
+    # Written so that NaN fails.
+    if not (row <= MAX_ROW and logit <= MAX_LOGIT):
+        raise SpecError.make(
+            "E_TENSOR",
+            f"a row of the head has length {row:.3g} and gives logits up to {logit:.3g}; expected "
+            f"at most {MAX_ROW:g} and, with scale and bias, {MAX_LOGIT:g}",
+            member=_MEMBER,
+        )
+
+
+def check_texts(file: Archive, head: Head, names: Sequence[str]) -> None:
+    """Refuse a head whose sentences would take a text tower too long.
+
+    Args:
+        file: an archive with this head.
+        head: its manifest entry.
+        names: first name of every class.
+
+    Raises:
+        LimitError: E_LIMIT_TEXT_CHARACTERS, too many sentences or too long ones; E_LIMIT_WORD, a
+            word of more than 100 characters.
+    """
+    base = file.manifest.base
+    if head.text is UNSET or base is UNSET:
+        return
+    prompts, length = head.text.prompts, sum(map(len, names))
+    characters = sum(
+        len(names) * (32 + len(p) - 2 * p.count("{}")) + p.count("{}") * length for p in prompts
+    )
+    if base.kind == "seeded":
+        # The tower is small, so the tokenizer is what costs.
+        characters *= 16
+    check_limit(file.limits, "text_characters", characters, member=_MEMBER)
+    words = (w for p in prompts for name in names for w in p.replace("{}", name).split())
+    check_fixed("word", max(map(len, words), default=0), _WORD, member=_MEMBER)

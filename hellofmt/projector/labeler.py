@@ -29,11 +29,12 @@ from hellofmt.archive import open_archive
 from hellofmt.archive.format.canonical import decimal_value
 from hellofmt.archive.format.functions import FUNCTION_SECTIONS, find_function, function_section
 from hellofmt.archive.format.probes import probe_images
-from hellofmt.errors import UserInputError
+from hellofmt.errors import BaseModelError, UserInputError
 from hellofmt.projector.base import base_of
-from hellofmt.projector.head import read_head
+from hellofmt.projector.base.foreign import foreign_calls
+from hellofmt.projector.head import check_texts, read_head
 from hellofmt.projector.lowrank import merge_, read_deltas
-from hellofmt.projector.probe_check import compare_probes, tolerance_of
+from hellofmt.projector.probe_check import compare_labels, compare_probes, tolerance_of
 from hellofmt.projector.serving import ServingEncoder
 from hellofmt_kernels import LabelOptions, ViewForm
 
@@ -148,23 +149,27 @@ class Labeler:
         is_path = isinstance(file, (str, os.PathLike))
         with open_archive(file) if is_path else contextlib.nullcontext(file) as opened:
             function = find_function(opened.manifest, label_function)
+            names = [names[0] for names in opened.classes.names]
+            check_texts(opened, function.head, names)
+            loaded = base_of(opened, base)
             adapter, head, probes = (
                 opened.tensors(function_section(opened.manifest, label_function, kind))
                 for kind in FUNCTION_SECTIONS
             )
-            labeler = cls.assembled(
-                base_of(opened, base),
-                function.adapter,
-                adapter,
-                function.head,
-                head,
-                [names[0] for names in opened.classes.names],
-                device=device,
-                dtype=dtype,
-                compile=compile,
-            )
-            if check_probes:
-                labeler.check_probes(probes["logits"])
+            with foreign_calls("the label function cannot be computed"):
+                labeler = cls.assembled(
+                    loaded,
+                    function.adapter,
+                    adapter,
+                    function.head,
+                    head,
+                    names,
+                    device=device,
+                    dtype=dtype,
+                    compile=compile,
+                )
+                if check_probes:
+                    labeler.check_probes(probes["logits"])
         return labeler
 
     @classmethod
@@ -367,6 +372,12 @@ class Labeler:
                 self._bias,
                 LabelOptions(self._scale, temperature, torch.float32, is_softmax),
             )
+        # Weights may overflow for one view and not for the probes. Not on a GPU: it would
+        # synchronise.
+        if out.device.type == "cpu" and not bool(torch.isfinite(out).all()):
+            raise BaseModelError.make(
+                "E_BASE_PROBES", "labels of these views are not finite; the base is broken"
+            )
         # A clone made outside is an ordinary tensor, which autograd may save.
         return out.clone()
 
@@ -379,14 +390,16 @@ class Labeler:
         Returns:
             (P, C) float32.
         """
+        return self.logits_of(self._probe_embeddings(count)).cpu().numpy()
+
+    def _probe_embeddings(self, count: int) -> Tensor:
         pictures = probe_images(self._preprocess.size, count)
-        views = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(torch.float32) / 255.0
+        views = torch.from_numpy(pictures).permute(0, 3, 1, 2)
         # One at a time: probes are larger than views, and few.
-        logits = [self.logits(view[None]) for view in views]
-        return torch.cat(logits).cpu().numpy()
+        return torch.cat([self.embeddings(view[None].to(torch.float32) / 255.0) for view in views])
 
     def check_probes(self, stored: NDArray[np.float32]) -> None:
-        """Compare with stored probe logits, on the cosine scale (z - b) / (exp(scale) |W_c|).
+        """Compare with stored probe logits, and the labels of both at the archive's temperature.
 
         Args:
             stored: (P, C) float32.
@@ -395,12 +408,20 @@ class Labeler:
             BaseModelError: E_BASE_PROBES, a difference is above the tolerance of this device and
                 dtype.
         """
+        embeddings = self._probe_embeddings(stored.shape[0])
+        tolerance = tolerance_of(self.device, self.dtype)
         compare_probes(
-            self.probe_logits(stored.shape[0]),
+            self.logits_of(embeddings).cpu().numpy(),
             stored,
             norms=self._norms.double().numpy(),
             scale=self._scale,
-            tolerance=tolerance_of(self.device, self.dtype),
+            tolerance=tolerance,
+        )
+        compare_labels(
+            self.labels_of(embeddings).cpu().numpy(),
+            stored,
+            temperature=self.temperature,
+            largest=tolerance.largest * self._scale * float(self._norms.max()),
         )
 
 

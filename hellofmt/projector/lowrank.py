@@ -112,12 +112,22 @@ def merge_(module: nn.Module, deltas: Sequence[Delta]) -> None:
     Args:
         module: image tower with float32 parameters.
         deltas: at most one per parameter; their shapes fit.
+
+    Raises:
+        SpecError: E_TENSOR, a merged weight is not finite.
     """
     with torch.no_grad():
         for delta in deltas:
             parameter = module.get_parameter(delta.param)
+            merged = delta(parameter.to(delta.a.device))
+            if not bool(torch.isfinite(merged).all()):
+                raise SpecError.make(
+                    "E_TENSOR",
+                    f"the delta of `{printable(delta.param)}` makes the weight infinite",
+                    member="__hello__/adapter",
+                )
             # copy_ crosses devices: a base may be elsewhere than its deltas.
-            parameter.copy_(delta(parameter.to(delta.a.device)))
+            parameter.copy_(merged)
 
 
 def read_deltas(

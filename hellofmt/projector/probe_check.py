@@ -16,7 +16,7 @@ from hellofmt.errors import BaseModelError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Tolerance", "compare_probes", "tolerance_of"]
+__all__ = ["Tolerance", "compare_labels", "compare_probes", "tolerance_of"]
 
 
 @dataclass(frozen=True)
@@ -92,4 +92,36 @@ def compare_probes(
             f"class {cls} differs by {worst:.2g} on the cosine scale; expected at most "
             f"{tolerance.largest:.0e} ({tolerance.arithmetic}); the usual causes are another "
             "activation (QuickGELU), resize, channel order or normalisation",
+        )
+
+
+def compare_labels(
+    computed: NDArray[np.float32],
+    stored: NDArray[np.float32],
+    *,
+    temperature: float,
+    largest: float,
+) -> None:
+    """Raise if the labels of the probes are not those of the stored logits.
+
+    Args:
+        computed: (P, C) labels of this label function.
+        stored: (P, C) logits of its writer.
+        temperature: T of both.
+        largest: how far logits may differ; a label then differs by at most half of this over T.
+
+    Raises:
+        BaseModelError: E_BASE_PROBES, a label differs by more, or is no finite number.
+    """
+    z = stored.astype(np.float64) / temperature
+    wanted = np.exp(z - z.max(axis=1, keepdims=True))
+    wanted /= wanted.sum(axis=1, keepdims=True)
+    worst = float(np.abs(computed - wanted).max())
+    most = max(1e-5, largest / temperature)
+    # Written so that NaN fails.
+    if not worst <= most:
+        raise BaseModelError.make(
+            "E_BASE_PROBES",
+            f"the labels of the probes at T = {temperature:g} differ from those of the stored "
+            f"logits by {worst:.2g}; expected at most {most:.0e}",
         )

@@ -115,7 +115,8 @@ def factors(param, a, b, storage):
 
 
 def base(kind="seeded"):
-    arch = Arch(embed_dim=EMBED_DIM, quick_gelu=True, vision=VisionArch(image_size=8, width=4))
+    vision = VisionArch(image_size=8, layers=1, width=8, patch_size=2, head_width=8)
+    arch = Arch(embed_dim=EMBED_DIM, quick_gelu=True, vision=vision)
     preprocess = Preprocess(
         antialias=True,
         interpolation="bicubic",

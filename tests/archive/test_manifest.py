@@ -114,9 +114,10 @@ def test_tensors_digest_known_value():
 def test_base_digest_known_value(samples):
     made, _ = samples.base()
     text = (
-        'hello/base/1\n{"arch":{"embed_dim":3,"quick_gelu":true,"vision":{"image_size":8,"width":4}'
-        '},"preprocess":{"antialias":true,"interpolation":"bicubic","mean":["0.5","0.5","0.5"],'
-        '"size":8,"std":["0.5","0.5","0.5"]},"tensors":"sha256:ab"}'
+        'hello/base/1\n{"arch":{"embed_dim":3,"quick_gelu":true,"vision":{"head_width":8,'
+        '"image_size":8,"layers":1,"patch_size":2,"width":8}},"preprocess":{"antialias":true,'
+        '"interpolation":"bicubic","mean":["0.5","0.5","0.5"],"size":8,"std":["0.5","0.5","0.5"]},'
+        '"tensors":"sha256:ab"}'
     )
     wanted = "sha256:" + hashlib.sha256(text.encode()).hexdigest()
     assert base_digest(made.arch, made.preprocess, "sha256:ab") == wanted
@@ -206,8 +207,8 @@ SCHEMA = [
     (["base", "kind"], "open_clip", "E_SCHEMA", "section `base` belongs to no group"),
     (["base", "pretrained"], "openai", "E_SCHEMA", "`base.pretrained`: expected only for kind"),
     (["base", "preprocess", "std"], ["0.0", "0.5", "0.5"], "E_SCHEMA", "`base.preprocess.std.0`"),
-    (["base", "preprocess", "size"], 4097, "E_SCHEMA", "`base.preprocess.size`: expected at most"),
-    ([*HEAD, "temperature"], "0.0", "E_SCHEMA", "`functions.0.head.temperature`: expected above"),
+    (["base", "preprocess", "size"], 4, "E_SCHEMA", "`base.preprocess.size`: expected the"),
+    ([*HEAD, "temperature"], "0.0", "E_SCHEMA", "`functions.0.head.temperature`: expected from"),
     ([*HEAD, "scale"], "1000.5", "E_SCHEMA", "`functions.0.head.scale`: expected from -1000"),
     ([*HEAD, "start"], "text", "E_SCHEMA", "`functions.0.head.text`: expected exactly"),
     ([*HEAD, "a"], ..., "E_SCHEMA", "`functions.0.head.b`: expected exactly with `a`"),
@@ -385,8 +386,13 @@ def test_higher_minor_is_read(samples, everything_bytes, tmp_path):
         (["images", "count"], 11, {"images": 10}, "E_LIMIT_IMAGES"),
         (["functions", 0, "probes", "count"], 17, {}, "E_LIMIT_PROBES"),
         (["functions"], None, {"rank": 1}, "E_LIMIT_RANK"),
-        (["sections", 0, "size"], 2**27, {}, "E_LIMIT_INDEX_BYTES"),
-        (["sections", 1, "size"], 2**24 + 1, {}, "E_LIMIT_TEXT"),
+        (["sections", 0, "size"], 2**27 + 1, {}, "E_LIMIT_INDEX_BYTES"),
+        (["sections", 1, "size"], 2**22 + 1, {}, "E_LIMIT_CLASS_BYTES"),
+        (["classes"], 2**17 + 1, {}, "E_LIMIT_CLASSES"),
+        (["views", "size"], 1025, {}, "E_LIMIT_VIEW_SIDE"),
+        (["base", "preprocess", "size"], 513, {}, "E_LIMIT_BASE_SIDE"),
+        (["base", "arch", "embed_dim"], 2**26, {}, "E_LIMIT_PARAMETERS"),
+        (["base", "arch", "vision", "image_size"], 2048, {}, "E_LIMIT_GFLOP"),
         (["sections", 2, "size"], 2**30 + 1, {}, "E_LIMIT_SECTION_BYTES"),
         (["sections", 6, "raw_size"], 2**20 + 1, {}, "E_LIMIT_TEXT"),
         (["sections", 6, "raw_size"], 2**16 + 1, {"zstd_bytes": 2**16}, "E_LIMIT_ZSTD_BYTES"),

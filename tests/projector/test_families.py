@@ -193,7 +193,7 @@ def test_a_family(tower, classes, randomise, write_projector, tmp_path):
     torch.testing.assert_close(base.encode(views), expected, rtol=0, atol=1e-5)
     embedded = base.embedded()
     stored = {n: t.numpy() for n, t in embedded.stored_tensors().items()}
-    rebuilt = _embedded_base(embedded.spec, stored)
+    rebuilt = _embedded_base(embedded.spec, stored, lambda _: None)
     assert rebuilt.spec == embedded.spec
     torch.testing.assert_close(rebuilt.encode(views), expected, rtol=0, atol=1e-5)
 

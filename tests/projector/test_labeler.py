@@ -16,6 +16,7 @@ from hellofmt.errors import BaseModelError, SpecError, UserInputError
 from hellofmt.projector import Encoder, Labeler, Projector, load_base, seeded_base
 from hellofmt.projector.head import LinearHead
 from hellofmt.projector.labeler import refuse_fork
+from hellofmt.projector.probe_check import compare_labels
 from hellofmt_kernels import ViewForm
 
 
@@ -113,6 +114,26 @@ def test_probes_are_compared_on_the_cosine_scale(trained):
                     labeler.check_probes(stored)
             else:
                 labeler.check_probes(stored)
+
+
+def test_labels_of_probes_are_compared_at_the_temperature():
+    stored = np.array([[2.0, 0.0], [0.0, 30.0]], np.float32)
+    labels = torch.softmax(torch.tensor(stored).double() / 4, 1).float().numpy()
+    compare_labels(labels, stored, temperature=4.0, largest=0.01)
+    for temperature, computed in ((2.0, labels), (4.0, np.full_like(labels, np.nan))):
+        with pytest.raises(BaseModelError, match="labels of the probes") as info:
+            compare_labels(computed, stored, temperature=temperature, largest=0.01)
+        assert info.value.code == "E_BASE_PROBES"
+
+
+def test_labels_that_are_no_numbers_are_an_error(trained, views):
+    labeler = trained.labeler()
+    with torch.no_grad():
+        next(labeler._encoder.parameters()).fill_(torch.nan)
+    for make in (labeler.labels, labeler.logits):
+        with pytest.raises(BaseModelError, match="are not finite") as info:
+            make(views)
+        assert info.value.code == "E_BASE_PROBES"
 
 
 def test_probes_of_nan_or_of_other_classes_are_refused(trained):
@@ -384,8 +405,10 @@ def test_a_missing_file_stays_an_os_error(tmp_path):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"logit_scale": np.array([50.0], np.float32)}, "`logit_scale` is 50; expected at most 20"),
-        ({"logit_scale": np.array([np.nan], np.float32)}, "`logit_scale` is nan; expected at"),
+        ({"logit_scale": np.array([12.0], np.float32)}, "gives logits up to 1.06e"),
+        ({"logit_scale": np.array([np.nan], np.float32)}, "gives logits up to nan; expected at"),
+        ({"bias": np.full(4, 1e30, np.float32)}, r"gives logits up to 1e\+30; expected at"),
+        ({"weight": np.full((4, 32), 1e9, np.float32)}, r"a row of the head has length \d"),
     ],
 )
 def test_head_tensors_that_do_not_fit_are_refused(trained, change, text):

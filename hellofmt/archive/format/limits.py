@@ -32,8 +32,8 @@ MANIFEST_BYTES: Final = _MIB
 """Most bytes of a manifest; fixed."""
 SAFETENSORS_HEADER_BYTES: Final = _MIB
 """Most bytes of the JSON header of section ``base``, the only one that is read; fixed."""
-TEXT_BYTES: Final = {"classes": 16 * _MIB, "record": 64 << 10, "card": _MIB, "license": _MIB}
-"""Most raw bytes of each text section; fixed."""
+TEXT_BYTES: Final = {"record": 64 << 10, "card": _MIB, "license": _MIB}
+"""Most raw bytes of each text section but the class list; fixed."""
 IMAGE_SIDE: Final = 4096
 """Most pixels along one side of an image; fixed."""
 
@@ -49,12 +49,22 @@ _HARD: Final = {
     "probes": 64,
     "rank": 1024,
     "file_bytes": 1 << 40,
+    "classes": 4_194_304,
+    "class_bytes": 64 * _MIB,
+    "parameters": 1 << 31,
+    "gflop": 1_000_000,
+    "base_side": IMAGE_SIDE,
+    "text_characters": _GIB,
+    "view_side": IMAGE_SIDE,
+    "batch_pixels": 1 << 34,
 }
 
 
 @dataclass(frozen=True)
 class Limits:
     """Limits of one reader or writer; every field may be raised up to its hard cap.
+
+    They hold for one file: a set of shards may have more of everything.
 
     Attributes:
         images: rows of the index.
@@ -68,15 +78,26 @@ class Limits:
         probes: stored probes.
         rank: inner dimension of a low-rank factor pair.
         file_bytes: bytes of the whole file.
+        classes: classes.
+        class_bytes: raw bytes of the class list.
+        parameters: numbers that the file makes a reader hold, beyond two per stored byte: those of
+            a generated base, of all factors, and classes x features of the heads.
+        gflop: work of checking a label function whose base the file describes, in 10**9 operations;
+            an embedded base may cost 1 more for every 10**6 bytes it has.
+        base_side: side of the base's input, pixels.
+        text_characters: characters of all sentences of a head that starts from text, and 32 for
+            each; through a generated text tower a sixteenth of it.
+        view_side: side of a view, pixels.
+        batch_pixels: views of a batch x side x side.
 
     Raises:
         UserInputError: a field is below 1 or above its hard cap (E_OPTION).
     """
 
-    images: int = 1_000_000
-    index_bytes: int = 64 * _MIB
+    images: int = 2_000_000
+    index_bytes: int = 128 * _MIB
     image_bytes: int = 64 * _MIB
-    image_pixels: int = 1_048_576
+    image_pixels: int = 16_777_216
     section_bytes: int = _GIB
     sections_bytes: int = 2 * _GIB
     zstd_bytes: int = 64 * _MIB
@@ -84,6 +105,14 @@ class Limits:
     probes: int = 16
     rank: int = 256
     file_bytes: int = 64 * _GIB
+    classes: int = 131_072
+    class_bytes: int = 4 * _MIB
+    parameters: int = 24_000_000
+    gflop: int = 128
+    base_side: int = 512
+    text_characters: int = 8 * _MIB
+    view_side: int = 1024
+    batch_pixels: int = 1 << 27
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -138,14 +138,12 @@ class VisionArch(Closed, frozen=True):
     head_width: Positive | UnsetType = UNSET
     mlp_ratio: DecimalString | UnsetType = UNSET
     ls_init_value: DecimalString | UnsetType = UNSET
-    patch_dropout: DecimalString | UnsetType = UNSET
     attentional_pool: bool | UnsetType = UNSET
     attn_pooler_queries: Positive | UnsetType = UNSET
     attn_pooler_heads: Positive | UnsetType = UNSET
     no_ln_pre: bool | UnsetType = UNSET
-    pos_embed_type: Literal["learnable", "sin_cos_2d"] | UnsetType = UNSET
     final_ln_after_pool: bool | UnsetType = UNSET
-    pool_type: Literal["tok", "avg", "none"] | UnsetType = UNSET
+    pool_type: Literal["tok", "avg"] | UnsetType = UNSET
     norm_eps: DecimalString | UnsetType = UNSET
     act_approximate: Literal["tanh"] | UnsetType = UNSET
     block_type: Literal["custom"] | UnsetType = UNSET
@@ -158,8 +156,6 @@ class VisionArch(Closed, frozen=True):
     timm_pool: Literal["", "avg", "map", "token", "tok", "abs_attn", "rot_attn"] | UnsetType = UNSET
     timm_proj: Literal["", "linear", "mlp", "none"] | UnsetType = UNSET
     timm_proj_bias: bool | UnsetType = UNSET
-    timm_drop: DecimalString | UnsetType = UNSET
-    timm_drop_path: DecimalString | UnsetType = UNSET
 
 
 class TextArch(Closed, frozen=True):
@@ -237,7 +233,7 @@ class Adapter(Closed, frozen=True):
 class HeadText(Closed, frozen=True):
     """What rebuilds the text rows: the prompts, ``{}`` standing for a class name, and the tower."""
 
-    prompts: Annotated[list[Text], Meta(min_length=1, max_length=65536)]
+    prompts: Annotated[list[Text], Meta(min_length=1, max_length=1024)]
     tower: Digest
 
 

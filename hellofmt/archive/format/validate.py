@@ -11,15 +11,22 @@ from msgspec import UNSET
 from hellofmt.archive.format.digest import base_digest
 from hellofmt.archive.format.functions import (
     FUNCTION_SECTIONS,
+    function_section,
     functions_of,
     section_order,
 )
 from hellofmt.archive.format.layout import MANIFEST_MEMBER
 from hellofmt.archive.format.limits import IMAGE_SIDE, TEXT_BYTES, Limits, check_fixed, check_limit
+from hellofmt.archive.format.towers import (
+    arch_problems,
+    text_problems,
+    text_size,
+    vision_size,
+)
 from hellofmt.errors import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from hellofmt.archive.format.manifest import Adapter, Base, Head, Manifest, Views
 
@@ -30,6 +37,8 @@ __all__ = [
     "validate_extras",
     "validate_manifest",
 ]
+# The sections of a label function whose numbers are stored.
+_CARRIED: Final = ("adapter", "head")
 EXTRAS_BYTES: Final = 64 << 10
 """Most characters of all ``x_`` keys and values together."""
 
@@ -166,7 +175,7 @@ def _validate_sections(manifest: Manifest) -> list[Problem]:
         if section.size == 0:
             problems.append(Problem(f"{loc}.size", "value", "expected at least 1 byte"))
         packs = section.encoding == "zstd"
-        if packs and section.name in ("index", "pixels"):
+        if packs and section.name in ("index", "pixels", "base"):
             problems.append(Problem(f"{loc}.encoding", "value", "expected none, got zstd"))
         if packs != (section.raw_size is not UNSET) or packs != (section.raw_digest is not UNSET):
             problems.append(
@@ -339,9 +348,12 @@ def _validate_base(base: Base) -> list[Problem]:
     if base.pretrained is not UNSET and base.kind != "open_clip":
         problems.append(Problem("base.pretrained", "group", "expected only for kind open_clip"))
     for i, text in enumerate(base.preprocess.std):
-        problems += _in_range(f"base.preprocess.std.{i}", text, 0.0, 1e9, open_low=True)
-    if base.preprocess.size > IMAGE_SIDE:
-        problems.append(Problem("base.preprocess.size", "value", f"expected at most {IMAGE_SIDE}"))
+        problems += _in_range(f"base.preprocess.std.{i}", text, 0.001, 1000.0, open_low=False)
+    for i, text in enumerate(base.preprocess.mean):
+        problems += _in_range(f"base.preprocess.mean.{i}", text, -1000.0, 1000.0, open_low=False)
+    impossible = [*arch_problems(base.arch, base.preprocess.size, is_seeded=seeded)]
+    impossible += [] if base.text is UNSET else text_problems(base.text)
+    problems += [Problem(f"base.{loc}", "value", text) for loc, text in impossible]
     digest = base_digest(base.arch, base.preprocess, base.tensors)
     if digest != base.digest:
         problems.append(
@@ -362,7 +374,7 @@ def _validate_head(loc: str, head: Head, base: Base, classes: int) -> list[Probl
     problems += _exactly(f"{loc}.storage", head.storage, is_stored, "for a delta or a stored start")
     if head.scale is not UNSET:
         problems += _validate_scale(f"{loc}.scale", head.scale)
-    problems += _in_range(f"{loc}.temperature", head.temperature, 0.0, 1e9, open_low=True)
+    problems += _in_range(f"{loc}.temperature", head.temperature, 0.001, 1e5, open_low=False)
     if (head.start == "text") != (head.text is not UNSET):
         problems.append(Problem(f"{loc}.text", "group", "expected exactly for start text"))
     if base.kind == "embedded" and head.start == "text":
@@ -389,33 +401,65 @@ def check_manifest_limits(manifest: Manifest, limits: Limits) -> None:
         limits: the reader's limits.
 
     Raises:
-        LimitError: E_LIMIT_IMAGES, _IMAGE_SIDE, _IMAGE_PIXELS, _INDEX_BYTES, _SECTION_BYTES,
-            _SECTIONS_BYTES, _ZSTD_BYTES, _ZSTD_RATIO, _PROBES, _RANK.
+        LimitError: E_LIMIT_<NAME> of every limit that a manifest can exceed.
     """
+
+    def check(name: str, value: int, member: str = MANIFEST_MEMBER) -> None:
+        check_limit(limits, name, value, member=member)
+
+    check("classes", manifest.classes)
+    check("view_side", manifest.views.size)
     if manifest.images is not UNSET:
-        check_limit(limits, "images", manifest.images.count, member=MANIFEST_MEMBER)
+        check("images", manifest.images.count)
         if manifest.images.shape is not UNSET:
             height, width, _ = manifest.images.shape
             check_fixed("image_side", max(height, width), IMAGE_SIDE, member=MANIFEST_MEMBER)
-            check_limit(limits, "image_pixels", height * width, member=MANIFEST_MEMBER)
-    factors: list[int] = []
-    for function in functions_of(manifest):
-        check_limit(limits, "probes", function.probes.count, member=MANIFEST_MEMBER)
-        factors += [target.a[0] for target in function.adapter.targets]
-        if function.head.a is not UNSET:
-            factors.append(function.head.a[0])
-    check_limit(limits, "rank", max(factors, default=0), member=MANIFEST_MEMBER)
+            check("image_pixels", height * width)
     total = 0
     for section in manifest.sections:
         member = f"__hello__/{section.name}"
         raw_size = section.size if section.raw_size is UNSET else section.raw_size
         if section.name == "index":
-            check_limit(limits, "index_bytes", raw_size, member=member)
+            check("index_bytes", raw_size, member)
+        elif section.name == "classes":
+            check("class_bytes", raw_size, member)
         elif section.name in TEXT_BYTES:
             check_fixed("text", raw_size, TEXT_BYTES[section.name], member=member)
-        check_limit(limits, "section_bytes", max(section.size, raw_size), member=member)
+        check("section_bytes", max(section.size, raw_size), member)
         if section.encoding == "zstd":
-            check_limit(limits, "zstd_bytes", raw_size, member=member)
-            check_limit(limits, "zstd_ratio", -(-raw_size // section.size), member=member)
+            check("zstd_bytes", raw_size, member)
+            check("zstd_ratio", -(-raw_size // section.size), member)
         total += raw_size
-    check_limit(limits, "sections_bytes", total, member=MANIFEST_MEMBER)
+    check("sections_bytes", total)
+    if manifest.base is not UNSET:
+        _check_function_limits(manifest, manifest.base, check)
+
+
+def _check_function_limits(
+    manifest: Manifest, base: Base, check: Callable[[str, int], None]
+) -> None:
+    """Check what the label functions make a reader hold and compute."""
+    functions = functions_of(manifest)
+    factors = [(t.a, t.b) for function in functions for t in function.adapter.targets]
+    heads = [function.head for function in functions]
+    factors += [(h.a, h.b) for h in heads if h.a is not UNSET and h.b is not UNSET]
+    probes = sum(function.probes.count for function in functions)
+    check("probes", max((function.probes.count for function in functions), default=0))
+    check("rank", max((a[0] for a, _ in factors), default=0))
+    check("base_side", base.preprocess.size)
+    numbers = sum(math.prod(a) + math.prod(b) for a, b in factors)
+    numbers += len(functions) * manifest.classes * base.arch.embed_dim
+    tower = None if base.kind == "open_clip" else vision_size(base.arch)
+    flop = 0 if tower is None else probes * tower.flop
+    if base.kind == "seeded" and tower is not None:
+        numbers += tower.parameters + tower.buffers
+        if base.text is not UNSET:
+            text = text_size(base.text, base.arch.embed_dim)
+            numbers += text.parameters
+            prompts = sum(len(head.text.prompts) for head in heads if head.text is not UNSET)
+            flop += manifest.classes * prompts * text.flop
+    carried = {section.name: section.size for section in manifest.sections}
+    names = [function_section(manifest, f.name, kind) for f in functions for kind in _CARRIED]
+    stored = sum(carried.get(name, 0) for name in (*names, "base"))
+    check("parameters", max(numbers - 2 * stored, 0))
+    check("gflop", max(-(-flop // 10**9) - carried.get("base", 0) // 10**6, 0))

@@ -112,7 +112,7 @@ class Plan:
 
     def _store(self, name: str, raw: bytes) -> None:
         """Keep a section in its stored form."""
-        packed = None if name in ("index", "pixels") else compress(raw)
+        packed = None if name in ("index", "base", "pixels") else compress(raw)
         if packed is None:
             section = Section(digest=sha256(raw), encoding="none", name=name, size=len(raw))
             self._stored[name] = section, raw

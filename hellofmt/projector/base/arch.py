@@ -13,15 +13,13 @@ import msgspec
 
 from hellofmt.archive.format.canonical import decimal_string, decimal_value
 from hellofmt.archive.format.manifest import Arch
+from hellofmt.archive.format.towers import LAYER_SCALE
 from hellofmt.errors import UserInputError, foreign_text, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = ["arch_of_config", "flatten", "normal_arch", "open_clip_config"]
-
-# One value for "has layer scale": the initial value is gone once weights are loaded.
-_LAYER_SCALE = "0.00001"
 
 # What open_clip assumes where a config says nothing, for keys that the manifest can state.
 _VISION_DEFAULTS: dict[str, object] = {
@@ -119,7 +117,7 @@ def _config_value(key: str, value: object) -> object:
         sides = set(cast("Sequence[int]", value))
         return sides.pop() if len(sides) == 1 else value
     if key == "ls_init_value":
-        return _LAYER_SCALE
+        return LAYER_SCALE
     if key in _DECIMAL_KEYS:
         return decimal_string(float(cast("float", value)))
     return list(cast("Sequence[int]", value)) if isinstance(value, tuple) else value

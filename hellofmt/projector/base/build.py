@@ -1,7 +1,7 @@
 """Towers built from an architecture, and bases whose weights a seed generates: no download.
 
-An architecture from a file is checked for its size, then built on the meta device, so that a
-hostile description costs no memory.
+An architecture from a file is within limits (`hellofmt.archive.format.towers` counts it) before it
+comes here; it is built and run on the meta device first.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ import open_clip
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from hellofmt.archive.format.digest import base_digest
 from hellofmt.archive.format.manifest import UNSET, Arch, Base, Preprocess, TextArch
-from hellofmt.errors import BaseModelError, LimitError, UserInputError, foreign_text, printable
+from hellofmt.errors import BaseModelError, UserInputError, printable
 from hellofmt.projector.base.arch import open_clip_config
-from hellofmt.projector.base.encoder import Encoder, LoadedBase
+from hellofmt.projector.base.encoder import Encoder, LoadedBase, unit_rows
+from hellofmt.projector.base.foreign import foreign_calls
 from hellofmt.projector.base.tensors import digest_of, fill_, float_state, frozen
 from hellofmt.rng import Stream, uniform, words
 
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "MAX_PARAMETERS",
     "build_checked",
     "build_clip",
     "embed_texts",
@@ -40,14 +41,8 @@ __all__ = [
     "uniform_1",
 ]
 
-#: Most parameters of a base that an archive describes (seeded or embedded).
-MAX_PARAMETERS = 1 << 30
 
-# Sizes of an architecture that a file may ask for; the largest public CLIP towers are far below.
-_MAX_WIDTH = 8192
-_MAX_LAYERS = 256
-_MAX_SIDE = 2048
-_MAX_POSITIONS = 1 << 25
+_PIECE = 1 << 20
 
 
 def seeded_base(
@@ -74,7 +69,6 @@ def seeded_base(
 
     Raises:
         BaseModelError: E_BASE_CONFIG, open_clip cannot build ``arch`` or the rule cannot fill it.
-        LimitError: E_LIMIT_BASE, larger than any base may be.
         UserInputError: E_OPTION, the seed is out of range.
 
     Example:
@@ -131,8 +125,13 @@ def uniform_1(
         last = name.rsplit(".", 1)[-1]
         if len(shape) >= 2 or last in {"class_embedding", "positional_embedding"}:
             fan = math.prod(shape[1:] if len(shape) >= 2 else shape)
-            u = uniform(words(seed, 0, Stream.BASE, numbers[name], math.prod(shape)))
-            return ((2.0 * u - 1.0) * math.sqrt(3.0 / fan)).astype(np.float32).reshape(shape)
+            out = np.empty(math.prod(shape), np.float32)
+            # In pieces: words and doubles are twice as large as the tensor, each.
+            for at in range(0, out.size, _PIECE):
+                count = min(_PIECE, out.size - at)
+                u = uniform(words(seed, 0, Stream.BASE, numbers[name], count, at))
+                out[at : at + count] = (2.0 * u - 1.0) * math.sqrt(3.0 / fan)
+            return out.reshape(shape)
         if len(shape) == 1 and last in {"weight", "running_var"}:
             return np.ones(shape, np.float32)
         if len(shape) == 1 and last in {"bias", "in_proj_bias", "running_mean"}:
@@ -179,29 +178,41 @@ def text_module(model: Any) -> nn.Module | None:
     return text if isinstance(text, nn.Module) else None
 
 
-def build_checked(arch: Arch, text: TextArch | None, limit: int = MAX_PARAMETERS) -> CLIP:
-    """`build_clip` of an architecture that a file may have stated, of at most ``limit`` parameters.
+def build_checked(
+    arch: Arch, text: TextArch | None, check: Callable[[nn.Module, int], None] | None = None
+) -> CLIP:
+    """`build_clip` of an architecture that a file may have stated.
+
+    A sketch on the meta device, which has no memory, is built and run on one view first, so that
+    what cannot be built or gives no vector costs next to nothing.
+
+    Args:
+        arch: the architecture.
+        text: of a text tower, or None.
+        check: called with the sketch of the image tower and the operations of one view, before
+            anything real is built.
 
     Raises:
-        LimitError: E_LIMIT_BASE, larger than any base may be.
-        BaseModelError: E_BASE_CONFIG, open_clip cannot build it.
+        BaseModelError: E_BASE_CONFIG, open_clip cannot build or run it.
+        HelloError: as ``check``.
     """
-    _check_size(arch, text)
-    try:
-        with torch.device("meta"):
-            sketch = build_clip(arch, text)
-        _check_cap("parameters", sum(p.numel() for p in sketch.parameters()), limit)
+    with foreign_calls("open_clip cannot build the base architecture"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         # Initial weights are overwritten, but drawing them must not move the caller's generator.
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.random.fork_rng(devices=[]):
+            with torch.device("meta"), FlopCounterMode(display=False) as counter:
+                sketch = build_clip(arch, text).visual.eval()
+                side = cast("int", open_clip_config(arch).get("image_size", 224))
+                shape = tuple(unit_rows(sketch(torch.zeros(1, 3, side, side))).shape)
+            if shape != (1, arch.embed_dim):
+                raise BaseModelError.make(
+                    "E_BASE_CONFIG",
+                    f"the base makes features of shape {shape} of a view; expected "
+                    f"(1, {arch.embed_dim})",
+                )
+            if check is not None:
+                check(sketch, counter.get_total_flops())
             return build_clip(arch, text)
-    except LimitError:
-        raise
-    except Exception as error:
-        raise BaseModelError.make(
-            "E_BASE_CONFIG",
-            f"open_clip cannot build the base architecture: {foreign_text(error)}",
-        ) from error
 
 
 def build_clip(arch: Arch, text: TextArch | None) -> CLIP:
@@ -214,40 +225,3 @@ def build_clip(arch: Arch, text: TextArch | None) -> CLIP:
     stub = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
     text_config = CLIPTextCfg(**cast("dict[str, Any]", msgspec.to_builtins(text) if text else stub))
     return CLIP(arch.embed_dim, vision, text_config, quick_gelu=arch.quick_gelu)
-
-
-def _check_size(arch: Arch, text: TextArch | None) -> None:
-    """Refuse an architecture too large to build, before any allocation."""
-    config = {"image_size": 224, "width": 768, "layers": 12, "patch_size": 16} | (
-        open_clip_config(arch)
-    )
-    layers = config["layers"]
-    depth = sum(cast("list[int]", layers)) if isinstance(layers, list) else cast("int", layers)
-    side, width = cast("int", config["image_size"]), cast("int", config["width"])
-    patches = math.ceil(side / cast("int", config["patch_size"])) ** 2
-    numbers = {
-        "image_size": (side, _MAX_SIDE),
-        "width": (width, _MAX_WIDTH),
-        "layers": (depth, _MAX_LAYERS),
-        "embed_dim": (arch.embed_dim, _MAX_WIDTH),
-        "positions": (patches * width, _MAX_POSITIONS),
-    }
-    for key in ("attn_pooler_queries", "attn_pooler_heads", "head_width"):
-        numbers[key] = (cast("int", config.get(key, 1)), _MAX_WIDTH)
-    numbers["mlp_ratio"] = (math.ceil(cast("float", config.get("mlp_ratio", 4.0))), 64)
-    if text is not None:
-        numbers |= {
-            "text.width": (text.width, _MAX_WIDTH),
-            "text.layers": (text.layers, _MAX_LAYERS),
-            "text.context_length": (text.context_length, _MAX_SIDE),
-            "text.vocab_size": (text.vocab_size, 1 << 20),
-        }
-    for key, (value, cap) in numbers.items():
-        _check_cap(key, value, cap)
-
-
-def _check_cap(key: str, value: int, cap: int) -> None:
-    if value > cap:
-        raise LimitError.make(
-            "E_LIMIT_BASE", f"base architecture: `{key}` is {value}; expected at most {cap}"
-        )

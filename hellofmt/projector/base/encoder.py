@@ -213,15 +213,14 @@ class LoadedBase:
         key = tuple(names), tuple(prompts)
         if key in self._rows:
             return self._rows[key].clone()
-        # str.replace, never str.format: a prompt from a file must not reach attributes.
-        texts = [prompt.replace("{}", name) for name in names for prompt in prompts]
+        # Whole classes at a time, so that no more than their mean is kept.
+        step = max(1, _TEXTS_PER_BATCH // len(prompts))
         with torch.no_grad():
             parts = [
-                functional.normalize(self.texts(texts[i : i + _TEXTS_PER_BATCH]).float(), dim=-1)
-                for i in range(0, len(texts), _TEXTS_PER_BATCH)
+                _mean_rows(self.texts, names[i : i + step], prompts)
+                for i in range(0, len(names), step)
             ]
-            rows = torch.cat(parts).reshape(len(names), len(prompts), -1).mean(dim=1)
-            rows = functional.normalize(rows, dim=-1)
+            rows = functional.normalize(torch.cat(parts), dim=-1)
         self.keep_text_rows(names, prompts, rows)
         return rows.clone()
 
@@ -259,3 +258,16 @@ class LoadedBase:
             exact = np.array_equal(half.astype(np.float32), array)
             stored[name] = StoredTensor.from_numpy(half if exact else array)
         return stored
+
+
+def _mean_rows(
+    embed: Callable[[Sequence[str]], Tensor], names: Sequence[str], prompts: Sequence[str]
+) -> Tensor:
+    """The mean over prompts of the unit embeddings of every name, (len(names), D)."""
+    # str.replace, never str.format: a prompt from a file must not reach attributes.
+    texts = [prompt.replace("{}", name) for name in names for prompt in prompts]
+    parts = [
+        functional.normalize(embed(texts[i : i + _TEXTS_PER_BATCH]).float(), dim=-1)
+        for i in range(0, len(texts), _TEXTS_PER_BATCH)
+    ]
+    return torch.cat(parts).reshape(len(names), len(prompts), -1).mean(dim=1)

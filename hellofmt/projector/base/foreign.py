@@ -12,12 +12,20 @@ import open_clip
 
 from hellofmt.archive.storage.local_files import open_regular
 from hellofmt.checkpoint import read_checkpoint
-from hellofmt.errors import UserInputError, did_you_mean, foreign_text, printable, shown_path
+from hellofmt.errors import (
+    BaseModelError,
+    HelloError,
+    UserInputError,
+    did_you_mean,
+    foreign_text,
+    printable,
+    shown_path,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["cannot_load", "check_weights", "quiet_logs"]
+__all__ = ["cannot_load", "check_weights", "foreign_calls", "quiet_logs"]
 
 
 def check_weights(name: str, pretrained: str) -> None:
@@ -43,6 +51,31 @@ def check_weights(name: str, pretrained: str) -> None:
             advice=did_you_mean(pretrained, tags),
         )
     os.close(open_regular(pretrained)[0])
+
+
+@contextmanager
+def foreign_calls(what: str) -> Generator[None]:
+    """Give one error for what torch, timm and open_clip raise about a base that a file states.
+
+    Their checks are assertions, lookups and shape errors of any type. The cause is kept, so that a
+    fault of ours is not hidden.
+
+    Args:
+        what: what is done, as in ``open_clip cannot build the base architecture``.
+
+    Raises:
+        BaseModelError: E_BASE_CONFIG, anything but a ``HelloError`` was raised; for want of memory
+            it says so.
+    """
+    try:
+        yield
+    except HelloError:
+        raise
+    except Exception as error:
+        text = foreign_text(error)
+        if isinstance(error, MemoryError) or "allocate" in text or "out of memory" in text:
+            text = "there is not enough memory for it"
+        raise BaseModelError.make("E_BASE_CONFIG", f"{what}: {text}") from error
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from hellofmt.archive.format.digest import base_digest
 from hellofmt.archive.format.manifest import UNSET, Arch, Base, Preprocess
 from hellofmt.errors import BaseModelError, UserInputError, did_you_mean, foreign_text, printable
 from hellofmt.projector.base.arch import arch_of_config, open_clip_config
-from hellofmt.projector.base.build import MAX_PARAMETERS, build_checked, embed_texts, text_module
+from hellofmt.projector.base.build import build_checked, embed_texts, text_module
 from hellofmt.projector.base.encoder import LOGIT_SCALE, Encoder, LoadedBase, unit_rows
 from hellofmt.projector.base.foreign import cannot_load, check_weights, quiet_logs
 from hellofmt.projector.base.tensors import digest_of, frozen
@@ -196,18 +196,20 @@ def _check_function(visual: nn.Module, arch: Arch) -> None:
 
     Names and shapes cannot show another activation or number of heads; features of one input do.
     """
-    # The model is in memory already, however large; an architecture from a file is not trusted.
-    own = sum(p.numel() for p in visual.parameters())
-    built = build_checked(arch, None, MAX_PARAMETERS + own).visual
-    state, stated = built.state_dict(), visual.state_dict()
-    for name in sorted(state.keys() | stated.keys()):
-        sizes = [tuple(d[name].shape) if name in d else None for d in (state, stated)]
-        if sizes[0] != sizes[1]:
-            raise BaseModelError.make(
-                "E_BASE_CONFIG",
-                f"the model is not of the stated architecture: tensor `{printable(name)}` has "
-                f"shape {sizes[1]}; expected {sizes[0]}",
-            )
+    stated = visual.state_dict()
+
+    def check(sketch: nn.Module, _: int) -> None:
+        state = sketch.state_dict()
+        for name in sorted(state.keys() | stated.keys()):
+            sizes = [tuple(d[name].shape) if name in d else None for d in (state, stated)]
+            if sizes[0] != sizes[1]:
+                raise BaseModelError.make(
+                    "E_BASE_CONFIG",
+                    "the model is not of the stated architecture: tensor "
+                    f"`{printable(name)}` has shape {sizes[1]}; expected {sizes[0]}",
+                )
+
+    built = build_checked(arch, None, check).visual
     built.load_state_dict(stated)
     size = cast("int", open_clip_config(arch).get("image_size", 224))
     view = torch.linspace(-1, 1, 3 * size * size).view(1, 3, size, size)

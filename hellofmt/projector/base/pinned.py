@@ -17,16 +17,19 @@ import open_clip
 from torch import nn
 
 from hellofmt.archive.format.digest import base_digest
+from hellofmt.archive.format.functions import functions_of
+from hellofmt.archive.format.limits import check_limit
 from hellofmt.archive.format.manifest import UNSET, Base
 from hellofmt.errors import BaseModelError, SpecError, UserInputError, printable
 from hellofmt.projector.base.arch import flatten, normal_arch
 from hellofmt.projector.base.build import build_checked, seeded_base
 from hellofmt.projector.base.encoder import Encoder, LoadedBase
+from hellofmt.projector.base.foreign import foreign_calls
 from hellofmt.projector.base.named import load_base
 from hellofmt.projector.base.tensors import digest_of, fill_, float_state, frozen
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -51,7 +54,7 @@ def base_of(file: Archive, base: str | Path | LoadedBase | nn.Module | None = No
             E_BASE_WEIGHTS, the part that differs, with both digests.
         UserInputError: E_OPTION, the archive has no projector, or ``base`` cannot be loaded.
         SpecError: E_TENSOR, the embedded tensors are not those of the architecture.
-        LimitError: E_LIMIT_BASE, the architecture is too large.
+        LimitError: E_LIMIT_GFLOP, an embedded base costs more than the archive's limits admit.
     """
     spec = file.manifest.base
     if spec is UNSET:
@@ -59,15 +62,29 @@ def base_of(file: Archive, base: str | Path | LoadedBase | nn.Module | None = No
             "E_OPTION", "the archive has no projector and so no base; expected one to make labels"
         )
     if base is not None:
-        loaded = _load_for(spec, base)
-    elif spec.kind == "embedded":
-        loaded = _embedded_base(spec, file.tensors("base"))
-    elif spec.kind == "seeded" and spec.seed is not UNSET:
-        text = None if spec.text is UNSET else spec.text
-        loaded = seeded_base(spec.arch, spec.preprocess, seed=spec.seed, name=spec.name, text=text)
-    else:
-        raise _missing(spec)
-    return _check_base(spec, loaded)
+        return _check_base(spec, _load_for(spec, base))
+    with foreign_calls("the base that the archive describes cannot be made"):
+        if spec.kind == "embedded":
+            loaded = _embedded_base(spec, file.tensors("base"), _limit_work(file))
+        elif spec.kind == "seeded" and spec.seed is not UNSET:
+            text = None if spec.text is UNSET else spec.text
+            loaded = seeded_base(
+                spec.arch, spec.preprocess, seed=spec.seed, name=spec.name, text=text
+            )
+        else:
+            raise _missing(spec)
+        return _check_base(spec, loaded)
+
+
+def _limit_work(file: Archive) -> Callable[[int], None]:
+    """Check the operations of one view: what a timm model costs is not known from its name."""
+    views = sum(function.probes.count for function in functions_of(file.manifest))
+    size = file.section_sizes().get("base", 0)
+
+    def check(flop: int) -> None:
+        check_limit(file.limits, "gflop", max(-(-views * flop // 10**9) - size // 10**6, 0))
+
+    return check
 
 
 def _missing(spec: Base) -> BaseModelError:
@@ -97,19 +114,26 @@ def _load_for(spec: Base, base: str | Path | LoadedBase | nn.Module) -> LoadedBa
     return load_base(text)
 
 
-def _embedded_base(spec: Base, tensors: Mapping[str, NDArray[Any]]) -> LoadedBase:
-    model = build_checked(spec.arch, None)
-    expected = {n: tuple(t.shape) for n, t in float_state(model.visual).items()}
+def _embedded_base(
+    spec: Base, tensors: Mapping[str, NDArray[Any]], check_work: Callable[[int], None]
+) -> LoadedBase:
     stored = {name: tuple(array.shape) for name, array in tensors.items()}
-    if expected != stored:
-        every = expected.keys() | stored.keys()
-        names = sorted(n for n in every if expected.get(n) != stored.get(n))
-        raise SpecError.make(
-            "E_TENSOR",
-            f"{len(names)} tensors differ from the architecture, first `{printable(names[0])}`; "
-            f"expected {expected.get(names[0])}, got {stored.get(names[0])}",
-            member="__hello__/base",
+
+    def check(sketch: nn.Module, flop: int) -> None:
+        expected = {n: tuple(t.shape) for n, t in float_state(sketch).items()}
+        names = sorted(
+            n for n in expected.keys() | stored.keys() if expected.get(n) != stored.get(n)
         )
+        if names:
+            raise SpecError.make(
+                "E_TENSOR",
+                f"{len(names)} tensors differ from the architecture, first `{printable(names[0])}`;"
+                f" expected {expected.get(names[0])}, got {stored.get(names[0])}",
+                member="__hello__/base",
+            )
+        check_work(flop)
+
+    model = build_checked(spec.arch, None, check)
     fill_(model.visual, lambda name, _: np.array(tensors[name], np.float32))
     visual = frozen(model.visual)
     digest = digest_of(visual)

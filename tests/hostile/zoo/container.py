@@ -557,10 +557,11 @@ for name, size, code in (
     ("adapter", (1 << 33) - 1, "E_LIMIT_SECTION_BYTES"),
     ("adapter", 1 << 53, "E_JSON"),
     ("adapter", 1 << 29, "E_TRUNCATED"),
-    ("index", 1 << 26, "E_TRUNCATED"),
-    ("index", (1 << 26) + 1, "E_LIMIT_INDEX_BYTES"),
+    ("index", 1 << 27, "E_TRUNCATED"),
+    ("index", (1 << 27) + 1, "E_LIMIT_INDEX_BYTES"),
     ("card", (1 << 20) + 1, "E_LIMIT_TEXT"),
-    ("classes", 1 << 24, "E_TRUNCATED"),
+    ("classes", 1 << 22, "E_TRUNCATED"),
+    ("classes", (1 << 22) + 1, "E_LIMIT_CLASS_BYTES"),
 ):
     add(
         f"{name}_claims_{size}_bytes",

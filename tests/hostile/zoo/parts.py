@@ -358,7 +358,7 @@ def base_of_kit():
     arch = {
         "embed_dim": DIM,
         "quick_gelu": False,
-        "vision": {"image_size": 4, "patch_size": 2, "width": 8},
+        "vision": {"head_width": 8, "image_size": 4, "layers": 1, "patch_size": 2, "width": 8},
     }
     preprocess = {
         "antialias": True,

@@ -32,7 +32,8 @@ def test_embedded_tensors_are_checked_against_the_architecture(tmp_path, vit, cl
             assert torch.equal(base.visual.state_dict()[name], tensor), name
 
         class Broken:
-            manifest = file.manifest
+            manifest, limits = file.manifest, file.limits
+            section_sizes = file.section_sizes
 
             def __init__(self, change):
                 self.change = change

@@ -1,0 +1,315 @@
+"""What an architecture of a base builds: which ones are possible, their numbers and their work.
+
+Counted from the manifest alone, before a tensor or a module exists, so that a hostile description
+costs nothing. The counts are those of open_clip's own towers; a test builds each on torch's meta
+device and compares.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from msgspec import UNSET
+
+from hellofmt.archive.format.limits import IMAGE_SIDE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hellofmt.archive.format.manifest import Arch, TextArch, VisionArch
+
+__all__ = ["LAYER_SCALE", "TowerSize", "arch_problems", "text_problems", "text_size", "vision_size"]
+
+LAYER_SCALE: Final = "0.00001"
+"""The one value of ``ls_init_value``: the initial value is gone once weights are loaded."""
+_TIMM: Final = frozenset(
+    {"image_size", "timm_model_name", "timm_pool", "timm_proj", "timm_proj_bias"}
+)
+_RESNET: Final = frozenset({"image_size", "layers", "width", "head_width"})
+# What open_clip takes for an absent key; the keys that every tower of a family states are not here.
+_DEFAULTS: Final[dict[str, object]] = {
+    "head_width": 64,
+    "mlp_ratio": "4.0",
+    "attentional_pool": False,
+    "attn_pooler_queries": 256,
+    "attn_pooler_heads": 8,
+    "no_ln_pre": False,
+    "final_ln_after_pool": False,
+    "pool_type": "tok",
+    "norm_eps": "0.00001",
+    "qk_norm": False,
+    "scale_heads": False,
+    "scale_attn_inner": False,
+    "scale_attn": False,
+    "scale_fc": False,
+    "timm_pool": "avg",
+    "timm_proj": "linear",
+    "timm_proj_bias": False,
+}
+_POOLER: Final = frozenset({"attn_pooler_queries", "attn_pooler_heads"})
+# What rule uniform-1 has no clause for, or whose initial values are gone once weights are loaded.
+_CUSTOM: Final = frozenset(
+    {
+        *("block_type", "qk_norm", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"),
+        "ls_init_value",
+    }
+)
+_MOST: Final = {"image_size": IMAGE_SIDE, "width": 8192, "layers": 64, "context_length": 1024}
+# Narrower heads cost more than their multiplications: the softmax is by the head.
+_LEAST_HEAD: Final = 4
+_MOST_GRID: Final = 64
+# Identifiers of open_clip's SimpleTokenizer.
+_VOCABULARY: Final = 49_408
+
+
+@dataclass(frozen=True)
+class TowerSize:
+    """What a tower holds and does.
+
+    Attributes:
+        parameters: numbers of its parameters.
+        buffers: statistics of batch normalisation, numbers.
+        flop: floating-point operations of products and convolutions for one input, two for a
+            multiply-add.
+    """
+
+    parameters: int
+    buffers: int
+    flop: int
+
+
+def _filled(vision: VisionArch) -> tuple[int, int, int]:
+    """Side, width and width of a head, with open_clip's values of absent keys."""
+    return (
+        224 if vision.image_size is UNSET else vision.image_size,
+        768 if vision.width is UNSET else vision.width,
+        64 if vision.head_width is UNSET else vision.head_width,
+    )
+
+
+def _patch_and_hidden(vision: VisionArch) -> tuple[int, int]:
+    """Side of a patch and width of the MLP of a transformer."""
+    patch = 16 if vision.patch_size is UNSET else vision.patch_size
+    ratio = 4.0 if vision.mlp_ratio is UNSET else float(vision.mlp_ratio)
+    return patch, int(_filled(vision)[1] * ratio)
+
+
+def arch_problems(arch: Arch, size: int, *, is_seeded: bool) -> Iterator[tuple[str, str]]:
+    """List what no tower can be, or what has no effect.
+
+    Args:
+        arch: the architecture.
+        size: side that ``preprocess`` makes of a view.
+        is_seeded: whether rule uniform-1 has to fill it.
+
+    Yields:
+        Key below ``base``, and what was expected.
+    """
+    vision = arch.vision
+    stated = {key for key in vision.__struct_fields__ if getattr(vision, key) is not UNSET}
+    side, width, head = _filled(vision)
+    if vision.timm_model_name is not UNSET:
+        family, allowed = "a timm model", _TIMM
+    elif isinstance(vision.layers, list):
+        family, allowed = "a ResNet", _RESNET
+    else:
+        family, allowed = "a transformer", frozenset(vision.__struct_fields__) - _TIMM
+        allowed |= {"image_size"}
+        if vision.attentional_pool is not True:
+            allowed -= _POOLER
+    for key in sorted(stated - allowed):
+        yield f"arch.vision.{key}", f"has no effect in {family}; expected none"
+    required = {"image_size"} if family == "a timm model" else {"image_size", "layers", "width"}
+    required |= {"patch_size"} if family == "a transformer" else set()
+    for key in sorted(required - stated):
+        yield f"arch.vision.{key}", f"missing; {family} states it"
+    for key in sorted(stated & _DEFAULTS.keys()):
+        if getattr(vision, key) == _DEFAULTS[key]:
+            yield f"arch.vision.{key}", "expected none, for this is the value of an absent key"
+    for key in sorted(stated & (_CUSTOM | {"timm_model_name"})) if is_seeded else ():
+        yield f"arch.vision.{key}", "expected none for kind seeded"
+    for key, value in (("image_size", side), ("width", width)):
+        if value > _MOST[key]:
+            yield f"arch.vision.{key}", f"expected at most {_MOST[key]}, got {value}"
+    if arch.embed_dim > _MOST["width"]:
+        yield "arch.embed_dim", f"expected at most {_MOST['width']}, got {arch.embed_dim}"
+    if size != side:
+        yield "preprocess.size", f"expected the tower's `image_size`, {side}, got {size}"
+    if family == "a ResNet":
+        yield from _resnet_problems(vision, side, width, head)
+    elif family == "a transformer":
+        yield from _transformer_problems(arch, side, width, head)
+
+
+def _resnet_problems(
+    vision: VisionArch, side: int, width: int, head: int
+) -> Iterator[tuple[str, str]]:
+    layers = vision.layers if isinstance(vision.layers, list) else []
+    if len(layers) != 4 or sum(layers) > _MOST["layers"]:
+        yield "arch.vision.layers", f"expected four numbers, at most {_MOST['layers']} in all"
+    if side % 32:
+        yield "arch.vision.image_size", f"expected a multiple of 32 for a ResNet, got {side}"
+    if width % 2:
+        yield "arch.vision.width", f"expected an even number for a ResNet, got {width}"
+    yield from _head_problems(32 * width, head)
+
+
+def _transformer_problems(
+    arch: Arch, side: int, width: int, head: int
+) -> Iterator[tuple[str, str]]:
+    vision = arch.vision
+    patch, hidden = _patch_and_hidden(vision)
+    if isinstance(vision.layers, int) and vision.layers > _MOST["layers"]:
+        yield "arch.vision.layers", f"expected at most {_MOST['layers']}, got {vision.layers}"
+    if not patch <= side <= patch * (_MOST_GRID + 1) - 1:
+        yield (
+            "arch.vision.patch_size",
+            f"expected 1 to {_MOST_GRID} patches along {side} pixels, got patches of {patch}",
+        )
+    yield from _head_problems(width, head)
+    if not 1 <= hidden <= 64 * width:
+        yield "arch.vision.mlp_ratio", f"expected an MLP of 1 to {64 * width}, got {hidden}"
+    if vision.norm_eps is not UNSET and not 0.0 < float(vision.norm_eps) <= 1.0:
+        yield "arch.vision.norm_eps", f"expected above 0 to 1, got {vision.norm_eps}"
+    if vision.ls_init_value not in (UNSET, LAYER_SCALE):
+        yield "arch.vision.ls_init_value", f"expected {LAYER_SCALE}, got {vision.ls_init_value}"
+    if vision.attentional_pool is True:
+        heads, queries = _pooler(vision)
+        if arch.embed_dim % heads or arch.embed_dim < _LEAST_HEAD * heads:
+            yield (
+                "arch.vision.attn_pooler_heads",
+                f"expected heads of at least {_LEAST_HEAD} that fill {arch.embed_dim}, got {heads}",
+            )
+        if queries > 1024:
+            yield "arch.vision.attn_pooler_queries", f"expected at most 1024, got {queries}"
+
+
+def _head_problems(width: int, head: int) -> Iterator[tuple[str, str]]:
+    heads = width // head
+    if head < _LEAST_HEAD or not heads or width % heads:
+        yield (
+            "arch.vision.head_width",
+            f"expected heads of at least {_LEAST_HEAD} that fill a width of {width}, got {head}",
+        )
+
+
+def text_problems(text: TextArch) -> Iterator[tuple[str, str]]:
+    """List what no generated text tower can be; key below ``base``, and what was expected."""
+    for key in ("width", "layers", "context_length"):
+        value: int = getattr(text, key)
+        if value > _MOST[key]:
+            yield f"text.{key}", f"expected at most {_MOST[key]}, got {value}"
+    if not _VOCABULARY <= text.vocab_size <= 1 << 20:
+        yield (
+            "text.vocab_size",
+            f"expected the tokenizer's {_VOCABULARY} to {1 << 20}, got {text.vocab_size}",
+        )
+    if text.width % text.heads or text.width < _LEAST_HEAD * text.heads:
+        yield (
+            "text.heads",
+            f"expected heads of at least {_LEAST_HEAD} that fill {text.width}, got {text.heads}",
+        )
+
+
+def vision_size(arch: Arch) -> TowerSize | None:
+    """Count the image tower of a valid architecture.
+
+    Args:
+        arch: without problems.
+
+    Returns:
+        The count of plain blocks (custom ones add vectors, which are not counted); None for a timm
+        model, whose name does not tell.
+
+    Example:
+        >>> from hellofmt.archive import Arch, VisionArch
+        >>> vision = VisionArch(image_size=224, layers=12, width=768, patch_size=32)
+        >>> vision_size(Arch(embed_dim=512, quick_gelu=True, vision=vision)).parameters
+        87849216
+    """
+    vision = arch.vision
+    if vision.timm_model_name is not UNSET:
+        return None
+    if isinstance(vision.layers, list):
+        return _resnet_size(arch, vision.layers)
+    side, width, _ = _filled(vision)
+    patch, hidden = _patch_and_hidden(vision)
+    layers = 12 if vision.layers is UNSET else vision.layers
+    dim, grid = arch.embed_dim, (side // patch) ** 2
+    tokens = grid + 1
+    block = _block_size(tokens, width, hidden)
+    parameters = width * (3 * patch * patch + 1 + tokens) + layers * block.parameters
+    parameters += 0 if vision.no_ln_pre is True else 2 * width
+    parameters += 0 if vision.ls_init_value is UNSET else 2 * width * layers
+    flop = 2 * grid * 3 * patch * patch * width + layers * block.flop
+    pooled = width
+    if vision.attentional_pool is True:
+        queries = _pooler(vision)[1]
+        pooled = dim
+        parameters += queries * dim + 2 * dim * dim + 2 * dim * width + 6 * dim + 2 * width
+        flop += 4 * queries * dim * dim + 4 * tokens * dim * width + 4 * queries * tokens * dim
+    parameters += 2 * pooled + pooled * dim
+    return TowerSize(parameters, 0, flop + 2 * pooled * dim)
+
+
+def _pooler(vision: VisionArch) -> tuple[int, int]:
+    """Heads and queries of the attentional pooling."""
+    heads = 8 if vision.attn_pooler_heads is UNSET else vision.attn_pooler_heads
+    queries = 256 if vision.attn_pooler_queries is UNSET else vision.attn_pooler_queries
+    return heads, queries
+
+
+def _block_size(tokens: int, width: int, hidden: int) -> TowerSize:
+    """One residual block of attention and MLP."""
+    weights = 4 * width * width + 2 * width * hidden
+    vectors = 4 * width + 4 * width + hidden + width
+    return TowerSize(weights + vectors, 0, 2 * tokens * weights + 4 * tokens * tokens * width)
+
+
+def _resnet_size(arch: Arch, layers: list[int]) -> TowerSize:
+    """CLIP's ResNet: a stem of three convolutions, bottlenecks, pooling by attention."""
+    side, width, _ = _filled(arch.vision)
+    half, cells = width // 2, (side // 2) ** 2
+    # (weights of a convolution, channels out, pixels out)
+    convolutions = [
+        (27 * half, half, cells),
+        (9 * half * half, half, cells),
+        (9 * half * width, width, cells),
+    ]
+    cells, channels = cells // 4, width
+    for stage, blocks in enumerate(layers):
+        planes = width << stage
+        for block in range(blocks):
+            after = cells // 4 if stage and not block else cells
+            convolutions += [
+                (channels * planes, planes, cells),
+                (9 * planes * planes, planes, cells),
+                (4 * planes * planes, 4 * planes, after),
+            ]
+            if not block:
+                convolutions.append((4 * channels * planes, 4 * planes, after))
+            cells, channels = after, 4 * planes
+    outputs = sum(out for _, out, _ in convolutions)
+    tokens, wide, dim = cells + 1, 32 * width, arch.embed_dim
+    parameters = sum(weights for weights, _, _ in convolutions) + 2 * outputs
+    parameters += tokens * wide + 3 * (wide * wide + wide) + wide * dim + dim
+    flop = sum(2 * weights * pixels for weights, _, pixels in convolutions)
+    flop += 6 * tokens * wide * wide + 4 * tokens * tokens * wide + 2 * tokens * wide * dim
+    return TowerSize(parameters, 2 * outputs, flop)
+
+
+def text_size(text: TextArch, dim: int) -> TowerSize:
+    """Count a generated text tower.
+
+    Args:
+        text: without problems.
+        dim: D, length of an embedding.
+
+    Returns:
+        The count; ``flop`` is of one text.
+    """
+    block = _block_size(text.context_length, text.width, 4 * text.width)
+    parameters = text.layers * block.parameters + 2 * text.width + text.width * dim
+    parameters += (text.vocab_size + text.context_length) * text.width
+    return TowerSize(parameters, 0, text.layers * block.flop + 2 * text.width * dim)
