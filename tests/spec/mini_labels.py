@@ -52,7 +52,7 @@ def stored(section, shapes):
 def label_function(file, image, text_rows=None):
     """W0 and deltas of the image tower, W, exp(logit_scale) and bias."""
     manifest = file["manifest"]
-    function = manifest.get("functions", [manifest])[0]
+    function = manifest["functions"][0]
     image = dict(image)
     for target in function["adapter"]["targets"]:
         name = target["param"]

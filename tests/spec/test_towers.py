@@ -26,7 +26,7 @@ def rows_of_text(mini, file, shapes):
     from open_clip import tokenize
 
     manifest, towers = file["manifest"], mini["towers"]
-    base, head = manifest["base"], manifest.get("functions", [manifest])[0]["head"]
+    base, head = manifest["base"], manifest["functions"][0]["head"]
     text = base["text"]
     lines = file["sections"]["classes"].decode().splitlines()
     names = [line.split("\t")[1].split(", ")[0] for line in lines]
