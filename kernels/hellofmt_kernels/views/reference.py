@@ -82,36 +82,32 @@ def _stored(positions: Tensor, factor: Tensor, rank: Tensor, extent: int) -> Ten
     return places
 
 
-def _resize(lines: Tensor, weights: Tensor, at: Tensor, dtype: torch.dtype) -> Tensor:
+def _resize(lines: Tensor, weights: Tensor, at: Tensor) -> Tensor:
     """Weighted sums of whole lines: sum over k of weights[p, i, k] * lines[at[p, i, k]].
 
-    One product and one addition at a time, each rounded by itself: a matrix product is no faster
-    for two taps, and its last bit depends on the rest of the batch.
+    ``embedding_bag`` gathers, multiplies and adds in one pass, each line by itself. A matrix
+    product is no faster for two taps, and its last bit depends on the rest of the batch.
 
     Args:
-        lines: (L, B) any dtype.
-        weights: (P, S, K).
+        lines: (L, B).
+        weights: (P, S, K), of the dtype of the lines.
         at: (P, S, K) int64, below L.
-        dtype: dtype of the sums.
 
     Returns:
         (P, S, B).
     """
     count, size, taps = at.shape
-    out = lines.new_empty(0)
-    for k in range(taps):
-        part = lines.index_select(0, at[:, :, k].reshape(-1)).to(dtype)
-        part = part.view(count, size, lines.shape[1]).mul_(weights[:, :, k, None])
-        out = part if k == 0 else out.add_(part)
-    return out
+    flat = at.reshape(-1)
+    offsets = torch.arange(0, flat.numel(), taps, device=at.device)
+    sums = torch.embedding_bag(lines, flat, offsets, False, 0, False, weights.reshape(-1))[0]
+    return sums.view(count, size, -1)
 
 
-def _render(
+def _axes(
     images: Tensor, crops: Tensor, shuffles: Tensor, size: int, antialias: bool, dtype: torch.dtype
-) -> Tensor:
-    """Crops of stored images, resized and flipped: (P, Sx, 3, Sy) with values from 0 to 255."""
-    stored, height, width, _ = images.shape
-    count = crops.shape[0]
+) -> tuple[Tensor, ...]:
+    """Image of every crop (P,); weights and stored places of rows, then of columns (P, S, K)."""
+    _, height, width, _ = images.shape
     index, top, left, crop_height, crop_width, flip = crops.unbind(1)
     weights_y, rows = _taps(top, crop_height, None, size, antialias, dtype)
     weights_x, columns = _taps(left, crop_width, flip, size, antialias, dtype)
@@ -121,11 +117,34 @@ def _render(
         orders = orders.to(number.device)
         rows = _stored(rows, factor, number % orders, height)
         columns = _stored(columns, factor, number // orders, width)
-    lines = images.reshape(stored * height, width * 3)
-    half = _resize(lines, weights_y, rows + index[:, None, None] * height, dtype)
-    half = half.view(count, size, width, 3).permute(0, 2, 3, 1).reshape(count * width, 3 * size)
+    return index, weights_y, rows, weights_x, columns
+
+
+def _render(
+    images: Tensor,
+    index: Tensor,
+    weights_y: Tensor,
+    rows: Tensor,
+    weights_x: Tensor,
+    columns: Tensor,
+) -> Tensor:
+    """Crops of stored images, resized and flipped: (P, Sx, 3, Sy) with values from 0 to 1."""
+    count, tall, _ = rows.shape
+    if count == 1:
+        # Large views come one by one: of the image only what is seen is converted.
+        (y0, y1), (x0, x1) = (torch.stack(torch.aminmax(at)).tolist() for at in (rows, columns))
+        stored = images[index[0], y0 : y1 + 1, x0 : x1 + 1][None]
+        rows, columns = rows - y0, columns - x0
+    else:
+        shown, place = index.unique(return_inverse=True)
+        stored = images.index_select(0, shown)
+        rows = rows + place[:, None, None] * images.shape[1]
+    width = stored.shape[2]
+    lines = stored.to(weights_y.dtype).view(-1, width * 3)
+    half = _resize(lines, weights_y, rows)
+    half = half.view(count, tall, width, 3).permute(0, 2, 3, 1).reshape(count * width, 3 * tall)
     each = torch.arange(count, device=images.device)[:, None, None] * width
-    return _resize(half, weights_x, columns + each, dtype).view(count, size, 3, size)
+    return _resize(half, weights_x, columns + each).view(count, -1, 3, tall).div_(255)
 
 
 def views(
@@ -163,20 +182,40 @@ def views(
     affines = [(per_channel(form.mean), per_channel(form.std)) for form in forms]
     _, height, width, _ = images.shape
     chunk = max(1, _CHUNK_NUMBERS // (3 * max(height, size) * max(width, size)))
+    shuffles = rows[:, ViewColumn.SHUFFLE : ViewColumn.PERMUTATION + 1]
+    mixed = is_blended(rows)
+    if not count:
+        return outs
+    own = other = _axes(images, rows[:, :6], shuffles, size, antialias, dtype)
+    if bool(mixed.any()):
+        other = _axes(images, rows[mixed, 6:12], shuffles[mixed], size, antialias, dtype)
+    at = 0
     for first in range(0, count, chunk):
-        part = rows[first : first + chunk]
-        mixed = is_blended(part).nonzero().squeeze(1)
-        partners = part[mixed]
-        shuffles = part[:, ViewColumn.SHUFFLE : ViewColumn.PERMUTATION + 1]
-        view = _render(images, part[:, :6], shuffles, size, antialias, dtype).div_(255)
-        if len(mixed):
-            partner = _render(
-                images, partners[:, 6:12], shuffles[mixed], size, antialias, dtype
-            ).div_(255)
-            view[mixed] = _mix(view[mixed], partner, partners)
+        here = slice(first, first + chunk)
+        view = _render(images, *(part[here] for part in own))
+        chosen = mixed[here]
+        if partners := int(chosen.sum()):
+            parts = [part[at : at + partners] for part in other]
+            at += partners
+            if chunk == 1 and int(rows[first, ViewColumn.WEIGHT]) == WEIGHT_ONE:
+                _paste(view, images, parts, rows[first])
+            else:
+                view[chosen] = _mix(view[chosen], _render(images, *parts), rows[here][chosen])
         for out, (mean, std) in zip(outs, affines, strict=True):
-            out[first : first + chunk] = (view - mean).div_(std).permute(0, 2, 3, 1)
+            # The last form has the memory of the view.
+            shifted = view.sub_(mean) if out is outs[-1] else view - mean
+            out[here] = shifted.div_(std).permute(0, 2, 3, 1)
     return outs
+
+
+def _paste(view: Tensor, images: Tensor, parts: Sequence[Tensor], row: Tensor) -> None:
+    """Draw of one partner what its box shows, into (1, Sx, 3, Sy)."""
+    size = view.shape[1]
+    y0, x0, y1, x1 = row[ViewColumn.Y0 : ViewColumn.X1 + 1].clamp(0, size).tolist()
+    if y0 < y1 and x0 < x1:
+        index, weights_y, rows, weights_x, columns = parts
+        tall, wide = (weights_y[:, y0:y1], rows[:, y0:y1]), (weights_x[:, x0:x1], columns[:, x0:x1])
+        view[:, x0:x1, :, y0:y1] = _render(images, index, *tall, *wide)
 
 
 def _mix(own: Tensor, partner: Tensor, rows: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hellofmt_kernels import ViewColumn, ViewForm, view_pair, views
+from hellofmt_kernels.views import reference
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STUDENT = ViewForm(MEAN, STD)
@@ -141,6 +142,16 @@ def test_a_row_does_not_depend_on_its_batch(make_random_rows):
     assert views(images, rows[order], 32).equal(batch[order])
     for n in range(40):
         assert views(images, rows[n : n + 1], 32).equal(batch[n : n + 1])
+
+
+def test_views_drawn_one_by_one_have_the_same_bits(monkeypatch, make_random_rows):
+    images, rows = noise(4, 21, 18), make_random_rows(16, 4, 21, 18, 13, factor=3)
+    rows[1, ViewColumn.Y0 : ViewColumn.WEIGHT] = torch.tensor([-3, 5, 40, 20], dtype=torch.int32)
+    rows[5, ViewColumn.Y0 : ViewColumn.WEIGHT] = torch.tensor([13, 0, 14, 9], dtype=torch.int32)
+    whole = view_pair(images, rows, 13, STUDENT, ENCODER)
+    monkeypatch.setattr(reference, "_CHUNK_NUMBERS", 1)
+    alone = view_pair(images, rows, 13, STUDENT, ENCODER)
+    assert all(one.equal(other) for one, other in zip(alone, whole, strict=True))
 
 
 def test_large_images_take_several_chunks(make_random_rows, make_torchvision_views):
