@@ -113,9 +113,14 @@ def spread(accuracy: Sequence[float]) -> str:
 
 def result_line(result: Mapping[str, Any]) -> str:
     """What a student reached, in one line."""
-    what = f"{result['student']}, {result['recipe']}"
+    what = result["student"]
+    # The recipe of hard labels has their name.
+    if result["recipe"] != result["labels"]:
+        what += f", {result['recipe']}"
     if result["labels"] != "soft":
         what += f", {result['labels']} labels"
+    if result.get("function", "default") != "default":
+        what += f", labels of {result['function']}"
     if result["images"] != "archive":
         what += f", {result['images']} images"
     if "ipc" in result:

@@ -46,6 +46,7 @@ class TrainOptions:
         checkpoint: file or folder of the run's state.
         checkpoint_every: steps between two states.
         log: folder of the curve.
+        record: copy of the archive that gets the result; None records nothing.
     """
 
     file: str
@@ -67,6 +68,7 @@ class TrainOptions:
     checkpoint: str | None
     checkpoint_every: int
     log: str | None
+    record: str | None
 
 
 train_options = grouped(
@@ -148,5 +150,10 @@ train_options = grouped(
         "log",
         metavar="DIR",
         help="Write the curve here: CSV, JSON, PNG, TensorBoard. Under torchrun, `--curve`.",
+    ),
+    click.option(
+        "--record",
+        metavar="COPY",
+        help="Write a copy of FILE that remembers this result, under a new id; FILE stays.",
     ),
 )

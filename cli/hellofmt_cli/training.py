@@ -5,27 +5,35 @@ Apart from ``train``, whose options must not wait for torch.
 
 from __future__ import annotations
 
-import platform
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-import torchvision
-
-import hellofmt
-from hellofmt.archive import ClassLine, open_archive
+from hellofmt.archive import (
+    UNSET,
+    ClassLine,
+    Result,
+    amend_archive,
+    as_line,
+    check_amended_targets,
+    decimal_string,
+    open_archive,
+    percent,
+)
 from hellofmt.errors import UserInputError, did_you_mean, shown_path
 from hellofmt.loading import HelloDataset, StoredLabels
-from hellofmt.runs import joined
+from hellofmt.runs import device_name, joined, versions, without_paths
+from hellofmt.sources import source_record
 from hellofmt.student import (
     SMALL_IMAGE_SIZE,
     Average,
     Curve,
+    compared,
     evaluate,
     recipe,
     train_from_dataset,
+    with_result,
 )
 from hellofmt.teacher import build_network, label_source
 from hellofmt_cli.console import console
@@ -74,6 +82,8 @@ def _train(archive: Archive, options: TrainOptions, world: int) -> dict[str, Any
     plan = recipe("hard" if labels == "hard" else options.recipe or "kl")
     if len(archive) == 0:
         raise UserInputError.make("E_DATA", "the archive has no images; expected some to train")
+    if options.record is not None:
+        check_amended_targets(archive, options.record)
     views, keys = archive.manifest.views, archive.classes.keys
     images = _read_images(options.evaluation, archive)
     plan = plan.settled(name, len(archive), len(keys))
@@ -155,16 +165,61 @@ def _train(archive: Archive, options: TrainOptions, world: int) -> dict[str, Any
             for point in curve.measured
         ],
         "seconds": round(curve.seconds, 2),
-        "versions": {
-            "hellofmt": hellofmt.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-        },
+        "versions": versions(),
     }
-    if log is not None:
-        log.finish(document)
+    kind = labels
+    if labels not in ("soft", "hard"):
+        kind = "teacher" if dataset.stored is None else "stored"
+    result = Result(
+        accuracy=[percent(curve.last())],
+        batch_size=plan.batch_size,
+        bfloat16=options.bfloat16,
+        device=device_name(device),
+        evaluated=source_record(images),
+        images="archive",
+        labels=kind,
+        learning_rate=decimal_string(plan.learning_rate),
+        recipe=plan.name,
+        seeds=[seed],
+        steps=total,
+        student=as_line(without_paths(name)),
+        versions=versions(),
+        function=dataset.label_function or UNSET if kind == "soft" else UNSET,
+        ema=UNSET if options.ema is None else decimal_string(options.ema),
+        processes=world if world > 1 else UNSET,
+    )
+    try:
+        document |= _remembered(archive, result, options.record)
+    finally:
+        # A copy that cannot be written must not cost the log.
+        if log is not None:
+            log.finish(document)
     return document
+
+
+def _remembered(archive: Archive, result: Result, target: str | None) -> dict[str, Any]:
+    """Compare a result with those of the archive, and record it in a copy.
+
+    Returns:
+        ``recorded``, the comparison, and ``copy``; None where there is none.
+    """
+    record = archive.record
+    known = [] if record is None or record.results is UNSET else record.results
+    found = compared(known, result)
+    recorded = None
+    if found is not None:
+        recorded = {
+            "accuracy": list(found.recorded),
+            "tolerance": None if found.tolerance is None else round(found.tolerance, 2),
+            "reproduced": found.is_reproduced,
+            "differs": list(found.differs),
+        }
+    copy = None
+    if target is not None:
+        with console.stage("writing the copy"):
+            made = amend_archive(archive, target, record=with_result(record, result))
+        copy = {"path": target, "id": made}
+    return {"recorded": recorded, "copy": copy}
 
 
 def _accuracy(curve: Curve) -> dict[str, Any]:

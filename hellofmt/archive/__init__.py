@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     )
     from hellofmt.archive.format.parse import manifest_bytes, parse_manifest
     from hellofmt.archive.format.probes import probe_images
-    from hellofmt.archive.format.record import Record, Result
+    from hellofmt.archive.format.record import Record, Result, as_line, percent
     from hellofmt.archive.format.schema import json_schema, record_schema
     from hellofmt.archive.format.tensors import StoredTensor
     from hellofmt.archive.format.validate import validate_manifest
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from hellofmt.archive.read.verify import VerifyReport, verify_archive
     from hellofmt.archive.storage.local_files import read_file, write_small_file
     from hellofmt.archive.storage.source import display_name
+    from hellofmt.archive.write.amend import amend_archive, check_amended_targets
     from hellofmt.archive.write.draft import Draft, ImageItem, ImageSet, ProjectorPart
     from hellofmt.archive.write.extraction import PlainForm, extract_archive
     from hellofmt.archive.write.shards import write_shards
@@ -106,8 +107,11 @@ __all__ = [
     "VerifyReport",
     "Views",
     "VisionArch",
+    "amend_archive",
+    "as_line",
     "base_digest",
     "changed_views",
+    "check_amended_targets",
     "check_target",
     "content_id",
     "create_key",
@@ -124,6 +128,7 @@ __all__ = [
     "manifest_bytes",
     "open_archive",
     "parse_manifest",
+    "percent",
     "probe_images",
     "read_class_lines",
     "read_file",
@@ -157,7 +162,7 @@ _MODULES = {
     "read.archive": ("Archive",),
     "read.file": ("HelloFile",),
     "read.open": ("open_archive",),
-    "format.record": ("Record", "Result"),
+    "format.record": ("Record", "Result", "as_line", "percent"),
     "format.schema": ("json_schema", "record_schema"),
     "storage.local_files": ("read_file", "write_small_file"),
     "format.layout": ("shard_path",),
@@ -168,6 +173,7 @@ _MODULES = {
     "format.tensors": ("StoredTensor",),
     "read.verify": ("VerifyReport", "verify_archive"),
     "write.extraction": ("PlainForm", "extract_archive"),
+    "write.amend": ("amend_archive", "check_amended_targets"),
     "write.draft": ("Draft", "ImageItem", "ImageSet", "ProjectorPart"),
     "write.whole_file": ("check_target",),
     "write.writer": ("write_archive",),

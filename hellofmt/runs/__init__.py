@@ -5,13 +5,14 @@ from __future__ import annotations
 from hellofmt.runs.cost import Meter, StageCost, network_gflop
 from hellofmt.runs.ranks import joined
 from hellofmt.runs.results import digest_of, write_file
-from hellofmt.runs.run_record import versions, without_paths
+from hellofmt.runs.run_record import device_name, versions, without_paths
 from hellofmt.runs.stages import Stages
 
 __all__ = [
     "Meter",
     "StageCost",
     "Stages",
+    "device_name",
     "digest_of",
     "joined",
     "network_gflop",

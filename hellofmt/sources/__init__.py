@@ -8,6 +8,7 @@ from hellofmt.sources.decode import conversion_notes, decode_rgb, to_rgb
 from hellofmt.sources.digits import digits
 from hellofmt.sources.pack import pack_archive
 from hellofmt.sources.read import list_source, open_source, read_source
+from hellofmt.sources.record import source_record
 from hellofmt.sources.source import Source, check_classes
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "open_source",
     "pack_archive",
     "read_source",
+    "source_record",
     "stratified_split",
     "to_rgb",
 ]

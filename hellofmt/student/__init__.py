@@ -17,6 +17,7 @@ from hellofmt.student.networks import (
     small_image_advice,
 )
 from hellofmt.student.recipes import RECIPES, Recipe, recipe
+from hellofmt.student.results import Comparison, compared, with_result
 from hellofmt.student.train import train_from_archive, train_from_dataset, train_student
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "STUDENTS",
     "ArchiveBatches",
     "Average",
+    "Comparison",
     "ConvNet",
     "Curve",
     "PassSampler",
@@ -33,6 +35,7 @@ __all__ = [
     "SmallCnn",
     "SmallResNet",
     "build_student",
+    "compared",
     "evaluate",
     "is_student",
     "predict",
@@ -42,4 +45,5 @@ __all__ = [
     "train_from_archive",
     "train_from_dataset",
     "train_student",
+    "with_result",
 ]

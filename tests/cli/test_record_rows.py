@@ -48,8 +48,8 @@ def test_functions_are_told_apart(record):
 def test_one_seed_has_no_spread_and_baselines_are_named(record):
     result = record["results"][0] | {"accuracy": ["30.0"], "seeds": [7]}
     assert spread([30.0]) == "30.0 %"
-    line = result_line(result | {"labels": "hard", "images": "random"})
-    assert line.startswith("cnn, kl, hard labels, random images, 300 steps of 50 views: 30.0 %")
+    line = result_line(result | {"labels": "hard", "recipe": "hard", "images": "random"})
+    assert line.startswith("cnn, hard labels, random images, 300 steps of 50 views: 30.0 %")
 
 
 def test_inspect_diff_and_page_show_it(tmp_path, invoke, invoke_json, record):

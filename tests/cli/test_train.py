@@ -19,10 +19,11 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from hellofmt.archive import ClassLine, Dataset, Draft, write_archive
+from hellofmt.archive import ClassLine, Dataset, Draft, open_archive, write_archive
 from hellofmt.loading import HelloDataset
 from hellofmt.projector import Projector, seeded_base
 from hellofmt_cli.main import hello
+from hellofmt_cli.train import _verdict
 
 KEYS = ("rows", "columns")
 
@@ -65,6 +66,12 @@ def folder(tmp_path):
 
 def run(*arguments):
     return CliRunner().invoke(hello, ["train", *arguments])
+
+
+def document_of(*arguments):
+    done = run(*arguments, "--json")
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
 
 
 def test_hard_labels_reach_full_accuracy_on_stripes(archive, folder):
@@ -316,3 +323,65 @@ def test_a_worker_that_dies_is_one_line(archive, folder, monkeypatch):
         r"Error: E_READ: a DataLoader worker .*; pass `--workers 0` or a smaller `--batch-size`\n",
         done.output,
     )
+
+
+def test_a_result_is_recorded_in_a_copy_and_held_against_the_next(archive, folder, tmp_path):
+    words = ("--student", "cnn", "--steps", "4", "--eval", folder)
+    before = Path(archive).read_bytes()
+    one, two, hard = (str(tmp_path / f"{name}.hello") for name in ("one", "two", "hard"))
+    first = document_of(archive, *words, "--record", one)
+    assert first["recorded"] is None
+    assert first["copy"]["path"] == one
+    with open_archive(archive) as old, open_archive(one, expect=first["copy"]["id"]) as new:
+        assert new.content_id == old.content_id
+        (result,) = new.record.results
+    assert Path(archive).read_bytes() == before
+    assert [float(text) for text in result.accuracy] == [first["accuracy"]["last"]]
+    assert (result.student, result.recipe, result.steps, result.seeds) == ("cnn", "kl", 4, [0])
+    assert (result.labels, result.images, result.batch_size) == ("soft", "archive", 8)
+    assert (result.evaluated.images, result.evaluated.name) == (20, "eval")
+    again = document_of(one, *words)
+    assert again["recorded"] == {
+        "accuracy": [first["accuracy"]["last"]],
+        "tolerance": again["recorded"]["tolerance"],
+        "reproduced": True,
+        "differs": [],
+    }
+    document_of(one, *words, "--seed", "1", "--record", two)
+    control = document_of(two, *words, "--labels", "hard", "--record", hard)
+    assert control["recorded"]["reproduced"] is None
+    assert control["recorded"]["differs"] == [
+        "function (default recorded, none here)",
+        "labels (soft recorded, hard here)",
+        "recipe (kl recorded, hard here)",
+    ]
+    with open_archive(hard) as file:
+        assert [(r.labels, r.seeds) for r in file.record.results] == [
+            ("soft", [0, 1]),
+            ("hard", [0]),
+        ]
+
+
+def test_what_is_said_of_a_recorded_result():
+    recorded = {"accuracy": [41.2, 39.5, 42.9], "tolerance": 8.4, "reproduced": True, "differs": []}
+    assert _verdict(recorded, 40.8) == "recorded 41.2 ± 1.7 % (3 seeds), here 40.8 %: reproduced"
+    far = recorded | {"reproduced": False, "differs": ["device (cpu recorded, cuda here)"]}
+    assert _verdict(far, 30.2) == (
+        "recorded 41.2 ± 1.7 % (3 seeds), here 30.2 %: not reproduced, 11.0 points lower, where 95"
+        " % of new seeds are within 8.4; differs in device (cpu recorded, cuda here)"
+    )
+    other = {"reproduced": None, "differs": ["steps (1 recorded, 2 here)"]}
+    assert _verdict(other, 1.0) == (
+        "no recorded result is of such a run; the nearest differs in steps (1 recorded, 2 here)"
+    )
+
+
+def test_a_copy_that_exists_is_refused_before_the_training(archive, folder, tmp_path):
+    target = tmp_path / "mine.hello"
+    target.write_bytes(b"mine")
+    for path in (target, archive):
+        words = ("--student", "cnn", "--steps", "4", "--eval", folder, "--record", str(path))
+        done = CliRunner().invoke(hello, ["train", archive, *words])
+        assert (done.exit_code, "E_TARGET" in done.stderr) == (10, True)
+        assert "steps of" not in done.stderr
+    assert target.read_bytes() == b"mine"

@@ -190,9 +190,10 @@ class ChosenImages(Closed, frozen=True):
 class Result(Closed, frozen=True):
     """What a student reached: its last accuracy with each seed, under one recipe.
 
-    ``labels`` is ``soft``, ``hard``, ``stored`` or ``teacher``; ``images`` is ``archive``, or
-    ``random`` for as many real images per class drawn at random, the baseline. ``evaluated`` are
-    the images that were measured on.
+    ``labels`` is ``soft``, of the label function ``function``, or ``hard``, ``stored`` or
+    ``teacher``; ``images`` is ``archive``, or ``random`` for as many real images per class drawn at
+    random, the baseline. ``evaluated`` are the images that were measured on. ``ipc`` is given where
+    only the first images of each class were used, ``processes`` where several shared the training.
     """
 
     accuracy: Annotated[list[Percent], Meta(min_length=1, max_length=64)]
@@ -209,7 +210,9 @@ class Result(Closed, frozen=True):
     student: Line
     versions: Annotated[dict[Word, Word], Meta(max_length=16)]
     ema: DecimalString | UnsetType = UNSET
+    function: Word | UnsetType = UNSET
     ipc: Positive | UnsetType = UNSET
+    processes: Positive | UnsetType = UNSET
 
 
 class Record(Closed, frozen=True):

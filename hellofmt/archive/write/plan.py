@@ -61,6 +61,32 @@ if TYPE_CHECKING:
     from hellofmt.archive.write.draft import Draft, ImageSet
 
 
+def stored_section(name: str, raw: bytes) -> tuple[Section, bytes]:
+    """The manifest's entry for a section and its stored bytes, compressed where that pays."""
+    packed = None if name in ("index", "base", "pixels") else compress(raw)
+    if packed is None:
+        return Section(digest=sha256(raw), encoding="none", name=name, size=len(raw)), raw
+    section = Section(
+        digest=sha256(packed),
+        encoding="zstd",
+        name=name,
+        size=len(packed),
+        raw_digest=sha256(raw),
+        raw_size=len(raw),
+    )
+    return section, packed
+
+
+def front_members(manifest: bytes) -> tuple[str, bytes]:
+    """The id of a file with these manifest bytes, and its first two members."""
+    digits = hashlib.sha256(manifest).hexdigest()
+    parts = [
+        *member_parts(MANIFEST_MEMBER, manifest),
+        *member_parts(ID_MEMBER, f"{digits}\n".encode("ascii")),
+    ]
+    return f"sha256:{digits}", b"".join(parts)
+
+
 def plan_images(draft: Draft, limits: Limits) -> tuple[Dataset, Literal["files", "packed"]]:
     """Decide what the shards of one data set share, which depends on all images.
 
@@ -112,20 +138,7 @@ class Plan:
 
     def _store(self, name: str, raw: bytes) -> None:
         """Keep a section in its stored form."""
-        packed = None if name in ("index", "base", "pixels") else compress(raw)
-        if packed is None:
-            section = Section(digest=sha256(raw), encoding="none", name=name, size=len(raw))
-            self._stored[name] = section, raw
-            return
-        section = Section(
-            digest=sha256(packed),
-            encoding="zstd",
-            name=name,
-            size=len(packed),
-            raw_digest=sha256(raw),
-            raw_size=len(raw),
-        )
-        self._stored[name] = section, packed
+        self._stored[name] = stored_section(name, raw)
 
     def _measure_images(self, images: ImageSet) -> None:
         """Determine size and order of the images, and whether they are packed."""
@@ -319,19 +332,16 @@ class Plan:
             end = self._write_images(fd, progress)
         manifest = self.manifest()
         data = manifest_bytes(manifest, self._draft.extras)
-        digits = hashlib.sha256(data).hexdigest()
-        parts = [
-            *_member(MANIFEST_MEMBER, data),
-            *_member(ID_MEMBER, f"{digits}\n".encode("ascii")),
-        ]
+        archive_id, front = front_members(data)
+        parts = [front]
         for name in self._names(manifest):
-            parts += _member(section_member(name), self._stored[name][1])
+            parts += member_parts(section_member(name), self._stored[name][1])
         if end < 0:
             parts.append(TRAILER)
         else:
             write_all(fd, TRAILER, end)
         _write_parts(fd, parts)
-        return f"sha256:{digits}"
+        return archive_id
 
     def _front_size(self) -> int:
         """Return the number of bytes before the first image."""
@@ -382,7 +392,8 @@ def _text_bytes(name: str, text: str) -> bytes:
         raise UserInputError.make("E_DATA", f"`{name}` contains a lone surrogate") from None
 
 
-def _member(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
+def member_parts(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
+    """Header, payload and padding of a member."""
     return header(name, len(data)), data, bytes(padded(len(data)) - len(data))
 
 
