@@ -97,7 +97,7 @@ def pack_archive(
             target, which itself is not written.
         force: replace an existing target.
         limits: of the archive.
-        progress: called with steps done and in all.
+        progress: called with images done and in all: of converting, if asked for, then of writing.
         say: called with a line for each kind of thing that was skipped, converted or dropped, and
             for each of several images that are refused; by default these are warnings of the logger
             ``hellofmt``.
@@ -165,20 +165,10 @@ def pack_archive(
         # Before an hour of work rather than after it.
         path = target if shards is None else shard_path(target, index, shards)
         check_target(path, force=force)
-    stored = StoredImages(images, limits, Path(target).parent, reencode=reencode, max_side=max_side)
+    stored = StoredImages(images, limits, Path(target), reencode=reencode, max_side=max_side)
     with closing(stored):
-        total, done_before = len(images), 0 if reencode is None else len(images)
-
-        def looked(done: int, _total: int) -> None:
-            # Without converting it takes no time that is worth a count.
-            if progress is not None and reencode is not None:
-                progress(done, 2 * total)
-
-        def written(done: int, total: int) -> None:
-            if progress is not None:
-                progress(done_before + done, done_before + total)
-
-        stored.look(looked, say)
+        # Without converting it takes no time that is worth a count.
+        stored.look(progress if reencode is not None else None, say)
         if known is not None:
             start = known.views
         elif isinstance(views, Views):
@@ -191,14 +181,14 @@ def pack_archive(
         )
         try:
             if shards is None:
-                made = write_archive(target, draft, force=force, limits=limits, progress=written)
+                made = write_archive(target, draft, force=force, limits=limits, progress=progress)
             else:
                 made = write_shards(
-                    target, draft, shards, force=force, limits=limits, progress=written
+                    target, draft, shards, force=force, limits=limits, progress=progress
                 )
         except (UserInputError, LimitError) as error:
-            if error.code != "E_OPTION":
-                # Of one image, perhaps; then of all that are like it.
+            # Of one image, perhaps; then of all that are like it.
+            if error.code == "E_DATA" or error.code.startswith("E_LIMIT_IMAGE_"):
                 stored.refuse_all(say)
             raise
     for note in images.conversion_notes():

@@ -31,7 +31,7 @@ from hellofmt.archive.parallel import map_ordered
 from hellofmt.archive.storage.local_files import read_at
 from hellofmt.archive.write.draft import ImageItem
 from hellofmt.archive.write.whole_file import write_all
-from hellofmt.errors import HelloError, LimitError, UserInputError, printable
+from hellofmt.errors import HelloError, LimitError, UserInputError, naming, printable
 from hellofmt.sources.content import HEAD_BYTES, codec_of, fact_of, has_orientation, is_misnamed
 from hellofmt.sources.decode import GREY, MISNAMED, ORIENTED, SHRUNK, is_grey, open_image, to_rgb
 from hellofmt.sources.files import read_head
@@ -85,7 +85,7 @@ class StoredImages:
         self,
         images: Source,
         limits: Limits,
-        folder: Path,
+        target: Path,
         *,
         reencode: Codec | None,
         max_side: int | None,
@@ -95,7 +95,7 @@ class StoredImages:
         Args:
             images: the source.
             limits: of the archive.
-            folder: where converted images wait to be written.
+            target: the archive, beside which converted images wait to be written.
             reencode: codec to convert to what cannot be stored as it is; None refuses it.
             max_side: longest side in pixels; with ``reencode``, larger images are shrunk to it.
         """
@@ -108,18 +108,18 @@ class StoredImages:
         self._step = max(1, len(images) // _SAMPLED)
         # A thread takes so many at once: few where each takes long.
         self._chunk = 256 if reencode is None else 8
-        self._folder, self._fd, self._end = folder, -1, 0
+        self._target, self._fd, self._end = target, -1, 0
         self._stack = ExitStack()
 
     def close(self) -> None:
         """Delete what was converted."""
         self._stack.close()
 
-    def look(self, step: Callable[[int, int], None], say: Callable[[str], None]) -> None:
+    def look(self, progress: Callable[[int, int], None] | None, say: Callable[[str], None]) -> None:
         """Look at every image, and convert those that must be.
 
         Args:
-            step: called with images done and in all.
+            progress: called with images done and in all.
             say: called with a line for each of several images that are refused.
 
         Raises:
@@ -132,7 +132,8 @@ class StoredImages:
         refusals: list[HelloError] = []
         with closing(self._each(self._see, len(images))) as seen:
             for row, one in enumerate(seen):
-                step(row + 1, len(images))
+                if progress is not None:
+                    progress(row + 1, len(images))
                 if one.refusal is not None:
                     refusals.append(one.refusal)
                 elif one.codec is None:
@@ -172,15 +173,19 @@ class StoredImages:
     def _refuse(self, refusals: list[HelloError], say: Callable[[str], None]) -> None:
         if not refusals:
             return
-        # A limit can be moved, so it is the last thing to report.
-        first = next((one for one in refusals if not isinstance(one, LimitError)), refusals[0])
+        others = [one for one in refusals if not isinstance(one, LimitError)]
+        # A limit can be moved, so it is the last thing to report, and then the one that allows all:
+        # by the length and the digits of what would raise it.
+        first = (
+            others[0] if others else max(refusals, key=lambda one: (len(one.advice), one.advice))
+        )
         is_several = len(refusals) > 1
         if self._reencode is None and any(map(_is_of_profile, refusals)):
             what = "what is outside its profile" if is_several else "it"
             first.advice = f"{{reencode}} converts {what}"
         if is_several:
             for refusal in refusals:
-                say(f"refused: {refusal}")
+                say(f"refused: {refusal.code} {refusal.where}".rstrip() + f": {refusal.message}")
             counts = f"{len(refusals):,} of {len(self._images):,} images are refused"
             first.args = (f"{first.message}; {counts}",)
         raise first
@@ -190,10 +195,11 @@ class StoredImages:
         label, path = int(self._images.labels[row]), self._images.path_of(row)
         if seen.data is not None:
             if self._fd < 0:
-                spool = partial(tempfile.TemporaryFile, dir=self._folder, buffering=0)
+                spool = partial(tempfile.TemporaryFile, dir=self._target.parent, buffering=0)
                 self._fd = self._stack.enter_context(spool()).fileno()
             at, size = self._end, len(seen.data)
-            write_all(self._fd, seen.data, at)
+            with naming(str(self._target)):
+                write_all(self._fd, seen.data, at)
             self._end += size
             return ImageItem(label, partial(read_at, self._fd, size, at), size)
         if path is None:

@@ -161,6 +161,8 @@ def test_a_new_directory_has_the_mode_of_the_mask_and_is_complete_or_absent(tmp_
         raise KeyboardInterrupt
     with pytest.raises(HelloIOError, match="exists"), new_directory(tmp_path / "late"):
         (tmp_path / "late").mkdir()
+    with pytest.raises(OSError, match="name too long"), new_directory(tmp_path / ("x" * 256)):
+        pytest.fail("filled for nothing")
     with pytest.raises(FileNotFoundError) as caught, new_directory(tmp_path / "no" / "out"):
         pytest.fail("a directory without a parent was given to fill")
     assert caught.value.filename == str(tmp_path / "no" / "out")

@@ -372,6 +372,10 @@ def new_directory(directory: str | os.PathLike[str]) -> Generator[Path]:
         HelloIOError: E_TARGET, the name is taken.
         OSError: a directory cannot be created.
     """
+    if len(os.fsencode(Path(directory).name)) > NAME_BYTES:
+        # The temporary name is short enough, so only the rename would fail.
+        text = os.strerror(errno.ENAMETOOLONG)
+        raise OSError(errno.ENAMETOOLONG, text, os.fspath(directory))
     try:
         # Fails if the working directory is gone.
         target = Path(directory).absolute()
