@@ -1,4 +1,4 @@
-"""``--log``: the curve of a run as CSV, JSON, a picture and TensorBoard events.
+"""``--curve``: the curve of a run as CSV, JSON, a picture and TensorBoard events.
 
 CSV and JSON are rewritten at every measurement, so that a run can be watched; the picture is drawn
 once, at the end. The picture needs matplotlib and the events need tensorboard; without them a line

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from hellofmt.archive import changed_views, default_views, read_class_lines
 from hellofmt.errors import UserInputError
-from hellofmt.making import default_workers
 from hellofmt.sources import ArrayImages, read_source
 from hellofmt_cli.console import console
 from hellofmt_cli.output import count
@@ -52,6 +51,8 @@ def read_data(options: DataOptions) -> Data:
         UserInputError: the data or an option cannot be used.
         OSError: something cannot be read.
     """
+    from hellofmt.making import default_workers
+
     changes = options.changes(mix="cutmix")
     lines = None
     if options.classes is not None:

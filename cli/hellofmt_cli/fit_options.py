@@ -177,7 +177,8 @@ fit_options = grouped(
         "  [default: all]",
     ),
     click.option(
-        "--start",
+        "--head-start",
+        "start",
         type=Choice(["text", "stored"]),
         help="Start the head from the text of class names, or store it as a whole matrix."
         "  [default: whichever is smaller]",

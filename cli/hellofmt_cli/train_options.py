@@ -45,7 +45,7 @@ class TrainOptions:
         bfloat16: whether the student is trained in bfloat16 autocast.
         checkpoint: file or folder of the run's state.
         checkpoint_every: steps between two states.
-        log: folder of the curve.
+        curve: folder of the curve.
         record: copy of the archive that gets the result; None records nothing.
     """
 
@@ -67,7 +67,7 @@ class TrainOptions:
     bfloat16: bool
     checkpoint: str | None
     checkpoint_every: int
-    log: str | None
+    curve: str | None
     record: str | None
 
 
@@ -143,13 +143,8 @@ train_options = grouped(
         show_default=True,
         help="Steps between two states.",
     ),
-    # Two spellings: before it starts anything, torchrun takes `--log` for one of its own options.
     click.option(
-        "--log",
-        "--curve",
-        "log",
-        metavar="DIR",
-        help="Write the curve here: CSV, JSON, PNG, TensorBoard. Under torchrun, `--curve`.",
+        "--curve", metavar="DIR", help="Write the curve here: CSV, JSON, PNG, TensorBoard."
     ),
     click.option(
         "--record",

@@ -103,8 +103,8 @@ def _train(archive: Archive, options: TrainOptions, world: int) -> dict[str, Any
     measured = network if average is None else average.module
     curve = Curve(plan, total)
     log = None
-    if options.log is not None and console.is_speaking:
-        log = Log(options.log, curve, f"{name}, recipe {plan.name}, labels {labels}")
+    if options.curve is not None and console.is_speaking:
+        log = Log(options.curve, curve, f"{name}, recipe {plan.name}, labels {labels}")
     marks = set(plan.evaluation_steps(total, len(archive)))
     began = time.perf_counter()
     with worker_ends_in_one_line(options.workers), console.stage("train") as show:

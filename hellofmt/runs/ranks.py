@@ -4,11 +4,15 @@ Nothing here starts a process: ``torchrun`` does that, and torch.distributed mov
 them everything is rank 0 of 1. The batch of a step is the same *global* batch for any number of
 processes; each takes a contiguous share of its rows, and gradients are summed with global
 normalisers, so the result differs from one process only by the rounding of sums.
+
+A process that dies is noticed at once: its connections close, and ``torchrun`` ends the others. One
+that hangs is noticed in the messages of a step, or by its silence where others ``wait`` for it.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,6 +20,8 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import distributed
+
+from hellofmt.runs.watch import PATIENCE, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
@@ -38,13 +44,6 @@ __all__ = [
     "wait",
 ]
 
-
-_PATIENCE: Final = timedelta(days=30)
-"""Longest wait for another process: rank 0 alone may work for hours, such as on a teacher.
-
-The backends' default limits are 10 and 30 minutes. A process that *dies* is noticed without a
-limit: its connections close, and ``torchrun`` ends the others.
-"""
 
 _MESSAGE_BYTES: Final = 1 << 26
 """Bytes of a large array sent at once: the pixels of a data set may not fit on a GPU."""
@@ -96,10 +95,39 @@ def share(rows: int) -> slice:
     return slice(rows * place.rank // place.world, rows * (place.rank + 1) // place.world)
 
 
+_watch: Watch | None = None
+"""Of the processes that ``joined`` joined; a group that somebody else made has none."""
+
+
+@contextmanager
+def _message() -> Generator[None]:
+    """Around a message: where it takes too long, say whose fault that is.
+
+    Raises:
+        HelloIOError: a process hangs (E_TIMEOUT, with its number).
+    """
+    start = time.monotonic()
+    try:
+        yield
+    except RuntimeError as error:
+        # A process that died breaks a connection much earlier, and is told by torchrun.
+        if _watch is None or time.monotonic() - start < 0.9 * _watch.patience:
+            raise
+        blame = _watch.blame()
+        if blame is None:
+            raise
+        raise blame from error
+
+
 def sum_(tensor: torch.Tensor) -> torch.Tensor:
-    """Replace ``tensor`` with its sum over all processes."""
+    """Replace ``tensor`` with its sum over all processes.
+
+    Raises:
+        HelloIOError: a process hangs (E_TIMEOUT).
+    """
     if current().world > 1:
-        distributed.all_reduce(tensor)
+        with _message():
+            distributed.all_reduce(tensor)
     return tensor
 
 
@@ -127,6 +155,7 @@ def agreed(fact: bool) -> bool:
     """Return rank 0's value; a file that one process sees may not be visible to others yet."""
     if current().world == 1:
         return fact
+    wait()
     box: list[object] = [fact]
     distributed.broadcast_object_list(box, src=0)
     return bool(box[0])
@@ -137,6 +166,7 @@ def is_unanimous(fact: object) -> bool:
     world = current().world
     if world == 1:
         return True
+    wait()
     said: list[object] = [None] * world
     distributed.all_gather_object(said, fact)
     return all(other == fact for other in said)
@@ -147,6 +177,7 @@ def same_(tensors: Iterable[torch.Tensor]) -> None:
     """Replace every tensor with rank 0's."""
     if current().world == 1:
         return
+    wait()
     for tensor in tensors:
         # Messages must be contiguous; a channels-last tensor is not.
         dense = tensor.contiguous()
@@ -178,16 +209,20 @@ def sum_gradients(trained: Sequence[torch.nn.Parameter], loss: torch.Tensor) -> 
 
 
 def wait() -> None:
-    """Wait until every process gets here."""
-    if current().world > 1:
+    """Wait until every process gets here, however long one of them works.
+
+    Raises:
+        HelloIOError: a process gives no sign of life (E_TIMEOUT, with its number).
+    """
+    if _watch is not None:
+        _watch.wait()
+    elif current().world > 1:
         distributed.barrier()
 
 
 @contextmanager
 def joined(device: str = "cpu") -> Generator[Place]:
     """Join the processes that ``torchrun`` started, for the duration of the block.
-
-    A process may wait for others as long as a stage takes.
 
     Args:
         device: ``cpu`` talks over gloo, ``cuda`` over NCCL.
@@ -200,9 +235,23 @@ def joined(device: str = "cpu") -> Generator[Place]:
         return
     if device.startswith("cuda"):
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    global _watch
     backend = "nccl" if device.startswith("cuda") else "gloo"
-    distributed.init_process_group(backend, timeout=_PATIENCE)
+    distributed.init_process_group(backend, timeout=timedelta(seconds=PATIENCE))
+    place = current()
+    _watch = Watch(_store(), place.rank, place.world)
     try:
-        yield current()
+        yield place
     finally:
+        _watch.close()
+        _watch = None
         distributed.destroy_process_group()
+
+
+def _store() -> distributed.Store:
+    """A connection of its own to the store of ``torchrun``; a message may block the group's."""
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = distributed.TCPStore(host, port, is_master=False, wait_for_workers=False)
+    # A restarted run finds what the one before left.
+    run = (os.environ.get(f"TORCHELASTIC_{name}", "") for name in ("RUN_ID", "RESTART_COUNT"))
+    return distributed.PrefixStore(f"hellofmt/{'/'.join(run)}", store)

@@ -161,3 +161,20 @@ def test_a_device_is_checked():
     check_device("cpu")
     with pytest.raises(UserInputError, match="device `abacus`: expected `cpu`, or another"):
         check_device("abacus")
+
+
+def test_no_option_begins_one_of_torchrun():
+    """``torchrun -m hellofmt fit --start text`` is refused: ``--start-method`` is its own."""
+    from torch.distributed.run import get_args_parser
+
+    theirs = [name for action in get_args_parser()._actions for name in action.option_strings]
+    assert "--start-method" in theirs
+    ours = {
+        name
+        for command in commands()
+        for parameter in command.params
+        for name in (*parameter.opts, *parameter.secondary_opts)
+        if name.startswith("--")
+    }
+    assert len(ours) > 50
+    assert [(a, b) for a in sorted(ours - {"--help"}) for b in theirs if b.startswith(a)] == []

@@ -231,7 +231,16 @@ def test_the_curve_is_written(archive, folder, tmp_path, monkeypatch):
     module.SummaryWriter = Writer
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     document = result(
-        archive, "--eval", folder, "--student", "cnn", "--steps", "20", "--json", "--log", str(log)
+        archive,
+        "--eval",
+        folder,
+        "--student",
+        "cnn",
+        "--steps",
+        "20",
+        "--json",
+        "--curve",
+        str(log),
     )
     rows = [line.split(",") for line in (log / "curve.csv").read_text().splitlines()]
     assert rows[0] == ["step", "loss", "learning_rate", "accuracy"]
@@ -254,7 +263,7 @@ def test_the_curve_is_written(archive, folder, tmp_path, monkeypatch):
 
 def test_what_is_not_installed_is_named_once(archive, folder, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    done = run(archive, "--eval", folder, *SHORT, "--log", str(tmp_path / "log"))
+    done = run(archive, "--eval", folder, *SHORT, "--curve", str(tmp_path / "log"))
     assert done.exit_code == 0, done.output
     warnings = [line for line in done.stderr.splitlines() if line.startswith("Warning: ")]
     assert warnings == [

@@ -187,3 +187,22 @@ def test_a_folder_without_a_name_is_not_the_current_one(teach, tmp_path, monkeyp
     with pytest.raises(HelloIOError, match="E_TARGET: the folder of the teacher has an empty name"):
         teach("")
     assert not any(tmp_path.iterdir())
+
+
+def linear(_name, classes, size, seed=0):
+    """A network without batch normalisation, which alone counts the rows of a process."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * size * size, classes))
+
+
+def test_two_processes_train_the_same_teacher(teach, tmp_path, in_ranks):
+    one = teach(tmp_path / "one", build=linear)
+    first, second = in_ranks(2, lambda _: teach(tmp_path / "two", build=linear))
+    assert first == second
+    assert sorted(tree(tmp_path / "two")) == sorted(tree(tmp_path / "one"))
+    for number in range(3):
+        a, b = one.load(number, linear), first.load(number, linear)
+        for mine, theirs in zip(a.parameters(), b.parameters(), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+    assert [c.accuracy for c in first.checkpoints] == [c.accuracy for c in one.checkpoints]
