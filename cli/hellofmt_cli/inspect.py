@@ -22,8 +22,8 @@ from hellofmt_cli.inspect_document import DEFAULT_EPOCHS, describe
 from hellofmt_cli.inspect_rows import (
     avoided_rows,
     byte_rows,
+    image_rows,
     label_rows,
-    span,
     tensor_row,
     views_line,
 )
@@ -98,14 +98,7 @@ def _echo_document(document: dict[str, Any]) -> None:
         rows.append(("shard", f"{shard['index'] + 1} of {shard['count']}: {images_of}"))
     rows.append(None)
     rows.append(("classes", f"{document['classes']:,}"))
-    if images is None:
-        rows.append(("images", "none"))
-    else:
-        per_class = f", {dataset['ipc']} per class" if dataset["ipc"] else ""
-        sides = f"{span(images['height'])} x {span(images['width'])} pixels"
-        is_packed = images["layout"] == "packed"
-        codec = "packed as raw pixels" if is_packed else images["codec"]
-        rows.append(("images", f"{images['count']:,} {codec}, {sides}{per_class}"))
+    rows += image_rows(document)
     rows.append(("views", views_line(document["views"])))
     rows.append(None)
     rows += label_rows(document)

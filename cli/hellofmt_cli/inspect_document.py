@@ -9,10 +9,11 @@ import msgspec
 from hellofmt.archive import UNSET
 
 if TYPE_CHECKING:
-    from hellofmt.archive import Archive, Manifest
+    from hellofmt.archive import Archive, Index, Manifest
     from hellofmt.ledger import Ledger, Tower
 
 __all__ = ["describe"]
+_IPC: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 DEFAULT_EPOCHS: Final = 300
 """Epochs of the students in the literature (SRe2L, RDED, HeLlO)."""
 
@@ -58,6 +59,7 @@ def describe(
         "classes": manifest.classes,
         "base": _base(manifest),
         "functions": _functions(manifest, ledger),
+        "label_function": manifest.label_function or None,
         "views": {
             "size": manifest.views.size,
             "mix": manifest.views.mix,
@@ -102,7 +104,35 @@ def _images(archive: Archive, ledger: Ledger) -> dict[str, Any] | None:
         "height": [int(index.height.min()), int(index.height.max())],
         "width": [int(index.width.min()), int(index.width.max())],
         "bytes": ledger.pixels,
+        "columns": [
+            {"name": column.name, "dtype": column.dtype, "shape": list(column.shape)}
+            for column in images.columns or []
+        ],
+        "order": images.order or None,
+        "sizes": _sizes(archive, index),
     }
+
+
+def _sizes(archive: Archive, index: Index) -> list[dict[str, int]]:
+    """What the first images of each class cost, for the sizes that the field uses.
+
+    Bytes are those read: the images, with everything before them.
+    """
+    import numpy as np
+
+    counts = np.bincount(index.label, minlength=archive.manifest.classes)
+    images = archive.manifest.images
+    if images is UNSET or images.order is UNSET:
+        return []
+    # Number of each image within its class.
+    starts = np.cumsum(counts) - counts
+    rank = np.arange(len(index)) - starts[index.label]
+    rest = archive.size_bytes - int(index.size.sum())
+    return [
+        {"ipc": k, "images": int((rank < k).sum()), "bytes": rest + int(index.size[rank < k].sum())}
+        for k in sorted({*_IPC, int(counts.min())})
+        if k <= int(counts.min())
+    ]
 
 
 def _base(manifest: Manifest) -> dict[str, Any] | None:

@@ -39,11 +39,33 @@ def views_line(views: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def image_rows(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """The images, what the index says of them besides, and what fewer of them cost."""
+    images, ipc = document["images"], document["dataset"]["ipc"]
+    if images is None:
+        return [("images", "none")]
+    per_class = f", {ipc} per class" if ipc else ""
+    sides = f"{span(images['height'])} x {span(images['width'])} pixels"
+    codec = "packed as raw pixels" if images["layout"] == "packed" else images["codec"]
+    rows = [("images", f"{images['count']:,} {codec}, {sides}{per_class}")]
+    if images["columns"]:
+        columns = (f"{c['name']} {c['dtype']} {c['shape']}" for c in images["columns"])
+        rows.append(("columns", ", ".join(columns)))
+    if images["order"] is not None:
+        sizes = (f"{size(one['bytes'])} for {one['ipc']}" for one in images["sizes"])
+        rows.append(("order", f"by value; read are {', '.join(sizes)} per class"))
+    return rows
+
+
 def label_rows(document: dict[str, Any]) -> list[tuple[str, str] | None]:
     """The label function, or a line that there is none."""
     base = document["base"]
     if base is None:
-        return [("labels", "hard labels only; no label function")]
+        if document["label_function"] is None:
+            return [("labels", "hard labels only; no label function")]
+        return [
+            ("labels", f"hard ones here; the label function is in {document['label_function']}")
+        ]
     name = f"{base['kind']} {base['name']}"
     if base["pretrained"] is not None:
         name += f" ({base['pretrained']})"

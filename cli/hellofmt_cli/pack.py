@@ -85,7 +85,7 @@ def pack(
     if adapter.adapter is not None:
         if adapter.base is None or classes is None:
             raise click.UsageError("--adapter needs --base and --classes")
-        if files.shards is not None:
+        if files.shards is not None or files.belongs_to is not None:
             raise click.UsageError("--adapter makes a projector; it has no images to pack")
         with console.stage("loading PyTorch"):
             from hellofmt_cli.pack_adapter import pack_adapter
@@ -98,6 +98,8 @@ def pack(
                 source or None,
                 files.output,
                 projector=files.projector,
+                belongs_to=files.belongs_to,
+                ordered=files.ordered,
                 classes=classes,
                 views=changes,
                 name=texts.name,

@@ -40,6 +40,8 @@ class FileOptions:
     Attributes:
         output: the archive.
         projectors: archives whose label functions are copied, as ``FILE`` or ``NAME=FILE``.
+        belongs_to: archive with the label functions for the images, which stay there.
+        ordered: whether the images of a class come in order of value.
         classes: file of the class list.
         force: replace an existing archive.
         reencode: codec that other images are converted to; None refuses them.
@@ -50,6 +52,8 @@ class FileOptions:
 
     output: str
     projectors: tuple[str, ...]
+    belongs_to: str | None
+    ordered: bool
     classes: str | None
     force: bool
     reencode: Literal["png", "jpeg", "webp"] | None
@@ -114,6 +118,18 @@ file_options = grouped(
         metavar="[NAME=]FILE",
         help="Copy the label functions of this archive; repeated, of all, the first as the default."
         " NAME renames its one function.",
+    ),
+    click.option(
+        "--for",
+        "belongs_to",
+        metavar="FILE",
+        help="Name this archive, whose label functions stay there; take its classes and views.",
+    ),
+    click.option(
+        "--ordered",
+        is_flag=True,
+        help="The images of a class come in order of value, by name: the first k are the choice for"
+        " k, and --ipc may read them alone.",
     ),
     classes_option,
     force_option(),

@@ -187,7 +187,7 @@ class HelloDataset(Dataset[Any]):
         elif name is not None:
             find_function(self.file.manifest, name)
         else:
-            self._options.check_without_projector()
+            self._options.check_without_projector(self.file.manifest.label_function or "")
         self.labels: LabelKind = labels
         self.seed = seed
         self.transform = transform

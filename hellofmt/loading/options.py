@@ -91,8 +91,11 @@ class Options:
             text += f" for the second, got {printable(repr(keys))} with labels={self.labels!r}"
             raise UserInputError.make("E_OPTION", text)
 
-    def check_without_projector(self) -> None:
+    def check_without_projector(self, belongs_to: str) -> None:
         """Check that an archive without a projector can give these labels.
+
+        Args:
+            belongs_to: id of the archive with the label function for its images, or empty.
 
         Raises:
             UserInputError: E_DATA, nothing makes soft labels or logits; E_OPTION, a label function
@@ -102,7 +105,9 @@ class Options:
             return
         if not self.has_label_function:
             text = f"{self.labels} labels need a projector, which the archive lacks"
-            raise UserInputError.make("E_DATA", text + "; it has hard ones")
+            text += f"; it is in archive {belongs_to}" if belongs_to else "; it has hard ones"
+            advice = "`hello pack FILE --projector PROJECTOR` joins them" if belongs_to else ""
+            raise UserInputError.make("E_DATA", text, advice=advice)
         if self.labels == "soft" and self.temperature is None:
             text = "the archive has no projector and so no temperature; expected a number > 0"
             raise UserInputError.make("E_OPTION", text, argument="temperature")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from hellofmt.archive.format.manifest import Manifest
     from hellofmt.archive.read.archive import Archive
 
 __all__ = ["ArchiveSource", "class_lines", "is_archive"]
@@ -51,6 +52,33 @@ class ArchiveSource(Source):
         """
         super().__init__(_listing(file), classes, skips_unreadable=skips_unreadable)
         self._file = file
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest of the archive."""
+        return self._file.manifest
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether the images of a class lie in order of value."""
+        images = self._file.manifest.images
+        return images is not UNSET and images.order == "value"
+
+    @property
+    def has_own_classes(self) -> bool:
+        """Whether the classes and their order are those of the archive."""
+        return list(self.classes) == class_lines(self._file)
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Return the further columns of the index, classes in ``labels`` renumbered."""
+        index = self._file.index
+        found = {} if index is None else dict(index.columns)
+        if "labels" in found:
+            place = {line.key: label for label, line in enumerate(self.classes)}
+            new = [place.get(key, -1) for key in self._file.classes.keys]
+            # The last entry is that of -1, no class.
+            found["labels"] = np.array([*new, -1], np.int32)[found["labels"]]
+        return found
 
     def _read(self, row: int) -> bytes | NDArray[np.uint8]:
         images = self._file.manifest.images

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from hellofmt.archive.format.layout import shard_path
 from hellofmt.archive.format.limits import DEFAULT_LIMITS, IMAGE_SIDE, Limits
-from hellofmt.archive.format.manifest import Dataset, Views
+from hellofmt.archive.format.manifest import UNSET, Dataset, Views
 from hellofmt.archive.format.view_defaults import LARGEST_DEFAULT_VIEW, changed_views, default_views
 from hellofmt.archive.write.draft import Draft, ImageSet
 from hellofmt.archive.write.shards import write_shards
 from hellofmt.archive.write.whole_file import check_target
 from hellofmt.archive.write.writer import write_archive
 from hellofmt.errors import LimitError, UserInputError
+from hellofmt.sources.archived import ArchiveSource
 from hellofmt.sources.label_functions import read_label_functions
 from hellofmt.sources.listing import some
 from hellofmt.sources.read import list_source
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.classes import ClassLine
     from hellofmt.archive.format.images import Codec
-    from hellofmt.sources.label_functions import Paths
+    from hellofmt.sources.label_functions import LabelFunctions, Paths
 
 __all__ = ["pack_archive"]
 
@@ -47,6 +48,8 @@ def pack_archive(
     target: str | os.PathLike[str],
     *,
     projector: Paths | None = None,
+    belongs_to: str | os.PathLike[str] | None = None,
+    ordered: bool = False,
     classes: Sequence[ClassLine] | None = None,
     views: Views | Mapping[str, Any] | None = None,
     name: str | None = None,
@@ -79,6 +82,10 @@ def pack_archive(
         projector: an archive whose label functions are copied; its classes and views are taken
             over. Or several of one base and one class list, each alone or in a pair after a new
             name for its one function. The first function is the default.
+        belongs_to: instead of ``projector``, the archive with the label functions for the images,
+            which stay there; its classes and views are taken over, and its id.
+        ordered: the images of a class come in order of value, files by name: the first k are the
+            choice for k. An archive says so itself.
         classes: the classes in label order; those of the source may be fewer.
         views: how views are made; the projector's, else ``default_views`` for the median shorter
             side of the images, at most 224. A mapping changes only the fields it names.
@@ -109,7 +116,7 @@ def pack_archive(
         UserInputError: the source has no images or mixed codecs or something that is no image, its
             classes do not match or no archive could hold them, a shard is damaged, an image is
             outside its profile (E_DATA, naming it); an archive of ``projector`` has no label
-            function (E_OPTION), or does not go with the first one (E_DATA).
+            function (E_OPTION), or does not go with the first one or with the images (E_DATA).
         CorruptError: the projector's archive, or the one that images are taken from, is damaged.
         LimitError: above the limits.
         HelloIOError: the target exists (E_TARGET) or cannot be written.
@@ -124,7 +131,10 @@ def pack_archive(
         text = f"expected 1 to {IMAGE_SIDE}, and a codec to reencode to, got {max_side}"
         raise UserInputError.make("E_OPTION", text, argument="max_side")
     say = say or _logger.warning
-    known = None if projector is None else read_label_functions(projector, limits, say)
+    if projector is not None and belongs_to is not None:
+        raise UserInputError.make("E_OPTION", "`projector` and `belongs_to`; expected one of them")
+    found = belongs_to if projector is None else projector
+    known = None if found is None else read_label_functions(found, limits, say)
     lines = None if classes is None else list(classes)
     if known is not None:
         _check_same_classes(lines, known.lines)
@@ -133,7 +143,7 @@ def pack_archive(
         sources = known.dataset.sources if sources is None else sources
 
     def draft_of(classes: Sequence[ClassLine], name: str, start: Views) -> Draft:
-        parts = [] if known is None else known.parts
+        parts = [] if known is None or projector is None else known.parts
         return Draft(
             dataset=Dataset(
                 name=name,
@@ -149,10 +159,11 @@ def pack_archive(
             license=license_text,
             extras=dict(extras or {}),
             further=parts[1:],
+            label_function=None if known is None or parts else known.id,
         )
 
     if source is None:
-        if known is None:
+        if known is None or projector is None:
             raise UserInputError.make("E_OPTION", "expected images or a projector to pack")
         if shards is not None:
             raise UserInputError.make("E_OPTION", "no images to divide", argument="shards")
@@ -175,10 +186,14 @@ def pack_archive(
             start = views
         else:
             start = default_views(_view_side(stored.sides))
-        draft = replace(
-            draft_of(images.classes, name or images.name, start),
-            images=ImageSet(reencode or _one_codec(stored.codecs), stored.items, layout),
-        )
+        made_of = ImageSet(reencode or _one_codec(stored.codecs), stored.items, layout)
+        draft = draft_of(images.classes, name or images.name, start)
+        if isinstance(images, ArchiveSource):
+            made_of = replace(made_of, columns=images.columns())
+            ordered = ordered or images.is_ordered
+            owner = _label_function_of(images, known, say)
+            draft = replace(draft, label_function=draft.label_function or owner)
+        draft = replace(draft, images=replace(made_of, order="value" if ordered else None))
         try:
             if shards is None:
                 made = write_archive(target, draft, force=force, limits=limits, progress=progress)
@@ -194,6 +209,30 @@ def pack_archive(
     for note in images.conversion_notes():
         say(note)
     return made
+
+
+def _label_function_of(
+    images: ArchiveSource, known: LabelFunctions | None, say: Callable[[str], None]
+) -> str | None:
+    """The id of the label function that the images of an archive belong to, if it stays theirs.
+
+    Raises:
+        UserInputError: they are given another one (E_DATA).
+    """
+    own = images.manifest.label_function
+    if own is UNSET:
+        return None
+    if known is not None:
+        if known.id != own:
+            raise UserInputError.make(
+                "E_DATA",
+                f"the images belong to the label function of archive {own}; got {known.id}",
+            )
+        return None
+    if images.has_own_classes:
+        return own
+    say(f"the classes change, so the label function of archive {own} is no longer named")
+    return None
 
 
 def _check_same_classes(given: list[ClassLine] | None, known: list[ClassLine]) -> None:

@@ -42,14 +42,14 @@ def test_golden_bytes(samples, tmp_path):
     part = samples.projector("int8")
     draft = samples.draft(images=samples.images(2), projector=part, extras={"x_a": "b"})
     archive_id = write_archive(path, draft)
-    assert archive_id == "sha256:cd4f5b89bfa039d88b63ed379fa471a6d2faefe99d24f6ab5702da6eb2f4c3a5"
+    assert archive_id == "sha256:7480f19403da5a3ba8f257ba8b7425642716e83a295182d05e480cde928a18d2"
     assert (
         hashlib.sha256(path.read_bytes()).hexdigest()
-        == "e3ccdabc3dda550fb05a249987c8e97e2b35952ff363e4bccdefbf47215a3ef6"
+        == "e7f01b2280dc206c9c333ecd14fa5d56326ea995b333075f1da525266bc1f701"
     )
     assert (
         verify_archive(path).content_id
-        == "sha256:6cc8be914f36684d570ae84c696723438371dd00b4a28a27b318d69c13b436e3"
+        == "sha256:8fdc391510aaca9c44102ceaf8c7929c724162083c66bca28df9e645f0cf1fef"
     )
 
 

@@ -22,6 +22,7 @@ INSPECT_KEYS = [
     "classes",
     "base",
     "functions",
+    "label_function",
     "views",
     "shard",
     "bytes",
@@ -58,6 +59,9 @@ def test_document_field_by_field(full, invoke_json):
         "height": [8, 8],
         "width": [8, 8],
         "bytes": stored,
+        "columns": [],
+        "order": None,
+        "sizes": [],
     }
     assert document["classes"] == 3
     base = document["base"]
@@ -151,6 +155,49 @@ def test_lists(full, invoke_json):
             "storage": "float16",
         }
     ]
+
+
+def test_what_fewer_images_of_each_class_cost(image_folder, tmp_path, invoke, invoke_json):
+    path = tmp_path / "o.hello"
+    assert invoke("pack", image_folder, "-o", path, "--ordered").exit_code == 0
+    images = invoke_json("inspect", path)["images"]
+    with open_archive(path) as file:
+        sizes = file.index.size
+        rest = file.size_bytes - int(sizes.sum())
+    expected = [(1, 3, rest + int(sizes[::2].sum())), (2, 6, path.stat().st_size)]
+    assert [(one["ipc"], one["images"], one["bytes"]) for one in images["sizes"]] == expected
+    assert images["order"] == "value"
+    page = invoke("inspect", path).stdout
+    assert re.search(r"order +by value; read are .* for 1, .* for 2 per class\n", page)
+
+
+def test_columns_and_the_archive_of_the_label_function(
+    image_folder, tmp_path, make_projector, invoke, invoke_json
+):
+    from hellofmt.archive import ClassLine, Draft, ImageItem, ImageSet, default_views, write_archive
+    from hellofmt.archive.format.manifest import Dataset
+
+    own = "sha256:" + "b" * 64
+    items = [ImageItem(0, (image_folder / "cat" / "0.png").read_bytes())]
+    columns = {"weight": np.ones(1, np.float32), "crop": np.ones((1, 2, 4), np.int32)}
+    dataset = Dataset(name="a", version="1", license="", method="", sources=[])
+    draft = Draft(
+        dataset,
+        [ClassLine("a", ("a",))],
+        default_views(8),
+        images=ImageSet("png", items, columns=columns),
+        label_function=own,
+    )
+    write_archive(tmp_path / "c.hello", draft)
+    document = invoke_json("inspect", tmp_path / "c.hello")
+    assert document["label_function"] == own
+    assert document["images"]["columns"] == [
+        {"name": "crop", "dtype": "I32", "shape": [2, 4]},
+        {"name": "weight", "dtype": "F32", "shape": []},
+    ]
+    page = invoke("inspect", tmp_path / "c.hello").stdout
+    assert "columns     crop I32 [2, 4], weight F32 []\n" in page
+    assert f"labels      hard ones here; the label function is in {own}\n" in page
 
 
 def test_sections_add_up(full, invoke_json):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import msgspec
+import numpy as np
 import pytest
 
 from hellofmt.archive import ClassLine, open_archive, write_archive
@@ -87,3 +88,54 @@ def test_what_does_not_go_together_is_refused(stored, samples, tmp_path):
         assert not (tmp_path / "x.hello").exists()
     with pytest.raises(UserInputError, match="`shards`: no images to divide"):
         pack_archive(None, tmp_path / "x.hello", projector=a, shards=2)
+
+
+def test_images_that_belong_to_a_label_function(stored, samples, tmp_path, tree):
+    keys = [line.key for line in samples.CLASSES]
+    root = tree(*(f"{key}/{i}.png" for key in keys for i in range(2)))
+    owner, images = stored("owner"), tmp_path / "images.hello"
+    pack_archive(root, images, belongs_to=owner, ordered=True)
+    with open_archive(owner) as file, open_archive(images) as made:
+        owner_id = file.id
+        assert made.manifest.label_function == owner_id
+        assert made.manifest.functions is msgspec.UNSET
+        assert (made.manifest.views, made.manifest.images.order) == (file.manifest.views, "value")
+    # Kept by a copy, checked where the two are joined, and gone then.
+    pack_archive(images, tmp_path / "copy.hello")
+    pack_archive(tmp_path / "copy.hello", tmp_path / "both.hello", projector=owner)
+    with (
+        open_archive(tmp_path / "copy.hello") as copy,
+        open_archive(tmp_path / "both.hello") as both,
+    ):
+        assert (copy.manifest.label_function, copy.manifest.images.order) == (owner_id, "value")
+        assert both.manifest.label_function is msgspec.UNSET
+        assert len(both.manifest.functions) == 1
+    with pytest.raises(UserInputError, match=f"belong to the label function of archive {owner_id}"):
+        pack_archive(images, tmp_path / "x.hello", projector=stored("other", "int8"))
+    with pytest.raises(UserInputError, match="`projector` and `belongs_to`; expected one of them"):
+        pack_archive(images, tmp_path / "x.hello", projector=owner, belongs_to=owner)
+    lines = []
+    other = [ClassLine(line.key, line.names) for line in reversed(samples.CLASSES)]
+    pack_archive(images, tmp_path / "x.hello", classes=other, say=lines.append)
+    assert lines == [
+        f"the classes change, so the label function of archive {owner_id} is no longer named"
+    ]
+
+
+def test_columns_of_an_archive_are_kept_with_their_images(samples, tmp_path):
+    columns = {
+        "labels": np.array([[1, -1], [0, -1], [-1, 0]], np.int32),
+        "x_row": np.arange(3, dtype=np.uint64),
+    }
+    images = replace(samples.images(3), columns=columns)
+    write_archive(tmp_path / "a.hello", samples.draft(images=images))
+    other = [ClassLine("new", ("new",)), *reversed(samples.CLASSES)]
+    pack_archive(tmp_path / "a.hello", tmp_path / "b.hello", classes=other)
+    with open_archive(tmp_path / "a.hello") as a, open_archive(tmp_path / "b.hello") as b:
+        assert a.index.columns["x_row"].tolist() == [0, 2, 1]
+        # Classes 0 and 1 are now 2 and 1.
+        assert b.index.label.tolist() == [1, 2, 2]
+        assert b.index.columns["x_row"].tolist() == [1, 0, 2]
+        assert b.index.columns["labels"].tolist() == [[2, -1], [1, -1], [-1, 2]]
+        for row, at in enumerate([2, 0, 1]):
+            assert np.array_equal(b.decode_image(row), a.decode_image(at))

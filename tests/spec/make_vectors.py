@@ -297,6 +297,14 @@ def draft(name, classes=CLASSES, ipc=None, **parts):
 
 
 PNG = ((0, "noise.png"), (0, "smooth.png"), (2, "grey.png"), (2, "srgb.png"))
+# Of each of the four: whole images of an earlier listing, their weights, other classes, a name.
+COLUMNS = {
+    "weight": np.array([0.0, 1.5, 1.0, 0.25], np.float32),
+    "source": np.array([[7], [0], [2**63], [8]], np.uint64),
+    "crop": np.array([[[0, 1, 8, 7]], [[2, 0, 3, 3]], [[0, 0, 1, 1]], [[5, 5, 9, 2]]], np.int32),
+    "labels": np.array([[1, 2], [-1, -1], [0, -1], [2, 1]], np.int32),
+    "x_name": np.frombuffer(b"a.pngb.pngc.pngd.png", np.uint8).reshape(4, 5),
+}
 MANY = (
     ("conv1.weight", 4, "int8"),
     ("positional_embedding", 1, "float32"),
@@ -329,6 +337,11 @@ def drafts():
             images=image_set("png", PNG),
             # Too short to be compressed.
             record=parse_record(canonical({"images": RECORD["images"]})),
+        ),
+        "images-columns": draft(
+            "images-columns",
+            images=replace(image_set("png", PNG), columns=COLUMNS, order="value"),
+            label_function=TOWER,
         ),
         "images-jpeg": draft(
             "images-jpeg", images=image_set("jpeg", ((0, "smooth.jpg"), (1, "grey.jpg")))

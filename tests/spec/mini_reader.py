@@ -2,7 +2,7 @@
 
 It shares no line with hellofmt: where the two agree, the page says enough to be implemented. It
 leaves out what needs more than the standard library (zstd, decoding images, the label function),
-the limits, and what spec/hello-1.schema.json already says. It has fewer than 180 lines of code,
+the limits, and what spec/hello-1.schema.json already says. It has fewer than 190 lines of code,
 blank lines, comments and docstrings not counted; the tests count them.
 """
 
@@ -18,6 +18,7 @@ PARTS = ["adapter", "head", "probes"]
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1, "I32": 4, "U16": 2, "U64": 8}
 STORED = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8", "int4": "U8"}
 COLUMNS = {"size": "U64", "label": "I32", "height": "U16", "width": "U16"}
+FORMS = r"x_.*|weight F32 \[\]|source U64 \[\d+\]|crop I32 \[\d+, 4\]|labels I32 \[\d+\]"
 CODES = {"U64": "Q", "I32": "i", "U16": "H"}
 LINE = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]+\t[^\x00-\x1f\x7f-\x9f\u2028\u2029]+"
 
@@ -91,6 +92,13 @@ def parse_manifest(data):
     require({*parts, "classes"} <= set(names), "E_SCHEMA")
     require(("images" in m) == ("index" in names), "E_SCHEMA")
     require(known == names or m["hello"] != "1.0", "E_SCHEMA")
+    require("label_function" not in m or not parts, "E_SCHEMA")
+    columns = m.get("images", {}).get("columns", [])
+    further = [column["name"] for column in columns]
+    require(len({*COLUMNS, "sha256", *further}) == 5 + len(further), "E_DUPLICATE")
+    require(further == sorted(further), "E_ORDER")
+    forms = (f"{c['name']} {c['dtype']} {c['shape']}" for c in columns)
+    require(all(re.fullmatch(FORMS, form) for form in forms), "E_SCHEMA")
     require(len(set(names)) == len(names), "E_DUPLICATE")
     require(known == sorted(known, key=order.index), "E_ORDER")
     return m
@@ -104,6 +112,8 @@ def implied(name, m):
     head = function.get("head", {})
     if name == "index":
         out = {key: (dtype, [images["count"]]) for key, dtype in COLUMNS.items()}
+        for column in images.get("columns", []):
+            out[column["name"]] = (column["dtype"], [images["count"], *column["shape"]])
         return out | {"sha256": ("U8", [images["count"], 32])}
     if name == "pixels":
         return {"pixels": ("U8", [images["count"], *images["shape"]])}

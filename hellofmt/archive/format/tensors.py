@@ -194,6 +194,11 @@ def expected_tensors(manifest: Manifest, section: str) -> dict[str, TensorKind] 
             kinds["height"] = ("U16", (rows,))
             kinds["width"] = ("U16", (rows,))
             kinds["sha256"] = ("U8", (rows, 32))
+            if manifest.images.columns is not UNSET:
+                kinds |= {
+                    column.name: (column.dtype, (rows, *column.shape))
+                    for column in manifest.images.columns
+                }
         elif section == "pixels" and manifest.images.shape is not UNSET:
             kinds["pixels"] = ("U8", (rows, *manifest.images.shape))
     return kinds

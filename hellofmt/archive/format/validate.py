@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from msgspec import UNSET
 
+from hellofmt.archive.format.columns import (
+    INDEX_COLUMNS,
+    ROW_BYTES,
+    column_fault,
+    columns_of,
+    row_bytes,
+)
 from hellofmt.archive.format.digest import base_digest
 from hellofmt.archive.format.functions import (
     FUNCTION_SECTIONS,
@@ -28,7 +35,7 @@ from hellofmt.errors import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from hellofmt.archive.format.manifest import Adapter, Base, Head, Manifest, Views
+    from hellofmt.archive.format.manifest import Adapter, Base, Head, Images, Manifest, Views
 
 __all__ = [
     "EXTRAS_BYTES",
@@ -138,6 +145,11 @@ def _validate_groups(manifest: Manifest) -> list[Problem]:
                     "sections", "group", f"section `{name}` belongs to no group of this manifest"
                 )
             )
+    belongs = manifest.label_function is not UNSET
+    if belongs and (functions or not has_images):
+        problems.append(
+            Problem("label_function", "group", "expected only for images without label functions")
+        )
     if not functions and not has_images:
         problems.append(Problem("images", "group", "expected images, a projector or both"))
     if packed != ("images.packed" in manifest.requires):
@@ -209,6 +221,7 @@ def _validate_images(manifest: Manifest) -> list[Problem]:
             problems.append(
                 Problem("images.shape", "value", f"expected 1 or 3 channels, got {channels}")
             )
+    problems += _validate_columns(images, is_newer=manifest.is_newer)
     total = images.count
     if shard is not UNSET:
         total = shard.total
@@ -234,6 +247,27 @@ def _validate_images(manifest: Manifest) -> list[Problem]:
                 "value",
                 f"{ipc} x {manifest.classes} classes; expected {total} images",
             )
+        )
+    return problems
+
+
+def _validate_columns(images: Images, *, is_newer: bool) -> list[Problem]:
+    problems: list[Problem] = []
+    columns = columns_of(images)
+    names = [column.name for column in columns]
+    for i, column in enumerate(columns):
+        loc = f"images.columns.{i}"
+        if column.name in (*names[:i], *INDEX_COLUMNS):
+            problems.append(Problem(f"{loc}.name", "duplicate", f"duplicate `{column.name}`"))
+        elif i and column.name < names[i - 1]:
+            problems.append(Problem(f"{loc}.name", "order", "expected sorted, once"))
+        fault = column_fault(column, is_newer=is_newer)
+        if fault:
+            problems.append(Problem(loc, "value", fault))
+    used = row_bytes(columns)
+    if used > ROW_BYTES:
+        problems.append(
+            Problem("images.columns", "value", f"expected at most {ROW_BYTES} bytes, got {used}")
         )
     return problems
 

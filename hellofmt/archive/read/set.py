@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.storage.source import Source
 
 __all__ = ["HelloSet", "open_set"]
-_OWN_KEYS: Final = ("shard", "images")
 _OWN_SECTIONS: Final = frozenset({"index", "pixels"})
 _THREADS: Final = 8
 
@@ -393,15 +392,13 @@ def _common(file: HelloFile) -> dict[str, Any]:
     """Return what must be equal in all shards of a set."""
     # From the bytes, so that keys of a newer version are compared too.
     document: dict[str, Any] = json.loads(file.manifest_bytes)
-    images = _images_of(file)
-    for key in _OWN_KEYS:
-        document.pop(key, None)
+    document.pop("shard", None)
     document["sections"] = [
         section for section in document["sections"] if section["name"] not in _OWN_SECTIONS
     ]
     # One reader decodes them all.
-    shape = None if images.shape is UNSET else list(images.shape)
-    document["images"] = [images.codec, images.layout, shape]
+    for key in ("count", "span"):
+        document["images"].pop(key)
     return document
 
 
@@ -426,7 +423,10 @@ def _joined(parts: Sequence[Index], manifest: Manifest) -> Index:
         name: np.concatenate([getattr(part, name) for part in parts])
         for name in ("size", "label", "height", "width", "sha256", "offset")
     }
-    for column in columns.values():
+    further = {
+        name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns
+    }
+    for column in (*columns.values(), *further.values()):
         column.flags.writeable = False
     check_labels(columns["label"], manifest)
-    return Index(**columns)
+    return Index(**columns, columns=MappingProxyType(further))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -49,6 +49,10 @@ class ImageItem:
     size: int | None = None
 
 
+def _no_columns() -> Mapping[str, NDArray[Any]]:
+    return MappingProxyType({})
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """The images to pack, in any order; the writer sorts them by label, stably.
@@ -58,11 +62,18 @@ class ImageSet:
         items: at least one.
         layout: ``files``, one member per image; ``packed``, the pixels of PNG images of one size
             in one section; ``auto``, whichever is smaller.
+        columns: further columns of the index by name, a row for each item: float32, int32, uint8 or
+            uint64 (N, ...). ``weight``, ``source``, ``crop`` and ``labels`` have a meaning; other
+            names begin ``x_``.
+        order: ``value`` if the items of a class come in order of value: the first k are the choice
+            for k images per class.
     """
 
     codec: Codec
     items: Sequence[ImageItem]
     layout: Literal["auto", "files", "packed"] = "auto"
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=_no_columns)
+    order: Literal["value"] | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,8 @@ class Draft:
         shard: which part of a sharded data set this is.
         producer: program that writes it; hellofmt and its version if absent.
         further: more label functions of the same base.
+        label_function: ``id`` of the archive with the label functions for these images, which then
+            come without one.
     """
 
     dataset: Dataset
@@ -125,3 +138,4 @@ class Draft:
     shard: Shard | None = None
     producer: Producer | None = None
     further: Sequence[ProjectorPart] = ()
+    label_function: str | None = None

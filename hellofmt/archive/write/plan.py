@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 import numpy as np
 
 from hellofmt.archive.format.classes import class_bytes
+from hellofmt.archive.format.columns import check_columns
 from hellofmt.archive.format.compress import compress, decompress
 from hellofmt.archive.format.digest import sha256
 from hellofmt.archive.format.functions import FUNCTION_SECTIONS, section_order
@@ -28,6 +29,7 @@ from hellofmt.archive.format.layout import (
 from hellofmt.archive.format.limits import Limits, check_limit
 from hellofmt.archive.format.manifest import (
     UNSET,
+    Column,
     Dataset,
     Images,
     LabelFunction,
@@ -49,7 +51,7 @@ from hellofmt.archive.format.validate import check_manifest_limits
 from hellofmt.archive.write.images import FLUSH_BYTES, ImageWriter
 from hellofmt.archive.write.measure import Row, measured
 from hellofmt.archive.write.whole_file import write_all
-from hellofmt.errors import HelloError, SpecError, UserInputError
+from hellofmt.errors import HelloError, SpecError, UserInputError, printable
 from hellofmt.version import VERSION
 
 if TYPE_CHECKING:
@@ -59,6 +61,14 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.manifest import Base
     from hellofmt.archive.write.draft import Draft, ImageSet
+
+
+_COLUMN_DTYPES: Final[dict[str, Literal["F32", "I32", "U8", "U64"]]] = {
+    "float32": "F32",
+    "int32": "I32",
+    "uint8": "U8",
+    "uint64": "U64",
+}
 
 
 def stored_section(name: str, raw: bytes) -> tuple[Section, bytes]:
@@ -115,6 +125,7 @@ class Plan:
         self._limits = limits
         self._rows: list[Row] = []
         self._shape: ImageShape | None = None
+        self._columns: dict[str, NDArray[Any]] = {}
         self._stored: dict[str, tuple[Section, bytes]] = {}
         self._store("classes", class_bytes(draft.classes))
         first = draft.projector
@@ -159,6 +170,7 @@ class Plan:
                 check_limit(self._limits, "image_bytes", row.size, member=row.describe())
             self._rows.append(row)
         self._rows.sort(key=lambda row: row.label)
+        self._columns = self._in_order(images)
         if images.layout == "packed" and images.codec != "png":
             raise UserInputError.make(
                 "E_OPTION",
@@ -170,6 +182,25 @@ class Plan:
         # The size of the index does not depend on its contents, so the front can be measured now.
         blank = np.zeros(len(self._rows), np.int64)
         self._store_index(blank, blank, np.zeros((len(self._rows), 32), np.uint8))
+
+    def _in_order(self, images: ImageSet) -> dict[str, NDArray[Any]]:
+        """Return the further columns in the order of the rows.
+
+        Raises:
+            UserInputError: one has another length or dtype (E_DATA).
+        """
+        position = [row.position for row in self._rows]
+        ordered: dict[str, NDArray[Any]] = {}
+        for name, values in sorted(images.columns.items()):
+            dtype = np.asarray(values).dtype
+            if dtype.name not in _COLUMN_DTYPES or len(values) != len(position):
+                raise UserInputError.make(
+                    "E_DATA",
+                    f"column {printable(name)}: expected {len(position)} rows of "
+                    f"{', '.join(_COLUMN_DTYPES)}, got {len(values)} of {dtype.name}",
+                )
+            ordered[name] = np.asarray(values)[position]
+        return ordered
 
     def _packed_shape(self, layout: str) -> ImageShape | None:
         """Return the common shape of all images, or None if they are not packed."""
@@ -208,19 +239,24 @@ class Plan:
             one = shape.height * shape.width * shape.channels
             size = np.full(len(self._rows), one, np.int64)
         label = np.array([row.label for row in self._rows], np.int64)
-        tensors = index_tensors(size, label, height, width, sha256s)
+        tensors = index_tensors(size, label, height, width, sha256s, self._columns)
         self._store("index", serialize_tensors(tensors))
 
     def _images(self) -> Images:
         """Build the manifest's group `images`."""
         images, shape = self._draft.images, self._shape
+        columns = [
+            Column(dtype=_COLUMN_DTYPES[v.dtype.name], name=name, shape=list(v.shape[1:]))
+            for name, v in self._columns.items()
+        ]
+        about: dict[str, Any] = {"count": len(self._rows), "columns": columns or UNSET}
+        if images is not None and images.order is not None:
+            about["order"] = images.order
         if shape is not None or images is None:
             dimensions = [] if shape is None else [shape.height, shape.width, shape.channels]
-            return Images(
-                codec="raw", count=len(self._rows), layout="packed", span=0, shape=dimensions
-            )
+            return Images(codec="raw", layout="packed", span=0, shape=dimensions, **about)
         span = sum(BLOCK + padded(row.size) for row in self._rows)
-        return Images(codec=images.codec, count=len(self._rows), layout="files", span=span)
+        return Images(codec=images.codec, layout="files", span=span, **about)
 
     def _dataset(self) -> Dataset:
         """Return the data set with ``ipc`` from the images; a shard keeps that of the whole set."""
@@ -272,6 +308,7 @@ class Plan:
             base=self._base() if functions else UNSET,
             functions=functions or UNSET,
             images=self._images() if self._rows else UNSET,
+            label_function=draft.label_function or UNSET,
             shard=draft.shard or UNSET,
         )
         ordered = [self._stored[name][0] for name in self._names(manifest)]
@@ -296,6 +333,7 @@ class Plan:
         data = manifest_bytes(manifest, self._draft.extras)
         try:
             parse_manifest(data)
+            check_columns(self._columns, manifest.classes)
             if self._draft.record is not None:
                 parse_record(record_bytes(self._draft.record))
             for name in self._stored:

@@ -53,7 +53,6 @@ def write_shards(
         HelloError: see ``write_archive``.
         OSError: an image cannot be read, or a directory cannot be written.
     """
-    from hellofmt.archive.write.draft import ImageSet
     from hellofmt.archive.write.plan import plan_images
     from hellofmt.archive.write.writer import write_archive
 
@@ -68,7 +67,7 @@ def write_shards(
     taken = [path for path in paths if os.path.lexists(path)]
     if taken and not force:
         raise target_exists(taken[0])
-    items = sorted(whole.items, key=lambda item: item.label)
+    order = sorted(range(total), key=lambda i: whole.items[i].label)
     dataset, layout = plan_images(draft, limits)
     draft = replace(draft, dataset=dataset)
     ids: list[str] = []
@@ -76,7 +75,13 @@ def write_shards(
     try:
         for index, path in enumerate(paths):
             first, end = index * total // count, (index + 1) * total // count
-            images = ImageSet(whole.codec, items[first:end], layout)
+            rows = order[first:end]
+            images = replace(
+                whole,
+                items=[whole.items[i] for i in rows],
+                layout=layout,
+                columns={name: values[rows] for name, values in whole.columns.items()},
+            )
             shard = Shard(count=count, first=first, index=index, total=total)
             part = replace(draft, images=images, shard=shard)
             ids.append(write_archive(path, part, force=force, limits=limits, progress=None))

@@ -269,6 +269,8 @@ for name, path, value, code in (
     ("views_shuffle_above_size", "views.shuffle", 5, "E_SCHEMA"),
     ("images_count_zero", "images.count", 0, "E_SCHEMA"),
     ("images_count_11_million", "images.count", 11_000_000, "E_LIMIT_IMAGES"),
+    ("images_order_unknown", "images.order", "score", "E_SCHEMA"),
+    ("label_function_beside_one", "label_function", "sha256:" + "0" * 64, "E_SCHEMA"),
     ("images_codec_tiff", "images.codec", "tiff", "E_SCHEMA"),
     ("images_codec_raw", "images.codec", "raw", "E_SCHEMA"),
     ("images_layout_unknown", "images.layout", "zip", "E_SCHEMA"),

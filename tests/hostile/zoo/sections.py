@@ -64,6 +64,60 @@ for name, key, value, code in (
     add(f"index_{name}", code, partial(column, **{key: value}), group="index")
 
 
+def columned(*declared, **tensors):
+    """An index with further columns: declared as (name, dtype, shape), stored as ``tensors``."""
+    kit = images_only()
+    kit.manifest["images"]["columns"] = [
+        {"dtype": dtype, "name": name, "shape": list(shape)} for name, dtype, shape in declared
+    ]
+    return kit.reindex(**tensors).build()
+
+
+WEIGHT = ("weight", "F32", ())
+THREE = {"weight": ("F32", [3], struct.pack("<3f", 1, 0, 2))}
+for name, code, declared, tensors in (
+    ("columns_none", "E_SCHEMA", (), {}),
+    ("column_missing", "E_TENSOR", (WEIGHT,), {}),
+    ("column_twice", "E_DUPLICATE", (WEIGHT, WEIGHT), THREE),
+    ("column_of_a_fixed_name", "E_DUPLICATE", (("label", "I32", ()),), {}),
+    ("column_of_an_unknown_name", "E_SCHEMA", (("score", "F32", ()),), {}),
+    ("column_of_another_form", "E_SCHEMA", (("weight", "I32", ()),), {}),
+    ("column_of_another_shape", "E_SCHEMA", (("crop", "I32", (4,)),), {}),
+    ("column_of_f64", "E_SCHEMA", (("x_a", "F64", ()),), {}),
+    ("column_of_four_dimensions", "E_SCHEMA", (("x_a", "U8", (1, 1, 1, 1)),), {}),
+    ("column_of_a_zero_dimension", "E_SCHEMA", (("x_a", "U8", (0,)),), {}),
+    ("column_of_4097_bytes", "E_SCHEMA", (("x_a", "U8", (4097,)),), {}),
+    ("column_of_2_to_52_bytes", "E_SCHEMA", (("x_a", "U8", (1 << 52, 1 << 52, 2)),), {}),
+    ("columns_not_sorted", "E_ORDER", (("x_b", "U8", ()), ("x_a", "U8", ())), {}),
+    ("columns_17", "E_SCHEMA", tuple((f"x_{i:02d}", "U8", ()) for i in range(17)), {}),
+    (
+        "weight_negative",
+        "E_INDEX",
+        (WEIGHT,),
+        {"weight": ("F32", [3], struct.pack("<3f", 1, -1, 1))},
+    ),
+    (
+        "weight_nan",
+        "E_TENSOR",
+        (WEIGHT,),
+        {"weight": ("F32", [3], struct.pack("<3f", 1, float("nan"), 1))},
+    ),
+    (
+        "labels_too_large",
+        "E_INDEX",
+        (("labels", "I32", (1,)),),
+        {"labels": ("I32", [3, 1], struct.pack("<3i", -1, 1, 2))},
+    ),
+    (
+        "crop_of_no_pixel",
+        "E_INDEX",
+        (("crop", "I32", (1, 4)),),
+        {"crop": ("I32", [3, 1, 4], struct.pack("<12i", *[0, 0, 1, 1] * 2, 0, 0, 0, 1))},
+    ),
+):
+    add(f"index_{name}", code, partial(columned, *declared, **tensors), group="index")
+
+
 @index("E_HEADER")
 def index_size_wrong_within_its_block():
     kit = images_only()
