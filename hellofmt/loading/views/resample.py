@@ -72,20 +72,22 @@ def _taps(
         # and takes the line before where a centre lies on a border, as from 62 lines to 7.
         return np.ones((lengths.size, 1), np.float32), (middle // (2 * size))[:, None]
     radius = 2 if views.interpolation == "bicubic" else 1
+    repeats_border = radius == 2 and not views.antialias
     reach = np.maximum(lengths, size) if views.antialias else np.full_like(lengths, size)
     # The first j with (2j + 1) S > (2i + 1) n - 2m * radius.
     first = (middle - 2 * radius * reach - size) // (2 * size) + 1
+    first = first if repeats_border else np.maximum(first, 0)
     j = first[:, None] + np.arange(-(-2 * radius * int(reach.max()) // size))
-    reach, lengths = reach[:, None], lengths[:, None]
+    reach, last = reach[:, None], lengths[:, None] - 1
     distance = np.abs((2 * j + 1) * size - middle[:, None])
     if radius == 1:
         weights = np.maximum(2 * reach - distance, 0)
     else:
         weights = _cubic(distance / (2 * reach), -0.5 if views.antialias else -0.75)
-    if radius == 1 or views.antialias:
-        weights = np.where((j >= 0) & (j < lengths), weights, 0)
+    if not repeats_border:
+        weights = np.where(j <= last, weights, 0)
     shares = weights / weights.sum(axis=1, keepdims=True)
-    return shares.astype(np.float32), np.clip(j, 0, lengths - 1)
+    return shares.astype(np.float32), np.clip(j, 0, last) if repeats_border else np.minimum(j, last)
 
 
 def _ragged(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
