@@ -16,7 +16,7 @@ from hellofmt.archive import (
     write_archive,
 )
 from hellofmt.archive.format.manifest import Dataset
-from hellofmt.archive.write.plan import plan_images
+from hellofmt.archive.write.plan import Plan
 from hellofmt.distillation.select import check_selection
 from hellofmt.errors import UserInputError
 
@@ -122,7 +122,7 @@ def check_settings(source: Source, views: Views, settings: DistillSettings) -> N
         license=settings.license_text,
         extras=settings.extras,
     )
-    plan_images(draft, DEFAULT_LIMITS)
+    Plan(draft, DEFAULT_LIMITS)
     if settings.select is None:
         if settings.refine is not None:
             raise UserInputError.make("E_OPTION", "refining needs chosen images; expected `select`")

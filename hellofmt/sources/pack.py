@@ -199,7 +199,7 @@ def pack_archive(
                 made = write_archive(target, draft, force=force, limits=limits, progress=progress)
             else:
                 made = write_shards(
-                    target, draft, shards, force=force, limits=limits, progress=progress
+                    target, draft, shards, force=force, limits=limits, progress=progress, say=say
                 )
         except (UserInputError, LimitError) as error:
             # Of one image, perhaps; then of all that are like it.

@@ -97,8 +97,9 @@ def test_refused_rows(template, tensors, span, text):
     ],
 )
 def test_limits(template, tensors, code):
+    limits = Limits(image_pixels=1 << 20)
     with pytest.raises(LimitError) as caught:
-        parse_index(serialize_tensors(tensors), manifest_for(template, 2, 2048), 0, Limits())
+        parse_index(serialize_tensors(tensors), manifest_for(template, 2, 2048), 0, limits)
     assert caught.value.code == code
 
 

@@ -111,7 +111,7 @@ def test_packed(samples, tmp_path):
 
 def test_shard_numbers(samples, tmp_path):
     path = tmp_path / "s.hello"
-    shard = Shard(count=3, first=4, index=1, total=2_000_000)
+    shard = Shard(content_id="sha256:" + "0" * 64, count=3, first=4, index=1, total=2_000_000)
     write_archive(path, samples.draft(images=samples.images(2, layout="files"), shard=shard))
     with open_archive(path) as file:
         assert file.image_name(1) == "images/0001/0000005.png"

@@ -3,6 +3,7 @@
 import hashlib
 import pickle  # noqa: TID251
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -15,7 +16,6 @@ from hellofmt.archive import (
     HelloSet,
     ImageSet,
     Limits,
-    Shard,
     open_archive,
     shard_path,
     verify_archive,
@@ -115,7 +115,7 @@ def test_a_set_reads_like_the_whole(folder, whole):
                 made.image_name(row)
 
 
-def test_identity_of_a_set(folder):
+def test_identity_of_a_set(folder, whole):
     ids = []
     for path in paths(folder):
         with open_archive(path) as file:
@@ -123,7 +123,8 @@ def test_identity_of_a_set(folder):
     wanted = hashlib.sha256(("hello/set/1\n" + "\n".join(ids) + "\n").encode()).hexdigest()
     with open_archive(paths(folder)) as made:
         assert made.id == f"sha256:{wanted}" == set_id(ids)
-        assert made.content_id != made.id
+        with open_archive(whole) as file:
+            assert made.content_id == file.content_id
     with open_archive(pattern(folder), expect=made.id) as same:
         assert same.content_id == made.content_id
     with pytest.raises(TrustError, match=r"E_PIN: id of the set; expected sha256:0+, got sha256:"):
@@ -315,15 +316,85 @@ def test_shards_of_another_layout(samples, folder, draft):
 
 
 def test_shards_of_another_count(folder, draft):
-    changed(draft, folder, 1, shard=Shard(count=5, first=5, index=1, total=22))
+    changed(draft, folder, 1, shard=lambda s: msgspec.structs.replace(s, count=5))
     with pytest.raises(UserInputError, match=r"is of 5 shards with 22 images, `.*` of 4 with 22$"):
         open_archive(pattern(folder))
 
 
 def test_rows_that_do_not_follow(folder, draft):
-    changed(draft, folder, 1, shard=Shard(count=4, first=4, index=1, total=22))
+    changed(draft, folder, 1, shard=lambda s: msgspec.structs.replace(s, first=4))
     with pytest.raises(SpecError, match=r"E_INDEX .*begins at image 4; expected 5$"):
         open_archive(pattern(folder))
+
+
+def other(samples, draft):
+    """The same data set with two images swapped: nothing else differs, not even a size."""
+    items = list(draft.images.items)
+    items[0], items[2] = items[2], items[0]
+    return replace(draft, images=replace(draft.images, items=items))
+
+
+def test_a_mixture_of_two_sets(samples, folder, draft, tmp_path):
+    write_shards(tmp_path / "tiny.hello", other(samples, draft), COUNT)
+    shutil.copy(tmp_path / "tiny-00002-of-00004.hello", folder)
+    with pytest.raises(CorruptError) as caught:
+        open_archive(pattern(folder))
+    assert caught.value.code == "E_DIGEST_ROOT"
+    contents = [open_archive(p).manifest.shard.content_id for p in paths(folder)]
+    assert len(set(contents)) == 2
+    assert all(content in str(caught.value) for content in contents)
+
+
+def test_a_forged_shard_is_found_by_verification(samples, folder, draft):
+    items = sorted(other(samples, draft).images.items, key=lambda item: item.label)
+    changed(draft, folder, 0, images=ImageSet("png", items[:5], "files"))
+    # Each shard is in order, and all name the same set.
+    assert len(open_archive(pattern(folder))) == TOTAL
+    for level in ("full", "fast"):
+        with pytest.raises(CorruptError, match=r"E_DIGEST_ROOT.*name sha256:\w+, but hold sha256:"):
+            verify_archive(pattern(folder), level=level)
+
+
+def test_another_number_of_shards(folder, draft, caplog):
+    with pytest.raises(HelloIOError, match=r"E_TARGET: `.*tiny-00000-of-00004.hello` exists"):
+        write_shards(folder / "tiny.hello", draft, 2)
+    (folder / "tiny-extra-00000-of-00004.hello").touch()
+    said = []
+    write_shards(folder / "tiny.hello", draft, 2, force=True, say=said.append)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "tiny-00000-of-00002.hello", "tiny-00001-of-00002.hello", "tiny-extra-00000-of-00004.hello"
+    ]  # fmt: skip
+    [line] = said
+    assert line.startswith("removed 4 shards of another number, `")
+    write_shards(folder / "tiny.hello", draft, 3, force=True)
+    assert "removed 2 shards" in caplog.text
+
+
+def test_no_name_appears_before_all_are_complete(draft, tmp_path, monkeypatch):
+    from hellofmt.archive.write import staged, whole_file
+
+    seen = []
+
+    def publish(temporary, path, force):
+        seen.append(sorted(p.name for p in tmp_path.iterdir()))
+        whole_file.publish(temporary, path, force)
+
+    monkeypatch.setattr(staged, "publish", publish)
+    write_shards(tmp_path / "x.hello", draft, COUNT)
+    assert [sum(name.endswith(".tmp") for name in names) for names in seen] == [4, 3, 2, 1]
+    assert [sum(name.endswith(".hello") for name in names) for names in seen] == [0, 1, 2, 3]
+
+
+def test_a_name_that_is_taken_meanwhile(draft, tmp_path):
+    target = tmp_path / "x-00002-of-00004.hello"
+
+    def take(done, total):
+        target.write_bytes(b"mine")
+
+    with pytest.raises(HelloIOError, match=r"E_TARGET: `.*x-00002-of-00004.hello`"):
+        write_shards(tmp_path / "x.hello", draft, COUNT, progress=take)
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
+    assert target.read_bytes() == b"mine"
 
 
 def test_labels_over_all_shards(folder, draft):
@@ -367,8 +438,8 @@ def test_no_file_stays_open(folder):
 def test_writing_refuses(draft, folder, samples, tmp_path):
     with pytest.raises(HelloIOError, match=r"E_TARGET: `.*tiny-00000-of-00004.hello` exists"):
         write_shards(folder / "tiny.hello", draft, COUNT)
-    for count in (0, 23):
-        with pytest.raises(UserInputError, match=f"`shards`: expected 1 to 22, got {count}"):
+    for count in (0, 1, 23):
+        with pytest.raises(UserInputError, match=f"`shards`: expected 2 to 22, got {count}"):
             write_shards(tmp_path / "x.hello", draft, count)
     with pytest.raises(UserInputError, match="no images; expected images to divide"):
         write_shards(tmp_path / "x.hello", samples.draft(projector=samples.projector()), 2)

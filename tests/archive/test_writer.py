@@ -454,12 +454,12 @@ def test_reading_back_in_short_reads(samples, tmp_path, monkeypatch):
 def test_a_write_behind_the_comparison_is_seen(samples, tmp_path, monkeypatch):
     """What comes over an image once it was compared is found by the strict reader."""
     monkeypatch.setattr(os, "fsync", lambda fd: None)
-    front = plan._write_parts
+    front = plan.write_parts
 
     def long_front(fd, parts):
         front(fd, [*parts, b"over the first image"])
 
-    monkeypatch.setattr(plan, "_write_parts", long_front)
+    monkeypatch.setattr(plan, "write_parts", long_front)
     with pytest.raises(SpecError, match="E_HEADER"):
         write_archive(tmp_path / "x.hello", samples.draft(images=samples.images(2, layout="files")))
     assert names(tmp_path) == []
@@ -514,7 +514,7 @@ def replace(part, **fields):
 def test_refused_drafts(samples, tmp_path):
     part = samples.projector()
     nan = {**part.head_tensors, "bias": StoredTensor.from_numpy(np.full(2, np.nan, np.float32))}
-    shard = Shard(count=2, first=8, index=2, total=9)
+    shard = Shard(content_id="sha256:" + "0" * 64, count=2, first=8, index=2, total=9)
     four = samples.projector("int4")
     odd = {**four.head_tensors, "weight": StoredTensor.from_numpy(np.full((2, 2), 0x99, np.uint8))}
     one = samples.images(1).items[0]

@@ -50,7 +50,7 @@ def projector_part(classes=3, dim=8, rank=2, seed=0):
     def half(*shape):
         return StoredTensor.from_numpy(rng.standard_normal(shape).astype(np.float16))
 
-    arch = builders.vit(8, dim, width=dim, head_width=64)
+    arch = builders.vit(8, dim, width=dim, head_width=min(dim, 64))
     preprocess = builders.preprocess(8, "0.5", "0.25")
     tensors = "sha256:" + "ab" * 32
     base = Base(

@@ -33,6 +33,7 @@ from hellofmt.archive import (
     probe_images,
     tensors_digest,
     write_archive,
+    write_shards,
 )
 from hellofmt.archive.format.canonical import canonical
 from hellofmt.archive.format.layout import header
@@ -45,7 +46,6 @@ from hellofmt.archive.format.manifest import (
     HeadText,
     Preprocess,
     Producer,
-    Shard,
     Target,
     TextArch,
     Views,
@@ -365,16 +365,6 @@ def drafts():
             record=parse_record(canonical(RECORD)),
             extras={"x_note": 'free text: \u00e9 \U0001f98a "\\\n', "x_": ""},
         ),
-        "shard-00000-of-00002": draft(
-            "shard",
-            images=image_set("png", PNG[:2]),
-            shard=Shard(count=2, first=0, index=0, total=4),
-        ),
-        "shard-00001-of-00002": draft(
-            "shard",
-            images=image_set("png", PNG[2:]),
-            shard=Shard(count=2, first=2, index=1, total=4),
-        ),
     }
 
 
@@ -557,6 +547,10 @@ def write_all(folder):
     valid = folder / "valid"
     for name, made in drafts().items():
         write_archive(valid / f"{name}.hello", made)
+    write_shards(valid / "shard.hello", draft("shard", images=image_set("png", PNG)), 2)
+    # Of a set that differs in its pictures only, in the place of the other's second file.
+    write_shards(valid / "foreign.hello", draft("shard", images=image_set("png", PNG[::-1])), 2)
+    (valid / "foreign-00000-of-00002.hello").unlink()
     (valid / "minor-1.7.hello").write_bytes(newer_minor(valid / "images-png.hello"))
     for path in sorted(valid.glob("*.hello")):
         dump(path.with_suffix(".json"), expectation(path))

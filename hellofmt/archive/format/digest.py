@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.manifest import Arch, Preprocess
 
-__all__ = ["base_digest", "content_id", "set_id", "sha256", "tensors_digest"]
+__all__ = ["Whole", "base_digest", "content_id", "set_id", "sha256", "tensors_digest"]
 
 
 def sha256(data: bytes | memoryview) -> str:
@@ -43,6 +44,21 @@ def tensors_digest(lines: Iterable[tuple[str, str, tuple[int, ...], bytes]]) -> 
     return sha256("".join(f"{name}|{row}\n" for name, row in rows).encode("utf-8"))
 
 
+@dataclass(frozen=True)
+class Whole:
+    """The images of a sharded data set as one file would have them.
+
+    Attributes:
+        count: images.
+        span: bytes of all their members.
+        index: the index section.
+    """
+
+    count: int
+    span: int
+    index: bytes
+
+
 def base_digest(arch: Arch, preprocess: Preprocess, tensors: str) -> str:
     r"""Digest a base encoder: its architecture, its preprocessing and its tensors.
 
@@ -64,17 +80,19 @@ def base_digest(arch: Arch, preprocess: Preprocess, tensors: str) -> str:
     return sha256(b"hello/base/1\n" + canonical(document))
 
 
-def content_id(data: bytes) -> str:
-    r"""Identify the content: equal for files that differ only in compression.
+def content_id(data: bytes, *, whole: Whole | None = None) -> str:
+    r"""Identify the content: equal for files that differ only in compression or in their shards.
 
     SHA-256 over ``hello/content/1\n`` and the canonical JSON of the manifest without ``producer``,
-    ``x_`` keys, ``card``, ``license`` and ``record``, each section with its raw size and digest. It
-    answers "same data set?" and is never a pin: only ``id`` fixes the bytes. Keys that this reader
-    does not know are included; otherwise readers of two versions would give one file two
-    identities.
+    ``x_`` keys, ``card``, ``license``, ``record`` and ``pixels`` (whose images the index fixes),
+    each section with its raw size and digest. It answers "same data set?" and is never a pin: only
+    ``id`` fixes the bytes. Keys that this reader does not know are included; otherwise readers of
+    two versions would give one file two identities.
 
     Args:
         data: the stored bytes of a valid manifest.
+        whole: the images of the data set of which the manifest describes a shard; the result is
+            then what the manifest of one file with all of them would give.
 
     Returns:
         ``sha256:`` and 64 hex digits.
@@ -88,8 +106,14 @@ def content_id(data: bytes) -> str:
             "size": section.get("raw_size", section["size"]),
         }
         for section in stored["sections"]
-        if section["name"] not in ("card", "license", "record")
+        if section["name"] not in ("card", "license", "record", "pixels")
     ]
+    if whole is not None:
+        del document["shard"]
+        document["images"] = {**stored["images"], "count": whole.count, "span": whole.span}
+        for section in document["sections"]:
+            if section["name"] == "index":
+                section |= {"digest": sha256(whole.index), "size": len(whole.index)}
     return sha256(b"hello/content/1\n" + canonical(document))
 
 

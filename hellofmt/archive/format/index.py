@@ -19,7 +19,12 @@ from hellofmt.archive.format.columns import DTYPES, check_columns, columns_of
 from hellofmt.archive.format.layout import BLOCK
 from hellofmt.archive.format.limits import IMAGE_SIDE, Limits, check_fixed, check_limit
 from hellofmt.archive.format.manifest import UNSET, Images, Manifest
-from hellofmt.archive.format.tensors import StoredTensor, check_tensor_header, expected_tensors
+from hellofmt.archive.format.tensors import (
+    StoredTensor,
+    check_tensor_header,
+    expected_tensors,
+    serialize_tensors,
+)
 from hellofmt.errors import SpecError
 
 if TYPE_CHECKING:
@@ -27,7 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Index", "check_labels", "index_tensors", "parse_index"]
+__all__ = ["Index", "check_labels", "index_section", "index_tensors", "parse_index"]
 
 _MEMBER: Final = "__hello__/index"
 _COLUMNS: Final = {
@@ -101,6 +106,15 @@ def index_tensors(
         "sha256": StoredTensor.from_numpy(sha256),
         **{name: StoredTensor.from_numpy(values) for name, values in (columns or {}).items()},
     }
+
+
+def index_section(index: Index) -> bytes:
+    """Serialise the rows of an index as one section."""
+    return serialize_tensors(
+        index_tensors(
+            index.size, index.label, index.height, index.width, index.sha256, index.columns
+        )
+    )
 
 
 def parse_index(data: bytes, manifest: Manifest, start: int, limits: Limits) -> Index:

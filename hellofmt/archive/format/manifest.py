@@ -302,8 +302,12 @@ class Section(Closed, frozen=True):
 
 
 class Shard(Closed, frozen=True):
-    """Which part of a sharded data set this file is: rows ``first .. first + images.count - 1``."""
+    """Which part of a sharded data set this file is: rows ``first .. first + images.count - 1``.
 
+    ``content_id`` is that of the whole data set in one file: a set is one thing.
+    """
+
+    content_id: Digest
     count: Annotated[int, Meta(ge=2, lt=2**53)]
     first: Count
     index: Count

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
 
-from hellofmt.archive.format.digest import set_id
+from hellofmt.archive.format.digest import Whole, content_id, set_id
 from hellofmt.archive.format.limits import Limits, check_limit
 from hellofmt.archive.format.manifest import UNSET, Images, Manifest, Shard
 from hellofmt.archive.read.archive import Archive
 from hellofmt.archive.read.checks import check_expect
 from hellofmt.archive.storage.source import display_name, is_url
-from hellofmt.errors import SpecError, TrustError, UserInputError, printable
+from hellofmt.errors import CorruptError, SpecError, TrustError, UserInputError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -168,8 +168,25 @@ class HelloSet(Archive):
 
     @property
     def content_id(self) -> str:
-        """Identity of the content, equal for sets that differ only in compression; never a pin."""
-        return set_id([file.content_id for file in self.shards])
+        """Identity of the content, equal for the same data set in one file; never a pin."""
+        return _shard_of(self.shards[0]).content_id
+
+    def check_content(self) -> None:
+        """Compute the content of the whole set and compare it with what the shards name.
+
+        Raises:
+            CorruptError: it is another (E_DIGEST_ROOT).
+        """
+        from hellofmt.archive.format.index import index_section
+
+        images = _images_of(self)
+        whole = Whole(images.count, images.span, index_section(self.index))
+        content = content_id(self.shards[0].manifest_bytes, whole=whole)
+        if content != self.content_id:
+            raise CorruptError.make(
+                "E_DIGEST_ROOT",
+                f"content of the set; its shards name {self.content_id}, but hold {content}",
+            )
 
     @property
     def classes(self) -> Classes:
@@ -323,7 +340,7 @@ def _shard_of(file: HelloFile) -> Shard:
     return shard
 
 
-def _images_of(file: HelloFile) -> Images:
+def _images_of(file: Archive) -> Images:
     images = file.manifest.images
     # The schema has no shard without images.
     return _no_images() if images is UNSET else images
@@ -351,13 +368,22 @@ def _in_order(files: Sequence[HelloFile]) -> list[HelloFile]:
 
     Raises:
         UserInputError: they are not such a set (E_DATA).
+        CorruptError: they are of two sets (E_DIGEST_ROOT).
         SpecError: their rows are not consecutive (E_INDEX).
     """
     ordered = sorted(files, key=lambda file: _shard_of(file).index)
     count, total = _shard_of(ordered[0]).count, _shard_of(ordered[0]).total
     by_number: dict[int, HelloFile] = {}
+    content = _shard_of(ordered[0]).content_id
     for file in ordered:
         shard = _shard_of(file)
+        if shard.content_id != content:
+            raise CorruptError.make(
+                "E_DIGEST_ROOT",
+                f"{_shown(file)} is of the set with content {shard.content_id}, "
+                f"{_shown(ordered[0])} of {content}: shards of two sets, as a process that was "
+                "killed while it replaced a set leaves them; write the set again",
+            )
         if (shard.count, shard.total) != (count, total):
             raise _no_set(
                 f"{_shown(file)} is of {shard.count} shards with {shard.total} images, "

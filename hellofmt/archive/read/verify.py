@@ -19,6 +19,7 @@ from hellofmt.archive.format.manifest import UNSET
 from hellofmt.archive.parallel import map_ordered
 from hellofmt.archive.read.checks import check_dimensions, check_image_digest, check_section_digest
 from hellofmt.archive.read.open import open_archive
+from hellofmt.archive.read.set import HelloSet
 from hellofmt.errors import CorruptError, HelloError, SpecError, UserInputError
 
 if TYPE_CHECKING:
@@ -95,9 +96,9 @@ def verify_archive(
     ) as file:
         digest = hashlib.sha256() if pixels else None
         pinned = ["expect"] if expect is not None else []
-        if file.shards[0] is file:
-            return _verify(file, level, pinned, progress, digest)
-        return _verify_set(file, level, pinned, progress, digest)
+        if isinstance(file, HelloSet):
+            return _verify_set(file, level, pinned, progress, digest)
+        return _verify(file, level, pinned, progress, digest)
 
 
 def verify_copy(path: str | os.PathLike[str], expect: str, limits: Limits) -> None:
@@ -120,7 +121,7 @@ def verify_copy(path: str | os.PathLike[str], expect: str, limits: Limits) -> No
 
 
 def _verify_set(
-    file: Archive,
+    file: HelloSet,
     level: str,
     pinned: list[str],
     progress: Callable[[int, int], None] | None,
@@ -129,7 +130,7 @@ def _verify_set(
     """Verify the index over all shards, then each of them."""
     done, total = 0, len(file)
     checks = [*pinned, "set"]
-    _ = file.index
+    file.check_content()
 
     def advance(row: int, _total: int) -> None:
         if progress is not None:

@@ -20,7 +20,7 @@ from hellofmt.archive.format.layout import BLOCK, TRAILER, padded, section_membe
 from hellofmt.archive.format.limits import TEXT_BYTES, check_fixed
 from hellofmt.archive.format.record import Record, record_bytes
 from hellofmt.archive.read.verify import verify_archive
-from hellofmt.archive.write.plan import front_members, member_parts, stored_section
+from hellofmt.archive.write.members import front_members, member_parts, stored_section
 from hellofmt.archive.write.staged import Staged
 from hellofmt.archive.write.whole_file import check_target, write_all
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -11,16 +13,14 @@ import numpy as np
 
 from hellofmt.archive.format.classes import class_bytes
 from hellofmt.archive.format.columns import check_columns
-from hellofmt.archive.format.compress import compress, decompress
-from hellofmt.archive.format.digest import sha256
+from hellofmt.archive.format.compress import decompress
+from hellofmt.archive.format.digest import content_id
 from hellofmt.archive.format.functions import FUNCTION_SECTIONS, section_order
 from hellofmt.archive.format.images import ImageShape, decode_parsed, parse_png_header
 from hellofmt.archive.format.index import index_tensors
 from hellofmt.archive.format.layout import (
     BLOCK,
-    ID_MEMBER,
     ID_SIZE,
-    MANIFEST_MEMBER,
     TRAILER,
     header,
     padded,
@@ -45,11 +45,14 @@ from hellofmt.archive.format.tensors import (
     expected_tensors,
     parse_tensors,
     serialize_tensors,
+    tensor_header,
+    tensor_places,
     validate_nibbles,
 )
 from hellofmt.archive.format.validate import check_manifest_limits
 from hellofmt.archive.write.images import FLUSH_BYTES, ImageWriter
 from hellofmt.archive.write.measure import Row, measured
+from hellofmt.archive.write.members import front_members, member_parts, stored_section, write_parts
 from hellofmt.archive.write.whole_file import write_all
 from hellofmt.errors import HelloError, SpecError, UserInputError, printable
 from hellofmt.version import VERSION
@@ -59,7 +62,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from hellofmt.archive.format.manifest import Base
+    from hellofmt.archive.format.manifest import Base, Shard
+    from hellofmt.archive.format.tensors import TensorKind
     from hellofmt.archive.write.draft import Draft, ImageSet
 
 
@@ -71,58 +75,23 @@ _COLUMN_DTYPES: Final[dict[str, Literal["F32", "I32", "U8", "U64"]]] = {
 }
 
 
-def stored_section(name: str, raw: bytes) -> tuple[Section, bytes]:
-    """The manifest's entry for a section and its stored bytes, compressed where that pays."""
-    packed = None if name in ("index", "base", "pixels") else compress(raw)
-    if packed is None:
-        return Section(digest=sha256(raw), encoding="none", name=name, size=len(raw)), raw
-    section = Section(
-        digest=sha256(packed),
-        encoding="zstd",
-        name=name,
-        size=len(packed),
-        raw_digest=sha256(raw),
-        raw_size=len(raw),
-    )
-    return section, packed
-
-
-def front_members(manifest: bytes) -> tuple[str, bytes]:
-    """The id of a file with these manifest bytes, and its first two members."""
-    digits = hashlib.sha256(manifest).hexdigest()
-    parts = [
-        *member_parts(MANIFEST_MEMBER, manifest),
-        *member_parts(ID_MEMBER, f"{digits}\n".encode("ascii")),
-    ]
-    return f"sha256:{digits}", b"".join(parts)
-
-
-def plan_images(draft: Draft, limits: Limits) -> tuple[Dataset, Literal["files", "packed"]]:
-    """Decide what the shards of one data set share, which depends on all images.
-
-    Args:
-        draft: the whole data set, with images.
-        limits: limits of its archives.
-
-    Returns:
-        The data set with its ``ipc``, and the layout that ``auto`` stands for.
-
-    Raises:
-        UserInputError: the draft cannot be an archive (E_DATA, E_OPTION).
-        LimitError: above ``limits``.
-        OSError: an image cannot be read.
-    """
-    manifest = Plan(draft, limits).manifest()
-    packed = manifest.images is not UNSET and manifest.images.layout == "packed"
-    return manifest.dataset, "packed" if packed else "files"
-
-
 class Plan:
     """Sizes, sections and layout of a file, known before its first byte is written."""
 
-    def __init__(self, draft: Draft, limits: Limits) -> None:
+    def __init__(self, draft: Draft, limits: Limits, *, divided: bool = False) -> None:
+        """Plan a file, or the data set of which ``part`` plans the files.
+
+        Raises:
+            UserInputError: the draft cannot be an archive (E_DATA, E_OPTION).
+            LimitError: above ``limits``.
+            OSError: an image cannot be read.
+        """
         self._draft = draft
         self._limits = limits
+        self._divided = divided
+        self._end = -1
+        # Height, width and digest of every image, once they are written.
+        self.found: tuple[NDArray[Any], NDArray[Any], NDArray[np.uint8]] | None = None
         self._rows: list[Row] = []
         self._shape: ImageShape | None = None
         self._columns: dict[str, NDArray[Any]] = {}
@@ -155,7 +124,8 @@ class Plan:
         """Determine size and order of the images, and whether they are packed."""
         if not images.items:
             raise UserInputError.make("E_DATA", "no images to pack; expected at least one")
-        check_limit(self._limits, "images", len(images.items))
+        if not self._divided:
+            check_limit(self._limits, "images", len(images.items))
         classes = len(self._draft.classes)
         for position, item in enumerate(images.items):
             if not 0 <= item.label < classes:
@@ -179,9 +149,65 @@ class Plan:
             )
         if images.layout != "files" and images.codec == "png":
             self._shape = self._packed_shape(images.layout)
-        # The size of the index does not depend on its contents, so the front can be measured now.
-        blank = np.zeros(len(self._rows), np.int64)
-        self._store_index(blank, blank, np.zeros((len(self._rows), 32), np.uint8))
+        self._store_blanks()
+
+    def _store_blanks(self) -> None:
+        """Store index and pixels of the right size, which is all that the front depends on."""
+        count, shape = len(self._rows), self._shape
+        blank = np.zeros(count, np.int64)
+        self._store_index(blank, blank, np.zeros((count, 32), np.uint8))
+        if shape is not None:
+            kinds = self._pixel_kinds(shape)
+            size = len(tensor_header(kinds)) + tensor_places(kinds)["pixels"][1]
+            self._store_pixels("sha256:" + "0" * 64, size)
+
+    def _pixel_kinds(self, shape: ImageShape) -> dict[str, TensorKind]:
+        sides = (len(self._rows), shape.height, shape.width, shape.channels)
+        return {"pixels": ("U8", sides)}
+
+    def _store_pixels(self, digest: str, size: int) -> None:
+        """Keep the manifest's entry; the pixels themselves are written with the images."""
+        section = Section(digest=digest, encoding="none", name="pixels", size=size)
+        self._stored["pixels"] = section, b""
+
+    def part(self, shard: Shard, end: int) -> Plan:
+        """Plan one file of a divided data set; it shares what all of them store.
+
+        Args:
+            shard: which file; its ``content_id`` is not known yet.
+            end: row after its last.
+
+        Raises:
+            LimitError: the file would be above the limits.
+        """
+        made = copy.copy(self)
+        made.narrow(shard, end)
+        return made
+
+    def narrow(self, shard: Shard, end: int) -> None:
+        """Keep the rows of one shard; see ``part``."""
+        self._draft = replace(self._draft, dataset=self._dataset(), shard=shard)
+        self._divided = False
+        self._rows = self._rows[shard.first : end]
+        self._columns = {n: values[shard.first : end] for n, values in self._columns.items()}
+        self._stored = dict(self._stored)
+        self._store_blanks()
+        check_limit(self._limits, "images", len(self._rows))
+        check_manifest_limits(self.manifest(), self._limits)
+
+    def join(self, parts: Sequence[Plan]) -> str:
+        """Take over what the files of the data set found in their images.
+
+        Args:
+            parts: all files in order, their images written.
+
+        Returns:
+            The content_id of the data set.
+        """
+        columns = [part.found for part in parts if part.found is not None]
+        height, width, digests = (np.concatenate(column) for column in zip(*columns, strict=True))
+        self._store_index(height, width, digests)
+        return content_id(manifest_bytes(self.manifest(), self._draft.extras))
 
     def _in_order(self, images: ImageSet) -> dict[str, NDArray[Any]]:
         """Return the further columns in the order of the rows.
@@ -325,10 +351,6 @@ class Plan:
             UserInputError: the draft cannot be an archive (E_DATA).
             LimitError: it is above the limits.
         """
-        if self._shape is not None:
-            # Pixels are made while writing; the manifest is checked as if they were there.
-            blank = Section(digest="sha256:" + "0" * 64, encoding="none", name="pixels", size=1)
-            self._stored["pixels"] = blank, b""
         manifest = self.manifest()
         data = manifest_bytes(manifest, self._draft.extras)
         try:
@@ -341,7 +363,8 @@ class Plan:
                     self._check_tensors(manifest, name)
         except SpecError as error:
             raise UserInputError.make("E_DATA", f"cannot be packed: {error}") from None
-        check_manifest_limits(manifest, self._limits)
+        if not self._divided:
+            check_manifest_limits(manifest, self._limits)
 
     def _check_tensors(self, manifest: Manifest, name: str) -> None:
         section, stored = self._stored[name]
@@ -363,57 +386,97 @@ class Plan:
         Returns:
             The id of the archive.
         """
-        end = -1
+        self.write_images(fd, progress)
+        return self.write_front(fd)
+
+    def write_images(self, fd: int, progress: Callable[[int, int], None] | None) -> None:
+        """Write the images in place, which leaves room for the front of the file.
+
+        Args:
+            fd: an empty file.
+            progress: see ``write_archive``.
+        """
         if self._shape is not None:
-            self._pack_pixels(self._shape, progress)
+            self._write_pixels(fd, self._shape, progress)
         elif self._rows:
-            end = self._write_images(fd, progress)
+            self._write_files(fd, progress)
+
+    def write_front(self, fd: int, whole: str | None = None) -> str:
+        """Write all but the images.
+
+        Args:
+            fd: the file with its images.
+            whole: content_id of the data set of which this is a shard; None keeps the draft's.
+
+        Returns:
+            The id of the archive.
+        """
+        if whole is not None and self._draft.shard is not None:
+            shard = msgspec.structs.replace(self._draft.shard, content_id=whole)
+            self._draft = replace(self._draft, shard=shard)
         manifest = self.manifest()
         data = manifest_bytes(manifest, self._draft.extras)
         archive_id, front = front_members(data)
         parts = [front]
         for name in self._names(manifest):
-            parts += member_parts(section_member(name), self._stored[name][1])
-        if end < 0:
+            if name != "pixels":
+                parts += member_parts(section_member(name), self._stored[name][1])
+        if self._end < 0:
             parts.append(TRAILER)
         else:
-            write_all(fd, TRAILER, end)
-        _write_parts(fd, parts)
+            write_all(fd, TRAILER, self._end)
+        write_parts(fd, parts)
         return archive_id
 
     def _front_size(self) -> int:
-        """Return the number of bytes before the first image."""
+        """Return the number of bytes before the first image, or before the pixels."""
         data = manifest_bytes(self.manifest(), self._draft.extras)
-        sizes = [len(data), ID_SIZE, *(len(stored) for _, stored in self._stored.values())]
+        sizes = [len(data), ID_SIZE]
+        sizes += [len(stored) for name, (_, stored) in self._stored.items() if name != "pixels"]
         return sum(BLOCK + padded(size) for size in sizes)
 
-    def _write_images(self, fd: int, progress: Callable[[int, int], None] | None) -> int:
-        """Write every image in place and store their index; return the byte after the last."""
+    def _write_files(self, fd: int, progress: Callable[[int, int], None] | None) -> None:
+        """Write every image in place and store their index."""
         images, shard = self._draft.images, self._draft.shard
         codec = "png" if images is None else images.codec
         first, total = (0, len(self._rows)) if shard is None else (shard.first, shard.total)
         writer = ImageWriter(fd, self._rows, codec, self._front_size(), self._limits)
-        end = writer.write(first, len(self._draft.classes), total, progress)
-        self._store_index(writer.height, writer.width, writer.sha256)
-        return end
+        self._end = writer.write(first, len(self._draft.classes), total, progress)
+        self.found = writer.height, writer.width, writer.sha256
+        self._store_index(*self.found)
 
-    def _pack_pixels(self, packed: ImageShape, progress: Callable[[int, int], None] | None) -> None:
-        """Store the pixels of every image, and their index."""
+    def _write_pixels(
+        self, fd: int, shape: ImageShape, progress: Callable[[int, int], None] | None
+    ) -> None:
+        """Write the pixels of every image in place, and store their index."""
         count = len(self._rows)
-        pixels = np.empty((count, packed.height, packed.width, packed.channels), np.uint8)
         digests = np.zeros((count, 32), np.uint8)
+        front, size = tensor_header(self._pixel_kinds(shape)), self._stored["pixels"][0].size
+        whole, at = hashlib.sha256(front), self._front_size()
+        waiting = bytearray(header(section_member("pixels"), size) + front)
+        self._end = at + BLOCK + padded(size)
         for i, row in enumerate(self._rows):
             data = row.read()
-            if row.parse(data, "png", self._limits) != packed:
+            if row.parse(data, "png", self._limits) != shape:
                 raise row.changed()
-            pixels[i] = decode_parsed(data, "png", packed)
-            digests[i] = np.frombuffer(hashlib.sha256(pixels[i].data).digest(), np.uint8)
+            pixels = decode_parsed(data, "png", shape).tobytes()
+            digests[i] = np.frombuffer(hashlib.sha256(pixels).digest(), np.uint8)
+            whole.update(pixels)
+            waiting += pixels
+            if len(waiting) >= FLUSH_BYTES:
+                write_all(fd, waiting, at)
+                at += len(waiting)
+                waiting.clear()
             if progress is not None:
                 progress(i + 1, count)
-        tensor = StoredTensor.from_numpy(pixels)
-        self._store("pixels", serialize_tensors({"pixels": tensor}))
-        height = np.full(count, packed.height, np.int64)
-        self._store_index(height, np.full(count, packed.width, np.int64), digests)
+        write_all(fd, bytes(waiting) + bytes(padded(size) - size), at)
+        self._store_pixels(f"sha256:{whole.hexdigest()}", size)
+        self.found = (
+            np.full(count, shape.height, np.int64),
+            np.full(count, shape.width, np.int64),
+            digests,
+        )
+        self._store_index(*self.found)
 
     def describe_member(self, member: str) -> str:
         """Return the caller's name for a member."""
@@ -428,21 +491,3 @@ def _text_bytes(name: str, text: str) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError:
         raise UserInputError.make("E_DATA", f"`{name}` contains a lone surrogate") from None
-
-
-def member_parts(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
-    """Header, payload and padding of a member."""
-    return header(name, len(data)), data, bytes(padded(len(data)) - len(data))
-
-
-def _write_parts(fd: int, parts: Sequence[bytes]) -> None:
-    """Write ``parts`` from the start of a file, gathered into large writes."""
-    at = 0
-    waiting: list[bytes] = []
-    for part in parts:
-        waiting.append(part)
-        if sum(map(len, waiting)) >= FLUSH_BYTES:
-            gathered, waiting = b"".join(waiting), []
-            write_all(fd, gathered, at)
-            at += len(gathered)
-    write_all(fd, b"".join(waiting), at)

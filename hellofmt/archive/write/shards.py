@@ -1,24 +1,37 @@
-"""Write one draft as a set of shards."""
+"""Write one draft as a set of shards.
+
+Every shard names the content of the whole set, so no manifest is written before all images are. All
+files are complete and verified under temporary names before the first of them gets its own. A
+process that is killed then leaves the old set, the new one, or a mixture of both, which readers
+refuse.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
-from dataclasses import replace
+import re
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hellofmt.archive.format.digest import set_id
 from hellofmt.archive.format.layout import MOST_SHARDS, shard_path
 from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits
 from hellofmt.archive.format.manifest import Shard
-from hellofmt.errors import UserInputError, target_exists
+from hellofmt.archive.write.plan import Plan
+from hellofmt.archive.write.staged import Staged
+from hellofmt.archive.write.writer import verify_written
+from hellofmt.errors import UserInputError, printable, target_exists
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from hellofmt.archive.write.draft import Draft
 
 __all__ = ["write_shards"]
+_logger = logging.getLogger(__name__)
+_UNKNOWN = "sha256:" + "0" * 64
 
 
 def write_shards(
@@ -29,19 +42,21 @@ def write_shards(
     force: bool = False,
     limits: Limits = DEFAULT_LIMITS,
     progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> str:
     """Write ``draft`` as ``count`` archives ``name-00000-of-00016.hello`` in one folder.
 
-    Each file appears complete or not at all. If one cannot be written, those already written are
-    removed, unless they replaced others.
+    If one cannot be written, none appears. With ``force`` shards of the same name that were one of
+    another number of files are removed once all new ones have their names.
 
     Args:
         target: ``name.hello``, which itself is not written.
         draft: what to write, with at least ``count`` images.
-        count: number of files; they differ by at most one image.
+        count: number of files, at least 2; they differ by at most one image.
         force: replace existing files.
         limits: limits of each file.
         progress: called with images written and images in all.
+        say: takes a line on what was removed; None logs a warning.
 
     Returns:
         The id of the set.
@@ -49,48 +64,77 @@ def write_shards(
     Raises:
         UserInputError: the draft cannot be written as archives (E_DATA), or has fewer images than
             files (E_OPTION).
-        HelloIOError: a target exists (E_TARGET) or cannot be written.
+        HelloIOError: a target or a shard of its name exists (E_TARGET) or cannot be written.
         HelloError: see ``write_archive``.
         OSError: an image cannot be read, or a directory cannot be written.
     """
-    from hellofmt.archive.write.plan import plan_images
-    from hellofmt.archive.write.writer import write_archive
-
-    whole = draft.images
-    if whole is None:
+    if draft.images is None:
         raise UserInputError.make("E_OPTION", "no images; expected images to divide among shards")
-    total = len(whole.items)
-    if not 1 <= count <= min(total, MOST_SHARDS):
-        text = f"expected 1 to {total}, got {count}"
+    total = len(draft.images.items)
+    if not 2 <= count <= min(total, MOST_SHARDS):
+        text = f"expected 2 to {total}, got {count}"
         raise UserInputError.make("E_OPTION", text, argument="shards")
     paths = [shard_path(target, index, count) for index in range(count)]
+    others = _other_shards(Path(target), count)
     taken = [path for path in paths if os.path.lexists(path)]
-    if taken and not force:
-        raise target_exists(taken[0])
-    order = sorted(range(total), key=lambda i: whole.items[i].label)
-    dataset, layout = plan_images(draft, limits)
-    draft = replace(draft, dataset=dataset)
-    ids: list[str] = []
-    written: list[Path] = []
+    if not force and (taken or others):
+        raise target_exists((taken or others)[0])
+    whole = Plan(draft, limits, divided=True)
+    firsts = [index * total // count for index in range(count + 1)]
+    plans = [
+        whole.part(
+            Shard(content_id=_UNKNOWN, count=count, first=firsts[i], index=i, total=total),
+            firsts[i + 1],
+        )
+        for i in range(count)
+    ]
+    staged: list[Staged] = []
+    published: list[Path] = []
     try:
-        for index, path in enumerate(paths):
-            first, end = index * total // count, (index + 1) * total // count
-            rows = order[first:end]
-            images = replace(
-                whole,
-                items=[whole.items[i] for i in rows],
-                layout=layout,
-                columns={name: values[rows] for name, values in whole.columns.items()},
-            )
-            shard = Shard(count=count, first=first, index=index, total=total)
-            part = replace(draft, images=images, shard=shard)
-            ids.append(write_archive(path, part, force=force, limits=limits, progress=None))
-            if path not in taken:
-                written.append(path)
+        for path, plan, end in zip(paths, plans, firsts[1:], strict=True):
+            staged.append(Staged(path, partial(_write_images, plan)))
             if progress is not None:
                 progress(end, total)
+        content = whole.join(plans)
+        for made, plan in zip(staged, plans, strict=True):
+            made.finish(
+                partial(plan.write_front, whole=content),
+                partial(verify_written, plan=plan, limits=limits),
+            )
+        for made in staged:
+            made.publish(force=force)
+            published.append(made.path)
     except BaseException:
-        for path in written:
-            path.unlink(missing_ok=True)
+        for made in staged:
+            made.discard()
+        for path in published:
+            if path not in taken:
+                path.unlink(missing_ok=True)
         raise
-    return set_id(ids)
+    for path in others:
+        path.unlink(missing_ok=True)
+    if others:
+        text = f"removed {len(others)} shards of another number, `{printable(others[0])}` first"
+        (say or _logger.warning)(text)
+    return set_id([made.id for made in staged])
+
+
+def _write_images(plan: Plan, fd: int) -> str:
+    plan.write_images(fd, None)
+    # It has none before its front is written.
+    return ""
+
+
+def _other_shards(target: Path, count: int) -> list[Path]:
+    """Return the files that a pattern for this name would take for shards of the same set."""
+    form = re.compile(
+        rf"{re.escape(target.stem)}-[0-9]{{5}}-of-([0-9]{{5}}){re.escape(target.suffix)}"
+    )
+
+    def found() -> Iterator[Path]:
+        for path in target.parent.iterdir():
+            match = form.fullmatch(path.name)
+            if match is not None and int(match[1]) != count:
+                yield path
+
+    return sorted(found()) if target.parent.is_dir() else []

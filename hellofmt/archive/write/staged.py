@@ -14,6 +14,7 @@ from hellofmt.archive.write.whole_file import (
     create_temporary,
     publish,
     remove_stale,
+    reopen_temporary,
     synchronise_directory,
     synchronise_file,
 )
@@ -31,13 +32,16 @@ class Staged:
 
     Attributes:
         path: the target.
-        id: what ``write`` returned.
+        id: what ``write`` returned last.
     """
 
     def __init__(
-        self, path: Path, write: Callable[[int], str], verify: Callable[[Path, str], None]
+        self,
+        path: Path,
+        write: Callable[[int], str],
+        verify: Callable[[Path, str], None] | None = None,
     ) -> None:
-        """Write, sync and verify the file; on any failure it is removed.
+        """Write the file and, with ``verify``, sync and verify it; on any failure it is removed.
 
         Args:
             path: the target, which is not looked at.
@@ -51,15 +55,32 @@ class Staged:
             OSError: access is denied.
         """
         self.path = path
+        self.id = ""
         self._temporary = temporary_path(path)
         remove_stale(path)
+        self._fill(create_temporary, write, verify)
+
+    def finish(self, write: Callable[[int], str], verify: Callable[[Path, str], None]) -> None:
+        """Write the rest of a file that was written in part, sync and verify it.
+
+        Raises: as the constructor does.
+        """
+        self._fill(reopen_temporary, write, verify)
+
+    def _fill(
+        self,
+        opened: Callable[[Path], int],
+        write: Callable[[int], str],
+        verify: Callable[[Path, str], None] | None,
+    ) -> None:
         fd = -1
         with self._named():
             try:
-                fd = create_temporary(self._temporary)
+                fd = opened(self._temporary)
                 self.id = write(fd)
-                with beside(partial(synchronise_file, fd)):
-                    verify(self._temporary, self.id)
+                if verify is not None:
+                    with beside(partial(synchronise_file, fd)):
+                        verify(self._temporary, self.id)
                 # Closed before the rename, because some file systems report a lost write only here.
                 closing, fd = fd, -1
                 close_file(closing)

@@ -110,6 +110,17 @@ def create_temporary(temporary: Path) -> int:
     return fd
 
 
+def reopen_temporary(temporary: Path) -> int:
+    """Open and lock a temporary file of this process once more.
+
+    Raises:
+        OSError: it is gone or cannot be opened.
+    """
+    fd = os.open(temporary, os.O_RDWR | getattr(os, "O_BINARY", 0) | os.O_CLOEXEC)
+    lock_file(fd)
+    return fd
+
+
 def synchronise_file(fd: int) -> None:
     """Flush every byte of a file to the disk.
 

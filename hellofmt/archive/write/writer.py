@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from hellofmt.archive.write.draft import Draft
 
 
-__all__ = ["write_archive"]
+__all__ = ["verify_written", "write_archive"]
 
 
 def write_archive(
@@ -73,13 +73,13 @@ def write_archive(
     staged = Staged(
         path,
         partial(plan.write, progress=progress),
-        partial(_verify_written, plan=plan, limits=limits),
+        partial(verify_written, plan=plan, limits=limits),
     )
     staged.publish(force=force)
     return staged.id
 
 
-def _verify_written(temporary: Path, archive_id: str, plan: Plan, limits: Limits) -> None:
+def verify_written(temporary: Path, archive_id: str, plan: Plan, limits: Limits) -> None:
     """Read the complete file before it gets its name.
 
     Raises:

@@ -161,6 +161,7 @@ def dropping(path, kit=projector):
 
 LONG = "x" * 4097
 TEXT_TOWER = {"context_length": 8, "heads": 1, "layers": 1, "vocab_size": 49408, "width": 8}
+NO_ID = "sha256:" + "0" * 64
 for name, path, value, code in (
     ("version_as_number", "hello", 1, "E_SCHEMA"),
     ("version_of_two_zeros", "hello", "1.00", "E_SCHEMA"),
@@ -283,12 +284,42 @@ for name, path, value, code in (
     ("probes_65", "functions.0.probes.count", 65, "E_LIMIT_PROBES"),
     ("probes_17", "functions.0.probes.count", 17, "E_LIMIT_PROBES"),
     ("probes_zero", "functions.0.probes.count", 0, "E_SCHEMA"),
-    ("shard_past_the_set", "shard", {"count": 2, "first": 0, "index": 2, "total": 3}, "E_SCHEMA"),
-    ("shard_past_its_rows", "shard", {"count": 2, "first": 1, "index": 1, "total": 3}, "E_SCHEMA"),
-    ("shard_of_one", "shard", {"count": 1, "first": 0, "index": 0, "total": 3}, "E_SCHEMA"),
-    ("shard_0_not_first", "shard", {"count": 2, "first": 1, "index": 0, "total": 9}, "E_SCHEMA"),
-    ("shard_without_rows", "shard", {"count": 3, "first": 1, "index": 2, "total": 4}, "E_SCHEMA"),
-    ("shard_last_not_last", "shard", {"count": 2, "first": 1, "index": 1, "total": 9}, "E_SCHEMA"),
+    (
+        "shard_past_the_set",
+        "shard",
+        {"content_id": NO_ID, "count": 2, "first": 0, "index": 2, "total": 3},
+        "E_SCHEMA",
+    ),
+    (
+        "shard_past_its_rows",
+        "shard",
+        {"content_id": NO_ID, "count": 2, "first": 1, "index": 1, "total": 3},
+        "E_SCHEMA",
+    ),
+    (
+        "shard_of_one",
+        "shard",
+        {"content_id": NO_ID, "count": 1, "first": 0, "index": 0, "total": 3},
+        "E_SCHEMA",
+    ),
+    (
+        "shard_0_not_first",
+        "shard",
+        {"content_id": NO_ID, "count": 2, "first": 1, "index": 0, "total": 9},
+        "E_SCHEMA",
+    ),
+    (
+        "shard_without_rows",
+        "shard",
+        {"content_id": NO_ID, "count": 3, "first": 1, "index": 2, "total": 4},
+        "E_SCHEMA",
+    ),
+    (
+        "shard_last_not_last",
+        "shard",
+        {"content_id": NO_ID, "count": 2, "first": 1, "index": 1, "total": 9},
+        "E_SCHEMA",
+    ),
     ("sections_none", "sections", [], "E_SCHEMA"),
     (
         "sections_65",
@@ -505,7 +536,7 @@ def manifest_views_of_nine_cells():
 @spelling("E_SCHEMA")
 def manifest_shard_without_pictures():
     kit = projector_only()
-    kit.manifest["shard"] = {"count": 1, "first": 0, "index": 0, "total": 1}
+    kit.manifest["shard"] = {"content_id": NO_ID, "count": 1, "first": 0, "index": 0, "total": 1}
     return kit.build()
 
 
