@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 
+from hellofmt.archive import record_rows
 from hellofmt_cli.inspect_document import DEFAULT_EPOCHS, describe
 from hellofmt_cli.inspect_rows import (
     avoided_rows,
@@ -29,7 +30,6 @@ from hellofmt_cli.inspect_rows import (
 )
 from hellofmt_cli.options import expect_option, json_option, limit_option
 from hellofmt_cli.output import echo_json, echo_page, opened, size
-from hellofmt_cli.record_rows import record_rows
 
 __all__ = ["inspect"]
 

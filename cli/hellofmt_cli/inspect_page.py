@@ -12,11 +12,10 @@ import base64
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
-from hellofmt.archive import UNSET, without_metadata
+from hellofmt.archive import UNSET, record_rows, without_metadata
 from hellofmt.errors import printable, shown_path
 from hellofmt_cli.inspect_rows import avoided_rows, byte_rows
 from hellofmt_cli.output import count, size, write_text
-from hellofmt_cli.record_rows import record_rows
 
 if TYPE_CHECKING:
     from hellofmt.archive import Archive

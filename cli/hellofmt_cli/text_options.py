@@ -77,7 +77,11 @@ TEXT_OPTIONS: Final = (
         help="License of the data set, as an SPDX expression.",
     ),
     click.option("--license-file", metavar="FILE", help="Text of the licence."),
-    click.option("--card", metavar="FILE", help="Data set card, in Markdown."),
+    click.option(
+        "--card",
+        metavar="FILE",
+        help="Data set card, in Markdown.  [default: `fit` and `distill` write one]",
+    ),
     click.option("--from", "sources", multiple=True, help="Data set the images come from."),
     click.option("--note", multiple=True, metavar="KEY=TEXT", help="Free text, kept as `x_KEY`."),
 )

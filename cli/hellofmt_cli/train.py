@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hellofmt.archive import spread
 from hellofmt.errors import UserInputError, shown_path
 from hellofmt_cli.console import console
 from hellofmt_cli.options import check_steps, json_option, limit_option
 from hellofmt_cli.output import count, echo_json, echo_page
-from hellofmt_cli.record_rows import spread
 from hellofmt_cli.train_options import train_options
 
 if TYPE_CHECKING:

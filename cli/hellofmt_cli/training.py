@@ -20,6 +20,7 @@ from hellofmt.archive import (
     decimal_string,
     open_archive,
     percent,
+    renewed_card,
 )
 from hellofmt.errors import UserInputError, did_you_mean, shown_path
 from hellofmt.loading import HelloDataset, StoredLabels
@@ -217,7 +218,10 @@ def _remembered(archive: Archive, result: Result, target: str | None) -> dict[st
     copy = None
     if target is not None:
         with console.stage("writing the copy"):
-            made = amend_archive(archive, target, record=with_result(record, result))
+            joined_record = with_result(record, result)
+            made = amend_archive(
+                archive, target, record=joined_record, card=renewed_card(archive, joined_record)
+            )
         copy = {"path": target, "id": made}
     return {"recorded": recorded, "copy": copy}
 

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hellofmt.archive.card import generated_card, renewed_card
     from hellofmt.archive.class_lists import read_class_lines
     from hellofmt.archive.format.canonical import decimal_string, decimal_value
     from hellofmt.archive.format.classes import Classes, ClassLine
@@ -124,6 +125,7 @@ __all__ = [
     "extract_archive",
     "find_function",
     "function_section",
+    "generated_card",
     "json_schema",
     "manifest_bytes",
     "open_archive",
@@ -132,10 +134,13 @@ __all__ = [
     "probe_images",
     "read_class_lines",
     "read_file",
+    "record_rows",
     "record_schema",
+    "renewed_card",
     "shard_path",
     "sign_archive",
     "signature_path",
+    "spread",
     "tensors_digest",
     "validate_manifest",
     "verify_archive",
@@ -152,6 +157,7 @@ _MODULES = {
     "format.functions": ("find_function", "function_section"),
     "format.parse": ("manifest_bytes", "parse_manifest"),
     "format.validate": ("validate_manifest",),
+    "card": ("generated_card", "renewed_card"),
     "class_lists": ("read_class_lines",),
     "format.classes": ("ClassLine", "Classes"),
     "format.view_defaults": ("changed_views", "default_views"),
@@ -166,6 +172,7 @@ _MODULES = {
     "format.schema": ("json_schema", "record_schema"),
     "storage.local_files": ("read_file", "write_small_file"),
     "format.layout": ("shard_path",),
+    "record_text": ("record_rows", "spread"),
     "read.set": ("HelloSet",),
     "write.shards": ("write_shards",),
     "read.sign": ("Signature", "create_key", "sign_archive", "signature_path", "verify_signature"),

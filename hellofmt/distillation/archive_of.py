@@ -13,6 +13,7 @@ from hellofmt.archive import (
     ImageItem,
     ImageSet,
     encode_image,
+    generated_card,
     write_archive,
 )
 from hellofmt.archive.format.manifest import Dataset
@@ -74,13 +75,18 @@ def write_distilled(
                 for pixels, label in zip(selection.pixels, selection.labels, strict=True)
             ],
         )
+    part = projector.part(settings.storage)
+    card = settings.card
+    if card is None and record is not None:
+        count = 0 if selection is None else len(selection.labels)
+        card = generated_card(facts, source.classes, views, count, part.base, record)
     draft = Draft(
         facts,
         classes=source.classes,
         views=views,
         images=images,
-        projector=projector.part(settings.storage),
-        card=settings.card,
+        projector=part,
+        card=card,
         license=settings.license_text,
         extras=settings.extras,
         record=record,

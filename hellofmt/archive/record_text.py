@@ -1,6 +1,6 @@
-"""Lines about an archive's record, for ``hello inspect``, its page and ``hello train``.
+"""An archive's record in words, a line for each fact, for whoever shows it.
 
-They are made from plain values, as they stand in the record; whoever prints them escapes them.
+Lines are made from plain values, as they stand in the record; whoever prints them escapes them.
 """
 
 from __future__ import annotations
@@ -8,12 +8,14 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING, Any
 
-from hellofmt_cli.output import count
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = ["record_rows", "result_line", "spread"]
+
+
+def _count(number: int, noun: str, plural: str = "") -> str:
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def record_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -45,7 +47,7 @@ def _function_rows(function: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     rows += [("network", _network(network)) for network in teacher.get("networks", [])]
     how = (
-        f"{function['loss']}, {count(function['steps'], 'step')} of {function['batch_size']:,}"
+        f"{function['loss']}, {_count(function['steps'], 'step')} of {function['batch_size']:,}"
         f" views, rank {function['rank']} on {', '.join(function['targets'])}"
     )
     rows.append(("fitted", f"{how}; {_measured(function['measured'])}"))
@@ -63,8 +65,8 @@ def _with(run: Mapping[str, Any]) -> str:
 def _source(source: Mapping[str, Any]) -> str:
     low, high = source["per_class"]
     each = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-    number = count(source["classes"], "class", "classes")
-    return f"{source['name']}: {count(source['images'], 'image')} of {number}, {each} each"
+    number = _count(source["classes"], "class", "classes")
+    return f"{source['name']}: {_count(source['images'], 'image')} of {number}, {each} each"
 
 
 def _measured(measured: Mapping[str, Any]) -> str:
@@ -79,7 +81,7 @@ def _network(network: Mapping[str, Any]) -> str:
     if "trained" in network and "command" in network["trained"]:
         parts.append(f"trained by {network['trained']['command']}")
     if "chosen" in network:
-        parts.append(f"{count(network['chosen'], 'output')} of more")
+        parts.append(f"{_count(network['chosen'], 'output')} of more")
     if "input" in network:
         rule = network["input"]
         size = f"{rule['size']} px {rule['interpolation']}" if "size" in rule else "as views are"
@@ -90,14 +92,14 @@ def _network(network: Mapping[str, Any]) -> str:
 
 def _images(images: Mapping[str, Any]) -> str:
     codec = images["codec"] + (f" at quality {images['quality']}" if "quality" in images else "")
-    crops = f"{images['chosen_by']} of {count(images['crops'], 'crop')} each"
+    crops = f"{images['chosen_by']} of {_count(images['crops'], 'crop')} each"
     parts = [f"{images['ipc']:,} per class, {crops} of up to {images['candidates']:,} candidates"]
     if images["factor"] > 1:
         parts.append(f"{images['factor']} x {images['factor']} to an image")
     if "refined" in images:
         before, after = images["refined"]
         parts.append(
-            f"refined by {images['refined_by']} in {count(images['refined_steps'], 'step')},"
+            f"refined by {images['refined_by']} in {_count(images['refined_steps'], 'step')},"
             f" loss {before} to {after}"
         )
     return ", ".join([*parts, codec])
@@ -128,7 +130,7 @@ def result_line(result: Mapping[str, Any]) -> str:
     reached = spread([float(text) for text in result["accuracy"]])
     evaluated = result["evaluated"]
     return (
-        f"{what}, {count(result['steps'], 'step')} of {result['batch_size']:,} views: {reached}"
-        f" with {count(len(result['seeds']), 'seed')}, of {evaluated['images']:,} images of"
+        f"{what}, {_count(result['steps'], 'step')} of {result['batch_size']:,} views: {reached}"
+        f" with {_count(len(result['seeds']), 'seed')}, of {evaluated['images']:,} images of"
         f" {evaluated['name']}"
     )
