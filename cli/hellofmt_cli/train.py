@@ -39,7 +39,7 @@ def train(options: TrainOptions, as_json: bool) -> None:
     the recorded seeds. It is reproduced if it lies in the 95 % prediction interval of one more
     seed: mean ± t s sqrt(1 + 1/n). A single recorded seed has no spread; then two accuracies on as
     many images may differ by chance, 1.96 sqrt(2 p (1 - p) / images). --record adds the result to a
-    copy of FILE; run it with --labels hard, too, for the baseline.
+    copy of FILE; with --labels hard and with --random DATA, too, it has the baselines.
     """
     check_steps(options.steps, options.epochs)
     if options.labels == "hard" and options.recipe is not None:
@@ -55,6 +55,8 @@ def train(options: TrainOptions, as_json: bool) -> None:
     accuracy = document["accuracy"]
     run = f"{document['recipe']}, {document['steps']:,} steps of {document['batch_size']} views"
     best = f"{accuracy['best']:.2f} % of {len(document['measured'])} measurements on the way"
+    if document["trained_on"] == "random":
+        run += ", on random images"
     rows: list[tuple[str, str] | None] = [
         ("student", f"{document['student']}, seed {document['seed']}"),
         ("recipe", run),

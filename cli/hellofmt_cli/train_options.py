@@ -46,6 +46,7 @@ class TrainOptions:
         checkpoint: file or folder of the run's state.
         checkpoint_every: steps between two states.
         curve: folder of the curve.
+        random: real images to draw from in the place of the archive's; None takes the archive's.
         record: copy of the archive that gets the result; None records nothing.
     """
 
@@ -68,6 +69,7 @@ class TrainOptions:
     checkpoint: str | None
     checkpoint_every: int
     curve: str | None
+    random: str | None
     record: str | None
 
 
@@ -145,6 +147,12 @@ train_options = grouped(
     ),
     click.option(
         "--curve", metavar="DIR", help="Write the curve here: CSV, JSON, PNG, TensorBoard."
+    ),
+    click.option(
+        "--random",
+        metavar="DATA",
+        help="Train on as many images per class drawn at random from DATA, in the place of FILE's:"
+        " the baseline of random images.",
     ),
     click.option(
         "--record",

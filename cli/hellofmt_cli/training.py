@@ -37,6 +37,7 @@ from hellofmt.student import (
     with_result,
 )
 from hellofmt.teacher import build_network, label_source
+from hellofmt_cli.baseline import random_images
 from hellofmt_cli.console import console
 from hellofmt_cli.curves import Log
 from hellofmt_cli.data import read_images
@@ -92,7 +93,7 @@ def _train(archive: Archive, options: TrainOptions, world: int) -> dict[str, Any
         plan = replace(plan, batch_size=options.batch_size)
     epochs: int = options.epochs or plan.epochs
     total: int = options.steps or -(-epochs * len(archive) // plan.batch_size)
-    dataset = _labelled(archive, plan, options)
+    dataset = _labelled(archive, plan, options, images)
     kernel = None
     with console.stage("building networks"):
         # Built before any worker is, so that they inherit it.
@@ -160,6 +161,7 @@ def _train(archive: Archive, options: TrainOptions, world: int) -> dict[str, Any
         "ema": options.ema,
         "processes": world,
         "images": len(images),
+        "trained_on": "archive" if options.random is None else "random",
         "accuracy": _accuracy(curve),
         "measured": [
             {"step": point.step, "accuracy": round(point.accuracy or 0.0, 2)}
@@ -177,7 +179,7 @@ def _train(archive: Archive, options: TrainOptions, world: int) -> dict[str, Any
         bfloat16=options.bfloat16,
         device=device_name(device),
         evaluated=source_record(images),
-        images="archive",
+        images="archive" if options.random is None else "random",
         labels=kind,
         learning_rate=decimal_string(plan.learning_rate),
         recipe=plan.name,
@@ -240,8 +242,10 @@ def _read_images(data: str, archive: Archive) -> ArrayImages:
     return read_images(data, size, [ClassLine(*pair) for pair in pairs])
 
 
-def _labelled(archive: Archive, plan: Recipe, options: TrainOptions) -> HelloDataset:
-    """The archive's images with the labels that the user wants."""
+def _labelled(
+    archive: Archive, plan: Recipe, options: TrainOptions, evaluated: ArrayImages
+) -> HelloDataset:
+    """The archive's images, or random ones, with the labels that the user wants."""
     labels, device = options.labels, options.device
     stored = None
     label_function: Any = options.label_function
@@ -262,8 +266,21 @@ def _labelled(archive: Archive, plan: Recipe, options: TrainOptions) -> HelloDat
             stored = found
         else:
             label_function = found
+    images = None
+    if options.random is not None:
+        if stored is not None:
+            raise UserInputError.make(
+                "E_OPTION", "--random with stored labels, which belong to the archive's own images"
+            )
+        source = _read_images(options.random, archive)
+        if source.portable_digest() == evaluated.portable_digest():
+            raise UserInputError.make(
+                "E_DATA", "--random and --eval hold the same images; expected training images"
+            )
+        images = random_images(source, archive, options.seed)
     return HelloDataset(
         archive,
+        images=images,
         labels=plan.labels,
         temperature=plan.temperature,
         base=options.base,

@@ -22,6 +22,8 @@ from PIL import Image
 from hellofmt.archive import ClassLine, Dataset, Draft, open_archive, write_archive
 from hellofmt.loading import HelloDataset
 from hellofmt.projector import Projector, seeded_base
+from hellofmt.sources import ArrayImages
+from hellofmt_cli.baseline import random_images
 from hellofmt_cli.main import hello
 from hellofmt_cli.train import _verdict
 
@@ -394,3 +396,38 @@ def test_a_copy_that_exists_is_refused_before_the_training(archive, folder, tmp_
         assert (done.exit_code, "E_TARGET" in done.stderr) == (10, True)
         assert "steps of" not in done.stderr
     assert target.read_bytes() == b"mine"
+
+
+def test_random_images_take_the_place_of_the_archives(archive, folder, tmp_path):
+    pixels, labels = stripes(6, 2)
+    real = tmp_path / "real"
+    for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+        (real / KEYS[label]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(real / KEYS[label] / f"{i:02}.png")
+    words = ("--student", "cnn", "--steps", "2", "--eval", folder)
+    copy = str(tmp_path / "copy.hello")
+    document = document_of(archive, *words, "--random", str(real), "--record", copy)
+    assert (document["trained_on"], document["batch_size"]) == ("random", 8)
+    with open_archive(copy) as file:
+        assert [result.images for result in file.record.results] == ["random"]
+    same = run(archive, *words, "--random", folder)
+    assert (same.exit_code, "--random and --eval hold the same images" in same.stderr) == (2, True)
+    for file in sorted((real / "rows").iterdir())[3:]:
+        file.unlink()
+    few = run(archive, *words, "--random", str(real))
+    assert few.exit_code == 2
+    assert "class `rows` has 3 real images; expected at least 4" in few.stderr
+
+
+def test_random_images_are_drawn_by_class_and_seed(archive):
+    pixels, labels = stripes(9, 3)
+    classes = tuple(ClassLine(key, (key,)) for key in KEYS)
+    source = ArrayImages(pixels, labels, classes)
+    with open_archive(archive) as file:
+        one, again, other = (random_images(source, file, seed) for seed in (0, 0, 1))
+    assert [label for _, label in one] == [0] * 4 + [1] * 4
+    rows = [int(np.flatnonzero((pixels == image).all((1, 2, 3)))[0]) for image, _ in one]
+    assert len(set(rows)) == 8
+    assert [labels[row] for row in rows] == [label for _, label in one]
+    assert all(np.array_equal(a, b) for (a, _), (b, _) in zip(one, again, strict=True))
+    assert not all(np.array_equal(a, b) for (a, _), (b, _) in zip(one, other, strict=True))

@@ -1,0 +1,50 @@
+"""The baseline of random images: as many per class as the archive has, drawn from real ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hellofmt import rng
+from hellofmt.errors import UserInputError, printable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from hellofmt.archive import Archive
+    from hellofmt.sources import ArrayImages
+
+__all__ = ["random_images"]
+
+
+def random_images(
+    source: ArrayImages, archive: Archive, seed: int
+) -> list[tuple[NDArray[np.uint8], int]]:
+    """Draw real images in the place of an archive's.
+
+    Args:
+        source: real images with the classes of the archive, in its order.
+        archive: gives the number of images of each class.
+        seed: of the draw.
+
+    Returns:
+        Pixels and label of each, by label.
+
+    Raises:
+        UserInputError: a class has fewer real images than the archive has (E_DATA).
+    """
+    index = archive.index
+    wanted = np.bincount([] if index is None else index.label, minlength=len(source.classes))
+    shuffled = rng.order(seed, 0, len(source))
+    chosen: list[tuple[NDArray[np.uint8], int]] = []
+    for label, count in enumerate(wanted.tolist()):
+        rows = shuffled[source.labels[shuffled] == label][:count]
+        if len(rows) < count:
+            raise UserInputError.make(
+                "E_DATA",
+                f"class `{printable(source.classes[label].key, 80)}` has {len(rows)} real images;"
+                f" expected at least {count}, as many as the archive has",
+            )
+        chosen += [(source.pixels[row], label) for row in rows.tolist()]
+    return chosen
