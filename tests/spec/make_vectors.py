@@ -10,6 +10,7 @@ last bits in which machines differ and lies far inside the tolerance for probes.
 """
 
 import hashlib
+import importlib
 import json
 import shutil
 import sys
@@ -28,7 +29,6 @@ from hellofmt.archive import (
     ProjectorPart,
     StoredTensor,
     base_digest,
-    changed_views,
     open_archive,
     probe_images,
     tensors_digest,
@@ -432,96 +432,6 @@ def expectation(path):
     return found
 
 
-# Settings of views, the epoch, and the sides of the pictures. The epochs are chosen such that flips
-# differ, rows are mixed and the order is not the identity.
-
-VIEW_SETTINGS = {
-    "plain": ({"mix": "none", "shuffle": 1}, 0, [(6, 6), (5, 9), (12, 7), (1, 1)]),
-    "cutmix": ({"mix_alpha": "0.3", "size": 6}, 8, [(6, 6), (9, 5), (12, 7)]),
-    "mixup-bicubic": (
-        {"interpolation": "bicubic", "mix": "mixup", "mix_alpha": "0.7", "shuffle": 1, "size": 5},
-        216,
-        [(3, 4), (8, 8), (11, 13)],
-    ),
-    "bicubic-no-antialias": (
-        {"antialias": False, "interpolation": "bicubic", "shuffle": 1, "size": 5},
-        8,
-        [(3, 4), (8, 8), (11, 13)],
-    ),
-    "bilinear-no-antialias": (
-        {"antialias": False, "mix_alpha": "40.0", "mix_probability": "0.5", "shuffle": 3},
-        6,
-        [(3, 3), (7, 8), (11, 13)],
-    ),
-    # Centres of outputs on borders of pixels, which arithmetic in floats gets wrong.
-    "nearest": (
-        {
-            "crop_ratio": ["0.01", "100.0"], "crop_scale": ["1.0", "1.0"],
-            "interpolation": "nearest", "mix": "none", "shuffle": 1, "size": 7,
-        },
-        0,
-        [(62, 5), (7, 7), (3, 62)],
-    ),
-    "narrow-crops": (
-        {"crop_ratio": ["50.0", "9000.5"], "crop_scale": ["0.5", "0.5"], "mix": "none", "size": 2},
-        8,
-        [(9, 9), (2, 300)],
-    ),
-}  # fmt: skip
-VIEW_UNIT = 100_000
-
-
-def view_picture(row, height, width):
-    count = height * width * 3
-    return (words(0, 0, 3, row, count) >> np.uint64(56)).astype(np.uint8).reshape(height, width, 3)
-
-
-def view_vector(changes, epoch, sides, seed):
-    """Views, hard labels and the order of one epoch, of the pictures of these sides."""
-    from hellofmt.loading import render, view_table
-    from hellofmt.loading.views.table import mixed_labels
-    from hellofmt.rng import order
-
-    rules = changed_views(VIEWS, {"size": 4} | changes)
-    rows = np.arange(len(sides))
-    heights, widths = np.array(sides).T
-    table = view_table(
-        rules, seed=seed, epochs=epoch, indices=rows, heights=heights, widths=widths,
-        count=len(sides),
-    )  # fmt: skip
-    pictures = [view_picture(row, *side) for row, side in enumerate(sides)]
-    pixels = np.rint(render(pictures, table, rules).numpy() * VIEW_UNIT).astype(int)
-    labels = mixed_labels(table, rows, len(sides), size=rules.size)
-    views = [
-        {
-            "own": row[:6], "partner": row[6:12], "box": row[12:16], "weight": row[16],
-            "permutation": row[18], "view": view.ravel().tolist(), "label": label.tolist(),
-        }
-        for row, view, label in zip(table.tolist(), pixels, labels, strict=True)
-    ]  # fmt: skip
-    return {
-        "seed": str(seed), "epoch": epoch, "rules": msgspec.to_builtins(rules),
-        "sides": sides, "order": order(seed, epoch, len(sides)).tolist(), "views": views,
-    }  # fmt: skip
-
-
-def quantiles():
-    """[alpha, u, quantile] of Beta(alpha, alpha); the shortest decimals that name the doubles."""
-    from hellofmt.loading.views.exact import beta_quantile
-
-    pairs = [(a, u) for a in (0.2, 1.0, 3.5, 1000.0) for u in (0.0, 0.001, 0.3, 0.5, 0.9)]
-    return [[a, u, float(beta_quantile(np.array([u]), a)[0])] for a, u in pairs]
-
-
-def make_views(folder):
-    """Write the vectors of views below ``folder``."""
-    folder.mkdir()
-    for name, setting in VIEW_SETTINGS.items():
-        document = view_vector(*setting, seed=2**63 + 17)
-        (folder / f"{name}.json").write_text(json.dumps(document, sort_keys=True) + "\n")
-    dump(folder / "quantiles.json", quantiles())
-
-
 # About one file for each rule of the page, out of the many that the zoo makes.
 INVALID = (Path(__file__).parent / "invalid.txt").read_text().split()
 
@@ -540,10 +450,10 @@ def make(folder):
 
 
 def write_all(folder):
-    zoo = load_zoo()
+    zoo = load("zoo", ROOT / "tests" / "hostile").ZOO
     for kind in ("valid", "invalid"):
         (folder / kind).mkdir(parents=True)
-    make_views(folder / "views")
+    load("make_views").make(folder / "views")
     valid = folder / "valid"
     for name, made in drafts().items():
         write_archive(valid / f"{name}.hello", made)
@@ -560,12 +470,10 @@ def write_all(folder):
         dump(path.with_suffix(".json"), about)
 
 
-def load_zoo():
-    """``tests/hostile/zoo``, a package that lies on no path."""
-    sys.path.insert(0, str(ROOT / "tests" / "hostile"))
-    from zoo import ZOO
-
-    return ZOO
+def load(name, folder=Path(__file__).parent):
+    """A module or package of the tests, which lie on no path."""
+    sys.path.insert(0, str(folder))
+    return importlib.import_module(name)
 
 
 def write_schemas(folder):

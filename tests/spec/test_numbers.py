@@ -97,13 +97,14 @@ def test_rows_of_the_view_table(mini, rules):
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in VIEWS.glob("*.json") if "qu" not in p.stem))
-def test_views_orders_and_hard_labels(mini, make_vectors, name):
+def test_views_orders_and_hard_labels(mini, load_beside, name):
     """The stored ones, those of the second reader and those of the product are the same."""
     stored = json.loads((VIEWS / f"{name}.json").read_text())
     rules, sides, epoch = stored["rules"], stored["sides"], stored["epoch"]
     made = mini.Views(rules, int(stored["seed"]), sides)
     pictures = [mini.picture(row, *side) for row, side in enumerate(sides)]
-    again = make_vectors.view_vector(*make_vectors.VIEW_SETTINGS[name], seed=2**63 + 17)
+    made_views = load_beside("make_views")
+    again = made_views.vector(*made_views.SETTINGS[name])
     assert made.order(epoch) == stored["order"]
     for row, (view, product) in enumerate(zip(stored["views"], again["views"], strict=True)):
         numbers = [*view["own"], *view["partner"], *view["box"], view["weight"]]
