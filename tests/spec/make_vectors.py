@@ -324,6 +324,9 @@ def drafts():
         "seeded", [(n, inner, "int8") for n, inner in sorted(names)], "int8",
         head_rank=2, bias=True, probes=2, arch=RESNET, text=TEXT,
     )  # fmt: skip
+    pictures = image_set("jpeg", ((0, "smooth.jpg"), (1, "grey.jpg")))
+    # Fill bytes before the marker of the scan, which any marker may have.
+    filled = (IMAGES / "smooth.jpg").read_bytes().replace(b"\xff\xda", b"\xff\xff\xff\xda", 1)
     # Text that compresses, so that the section is stored as zstd.
     many = tuple(ClassLine(f" class, {i:04d}", (f"number {i}",)) for i in range(300))
     early = projector("seeded", [("proj", 1, "int8")], "float32", bias=True, probes=2)
@@ -344,7 +347,8 @@ def drafts():
             label_function=TOWER,
         ),
         "images-jpeg": draft(
-            "images-jpeg", images=image_set("jpeg", ((0, "smooth.jpg"), (1, "grey.jpg")))
+            "images-jpeg",
+            images=ImageSet("jpeg", [*pictures.items, ImageItem(2, filled)]),
         ),
         "images-webp": draft(
             "images-webp", images=image_set("webp", ((1, "noise.webp"), (2, "smooth.webp")))

@@ -274,6 +274,13 @@ for name, end in {"ends_early": -12, "goes_on": None}.items():
 
 
 @image("E_IMAGE", full=True)
+def jpeg_restarts_without_dri():
+    data = pillow("JPEG", 32, 24, restart_marker_blocks=1)
+    at = data.index(b"\xff\xdd\x00\x04")
+    return shown(data[:at] + data[at + 6 :], "jpeg", 24, 32)
+
+
+@image("E_IMAGE", full=True)
 def jpeg_restarts_out_of_order():
     data = pillow("JPEG", 32, 24, restart_marker_blocks=1)
     return shown(data.replace(b"\xff\xd1", b"\xff\xd5"), "jpeg", 24, 32)
