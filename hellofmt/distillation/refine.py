@@ -162,7 +162,8 @@ def refine_images(
         )
     encode = _merged(projector, settings.objective)
     device = next(projector.parameters()).device
-    crops = np.concatenate([selection.rows[..., None], selection.crops], 2).reshape(-1, 5)
+    crops = np.concatenate([selection.rows[..., None], selection.crops], 2)
+    crops = crops.reshape(-1, 5).astype(np.int64)
     cells = _cells(selection.pixels, factor)
     arrays = {"cells": np.zeros_like(cells), "losses": np.zeros((len(cells), 2))}
     progress = Progress(arrays, settings.batch_size, path)

@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 __all__ = ["checked_teacher", "fitted_projector", "refined_images", "selected_images"]
 
 _ENOUGH_PER_CLASS: Final = 10
+_FEWEST_CHECKED: Final = 2_000
 _MOST_CHECKED: Final = 20_000
-"""Images that a teacher is checked on: as many of each class, by its share."""
+"""Images of the source that a teacher is checked on, of each class by its share."""
 
 
 def checked_teacher(
@@ -72,8 +73,9 @@ def checked_teacher(
     is_enough = len(measured) >= _ENOUGH_PER_CLASS * len(source.classes)
     images = measured if is_enough else source
     rows = np.arange(len(images))
-    if len(rows) > _MOST_CHECKED:
-        rows = stratified_split(images.labels, _MOST_CHECKED, seed=0)[1]
+    most = min(max(_ENOUGH_PER_CLASS * len(source.classes), _FEWEST_CHECKED), _MOST_CHECKED)
+    if not is_enough and len(rows) > most:
+        rows = stratified_split(images.labels, most, seed=0)[1]
     inputs: dict[str, Any] = {}
     if stages.is_kept:
         inputs = {"images": images.digest(), "rows": rows, "size": views.size, "teacher": teacher}

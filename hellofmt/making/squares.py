@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -117,7 +117,13 @@ class CropSquares:
     def __call__(self, crops: NDArray[np.int64]) -> Tensor:
         """Make the squares of (row, top, left, height, width) (M, 5): uint8 (M, S, S, 3)."""
         squares = [
-            decode_crop(self.source, row, lambda *_, box=box: box, self.size, self.interpolation)
-            for row, *box in crops.tolist()
+            decode_crop(self.source, row, partial(_given, box), self.size, self.interpolation)
+            for row, *box in cast("list[tuple[int, int, int, int, int]]", crops.tolist())
         ]
         return torch.from_numpy(np.stack(squares))
+
+
+def _given(box: list[int], _height: int, _width: int) -> tuple[int, int, int, int]:
+    """The crop that was asked for, whatever the image."""
+    top, left, height, width = box
+    return top, left, height, width

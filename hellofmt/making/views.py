@@ -44,7 +44,7 @@ __all__ = ["HardBatches", "ViewBatch", "ViewBatches", "draw"]
 
 _GROUP: Final = 8
 """Consecutive positions among which partners are drawn: the shares of processes rarely cut one."""
-_PART: Final = 32
+_PART: Final = 128
 """Views of one task of a worker."""
 _BOX: Final = slice(ViewColumn.Y0, ViewColumn.X1 + 1)
 

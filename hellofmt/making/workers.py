@@ -1,11 +1,9 @@
 """Processes that read and decode ahead of the network, in an order that does not depend on them.
 
-torch's ``DataLoader`` does it: its workers die with their parent, and their death is an error. A
-task is a part of a batch, so that all workers share the first batch and few of them are waited for,
-and what is ahead is bounded in images and not in batches.
+torch's ``DataLoader`` does it: its workers die with their parent, and their death is an error.
 
-Threads were rejected: Pillow decodes without the interpreter's lock, but opening, drawing of crops
-and copying hold it for a fifth of the time, in which the thread that feeds a GPU would wait.
+Threads were rejected: Pillow decodes without the interpreter's lock, but opening a file, drawing
+crops and copying hold it, and the thread that feeds a GPU would wait for them.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["default_workers", "made"]
 
 _MOST: Final = 16
-_AHEAD: Final = 4
+_AHEAD: Final = 2
 """Tasks that wait for each worker."""
 _SECONDS: Final = 300
 """Longest wait for a task before its worker counts as hung; a killed one is noticed at once."""
@@ -77,7 +75,7 @@ def made(
 
     Args:
         make: makes tensors, or tuples of them, from a key; runs in the workers.
-        keys: small values; taken one by one, at most ``4 * workers`` ahead.
+        keys: small values; taken one by one, at most ``2 * workers`` ahead.
         workers: number of processes; 0 makes everything here, when it is asked for.
         pin: copy the tensors to pinned memory, for a GPU.
 

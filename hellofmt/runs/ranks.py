@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from numpy.typing import NDArray
+    from torch.distributed.distributed_c10d import Store
 
 __all__ = [
     "InheritedPlace",
@@ -248,10 +249,14 @@ def joined(device: str = "cpu") -> Generator[Place]:
         distributed.destroy_process_group()
 
 
-def _store() -> distributed.Store:
+def _store() -> Store:
     """A connection of its own to the store of ``torchrun``; a message may block the group's."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = distributed.TCPStore(host, port, is_master=False, wait_for_workers=False)
+    store = distributed.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+        host, port, is_master=False, wait_for_workers=False
+    )
     # A restarted run finds what the one before left.
     run = (os.environ.get(f"TORCHELASTIC_{name}", "") for name in ("RUN_ID", "RESTART_COUNT"))
-    return distributed.PrefixStore(f"hellofmt/{'/'.join(run)}", store)
+    return distributed.PrefixStore(  # pyright: ignore[reportPrivateImportUsage]
+        f"hellofmt/{'/'.join(run)}", store
+    )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from hellofmt.errors import HelloIOError
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch.distributed.distributed_c10d import Store
 
 __all__ = ["PATIENCE", "Watch"]
 
@@ -43,7 +43,7 @@ class Watch:
         self.patience = patience
         self._beat = min(_BEAT, patience / 4)
         self._waits = 0
-        self._seen = dict.fromkeys(range(world), (b"", time.monotonic()))
+        self._seen: dict[int, tuple[bytes, float]] = {}
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._live, name="signs of life", daemon=True)
         self._thread.start()
@@ -67,7 +67,7 @@ class Watch:
 
     def _silence(self, rank: int) -> float:
         """Seconds since another process last gave a sign that this one had not seen."""
-        key, (last, since) = f"beat/{rank}", self._seen[rank]
+        key, (last, since) = f"beat/{rank}", self._seen.get(rank, (b"", 0.0))
         now = self._store.get(key) if self._store.check([key]) else b""
         if now != last:
             self._seen[rank] = now, time.monotonic()
@@ -108,7 +108,7 @@ class Watch:
         start, pause = time.monotonic(), 0.001
         pending = [rank for rank in range(self._world) if rank != self._rank]
         # Silence from before this wait does not count: nobody listened.
-        self._seen = {rank: (seen, start) for rank, (seen, _) in self._seen.items()}
+        self._seen = dict.fromkeys(pending, (b"", start))
         while True:
             pending = [rank for rank in pending if not self._store.check([f"{place}/{rank}"])]
             if not pending:
