@@ -1,6 +1,7 @@
 """Every vector is read, or refused, exactly as the JSON file beside it says."""
 
 import json
+import re
 import zlib
 from pathlib import Path
 
@@ -61,6 +62,23 @@ def test_every_code_of_a_damaged_or_forbidden_file_has_a_vector():
         if code.startswith("E_")
     }
     assert listed <= {expected(path)["code"] for path in INVALID}
+
+
+def test_what_the_pages_name_beside_a_rule_is_there(spec_folder):
+    """`[`a-vector`, test_of_a_module]` after a rule, and every link."""
+    tests = {path.stem for path in spec_folder.parent.joinpath("tests").rglob("test_*.py")}
+    count = 0
+    for page in spec_folder.glob("*.md"):
+        text = page.read_text()
+        for linked in re.findall(r"\]\(([^)#]+)\)", text):
+            assert "://" in linked or (spec_folder / linked).exists(), linked
+        for group in re.findall(r"\[([^\[\]]*(?:`|test_)[^\[\]]*)\](?!\()", text):
+            for name in re.split(r",\s+", group):
+                is_vector = name.startswith("`") and any(VECTORS.glob(f"*/{name.strip('`')}.*"))
+                is_vector |= name == "`views/*`"
+                assert is_vector or name in tests, f"{page.name}: {name}"
+                count += 1
+    assert count > 20
 
 
 def test_vectors_are_small_and_have_their_file():
