@@ -163,6 +163,18 @@ def test_folders_of_classes(samples, tmp_path, keys, folders, reason):
     assert [reason in line for line in said] == [True] * bool(reason)
 
 
+def test_further_columns_are_left_out_and_said(samples, tmp_path):
+    items = [ImageItem(k, samples.png(samples.pattern(k, 2, 2, 3))) for k in (0, 1)]
+    columns = {"weight": np.ones(2, np.float32)}
+    write_archive(
+        tmp_path / "x.hello", samples.draft(images=ImageSet("png", items, "files", columns=columns))
+    )
+    for form in ("imagefolder", "webdataset"):
+        said = extracted(tmp_path / "x.hello", form, tmp_path / form).stderr
+        assert said == "Warning: further columns of the index are left out: weight\n"
+    assert extracted(tmp_path / "x.hello", "members", tmp_path / "members").stderr == ""
+
+
 def test_options_that_do_not_fit_are_refused(samples, tmp_path):
     bare = tmp_path / "bare.hello"
     write_archive(bare, samples.draft(projector=samples.projector()))

@@ -84,9 +84,13 @@ def extract_archive(
     if form != "members" and not len(archive):
         raise UserInputError.make("E_OPTION", f"no images to write as {form}")
     _check_space(archive, Path(directory).absolute().parent, form)
+    say = say or _say_nothing
+    index = archive.index
+    if form != "members" and index is not None and index.columns:
+        say(f"further columns of the index are left out: {', '.join(index.columns)}")
     write = {"members": _members, "imagefolder": _image_folder, "webdataset": _tar_files}[form]
     with new_directory(directory) as folder:
-        write(folder, archive, progress or _count_nothing, say or _say_nothing)
+        write(folder, archive, progress or _count_nothing, say)
 
 
 def _count_nothing(_done: int, _total: int) -> None:
