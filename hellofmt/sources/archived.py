@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hellofmt.archive.format.manifest import Manifest
+    from hellofmt.archive.format.record import Record
     from hellofmt.archive.read.archive import Archive
 
 __all__ = ["ArchiveSource", "class_lines", "is_archive"]
@@ -57,6 +58,11 @@ class ArchiveSource(Source):
     def manifest(self) -> Manifest:
         """The manifest of the archive."""
         return self._file.manifest
+
+    @property
+    def record(self) -> Record | None:
+        """How the archive was made."""
+        return self._file.record
 
     @property
     def is_ordered(self) -> bool:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, cast
 
+import msgspec
+
 from hellofmt.archive.format.functions import function_section
 from hellofmt.archive.format.manifest import UNSET, Dataset, Views
 from hellofmt.archive.format.tensors import StoredTensor, expected_tensors, parse_tensors
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.classes import ClassLine
     from hellofmt.archive.format.limits import Limits
+    from hellofmt.archive.format.record import FittedFunction
 
     Path = str | os.PathLike[str]
     Paths = Path | Sequence[Path | tuple[str, Path]]
@@ -47,6 +50,7 @@ class LabelFunctions:
         lines: the classes.
         dataset: description of the first archive.
         views: of the first archive.
+        records: how each was fitted, as far as its archive says.
     """
 
     id: str
@@ -54,6 +58,7 @@ class LabelFunctions:
     lines: list[ClassLine]
     dataset: Dataset
     views: Views
+    records: list[FittedFunction]
 
 
 def read_label_functions(
@@ -131,7 +136,13 @@ def _read(path: str | os.PathLike[str], name: str, limits: Limits) -> LabelFunct
                     name=name or function.name,
                 )
             )
-        return LabelFunctions(file.id, parts, class_lines(file), manifest.dataset, manifest.views)
+        record = file.record
+        records = [] if record is None or record.functions is UNSET else record.functions
+        if name:
+            records = [msgspec.structs.replace(one, name=name) for one in records]
+        return LabelFunctions(
+            file.id, parts, class_lines(file), manifest.dataset, manifest.views, list(records)
+        )
 
 
 def _joined(
@@ -165,7 +176,9 @@ def _joined(
             )
     if more.views != known.views:
         say(f"{path}: its views differ from the first's, which are taken")
-    return replace(known, parts=[*known.parts, *more.parts])
+    return replace(
+        known, parts=[*known.parts, *more.parts], records=[*known.records, *more.records]
+    )
 
 
 def _shown(line: ClassLine) -> str:

@@ -14,9 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from hellofmt.archive.format.layout import shard_path
 from hellofmt.archive.format.limits import DEFAULT_LIMITS, IMAGE_SIDE, Limits
 from hellofmt.archive.format.manifest import UNSET, Dataset, Views
+from hellofmt.archive.format.record import Record
 from hellofmt.archive.format.view_defaults import LARGEST_DEFAULT_VIEW, changed_views, default_views
 from hellofmt.archive.write.draft import Draft, ImageSet
 from hellofmt.archive.write.shards import write_shards
@@ -159,6 +162,7 @@ def pack_archive(
             license=license_text,
             extras=dict(extras or {}),
             further=parts[1:],
+            record=Record(functions=known.records) if parts and known and known.records else None,
             label_function=None if known is None or parts else known.id,
         )
 
@@ -193,6 +197,7 @@ def pack_archive(
             ordered = ordered or images.is_ordered
             owner = _label_function_of(images, known, say)
             draft = replace(draft, label_function=draft.label_function or owner)
+            draft = replace(draft, record=_record_of(images, draft, reencode is None, say))
         draft = replace(draft, images=replace(made_of, order="value" if ordered else None))
         try:
             if shards is None:
@@ -209,6 +214,20 @@ def pack_archive(
     for note in images.conversion_notes():
         say(note)
     return made
+
+
+def _record_of(
+    images: ArchiveSource, draft: Draft, is_kept: bool, say: Callable[[str], None]
+) -> Record | None:
+    """The record of a draft, with how its images were chosen where they stay as they are."""
+    old = images.record
+    if old is None:
+        return draft.record
+    if old.results is not UNSET:
+        say("recorded results of students are left out: they are of the archive that is read")
+    if not is_kept or old.images is UNSET:
+        return draft.record
+    return msgspec.structs.replace(draft.record or Record(), images=old.images)
 
 
 def _label_function_of(

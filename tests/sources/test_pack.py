@@ -6,12 +6,20 @@ import os
 import tarfile
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torchvision
 from PIL import Image
 
-from hellofmt.archive import ClassLine, encode_image, open_archive, read_class_lines, verify_archive
+from hellofmt.archive import (
+    UNSET,
+    ClassLine,
+    encode_image,
+    open_archive,
+    read_class_lines,
+    verify_archive,
+)
 from hellofmt.archive.format.images import parse_image
 from hellofmt.errors import HelloIOError, LimitError, UserInputError
 from hellofmt.sources import pack_archive
@@ -481,3 +489,32 @@ class TestArchives:
         with pytest.raises(ValueError, match="E_DIGEST_MEMBER"):
             pack_archive(tmp_path / "x.hello", tmp_path / "y.hello")
         assert not (tmp_path / "y.hello").exists()
+
+
+VECTORS = Path(__file__).resolve().parents[2] / "spec" / "vectors" / "valid"
+
+
+def test_what_is_copied_keeps_its_record(tmp_path):
+    everything, images = VECTORS / "everything.hello", VECTORS / "images-png.hello"
+    with open_archive(everything) as file:
+        known = file.record
+    said = []
+
+    def packed(*args, **options):
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.hello"
+        pack_archive(*args[:1], path, **options, say=said.append)
+        with open_archive(path) as file:
+            return file.record
+
+    (function,) = known.functions
+    renamed = packed(None, projector=[("weak", everything)])
+    assert renamed.functions == [msgspec.structs.replace(function, name="weak")]
+    assert (renamed.images, renamed.results) == (UNSET, UNSET)
+    assert packed(images).images == known.images
+    assert packed(images, reencode="jpeg") is None
+    assert said == []
+    whole = packed(everything, projector=everything)
+    assert (whole.functions, whole.images, whole.results) == (known.functions, known.images, UNSET)
+    assert said == [
+        "recorded results of students are left out: they are of the archive that is read"
+    ]
