@@ -7,8 +7,8 @@ because decoders fill what is missing with grey, or ignore what follows. Here ev
 PNG       The zlib stream is inflated: exactly the rows of the picture, their filter types 0 to 4,
           the Adler-32 right, nothing after it.
 JPEG      libjpeg-turbo decodes every Huffman code and computes one pixel of 64. Whatever it warns
-          of is damage: data that ends early, goes on too long or has a code of no table, and
-          restart markers that are missing or out of order.
+          of is damage: data that ends early, goes on for more than seven bytes or has a code of no
+          table, and restart markers that are missing or out of order.
 WebP      Of lossy images the frame header and the sizes of the partitions, which fill the chunk; of
           lossless ones nothing. Whether partitions are complete only decoding tells.
 ========  ==========================================================================================
