@@ -20,6 +20,7 @@ from hellofmt.distillation.settings import FitHooks
 from hellofmt.distillation.stage_calls import (
     checked_teacher,
     fitted_projector,
+    keep_text_rows,
     refined_images,
     selected_images,
 )
@@ -127,6 +128,7 @@ def distill(
     if fit is None:
         steps = default_steps(len(train), FitSettings.batch_size)
         fit = FitSettings(steps=steps, seed=settings.seed)
+    keep_text_rows(base, source, settings.projector.prompts, stages)
     # Also refuses what does not fit the base, before the hour of the fit.
     start = settings.projector.build(base, source)
     accuracy = checked_teacher(teacher, source, measured, views, stages, workers)

@@ -28,7 +28,7 @@ from hellofmt.teacher import device_of, teacher_accuracy
 from hellofmt.teacher.check import check_predictions, predictions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -36,12 +36,41 @@ if TYPE_CHECKING:
     from hellofmt.projector import LoadedBase, Projector
     from hellofmt.sources import Source
 
-__all__ = ["checked_teacher", "fitted_projector", "refined_images", "selected_images"]
+__all__ = [
+    "checked_teacher",
+    "fitted_projector",
+    "keep_text_rows",
+    "refined_images",
+    "selected_images",
+]
 
 _ENOUGH_PER_CLASS: Final = 10
 _FEWEST_CHECKED: Final = 2_000
 _MOST_CHECKED: Final = 20_000
 """Images of the source that a teacher is checked on, of each class by its share."""
+
+
+def keep_text_rows(
+    base: LoadedBase, source: Source, prompts: Sequence[str], stages: Stages
+) -> None:
+    """Compute the text rows of a base once for a work folder, not at every start.
+
+    Args:
+        base: remembers the rows; one without a text tower has none.
+        source: for the names of its classes.
+        prompts: templates with ``{}``.
+        stages: work folder; one that keeps nothing leaves the rows to whoever asks for them.
+    """
+    if not (base.has_text and stages.is_kept):
+        return
+    names = [line.names[0] for line in source.classes]
+    inputs = {"tower": base.text_digest, "names": names, "prompts": list(prompts)}
+
+    def make() -> Result:
+        return Result({"rows": base.text_rows(names, prompts).numpy()}, {})
+
+    rows = stages.run("text", inputs, make).tensors["rows"]
+    base.keep_text_rows(names, prompts, torch.from_numpy(rows))
 
 
 def checked_teacher(

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from functools import partial
 
+import builders
 import pytest
+import torch
 from msgspec.structs import replace as changed
 
 from hellofmt.distillation import archive_of, stage_calls
 from hellofmt.distillation.fit import FitSettings
 from hellofmt.distillation.select import SelectSettings
 from hellofmt.runs.results import read_result
+from hellofmt.runs.stages import Stages
 
 
 class Killed(BaseException):
@@ -102,3 +106,19 @@ def test_a_full_disk_keeps_what_is_finished(make, tmp_path, monkeypatch):
     for path in work.iterdir():
         read_result(path)
     make(work=work)
+
+
+def test_text_rows_are_kept_in_the_work_folder(stripes, tmp_path):
+    asked = []
+
+    def texts(lines):
+        asked.append(list(lines))
+        return torch.eye(len(lines), 32)
+
+    def rows():
+        base = replace(builders.tiny_base(dim=32), texts=texts, text_digest="sha256:1")
+        stage_calls.keep_text_rows(base, stripes(), ["a {}."], Stages(tmp_path / "work"))
+        return base.text_rows([line.names[0] for line in stripes().classes], ["a {}."])
+
+    assert torch.equal(rows(), rows())
+    assert asked == [["a rows.", "a columns.", "a grey."]]

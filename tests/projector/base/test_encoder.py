@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import builders
 import pytest
 import torch
@@ -24,6 +26,18 @@ def test_many_texts_are_embedded_in_parts(text_vit):
     rows = text_vit.text_rows(names, ["a {}", "the {}"])
     alone = text_vit.text_rows(names[149:], ["a {}", "the {}"])
     torch.testing.assert_close(rows[149:], alone, rtol=0, atol=1e-6)
+
+
+def test_rows_of_the_last_names_are_computed_once(text_vit):
+    asked = []
+    base = replace(text_vit, texts=lambda texts: asked.append(len(texts)) or text_vit.texts(texts))
+    rows = base.text_rows(["cat", "dog"], ["a {}."])
+    rows.zero_()
+    again = base.text_rows(["cat", "dog"], ["a {}."])
+    assert torch.equal(again, text_vit.text_rows(["cat", "dog"], ["a {}."]))
+    assert asked == [2]
+    base.text_rows(["cat", "dog"], ["the {}."])
+    assert asked == [2, 2]
 
 
 def test_nearest_takes_the_pixel_that_holds_the_centre():
