@@ -3,7 +3,7 @@
 
 A program makes one tile of output pixels of one view: index arithmetic in one dimension per axis,
 then a gather of the taps, and a store of three channels. Weights are the exact integers of
-``reference._axis_weights`` until one division, so no float coordinate is ever rounded.
+``reference._taps`` until one division, so no float coordinate is ever rounded.
 
 The view itself and its partner are two rounds of the same loop. A tile that lies outside the box
 runs the first only, one inside it the second only, so a CutMix row costs what a plain one does
