@@ -68,7 +68,8 @@ def extract(
     """Unpack FILE into the new DIRECTORY, after verifying all of it.
 
     The images land in DIRECTORY/images/<class number>/ and the sections, decompressed, in
-    DIRECTORY/__hello__/. Images of a packed archive come as PNG.
+    DIRECTORY/__hello__/; those of a set of shards below DIRECTORY/shard-00000/ and so on. Images of
+    a packed archive come as PNG.
 
     With --as imagefolder, DIRECTORY holds a folder of images per class, named by its key, which
     torchvision's ImageFolder and Hugging Face's imagefolder read; folders begin with the class
@@ -99,7 +100,7 @@ def extract(
     # What was verified is what is read: the path could name another file by now.
     with (
         open_archive(file, expect=verified.id, limits=limits()) as archive,
-        console.stage("extract", "file") as callback,
+        console.stage("extract", "image") as callback,
     ):
         extract_archive(archive, directory, form=form, progress=callback, say=console.warn)
     _report(verified.id, directory, as_json=as_json)

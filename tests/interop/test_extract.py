@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from hellofmt.archive import (
     ImageItem,
@@ -161,6 +162,22 @@ def test_folders_of_classes(samples, tmp_path, keys, folders, reason):
     made = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
     assert made == [name.rstrip("-") for name in folders]
     assert [reason in line for line in said] == [True] * bool(reason)
+
+
+def test_members_of_every_file(archive, tmp_path):
+    path, pixels = archive
+    extracted(path, "members", tmp_path / "out")
+    with open_archive(str(path)) as file:
+        roots = [tmp_path / "out"]
+        if len(file.shards) > 1:
+            roots = [tmp_path / "out" / f"shard-{i:05d}" for i in range(3)]
+        for root, part in zip(roots, file.shards, strict=True):
+            digits = (root / "__hello__/id").read_text()
+            assert part.id == f"sha256:{digits[:-1]}"
+            for name in set(part.section_sizes()) - {"pixels"}:
+                assert (root / "__hello__" / name).read_bytes() == part.section(name)
+    found = [rgb(Image.open(each)) for root in roots for each in sorted(root.glob("images/*/*"))]
+    assert all((one == known).all() for one, known in zip(found, pixels, strict=True))
 
 
 def test_further_columns_are_left_out_and_said(samples, tmp_path):

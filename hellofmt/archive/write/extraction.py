@@ -55,7 +55,8 @@ def extract_archive(
 
     Every byte is verified when it is read. Images of a packed archive are written as PNG.
 
-    - ``members``: ``images/<class number>/<row>.<ext>`` and, decompressed, ``__hello__/<section>``.
+    - ``members``: ``images/<class number>/<row>.<ext>`` and, decompressed, ``__hello__/<section>``;
+      of a set each file below ``shard-00000`` and so on.
     - ``imagefolder``: one folder per class, as torchvision and Hugging Face read it. Folders bear
       the keys of the classes where these are file names on every system that sort in label order;
       else each begins with the number of its class.
@@ -68,7 +69,7 @@ def extract_archive(
         archive: an open archive.
         directory: the new directory, in one that exists.
         form: what to write.
-        progress: called with files or images done and in all.
+        progress: called with images done and in all.
         say: called with a line for each thing that the form cannot say as the archive does.
 
     Raises:
@@ -104,16 +105,19 @@ def _say_nothing(_line: str) -> None:
 def _members(
     folder: Path, archive: Archive, step: Callable[[int, int], None], _say: Callable[[str], None]
 ) -> None:
-    sections = [s.name for s in archive.manifest.sections if s.name != "pixels"]
-    total = len(sections) + 2 + len(archive)
-    (folder / "__hello__").mkdir()
-    _write(folder / "__hello__/manifest", archive.manifest_bytes)
-    _write(folder / "__hello__/id", f"{archive.id.removeprefix('sha256:')}\n".encode())
-    for done, name in enumerate(sections, 3):
-        _write(folder / "__hello__" / name, archive.section(name))
-        step(done, total)
-    names = map(archive.image_name, range(len(archive)))
-    _write_images(folder, names, archive, lambda done: step(total - len(archive) + done, total))
+    before = 0
+    for number, part in enumerate(archive.shards):
+        root = folder if part is archive else folder / f"shard-{number:05d}"
+        (root / "__hello__").mkdir(parents=True)
+        _write(root / "__hello__/manifest", part.manifest_bytes)
+        _write(root / "__hello__/id", f"{part.id.removeprefix('sha256:')}\n".encode())
+        for section in part.manifest.sections:
+            if section.name != "pixels":
+                _write(root / "__hello__" / section.name, part.section(section.name))
+        names = map(part.image_name, range(len(part)))
+        done = before
+        _write_images(root, names, part, lambda row, done=done: step(done + row, len(archive)))
+        before += len(part)
 
 
 def _image_folder(
