@@ -15,7 +15,7 @@ help:
 	@echo "make bench      every comparison with other ways to keep labels: DATA='DIR ...' BASE=... PROFILE=cpu"
 	@echo "make aot        compile every shipped kernel for sm_80 and sm_90, against the committed budget"
 	@echo "make vectors    rewrite the golden files of the format; review the diff"
-	@echo "make fuzz       bounded random runs over four parts of the reader"
+	@echo "make fuzz       bounded random runs over four parts of the reader, and over labels"
 	@echo "make format     rewrite the source in the project's format"
 
 $(STAMP): pyproject.toml
@@ -105,7 +105,7 @@ vectors: $(STAMP)
 
 # Random inputs, guided by coverage where atheris is installed.
 fuzz: $(STAMP)
-	$(BIN)/python tests/fuzz/run.py --runs 100000
+	$(BIN)/python tests/fuzz/run.py --runs 50000
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -109,7 +109,9 @@ def dequantise(
         low, high = values & 15, values >> 4
         values = np.stack([low, high], axis=-1).reshape(values.shape[0], -1)[:, :columns]
         values = values.astype(np.int8) - np.int8(8)
-    return values.astype(np.float32) * scale[:, None]
+    # What overflows is refused where the weight is whole.
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32) * scale[:, None]
 
 
 def write_matrix(name: str, matrix: Tensor, storage: Storage) -> dict[str, StoredTensor]:

@@ -1,8 +1,9 @@
-"""What is fuzzed: four parts of the reader, each fed raw bytes or bytes signed anew.
+"""What is fuzzed: four parts of the reader, each fed raw bytes or bytes signed anew, and labels.
 
 Raw bytes show what a damaged file can do; nearly all of them end at a digest or at canonical JSON.
 The re-signed mode repairs exactly those (digests and ids, the canonical form, lengths and offsets
-of a tensor header), so that the checks behind them are reached with hostile content. A target
+of a tensor header), so that the checks behind them are reached with hostile content. The fifth,
+`labels`, goes on to the labels of a view. A target
 passes if it returns or raises ``HelloError``; whatever it accepts must also hold the invariants
 asserted there.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "hostile"))
 
+from zoo.functions import Memory
 from zoo.parts import (
     VALID,
     WIDTHS,
@@ -38,7 +40,7 @@ from hellofmt.archive.format.tensors import expected_tensors, parse_tensors, val
 from hellofmt.archive.format.validate import check_manifest_limits
 from hellofmt.archive.read import verify
 from hellofmt.archive.read.file import HelloFile
-from hellofmt.errors import HelloError, HelloIOError
+from hellofmt.errors import HelloError
 
 
 class Violated(Exception):
@@ -49,28 +51,6 @@ def require(holds, what):
     # No assert: the fuzzer must not be switched off by -O.
     if not holds:
         raise Violated(what)
-
-
-class Memory:
-    """An archive in memory, as a source of the reader."""
-
-    is_remote = False
-
-    def __init__(self, data):
-        self.name = "memory"
-        self.size = len(data)
-        self._data = data
-
-    def read(self, offset, length):
-        if offset < 0 or offset + length > self.size:
-            raise HelloIOError.make("E_SHORT_READ", "beyond the end")
-        return self._data[offset : offset + length]
-
-    def read_ranges(self, ranges):
-        return [self.read(offset, length) for offset, length in ranges]
-
-    def close(self):
-        pass
 
 
 def sha(data):
@@ -273,13 +253,35 @@ def sign_index(data):
     return data[:1] + HEADS[kind] + bytes(columns)
 
 
-RUN = {"container": container, "manifest": manifest, "tensors": tensors, "index": index}
+def labels(data):
+    from labels import compute
+
+    compute(data)
+
+
+def sign_labels(data):
+    from labels import sign
+
+    return sign(data)
+
+
+RUN = {
+    "container": container,
+    "manifest": manifest,
+    "tensors": tensors,
+    "index": index,
+    "labels": labels,
+}
 SIGN = {
     "container": sign_container,
     "manifest": sign_manifest,
     "tensors": sign_tensors,
     "index": sign_index,
+    "labels": sign_labels,
 }
+CELLS = [(target, mode) for target in RUN for mode in ("raw", "resigned")]
+# An input of the fifth target is no file but a list of changes to one.
+CELLS.remove(("labels", "raw"))
 
 
 def run_one(target, mode, data):
@@ -297,6 +299,8 @@ def seeds(target):
     """Valid inputs to start from."""
     if target == "container":
         return [make() for name, make in VALID.items() if name not in ("jpeg", "grey_png")]
+    if target == "labels":
+        return [b"\0", b"\1", b"\2"]
     kits = [images_only(), projector(), embedded(), packed()]
     if target == "manifest":
         return [canonical(kit.head()) for kit in kits]
