@@ -23,6 +23,7 @@ from hellofmt.archive.read.verify import verify_archive
 from hellofmt.archive.write.members import front_members, member_parts, stored_section
 from hellofmt.archive.write.staged import Staged
 from hellofmt.archive.write.whole_file import check_target, write_all
+from hellofmt.errors import HelloIOError
 
 if TYPE_CHECKING:
     import os
@@ -43,7 +44,12 @@ def check_amended_targets(archive: Archive, target: str | os.PathLike[str]) -> N
         HelloIOError: a target exists, or its directory does not (E_TARGET).
     """
     for path in _targets(archive, target):
-        check_target(path, force=False)
+        try:
+            check_target(path, force=False)
+        except HelloIOError as error:
+            # Nothing is replaced, so there is no way to ask for it.
+            error.advice = ""
+            raise
 
 
 def amend_archive(
