@@ -186,8 +186,8 @@ def _transformer_problems(
 
 
 def _head_problems(width: int, head: int) -> Iterator[tuple[str, str]]:
-    heads = width // head
-    if head < _LEAST_HEAD or not heads or width % heads:
+    # Other widths of heads would build the same tower.
+    if head < _LEAST_HEAD or width % head:
         yield (
             "arch.vision.head_width",
             f"expected heads of at least {_LEAST_HEAD} that fill a width of {width}, got {head}",
