@@ -19,7 +19,7 @@ __all__ = ["random_images"]
 
 
 def random_images(
-    source: ArrayImages, archive: Archive, seed: int
+    source: ArrayImages, archive: Archive, seed: int, ipc: int | None = None
 ) -> list[tuple[NDArray[np.uint8], int]]:
     """Draw real images in the place of an archive's.
 
@@ -27,6 +27,7 @@ def random_images(
         source: real images with the classes of the archive, in its order.
         archive: gives the number of images of each class.
         seed: of the draw.
+        ipc: images of each class, instead of the archive's number.
 
     Returns:
         Pixels and label of each, by label.
@@ -36,6 +37,8 @@ def random_images(
     """
     index = archive.index
     wanted = np.bincount([] if index is None else index.label, minlength=len(source.classes))
+    if ipc is not None:
+        wanted[:] = ipc
     shuffled = rng.order(seed, 0, len(source))
     chosen: list[tuple[NDArray[np.uint8], int]] = []
     for label, count in enumerate(wanted.tolist()):
@@ -44,7 +47,7 @@ def random_images(
             raise UserInputError.make(
                 "E_DATA",
                 f"class `{printable(source.classes[label].key, 80)}` has {len(rows)} real images;"
-                f" expected at least {count}, as many as the archive has",
+                f" expected at least {count}, as many as are replaced",
             )
         chosen += [(source.pixels[row], label) for row in rows.tolist()]
     return chosen

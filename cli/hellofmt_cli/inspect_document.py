@@ -120,18 +120,16 @@ def _sizes(archive: Archive, index: Index) -> list[dict[str, int]]:
     """
     import numpy as np
 
-    counts = np.bincount(index.label, minlength=archive.manifest.classes)
     images = archive.manifest.images
     if images is UNSET or images.order is UNSET:
         return []
-    # Number of each image within its class.
-    starts = np.cumsum(counts) - counts
-    rank = np.arange(len(index)) - starts[index.label]
+    most = int(np.bincount(index.label, minlength=archive.manifest.classes).min())
+    number = index.numbers_in_class()
     rest = archive.size_bytes - int(index.size.sum())
+    read = {k: number < k for k in sorted({*_IPC, most}) if k <= most}
     return [
-        {"ipc": k, "images": int((rank < k).sum()), "bytes": rest + int(index.size[rank < k].sum())}
-        for k in sorted({*_IPC, int(counts.min())})
-        if k <= int(counts.min())
+        {"ipc": k, "images": int(rows.sum()), "bytes": rest + int(index.size[rows].sum())}
+        for k, rows in read.items()
     ]
 
 

@@ -19,6 +19,7 @@ from hellofmt_cli.options import (
     device_option,
     expect_option,
     grouped,
+    ipc_option,
     json_option,
     label_function_option,
     limit_option,
@@ -52,6 +53,7 @@ class LabelOptions:
         batch_size: views in a batch.
         base: encoder, for an archive that needs one.
         label_function: name of the archive's function; None takes the first.
+        ipc: images of each class; None takes all.
         expect: id the archive must have.
         device: that labels are made on.
     """
@@ -66,6 +68,7 @@ class LabelOptions:
     batch_size: int
     base: str | None
     label_function: str | None
+    ipc: int | None
     expect: str | None
     device: str
 
@@ -105,6 +108,7 @@ class LabelOptions:
     batch_size_option,
     base_option,
     label_function_option,
+    ipc_option,
     expect_option,
     device_option("Device that labels are made on."),
 )
@@ -151,6 +155,7 @@ def labels(file: str, options: LabelOptions, teacher_input: TeacherOptions, as_j
                 base=options.base,
                 device=options.device,
                 label_function=function,
+                ipc=options.ipc,
             )
             written = write_labels(
                 dataset,

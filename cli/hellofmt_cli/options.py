@@ -35,6 +35,7 @@ __all__ = [
     "expect_option",
     "force_option",
     "grouped",
+    "ipc_option",
     "json_option",
     "label_function_option",
     "limit_option",
@@ -243,6 +244,11 @@ label_function_option = click.option(
     "--label-function",
     metavar="NAME",
     help="Label function of an archive that has several.  [default: the first]",
+)
+ipc_option = click.option(
+    "--ipc",
+    type=click.IntRange(1),
+    help="Read only the first images of each class, of an archive in order of value.",
 )
 batch_size_option = click.option(
     "--batch-size",

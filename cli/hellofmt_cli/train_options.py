@@ -12,6 +12,7 @@ from hellofmt_cli.options import (
     device_option,
     expect_option,
     grouped,
+    ipc_option,
     label_function_option,
     seed_option,
 )
@@ -39,6 +40,7 @@ class TrainOptions:
         seed: of weights, order and views.
         base: encoder, for an archive that needs one.
         label_function: name of the archive's function; None takes the first.
+        ipc: images of each class; None takes all.
         expect: id the archive must have.
         workers: processes that draw views; 0 draws them in this one.
         device: that everything runs on.
@@ -62,6 +64,7 @@ class TrainOptions:
     seed: int
     base: str | None
     label_function: str | None
+    ipc: int | None
     expect: str | None
     workers: int
     device: str
@@ -122,6 +125,7 @@ train_options = grouped(
     seed_option("Seed of weights, order and views."),
     base_option,
     label_function_option,
+    ipc_option,
     expect_option,
     click.option(
         "--workers",

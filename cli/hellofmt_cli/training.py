@@ -88,11 +88,12 @@ def _train(archive: Archive, options: TrainOptions, world: int) -> dict[str, Any
         check_amended_targets(archive, options.record)
     views, keys = archive.manifest.views, archive.classes.keys
     images = _read_images(options.evaluation, archive)
-    plan = plan.settled(name, len(archive), len(keys))
+    rows = len(archive) if options.ipc is None else options.ipc * len(keys)
+    plan = plan.settled(name, rows, len(keys))
     if options.batch_size:
         plan = replace(plan, batch_size=options.batch_size)
     epochs: int = options.epochs or plan.epochs
-    total: int = options.steps or -(-epochs * len(archive) // plan.batch_size)
+    total: int = options.steps or -(-epochs * rows // plan.batch_size)
     dataset = _labelled(archive, plan, options, images)
     kernel = None
     with console.stage("building networks"):
@@ -107,7 +108,7 @@ def _train(archive: Archive, options: TrainOptions, world: int) -> dict[str, Any
     log = None
     if options.curve is not None and console.is_speaking:
         log = Log(options.curve, curve, f"{name}, recipe {plan.name}, labels {labels}")
-    marks = set(plan.evaluation_steps(total, len(archive)))
+    marks = set(plan.evaluation_steps(total, rows))
     began = time.perf_counter()
     with worker_ends_in_one_line(options.workers), console.stage("train") as show:
         console.say(f"train: {name}, {total:,} steps of {plan.batch_size} views")
@@ -152,6 +153,7 @@ def _train(archive: Archive, options: TrainOptions, world: int) -> dict[str, Any
         "labels": labels,
         "label_function": dataset.label_function if labels == "soft" else None,
         "label_kernel": kernel,
+        "ipc": options.ipc,
         "temperature": dataset.temperature if plan.labels == "soft" else None,
         "steps": total,
         "batch_size": plan.batch_size,
@@ -188,6 +190,7 @@ def _train(archive: Archive, options: TrainOptions, world: int) -> dict[str, Any
         student=as_line(without_paths(name)),
         versions=versions(),
         function=dataset.label_function or UNSET if kind == "soft" else UNSET,
+        ipc=options.ipc or UNSET,
         ema=UNSET if options.ema is None else decimal_string(options.ema),
         processes=world if world > 1 else UNSET,
     )
@@ -277,7 +280,7 @@ def _labelled(
             raise UserInputError.make(
                 "E_DATA", "--random and --eval hold the same images; expected training images"
             )
-        images = random_images(source, archive, options.seed)
+        images = random_images(source, archive, options.seed, options.ipc)
     return HelloDataset(
         archive,
         images=images,
@@ -288,4 +291,5 @@ def _labelled(
         device=device,
         stored=stored,
         label_function=label_function,
+        ipc=options.ipc if images is None else None,
     )

@@ -35,6 +35,7 @@ from hellofmt.loading.stored_labels import StoredLabels
 from hellofmt.loading.views.normalise import normalise_
 from hellofmt.loading.views.pixels import render
 from hellofmt.loading.views.table import (
+    SHOWN_COLUMNS,
     ViewColumn,
     mixed_labels,
     partners,
@@ -130,6 +131,8 @@ class HelloDataset(Dataset[Any]):
             function from views (N, 3, S, S), float32 in [0, 1] on ``device``, to logits (N, C),
             such as a teacher, in their place.
         as_dict: keys of image and label, to get items as dicts.
+        ipc: read only the first images of each class of an archive whose images lie in order of
+            value. Views and labels are those of an archive that holds these images alone.
 
     Raises:
         OSError: the archive is missing or cannot be opened.
@@ -160,6 +163,7 @@ class HelloDataset(Dataset[Any]):
         stored: str | os.PathLike[str] | StoredLabels | None = None,
         label_function: str | Callable[[Tensor], Tensor] | None = None,
         as_dict: tuple[str, str] | None = None,
+        ipc: int | None = None,
     ) -> None:
         seed = whole(seed, "seed", 0, 64)
         if temperature is not None:
@@ -202,8 +206,13 @@ class HelloDataset(Dataset[Any]):
         self._function: FunctionLabeler | None = None
         if function is not None:
             self._function = FunctionLabeler(function, len(self.classes), self._device)
+        if ipc is not None:
+            ipc = whole(ipc, "ipc", 1)
         if images is None:
-            self._images = ArchiveImages(self.file)
+            self._images = ArchiveImages(self.file, ipc)
+        elif ipc is not None:
+            text = "chooses among the archive's own images; expected none beside `images`"
+            raise UserInputError.make("E_OPTION", text, argument="ipc")
         else:
             self._images = UserImages(images, self.classes, needs_class=labels == "hard")
         self._cache = PixelCache(self._images, self._options.cache_bytes)
@@ -399,8 +408,14 @@ class HelloDataset(Dataset[Any]):
         Returns:
             The batches, unchanged.
         """
-        stream = self._images.stream if isinstance(self._images, ArchiveImages) else None
-        return batches if stream is None else read_ahead(stream, self.table, batches, part)
+        images = self._images
+        if isinstance(images, UserImages) or images.stream is None:
+            return batches
+
+        def shown(rows: NDArray[np.int64], epochs: NDArray[np.int64]) -> NDArray[np.integer]:
+            return images.rows_of(self.table(rows, epochs)[:, SHOWN_COLUMNS].ravel())
+
+        return read_ahead(images.stream, shown, batches, part)
 
     def draw(
         self, rows: NDArray[np.integer], epochs: NDArray[np.integer] | int

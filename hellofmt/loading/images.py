@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hellofmt.archive.format.manifest import UNSET
 from hellofmt.archive.read.stream import open_stream
 from hellofmt.archive.storage.source import display_name
 from hellofmt.errors import UserInputError, naming, printable
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from hellofmt.archive.format.index import Index
     from hellofmt.archive.read.archive import Archive
 
 __all__ = ["ArchiveImages", "ImageSource", "UserImages"]
@@ -48,22 +50,29 @@ class ImageSource(Protocol):
 
 
 class ArchiveImages:
-    """Images, sizes and classes of an archive."""
+    """Images, sizes and classes of an archive, or of the first ``ipc`` images of each class."""
 
-    def __init__(self, file: Archive) -> None:
+    def __init__(self, file: Archive, ipc: int | None = None) -> None:
         index = file.index
         if index is None:
             text = "the archive has no images; expected `images`, the data set to be labelled"
             raise UserInputError.make("E_DATA", text)
         self._file = file
         self.stream = open_stream(file)
-        self.heights = np.asarray(index.height, np.int64)
-        self.widths = np.asarray(index.width, np.int64)
-        self.labels = np.asarray(index.label, np.int64)
+        self._rows = None if ipc is None else _first_rows(file, index, ipc)
+        self.heights, self.widths, self.labels = (
+            np.asarray(column if self._rows is None else column[self._rows], np.int64)
+            for column in (index.height, index.width, index.label)
+        )
+
+    def rows_of(self, rows: NDArray[np.integer]) -> NDArray[np.integer]:
+        """Return the rows of the archive that these are."""
+        return rows if self._rows is None else self._rows[rows]
 
     def read(self, rows: Sequence[int]) -> list[NDArray[np.uint8]]:
         """Read and decode images, uint8 (H, W, 3)."""
         file = self._file
+        rows = self.rows_of(np.asarray(rows, np.int64)).tolist()
         with naming(display_name(file.path)):
             if self.stream is None:
                 return file.decode_images(rows)
@@ -73,6 +82,26 @@ class ArchiveImages:
     def targets(self) -> list[int]:
         """Return the class of every image."""
         return self.labels.tolist()
+
+
+def _first_rows(file: Archive, index: Index, ipc: int) -> NDArray[np.int64]:
+    """Return the rows of the first ``ipc`` images of each class.
+
+    Raises:
+        UserInputError: E_OPTION, the images lie in no order of value; E_DATA, a class has fewer.
+    """
+    images = file.manifest.images
+    if images is UNSET or images.order is UNSET:
+        text = "the archive does not say that its images lie in order of value, so none come first"
+        advice = "`hello pack --ordered` says it of images that do"
+        raise UserInputError.make("E_OPTION", text, argument="ipc", advice=advice)
+    counts = np.bincount(index.label, minlength=file.manifest.classes)
+    short = int(counts.argmin())
+    if counts[short] < ipc:
+        key = printable(file.classes.keys[short], 40)
+        text = f"class `{key}` has {counts[short]} images; expected at least {ipc}"
+        raise UserInputError.make("E_DATA", text, argument="ipc")
+    return np.flatnonzero(index.numbers_in_class() < ipc)
 
 
 class UserImages:

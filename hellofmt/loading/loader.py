@@ -81,6 +81,7 @@ class HelloLoader:
         temperature: float | None = None,
         base: str | Path | LoadedBase | nn.Module | None = None,
         label_function: str | None = None,
+        ipc: int | None = None,
         views: Literal["manifest"] | None = "manifest",
         seed: int = 0,
         shuffle: bool = True,
@@ -106,6 +107,7 @@ class HelloLoader:
             temperature: T > 0 of soft labels; by default the manifest's.
             base: the base encoder, as for ``HelloDataset``.
             label_function: name of one of the archive's label functions; by default the first.
+            ipc: read only the first images of each class, as for ``HelloDataset``.
             views: ``"manifest"``, or None for whole images.
             seed: seed of order and views, 0 <= seed < 2**64.
             shuffle: shuffle rows in every epoch.
@@ -138,6 +140,7 @@ class HelloLoader:
             temperature=temperature,
             base=base,
             label_function=label_function,
+            ipc=ipc,
             views=views,
             seed=seed,
             expect=expect,

@@ -12,7 +12,13 @@ from hellofmt.errors import StateError, printable
 __all__ = ["Position"]
 
 _VERSION: Final = 1
-_ENDS: Final = {"seed": 1 << 64, "epoch": 1 << 32, "next_batch": 1 << 53, "global_batch": 1 << 53}
+_ENDS: Final = {
+    "rows": 1 << 53,
+    "seed": 1 << 64,
+    "epoch": 1 << 32,
+    "next_batch": 1 << 53,
+    "global_batch": 1 << 53,
+}
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,7 @@ class Position:
 
     Attributes:
         id: ``sha256:...`` of the archive.
+        rows: rows of the dataset.
         seed: seed of the order, 0 <= seed < 2**64.
         epoch: 0 <= epoch < 2**32.
         next_batch: number of the global batch, from 0.
@@ -29,6 +36,7 @@ class Position:
     """
 
     id: str
+    rows: int
     seed: int
     epoch: int
     next_batch: int
@@ -75,13 +83,13 @@ class Position:
             run: any position of that run.
 
         Raises:
-            StateError: E_STATE_DIGEST, the position is of another archive; E_STATE_SHAPE, seed or
-                order differs.
+            StateError: E_STATE_DIGEST, the position is of another archive; E_STATE_SHAPE, number
+                of rows, seed or order differs.
         """
         if self.id != run.id:
             text = f"state of another file; expected {run.id}, got {printable(self.id)}"
             raise StateError.make("E_STATE_DIGEST", text)
-        for key in ("seed", "order"):
+        for key in ("rows", "seed", "order"):
             mine, expected = getattr(self, key), getattr(run, key)
             if mine != expected:
                 text = f"`{key}` differs; expected {expected}, got {printable(mine)}"

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from hellofmt.loading.views.table import SHOWN_COLUMNS
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -25,7 +23,7 @@ READ_AHEAD = 8
 
 def read_ahead(
     stream: ImageStream,
-    table: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.int32]],
+    shown: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.integer]],
     batches: Iterator[list[int]],
     part: Callable[[int, list[int]], list[int]] | None,
 ) -> Iterator[list[int]]:
@@ -33,7 +31,7 @@ def read_ahead(
 
     Args:
         stream: fetches images of the archive.
-        table: maps rows and epochs to view parameters, as ``HelloDataset.table``.
+        shown: maps rows and epochs of views to the rows of the archive that they show.
         batches: lists of ``EpochIndex``.
         part: maps the number of a batch and the batch to what this process draws of it; None if
             it draws all.
@@ -41,7 +39,7 @@ def read_ahead(
     Yields:
         The batches.
     """
-    window: deque[tuple[list[int], NDArray[np.int32]]] = deque()
+    window: deque[tuple[list[int], NDArray[np.integer]]] = deque()
 
     def announce() -> None:
         # The batch that is drawn next comes first.
@@ -51,7 +49,7 @@ def read_ahead(
         mine = batch if part is None else part(number, batch)
         rows = np.array(mine, np.int64)
         epochs = np.array([cast("EpochIndex", index).epoch for index in mine], np.int64)
-        window.append((batch, table(rows, epochs)[:, SHOWN_COLUMNS].ravel()))
+        window.append((batch, shown(rows, epochs)))
         if len(window) > READ_AHEAD:
             announce()
             yield window.popleft()[0]

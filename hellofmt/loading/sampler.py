@@ -106,6 +106,7 @@ class HelloSampler(Sampler[list[int]]):
         self._replicas = None if num_replicas is None else whole(num_replicas, "num_replicas", 1)
         self._rank = None if rank is None else whole(rank, "rank", 0)
         self._id = dataset.id
+        self._rows = len(dataset)
         self.batch_size = batch_size
         self.drop_last = drop_last
         self._is_shuffled = shuffle
@@ -277,7 +278,7 @@ class HelloSampler(Sampler[list[int]]):
 
     def _position(self, epoch: int, next_batch: int, global_batch: int) -> Position:
         order = "shuffled" if self._is_shuffled else "sequential"
-        return Position(self._id, self._seed, epoch, next_batch, global_batch, order)
+        return Position(self._id, self._rows, self._seed, epoch, next_batch, global_batch, order)
 
     @property
     def _global_batch(self) -> int:

@@ -279,6 +279,7 @@ def train_from_dataset(
     if checkpoint is not None:
         decay = None if average is None else average.decay
         settings = [plan, steps, seed, dataset.seed, bfloat16, decay, place.world, labels]
+        settings += [len(dataset), dataset.label_function]
         run = digest_of([dataset.id, network, *settings])
         path = Path(checkpoint)
         if path.is_dir():
@@ -313,6 +314,7 @@ def train_from_archive(
     on_step: Callable[[int, Tensor], None] | None = None,
     stored: str | os.PathLike[str] | None = None,
     label_function: str | Callable[[Tensor], Tensor] | None = None,
+    ipc: int | None = None,
     bfloat16: bool = False,
     average: Average | None = None,
 ) -> nn.Module:
@@ -331,6 +333,7 @@ def train_from_archive(
         on_step: called after each step with the number of steps done and the detached loss.
         stored: directory of ``write_labels`` to read soft labels from instead of making them.
         label_function: as for ``HelloDataset``.
+        ipc: as for ``HelloDataset``.
         bfloat16: as for ``train_student``; does not affect labels.
         average: as for ``train_student``.
 
@@ -351,6 +354,7 @@ def train_from_archive(
         device=device,
         stored=stored,
         label_function=label_function,
+        ipc=ipc,
     )
     return train_from_dataset(
         network,

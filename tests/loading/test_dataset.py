@@ -13,8 +13,16 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Subset
 
-from hellofmt.archive import open_archive
-from hellofmt.errors import CorruptError, UserInputError
+from hellofmt.archive import (
+    ClassLine,
+    Dataset,
+    Draft,
+    ImageItem,
+    ImageSet,
+    open_archive,
+    write_archive,
+)
+from hellofmt.errors import CorruptError, StateError, UserInputError
 from hellofmt.loading import (
     HelloDataset,
     HelloLoader,
@@ -364,6 +372,54 @@ def test_one_of_several_label_functions(archive_of, tmp_path):
         HelloLoader(path, batch_size=2, label_function=lambda views: views)
     with pytest.raises(UserInputError, match="the archive has no projector"):
         HelloDataset(archive_of(with_projector=False), labels="hard", label_function="early")
+
+
+@pytest.mark.parametrize("shards", [None, 4])
+def test_one_file_serves_every_size(archive_of, tmp_path, shards):
+    whole = archive_of(count=9, mix="cutmix", mix_probability="0.5", shuffle=2)
+    pack_archive(whole, tmp_path / "big.hello", projector=whole, ordered=True, shards=shards)
+    big = tmp_path / "big.hello" if shards is None else str(tmp_path / "big-*-of-00004.hello")
+    with open_archive(whole) as file:
+        rows = [0, 1, 3, 4, 6, 7]
+        items = [ImageItem(int(file.index.label[row]), file.read_image(row)) for row in rows]
+        lines = [ClassLine(*p) for p in zip(file.classes.keys, file.classes.names, strict=True)]
+        dataset = Dataset(name="few", version="1", license="", method="", sources=[])
+        draft = Draft(dataset, lines, file.manifest.views, images=ImageSet("png", items))
+    write_archive(tmp_path / "few.hello", draft)
+    pack_archive(tmp_path / "few.hello", tmp_path / "small.hello", projector=whole)
+    few, alone = HelloDataset(big, ipc=2), HelloDataset(tmp_path / "small.hello")
+    assert (len(few), few.targets) == (6, alone.targets)
+    for epoch in range(3):
+        assert np.array_equal(few.table(np.arange(6), epoch), alone.table(np.arange(6), epoch))
+        for (view, label), (same, other) in zip(
+            few.__getitems__(range(6)), alone.__getitems__(range(6)), strict=True
+        ):
+            assert torch.equal(view, same)
+            assert close(label, other)
+    pairs = [HelloLoader(path, batch_size=4, ipc=k) for path, k in ((big, 2), (alone.file, None))]
+    for (views, labels), (same, other) in zip(*pairs, strict=True):
+        assert torch.equal(views, same)
+        assert close(labels, other)
+    hard = HelloDataset(big, ipc=2, labels="hard", views=None)
+    assert [label for _, label in hard.__getitems__(range(6))] == alone.targets
+    assert len(HelloDataset(big, ipc=3)) == len(HelloDataset(big)) == 9
+    with pytest.raises(
+        UserInputError, match=r"E_DATA: `ipc`: class .* has 3 images; expected at l"
+    ):
+        HelloDataset(big, ipc=4)
+    state = HelloSampler(few, batch_size=2).state_dict(1)
+    with pytest.raises(StateError, match="`rows` differs; expected 9, got 6"):
+        HelloSampler(HelloDataset(big), batch_size=2).load_state_dict(state)
+
+
+def test_sizes_that_a_file_does_not_serve(mixing, projector_only, pictures_of):
+    with pytest.raises(UserInputError, match="E_OPTION: `ipc`: the archive does not say that its"):
+        HelloDataset(mixing, ipc=1)
+    for ipc in (0, -1, 1.5, "1"):
+        with pytest.raises(UserInputError, match="E_OPTION: `ipc`: expected"):
+            HelloDataset(mixing, ipc=ipc)
+    with pytest.raises(UserInputError, match="`ipc`: chooses among the archive's own images"):
+        HelloDataset(projector_only, images=Given(pictures_of(2), [0, 1]), ipc=1)
 
 
 def test_labels_on_cuda_are_refused_in_a_forked_worker_with_the_right_call(mixing):

@@ -163,7 +163,7 @@ def test_the_shards_of_a_set_stream_as_well(path, serve, tmp_path):
     with open_archive(path) as file:
         views = file.manifest.views
         items = [ImageItem(row // 30, file.read_image(row)) for row in range(COUNT)]
-    draft = Draft(facts, classes, views, images=ImageSet("png", items, "files"))
+    draft = Draft(facts, classes, views, images=ImageSet("png", items, "files", order="value"))
     write_shards(tmp_path / "x.hello", draft, 3)
     paths = sorted(tmp_path.glob("x-*.hello"))
     servers = [serve(one) for one in paths]
@@ -173,6 +173,17 @@ def test_the_shards_of_a_set_stream_as_well(path, serve, tmp_path):
         assert_equal(far, near)
     for server, one in zip(servers, paths, strict=True):
         assert (times_fetched(server, one) == 1).all()
+    # Of the first five of each class nothing else is fetched, but for what opening reads at once.
+    few = [serve(one) for one in paths]
+    assert_equal(batches_of([one.url for one in few], cache=0, ipc=5), batches_of(paths, ipc=5))
+    fetched = [set(rows_fetched(*pair)) for pair in zip(few, paths, strict=True)]
+    opening = fetched[2]
+    assert max(opening) < 5
+    assert [rows - opening for rows in fetched] == [
+        set(range(5)) - opening,
+        {*range(10, 15)},
+        set(),
+    ]
 
 
 def shown(data, sampler_batches):

@@ -32,7 +32,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Index", "check_labels", "index_section", "index_tensors", "parse_index"]
+__all__ = [
+    "Index",
+    "check_labels",
+    "index_section",
+    "index_tensors",
+    "parse_index",
+]
 
 _MEMBER: Final = "__hello__/index"
 _COLUMNS: Final = {
@@ -75,6 +81,12 @@ class Index:
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.size)
+
+    def numbers_in_class(self) -> NDArray[np.int64]:
+        """Number every row within its class, from 0: int64 (N,)."""
+        starts = np.searchsorted(self.label, self.label)
+        numbers: NDArray[np.int64] = np.arange(len(self.label)) - starts
+        return numbers
 
 
 def index_tensors(
