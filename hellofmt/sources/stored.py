@@ -35,7 +35,6 @@ from hellofmt.errors import HelloError, LimitError, UserInputError, naming, prin
 from hellofmt.sources.content import HEAD_BYTES, codec_of, fact_of, has_orientation, is_misnamed
 from hellofmt.sources.decode import GREY, MISNAMED, ORIENTED, SHRUNK, is_grey, open_image, to_rgb
 from hellofmt.sources.files import read_head
-from hellofmt.sources.notes import Notes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -63,12 +62,11 @@ class _Seen:
     were seen, and ``data`` has them if they are not the image's own.
     """
 
-    codec: Codec | None = None
+    codec: Codec = "png"
     kinds: tuple[str, ...] = ()
     side: int = 0
     size: int | None = None
     data: bytes | None = None
-    fact: str = ""
     refusal: HelloError | None = None
 
 
@@ -128,7 +126,7 @@ class StoredImages:
             HelloIOError: a converted image cannot be kept (E_NOSPACE, E_WRITE).
             OSError: an image cannot be read.
         """
-        images, notes = self._images, Notes()
+        images = self._images
         refusals: list[HelloError] = []
         with closing(self._each(self._see, len(images))) as seen:
             for row, one in enumerate(seen):
@@ -136,15 +134,14 @@ class StoredImages:
                     progress(row + 1, len(images))
                 if one.refusal is not None:
                     refusals.append(one.refusal)
-                elif one.codec is None:
-                    notes.add_foreign(images.name_of(row), one.fact)
-                else:
-                    images.note(row, one.kinds)
-                    self.codecs.append(one.codec)
-                    self.items.append(self._item(row, one))
-                    if row % self._step == 0 and one.side:
-                        self.sides.append(one.side)
-        notes.refuse_foreign()
+                    continue
+                images.note(row, one.kinds)
+                self.codecs.append(one.codec)
+                self.items.append(self._item(row, one))
+                if row % self._step == 0 and one.side:
+                    self.sides.append(one.side)
+        if refusals and self._reencode is None:
+            self.refuse_all(say)
         self._refuse(refusals, say)
 
     def refuse_all(self, say: Callable[[str], None]) -> None:
@@ -157,7 +154,7 @@ class StoredImages:
         if self._reencode is not None:
             # What it gets was checked here.
             return
-        with closing(self._each(self._fault, len(self.codecs))) as faults:
+        with closing(self._each(self._fault, len(self._images))) as faults:
             self._refuse([error for error in faults if error is not None], say)
 
     def _each(self, work: Callable[[int], Result], count: int) -> Generator[Result]:
@@ -220,9 +217,7 @@ class StoredImages:
             if not isinstance(data, bytes):
                 # Of a packed archive.
                 return self._converted(data, (), name)
-            codec = codec_of(data)
-            if codec is None:
-                return _Seen(fact=fact_of(data))
+            codec = _codec_of(data, name)
             kinds = (MISNAMED,) if is_misnamed(name, codec) else ()
             if codec == "jpeg" and has_orientation(data[:HEAD_BYTES]):
                 kinds = (*kinds, ORIENTED)
@@ -295,10 +290,23 @@ class StoredImages:
                 check_limit(self._limits, "image_bytes", size, member=name)
             data = self._images.read(row)
             if isinstance(data, bytes):
-                self._check(data, self.codecs[row], name)
+                self._check(data, _codec_of(data, name), name)
         except (LimitError, UserInputError) as error:
             return error
         return None
+
+
+def _codec_of(data: bytes, name: str) -> Codec:
+    """Return the codec of an image.
+
+    Raises:
+        UserInputError: it is of no codec that is read (E_DATA).
+    """
+    codec = codec_of(data)
+    if codec is None:
+        text = f"`{printable(name)}` is not an image in PNG, JPEG or WebP{fact_of(data)}"
+        raise UserInputError.make("E_DATA", text, advice="convert or remove it")
+    return codec
 
 
 def _named(error: HelloError, name: str) -> UserInputError:

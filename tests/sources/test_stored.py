@@ -83,6 +83,23 @@ def test_all_that_is_refused_is_named_in_one_run(folder):
         assert len(said) == 2
 
 
+def test_what_is_no_image_is_named_with_what_is_damaged(folder, monkeypatch):
+    # A listing looks into some of many files, here into the first.
+    monkeypatch.setattr("hellofmt.sources.folder._SNIFFED", 1)
+    (folder / "a" / "2.png").write_bytes(b"<html>")
+    (folder / "b" / "1.png").write_bytes(b"")
+    (folder / "b" / "3.png").write_bytes((folder / "b" / "3.png").read_bytes()[:-200])
+    for options, reason in (({}, "E_IMAGE: damaged png"), ({"reencode": "png"}, "cannot read")):
+        text, said = refused(folder, **options)
+        assert text == (
+            f"E_DATA: `{folder}/a/2.png` is not an image in PNG, JPEG or WebP but a web page; "
+            "3 of 4 images are refused; convert or remove it"
+        )
+        assert "b/1.png` is not an image in PNG, JPEG or WebP but empty" in said[1]
+        assert "b/3.png" in said[2]
+        assert reason in said[2]
+
+
 def test_one_that_is_refused_has_one_line(folder):
     (folder / "b" / "1.png").write_bytes((folder / "b" / "1.png").read_bytes()[:-20])
     text, said = refused(folder)
