@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from hellofmt.archive.format.canonical import decimal_value
 from hellofmt.archive.format.functions import find_function
+from hellofmt.archive.format.limits import check_limit
 from hellofmt.archive.format.manifest import UNSET
 from hellofmt.errors import UserInputError
 from hellofmt.loading.arguments import check_functions, device_of, positive, whole
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from hellofmt.archive.format.limits import Limits
     from hellofmt.archive.format.manifest import Views
     from hellofmt.archive.read.archive import Archive
     from hellofmt.loading.images import ImageSource
@@ -117,6 +119,7 @@ class HelloDataset(Dataset[Any]):
             views' size and neither flips nor mixes them.
         seed: seed of the views, 0 <= seed < 2**64.
         expect: ``id`` that the archive must have.
+        limits: size limits of its files and of a batch; a file raises none itself.
         cache: bytes of decoded images to keep; ``"auto"`` is 512 MiB, 0 keeps none. Forked workers
             share the archive's images with this process, also from pass to pass; spawned workers
             keep their own, and so does every worker if ``images`` are passed. The first images
@@ -156,6 +159,7 @@ class HelloDataset(Dataset[Any]):
         views: Literal["manifest"] | None = "manifest",
         seed: int = 0,
         expect: str | None = None,
+        limits: Limits | None = None,
         cache: int | Literal["auto"] = "auto",
         device: str | torch.device | None = None,
         storage_options: Mapping[str, Any] | None = None,
@@ -184,7 +188,7 @@ class HelloDataset(Dataset[Any]):
             is_stored=stored is not None,
             has_label_function=function is not None,
         )
-        self.file = opened(source, expect, storage_options, cache_dir)
+        self.file = opened(source, expect, storage_options, cache_dir, limits)
         self.label_function: str | None = None
         if self.file.manifest.functions is not UNSET:
             self.label_function = find_function(self.file.manifest, name).name
@@ -431,7 +435,9 @@ class HelloDataset(Dataset[Any]):
 
         Raises:
             HelloError: an image cannot be read or decoded.
+            LimitError: E_LIMIT_BATCH_PIXELS, so many views of this size are above the limits.
         """
+        check_limit(self.file.limits, "batch_pixels", len(rows) * self.views.size**2)
         table = self.table(rows, epochs)
         return render(self.pixels_of(rows_shown(table)), table, self.views), table
 

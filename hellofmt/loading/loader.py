@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 import torch
 
+from hellofmt.archive.format.limits import check_limit
 from hellofmt.errors import UserInputError
 from hellofmt.loading.arguments import device_of
 from hellofmt.loading.batch_maker import BatchMaker, Making
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from hellofmt.archive.format.limits import Limits
     from hellofmt.archive.read.archive import Archive
     from hellofmt.loading.images import ImageSource
     from hellofmt.loading.options import LabelKind
@@ -89,6 +91,7 @@ class HelloLoader:
         num_replicas: int | None = None,
         rank: int | None = None,
         expect: str | None = None,
+        limits: Limits | None = None,
         dtype: torch.dtype | None = None,
         compile: bool = False,
         channels_last: bool = False,
@@ -115,6 +118,7 @@ class HelloLoader:
             num_replicas: ranks; by default torch.distributed's.
             rank: this rank; by default torch.distributed's.
             expect: ``id`` that the archive must have.
+            limits: size limits, as for ``HelloDataset``.
             dtype: dtype of the image tower; None is float32. float16 suits OpenAI's weights; the
                 probes are checked in it.
             compile: run the image tower through ``torch.compile``.
@@ -144,10 +148,13 @@ class HelloLoader:
             views=views,
             seed=seed,
             expect=expect,
+            limits=limits,
             device=self.device,
             storage_options=storage_options,
             cache_dir=cache_dir,
         )
+        pixels = batch_size * self.dataset.views.size**2
+        check_limit(self.dataset.file.limits, "batch_pixels", pixels)
         self.sampler = HelloSampler(
             self.dataset,
             batch_size=batch_size,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, cast
 
+from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits
 from hellofmt.archive.read.archive import Archive
 from hellofmt.archive.read.open import open_archive
 from hellofmt.errors import TrustError, UserInputError, printable
@@ -20,6 +21,7 @@ def opened(
     expect: str | None,
     storage_options: Mapping[str, Any] | None,
     cache_dir: str | os.PathLike[str] | None,
+    limits: Limits | None = None,
 ) -> Archive:
     """Open ``source`` unless it is an open archive; see ``open_archive`` for the arguments.
 
@@ -33,10 +35,14 @@ def opened(
     if not isinstance(source, Archive):
         _check_source(source)
         return open_archive(
-            source, expect=expect, storage_options=storage_options, cache_dir=cache_dir
+            source,
+            expect=expect,
+            limits=limits or DEFAULT_LIMITS,
+            storage_options=storage_options,
+            cache_dir=cache_dir,
         )
-    if storage_options is not None or cache_dir is not None:
-        text = "`storage_options`, `cache_dir`; expected none: the archive is open already"
+    if any(option is not None for option in (storage_options, cache_dir, limits)):
+        text = "`storage_options`, `cache_dir`, `limits`; expected none: the archive is open"
         raise UserInputError.make("E_OPTION", text)
     if expect is not None and source.id != expect:
         raise TrustError.make("E_PIN", f"id of the archive; expected {expect}, got {source.id}")

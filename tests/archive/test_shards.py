@@ -23,6 +23,7 @@ from hellofmt.archive import (
     write_shards,
 )
 from hellofmt.archive.format.digest import set_id
+from hellofmt.archive.read import set as set_module
 from hellofmt.errors import (
     CorruptError,
     HelloIOError,
@@ -419,9 +420,32 @@ def test_images_per_class_over_all_shards(folder, draft):
         _ = made.index
 
 
-def test_limit_of_images_counts_all(folder):
-    with pytest.raises(LimitError, match="E_LIMIT_IMAGES: `images` is 22, cap 21"):
-        open_archive(pattern(folder), limits=Limits(images=21))
+def test_limits_are_those_of_a_file(folder):
+    with open_archive(pattern(folder), limits=Limits(images=6)) as made:
+        assert len(made) == 22
+    with pytest.raises(LimitError, match=r"E_LIMIT_IMAGES .*`images` is 6, cap 5"):
+        open_archive(pattern(folder), limits=Limits(images=5))
+
+
+def test_more_shards_than_a_process_may_hold_open(folder, whole, monkeypatch):
+    monkeypatch.setattr(set_module, "_MOST_OPEN", COUNT - 1)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.chdir(folder)
+    with open_archive("tiny-*-of-00004.hello") as made, open_archive(whole) as one:
+        monkeypatch.chdir("/")
+        assert len(list(Path("/proc/self/fd").iterdir())) == before + 1
+        rows = list(range(TOTAL))
+        assert made.read_images(rows) == one.read_images(rows)
+        gone = paths(folder)[1]
+        gone.unlink()
+        with pytest.raises(HelloIOError, match=r"E_READ: .*tiny-00001.*: No such file"):
+            made.read_images(rows)
+        # Another file of the same name is noticed by what it holds.
+        gone.write_bytes(paths(folder)[0].read_bytes())
+        with pytest.raises((CorruptError, SpecError)):
+            made.read_images(rows)
+    with pytest.raises(HelloIOError, match="the archive is closed"):
+        made.shards[0].read_images([0])
 
 
 def test_no_file_stays_open(folder):

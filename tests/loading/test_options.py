@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from hellofmt.errors import UserInputError
-from hellofmt.loading import HelloDataset
+from hellofmt.archive import Limits
+from hellofmt.errors import LimitError, UserInputError
+from hellofmt.loading import HelloDataset, HelloLoader
 
 
 @pytest.mark.parametrize(
@@ -39,3 +40,16 @@ def test_options_out_of_range_are_refused(mixing, options, expected):
 def test_keys_that_name_no_pair_are_refused(mixing, options, got):
     with pytest.raises(UserInputError, match=f"E_OPTION: `as_dict`; .* got {got}"):
         HelloDataset(mixing, **options)
+
+
+def test_limits_are_the_reader_s_and_of_a_batch(mixing):
+    with pytest.raises(LimitError, match="E_LIMIT_CLASSES"):
+        HelloDataset(mixing, limits=Limits(classes=1))
+    side = HelloDataset(mixing, labels="none").views.size
+    room = Limits(batch_pixels=2 * side**2)
+    dataset = HelloDataset(mixing, labels="none", limits=room)
+    assert len(dataset.__getitems__([0, 1])) == 2
+    with pytest.raises(LimitError, match=r"E_LIMIT_BATCH_PIXELS.*batch_pixels="):
+        dataset.__getitems__([0, 1, 2])
+    with pytest.raises(LimitError, match="E_LIMIT_BATCH_PIXELS"):
+        HelloLoader(mixing, batch_size=3, labels="none", limits=room)

@@ -69,7 +69,7 @@ def test_options_of_a_url(server, mixing):
         open_archive(mixing) as file,
         pytest.raises(
             UserInputError,
-            match="`storage_options`, `cache_dir`; expected none: the archive is open",
+            match="`storage_options`, `cache_dir`, `limits`; expected none: the archive is open",
         ),
     ):
         HelloDataset(file, storage_options=options)

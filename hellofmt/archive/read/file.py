@@ -71,10 +71,12 @@ class Access:
     Attributes:
         storage_options: options for the storage of a URL.
         cache_dir: folder for bytes from the network; empty for none.
+        keeps_open: whether a local file's descriptor is held, see ``LocalSource``.
     """
 
     storage_options: Mapping[str, Any] = field(default_factory=_no_options)
     cache_dir: str = ""
+    keeps_open: bool = True
 
     def open(self, path: str | os.PathLike[str], expect: str | None, limits: Limits) -> HelloFile:
         """Open one archive; see ``open_archive``."""
@@ -84,7 +86,7 @@ class Access:
 
             source = open_source(path, self.storage_options)
         else:
-            source = LocalSource(path)
+            source = LocalSource(path, keeps_open=self.keeps_open)
         try:
             return HelloFile(source, expect=expect, limits=limits, access=self)
         except BaseException:
@@ -101,7 +103,7 @@ class Access:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A mapping proxy cannot be pickled.
-        return Access, (dict(self.storage_options), self.cache_dir)
+        return Access, (dict(self.storage_options), self.cache_dir, self.keeps_open)
 
 
 class HelloFile(Archive):

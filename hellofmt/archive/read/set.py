@@ -14,13 +14,13 @@ from __future__ import annotations
 import bisect
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
 
 from hellofmt.archive.format.digest import Whole, content_id, set_id
-from hellofmt.archive.format.limits import Limits, check_limit
 from hellofmt.archive.format.manifest import UNSET, Images, Manifest, Shard
 from hellofmt.archive.read.archive import Archive
 from hellofmt.archive.read.checks import check_expect
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.classes import Classes
     from hellofmt.archive.format.index import Index
+    from hellofmt.archive.format.limits import Limits
     from hellofmt.archive.read.file import Access, HelloFile
     from hellofmt.archive.storage.cache import DigestCache
     from hellofmt.archive.storage.source import Source
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 __all__ = ["HelloSet", "open_set"]
 _OWN_SECTIONS: Final = frozenset({"index", "pixels"})
 _THREADS: Final = 8
+# Local shards whose descriptors are held; a process may often have no more than 1,024.
+_MOST_OPEN: Final = 256
 
 
 def open_set(names: Sequence[str], expect: str | None, limits: Limits, access: Access) -> Archive:
@@ -49,7 +52,7 @@ def open_set(names: Sequence[str], expect: str | None, limits: Limits, access: A
     Args:
         names: paths or URLs; a single file that is not a shard is opened as itself.
         expect: the id that the set must have.
-        limits: limits of each file; ``images`` also bounds all of them together.
+        limits: limits of each file.
         access: how to open the files.
 
     Returns:
@@ -90,6 +93,7 @@ def _open_all(names: Sequence[str], limits: Limits, access: Access) -> list[Hell
     """Open all files or none; over a network several at a time."""
     files: list[HelloFile] = []
     fault: BaseException | None = None
+    access = replace(access, keeps_open=len(names) <= _MOST_OPEN)
     with ThreadPoolExecutor(_THREADS if any(map(is_url, names)) else 1) as pool:
         waiting = [pool.submit(access.open, name, None, limits) for name in names]
         for future in waiting:
@@ -128,20 +132,18 @@ class HelloSet(Archive):
 
         Args:
             files: the open shards, in any order.
-            limits: ``images`` bounds all of them together.
+            limits: limits of each file.
             access: how they were opened.
 
         Raises:
             UserInputError: they are not one complete set (E_DATA).
             SpecError: their rows are not consecutive (E_INDEX).
-            LimitError: there are too many images.
         """
         self._shards = _in_order(files)
         first = self._shards[0]
         images = [_images_of(file) for file in self.shards]
         self._firsts = [_shard_of(file).first for file in self.shards]
         total = sum(one.count for one in images)
-        check_limit(limits, "images", total)
         self.manifest: Manifest = msgspec.structs.replace(
             first.manifest,
             shard=UNSET,

@@ -11,13 +11,16 @@ import bisect
 import os
 import re
 import weakref
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from hellofmt.archive.storage.local_files import open_regular, read_at
 from hellofmt.errors import HelloIOError, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
 __all__ = [
     "LocalSource",
@@ -111,11 +114,13 @@ class LocalSource:
 
     is_remote = False
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, keeps_open: bool = True) -> None:
         """Open ``path`` for reading.
 
         Args:
             path: a regular file.
+            keeps_open: whether to hold its descriptor; if not, every read opens the file again,
+                and a file that was replaced meanwhile fails at its digests.
 
         Raises:
             OSError: it is missing, a directory, or not permitted.
@@ -123,19 +128,44 @@ class LocalSource:
         """
         self.name = os.fspath(path)
         self._fd, self.size = open_regular(self.name)
+        # A process may change its directory.
+        self._path = "" if keeps_open else str(Path(self.name).absolute())
         # A data set keeps its archive open for as long as it lives and never closes it. ``__del__``
         # may run at exit, after ``os`` was emptied, and would then report a spurious error.
         self._closing = close_with(self, self._fd)
+        if self._path:
+            self._closing()
 
     def read(self, offset: int, length: int) -> bytes:
         """See ``Source.read``."""
+        with self._descriptor() as fd:
+            return self._read(fd, offset, length)
+
+    @contextmanager
+    def _descriptor(self) -> Generator[int]:
+        """The descriptor that is held, or one for as long as this takes."""
         if self._fd < 0:
             raise HelloIOError.make("E_READ", f"the archive is closed: {printable(self.name)}")
+        if not self._path:
+            yield self._fd
+            return
+        try:
+            fd, _ = open_regular(self._path)
+        except OSError as error:
+            raise HelloIOError.make(
+                "E_READ", f"{printable(self.name)}: {error.strerror}"
+            ) from error
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _read(self, fd: int, offset: int, length: int) -> bytes:
         parts: list[bytes] = []
         at, end = offset, offset + length
         while at < end:
             try:
-                part = read_at(self._fd, end - at, at)
+                part = read_at(fd, end - at, at)
             except OSError as error:
                 raise HelloIOError.make(
                     "E_READ", f"{printable(self.name)}: {error.strerror}", offset=at
@@ -153,7 +183,8 @@ class LocalSource:
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]], *, exact: bool = False) -> list[bytes]:
         """See ``Source.read_ranges``."""
-        return read_merged(ranges, self.read, 0 if exact else _LOCAL_GAP)
+        with self._descriptor() as fd:
+            return read_merged(ranges, partial(self._read, fd), 0 if exact else _LOCAL_GAP)
 
     def forget(self) -> None:
         """See ``Source.forget``; nothing is kept."""
