@@ -112,22 +112,6 @@ def test_windows_of_any_size(samples, tmp_path, monkeypatch, window, layout):
             data[at] ^= 4
 
 
-def test_zip_guard(samples, refusal, tmp_path):
-    path = tmp_path / "x.hello"
-    write_archive(path, samples.draft(images=samples.images(2), card="x"))
-    data = path.read_bytes()
-    manifest, sections, rest = samples.split(data)
-    sections["card"] = b"PK\5\6 is what a ZIP archive ends with"
-    error = refusal(samples.join(manifest, sections, rest))
-    assert (error.code, error.member) == ("E_CODEC", "__hello__/card")
-    assert "the end record of a ZIP archive; expected none in the last 65557 bytes" in str(error)
-    # Too far from the end for any ZIP reader, the same bytes are only text.
-    big = ImageItem(0, samples.png(samples.pattern(3, 160, 160, 3)))
-    draft = samples.draft(images=ImageSet("png", [big], "files"), card="PK\5\6")
-    write_archive(path, draft, force=True)
-    assert verify_archive(path).images == 1
-
-
 def test_trailer(everything_bytes, refusal):
     for at in (1, 512, 1024):
         data = bytearray(everything_bytes)

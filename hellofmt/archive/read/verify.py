@@ -13,7 +13,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from hellofmt.archive.format.layout import BLOCK, TRAILER, ZIP_END, ZIP_TAIL, section_member
+from hellofmt.archive.format.layout import BLOCK, TRAILER, section_member
 from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits
 from hellofmt.archive.format.manifest import UNSET
 from hellofmt.archive.parallel import map_ordered
@@ -185,7 +185,7 @@ def _verify(
             if digest is not None:
                 checks.append("pixels")
         _verify_end(file)
-        checks += ["trailer", "no zip"]
+        checks.append("trailer")
     return VerifyReport(
         id=file.id,
         content_id=file.content_id,
@@ -314,7 +314,7 @@ def _verify_packed(file: Archive, index: Index) -> Generator[int]:
 
 
 def _verify_end(file: Archive) -> None:
-    """Check the two final zero blocks, and that no ZIP archive ends at the end of the file."""
+    """Check the two final zero blocks."""
     place = file.images_end, len(TRAILER)
 
     def check(blocks: list[bytes]) -> bytes:
@@ -325,31 +325,3 @@ def _verify_end(file: Archive) -> None:
         return blocks[0]
 
     file.checked([file.source.read(*place)], [place], check)
-    offset = find_zip_end(file.source)
-    if offset is not None:
-        raise SpecError.make(
-            "E_CODEC",
-            f"the end record of a ZIP archive; expected none in the last {ZIP_TAIL} bytes",
-            member=member_at(file, offset),
-            offset=offset,
-        )
-
-
-def find_zip_end(source: Any) -> int | None:
-    """Return the offset of the last ZIP end record that ZIP readers would find, or None."""
-    size = min(source.size, ZIP_TAIL)
-    at = source.read(source.size - size, size).rfind(ZIP_END)
-    return None if at < 0 else source.size - size + at
-
-
-def member_at(file: Archive, offset: int) -> str:
-    """Return the name of the member at byte ``offset`` of the file."""
-    name = "__hello__/manifest"
-    for section in file.section_sizes():
-        if file.section_offset(section) <= offset:
-            name = section_member(section)
-    index = file.index
-    if index is not None and index.offset[0] <= offset:
-        row = int((index.offset <= offset).sum()) - 1
-        name = file.image_name(row)
-    return name

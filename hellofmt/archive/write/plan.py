@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
@@ -477,13 +476,6 @@ class Plan:
             digests,
         )
         self._store_index(*self.found)
-
-    def describe_member(self, member: str) -> str:
-        """Return the caller's name for a member."""
-        if not member.startswith("images/"):
-            return f"`{member.removeprefix('__hello__/')}`"
-        first = 0 if self._draft.shard is None else self._draft.shard.first
-        return self._rows[int(Path(member).stem) - first].describe()
 
 
 def _text_bytes(name: str, text: str) -> bytes:

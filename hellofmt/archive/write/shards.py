@@ -99,7 +99,7 @@ def write_shards(
         for made, plan in zip(staged, plans, strict=True):
             made.finish(
                 partial(plan.write_front, whole=content),
-                partial(verify_written, plan=plan, limits=limits),
+                partial(verify_written, target=made.path, limits=limits),
             )
         for made in staged:
             made.publish(force=force)

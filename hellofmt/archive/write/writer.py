@@ -17,25 +17,28 @@ changes a byte, and both have ended before the file gets its name.
 
 from __future__ import annotations
 
+import logging
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hellofmt.archive.format.layout import ZIP_END, ZIP_TAIL
 from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits
 from hellofmt.archive.read.verify import verify_copy
 from hellofmt.archive.write.plan import Plan
 from hellofmt.archive.write.staged import Staged
 from hellofmt.archive.write.whole_file import check_target
-from hellofmt.errors import SpecError, UserInputError
+from hellofmt.errors import printable
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
     from hellofmt.archive.write.draft import Draft
 
 
 __all__ = ["verify_written", "write_archive"]
+_logger = logging.getLogger(__name__)
 
 
 def write_archive(
@@ -73,24 +76,24 @@ def write_archive(
     staged = Staged(
         path,
         partial(plan.write, progress=progress),
-        partial(verify_written, plan=plan, limits=limits),
+        partial(verify_written, target=path, limits=limits),
     )
     staged.publish(force=force)
     return staged.id
 
 
-def verify_written(temporary: Path, archive_id: str, plan: Plan, limits: Limits) -> None:
-    """Read the complete file before it gets its name.
+def verify_written(temporary: Path, archive_id: str, *, target: Path, limits: Limits) -> None:
+    """Read the complete file before it gets its name; warn if it also passes for a ZIP file.
 
     Raises:
-        UserInputError: an image or a text ends in a ZIP archive (E_DATA).
         HelloError: the file does not verify.
     """
-    try:
-        verify_copy(temporary, archive_id, limits)
-    except SpecError as error:
-        # Every image has passed its profile, so this can only be the end record of a ZIP archive.
-        if error.code == "E_CODEC":
-            what = plan.describe_member(error.member)
-            raise UserInputError.make("E_DATA", f"{what}: {error}") from None
-        raise
+    verify_copy(temporary, archive_id, limits)
+    with temporary.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - ZIP_TAIL))
+        if ZIP_END in file.read():
+            _logger.warning(
+                "`%s`: programs may take it for a ZIP file, whose last record begins with the "
+                "bytes 50 4B 05 06 that stand near its end",
+                printable(target),
+            )

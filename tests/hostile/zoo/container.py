@@ -14,7 +14,6 @@ from zoo.parts import (
     hostile,
     images_only,
     member,
-    packed,
     patch,
     place,
     png,
@@ -488,7 +487,7 @@ def zip_appended():
     return valid() + zip_bytes()
 
 
-@container("E_CODEC", full=True)
+@hostile("harmless", "")
 def zip_in_the_last_picture():
     kit = images_only()
     body = zip_bytes()
@@ -496,23 +495,6 @@ def zip_in_the_last_picture():
     kit.rows[2].data = png(width, 1, raw=(b"\0" + body).ljust(1 + 3 * width, b"\0"), level=0)
     kit.rows[2].width, kit.rows[2].height = width, 1
     return kit.reindex().build()
-
-
-@container("E_CODEC", full=True)
-def zip_in_the_card():
-    kit = projector()
-    kit.files["card"] = b"# card\n" + b"PK\5\6" + bytes(18)
-    return kit.build()
-
-
-@container("E_CODEC", full=True)
-def zip_in_packed_pixels():
-    kit = packed()
-    body = zip_bytes()
-    kit.rows[2].data = (b"PK\5\6" + body)[:36]
-    kit.reindex()
-    data = b"".join(row.data for row in kit.rows)
-    return kit.tensors("pixels", {"pixels": ("U8", [3, 3, 4, 3], data)}).build()
 
 
 @container("E_LIMIT_MANIFEST")
