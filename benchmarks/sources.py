@@ -64,7 +64,7 @@ def taken(chosen, rows):
 
 
 def first_of_each(chosen, count):
-    """Take the first ``count`` images of each class: at factor 1, the choice for fewer images."""
+    """Take the first ``count`` images of each class: the choice for fewer images."""
     ipc = int(np.bincount(chosen.labels)[0])
     return taken(chosen, np.flatnonzero(np.arange(len(chosen.labels)) % ipc < count))
 

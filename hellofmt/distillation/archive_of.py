@@ -74,6 +74,7 @@ def write_distilled(
                 ImageItem(int(label), encode_image(pixels, "png"))
                 for pixels, label in zip(selection.pixels, selection.labels, strict=True)
             ],
+            order="value",
         )
     part = projector.part(settings.storage)
     card = settings.card

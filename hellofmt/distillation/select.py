@@ -3,9 +3,11 @@
 After Sun et al., "On the diversity and realism of distilled dataset" (RDED, CVPR 2024), as its
 code does it (LINs-lab/RDED ``synthesize/``): a few random square crops of each image, each scored
 by the teacher's cross-entropy; the best crop of each image; the best images of each class;
-``factor**2`` of them to one stored image. Two things differ on purpose. The choice is seeded, by
-the counter generator, while RDED's is not. And stored pixels are those that were cut, of 8 bits,
-where RDED compresses them to JPEG.
+``factor**2`` of them to one stored image. Three things differ on purpose. The choice is seeded, by
+the counter generator, while RDED's is not. Stored pixels are those that were cut, of 8 bits, where
+RDED compresses them to JPEG. And images come in order of value: the first holds the best crops, the
+second the next ones, so that the first k of a class are the choice for k, while RDED gives every
+image one of the best.
 
 A crop is scored at the size it will have in the mosaic, zero-padded to the full view *after*
 normalising, so that the border is the mean colour and not black.
@@ -242,8 +244,9 @@ def select_images(
 ) -> Selection:
     """The stored images: per class the ``ipc * factor**2`` crops of lowest teacher loss.
 
-    Cell k (row-major) of image i of a class is its crop number ``k * ipc + i`` in ascending order
-    of loss, so that every image gets one of the best crops. Ties go to the lower source row.
+    Cell k (row-major) of image i of a class is its crop number ``i * factor**2 + k`` in ascending
+    order of loss, so the first images of each class are the choice for fewer. Ties go to the lower
+    source row.
 
     Under ``torchrun`` every process must call this; each scores its share of the batches of crops,
     which are the same batches whatever the number of processes, and so is the choice, to the bit.
@@ -292,9 +295,7 @@ def select_images(
     cells = _cut(source, np.column_stack([rows[chosen], boxes]), side, views, workers)
 
     def by_image(values: NDArray[Any]) -> NDArray[Any]:
-        # Crop k * ipc + i of a class is cell k of its image i.
-        shape = len(source.classes), settings.factor**2, settings.ipc, *values.shape[1:]
-        return values.reshape(shape).swapaxes(1, 2).reshape(-1, shape[1], *values.shape[1:])
+        return values.reshape(-1, settings.factor**2, *values.shape[1:])
 
     return Selection(
         mosaics(by_image(cells)),

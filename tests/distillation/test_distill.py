@@ -19,6 +19,7 @@ def test_an_archive_of_everything(make, arguments, tmp_path):
     with open_archive(tmp_path / "x.hello", expect=report.id) as file:
         assert len(file) == 3
         assert [file.index.label[k] for k in range(3)] == [0, 1, 2]
+        assert file.manifest.images.order == "value"
         assert file.manifest.dataset.sources == ["stripes"]
         assert (file.manifest.dataset.name, file.manifest.dataset.ipc) == ("stripes-ipc1", 1)
         assert file.manifest.dataset.license == "CC0-1.0"
