@@ -37,13 +37,16 @@ def train(options: TrainOptions, as_json: bool) -> None:
     Where FILE records a result of such a run (the same network, recipe, steps, labels and test
     images), the last line holds the new accuracy against it, as mean and standard deviation over
     the recorded seeds. It is reproduced if it lies in the 95 % prediction interval of one more
-    seed: mean ± t s sqrt(1 + 1/n). A single recorded seed has no spread; then two accuracies on as
-    many images may differ by chance, 1.96 sqrt(2 p (1 - p) / images). --record adds the result to a
-    copy of FILE; with --labels hard and with --random DATA, too, it has the baselines.
+    seed: mean ± t s sqrt(1 + 1/n); with --seeds k, of the mean of k, with 1/k for 1. A single
+    recorded seed has no spread; then two accuracies on as many images may differ by chance, 1.96
+    sqrt(2 p (1 - p) / images). --record adds the result to a copy of FILE; with --labels hard and
+    with --random DATA, too, it has the baselines.
     """
     check_steps(options.steps, options.epochs)
     if options.labels == "hard" and options.recipe is not None:
         raise UserInputError.make("E_OPTION", "`--recipe` with hard labels: expected none")
+    if options.seeds > 1 and options.curve is not None:
+        raise UserInputError.make("E_OPTION", "`--curve` is of one run; expected `--seeds 1`")
     with console.stage("loading PyTorch"):
         from hellofmt_cli.training import train_student
     document = train_student(options)
@@ -63,24 +66,31 @@ def train(options: TrainOptions, as_json: bool) -> None:
         ("accuracy, last", f"{accuracy['last']:.2f} % of {document['images']:,} images"),
         ("accuracy, best", f"{best}, at step {accuracy['best_step']:,}"),
     ]
+    reached = [run["last"] for run in document["runs"]]
+    if len(reached) > 1:
+        seeds = ", ".join(
+            f"{run['last']:.2f} % with seed {run['seed']}" for run in document["runs"]
+        )
+        rows = [*rows[:2], ("accuracy, last", f"{spread(reached)}: {seeds}")]
+        rows[0] = "student", f"{document['student']}, {count(len(reached), 'seed')}"
     if document["recorded"] is not None:
-        rows.append(("verdict", _verdict(document["recorded"], accuracy["last"])))
+        rows.append(("verdict", _verdict(document["recorded"], reached)))
     if document["copy"] is not None:
         rows.append(("recorded in", shown_path(document["copy"]["path"])))
         rows.append(("id", document["copy"]["id"]))
     echo_page(rows)
 
 
-def _verdict(recorded: dict[str, Any], here: float) -> str:
+def _verdict(recorded: dict[str, Any], here: list[float]) -> str:
     """``recorded 41.2 ± 1.7 % (3 seeds), here 40.8 %: reproduced``, or what differs."""
     differs = ", ".join(recorded["differs"])
     if recorded["reproduced"] is None:
         return f"no recorded result is of such a run; the nearest differs in {differs}"
     known = recorded["accuracy"]
-    text = f"recorded {spread(known)} ({count(len(known), 'seed')}), here {here:.1f} %: "
+    text = f"recorded {spread(known)} ({count(len(known), 'seed')}), here {spread(here)}: "
     if recorded["reproduced"]:
         return text + "reproduced"
-    apart = here - statistics.fmean(known)
+    apart = statistics.fmean(here) - statistics.fmean(known)
     text += (
         f"not reproduced, {abs(apart):.1f} points {'higher' if apart > 0 else 'lower'}, where 95 %"
         f" of new seeds are within {recorded['tolerance']:.1f}"

@@ -38,6 +38,7 @@ class TrainOptions:
         batch_size: views in a batch; None takes the recipe's.
         ema: decay of an average of the weights, which is then measured.
         seed: of weights, order and views.
+        seeds: number of runs, with seeds from ``seed`` on.
         base: encoder, for an archive that needs one.
         label_function: name of the archive's function; None takes the first.
         ipc: images of each class; None takes all.
@@ -62,6 +63,7 @@ class TrainOptions:
     batch_size: int | None
     ema: float | None
     seed: int
+    seeds: int
     base: str | None
     label_function: str | None
     ipc: int | None
@@ -123,6 +125,13 @@ train_options = grouped(
         help="Measure an average of the weights that decays so, for example by 0.99 a step.",
     ),
     seed_option("Seed of weights, order and views."),
+    click.option(
+        "--seeds",
+        type=click.IntRange(1, 64),
+        default=1,
+        show_default=True,
+        help="Number of runs, one after another, with seeds from --seed on.",
+    ),
     base_option,
     label_function_option,
     ipc_option,

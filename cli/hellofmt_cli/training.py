@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from hellofmt.archive import (
     UNSET,
     ClassLine,
@@ -74,18 +76,34 @@ def train_student(options: TrainOptions) -> dict[str, Any]:
         joined(options.device) as place,
         open_archive(options.file, expect=options.expect, limits=limits()) as archive,
     ):
-        return _train(archive, options, place.world)
+        if options.record is not None:
+            check_amended_targets(archive, options.record)
+        runs = [
+            _train(archive, replace(options, seed=options.seed + number), place.world)
+            for number in range(options.seeds)
+        ]
+        made = [run for run in runs if run is not None]
+        if not made:
+            return {}
+        documents, results = zip(*made, strict=True)
+        result = msgspec.structs.replace(
+            results[0],
+            seeds=[seed for one in results for seed in one.seeds],
+            accuracy=[accuracy for one in results for accuracy in one.accuracy],
+        )
+        runs_of = [{"seed": one["seed"], **one["accuracy"]} for one in documents]
+        return documents[0] | {"runs": runs_of} | _remembered(archive, result, options.record)
 
 
-def _train(archive: Archive, options: TrainOptions, world: int) -> dict[str, Any]:
-    """Train and measure; the document of ``--json``."""
+def _train(
+    archive: Archive, options: TrainOptions, world: int
+) -> tuple[dict[str, Any], Result] | None:
+    """Train and measure with one seed; what came of it, on rank 0."""
     name, seed, device = options.student, options.seed, options.device
     labels = options.labels
     plan = recipe("hard" if labels == "hard" else options.recipe or "kl")
     if len(archive) == 0:
         raise UserInputError.make("E_DATA", "the archive has no images; expected some to train")
-    if options.record is not None:
-        check_amended_targets(archive, options.record)
     views, keys = archive.manifest.views, archive.classes.keys
     images = _read_images(options.evaluation, archive)
     rows = len(archive) if options.ipc is None else options.ipc * len(keys)
@@ -144,7 +162,7 @@ def _train(archive: Archive, options: TrainOptions, world: int) -> dict[str, Any
             labels=labels,
         )
     if not console.is_speaking:
-        return {}
+        return None
     document = {
         "schema": "hello.train/1",
         "id": archive.id,
@@ -194,13 +212,9 @@ def _train(archive: Archive, options: TrainOptions, world: int) -> dict[str, Any
         ema=UNSET if options.ema is None else decimal_string(options.ema),
         processes=world if world > 1 else UNSET,
     )
-    try:
-        document |= _remembered(archive, result, options.record)
-    finally:
-        # A copy that cannot be written must not cost the log.
-        if log is not None:
-            log.finish(document)
-    return document
+    if log is not None:
+        log.finish(document)
+    return document, result
 
 
 def _remembered(archive: Archive, result: Result, target: str | None) -> dict[str, Any]:

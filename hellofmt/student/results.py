@@ -2,9 +2,10 @@
 
 A new run reproduces a recorded result if its accuracy lies in the 95 % prediction interval of one
 more seed: mean ± t * s * sqrt(1 + 1 / n), with t of Student's distribution for n - 1 degrees of
-freedom and s the standard deviation over the n recorded seeds. One recorded seed says nothing of
+freedom and s the standard deviation over the n recorded seeds; of k new seeds the mean is held
+against it, with 1 / k in the place of 1. One recorded seed says nothing of
 the spread; then the interval is that of the difference of two independent proportions on the M
-images, mean ± 1.96 * sqrt(2 p (1 - p) / M). It is never less than one image.
+images, mean ± 1.96 * sqrt(p (1 - p) (1 + 1 / k) / M). It is never less than one image.
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ class Comparison:
 
     Attributes:
         recorded: accuracies of the matching seeds, percent; empty if no result matches.
-        here: accuracy of the new run, percent.
+        here: accuracies of the new seeds, percent.
         tolerance: half of the prediction interval, in points; None without a match.
         differs: what differs from the nearest result, or, for a match, in versions and device; one
             phrase each.
     """
 
     recorded: tuple[float, ...]
-    here: float
+    here: tuple[float, ...]
     tolerance: float | None
     differs: tuple[str, ...]
 
@@ -57,15 +58,17 @@ class Comparison:
         """Whether the new run is what the record predicts; None without a match."""
         if self.tolerance is None:
             return None
-        return abs(self.here - statistics.fmean(self.recorded)) <= self.tolerance
+        apart = statistics.fmean(self.here) - statistics.fmean(self.recorded)
+        return abs(apart) <= self.tolerance
 
 
-def prediction_interval(recorded: Sequence[float], images: int) -> float:
-    """Half of the 95 % prediction interval of one more run, in points; see the module.
+def prediction_interval(recorded: Sequence[float], images: int, new: int = 1) -> float:
+    """Half of the 95 % prediction interval of the mean of new seeds, in points; see the module.
 
     Args:
         recorded: accuracies of n >= 1 seeds, percent.
         images: number M of images that were measured on.
+        new: number k of new seeds.
     """
     count = len(recorded)
     if count > 1:
@@ -73,29 +76,29 @@ def prediction_interval(recorded: Sequence[float], images: int) -> float:
         # Beyond the table by the expansion of the quantile, within 0.002.
         beyond = _NORMAL + 2.372 / freedom + 2.82 / freedom**2
         t = _T[freedom - 1] if freedom <= len(_T) else beyond
-        half = t * statistics.stdev(recorded) * math.sqrt(1 + 1 / count)
+        half = t * statistics.stdev(recorded) * math.sqrt(1 / new + 1 / count)
     else:
         share = recorded[0] / 100
-        half = 100 * _NORMAL * math.sqrt(2 * share * (1 - share) / images)
+        half = 100 * _NORMAL * math.sqrt(share * (1 - share) * (1 + 1 / new) / images)
     # Accuracies are recorded with two decimals.
     return max(half, 100 / images) + 0.01
 
 
 def compared(results: Sequence[Result], new: Result) -> Comparison | None:
-    """Set a new run of one seed beside the recorded results; None if there are none.
+    """Set a new result beside the recorded ones; None if there are none.
 
     Results match where everything but seeds, versions and device is equal.
     """
     if not results:
         return None
-    here = float(new.accuracy[0])
+    here = tuple(map(float, new.accuracy))
     matching = [result for result in results if not _differences(result, new, _NOT_THE_RECIPE)]
     if not matching:
         apart = [_differences(result, new, _NOT_THE_RECIPE) for result in results]
         return Comparison((), here, None, tuple(min(apart, key=len)))
     recorded = tuple(float(text) for result in matching for text in result.accuracy)
     differs = [] if new in matching else _differences(matching[-1], new, _OWN)
-    tolerance = prediction_interval(recorded, new.evaluated.images)
+    tolerance = prediction_interval(recorded, new.evaluated.images, len(here))
     return Comparison(recorded, here, tolerance, tuple(differs))
 
 

@@ -122,7 +122,12 @@ class Trajectory:
         kept = self.checkpoints[number]
         teacher = load_teacher(self.folder / kept.file, self.network, len(self.classes), build)
         teacher.origin = Origin(
-            "hello teach", self.network, kept.step, kept.accuracy, self.trained, self.trained_on
+            "its own training run",
+            self.network,
+            kept.step,
+            kept.accuracy,
+            self.trained,
+            self.trained_on,
         )
         return teacher
 

@@ -253,7 +253,9 @@ def test_the_curve_is_written(archive, folder, tmp_path, monkeypatch):
         (m["step"], m["accuracy"]) for m in document["measured"]
     ]
     assert [row[3] == "" for row in rows[1:]] == [p["accuracy"] is None for p in points]
-    assert json.loads((log / "result.json").read_text()) == document
+    added = {"runs", "recorded", "copy"}
+    kept = {key: value for key, value in document.items() if key not in added}
+    assert json.loads((log / "result.json").read_text()) == kept
     with Image.open(log / "curve.png") as picture:
         assert len(picture.convert("RGB").getcolors(1 << 20)) > 100
     assert events[0] == ("log", 1)
@@ -318,7 +320,9 @@ def test_two_processes_report_once(archive, folder, tmp_path):
     assert output[1][0] == ""
     assert document["processes"] == 2
     assert state.exists()
-    assert json.loads((log / "result.json").read_text()) == document
+    added = {"runs", "recorded", "copy"}
+    kept = {key: value for key, value in document.items() if key not in added}
+    assert json.loads((log / "result.json").read_text()) == kept
 
 
 def test_a_worker_that_dies_is_one_line(archive, folder, monkeypatch):
@@ -373,16 +377,34 @@ def test_a_result_is_recorded_in_a_copy_and_held_against_the_next(archive, folde
         ]
 
 
+def test_several_seeds_are_runs_of_one_result(archive, folder, tmp_path):
+    words = ("--student", "cnn", "--steps", "2", "--eval", folder)
+    copy = str(tmp_path / "copy.hello")
+    both = document_of(archive, *words, "--seeds", "2", "--seed", "3", "--record", copy)
+    alone = [document_of(archive, *words, "--seed", seed)["accuracy"] for seed in ("3", "4")]
+    assert [run["last"] for run in both["runs"]] == [one["last"] for one in alone]
+    assert [run["seed"] for run in both["runs"]] == [3, 4]
+    with open_archive(copy) as file:
+        (result,) = file.record.results
+    assert result.seeds == [3, 4]
+    assert [float(text) for text in result.accuracy] == [one["last"] for one in alone]
+    text = run(copy, *words, "--seeds", "2", "--seed", "3").stdout
+    assert re.search(r"accuracy, last +[\d.]+ ± [\d.]+ %: [\d.]+ % with seed 3, ", text)
+    assert re.search(r"verdict +recorded .* % \(2 seeds\), here .* %: reproduced", text)
+    refused = run(archive, *words, "--seeds", "2", "--curve", str(tmp_path / "c"))
+    assert (refused.exit_code, "`--curve` is of one run" in refused.stderr) == (2, True)
+
+
 def test_what_is_said_of_a_recorded_result():
     recorded = {"accuracy": [41.2, 39.5, 42.9], "tolerance": 8.4, "reproduced": True, "differs": []}
-    assert _verdict(recorded, 40.8) == "recorded 41.2 ± 1.7 % (3 seeds), here 40.8 %: reproduced"
+    assert _verdict(recorded, [40.8]) == "recorded 41.2 ± 1.7 % (3 seeds), here 40.8 %: reproduced"
     far = recorded | {"reproduced": False, "differs": ["device (cpu recorded, cuda here)"]}
-    assert _verdict(far, 30.2) == (
+    assert _verdict(far, [30.2]) == (
         "recorded 41.2 ± 1.7 % (3 seeds), here 30.2 %: not reproduced, 11.0 points lower, where 95"
         " % of new seeds are within 8.4; differs in device (cpu recorded, cuda here)"
     )
     other = {"reproduced": None, "differs": ["steps (1 recorded, 2 here)"]}
-    assert _verdict(other, 1.0) == (
+    assert _verdict(other, [1.0]) == (
         "no recorded result is of such a run; the nearest differs in steps (1 recorded, 2 here)"
     )
 

@@ -61,6 +61,15 @@ def test_a_share_of_one_in_twenty_honest_runs_is_refused():
     assert np.mean(kept) == pytest.approx(0.95, abs=0.015)
 
 
+def test_the_mean_of_several_new_seeds_has_a_narrower_interval():
+    recorded = [41.2, 39.5, 42.9]
+    t = stats.t.ppf(0.975, 2)
+    expected = t * np.std(recorded, ddof=1) * math.sqrt(1 / 4 + 1 / 3)
+    assert prediction_interval(recorded, 10**6, 4) == pytest.approx(expected + 0.01, rel=1e-3)
+    here = compared([result(("41.2", "39.5", "42.9"), (0, 1, 2))], result(("30.0", "50.0"), (3, 4)))
+    assert (here.is_reproduced, here.here) == (True, (30.0, 50.0))
+
+
 def test_a_match_is_judged_by_its_seeds():
     recorded = [result(("41.2", "39.5", "42.9"), (0, 1, 2))]
     good = compared(recorded, result(("40.8",), (7,)))
