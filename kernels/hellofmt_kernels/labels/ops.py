@@ -82,6 +82,9 @@ def soft_labels(x: Tensor, weight: Tensor, bias: Tensor | None, options: LabelOp
     check_finite("scale", options.scale)
     check_finite("temperature", options.temperature, is_positive=True)
     check_float("dtype", options.dtype)
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        # The registered operator would do the same, for the price of a small head again.
+        return reference.soft_labels(x, weight, bias, options)
     return _soft_labels(
         x,
         weight,

@@ -34,9 +34,14 @@ def soft_labels(x: Tensor, weight: Tensor, bias: Tensor | None, options: LabelOp
         (N, C) in the dtype of the options.
     """
     dtype = accumulation_dtype(x.dtype)
-    z = options.scale * (x.to(dtype) @ weight.to(dtype).T)
-    if bias is not None:
-        z = z + bias.to(dtype)
+    x, weight = x.to(dtype), weight.to(dtype)
+    # The temperature divides two numbers instead of N x C of them.
+    divisor = options.temperature if options.is_softmax else 1.0
+    scale = options.scale / divisor
+    if bias is None:
+        z = (x @ weight.T).mul_(scale)
+    else:
+        z = torch.addmm(bias.to(dtype) / divisor, x, weight.T, alpha=scale)
     if options.is_softmax:
-        z = torch.softmax(z / options.temperature, dim=1)
+        z = torch.softmax(z, dim=1)
     return z.to(options.dtype)
