@@ -53,7 +53,7 @@ slow: $(STAMP)
 # one processor's matrix product fails here.
 # Kernels come last: torch refuses gradients in processes that are forked once it has compiled, and
 # those of the ranks' tests are.
-COMPUTING := tests/distillation tests/student tests/teacher tests/loading tests/spec/test_numbers.py \
+COMPUTING := tests/distillation tests/student tests/teacher tests/loading tests/spec/test_numbers.py tests/spec/test_towers.py \
   tests/projector tests/kernels
 other-processors: $(STAMP)
 	for other in ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=default; do env $$other $(BIN)/pytest -q \
