@@ -28,7 +28,13 @@ from hellofmt.archive import (
 from hellofmt.distillation import FitSettings, ProjectorSettings, fitted_projector, split_validation
 from hellofmt.projector import load_base, seeded_base
 from hellofmt.runs import Stages, digest_of
-from hellofmt.sources import ArrayImages, digits, read_source, stratified_split
+from hellofmt.sources import (
+    ArrayImages,
+    decode_centre,
+    digits,
+    open_source,
+    stratified_split,
+)
 from hellofmt.student import SMALL_IMAGE_SIZE
 from hellofmt.teacher import train_trajectory
 
@@ -491,8 +497,8 @@ def read_setting(
         classes = tuple(lines[key] if lines else ClassLine(key, (key,)) for key in found)
         if not kept.exists():
             size = _side(root)
-            train = read_source(root / "train", size, classes=classes)
-            measured = read_source(folder, size, classes=classes)
+            train = in_memory(root / "train", size, classes)
+            measured = in_memory(folder, size, classes)
             kept.parent.mkdir(parents=True, exist_ok=True)
             temporary = kept.with_suffix(f".{os.getpid()}.npz")
             np.savez(
@@ -512,6 +518,13 @@ def read_setting(
     folder = work / name / f"{profile}"
     folder.mkdir(parents=True, exist_ok=True)
     return Setting(name, train, measured, base, sizes, folder, device)
+
+
+def in_memory(folder, side, classes):
+    """Read an image folder into squares."""
+    source = open_source(folder, classes=classes)
+    pixels = np.stack([decode_centre(source, row, side) for row in range(len(source))])
+    return ArrayImages(pixels, source.labels, source.classes, source.name)
 
 
 def _side(root: Path) -> int:

@@ -54,7 +54,7 @@ def measured(setting, student, images):
     """Measure top-1 in percent, in the precision of the student's training."""
     kind = torch.device(setting.device).type
     with torch.autocast(kind, torch.bfloat16, enabled=setting.profile.mixed):
-        return evaluate(student, images.pixels, images.labels, setting.views)
+        return evaluate(student, images, setting.views)
 
 
 def train_one(setting, kind, path, *, network, steps, seed, plan=None, watch=None, **labels):

@@ -28,7 +28,7 @@ ALLOWED = {
     "runs": LEAVES | {"archive"},
     "loading": LEAVES | {"archive", "sources", "projector", "runs"},
     "making": LEAVES | {"archive", "sources", "runs", "loading"},
-    "student": LEAVES | {"archive", "projector", "loading", "runs"},
+    "student": LEAVES | {"archive", "sources", "projector", "loading", "runs", "making"},
     "teacher": LEAVES
     | {"archive", "sources", "checkpoint", "projector", "loading", "runs", "making", "student"},
     "distillation": LEAVES

@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import click
+
 from hellofmt.archive import changed_views, default_views, read_class_lines
-from hellofmt.errors import UserInputError
-from hellofmt.sources import ArrayImages, read_source
+from hellofmt.sources import default_side, open_source, sampled_sizes
 from hellofmt_cli.console import console
 from hellofmt_cli.output import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from hellofmt.archive import ClassLine, Views
+    from hellofmt.sources import Source
     from hellofmt_cli.options import DataOptions
 
 __all__ = ["Data", "read_data", "read_images", "steps_of"]
@@ -30,22 +33,24 @@ class Data:
         workers: processes that read and decode it.
     """
 
-    images: ArrayImages
+    images: Source
     views: Views
     workers: int
 
 
-def read_data(options: DataOptions) -> Data:
-    """Read DATA, and say what was changed on the way.
+def read_data(options: DataOptions, work: Path | None = None) -> Data:
+    """List DATA, and say what was skipped on the way.
 
     Views are random crops with flips, every second one under CutMix, unless the options say
     otherwise.
 
     Args:
         options: what the user typed.
+        work: folder that keeps the listing.
 
     Returns:
-        Images and views.
+        Images and views; without another wish, views have the median shorter side of some images,
+        at most 224 pixels.
 
     Raises:
         UserInputError: the data or an option cannot be used.
@@ -57,40 +62,57 @@ def read_data(options: DataOptions) -> Data:
     lines = None
     if options.classes is not None:
         lines = read_class_lines(options.classes, say=console.say)
-    images = read_images(list(options.data), options.view_size, lines)
-    height, width = images.pixels.shape[1:3]
-    if height != width:
-        raise UserInputError.make(
-            "E_OPTION",
-            f"images are {width} x {height} pixels; pass `--view-size`, the side of a view",
-        )
+    images = read_images(
+        list(options.data), lines, skips_unreadable=options.skip_unreadable, work=work
+    )
+    sizes = sampled_sizes(images)
+    side = options.view_size or default_side(sizes)
     number = count(len(images.classes), "class", "classes")
-    console.say(f"data: {count(len(images), 'image')} of {number}, {height} x {width} pixels")
-    views = changed_views(default_views(height), changes)
-    workers = options.workers
-    if workers is None:
-        workers = 0 if isinstance(images, ArrayImages) else default_workers()
+    (height, width), (most_height, most_width) = sizes.min(0), sizes.max(0)
+    shown = f"{height} x {width}"
+    if (height, width) != (most_height, most_width):
+        shown = f"heights {height} to {most_height}, widths {width} to {most_width}"
+    seen = "" if height == width == most_height == most_width == side else f"; views of {side}"
+    console.say(f"data: {count(len(images), 'image')} of {number}, {shown} pixels{seen}")
+    views = changed_views(default_views(side), changes)
+    workers = default_workers() if options.workers is None else options.workers
     return Data(images, views, workers)
 
 
 def read_images(
-    data: str | list[str], size: int | None, classes: Sequence[ClassLine] | None
-) -> ArrayImages:
-    """Read real images, and warn of what was changed on the way.
+    data: str | list[str],
+    classes: Sequence[ClassLine] | None,
+    *,
+    skips_unreadable: bool = False,
+    work: Path | None = None,
+) -> Source:
+    """List real images, and warn of what is skipped; of what is converted when the command ends.
 
     Args:
-        data: paths, or one name of a torchvision data set.
-        size: side in pixels that images are brought to; None keeps theirs.
+        data: paths or URLs, or one name of a data set of torchvision or Hugging Face.
         classes: in label order; None takes those of the data.
+        skips_unreadable: leave out images that cannot be read.
+        work: folder that keeps the listing.
 
     Raises:
         UserInputError: the data cannot be used.
+        HelloError: an archive is damaged, or a URL cannot be read.
         OSError: something cannot be read.
     """
-    with console.stage("reading images"):
-        images = read_source(data, size, classes=classes)
+    from hellofmt.runs import rank_0_first
+
+    # The others read what it kept.
+    with console.stage("listing images"), rank_0_first():
+        images = open_source(data, classes=classes, skips_unreadable=skips_unreadable, work=work)
     for note in images.notes:
         console.warn(note)
+
+    def say_conversions() -> None:
+        for note in images.conversion_notes():
+            console.warn(note)
+
+    # Known only once the images were read, and worth a word even if the command fails then.
+    click.get_current_context().call_on_close(say_conversions)
     return images
 
 

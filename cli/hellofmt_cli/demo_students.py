@@ -108,8 +108,8 @@ def run_job(job: Job) -> float:
     views = settings.views
     network = build_student(STUDENT, 10, views.size, seed=seed)
     hard = replace(settings.student, loss="ce")
+    lines = tuple(ClassLine(str(digit), (str(digit),)) for digit in range(10))
     if job.column == "full":
-        lines = tuple(ClassLine(str(digit), (str(digit),)) for digit in range(10))
         images = ArrayImages(data["train_pixels"], data["train_labels"], lines)
         batches = ViewBatches(images, views, hard.batch_size, seed)
         train_student(network, HardBatches(batches), hard, steps=settings.steps)
@@ -120,7 +120,7 @@ def run_job(job: Job) -> float:
     else:
         recipe = hard if job.column == "hard" else settings.student
         train_from_archive(network, job.archive, recipe, steps=settings.steps, seed=seed)
-    return evaluate(network, data["pixels"], data["labels"], views)
+    return evaluate(network, ArrayImages(data["pixels"], data["labels"], lines), views)
 
 
 def _teacher_batches(job: Job, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:

@@ -24,6 +24,7 @@ from hellofmt.distillation import (
 )
 from hellofmt.errors import HelloError, HelloIOError, shown_path
 from hellofmt.runs import Stages, joined, without_paths
+from hellofmt.sources import KEPT_PATTERN
 from hellofmt.teacher import is_network
 from hellofmt_cli.command_line import recorded_command
 from hellofmt_cli.console import console
@@ -136,8 +137,8 @@ def _make_archive(
     *,
     as_json: bool,
 ) -> None:
-    data = read_data(run)
     work = _work(options)
+    data = read_data(run, work)
     stages = Stages(work, say=console.say, show=lambda name: console.stage(_DOING.get(name, name)))
     base = read_base(options.base, data.views)
     train, held_out = split_validation(data.images, seed=run.seed)
@@ -227,7 +228,7 @@ def _make_archive(
     if not console.is_speaking:
         return
     if options.work is None:
-        _remove_teachers(work)
+        _remove_inputs(work)
         stages.remove()
     if as_json:
         echo_json(_document(report, run, options, ipc, rows))
@@ -239,8 +240,10 @@ def _make_archive(
         click.echo(_next(options, base))
 
 
-def _remove_teachers(work: Path) -> None:
-    """Delete the teachers that were trained in the work folder, and nothing else in it."""
+def _remove_inputs(work: Path) -> None:
+    """Delete teachers that were trained, and listings, in the work folder; nothing else in it."""
+    for file in work.glob(KEPT_PATTERN):
+        file.unlink()
     for file in work.glob("teacher-*/*"):
         if file.name == "teacher.json" or file.suffix == ".safetensors":
             file.unlink()

@@ -346,12 +346,20 @@ def view_options(
     )
 
 
+skip_unreadable_option = click.option(
+    "--skip-unreadable",
+    is_flag=True,
+    help="Leave out images that cannot be read, and list them, instead of stopping at the first.",
+)
+
+
 @dataclass(frozen=True)
 class DataOptions(ViewOptions):
     """DATA, how it is seen, and what networks run on; read by ``read_data``.
 
     Attributes:
-        data: paths, or one name of a torchvision data set.
+        data: paths or URLs, or one name of a data set of torchvision or Hugging Face.
+        skip_unreadable: leave out images that cannot be read.
         classes: file of the class list.
         name: of the data set; None takes that of DATA.
         seed: of everything random.
@@ -361,6 +369,7 @@ class DataOptions(ViewOptions):
     """
 
     data: tuple[str, ...]
+    skip_unreadable: bool
     classes: str | None
     name: str | None
     seed: int
@@ -378,6 +387,7 @@ data_options = grouped(
     "data",
     DataOptions,
     click.argument("data", nargs=-1, required=True),
+    skip_unreadable_option,
     classes_option,
     name_option("DATA"),
     *view_options(size="that of the images", mix="cutmix", most=1024),

@@ -115,7 +115,9 @@ def _teach(data: DataOptions, training: TrainingOptions, as_json: bool) -> None:
         kind = measured_kind(read.images, held_out)
     else:
         train, kind = read.images, f"images of {shown_path(training.evaluation)}"
-        held_out = read_images(training.evaluation, read.views.size, read.images.classes)
+        held_out = read_images(
+            training.evaluation, read.images.classes, skips_unreadable=data.skip_unreadable
+        )
     batch_size = training.batch_size
     steps = steps_of(training.epochs, len(train), batch_size)
     advise(training.arch, read.views.size)

@@ -15,6 +15,7 @@ from hellofmt_cli.options import (
     ipc_option,
     label_function_option,
     seed_option,
+    skip_unreadable_option,
 )
 
 __all__ = ["RECIPE_NAMES", "TrainOptions", "train_options"]
@@ -31,6 +32,7 @@ class TrainOptions:
         file: the archive.
         student: name of the network.
         evaluation: real images that are measured on.
+        skip_unreadable: leave out those that cannot be read.
         labels: ``soft``, ``hard``, or a path.
         recipe: name of the recipe; None takes the default one.
         steps: gradient steps.
@@ -56,6 +58,7 @@ class TrainOptions:
     file: str
     student: str
     evaluation: str
+    skip_unreadable: bool
     labels: str
     recipe: str | None
     steps: int | None
@@ -95,9 +98,10 @@ train_options = grouped(
         "evaluation",
         required=True,
         metavar="DATA",
-        help="Real images to measure on: a folder per class, shards, an archive, or"
-        " torchvision:NAME:ROOT:test.",
+        help="Real images to measure on: a folder per class, shards, an archive,"
+        " torchvision:NAME:ROOT:test, or hf:NAME:test.",
     ),
+    skip_unreadable_option,
     click.option(
         "--labels",
         metavar="[soft|hard|PATH]",

@@ -29,7 +29,6 @@ from hellofmt.loading import HelloDataset, StoredLabels
 from hellofmt.runs import device_name, joined, versions, without_paths
 from hellofmt.sources import source_record
 from hellofmt.student import (
-    SMALL_IMAGE_SIZE,
     Average,
     Curve,
     compared,
@@ -51,7 +50,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hellofmt.archive import Archive
-    from hellofmt.sources import ArrayImages
     from hellofmt.student import Recipe
     from hellofmt_cli.train_options import TrainOptions
 
@@ -105,7 +103,12 @@ def _train(
     if len(archive) == 0:
         raise UserInputError.make("E_DATA", "the archive has no images; expected some to train")
     views, keys = archive.manifest.views, archive.classes.keys
-    images = _read_images(options.evaluation, archive)
+    pairs = zip(archive.classes.keys, archive.classes.names, strict=True)
+    images = read_images(
+        options.evaluation,
+        [ClassLine(*pair) for pair in pairs],
+        skips_unreadable=options.skip_unreadable,
+    )
     rows = len(archive) if options.ipc is None else options.ipc * len(keys)
     plan = plan.settled(name, rows, len(keys))
     if options.batch_size:
@@ -134,11 +137,11 @@ def _train(
         def on_step(done: int, loss: Tensor) -> None:
             nonlocal began
             show(done, total)
-            if not console.is_speaking:
-                return
             accuracy = None
             if done in marks:
-                accuracy = evaluate(measured, images.pixels, images.labels, views)
+                accuracy = evaluate(measured, images, views, workers=options.workers)
+            if not console.is_speaking:
+                return
             point = curve.add(done, loss, accuracy)
             now = time.perf_counter()
             curve.seconds += now - began
@@ -250,17 +253,8 @@ def _accuracy(curve: Curve) -> dict[str, Any]:
     return {"last": round(curve.last(), 2), "best": round(best, 2), "best_step": step}
 
 
-def _read_images(data: str, archive: Archive) -> ArrayImages:
-    """Real images with the classes of the archive, in its order."""
-    side = archive.manifest.views.size
-    # Room for the centre crop of `evaluate`, which small images go without.
-    size = side if side <= SMALL_IMAGE_SIZE else side * 8 // 7
-    pairs = zip(archive.classes.keys, archive.classes.names, strict=True)
-    return read_images(data, size, [ClassLine(*pair) for pair in pairs])
-
-
 def _labelled(
-    archive: Archive, plan: Recipe, options: TrainOptions, evaluated: ArrayImages
+    archive: Archive, plan: Recipe, options: TrainOptions, evaluated: Source
 ) -> HelloDataset:
     """The archive's images, or random ones, with the labels that the user wants."""
     labels, device = options.labels, options.device

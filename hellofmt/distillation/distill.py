@@ -96,9 +96,9 @@ def distill(
         >>> from hellofmt.archive import default_views
         >>> from hellofmt.distillation import DistillSettings, FitSettings, SelectSettings
         >>> from hellofmt.projector import load_base
-        >>> from hellofmt.sources import read_source
+        >>> from hellofmt.sources import open_source
         >>> from hellofmt.teacher import train_teacher
-        >>> source = read_source(["photos"], 16)
+        >>> source = open_source("photos")
         >>> views = default_views(16)
         >>> settings = DistillSettings(SelectSettings(ipc=1), fit=FitSettings(steps=20))
         >>> report = hellofmt.distill(

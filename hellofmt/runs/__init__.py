@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hellofmt.runs.cost import Meter, StageCost, network_gflop
-from hellofmt.runs.ranks import joined
+from hellofmt.runs.ranks import joined, rank_0_first
 from hellofmt.runs.results import digest_of, write_file
 from hellofmt.runs.run_record import device_name, versions, without_paths
 from hellofmt.runs.stages import Stages
@@ -16,6 +16,7 @@ __all__ = [
     "digest_of",
     "joined",
     "network_gflop",
+    "rank_0_first",
     "versions",
     "without_paths",
     "write_file",

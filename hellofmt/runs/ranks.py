@@ -222,6 +222,17 @@ def wait() -> None:
 
 
 @contextmanager
+def rank_0_first() -> Generator[None]:
+    """Run the block on rank 0, then on all others."""
+    rank = current().rank
+    if rank:
+        wait()
+    yield
+    if not rank:
+        wait()
+
+
+@contextmanager
 def joined(device: str = "cpu") -> Generator[Place]:
     """Join the processes that ``torchrun`` started, for the duration of the block.
 

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from hellofmt.sources.arrays import ArrayImages, stratified_split
-from hellofmt.sources.crops import decode_centre, decode_crop, decode_crops
+from hellofmt.sources.crops import (
+    decode_centre,
+    decode_crop,
+    decode_crops,
+    default_side,
+    sampled_sizes,
+)
 from hellofmt.sources.decode import conversion_notes, decode_rgb, to_rgb
 from hellofmt.sources.digits import digits
+from hellofmt.sources.kept import KEPT_PATTERN
 from hellofmt.sources.pack import pack_archive
+<<<<<<< HEAD
 from hellofmt.sources.read import list_source, open_source, read_source
 from hellofmt.sources.record import source_record
+=======
+from hellofmt.sources.read import list_source, open_source
+>>>>>>> 1ff1194 (Accuracy reads its images lazily, on the engine of making, divided among ranks; --skip-unreadable of hello train; listings peak at 150 MB)
 from hellofmt.sources.source import Source, check_classes
 
 __all__ = [
+    "KEPT_PATTERN",
     "ArrayImages",
     "Source",
     "check_classes",
@@ -20,12 +32,17 @@ __all__ = [
     "decode_crop",
     "decode_crops",
     "decode_rgb",
+    "default_side",
     "digits",
     "list_source",
     "open_source",
     "pack_archive",
+<<<<<<< HEAD
     "read_source",
     "source_record",
+=======
+    "sampled_sizes",
+>>>>>>> 1ff1194 (Accuracy reads its images lazily, on the engine of making, divided among ranks; --skip-unreadable of hello train; listings peak at 150 MB)
     "stratified_split",
     "to_rgb",
 ]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 from PIL import Image
 
-from hellofmt.errors import UserInputError
+from hellofmt.archive.format.view_defaults import LARGEST_DEFAULT_VIEW
+from hellofmt.errors import UserInputError, printable
 from hellofmt.sources.content import is_misnamed
 from hellofmt.sources.decode import MISNAMED, convert, open_image
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     Box: TypeAlias = tuple[int, int, int, int]
 
-__all__ = ["decode_centre", "decode_crop", "decode_crops"]
+__all__ = ["decode_centre", "decode_crop", "decode_crops", "default_side", "sampled_sizes"]
 
 _FILTERS: Final = {
     "nearest": Image.Resampling.NEAREST,
@@ -121,6 +122,48 @@ def decode_centre(
         return (height - side) // 2, (width - side) // 2, side, side
 
     return decode_crop(source, row, middle, size, interpolation)
+
+
+def sampled_sizes(source: Source, most: int = 64) -> NDArray[np.int64]:
+    """Return the sizes of some images, evenly spread, from their headers.
+
+    Args:
+        source: real images.
+        most: images that are looked at, at least 1.
+
+    Returns:
+        int64 (n, 2), height and width in pixels; without those that are unreadable and left out.
+
+    Raises:
+        UserInputError: an image cannot be read (E_DATA, naming it), or all of them are left out.
+        HelloError: as ``decode_crops``.
+        OSError: as ``decode_crops``.
+    """
+    sizes: list[tuple[int, int]] = []
+    for row in range(0, len(source), -(-len(source) // most)):
+        try:
+            data = source.read(row)
+            if isinstance(data, np.ndarray):
+                sizes.append(data.shape[:2])
+                continue
+            with open_image(data, source.name_of(row)) as image:
+                sizes.append((image.height, image.width))
+        except (UserInputError, PermissionError):
+            if not source.skips_unreadable:
+                raise
+            source.leave_out(row)
+    if not sizes:
+        raise UserInputError.make("E_DATA", f"`{printable(source.name)}`: no image can be read")
+    return np.array(sizes, np.int64)
+
+
+def default_side(sizes: NDArray[np.int64]) -> int:
+    """Return the side of views where nobody chose one: the median shorter side, at most 224.
+
+    Args:
+        sizes: int64 (n, 2), from ``sampled_sizes``.
+    """
+    return min(int(np.sort(sizes.min(1))[len(sizes) // 2]), LARGEST_DEFAULT_VIEW)
 
 
 def _crops(

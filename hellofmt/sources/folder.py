@@ -118,7 +118,7 @@ def list_folder(root: Path, *, skips_unreadable: bool = False) -> tuple[Listing,
         key_of=np.repeat(np.arange(len(keys), dtype=np.int32), counts),
         names=names,
         digest=walk.digest(names),
-        times=hashlib.sha256(walk.stats()[:, 1].tobytes()).hexdigest(),
+        times=walk.times(),
     )
     return listing, walk.watched(names)
 
@@ -131,7 +131,7 @@ class _Walk:
         self._root, self._whole = str(root), os.path.realpath(root)
         self._seen = {_identity(parent): str(parent) for parent in root.resolve().parents}
         self._builder = NamesBuilder()
-        self._stats: list[NDArray[np.int64]] = []
+        self._sizes, self._times = hashlib.sha256(), hashlib.sha256()
         self._folders: list[str] = []
         self._real: dict[str, str] = {}
         self._started = time.time_ns()
@@ -181,7 +181,8 @@ class _Walk:
             if not names:
                 continue
             self._builder.add(folder, names)
-            self._stats.append(stats)
+            self._sizes.update(stats[:, 0].tobytes())
+            self._times.update(stats[:, 1].tobytes())
             count += len(names)
             if folder != top:
                 self.notes.deep.add(f"{folder}/{names[0]}", len(names))
@@ -198,12 +199,12 @@ class _Walk:
         )
         for array in (names.starts, names.text, names.ends):
             digest.update(array.data)
-        digest.update(self.stats()[:, 0].tobytes())
+        digest.update(self._sizes.digest())
         return digest.hexdigest()
 
-    def stats(self) -> NDArray[np.int64]:
-        """Size in bytes and time of change in ns of every image, int64 (N, 2)."""
-        return np.concatenate([np.zeros((0, 2), np.int64), *self._stats])
+    def times(self) -> str:
+        """Digest of the times of change."""
+        return self._times.hexdigest()
 
     def watched(self, names: Names) -> Watched:
         """Every folder, since its time changes with its entries, and some of the files."""

@@ -122,7 +122,8 @@ def _write(path: Path, listing: Listing, watched: Watched) -> None:
         "key_of": listing.key_of,
         "starts": names.starts,
         "text": names.text,
-        "ends": names.ends,
+        # No file system has longer names, but a tar file may.
+        "lengths": np.diff(names.ends, prepend=0).astype(np.int32),
         "spans": listing.spans,
         "stamps": watched.stamps,
     }
@@ -157,7 +158,12 @@ def _read(path: Path) -> tuple[Listing, Watched] | None:
             is_numbered=facts["is_numbered"],
             notes=tuple(facts["notes"]),
             key_of=arrays["key_of"],
-            names=Names(tuple(facts["folders"]), arrays["starts"], arrays["text"], arrays["ends"]),
+            names=Names(
+                tuple(facts["folders"]),
+                arrays["starts"],
+                arrays["text"],
+                np.cumsum(arrays["lengths"], dtype=np.int64),
+            ),
             spans=arrays["spans"],
             digest=facts["digest"],
             times=facts["times"],

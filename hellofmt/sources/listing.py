@@ -85,7 +85,7 @@ class NamesBuilder:
         return Names(
             tuple(self._folders),
             np.array([*self._starts, self._count], np.int64),
-            np.frombuffer(bytes(self._text), np.uint8),
+            np.frombuffer(self._text, np.uint8),
             np.cumsum(lengths),
         )
 

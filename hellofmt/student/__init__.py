@@ -5,7 +5,7 @@ from __future__ import annotations
 from hellofmt.student.average import Average
 from hellofmt.student.batches import ArchiveBatches, PassSampler
 from hellofmt.student.curve import Curve, Point
-from hellofmt.student.evaluate import evaluate, predict, prepare_images
+from hellofmt.student.evaluate import evaluate, evaluation_square
 from hellofmt.student.networks import (
     SMALL_IMAGE_SIZE,
     STUDENTS,
@@ -37,9 +37,8 @@ __all__ = [
     "build_student",
     "compared",
     "evaluate",
+    "evaluation_square",
     "is_student",
-    "predict",
-    "prepare_images",
     "recipe",
     "small_image_advice",
     "train_from_archive",

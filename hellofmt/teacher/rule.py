@@ -19,7 +19,7 @@ from torch.nn import functional
 from hellofmt.archive.format.canonical import decimal_value
 from hellofmt.errors import UserInputError
 from hellofmt.making import Square
-from hellofmt.student.networks import SMALL_IMAGE_SIZE
+from hellofmt.student.evaluate import evaluation_square
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -135,14 +135,13 @@ class InputRule:
     def whole(self, side: int) -> Square:
         """Return how whole images are cut, as the publisher of the network evaluates it.
 
-        Without a crop of its own, as students are evaluated: the middle of 7/8 of the shorter side,
-        as ImageNet's 224 of 256, or all of it at 64 px and less.
+        Without a crop of its own, as students are evaluated; see ``evaluation_square``.
 
         Args:
             side: of the views in pixels, for a rule without a size.
         """
         if self.crop is None:
-            return Square(side, 1.0 if side <= SMALL_IMAGE_SIZE else 7 / 8)
+            return evaluation_square(side)
         return Square(self.size or side, self.crop, self.interpolation)
 
 

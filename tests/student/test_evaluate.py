@@ -1,12 +1,18 @@
-from __future__ import annotations
+"""Accuracy, and how whole images are shown, against torchvision on the same pixels."""
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torchvision.transforms.v2 import functional as transforms
 
-from hellofmt.student.evaluate import evaluate, predict, prepare_images
+from hellofmt.archive import ClassLine
+from hellofmt.making import CentreSquares
+from hellofmt.sources import ArrayImages, open_source
+from hellofmt.student.evaluate import evaluate, evaluation_square
+
+LINES = [ClassLine(str(label), (str(label),)) for label in range(3)]
 
 
 class MeanColour(nn.Module):
@@ -15,53 +21,58 @@ class MeanColour(nn.Module):
     def __init__(self):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(1))
-        self.modes = []
+        self.modes, self.seen = [], []
 
     def forward(self, images):
         self.modes.append(self.training)
+        self.seen.append(images)
         return images.mean((2, 3)) * self.scale
 
 
-def solid(colours, size=8):
-    return np.stack([np.full((size, size, 3), c, np.uint8) for c in colours])
+def solid(colours, labels, size=8):
+    pixels = np.stack([np.full((size, size, 3), c, np.uint8) for c in colours])
+    return ArrayImages(pixels, np.array(labels), LINES)
 
 
-def test_logits_see_normalised_pixels_in_eval_mode(views):
+def test_accuracy_is_in_percent_of_normalised_pixels_in_eval_mode(views):
+    colours = [(255, 0, 51), (0, 255, 0), (0, 0, 255), (0, 0, 255)]
     network = MeanColour().train()
-    logits = predict(network, solid([(255, 0, 51)] * 3), views(), batch_size=2)
-    truth = torch.tensor([(1 - 0.5) / 0.25, (0 - 0.4) / 0.5, (0.2 - 0.3) / 0.2])
-    torch.testing.assert_close(logits, truth.expand(3, 3))
+    assert evaluate(network, solid(colours, [0, 1, 2, 0]), views(), batch_size=3) == 75.0
     assert network.modes == [False, False]
     assert network.training
-
-
-def test_accuracy_is_in_percent(views):
-    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 255)]
-    labels = np.array([0, 1, 2, 0], np.int64)
-    assert evaluate(MeanColour(), solid(colours), labels, views()) == 75.0
-
-
-def test_images_of_the_right_size_are_untouched():
-    image = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
-    got = prepare_images(image, 8)
-    assert torch.equal(got, torch.from_numpy(image).permute(0, 3, 1, 2).float() / 255)
+    truth = torch.tensor([(1 - 0.5) / 0.25, (0 - 0.4) / 0.5, (0.2 - 0.3) / 0.2])
+    torch.testing.assert_close(network.seen[0][0].mean((1, 2)), truth)
 
 
 @pytest.mark.parametrize(("size", "short"), [(16, 16), (70, 80)])
-def test_other_images_are_resized_and_cropped(size, short):
-    image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
-    tensor = torch.from_numpy(image).permute(2, 0, 1).float() / 255
-    wide = transforms.resize(tensor, [short, short * 160 // 120], antialias=True)
-    left, top = round((wide.shape[2] - size) / 2), round((short - size) / 2)
-    truth = wide[:, top : top + size, left : left + size]
-    torch.testing.assert_close(prepare_images([image], size)[0], truth)
+def test_whole_images_are_resized_and_cropped(size, short):
+    y, x = np.mgrid[:128, :128]
+    image = 127 + 60 * np.sin(x / 9)[..., None] + 60 * np.cos(y / 7)[..., None] * [1, 0.5, -1]
+    image = image.astype(np.uint8)
+    source = ArrayImages(image[None].repeat(3, 0), np.arange(3), LINES)
+    (got,) = CentreSquares(source, (evaluation_square(size),))(np.array([1]))
+    wide = transforms.resize(torch.from_numpy(image).permute(2, 0, 1), [short], antialias=True)
+    truth = transforms.center_crop(wide, [size, size]).permute(1, 2, 0)
+    # Theirs is cropped after it is resized, and so looks beyond the border of the crop.
+    assert (got[0].int() - truth.int()).abs().float().mean() < 1
+    same = np.zeros((3, size, size, 3), np.uint8)
+    same[:] = np.arange(size, dtype=np.uint8)[:, None, None]
+    (kept,) = CentreSquares(ArrayImages(same, np.arange(3), LINES), (evaluation_square(size),))(
+        np.array([0])
+    )
+    assert np.array_equal(kept[0], same[0])
+
+
+def test_images_that_are_left_out_do_not_count(tmp_path, views):
+    for label, colour in enumerate([(255, 0, 0), (0, 255, 0), (255, 0, 0)]):
+        (tmp_path / str(label)).mkdir()
+        Image.new("RGB", (8, 8), colour).save(tmp_path / str(label) / "1.png")
+        (tmp_path / str(label) / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    source = open_source(tmp_path, skips_unreadable=True)
+    assert evaluate(MeanColour(), source, views()) == pytest.approx(200 / 3)
 
 
 def test_nothing_to_evaluate(views):
-    empty = np.empty((0, 8, 8, 3), np.uint8)
+    empty = solid([(0, 0, 0)] * 3, [0, 1, 2]).subset(np.zeros(0, np.int64))
     with pytest.raises(ValueError, match="images: expected at least one, got none"):
-        predict(MeanColour(), empty, views())
-    with pytest.raises(ValueError, match="images: expected at least one, got none"):
-        prepare_images(empty, 8)
-    with pytest.raises(ValueError, match=r"labels: expected one per image \(2\), got 1"):
-        evaluate(MeanColour(), solid([(0, 0, 0)] * 2), np.zeros(1, np.int64), views())
+        evaluate(MeanColour(), empty, views())

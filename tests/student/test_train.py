@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from builders import STRIPES
+from builders import STRIPES, striped_source
 
 from hellofmt.making import HardBatches, ViewBatches
 from hellofmt.sources import ArrayImages
@@ -96,10 +96,10 @@ def train(stripes, views, *, steps=40, seed=0, bfloat16=False):
 def test_a_student_learns_and_can_be_repeated(stripes, views):
     network, losses = train(stripes, views)
     assert [step for step, _ in losses] == list(range(1, 41))
-    pixels, labels = stripes(per_class=20, seed=9)
+    images = striped_source(per_class=20, seed=9)
     untrained = build_student("cnn", 3, 8, seed=0)
-    assert evaluate(network, pixels, labels, views()) >= 95.0
-    assert evaluate(untrained, pixels, labels, views()) <= 60.0
+    assert evaluate(network, images, views()) >= 95.0
+    assert evaluate(untrained, images, views()) <= 60.0
     again, _ = train(stripes, views)
     assert torch.equal(network.head.weight, again.head.weight)
 
@@ -154,5 +154,5 @@ def test_bfloat16_precision_computes_in_bfloat16_and_keeps_weights_and_loss(bflo
 
 def test_a_student_learns_in_bfloat16_precision(stripes, views):
     network, _ = train(stripes, views, bfloat16=True)
-    pixels, labels = stripes(per_class=20, seed=9)
-    assert evaluate(network, pixels, labels, views()) >= 95.0
+    images = striped_source(per_class=20, seed=9)
+    assert evaluate(network, images, views()) >= 95.0
