@@ -5,8 +5,11 @@ import io
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+
+from hellofmt.sources import decode_centre
 
 
 def image_bytes(kind="PNG", colour=(10, 20, 30), size=(8, 8), mode="RGB"):
@@ -59,3 +62,9 @@ def shard(tmp_path):
         return tmp_path / name
 
     return write
+
+
+@pytest.fixture
+def pixels():
+    """All images of a source that are 8 x 8, decoded: uint8 (N, 8, 8, 3)."""
+    return lambda source: np.stack([decode_centre(source, row, 8) for row in range(len(source))])

@@ -1,12 +1,11 @@
-"""Images in memory: what cannot be trained on, splits, and how pixels get one shape."""
+"""Images in memory: what cannot be trained on, and splits."""
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from hellofmt.archive import ClassLine
 from hellofmt.errors import UserInputError
-from hellofmt.sources import ArrayImages, read_source, stratified_split
+from hellofmt.sources import ArrayImages, stratified_split
 
 TWO = (ClassLine("a", ("a",)), ClassLine("b", ("b",)))
 
@@ -54,36 +53,3 @@ def test_a_split_is_stratified_disjoint_and_complete():
 def test_a_split_out_of_range(held_out):
     with pytest.raises(ValueError, match=f"held_out: expected 0 to 3, got {held_out}"):
         stratified_split(np.array([0, 1, 1]), held_out, seed=0)
-
-
-def save(path, size, colour=(10, 20, 30)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path)
-
-
-def test_other_sizes_are_resized_and_cropped_at_the_centre(tmp_path):
-    wide = np.zeros((8, 24, 3), np.uint8)
-    wide[:, 8:16] = 200
-    (tmp_path / "a").mkdir()
-    Image.fromarray(wide).save(tmp_path / "a" / "1.png")
-    save(tmp_path / "b" / "1.png", (8, 8))
-    source = read_source(tmp_path, 4)
-    assert source.pixels.shape == (2, 4, 4, 3)
-    assert source.pixels[0, :, 1:3].min() > 190
-    assert source.pixels[1, 0, 0].tolist() == [10, 20, 30]
-
-
-def test_two_shapes(tmp_path):
-    save(tmp_path / "a" / "1.png", (8, 8))
-    save(tmp_path / "b" / "1.png", (9, 8))
-    with pytest.raises(
-        UserInputError, match=r"E_DATA: .*b/1\.png` is 9 x 8 pixels, others are 8 x 8; pass `size`"
-    ):
-        read_source(tmp_path)
-
-
-def test_what_is_refused_is_refused_before_anything_is_decoded(tmp_path):
-    save(tmp_path / "a" / "1.png", (8, 8))
-    (tmp_path / "a" / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    with pytest.raises(UserInputError, match="training needs at least two classes; got `a` alone"):
-        read_source(tmp_path)

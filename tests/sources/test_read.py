@@ -8,7 +8,7 @@ from PIL import Image
 
 from hellofmt.archive import ClassLine, open_archive
 from hellofmt.errors import UserInputError
-from hellofmt.sources import list_source, open_source, pack_archive, read_source
+from hellofmt.sources import list_source, open_source, pack_archive
 
 
 @pytest.fixture
@@ -24,19 +24,19 @@ def archive(tree, image, tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["files", "packed"])
-def test_an_archive_is_a_source_for_every_command(archive, layout):
-    source = read_source(archive(layout))
+def test_an_archive_is_a_source_for_every_command(archive, layout, pixels):
+    source = open_source(archive(layout))
     assert source.labels.tolist() == [0, 1, 1]
-    assert source.pixels[:, 0, 0].tolist() == [[10, 20, 30], [10, 20, 30], [1, 2, 3]]
+    assert pixels(source)[:, 0, 0].tolist() == [[10, 20, 30], [10, 20, 30], [1, 2, 3]]
     assert (source.classes, source.name) == (
         (ClassLine("a", ("a",)), ClassLine("b", ("b",))),
         layout,
     )
-    swapped = read_source(archive(layout), classes=source.classes[::-1])
+    swapped = open_source(archive(layout), classes=source.classes[::-1])
     assert swapped.labels.tolist() == [1, 0, 0]
 
 
-def test_a_folder_and_shards_give_the_same_pixels(tree, shard, image):
+def test_a_folder_and_shards_give_the_same_pixels(tree, shard, image, pixels):
     root = tree("0/1.png", "1/1.png")
     (root / "1" / "2.webp").write_bytes(image("PNG", (9, 9, 9)))
     members = [
@@ -45,8 +45,8 @@ def test_a_folder_and_shards_give_the_same_pixels(tree, shard, image):
         for field, data in (("png", (root / label / name).read_bytes()), ("cls", label.encode()))
     ]
     one, two = shard(members[:2], "t-0.v1.tar"), shard(members[2:], "t-1.tar")
-    folder, shards = read_source(root), read_source([one, str(two)])
-    assert np.array_equal(folder.pixels, shards.pixels)
+    folder, shards = open_source(root), open_source([one, str(two)])
+    assert np.array_equal(pixels(folder), pixels(shards))
     assert np.array_equal(folder.labels, shards.labels)
     assert folder.classes == shards.classes
     assert (folder.name, shards.name) == ("set", "t-0")
@@ -58,9 +58,9 @@ def test_a_label_beyond_the_class_list(shard, image):
     with pytest.raises(
         UserInputError, match=r"E_DATA: .* are numbers up to 2, .*expected less than 2"
     ):
-        read_source(path, classes=lines)
+        open_source(path, classes=lines)
     with pytest.raises(UserInputError, match="E_DATA: class `0` has no images"):
-        read_source(path)
+        open_source(path)
 
 
 def test_what_is_no_source(tmp_path, tree, shard, image, archive):
@@ -75,10 +75,10 @@ def test_what_is_no_source(tmp_path, tree, shard, image, archive):
         ([tmp_path / "pipe.tar"], "pipe.tar`: neither a folder nor a regular file"),
     ):
         with pytest.raises(UserInputError) as caught:
-            read_source(paths)
+            open_source(paths)
         assert message in str(caught.value)
     with pytest.raises(FileNotFoundError):
-        read_source(tmp_path / "none")
+        open_source(tmp_path / "none")
 
 
 def test_an_archive_is_read_while_it_is_open(archive):
@@ -87,26 +87,27 @@ def test_an_archive_is_read_while_it_is_open(archive):
         assert open_source(path).read(2) == file.read_image(2)
 
 
-def test_what_is_converted_is_said(tree):
+def test_what_is_converted_is_said(tree, pixels):
     root = tree("a/1.png")
     (root / "b").mkdir()
     Image.new("L", (8, 8), 7).save(root / "a" / "2.png")
     Image.new("LA", (8, 8), (9, 4)).save(root / "b" / "2.png")
-    source = read_source(root)
-    assert source.pixels[1:, 0, 0].tolist() == [[7, 7, 7], [9, 9, 9]]
-    assert source.notes == (
+    source = open_source(root)
+    assert source.conversion_notes() == []
+    assert pixels(source)[1:, 0, 0].tolist() == [[7, 7, 7], [9, 9, 9]]
+    assert source.conversion_notes() == [
         "1 of 3 images in grey: converted to RGB",
         "1 of 3 images with an alpha channel: dropped, the colours under it show",
-    )
+    ]
 
 
 def test_a_mistyped_torchvision_is_answered_with_the_nearest():
     with pytest.raises(
         UserInputError, match=r"E_OPTION: .*no such file.*did you mean `torchvision`"
     ):
-        read_source("torchvison:CIFAR10:here")
+        open_source("torchvison:CIFAR10:here")
     with pytest.raises(UserInputError, match=r"E_OPTION: .*`CIFAR11`.*did you mean `CIFAR10`\?"):
-        read_source("torchvision:CIFAR11:here")
+        open_source("torchvision:CIFAR11:here")
 
 
 @pytest.mark.parametrize(
@@ -125,6 +126,6 @@ def test_what_is_no_path_is_not_looked_for(text, tmp_path, monkeypatch, tree):
 def test_a_path_may_hold_what_paths_seldom_do(tree):
     root = tree("a/1.png", "b/1.png")
     (root.parent / "data:{1}").symlink_to(root)
-    assert len(read_source(root.parent / "data:{1}")) == 2
+    assert len(open_source(root.parent / "data:{1}")) == 2
     with pytest.raises(FileNotFoundError):
-        read_source(root / "none")
+        open_source(root / "none")

@@ -8,7 +8,7 @@ from PIL import Image
 
 from hellofmt.archive import ClassLine
 from hellofmt.errors import UserInputError
-from hellofmt.sources import read_source
+from hellofmt.sources import list_source, open_source
 from hellofmt.sources.torchvision import _place
 
 
@@ -28,30 +28,31 @@ class Toy(torchvision.datasets.VisionDataset):
         return Image.new("L", (8, 8), 10 * row + self.train), row % 2
 
 
-def test_data_sets_of_torchvision(monkeypatch):
+def test_data_sets_of_torchvision(monkeypatch, pixels):
     monkeypatch.setattr(torchvision.datasets, "Toy", Toy, raising=False)
-    source = read_source("torchvision:Toy:here")
-    assert source.pixels[:, 0, 0, 0].tolist() == [1, 11, 21, 31]
+    source = open_source("torchvision:Toy:here")
+    assert pixels(source)[:, 0, 0, 0].tolist() == [1, 11, 21, 31]
     assert source.labels.tolist() == [0, 1, 0, 1]
     assert ([line.key for line in source.classes], source.name) == (["cat", "dog"], "toy")
-    assert source.notes == ("4 of 4 images in grey: converted to RGB",)
-    assert read_source("torchvision:Toy:here:test").pixels[0, 0, 0, 0] == 0
+    assert source.conversion_notes() == ["4 of 4 images in grey: converted to RGB"]
+    assert source.name_of(2) == "Toy image 2"
+    assert pixels(open_source("torchvision:Toy:here:test"))[0, 0, 0, 0] == 0
     with pytest.raises(
         UserInputError, match=r"E_DATA: cannot read torchvision's `Toy`: Dataset not"
     ):
-        read_source("torchvision:Toy:none")
+        open_source("torchvision:Toy:none")
     with pytest.raises(
         UserInputError, match=r"E_OPTION: .*`Toy` has no split `val`; expected `train`"
     ):
-        read_source("torchvision:Toy:here:val")
+        open_source("torchvision:Toy:here:val")
     for name in ("None", "VisionDatasets", "utils"):
         with pytest.raises(UserInputError, match=f"E_OPTION: torchvision has no data set `{name}`"):
-            read_source(f"torchvision:{name}:here")
+            open_source(f"torchvision:{name}:here")
     with pytest.raises(UserInputError, match=r"E_OPTION: .*`FakeData` does not read images from a"):
-        read_source("torchvision:FakeData:here")
+        open_source("torchvision:FakeData:here")
     # It needs a second path.
     with pytest.raises(UserInputError, match=r"E_DATA: cannot read torchvision's `CocoDetection`"):
-        read_source("torchvision:CocoDetection:here")
+        open_source("torchvision:CocoDetection:here")
 
 
 @pytest.mark.parametrize(
@@ -63,30 +64,30 @@ def test_data_sets_of_torchvision(monkeypatch):
         ((Image.new("I;16", (8, 8)), 0), "image `Toy image 0` has mode I;16; expected 8 bits"),
     ],
 )
-def test_items_that_are_refused(monkeypatch, item, message):
+def test_items_that_are_refused(monkeypatch, pixels, item, message):
     monkeypatch.setattr(torchvision.datasets, "Toy", Toy, raising=False)
     monkeypatch.setattr(Toy, "__getitem__", lambda _self, _row: item)
     with pytest.raises(UserInputError, match="E_DATA: .*" + message):
-        read_source("torchvision:Toy:here")
+        pixels(list_source("torchvision:Toy:here"))
 
 
 def test_a_class_list_finds_the_names_of_a_data_set(monkeypatch):
     monkeypatch.setattr(torchvision.datasets, "Toy", Toy, raising=False)
     lines = [ClassLine("dog", ("a dog",)), ClassLine("cat", ("a cat",))]
-    source = read_source("torchvision:Toy:here", classes=lines)
+    source = open_source("torchvision:Toy:here", classes=lines)
     assert source.labels.tolist() == [1, 0, 1, 0]
     assert source.classes == tuple(lines)
     # Without names of its own, its labels are places in the list.
     monkeypatch.setattr(Toy, "classes", ())
-    source = read_source("torchvision:Toy:here", classes=lines)
+    source = open_source("torchvision:Toy:here", classes=lines)
     assert source.labels.tolist() == [0, 1, 0, 1]
     assert "`toy` are numbers, taken as places in the class list: `0` is `dog`" in source.notes[0]
-    assert [line.key for line in read_source("torchvision:Toy:here").classes] == ["0", "1"]
+    assert [line.key for line in open_source("torchvision:Toy:here").classes] == ["0", "1"]
     monkeypatch.setattr(Toy, "classes", ("cat", "cow"))
     with pytest.raises(
         UserInputError, match="E_DATA: 1 of 2 classes of `toy` are not in the class"
     ):
-        read_source("torchvision:Toy:here", classes=lines)
+        open_source("torchvision:Toy:here", classes=lines)
 
 
 @pytest.fixture
@@ -105,34 +106,34 @@ def imagenet(tmp_path):
     return tmp_path
 
 
-def test_imagenet_has_wordnet_ids_for_keys(imagenet):
-    source = read_source(f"torchvision:ImageNet:{imagenet}:train")
+def test_imagenet_has_wordnet_ids_for_keys(imagenet, pixels):
+    source = open_source(f"torchvision:ImageNet:{imagenet}:train")
     assert source.classes == (
         ClassLine("n01440764", ("tench", "Tinca tinca")),
         ClassLine("n02012849", ("crane",)),
         ClassLine("n03126707", ("crane",)),
     )
     assert source.labels.tolist() == [0, 1, 2]
-    reversed_ = read_source(f"torchvision:ImageNet:{imagenet}", classes=source.classes[::-1])
+    reversed_ = open_source(f"torchvision:ImageNet:{imagenet}", classes=source.classes[::-1])
     assert reversed_.labels.tolist() == [2, 1, 0]
-    assert reversed_.pixels[:, 0, 0, 0].tolist() == [0, 50, 100]
+    assert pixels(reversed_)[:, 0, 0, 0].tolist() == [0, 50, 100]
 
 
-def test_files_that_torchvision_opens_are_converted_as_ours(imagenet):
+def test_files_that_torchvision_opens_are_converted_as_ours(imagenet, pixels):
     path = imagenet / "train" / "n02012849" / "n02012849_0.JPEG"
     Image.new("RGBA", (8, 8), (9, 8, 7, 0)).save(path, "PNG")
-    source = read_source(f"torchvision:ImageNet:{imagenet}")
-    assert source.pixels[1, 0, 0].tolist() == [9, 8, 7]
-    assert source.notes == (
+    source = open_source(f"torchvision:ImageNet:{imagenet}")
+    assert pixels(source)[1, 0, 0].tolist() == [9, 8, 7]
+    assert source.conversion_notes() == [
         "3 of 3 images of another type than their names say: read by content",
         "1 of 3 images with an alpha channel: dropped, the colours under it show",
-    )
+    ]
     Image.fromarray(np.full((8, 8), 300, np.uint16)).save(path, "PNG")
     with pytest.raises(UserInputError, match=r"E_DATA: image `.*n02012849_0.JPEG` has mode I;16"):
-        read_source(f"torchvision:ImageNet:{imagenet}")
+        pixels(open_source(f"torchvision:ImageNet:{imagenet}"))
     path.write_bytes(b"")
     with pytest.raises(UserInputError, match=r"E_DATA: cannot read image `.*n02012849_0.JPEG`"):
-        read_source(f"torchvision:ImageNet:{imagenet}")
+        pixels(open_source(f"torchvision:ImageNet:{imagenet}"))
 
 
 def test_duplicate_names_without_ids_are_refused_before_an_image_is_read(monkeypatch):
@@ -142,7 +143,7 @@ def test_duplicate_names_without_ids_are_refused_before_an_image_is_read(monkeyp
     with pytest.raises(
         UserInputError, match="E_DATA: the classes of `toy`: class 1: duplicate key crane"
     ):
-        read_source("torchvision:Toy:here")
+        open_source("torchvision:Toy:here")
 
 
 @pytest.mark.parametrize(
