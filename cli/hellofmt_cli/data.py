@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from hellofmt_cli.options import DataOptions
 
 __all__ = ["Data", "read_data", "read_images", "steps_of"]
+
+_WORTH_WORKERS: Final = 256
+"""Images from which they are decoded in processes of their own."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,10 @@ def read_data(options: DataOptions, work: Path | None = None) -> Data:
     seen = "" if height == width == most_height == most_width == side else f"; views of {side}"
     console.say(f"data: {count(len(images), 'image')} of {number}, {shown} pixels{seen}")
     views = changed_views(default_views(side), changes)
-    workers = default_workers() if options.workers is None else options.workers
+    workers = options.workers
+    if workers is None:
+        # Starting processes for each stage takes longer than decoding a handful of images.
+        workers = default_workers() if len(images) >= _WORTH_WORKERS else 0
     return Data(images, views, workers)
 
 

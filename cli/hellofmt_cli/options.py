@@ -390,7 +390,9 @@ data_options = grouped(
     skip_unreadable_option,
     classes_option,
     name_option("DATA"),
-    *view_options(size="that of the images", mix="cutmix", most=1024),
+    *view_options(
+        size="the median shorter side of the images, at most 224", mix="cutmix", most=1024
+    ),
     seed_option("Seed of everything random."),
     device_option("Device that networks run on."),
     click.option(
@@ -402,6 +404,6 @@ data_options = grouped(
         "--workers",
         type=click.IntRange(0),
         help="Processes that read and decode images.  [default: the cores but one, at most 16; 0"
-        " for images in memory]",
+        " for fewer than 256 images]",
     ),
 )

@@ -14,12 +14,8 @@ from hellofmt.sources.decode import conversion_notes, decode_rgb, to_rgb
 from hellofmt.sources.digits import digits
 from hellofmt.sources.kept import KEPT_PATTERN
 from hellofmt.sources.pack import pack_archive
-<<<<<<< HEAD
-from hellofmt.sources.read import list_source, open_source, read_source
-from hellofmt.sources.record import source_record
-=======
 from hellofmt.sources.read import list_source, open_source
->>>>>>> 1ff1194 (Accuracy reads its images lazily, on the engine of making, divided among ranks; --skip-unreadable of hello train; listings peak at 150 MB)
+from hellofmt.sources.record import source_record
 from hellofmt.sources.source import Source, check_classes
 
 __all__ = [
@@ -37,12 +33,8 @@ __all__ = [
     "list_source",
     "open_source",
     "pack_archive",
-<<<<<<< HEAD
-    "read_source",
-    "source_record",
-=======
     "sampled_sizes",
->>>>>>> 1ff1194 (Accuracy reads its images lazily, on the engine of making, divided among ranks; --skip-unreadable of hello train; listings peak at 150 MB)
+    "source_record",
     "stratified_split",
     "to_rgb",
 ]

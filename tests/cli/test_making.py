@@ -77,7 +77,7 @@ def test_bfloat16_reaches_teach_and_fit(images, teacher, tmp_path, invoke):
             "fit", images, "--teacher", teacher, *FIT, *option, "--work", work, "-o", path
         )
         assert done.exit_code == 0, done.stderr
-        assert "finished earlier" not in done.stderr
+        assert "fit: finished earlier" not in done.stderr
         kind = {"a": "float32", "b": "bfloat16"}[name]
         assert re.search(rf"^trained in +{kind}$", done.stdout, re.MULTILINE)
     with open_archive(tmp_path / "a.hello") as a, open_archive(tmp_path / "b.hello") as b:
