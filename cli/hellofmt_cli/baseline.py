@@ -8,18 +8,20 @@ import numpy as np
 
 from hellofmt import rng
 from hellofmt.errors import UserInputError, printable
+from hellofmt.sources import decode_centre
+from hellofmt.student import SMALL_IMAGE_SIZE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hellofmt.archive import Archive
-    from hellofmt.sources import ArrayImages
+    from hellofmt.sources import Source
 
 __all__ = ["random_images"]
 
 
 def random_images(
-    source: ArrayImages, archive: Archive, seed: int, ipc: int | None = None
+    source: Source, archive: Archive, seed: int, ipc: int | None = None
 ) -> list[tuple[NDArray[np.uint8], int]]:
     """Draw real images in the place of an archive's.
 
@@ -35,7 +37,9 @@ def random_images(
     Raises:
         UserInputError: a class has fewer real images than the archive has (E_DATA).
     """
-    index = archive.index
+    index, side = archive.index, archive.manifest.views.size
+    # With the border that `evaluate` cuts off, which small images go without.
+    size = side if side <= SMALL_IMAGE_SIZE else side * 8 // 7
     wanted = np.bincount([] if index is None else index.label, minlength=len(source.classes))
     if ipc is not None:
         wanted[:] = ipc
@@ -49,5 +53,5 @@ def random_images(
                 f"class `{printable(source.classes[label].key, 80)}` has {len(rows)} real images;"
                 f" expected at least {count}, as many as are replaced",
             )
-        chosen += [(source.pixels[row], label) for row in rows.tolist()]
+        chosen += [(decode_centre(source, row, size), label) for row in rows.tolist()]
     return chosen

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hellofmt.archive import Archive
+    from hellofmt.sources import Source
     from hellofmt.student import Recipe
     from hellofmt_cli.train_options import TrainOptions
 
@@ -103,12 +104,7 @@ def _train(
     if len(archive) == 0:
         raise UserInputError.make("E_DATA", "the archive has no images; expected some to train")
     views, keys = archive.manifest.views, archive.classes.keys
-    pairs = zip(archive.classes.keys, archive.classes.names, strict=True)
-    images = read_images(
-        options.evaluation,
-        [ClassLine(*pair) for pair in pairs],
-        skips_unreadable=options.skip_unreadable,
-    )
+    images = _read_images(options.evaluation, archive, options)
     rows = len(archive) if options.ipc is None else options.ipc * len(keys)
     plan = plan.settled(name, rows, len(keys))
     if options.batch_size:
@@ -253,6 +249,13 @@ def _accuracy(curve: Curve) -> dict[str, Any]:
     return {"last": round(curve.last(), 2), "best": round(best, 2), "best_step": step}
 
 
+def _read_images(data: str, archive: Archive, options: TrainOptions) -> Source:
+    """Real images with the classes of the archive, in its order."""
+    pairs = zip(archive.classes.keys, archive.classes.names, strict=True)
+    lines = [ClassLine(*pair) for pair in pairs]
+    return read_images(data, lines, skips_unreadable=options.skip_unreadable)
+
+
 def _labelled(
     archive: Archive, plan: Recipe, options: TrainOptions, evaluated: Source
 ) -> HelloDataset:
@@ -283,7 +286,7 @@ def _labelled(
             raise UserInputError.make(
                 "E_OPTION", "--random with stored labels, which belong to the archive's own images"
             )
-        source = _read_images(options.random, archive)
+        source = _read_images(options.random, archive, options)
         if source.portable_digest() == evaluated.portable_digest():
             raise UserInputError.make(
                 "E_DATA", "--random and --eval hold the same images; expected training images"
