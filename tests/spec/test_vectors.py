@@ -76,6 +76,21 @@ def test_what_the_page_names_beside_a_rule_is_there(spec_folder):
         assert is_vector or name == "`views/*`" or name in tests, name
 
 
+def test_every_must_names_what_holds_it(spec_folder):
+    text = (spec_folder / "hello-1.md").read_text()
+    rules = [rule for block in text.split("\n\n") for rule in re.split(r"\n(?=- )", block)]
+    musts = [rule for rule in rules if "MUST" in rule and "RFC 2119" not in rule]
+    assert len(musts) > 15
+    for rule in musts:
+        # Sentences after the last name in brackets have no MUST.
+        assert "MUST" not in rule[max(map(rule.rfind, ("`]", "`,", "test_"))) :], rule
+
+
+def test_the_page_stays_short(spec_folder):
+    text = (spec_folder / "hello-1.md").read_bytes()
+    assert (text.count(b"\n") <= 608, len(text) <= 36_095) == (True, True)
+
+
 def test_links_of_the_pages_lead_somewhere(spec_folder):
     for page in spec_folder.glob("*.md"):
         for linked in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
