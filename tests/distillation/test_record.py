@@ -10,8 +10,10 @@ import torch
 
 from hellofmt.archive import UNSET, open_archive
 from hellofmt.archive.format.digest import tensors_digest
+from hellofmt.archive.format.record import Measured
 from hellofmt.distillation.record import _loss
 from hellofmt.teacher import Teacher, TeacherPool
+from hellofmt.teacher.record import teacher_record
 
 
 @pytest.fixture
@@ -65,11 +67,8 @@ def test_every_fact_of_a_distillation(make, arguments, record_of, tmp_path):
     assert [float(x) for x in images.refined] == pytest.approx(report.refined, rel=1e-3)
     assert record.results is UNSET
 
-
-def test_the_teacher_is_described(make, arguments, record_of):
-    make(select=None, refine=None)
-    (network,) = record_of().functions[0].teacher.networks
     teacher = arguments["teacher"]
+    (network,) = function.teacher.networks
     assert (network.network, network.step, network.origin) == ("cnn", 20, "train_teacher")
     assert network.trained.seeds == {"teacher": 0}
     assert network.trained_on.images == 60
@@ -82,27 +81,17 @@ def test_the_teacher_is_described(make, arguments, record_of):
     assert network.digest == tensors_digest(lines)
 
 
-def test_a_pool_a_module_and_a_function(make, arguments, record_of):
+def test_a_pool_a_module_and_a_function(arguments):
     teacher = arguments["teacher"]
-
-    class Mine(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = teacher
-
-        def forward(self, views):
-            return self.inner(views)
-
+    measured = Measured("50.0", 3, "held-out images")
     few = Teacher(teacher.network, teacher.rule, (0, 1, 2))
-    make("pool.hello", select=None, refine=None, teacher=TeacherPool([teacher, few]))
-    one, other = record_of("pool.hello").functions[0].teacher.networks
+    pool = TeacherPool([teacher, TeacherPool([few])])
+    one, other = teacher_record(pool, measured).networks
     assert one.digest == other.digest
     assert (one.chosen, other.chosen) == (UNSET, 3)
-    make("module.hello", select=None, refine=None, teacher=Mine())
-    (network,) = record_of("module.hello").functions[0].teacher.networks
+    (network,) = teacher_record(torch.nn.Linear(2, 2), measured).networks
     assert (network.origin, network.input) == ("a module of the caller", UNSET)
-    make("function.hello", select=None, refine=None, teacher=lambda views: teacher(views))
-    assert record_of("function.hello").functions[0].teacher.networks is UNSET
+    assert teacher_record(lambda views: views, measured).networks is UNSET
 
 
 def test_the_same_run_gives_the_same_bytes_and_no_name_of_the_machine(make, tmp_path):
