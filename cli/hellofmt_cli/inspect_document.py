@@ -116,7 +116,7 @@ def _images(archive: Archive, ledger: Ledger) -> dict[str, Any] | None:
 def _sizes(archive: Archive, index: Index) -> list[dict[str, int]]:
     """What the first images of each class cost, for the sizes that the field uses.
 
-    Bytes are those read: the images, with everything before them.
+    Bytes are those of a file without the other images, whose index says more than it needs.
     """
     import numpy as np
 
@@ -125,11 +125,16 @@ def _sizes(archive: Archive, index: Index) -> list[dict[str, int]]:
         return []
     most = int(np.bincount(index.label, minlength=archive.manifest.classes).min())
     number = index.numbers_in_class()
-    rest = archive.size_bytes - int(index.size.sum())
-    read = {k: number < k for k in sorted({*_IPC, most}) if k <= most}
+    # Header, bytes and padding of a member; pixels have neither.
+    stored = index.size if images.layout == "packed" else 512 - (-index.size // 512) * 512
+    left_out = {k: number >= k for k in sorted({*_IPC, most}) if k <= most}
     return [
-        {"ipc": k, "images": int(rows.sum()), "bytes": rest + int(index.size[rows].sum())}
-        for k, rows in read.items()
+        {
+            "ipc": k,
+            "images": int((~rows).sum()),
+            "bytes": archive.size_bytes - int(stored[rows].sum()),
+        }
+        for k, rows in left_out.items()
     ]
 
 

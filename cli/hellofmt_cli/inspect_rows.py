@@ -52,8 +52,8 @@ def image_rows(document: dict[str, Any]) -> list[tuple[str, str]]:
         columns = (f"{c['name']} {c['dtype']} {c['shape']}" for c in images["columns"])
         rows.append(("columns", ", ".join(columns)))
     if images["order"] is not None:
-        sizes = (f"{size(one['bytes'])} for {one['ipc']}" for one in images["sizes"])
-        rows.append(("order", f"by value; read are {', '.join(sizes)} per class"))
+        sizes = (f"{one['ipc']}: {size(one['bytes']).split(' (')[0]}" for one in images["sizes"])
+        rows.append(("order", f"by value; the first of each class alone, {', '.join(sizes)}"))
     return rows
 
 
@@ -73,7 +73,7 @@ def label_rows(document: dict[str, Any]) -> list[tuple[str, str] | None]:
     for place, function in enumerate(document["functions"]):
         delta, head = function["delta"], function["head"]
         if len(document["functions"]) > 1:
-            default = "" if place else ", the default"
+            default = "" if place else ", taken unless another is named"
             rows.append(("label function", f"{function['name']}{default}"))
         rank = "full" if head["rank"] is None else f"rank {head['rank']}"
         start = "from class names" if head["start"] == "text" else "stored"

@@ -135,7 +135,8 @@ def pack_archive(
         raise UserInputError.make("E_OPTION", text, argument="max_side")
     say = say or _logger.warning
     if projector is not None and belongs_to is not None:
-        raise UserInputError.make("E_OPTION", "`projector` and `belongs_to`; expected one of them")
+        text = "names what stays in another file; expected none beside a projector"
+        raise UserInputError.make("E_OPTION", text, argument="belongs_to")
     found = belongs_to if projector is None else projector
     known = None if found is None else read_label_functions(found, limits, say)
     lines = None if classes is None else list(classes)

@@ -112,7 +112,9 @@ def test_images_that_belong_to_a_label_function(stored, samples, tmp_path, tree)
         assert len(both.manifest.functions) == 1
     with pytest.raises(UserInputError, match=f"belong to the label function of archive {owner_id}"):
         pack_archive(images, tmp_path / "x.hello", projector=stored("other", "int8"))
-    with pytest.raises(UserInputError, match="`projector` and `belongs_to`; expected one of them"):
+    with pytest.raises(
+        UserInputError, match="`belongs_to`: names what stays in another file; expected none beside"
+    ):
         pack_archive(images, tmp_path / "x.hello", projector=owner, belongs_to=owner)
     lines = []
     other = [ClassLine(line.key, line.names) for line in reversed(samples.CLASSES)]
