@@ -153,7 +153,7 @@ file_options = grouped(
     ),
     click.option(
         "--shards",
-        type=click.IntRange(1, 99_999),
+        type=click.IntRange(2, 99_999),
         help="Spread the images over so many files, NAME-00000-of-00016.hello.",
     ),
 )

@@ -150,19 +150,26 @@ def parse_canonical(data: bytes, *, member: str = MANIFEST_MEMBER) -> dict[str, 
 
 def _bound_exceeded(value: Any, *, may_have_surrogates: bool) -> str:
     """The first bound that parsed JSON exceeds, or an empty string; without recursion."""
-    stack: list[tuple[Any, int]] = [(value, 1)]
+    stack: list[tuple[Any, int, str]] = [(value, 1, "")]
     while stack:
-        item, depth = stack.pop()
-        if isinstance(item, dict | list):
+        item, depth, name = stack.pop()
+        if isinstance(item, dict):
             if depth > 8:
                 return "nested too deeply; expected at most 8 levels"
-            if isinstance(item, list) and len(item) > 65536:
+            stack.extend((key, depth + 1, "") for key in item)
+            stack.extend(
+                (part, depth + 1, f"{name}.{key}" if name else key) for key, part in item.items()
+            )
+        elif isinstance(item, list):
+            if depth > 8:
+                return "nested too deeply; expected at most 8 levels"
+            if len(item) > 65536:
                 return f"array of {len(item)} items; expected at most 65536"
-            parts = [*item, *item.values()] if isinstance(item, dict) else item
-            stack.extend((part, depth + 1) for part in parts)
+            stack.extend((part, depth + 1, name) for part in item)
         elif isinstance(item, str):
             if len(item) > 4096:
-                return f"string of {len(item)} characters; expected at most 4096"
+                where = f"`{printable(name, 80)}`: " if name else ""
+                return f"{where}string of {len(item)} characters; expected at most 4096"
             if may_have_surrogates and any(0xD800 <= ord(c) < 0xE000 for c in item):
                 return "a string holds a lone surrogate"
         elif isinstance(item, int) and not -(2**53) < item < 2**53:
