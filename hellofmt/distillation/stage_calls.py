@@ -45,6 +45,8 @@ __all__ = [
 ]
 
 _ENOUGH_PER_CLASS: Final = 10
+_WORTH_KEEPING: Final = 10.0
+"""Seconds: what is made in less leaves no file behind when something is refused after it."""
 _FEWEST_CHECKED: Final = 2_000
 _MOST_CHECKED: Final = 20_000
 """Images of the source that a teacher is checked on, of each class by its share."""
@@ -69,7 +71,7 @@ def keep_text_rows(
     def make() -> Result:
         return Result({"rows": base.text_rows(names, prompts).numpy()}, {})
 
-    rows = stages.run("text", inputs, make).tensors["rows"]
+    rows = stages.run("text", inputs, make, worth=_WORTH_KEEPING).tensors["rows"]
     base.keep_text_rows(names, prompts, torch.from_numpy(rows))
 
 
@@ -117,7 +119,7 @@ def checked_teacher(
             gflop = network_gflop(teacher, views.size, len(rows))
         return Result({"predicted": predicted}, {"gflop": gflop})
 
-    predicted = stages.run("check", inputs, make).tensors["predicted"]
+    predicted = stages.run("check", inputs, make, worth=_WORTH_KEEPING).tensors["predicted"]
     accuracy = check_predictions(predicted, images.labels[rows], images.classes)
     if is_enough or (measured is source and len(rows) == len(source)):
         return accuracy

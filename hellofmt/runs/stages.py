@@ -84,13 +84,16 @@ class Stages:
             return None
         return self._root / f"{name}-{digest_of([_VERSION, inputs])[:_DIGITS]}.safetensors"
 
-    def run(self, name: str, inputs: object, make: Callable[[], Result]) -> Result:
+    def run(
+        self, name: str, inputs: object, make: Callable[[], Result], *, worth: float = 0.0
+    ) -> Result:
         """Return the result of a stage: read it if finished, else make and keep it.
 
         Args:
             name: name of the stage.
             inputs: everything that the result depends on; see ``digest_of``.
             make: makes the result; every process calls it.
+            worth: seconds from which on a result is worth a file.
 
         Returns:
             The result, the same whether made now or earlier.
@@ -105,6 +108,8 @@ class Stages:
                 self._say(f"{name}: finished earlier, read from {path.name}")
         else:
             result = self._measured(name, make)
+            if not ranks.agreed(self.meter.costs[-1].seconds >= worth):
+                return result
             if place.rank == 0:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 cost = self.meter.costs[-1].facts()

@@ -37,11 +37,11 @@ def kill_at(monkeypatch, module, name):
 @pytest.mark.parametrize(
     ("where", "left"),
     [
-        ("fit_projector", ["check"]),
-        ("step", ["check", "state"]),
-        ("select_images", ["check", "fit"]),
-        ("refine_images", ["check", "fit", "select"]),
-        ("write_archive", ["check", "fit", "refine", "select"]),
+        ("fit_projector", []),
+        ("step", ["state"]),
+        ("select_images", ["fit"]),
+        ("refine_images", ["fit", "select"]),
+        ("write_archive", ["fit", "refine", "select"]),
     ],
 )
 def test_killed_anywhere_the_rerun_gives_the_same_file(make, tmp_path, monkeypatch, where, left):
@@ -68,7 +68,7 @@ def test_killed_anywhere_the_rerun_gives_the_same_file(make, tmp_path, monkeypat
     make(work=work, on_step=lambda done, _loss: seen.append(done))
     assert seen == {"fit_projector": [1, 2, 3, 4], "step": [2, 3, 4]}.get(where, [])
     assert (tmp_path / "x.hello").read_bytes() == (tmp_path / "whole.hello").read_bytes()
-    assert names(work) == ["check", "fit", "refine", "select"]
+    assert names(work) == ["fit", "refine", "select"]
 
 
 def test_other_inputs_are_other_stages(make, arguments, tmp_path, stripes):
@@ -85,7 +85,7 @@ def test_other_inputs_are_other_stages(make, arguments, tmp_path, stripes):
     assert steps("c", fit=FitSettings(steps=3, batch_size=8)) == 3
     assert steps("d", views=changed(arguments["views"], flip="0.5")) == 4
     assert steps("e", source=stripes(per_class=20, seed=9)) == 4
-    assert len(names(work)) == 4 + 5 + 4 + 2
+    assert len(names(work)) == 4 + 5 + 4
 
 
 def test_a_full_disk_keeps_what_is_finished(make, tmp_path, monkeypatch):
@@ -101,14 +101,15 @@ def test_a_full_disk_keeps_what_is_finished(make, tmp_path, monkeypatch):
         patched.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left on device"):
             make(work=work)
-    assert names(work) == ["check", "fit"]
+    assert names(work) == ["fit"]
     assert not (tmp_path / "x.hello").exists()
     for path in work.iterdir():
         read_result(path)
     make(work=work)
 
 
-def test_text_rows_are_kept_in_the_work_folder(stripes, tmp_path):
+def test_text_rows_are_kept_in_the_work_folder(stripes, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage_calls, "_WORTH_KEEPING", 0.0)
     asked = []
 
     def texts(lines):
@@ -122,3 +123,16 @@ def test_text_rows_are_kept_in_the_work_folder(stripes, tmp_path):
 
     assert torch.equal(rows(), rows())
     assert asked == [["a rows.", "a columns.", "a grey."]]
+
+
+def test_a_long_check_is_read_and_judged_again(make, arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage_calls, "_WORTH_KEEPING", 0.0)
+    work = tmp_path / "work"
+    make("a", work=work)
+    assert names(work) == ["check", "fit", "refine", "select"]
+    kill_at(monkeypatch, stage_calls, "predictions")
+    make("b", work=work, select=SelectSettings(2, 2, crops=2))
+    # Another teacher is asked anew.
+    other = arguments["teacher"].network
+    with pytest.raises(Killed):
+        make("c", work=work, teacher=other)
