@@ -376,7 +376,7 @@ def page(facts):
         lines += [
             "## Memory and first step of `hello distill`",
             "",
-            "| images | listing and check | peak less imports MB | first step s | check s | fit s | all s |",
+            "| images | listing, check | peak MB | first step s | check s | fit s | all s |",
             "| ---: | --- | ---: | ---: | ---: | ---: | ---: |",
         ]
         for row in facts["distill"]:

@@ -26,6 +26,7 @@ from hellofmt.distillation.stage_calls import (
 )
 from hellofmt.distillation.validation import split_validation
 from hellofmt.runs import ranks
+from hellofmt.runs.cost import network_gflop
 from hellofmt.runs.stages import Stages
 from hellofmt.teacher import device_of, teacher_accuracy
 
@@ -159,6 +160,7 @@ def distill(
     with stages.meter.stage("accuracy"):
         logits = fitted.labeler(device).logits
         own = teacher_accuracy(logits, measured, views.size, workers=workers)
+    stages.meter.set_gflop(network_gflop(fitted, views.size, len(measured)))
     report = DistillReport(
         id="",
         teacher_accuracy=accuracy,
