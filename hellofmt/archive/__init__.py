@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         verify_signature,
     )
     from hellofmt.archive.read.verify import VerifyReport, verify_archive
+    from hellofmt.archive.record_text import record_rows, spread
     from hellofmt.archive.storage.local_files import read_file, write_small_file
     from hellofmt.archive.storage.source import display_name
     from hellofmt.archive.write.amend import amend_archive, check_amended_targets
