@@ -1,5 +1,7 @@
 """Towers are counted as torch counts them, and what no tower can be is refused."""
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 
@@ -56,11 +58,13 @@ def test_counts_are_those_of_torch(vision):
     with torch.device("meta"):
         model = build_clip(arch, text).eval()
         side = vision["image_size"]
-        assert counted(
-            model.visual, lambda: model.visual(torch.zeros(1, 3, side, side))
-        ) == vision_size(arch)
+        size = vision_size(arch)
+        views = torch.zeros(1, 3, side, side)
+        assert counted(model.visual, lambda: model.visual(views)) == replace(size, attention=0)
         words = torch.zeros(1, 16, dtype=torch.long)
-        assert counted(text_module(model), lambda: model.encode_text(words)) == text_size(text, 32)
+        assert counted(text_module(model), lambda: model.encode_text(words)) == replace(
+            text_size(text, 32), attention=0
+        )
 
 
 def test_what_a_timm_model_holds_is_not_told_by_its_name():
@@ -81,7 +85,6 @@ def test_a_possible_tower_has_no_problem(vision):
         (TRANSFORMER | {"head_width": 2}, "head_width"),
         (TRANSFORMER | {"head_width": 128}, "head_width"),
         (TRANSFORMER | {"patch_size": 19}, "patch_size"),
-        (TRANSFORMER | {"image_size": 65, "patch_size": 1}, "patch_size"),
         (TRANSFORMER | {"image_size": 4097, "patch_size": 64}, "image_size"),
         (TRANSFORMER | {"mlp_ratio": "0.0"}, "mlp_ratio"),
         (TRANSFORMER | {"mlp_ratio": "-1.0"}, "mlp_ratio"),
@@ -108,6 +111,30 @@ def test_a_possible_tower_has_no_problem(vision):
 def test_an_impossible_tower_is_refused(vision, key):
     problems = list(arch_problems(arch_of(vision), vision["image_size"], is_seeded=False))
     assert f"arch.vision.{key}" in [where for where, _ in problems]
+
+
+@pytest.mark.parametrize(
+    ("vision", "numbers"),
+    [
+        # Attention: (64^2 + 1)^2 x 2 heads; MLP: (32^2 + 1) x 64 x 256; stem: 256^2 x 258.
+        (TRANSFORMER | {"image_size": 64, "patch_size": 1}, 33570818),
+        (TRANSFORMER | {"image_size": 32, "patch_size": 1, "width": 256, "head_width": 256,
+                        "mlp_ratio": "64.0"}, 16793600),
+        (RESNET | {"image_size": 512, "width": 258}, 16908288),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_no_view_makes_an_activation_that_fills_the_memory(vision, numbers):
+    problems = dict(arch_problems(arch_of(vision), vision["image_size"], is_seeded=True))
+    assert problems["arch.vision"].endswith(f"got {numbers}")
+
+
+def test_attention_is_counted_apart():
+    # 2 layers x 17^2 x 2 heads; 2 layers x 16^2 x 2 heads.
+    assert vision_size(arch_of(TRANSFORMER)).attention == 2 * 17**2 * 2
+    assert text_size(TextArch(**TEXT), 32).attention == 2 * 16**2 * 2
+    size = TowerSize(0, 0, 5, 7)
+    assert size.work == 1405
 
 
 def test_a_view_has_the_side_that_the_tower_takes():
@@ -139,10 +166,10 @@ def test_what_the_rule_of_seeds_cannot_fill_needs_weights(vision):
         ({"vocab_size": 10}, "vocab_size"),
         ({"vocab_size": 2**40}, "vocab_size"),
         ({"heads": 3}, "heads"),
+        ({"context_length": 256}, "context_length"),
         ({"heads": 8}, "heads"),
         ({"layers": 65}, "layers"),
         ({"width": 8200}, "width"),
-        ({"context_length": 1025}, "context_length"),
     ],
     ids=str,
 )

@@ -67,9 +67,12 @@ def kept_base(arch, preprocess, **options):
     """``seeded_base``, which need not build the same tower for every input."""
     key = msgspec.json.encode([arch, preprocess, options])
     if key not in bases:
-        if len(bases) > 64:
+        base = made(arch, preprocess, **options)
+        if sum(p.numel() for p in base.visual.parameters()) > 1 << 20:
+            return base
+        if len(bases) > 32:
             bases.clear()
-        bases[key] = made(arch, preprocess, **options)
+        bases[key] = base
     return bases[key]
 
 

@@ -55,10 +55,12 @@ _CUSTOM: Final = frozenset(
         "ls_init_value",
     }
 )
-_MOST: Final = {"image_size": IMAGE_SIDE, "width": 8192, "layers": 64, "context_length": 1024}
+_MOST: Final = {"image_size": IMAGE_SIDE, "width": 8192, "layers": 64}
 # Narrower heads cost more than their multiplications: the softmax is by the head.
 _LEAST_HEAD: Final = 4
-_MOST_GRID: Final = 64
+# Numbers of one activation of one view, and of the attention of one text.
+_MOST_ACTIVE: Final = 1 << 24
+_MOST_TEXT: Final = 1 << 16
 # Identifiers of open_clip's SimpleTokenizer.
 _VOCABULARY: Final = 49_408
 
@@ -72,11 +74,18 @@ class TowerSize:
         buffers: statistics of batch normalisation, numbers.
         flop: floating-point operations of products and convolutions for one input, two for a
             multiply-add.
+        attention: numbers of its attention matrices, whose softmax costs time as well.
     """
 
     parameters: int
     buffers: int
     flop: int
+    attention: int = 0
+
+    @property
+    def work(self) -> int:
+        """Operations of one input with those of the softmax, which takes as long as about 200."""
+        return self.flop + 200 * self.attention
 
 
 def _filled(vision: VisionArch) -> tuple[int, int, int]:
@@ -153,6 +162,8 @@ def _resnet_problems(
     if width % 2:
         yield "arch.vision.width", f"expected an even number for a ResNet, got {width}"
     yield from _head_problems(32 * width, head)
+    tokens = (side // 32) ** 2 + 1
+    yield from _activation_problems((side // 2) ** 2 * width, tokens**2 * (32 * width // head))
 
 
 def _transformer_problems(
@@ -162,11 +173,8 @@ def _transformer_problems(
     patch, hidden = _patch_and_hidden(vision)
     if isinstance(vision.layers, int) and vision.layers > _MOST["layers"]:
         yield "arch.vision.layers", f"expected at most {_MOST['layers']}, got {vision.layers}"
-    if not patch <= side <= patch * (_MOST_GRID + 1) - 1:
-        yield (
-            "arch.vision.patch_size",
-            f"expected 1 to {_MOST_GRID} patches along {side} pixels, got patches of {patch}",
-        )
+    if patch > side:
+        yield "arch.vision.patch_size", f"expected at most {side} pixels, got {patch}"
     yield from _head_problems(width, head)
     if not 1 <= hidden <= 64 * width:
         yield "arch.vision.mlp_ratio", f"expected an MLP of 1 to {64 * width}, got {hidden}"
@@ -174,6 +182,8 @@ def _transformer_problems(
         yield "arch.vision.norm_eps", f"expected above 0 to 1, got {vision.norm_eps}"
     if vision.ls_init_value not in (UNSET, LAYER_SCALE):
         yield "arch.vision.ls_init_value", f"expected {LAYER_SCALE}, got {vision.ls_init_value}"
+    tokens = (side // patch) ** 2 + 1
+    attention = tokens * tokens * (width // head)
     if vision.attentional_pool is True:
         heads, queries = _pooler(vision)
         if arch.embed_dim % heads or arch.embed_dim < _LEAST_HEAD * heads:
@@ -183,6 +193,8 @@ def _transformer_problems(
             )
         if queries > 1024:
             yield "arch.vision.attn_pooler_queries", f"expected at most 1024, got {queries}"
+        attention += queries * tokens * heads
+    yield from _activation_problems(tokens * max(hidden, 3 * width), attention)
 
 
 def _head_problems(width: int, head: int) -> Iterator[tuple[str, str]]:
@@ -194,9 +206,15 @@ def _head_problems(width: int, head: int) -> Iterator[tuple[str, str]]:
         )
 
 
+def _activation_problems(*numbers: int) -> Iterator[tuple[str, str]]:
+    if max(numbers) > _MOST_ACTIVE:
+        text = f"expected at most {_MOST_ACTIVE} numbers in an activation, got {max(numbers)}"
+        yield "arch.vision", text
+
+
 def text_problems(text: TextArch) -> Iterator[tuple[str, str]]:
     """List what no generated text tower can be; key below ``base``, and what was expected."""
-    for key in ("width", "layers", "context_length"):
+    for key in ("width", "layers"):
         value: int = getattr(text, key)
         if value > _MOST[key]:
             yield f"text.{key}", f"expected at most {_MOST[key]}, got {value}"
@@ -205,6 +223,9 @@ def text_problems(text: TextArch) -> Iterator[tuple[str, str]]:
             "text.vocab_size",
             f"expected the tokenizer's {_VOCABULARY} to {1 << 20}, got {text.vocab_size}",
         )
+    if text.context_length**2 * text.heads > _MOST_TEXT:
+        numbers = text.context_length**2 * text.heads
+        yield "text.context_length", f"expected at most {_MOST_TEXT} of attention, got {numbers}"
     if text.width % text.heads or text.width < _LEAST_HEAD * text.heads:
         yield (
             "text.heads",
@@ -233,24 +254,26 @@ def vision_size(arch: Arch) -> TowerSize | None:
         return None
     if isinstance(vision.layers, list):
         return _resnet_size(arch, vision.layers)
-    side, width, _ = _filled(vision)
+    side, width, head = _filled(vision)
     patch, hidden = _patch_and_hidden(vision)
     layers = 12 if vision.layers is UNSET else vision.layers
     dim, grid = arch.embed_dim, (side // patch) ** 2
     tokens = grid + 1
     block = _block_size(tokens, width, hidden)
+    attention = layers * tokens * tokens * (width // head)
     parameters = width * (3 * patch * patch + 1 + tokens) + layers * block.parameters
     parameters += 0 if vision.no_ln_pre is True else 2 * width
     parameters += 0 if vision.ls_init_value is UNSET else 2 * width * layers
     flop = 2 * grid * 3 * patch * patch * width + layers * block.flop
     pooled = width
     if vision.attentional_pool is True:
-        queries = _pooler(vision)[1]
+        heads, queries = _pooler(vision)
+        attention += queries * tokens * heads
         pooled = dim
         parameters += queries * dim + 2 * dim * dim + 2 * dim * width + 6 * dim + 2 * width
         flop += 4 * queries * dim * dim + 4 * tokens * dim * width + 4 * queries * tokens * dim
     parameters += 2 * pooled + pooled * dim
-    return TowerSize(parameters, 0, flop + 2 * pooled * dim)
+    return TowerSize(parameters, 0, flop + 2 * pooled * dim, attention)
 
 
 def _pooler(vision: VisionArch) -> tuple[int, int]:
@@ -269,7 +292,7 @@ def _block_size(tokens: int, width: int, hidden: int) -> TowerSize:
 
 def _resnet_size(arch: Arch, layers: list[int]) -> TowerSize:
     """CLIP's ResNet: a stem of three convolutions, bottlenecks, pooling by attention."""
-    side, width, _ = _filled(arch.vision)
+    side, width, head = _filled(arch.vision)
     half, cells = width // 2, (side // 2) ** 2
     # (weights of a convolution, channels out, pixels out)
     convolutions = [
@@ -296,7 +319,7 @@ def _resnet_size(arch: Arch, layers: list[int]) -> TowerSize:
     parameters += tokens * wide + 3 * (wide * wide + wide) + wide * dim + dim
     flop = sum(2 * weights * pixels for weights, _, pixels in convolutions)
     flop += 6 * tokens * wide * wide + 4 * tokens * tokens * wide + 2 * tokens * wide * dim
-    return TowerSize(parameters, 2 * outputs, flop)
+    return TowerSize(parameters, 2 * outputs, flop, tokens * tokens * (wide // head))
 
 
 def text_size(text: TextArch, dim: int) -> TowerSize:
@@ -312,4 +335,6 @@ def text_size(text: TextArch, dim: int) -> TowerSize:
     block = _block_size(text.context_length, text.width, 4 * text.width)
     parameters = text.layers * block.parameters + 2 * text.width + text.width * dim
     parameters += (text.vocab_size + text.context_length) * text.width
-    return TowerSize(parameters, 0, text.layers * block.flop + 2 * text.width * dim)
+    flop = text.layers * block.flop + 2 * text.width * dim
+    attention = text.layers * text.context_length**2 * text.heads
+    return TowerSize(parameters, 0, flop, attention)

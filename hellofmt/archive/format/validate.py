@@ -484,14 +484,14 @@ def _check_function_limits(
     numbers = sum(math.prod(a) + math.prod(b) for a, b in factors)
     numbers += len(functions) * manifest.classes * base.arch.embed_dim
     tower = None if base.kind == "open_clip" else vision_size(base.arch)
-    flop = 0 if tower is None else probes * tower.flop
+    flop = 0 if tower is None else probes * tower.work
     if base.kind == "seeded" and tower is not None:
         numbers += tower.parameters + tower.buffers
         if base.text is not UNSET:
             text = text_size(base.text, base.arch.embed_dim)
             numbers += text.parameters
             prompts = sum(len(head.text.prompts) for head in heads if head.text is not UNSET)
-            flop += manifest.classes * prompts * text.flop
+            flop += manifest.classes * prompts * text.work
     carried = {section.name: section.size for section in manifest.sections}
     names = [function_section(manifest, f.name, kind) for f in functions for kind in _CARRIED]
     stored = sum(carried.get(name, 0) for name in (*names, "base"))

@@ -30,8 +30,8 @@ __all__ = ["LOGIT_SCALE", "Encoder", "LoadedBase", "unit_rows"]
 #: exp(LOGIT_SCALE) = 1 / 0.07, the scale CLIP starts training from (arXiv 2103.00020, 2.5).
 LOGIT_SCALE = math.log(1 / 0.07)
 
-# Class names are short; this bounds the memory of the text tower.
-_TEXTS_PER_BATCH = 256
+# This bounds the memory of the text tower.
+_TEXTS_PER_BATCH = 64
 
 
 class Encoder(nn.Module):

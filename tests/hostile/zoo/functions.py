@@ -120,14 +120,12 @@ class Living:
 
         size = int(self.build()[124:135], 8)
         manifest, _ = parse_manifest(self.build()[512 : 512 + size])
-        for name in list(self.files):
-            kinds = (
-                expected_tensors(manifest, name) if name in ("adapter", "head", "probes") else {}
-            )
-            if kinds:
+        for name in ("adapter", "head", "probes"):
+            if name in self.files:
+                kinds = expected_tensors(manifest, name)
                 (length,) = struct.unpack_from("<Q", self.files[name])
                 data = self.files[name][8 + length :]
-                end = max(end for _, end in tensor_places(kinds).values())
+                end = max((end for _, end in tensor_places(kinds).values()), default=0)
                 if end > 1 << 16:
                     continue
                 data = (data * (end // max(len(data), 1) + 1))[:end]
@@ -311,7 +309,13 @@ def probes_of_8192_pixels(kit):
 
 @function("E_LIMIT_GFLOP")
 def many_tokens(kit):
-    resized(kit, 512, patch_size=8, width=512, layers=4)
+    resized(kit, 512, patch_size=9, width=64, layers=16)
+    del vision(kit)["head_width"]
+
+
+@function("E_SCHEMA")
+def attention_that_fills_the_memory(kit):
+    resized(kit, 512, patch_size=8, width=512)
 
 
 @function("E_SCHEMA")
