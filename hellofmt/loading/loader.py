@@ -4,8 +4,8 @@
 view across. A distilled set is small, so here each image is decoded once, when it is first shown,
 and kept on the device as uint8; a batch then costs 80 bytes of parameters per view to send, one
 kernel for its views, the encoder and one kernel for its labels. A second stream makes the next
-batch while the student uses this one. Sets that do not fit stay in pinned memory, and a batch
-sends the images it shows. Decoding everything first was rejected: a large archive behind a URL
+batch while the student uses this one. Sets that do not fit stay in memory, and a batch sends the
+images it shows. Decoding everything first was rejected: a large archive behind a URL
 would keep a GPU waiting for all of it before the first step.
 
 It computes the same function as every other way: the sampler's order, ``view_table``'s parameters
@@ -124,7 +124,7 @@ class HelloLoader:
             compile: run the image tower through ``torch.compile``.
             channels_last: memory format of the images handed out.
             resident: bytes of images to keep on a GPU; ``"auto"`` is half of what is free. Images
-                that need more stay in pinned memory. Has no effect on a CPU.
+                that need more stay in memory. Has no effect on a CPU.
             storage_options: options of a URL's storage, as for ``HelloDataset``.
             cache_dir: folder that keeps what came from a URL, see ``open_archive``.
 

@@ -1,4 +1,8 @@
-"""Decoded images on a GPU, or in pinned memory beside it, and the views drawn from them."""
+"""Decoded images on a GPU, or in memory beside it, and the views drawn from them.
+
+The kernel's loops over a crop's pixels are as long as the largest image of the set needs: one far
+larger than the rest costs every view time, though no longer memory.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,13 @@ import numpy as np
 import torch
 
 import hellofmt_kernels
+from hellofmt.loading.pages import Pages, pages_of
 from hellofmt.loading.views.table import SHOWN_COLUMNS
-from hellofmt_kernels import ViewForm
+from hellofmt_kernels import ViewColumn, ViewForm
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -38,7 +45,7 @@ def is_drawable(dataset: HelloDataset) -> bool:
 
 
 class Resident:
-    """Decoded images on a device, or in pinned memory beside it, each in the largest frame.
+    """Decoded images on a device, or in memory beside it: unequal ones side by side on pages.
 
     A batch reads and decodes the images that no earlier one showed, so that the first batch of a
     large or remote archive does not wait for all of them.
@@ -47,23 +54,23 @@ class Resident:
     def __init__(
         self, dataset: HelloDataset, device: torch.device, budget: int | Literal["auto"]
     ) -> None:
-        heights, widths = dataset.sizes
-        count = len(dataset)
-        # A crop lies inside its own image, so what fills up the frame is never read.
-        shape = (count, int(heights.max()), int(widths.max()), 3)
+        self._heights, self._widths = dataset.sizes
+        # One size of page for all batches: a kernel is compiled for it.
+        self._page = int(self._heights.max()), int(self._widths.max())
+        layout = pages_of(self._heights, self._widths, *self._page)
         self._views = dataset.views
         self._device = device
         if budget == "auto":
             free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
             budget = int(RESIDENT_SHARE * free)
-        self._is_resident = math.prod(shape) <= budget
-        if self._is_resident:
-            self._images = torch.zeros(shape, dtype=torch.uint8, device=device)
-        else:
-            is_pinned = device.type == "cuda"
-            self._images = torch.zeros(shape, dtype=torch.uint8, pin_memory=is_pinned)
         self._dataset = dataset
-        self._is_filled = np.zeros(count, bool)
+        self._is_filled = np.zeros(len(dataset), bool)
+        self._layout: Pages | None = None
+        #: Images beside the device, each at its own size.
+        self._beside: dict[int, NDArray[np.uint8]] = {}
+        if 3 * math.prod(layout.shape) <= budget:
+            self._layout = layout
+            self._pages = torch.zeros((*layout.shape, 3), dtype=torch.uint8, device=device)
 
     def _fill(self, rows: NDArray[np.int64]) -> None:
         """Read and decode those of ``rows`` that no earlier batch showed."""
@@ -71,32 +78,35 @@ class Resident:
         if not missing.size:
             return
         decoded = self._dataset.pixels_of(missing.tolist())
-        shape = (missing.size, *self._images.shape[1:])
-        frames = torch.zeros(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
-        pixels = frames.numpy()
-        for frame, row in zip(pixels, missing.tolist(), strict=True):
-            height, width = decoded[row].shape[:2]
-            frame[:height, :width] = decoded[row]
-        where = self._images.device
-        places = torch.from_numpy(missing).to(where)
-        self._images.index_copy_(0, places, frames.to(where, non_blocking=True))
+        if self._layout is None:
+            self._beside.update(decoded)
+        else:
+            _put(self._pages, self._layout.places[missing], [decoded[r] for r in missing.tolist()])
         self._is_filled[missing] = True
+
+    def _shown(self, used: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.int64]]:
+        """Pages on the device that hold the images used, and the place of each."""
+        self._fill(used)
+        if self._layout is not None:
+            return self._pages, self._layout.places[used]
+        layout = pages_of(self._heights[used], self._widths[used], *self._page)
+        staged = torch.empty(
+            (*layout.shape, 3), dtype=torch.uint8, pin_memory=self._device.type == "cuda"
+        )
+        _put(staged, layout.places, [self._beside[row] for row in used.tolist()])
+        return staged.to(self._device, non_blocking=True), layout.places
 
     def draw(
         self, table: NDArray[np.int32], form: ViewForm, second: ViewForm | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Draw the views of a table, (N, 3, S, S) on the device, in one form or in two at once."""
-        images = self._images
-        used, places = np.unique(table[:, SHOWN_COLUMNS], return_inverse=True)
-        self._fill(used.astype(np.int64))
-        if not self._is_resident:
-            table = table.copy()
-            table[:, SHOWN_COLUMNS] = places.reshape(-1, 2)
-            staged = images.new_empty(
-                (used.size, *images.shape[1:]), pin_memory=self._device.type == "cuda"
-            )
-            torch.index_select(images, 0, torch.from_numpy(used.astype(np.int64)), out=staged)
-            images = staged.to(self._device, non_blocking=True)
+        used, positions = np.unique(table[:, SHOWN_COLUMNS], return_inverse=True)
+        images, places = self._shown(used.astype(np.int64))
+        page, top, left = places[positions.reshape(-1, 2)].transpose(2, 0, 1)
+        table = table.copy()
+        table[:, SHOWN_COLUMNS] = page
+        table[:, [ViewColumn.TOP, ViewColumn.PARTNER_TOP]] += top.astype(np.int32)
+        table[:, [ViewColumn.LEFT, ViewColumn.PARTNER_LEFT]] += left.astype(np.int32)
         rows, size = torch.from_numpy(table), self._views.size
         antialias = bool(self._views.antialias)
         if second is not None:
@@ -112,3 +122,12 @@ class Resident:
             channels_last=form.is_channels_last,
         )
         return views, None
+
+
+def _put(pages: Tensor, places: NDArray[np.int64], images: Sequence[NDArray[np.uint8]]) -> None:
+    """Copy images to their places on pages."""
+    for (page, top, left), image in zip(places.tolist(), images, strict=True):
+        height, width = image.shape[:2]
+        # A copy: torch refuses to promise that it will not write to what is read-only.
+        pixels = torch.from_numpy(image.copy())
+        pages[page, top : top + height, left : left + width] = pixels.to(pages.device)

@@ -171,10 +171,13 @@ def test_every_global_random_state_stays_as_it_was(mixing):
 
 @pytest.mark.parametrize("budget", [0, 10**9])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_images_of_unequal_sizes_share_a_frame(archive_of, budget, channels_last):
+def test_images_of_unequal_sizes_share_pages(archive_of, budget, channels_last):
     dataset = HelloDataset(archive_of(mix="cutmix"), labels="none")
     assert len({tuple(size) for size in zip(*dataset.sizes, strict=True)}) > 5
     stored = Resident(dataset, torch.device("cpu"), budget)
+    assert (stored._layout is None) == (budget == 0)
+    if stored._layout is not None:
+        assert len(stored._pages) < len(dataset)
     for rows, epoch in ((np.array([7, 2, 2, 9]), 3), (np.arange(11), 0)):
         views, table = dataset.draw(rows, epoch)
         got, second = stored.draw(table, ViewForm(is_channels_last=channels_last))
