@@ -61,6 +61,24 @@ def test_labels_are_those_of_the_data_set(projector_images, tmp_path, form):
         assert (label - expected).abs().max() < (0.5 if form in ("topk", "pruned") else 5e-3)
 
 
+def test_another_function_and_fewer_images(projector_images, tmp_path):
+    both, out = tmp_path / "both.hello", tmp_path / "out"
+    projectors = ["--projector", projector_images, "--projector", f"early={projector_images}"]
+    made = run("pack", projector_images, *projectors, "--ordered", "-o", both)
+    assert made.exit_code == 0, made.output
+    chosen = ["--label-function", "early", "--ipc", 1]
+    result = run("labels", both, "--epochs", 1, "-o", out, *chosen, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)["labels"] == 3
+    stored = StoredLabels(out)
+    assert (stored.rows, stored.label_function) == (3, "early")
+    stored.check(HelloDataset(both, label_function="early", ipc=1))
+    refused = run("labels", both, "--epochs", 1, "-o", tmp_path / "x", "--ipc", 3)
+    assert refused.exit_code == 2
+    assert "E_DATA: `--ipc`: class `a` has 2 images; expected at least 3" in refused.output
+    assert not (tmp_path / "x").exists()
+
+
 def test_one_document_says_what_was_written(projector_images, tmp_path):
     out = tmp_path / "out"
     result = run("labels", projector_images, "--epochs", 2, "-o", out, "--seed", 7, "--json")
