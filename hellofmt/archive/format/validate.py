@@ -15,6 +15,7 @@ from hellofmt.archive.format.columns import (
     columns_of,
     row_bytes,
 )
+from hellofmt.archive.format.decimals import decimal_faults
 from hellofmt.archive.format.digest import base_digest
 from hellofmt.archive.format.functions import (
     FUNCTION_SECTIONS,
@@ -24,12 +25,7 @@ from hellofmt.archive.format.functions import (
 )
 from hellofmt.archive.format.layout import MANIFEST_MEMBER
 from hellofmt.archive.format.limits import IMAGE_SIDE, TEXT_BYTES, Limits, check_fixed, check_limit
-from hellofmt.archive.format.towers import (
-    arch_problems,
-    text_problems,
-    text_size,
-    vision_size,
-)
+from hellofmt.archive.format.towers import arch_problems, text_problems, text_size, vision_size
 from hellofmt.errors import printable
 
 if TYPE_CHECKING:
@@ -103,6 +99,7 @@ def validate_manifest(manifest: Manifest, extras: Mapping[str, str] | None = Non
     problems += _validate_sections(manifest)
     problems += _validate_images(manifest)
     problems += _validate_views(manifest.views)
+    problems += [Problem(loc, "value", fault) for loc, fault in decimal_faults(manifest)]
     if manifest.base is not UNSET:
         problems += _validate_base(manifest.base)
         problems += _validate_functions(manifest, manifest.base)

@@ -207,6 +207,7 @@ for name, path, value, code in (
     ("decimal_10_digits", "functions.0.head.temperature", "1000000000.0", "E_SCHEMA"),
     ("decimal_18_places", "functions.0.head.temperature", "0.000000000000000001", "E_SCHEMA"),
     ("decimal_number", "functions.0.head.temperature", 20, "E_SCHEMA"),
+    ("decimal_not_the_shortest", "functions.0.head.scale", "0.10000000000000001", "E_SCHEMA"),
     ("temperature_zero", "functions.0.head.temperature", "0.0", "E_SCHEMA"),
     ("temperature_negative", "functions.0.head.temperature", "-1.0", "E_SCHEMA"),
     ("scale_too_large", "functions.0.adapter.targets.0.scale", "1000.5", "E_SCHEMA"),
