@@ -192,7 +192,7 @@ fit_options = grouped(
     ),
     click.option(
         "--temperature",
-        type=click.FloatRange(0, min_open=True),
+        type=click.FloatRange(0.001, 100_000),
         default=4.0,
         show_default=True,
         help="Default temperature of the labels.",

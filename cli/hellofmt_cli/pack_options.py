@@ -183,7 +183,7 @@ adapter_options = grouped(
     ),
     click.option(
         "--temperature",
-        type=click.FloatRange(0, min_open=True),
+        type=click.FloatRange(0.001, 100_000),
         default=1.0,
         show_default=True,
         help="With --adapter: default temperature of the labels.",

@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 import msgspec
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -107,7 +106,7 @@ class Projector(nn.Module):
             bias: train a bias; None: unless the preset is ``paper``.
             train_scale: train ``logit_scale``, else it stays the base's; None: unless the preset is
                 ``paper`` (816,856 values for RN50 leave no room for either, arXiv 2408.08201).
-            temperature: default T of the labels, > 0.
+            temperature: default T of the labels, from 0.001 to 100,000.
             seed: seed of the initial factors, 0 <= seed < 2**64.
 
         Returns:
@@ -116,9 +115,10 @@ class Projector(nn.Module):
         Raises:
             UserInputError: E_OPTION, an argument does not fit the base.
         """
-        if not (temperature > 0 and np.isfinite(temperature)):
+        # What an archive may state.
+        if not 0.001 <= temperature <= 1e5:
             raise UserInputError.make(
-                "E_OPTION", f"temperature: expected a finite number > 0, got {temperature}"
+                "E_OPTION", f"temperature: expected from 0.001 to 100000, got {temperature}"
             )
         shapes = delta_shapes(parameter_shapes(base.visual), targets, rank)
         is_free = not is_paper(targets)

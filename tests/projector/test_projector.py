@@ -296,7 +296,7 @@ def test_a_labeler_does_not_follow_later_training(trained, views):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"temperature": 0.0}, "temperature: expected a finite number > 0, got 0.0"),
+        ({"temperature": 0.0}, "temperature: expected from 0.001 to 100000, got 0.0"),
         ({"start": "zeros"}, "head start: expected `text` or `stored`, got `zeros`"),
         ({"start": "text"}, "base `seeded` has no text tower"),
         ({"head_rank": 0}, "head rank: expected from 1 to 256, got 0"),
