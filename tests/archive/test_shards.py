@@ -305,14 +305,14 @@ def changed(draft, folder, index, **changes):
 def test_shards_of_another_data_set(folder, draft, key, changes):
     changed(draft, folder, 2, **changes)
     with pytest.raises(
-        UserInputError, match=rf"`.*tiny-00002.*` is of another data set: `{key}` differs$"
+        CorruptError, match=rf"`.*tiny-00002.*` .* is of another data set than .*: `{key}` differs$"
     ):
         open_archive(pattern(folder))
 
 
 def test_shards_of_another_layout(samples, folder, draft):
     changed(draft, folder, 1, images=lambda images: ImageSet("png", images.items, "packed"))
-    with pytest.raises(UserInputError, match="`images` differs"):
+    with pytest.raises(CorruptError, match=r"E_DIGEST_ROOT.*`images` differs"):
         open_archive(pattern(folder))
 
 
@@ -467,6 +467,9 @@ def test_writing_refuses(draft, folder, samples, tmp_path):
             write_shards(tmp_path / "x.hello", draft, count)
     with pytest.raises(UserInputError, match="no images; expected images to divide"):
         write_shards(tmp_path / "x.hello", samples.draft(projector=samples.projector()), 2)
+    (tmp_path / "d-00001-of-00002.hello").mkdir()
+    with pytest.raises(HelloIOError, match=r"E_TARGET: .*d-00001-of-00002.hello is not a regular"):
+        write_shards(tmp_path / "d.hello", draft, 2, force=True)
     before = [path.read_bytes() for path in paths(folder)]
     assert write_shards(folder / "tiny.hello", draft, COUNT, force=True)
     assert [path.read_bytes() for path in paths(folder)] == before

@@ -404,7 +404,11 @@ def _in_order(files: Sequence[HelloFile]) -> list[HelloFile]:
     for file in ordered:
         key = _difference(known, _common(file))
         if key:
-            raise _no_set(f"{_shown(file)} is of another data set: `{key}` differs")
+            raise CorruptError.make(
+                "E_DIGEST_ROOT",
+                f"{_shown(file)} ({file.id}) is of another data set than {_shown(ordered[0])} "
+                f"({ordered[0].id}): `{key}` differs",
+            )
         if _shard_of(file).first != row:
             raise SpecError.make(
                 "E_INDEX",

@@ -21,6 +21,7 @@ from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits
 from hellofmt.archive.format.manifest import Shard
 from hellofmt.archive.write.plan import Plan
 from hellofmt.archive.write.staged import Staged
+from hellofmt.archive.write.whole_file import check_target
 from hellofmt.archive.write.writer import verify_written
 from hellofmt.errors import UserInputError, printable, target_exists
 
@@ -76,9 +77,11 @@ def write_shards(
         raise UserInputError.make("E_OPTION", text, argument="shards")
     paths = [shard_path(target, index, count) for index in range(count)]
     others = _other_shards(Path(target), count)
+    for path in paths:
+        check_target(path, force=force)
+    if others and not force:
+        raise target_exists(others[0])
     taken = [path for path in paths if os.path.lexists(path)]
-    if not force and (taken or others):
-        raise target_exists((taken or others)[0])
     whole = Plan(draft, limits, divided=True)
     firsts = [index * total // count for index in range(count + 1)]
     plans = [
