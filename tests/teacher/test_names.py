@@ -233,7 +233,7 @@ def test_the_rule_of_a_library_is_taken_and_said(tmp_path):
     stated = "input 224 px bilinear, mean 0.485 0.456 0.406, std 0.229 0.224 0.225"
     assert lines == [f"teacher {text}: {stated} (torchvision's {weights})"]
     # The published transform, from bytes, is the independent reference.
-    images = torch.from_numpy(smooth_image(224)[None])
+    images = torch.from_numpy(smooth_image(256)[None])
     truth = got.network(preset(images.permute(0, 3, 1, 2)))
     torch.testing.assert_close(of_image(got, images[0].numpy()), truth, rtol=1e-3, atol=2e-2)
 
