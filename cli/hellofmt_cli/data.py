@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from hellofmt.archive import changed_views, default_views, read_class_lines
+from hellofmt.errors import UserInputError
 from hellofmt.sources import default_side, open_source, sampled_sizes
 from hellofmt_cli.console import console
 from hellofmt_cli.output import count
@@ -105,11 +106,17 @@ def read_images(
         HelloError: an archive is damaged, or a URL cannot be read.
         OSError: something cannot be read.
     """
-    from hellofmt.runs import rank_0_first
+    from hellofmt.runs import first_on_machine, is_unanimous
 
     # The others read what it kept.
-    with console.stage("listing images"), rank_0_first():
+    with console.stage("listing images"), first_on_machine():
         images = open_source(data, classes=classes, skips_unreadable=skips_unreadable, work=work)
+    if not is_unanimous(images.portable_digest):
+        raise UserInputError.make(
+            "E_DATA",
+            f"{count(len(images), 'image')} of {count(len(images.classes), 'class', 'classes')}"
+            " here, other images in another process; expected the same names and sizes everywhere",
+        )
     for note in images.notes:
         console.warn(note)
 

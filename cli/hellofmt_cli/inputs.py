@@ -8,9 +8,10 @@ from hellofmt.archive import Arch, Preprocess, VisionArch, read_class_lines
 from hellofmt.distillation import FitSettings, ProjectorSettings, default_steps, split_validation
 from hellofmt.errors import UserInputError, shown_path
 from hellofmt.projector import load_base, seeded_base
-from hellofmt.runs import digest_of, network_gflop, without_paths
+from hellofmt.runs import digest_of, hand_folder, network_gflop, without_paths
 from hellofmt.student import small_image_advice
 from hellofmt.teacher import (
+    TRAJECTORY_FILE,
     RuleChange,
     TeacherPool,
     build_network,
@@ -200,6 +201,7 @@ def _train_teacher(
         run.seed,
     ]
     folder = work / f"teacher-{digest_of(facts)[:20]}"
+    hand_folder(folder, TRAJECTORY_FILE)
     with meter.stage("teacher"):
         console.say(f"teacher {name}: {steps:,} steps of {batch_size} views")
         trajectory = train_trajectory(
@@ -218,6 +220,7 @@ def _train_teacher(
             workers=data.workers,
             on_step=console.step,
         )
+    hand_folder(folder, TRAJECTORY_FILE)
     network = build_network(name, len(train.classes), views.size)
     meter.set_gflop(network_gflop(network, views.size, steps * batch_size, backward=True))
     last = trajectory.checkpoints[-1].accuracy

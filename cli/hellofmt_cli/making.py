@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,7 +24,7 @@ from hellofmt.distillation import (
     split_validation,
 )
 from hellofmt.errors import HelloError, HelloIOError, shown_path
-from hellofmt.runs import Stages, joined, without_paths
+from hellofmt.runs import Stages, handed, joined, leads_machine, without_paths
 from hellofmt.sources import KEPT_PATTERN
 from hellofmt.teacher import is_network
 from hellofmt_cli.command_line import recorded_command
@@ -146,7 +147,7 @@ def _make_archive(
     if kind != HELD_OUT:
         console.warn(f"a class has too few images to hold one out: accuracies are of {kind}")
     plan = fit_settings(options, len(train), run)
-    check_target(options.output, force=options.force)
+    handed(partial(check_target, options.output, force=options.force))
     settings = DistillSettings(
         select=select,
         projector=projector_settings(options, run.seed),
@@ -225,11 +226,11 @@ def _make_archive(
             ),
             workers=data.workers,
         )
-    if not console.is_speaking:
-        return
-    if options.work is None:
+    if options.work is None and leads_machine():
         _remove_inputs(work)
         stages.remove()
+    if not console.is_speaking:
+        return
     if as_json:
         echo_json(_document(report, run, options, ipc, rows))
         return

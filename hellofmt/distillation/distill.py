@@ -9,6 +9,7 @@ module only joins them.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hellofmt.archive.write.whole_file import check_target
@@ -117,7 +118,7 @@ def distill(
         >>> view.shape, label.shape
         (torch.Size([3, 16, 16]), torch.Size([3]))
     """
-    check_target(target, force=force)
+    ranks.handed(partial(check_target, target, force=force))
     check_settings(source, views, settings)
     stages = work if isinstance(work, Stages) else Stages(work)
     hooks = FitHooks() if hooks is None else hooks
@@ -169,12 +170,13 @@ def distill(
         trained=fitted.trained_count(),
         refined=losses,
     )
-    identity = ""
-    if ranks.current().rank == 0:
+
+    def write() -> str:
         with stages.meter.stage("write"):
             record = distillation_record(settings, fit, report, fitted, teacher, source, measured)
-            identity = write_distilled(
+            return write_distilled(
                 target, chosen, fitted, source, views, settings, record, force=force
             )
-    ranks.wait()
+
+    identity = ranks.handed(write)
     return replace(report, id=identity, costs=tuple(stages.meter.costs))

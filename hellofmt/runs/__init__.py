@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from hellofmt.runs.cost import Meter, StageCost, network_gflop
-from hellofmt.runs.ranks import joined, rank_0_first
+from hellofmt.runs.handed import hand_folder
+from hellofmt.runs.ranks import first_on_machine, handed, is_unanimous, joined, leads_machine
 from hellofmt.runs.results import digest_of, write_file
 from hellofmt.runs.run_record import device_name, versions, without_paths
 from hellofmt.runs.stages import Stages
@@ -14,9 +15,13 @@ __all__ = [
     "Stages",
     "device_name",
     "digest_of",
+    "first_on_machine",
+    "hand_folder",
+    "handed",
+    "is_unanimous",
     "joined",
+    "leads_machine",
     "network_gflop",
-    "rank_0_first",
     "versions",
     "without_paths",
     "write_file",

@@ -2,7 +2,7 @@
 
 The units are the same for any number of processes, and so are the rows. What a process has made
 since it last wrote goes into a file of its own, named by the digest of the stage; at a restart,
-with as many processes or others, rank 0 reads all such files and the missing units are divided.
+with as many processes or others, each reads those on its disk and the missing units are divided.
 """
 
 from __future__ import annotations
@@ -52,16 +52,21 @@ class Progress:
         """
         self._arrays, self._size, self._path = arrays, size, path
         self._rows = len(next(iter(arrays.values())))
-        is_made = np.zeros(-(-self._rows // size), np.int64)
-        if path is not None and ranks.current().rank == 0:
+        is_here = np.zeros(-(-self._rows // size), bool)
+        if path is not None:
             for part in _parts(path):
                 result = read_result(part)
                 units = result.tensors[_UNITS]
                 at = np.concatenate([np.arange(*self._slice(u).indices(self._rows)) for u in units])
                 for name, array in arrays.items():
                     array[at] = result.tensors[name]
-                is_made[units] = 1
-        todo = np.flatnonzero(ranks.sum_rows_(is_made) == 0)
+                is_here[units] = True
+        holders = ranks.holders(is_here)
+        # Rows are summed at the end: those that others have as well are theirs.
+        for unit in np.flatnonzero(is_here & (holders != ranks.current().rank)).tolist():
+            for array in arrays.values():
+                array[self._slice(unit)] = 0
+        todo = np.flatnonzero(holders < 0)
         self._todo: list[int] = todo[ranks.share(len(todo))].tolist()
         self._unwritten: list[int] = []
         self._written = time.monotonic()

@@ -16,16 +16,17 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import numpy as np
 import torch
 from torch import distributed
 
+from hellofmt.errors import HelloError
 from hellofmt.runs.watch import PATIENCE, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
-    from typing import Any
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
     from numpy.typing import NDArray
     from torch.distributed.distributed_c10d import Store
@@ -33,10 +34,15 @@ if TYPE_CHECKING:
 __all__ = [
     "InheritedPlace",
     "Place",
-    "agreed",
     "current",
+    "first_on_machine",
+    "hand_",
+    "handed",
+    "holder",
+    "holders",
     "is_unanimous",
     "joined",
+    "leads_machine",
     "same_",
     "share",
     "sum_",
@@ -45,6 +51,7 @@ __all__ = [
     "wait",
 ]
 
+_Fact = TypeVar("_Fact")
 
 _MESSAGE_BYTES: Final = 1 << 26
 """Bytes of a large array sent at once: the pixels of a data set may not fit on a GPU."""
@@ -152,21 +159,71 @@ def sum_rows_(array: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
-def agreed(fact: bool) -> bool:
-    """Return rank 0's value; a file that one process sees may not be visible to others yet."""
-    if current().world == 1:
-        return fact
+def holder(fact: bool) -> int | None:
+    """Return the lowest rank whose ``fact`` is true, None if there is none."""
+    (rank,) = holders(np.array([fact])).tolist()
+    return None if rank < 0 else rank
+
+
+def holders(facts: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return, for each of (N,) facts, the lowest rank where it is true, else -1: int64 (N,)."""
+    world = current().world
+    every: list[Any] = [facts] * world
+    if world > 1:
+        wait()
+        distributed.all_gather_object(every, facts)
+    said = np.stack(every)
+    return np.where(said.any(axis=0), said.argmax(axis=0), -1)
+
+
+def handed(call: Callable[[], _Fact], holder: int = 0) -> _Fact:
+    """Return, in every process, what ``call`` returns in one; it may take its time.
+
+    Args:
+        call: only ``holder`` calls it; what it returns is pickled, and is small.
+        holder: rank of that process.
+
+    Raises:
+        HelloError: as ``call``, in every process.
+        OSError: as ``call``, in every process.
+    """
+    place = current()
+    if place.world == 1:
+        return call()
+    box: list[Any] = [None]
+    if place.rank == holder:
+        try:
+            box = [(call(), None)]
+        except (HelloError, OSError) as error:
+            box = [(None, error)]
     wait()
-    box: list[object] = [fact]
-    distributed.broadcast_object_list(box, src=0)
-    return bool(box[0])
+    distributed.broadcast_object_list(box, src=holder)
+    value, error = box[0]
+    if error is not None:
+        raise error
+    return value
 
 
-def is_unanimous(fact: object) -> bool:
-    """Tell whether all processes have the same value."""
+def hand_(data: NDArray[np.uint8], holder: int = 0) -> None:
+    """Replace ``data``, contiguous and of one size everywhere, with that of one process."""
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    for part in torch.from_numpy(data).split(_MESSAGE_BYTES):
+        message = part.to(device)
+        distributed.broadcast(message, src=holder)
+        part.copy_(message)
+
+
+def leads_machine() -> bool:
+    """Tell whether this is the first process of its machine, which writes there."""
+    return current().world == 1 or os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def is_unanimous(say: Callable[[], object]) -> bool:
+    """Tell whether ``say`` returns the same in all processes; alone, it is not called."""
     world = current().world
     if world == 1:
         return True
+    fact = say()
     wait()
     said: list[object] = [None] * world
     distributed.all_gather_object(said, fact)
@@ -222,13 +279,13 @@ def wait() -> None:
 
 
 @contextmanager
-def rank_0_first() -> Generator[None]:
-    """Run the block on rank 0, then on all others."""
-    rank = current().rank
-    if rank:
+def first_on_machine() -> Generator[None]:
+    """Run the block in the first process of each machine, then in all others."""
+    leads = leads_machine()
+    if not leads:
         wait()
     yield
-    if not rank:
+    if leads:
         wait()
 
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from hellofmt.errors import StateError, printable
+from hellofmt.runs import ranks
+from hellofmt.runs.handed import handed_result
 from hellofmt.runs.results import Result, read_result, write_result
 
 if TYPE_CHECKING:
@@ -109,13 +111,13 @@ class State:
         self.done, self._written = done, time.monotonic()
 
     def read(self, optimiser: torch.optim.Optimizer) -> int:
-        """Restore the state of the last ``write``.
+        """Restore the state of the last ``write``; every process must call this.
 
         Args:
             optimiser: optimiser of the same parameters.
 
         Returns:
-            Number of steps done; 0 without a file.
+            Number of steps done; 0 if no process has a file.
 
         Raises:
             StateError: the state is of another run (E_STATE_DIGEST) or has other tensors
@@ -123,14 +125,21 @@ class State:
             UserInputError: the file is damaged (E_DATA).
         """
         kept = self._checkpoint
-        if not kept.path.exists():
-            return 0
-        result = read_result(kept.path)
         where = printable(kept.path)
-        if result.facts.get("run") != kept.run:
-            raise StateError.make(
-                "E_STATE_DIGEST", f"`{where}` is the state of another run; delete it to start over"
-            )
+
+        def read() -> Result:
+            result = read_result(kept.path)
+            if result.facts.get("run") != kept.run:
+                raise StateError.make(
+                    "E_STATE_DIGEST",
+                    f"`{where}` is the state of another run; delete it to start over",
+                )
+            return result
+
+        holder = ranks.holder(kept.path.exists())
+        if holder is None:
+            return 0
+        result = handed_result(read, holder)
         expected = {f"tensor.{name}": tuple(t.shape) for name, t in self._tensors.items()}
         shapes = {n: a.shape for n, a in result.tensors.items() if n.startswith("tensor.")}
         if shapes != expected:

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from hellofmt.errors import UserInputError
 from hellofmt.runs import ranks
 from hellofmt.runs.cost import Meter, Show, StageCost
+from hellofmt.runs.handed import handed_result
 from hellofmt.runs.progress import remove_parts
 from hellofmt.runs.results import Result, digest_of, read_result, write_result
 
@@ -39,8 +41,8 @@ _DIGITS: Final = 20
 class Stages:
     """A folder of finished stages, or no folder at all.
 
-    Under ``torchrun`` every process helps to make a result. Rank 0 writes it and all read it, so
-    the folder must be on a disk that all processes see.
+    Under ``torchrun`` every process helps to make a result. Rank 0 writes it; whoever has it reads
+    it for all, since the folder may be on another disk on each machine.
 
     Attributes:
         meter: cost of each stage, including stages that were finished earlier; the fact ``gflop``
@@ -62,12 +64,10 @@ class Stages:
             show: makes, of a stage's name, the context that is entered around it.
 
         Raises:
-            UserInputError: None with several processes, which could not share a result (E_OPTION).
+            UserInputError: None with several processes, which share what is in the file (E_OPTION).
         """
         if root is None and ranks.current().world > 1:
-            raise UserInputError.make(
-                "E_OPTION", "several processes need a work folder that all of them see, got none"
-            )
+            raise UserInputError.make("E_OPTION", "several processes need a work folder, got none")
         self._root = None if root is None else Path(root)
         self._say = say
         self.meter = Meter(show)
@@ -102,22 +102,25 @@ class Stages:
         if path is None:
             return self._measured(name, make)
         self._written.append(path)
-        place = ranks.current()
-        if ranks.agreed(path.exists()):
-            if self._say is not None and place.rank == 0:
-                self._say(f"{name}: finished earlier, read from {path.name}")
-        else:
-            result = self._measured(name, make)
-            if not ranks.agreed(self.meter.costs[-1].seconds >= worth):
-                return result
-            if place.rank == 0:
+        holder = ranks.holder(path.exists())
+        if holder is None:
+            made = self._measured(name, make)
+            if not ranks.handed(lambda: self.meter.costs[-1].seconds >= worth):
+                return made
+            cost = self.meter.costs.pop().facts()
+
+            def read() -> Result:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                cost = self.meter.costs[-1].facts()
-                write_result(path, replace(result, facts={**result.facts, "cost": cost}))
-                remove_parts(path)
-            self.meter.costs.pop()
-            ranks.wait()
-        result = read_result(path)
+                write_result(path, replace(made, facts={**made.facts, "cost": cost}))
+                return read_result(path)
+
+            result = handed_result(read)
+        else:
+            if self._say is not None and ranks.current().rank == 0:
+                self._say(f"{name}: finished earlier, read from {path.name}")
+            result = handed_result(partial(read_result, path), holder)
+        if ranks.leads_machine():
+            remove_parts(path)
         if "cost" in result.facts:
             self.meter.costs.append(StageCost.from_facts(result.facts["cost"]))
         return result
@@ -129,8 +132,11 @@ class Stages:
         return result
 
     def remove(self) -> None:
-        """Delete the results that were used or made here, and the folder if it is then empty."""
-        if self._root is None or ranks.current().rank != 0:
+        """Delete the results that were used or made here, and the folder if it is then empty.
+
+        The first process of each machine does so; nobody may need them any more.
+        """
+        if self._root is None or not ranks.leads_machine():
             return
         for path in self._written:
             path.unlink(missing_ok=True)

@@ -119,16 +119,6 @@ def _moving(network: nn.Module, average: Average | None) -> dict[str, Tensor]:
     return tensors
 
 
-def _resume(state: State, optimiser: torch.optim.Optimizer, is_split: bool) -> int:
-    """Restore the state of an earlier process; return the number of steps done."""
-    start = state.read(optimiser)
-    if is_split and not ranks.is_unanimous(start):
-        raise UserInputError.make(
-            "E_OPTION", "checkpoint: expected a file that every process sees; some see another"
-        )
-    return start
-
-
 def train_student(
     network: nn.Module,
     batches: Iterable[Batch],
@@ -181,7 +171,7 @@ def train_student(
     state, start = None, 0
     if checkpoint is not None:
         state = State(checkpoint, _moving(network, average))
-        start = _resume(state, optimiser, is_split)
+        start = state.read(optimiser)
 
     def loss_at(batch: Batch) -> Tensor:
         images, *targets = (part.to(device, non_blocking=True) for part in batch)
@@ -260,8 +250,7 @@ def train_from_dataset(
 
     Raises:
         HelloError: an image or label cannot be read or made.
-        UserInputError: a batch has fewer rows than there are processes, or some of them do not see
-            the checkpoint (E_OPTION).
+        UserInputError: a batch has fewer rows than there are processes (E_OPTION).
         StateError: the checkpoint is of another run (E_STATE_DIGEST).
         ValueError: steps < 1, labels that the recipe does not read, or a loss that is not finite.
         OSError: the checkpoint cannot be read or written.

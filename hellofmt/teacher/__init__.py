@@ -18,6 +18,7 @@ from hellofmt.teacher.shipped import (
 from hellofmt.teacher.train import TEACHER_RECIPE, train_teacher
 from hellofmt.teacher.trajectory import (
     CHECKPOINTS,
+    TRAJECTORY_FILE,
     Trajectory,
     maturity,
     read_trajectory,
@@ -28,6 +29,7 @@ __all__ = [
     "CHECKPOINTS",
     "TEACHER_RECIPE",
     "TEACHER_STORAGES",
+    "TRAJECTORY_FILE",
     "InputRule",
     "RuleChange",
     "Teacher",

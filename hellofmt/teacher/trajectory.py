@@ -226,8 +226,8 @@ def train_trajectory(
 
     A killed run continues from its last checkpoint, or its last minute, on a CPU with the bits of
     an uninterrupted one; a finished run of the same data and settings is read, not repeated. Under
-    ``torchrun`` every process must call this and trains on its share of each batch, and all of them
-    must see the folder.
+    ``torchrun`` every process must call this and trains on its share of each batch; rank 0 alone
+    writes the folder.
 
     Args:
         source: training images.
@@ -289,8 +289,7 @@ def train_trajectory(
             with suppress(OSError):
                 root.rmdir()
         raise
-    ranks.wait()
-    return read_trajectory(root)
+    return ranks.handed(lambda: read_trajectory(root))
 
 
 def _train(
@@ -318,8 +317,8 @@ def _train(
     is_alone = place.world == 1
     data = [source.digest(), held_out.digest(), views]
     run = digest_of([network, steps, checkpoints, recipe, seed, *data, bfloat16])
-    if ranks.agreed((root / TRAJECTORY_FILE).exists()):
-        if read_trajectory(root).run != run:
+    if ranks.handed((root / TRAJECTORY_FILE).exists):
+        if ranks.handed(lambda: read_trajectory(root).run != run):
             raise HelloIOError.make(
                 "E_TARGET",
                 f"`{printable(root)}` holds a teacher of other data or settings; expected an empty"
@@ -375,7 +374,10 @@ def _train(
         replace(
             checkpoint,
             accuracy=teacher_accuracy(
-                trajectory.load(number, build).to(device), held_out, views.size, workers=workers
+                _everywhere(trajectory, number, build).to(device),
+                held_out,
+                views.size,
+                workers=workers,
             ),
         )
         for number, checkpoint in enumerate(trajectory.checkpoints)
@@ -384,6 +386,18 @@ def _train(
     if place.rank == 0:
         write_file(root / TRAJECTORY_FILE, _document(trajectory))
         state.unlink(missing_ok=True)
+
+
+def _everywhere(trajectory: Trajectory, number: int, build: Callable[..., nn.Module]) -> Teacher:
+    """A checkpoint from rank 0's file, in every process."""
+    if ranks.current().rank == 0:
+        teacher = trajectory.load(number, build)
+    else:
+        views = trajectory.views
+        network = build(trajectory.network, len(trajectory.classes), views.size)
+        teacher = Teacher(network, InputRule.of_views(views))
+    ranks.same_(teacher.state_dict().values())
+    return teacher
 
 
 def _file(number: int, step: int) -> str:

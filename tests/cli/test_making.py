@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -188,38 +189,38 @@ def test_a_full_disk_names_the_file_and_keeps_what_is_finished(
     assert not work.exists()
 
 
-def test_two_processes_make_the_same_archive(images, teacher, tmp_path, run_hello):
-    arguments = [
-        "distill",
-        images,
-        "--teacher",
-        teacher,
-        *FIT,
-        "--precision",
-        "float32",
-        "--ipc",
-        "2",
-    ]
-    one = run_hello(*arguments, "-o", tmp_path / "one.hello")
+def test_two_machines_make_the_archive_that_one_makes(images, teacher, tmp_path, run_hello):
+    arguments = ["--teacher", teacher, *FIT, "--precision", "float32", "--ipc", "2"]
+    one = run_hello("distill", images, *arguments, "-o", tmp_path / "one.hello")
     assert one.returncode == 0, one.stderr
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    # What torchrun sets for its processes, without a third one to start them.
+    # What torchrun sets for its processes, without a third one to start them. Each machine has a
+    # disk of its own, with a copy of the data whose times differ.
     place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "-m", "hellofmt", *arguments, "-o", tmp_path / "two.hello"]
-    processes = [
-        subprocess.Popen(  # noqa: S603
-            list(map(str, command)),
-            env={**os.environ, "OMP_NUM_THREADS": "1", **place, "RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+    hello = [sys.executable, "-m", "hellofmt", "distill", images.name]
+    command = [*hello, *map(str, arguments), "-o", "two.hello"]
+    processes: list[subprocess.Popen[str]] = []
+    for rank in ("0", "1"):
+        disk = tmp_path / rank
+        shutil.copytree(images, disk / images.name, copy_function=shutil.copyfile)
+        processes.append(
+            subprocess.Popen(  # noqa: S603
+                command,
+                cwd=disk,
+                env={**os.environ, "OMP_NUM_THREADS": "1", **place, "RANK": rank}
+                | {"LOCAL_RANK": "0"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         )
-        for rank in ("0", "1")
-    ]
     output = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], output
+    there = [sorted(path.name for path in (tmp_path / rank).iterdir()) for rank in ("0", "1")]
+    assert there == [[images.name, "two.hello"], [images.name]]
+    (tmp_path / "0" / "two.hello").rename(tmp_path / "two.hello")
     # Only rank 0 speaks.
     assert "label function" in output[0][0]
     assert output[1][0] == ""

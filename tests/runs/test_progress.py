@@ -49,6 +49,18 @@ def test_processes_of_another_number_go_on(tmp_path, monkeypatch, in_ranks):
     assert [first, second] == [[3], [6, 9]]
 
 
+def test_parts_on_the_disks_of_two_machines_count_once(tmp_path, monkeypatch, in_ranks):
+    monkeypatch.setattr("hellofmt.runs.progress._SECONDS", 0.0)
+    paths = [tmp_path / name / "check-1.safetensors" for name in "ab"]
+    for path, stop in zip(paths, (1, 2), strict=True):
+        with pytest.raises(InterruptedError):
+            fill(path, stop=stop)
+    (rows, first), (others, second) = in_ranks(2, lambda rank: fill(paths[rank]))
+    assert np.array_equal(rows, TRUTH)
+    assert np.array_equal(others, TRUTH)
+    assert [first, second] == [[6], [9]]
+
+
 def test_a_damaged_part_is_named(tmp_path):
     (tmp_path / "a-1.part-0").write_bytes(b"x")
     with pytest.raises(UserInputError, match=r"E_DATA: `.*a-1.part-0` is damaged; delete it"):
