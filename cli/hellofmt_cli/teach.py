@@ -84,8 +84,9 @@ class TrainingOptions:
 def teach(data: DataOptions, training: TrainingOptions, as_json: bool) -> None:
     """Train a teacher on DATA with hard labels and keep its trajectory.
 
-    DATA is what `hello pack` reads, by the same rule, or torchvision:NAME:ROOT[:SPLIT]: a folder
-    with one folder per class, WebDataset shards (.tar), or an archive.
+    DATA is a folder with one folder per class or of Parquet files, WebDataset shards (.tar) or
+    their URLs, an archive, torchvision:NAME:ROOT[:SPLIT], or hf:NAME[:SPLIT]. It is listed and
+    never in memory at once; views are crops of the original images.
 
     NETWORK is `cnn`, `resnet10w32`, a network of torchvision or timm (torchvision:NAME and
     timm:NAME where both have it; `resnet18-cifar` has a stem for images up to 64 px), or
