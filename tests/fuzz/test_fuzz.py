@@ -11,7 +11,7 @@ from zoo import ZOO
 
 # A container is read to its end and its pictures are decoded, which costs ten times as much as the
 # others; a label function is built and run, which costs a thousand times as much.
-RUNS = {"container": 8_000, "manifest": 25_000, "tensors": 25_000, "index": 25_000, "labels": 400}
+RUNS = {"container": 4_000, "manifest": 10_000, "tensors": 10_000, "index": 10_000, "labels": 250}
 
 
 @pytest.mark.parametrize(("target", "mode"), targets.CELLS)
