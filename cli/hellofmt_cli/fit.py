@@ -37,5 +37,6 @@ def fit(data: DataOptions, fit: FitOptions, texts: TextOptions, as_json: bool) -
     """
     check_steps(fit.steps, fit.epochs)
     with console.stage("loading PyTorch"):
+        from hellofmt.distillation import DistillSettings
         from hellofmt_cli.making import make_archive
-    make_archive(data, fit, texts, as_json=as_json)
+    make_archive(data, fit, texts, as_json=as_json, chosen=DistillSettings(select=None))

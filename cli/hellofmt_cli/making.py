@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +22,7 @@ from hellofmt.distillation import (
     distill,
     fidelity_table,
     predicted_seconds,
+    quality_of,
     split_validation,
 )
 from hellofmt.errors import HelloError, HelloIOError, shown_path
@@ -53,8 +55,6 @@ if TYPE_CHECKING:
         DistillReport,
         Fidelity,
         Precision,
-        RefineSettings,
-        SelectSettings,
     )
     from hellofmt.projector import LoadedBase, Projector
     from hellofmt.sources import Source
@@ -83,8 +83,7 @@ def make_archive(
     texts: TextOptions,
     *,
     as_json: bool,
-    select: SelectSettings | None = None,
-    refine: RefineSettings | None = None,
+    chosen: DistillSettings,
 ) -> None:
     """Run ``hello fit`` (without ``select``) or ``hello distill`` and print what came of it.
 
@@ -93,8 +92,7 @@ def make_archive(
         fit: teacher, base, fit and archive.
         texts: what the archive says of itself.
         as_json: print one document.
-        select: how images are chosen; None writes the label function alone.
-        refine: how they are refined.
+        chosen: how images are chosen, refined and stored; the rest comes from the other options.
 
     Raises:
         HelloError: anything the user gave cannot be used, or the target exists.
@@ -103,7 +101,7 @@ def make_archive(
     check_device(data.device)
     with joined(data.device), worker_ends_in_one_line():
         try:
-            _make_archive(data, fit, texts, select, refine, as_json=as_json)
+            _make_archive(data, fit, texts, chosen, as_json=as_json)
         except BaseException as error:
             work = _work(fit)
             if any(path.is_file() for path in work.rglob("*")):
@@ -133,8 +131,7 @@ def _make_archive(
     run: DataOptions,
     options: FitOptions,
     texts: TextOptions,
-    select: SelectSettings | None,
-    refine: RefineSettings | None,
+    chosen: DistillSettings,
     *,
     as_json: bool,
 ) -> None:
@@ -148,11 +145,10 @@ def _make_archive(
         console.warn(f"a class has too few images to hold one out: accuracies are of {kind}")
     plan = fit_settings(options, len(train), run)
     handed(partial(check_target, options.output, force=options.force))
-    settings = DistillSettings(
-        select=select,
+    settings = replace(
+        chosen,
         projector=projector_settings(options, run.seed),
         fit=plan,
-        refine=refine,
         storage=options.precision,
         name=run.name,
         version=texts.version,
@@ -171,7 +167,7 @@ def _make_archive(
         # What the fit would refuse is refused before a teacher is trained for it.
         with console.stage("building the label function"):
             settings.projector.build(base, data.images)
-    ipc = None if select is None else select.ipc
+    ipc = None if settings.select is None else settings.select.ipc
     teacher = read_teachers(data, work, run, options, ipc, stages.meter)
     rows: list[Precision] = []
 
@@ -232,9 +228,9 @@ def _make_archive(
     if not console.is_speaking:
         return
     if as_json:
-        echo_json(_document(report, run, options, ipc, rows))
+        echo_json(_document(report, run, options, settings, rows))
         return
-    echo_page(_lines(report, run, options, kind))
+    echo_page(_lines(report, run, options, settings, kind))
     if rows:
         _print_precisions(rows, options.precision)
     if ipc is not None:
@@ -257,10 +253,12 @@ def _document(
     report: DistillReport,
     run: DataOptions,
     options: FitOptions,
-    ipc: int | None,
+    settings: DistillSettings,
     rows: Sequence[Precision],
 ) -> dict[str, Any]:
     """What ``--json`` prints."""
+    ipc = None if settings.select is None else settings.select.ipc
+    stored = report.stored
     return {
         "schema": "hello.fit/1" if ipc is None else "hello.distill/1",
         "path": options.output,
@@ -276,6 +274,11 @@ def _document(
         "ipc": ipc,
         "bfloat16": run.bfloat16,
         "cost": cost_documents(report.costs),
+        "codec": None if ipc is None else settings.codec,
+        "quality": None if ipc is None else quality_of(settings.codec, settings.quality),
+        "stored": None
+        if stored is None
+        else {"agreement": round(stored.agreement, 2), "kl": round(stored.kl, 4)},
         "refined": None if report.refined is None else list(report.refined),
         "precisions": [
             {
@@ -290,7 +293,11 @@ def _document(
 
 
 def _lines(
-    report: DistillReport, run: DataOptions, options: FitOptions, kind: str
+    report: DistillReport,
+    run: DataOptions,
+    options: FitOptions,
+    settings: DistillSettings,
+    kind: str,
 ) -> list[tuple[str, str] | None]:
     """The page of the result."""
     size_bytes = Path(options.output).stat().st_size
@@ -302,6 +309,10 @@ def _lines(
         ("label function", f"{report.projector_accuracy:.1f} %, {report.trained:,} values"),
         ("fidelity", fidelity),
     ]
+    if report.stored is not None:
+        at = quality_of(settings.codec, settings.quality)
+        follows = f"agreement {report.stored.agreement:.1f} %, KL {report.stored.kl:.4f}"
+        lines.append((f"{settings.codec}, quality {at}", f"{follows} on the images as stored"))
     if report.refined is not None:
         before, after = report.refined
         saved = 100 * (1 - after / before) if before else 0.0

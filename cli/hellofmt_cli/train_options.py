@@ -45,7 +45,7 @@ class TrainOptions:
         label_function: name of the archive's function; None takes the first.
         ipc: images of each class; None takes all.
         expect: id the archive must have.
-        workers: processes that draw views; 0 draws them in this one.
+        workers: processes that read images and draw views; None is as many as suit the machine.
         device: that everything runs on.
         bfloat16: whether the student is trained in bfloat16 autocast.
         checkpoint: file or folder of the run's state.
@@ -71,7 +71,7 @@ class TrainOptions:
     label_function: str | None
     ipc: int | None
     expect: str | None
-    workers: int
+    workers: int | None
     device: str
     bfloat16: bool
     checkpoint: str | None
@@ -143,12 +143,13 @@ train_options = grouped(
     click.option(
         "--workers",
         type=click.IntRange(0),
-        default=0,
-        show_default=True,
-        help="Processes that draw views; 0 draws them in this one.",
+        help="Processes that read images and, on a CPU, draw views and make labels; any number"
+        " gives the same batches.  [default: the cores but one, at most 16; 0 for a short run]",
     ),
     device_option("Device that everything runs on."),
-    click.option("--bfloat16", is_flag=True, help="Train the student in bfloat16 autocast."),
+    click.option(
+        "--bfloat16", is_flag=True, help="Train the student, and make its labels, in bfloat16."
+    ),
     click.option(
         "--checkpoint",
         metavar="PATH",

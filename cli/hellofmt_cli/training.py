@@ -8,9 +8,10 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import torch
 
 from hellofmt.archive import (
     UNSET,
@@ -26,6 +27,7 @@ from hellofmt.archive import (
 )
 from hellofmt.errors import UserInputError, did_you_mean, shown_path
 from hellofmt.loading import HelloDataset, StoredLabels
+from hellofmt.making import default_workers
 from hellofmt.runs import device_name, joined, versions, without_paths
 from hellofmt.sources import source_record
 from hellofmt.student import (
@@ -55,6 +57,9 @@ if TYPE_CHECKING:
     from hellofmt_cli.train_options import TrainOptions
 
 __all__ = ["train_student"]
+
+_WORTH_WORKERS: Final = 4096
+"""Views of a run from which they are drawn in processes of their own."""
 
 
 def train_student(options: TrainOptions) -> dict[str, Any]:
@@ -112,6 +117,10 @@ def _train(
     epochs: int = options.epochs or plan.epochs
     total: int = options.steps or -(-epochs * rows // plan.batch_size)
     dataset = _labelled(archive, plan, options, images)
+    workers = options.workers
+    if workers is None:
+        # Starting processes takes longer than drawing a few views.
+        workers = default_workers() if total * plan.batch_size >= _WORTH_WORKERS else 0
     kernel = None
     with console.stage("building networks"):
         # Built before any worker is, so that they inherit it.
@@ -127,7 +136,7 @@ def _train(
         log = Log(options.curve, curve, f"{name}, recipe {plan.name}, labels {labels}")
     marks = set(plan.evaluation_steps(total, rows))
     began = time.perf_counter()
-    with worker_ends_in_one_line(options.workers), console.stage("train") as show:
+    with worker_ends_in_one_line(workers), console.stage("train") as show:
         console.say(f"train: {name}, {total:,} steps of {plan.batch_size} views")
 
         def on_step(done: int, loss: Tensor) -> None:
@@ -135,7 +144,7 @@ def _train(
             show(done, total)
             accuracy = None
             if done in marks:
-                accuracy = evaluate(measured, images, views, workers=options.workers)
+                accuracy = evaluate(measured, images, views, workers=workers)
             if not console.is_speaking:
                 return
             point = curve.add(done, loss, accuracy)
@@ -151,7 +160,7 @@ def _train(
             plan,
             steps=total,
             seed=seed,
-            workers=options.workers,
+            workers=workers,
             on_step=on_step,
             bfloat16=options.bfloat16,
             average=average,
@@ -300,6 +309,7 @@ def _labelled(
         base=options.base,
         seed=options.seed,
         device=device,
+        dtype=torch.bfloat16 if options.bfloat16 else None,
         stored=stored,
         label_function=label_function,
         ipc=options.ipc if images is None else None,

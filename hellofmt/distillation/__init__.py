@@ -12,6 +12,7 @@ from hellofmt.distillation.report import DistillReport
 from hellofmt.distillation.select import Selection, SelectSettings, select_images
 from hellofmt.distillation.settings import DistillSettings, FitHooks, ProjectorSettings
 from hellofmt.distillation.stage_calls import fitted_projector
+from hellofmt.distillation.stored_images import quality_of
 from hellofmt.distillation.validation import split_validation
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "fit_projector",
     "fitted_projector",
     "predicted_seconds",
+    "quality_of",
     "refine_images",
     "select_images",
     "split_validation",

@@ -19,6 +19,7 @@ from hellofmt.archive import (
 from hellofmt.archive.format.manifest import Dataset
 from hellofmt.archive.write.plan import Plan
 from hellofmt.distillation.select import check_selection
+from hellofmt.distillation.stored_images import check_quality, encoded
 from hellofmt.errors import UserInputError
 
 if TYPE_CHECKING:
@@ -68,11 +69,12 @@ def write_distilled(
     if selection is not None:
         ipc = len(selection.labels) // len(source.classes)
         facts = msgspec.structs.replace(facts, ipc=ipc)
+        files = encoded(selection.pixels, settings.codec, settings.quality)
         images = ImageSet(
-            "png",
+            settings.codec,
             [
-                ImageItem(int(label), encode_image(pixels, "png"))
-                for pixels, label in zip(selection.pixels, selection.labels, strict=True)
+                ImageItem(int(label), data)
+                for label, data in zip(selection.labels, files, strict=True)
             ],
             order="value",
         )
@@ -130,6 +132,7 @@ def check_settings(source: Source, views: Views, settings: DistillSettings) -> N
         extras=settings.extras,
     )
     Plan(draft, DEFAULT_LIMITS)
+    check_quality(settings.codec, settings.quality)
     if settings.select is None:
         if settings.refine is not None:
             raise UserInputError.make("E_OPTION", "refining needs chosen images; expected `select`")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from hellofmt.archive.write.whole_file import check_target
 from hellofmt.distillation.archive_of import check_settings, write_distilled
+from hellofmt.distillation.fidelity import fidelity as measured_fidelity
 from hellofmt.distillation.fit import FitSettings, default_steps
 from hellofmt.distillation.record import distillation_record
 from hellofmt.distillation.report import DistillReport
@@ -25,6 +26,7 @@ from hellofmt.distillation.stage_calls import (
     refined_images,
     selected_images,
 )
+from hellofmt.distillation.stored_images import read_back
 from hellofmt.distillation.validation import split_validation
 from hellofmt.runs import ranks
 from hellofmt.runs.cost import network_gflop
@@ -161,6 +163,12 @@ def distill(
     with stages.meter.stage("accuracy"):
         logits = fitted.labeler(device).logits
         own = teacher_accuracy(logits, measured, views.size, workers=workers)
+        stored = None
+        if chosen is not None and settings.codec != "png":
+            images = read_back(chosen, source, settings.codec, settings.quality)
+            stored = measured_fidelity(
+                logits, teacher, images, views, workers=workers, device=device
+            )
     stages.meter.set_gflop(network_gflop(fitted, views.size, len(measured)))
     report = DistillReport(
         id="",
@@ -169,6 +177,7 @@ def distill(
         fidelity=fidelity,
         trained=fitted.trained_count(),
         refined=losses,
+        stored=stored,
     )
 
     def write() -> str:

@@ -17,6 +17,7 @@ from hellofmt.archive.format.record import (
     as_line,
     percent,
 )
+from hellofmt.distillation.stored_images import quality_of
 from hellofmt.runs.run_record import run_record
 from hellofmt.sources.record import source_record
 from hellofmt.teacher import device_of
@@ -102,10 +103,11 @@ def _images(settings: DistillSettings, report: DistillReport) -> ChosenImages | 
     chosen = ChosenImages(
         candidates=select.candidates,
         chosen_by=_CHOSEN_BY,
-        codec="png",
+        codec=settings.codec,
         crops=select.crops,
         factor=select.factor,
         ipc=select.ipc,
+        quality=quality_of(settings.codec, settings.quality) or UNSET,
     )
     if refine is None or report.refined is None:
         return chosen

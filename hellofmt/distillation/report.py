@@ -23,6 +23,8 @@ class DistillReport:
         fidelity: how closely labels follow the teacher's on views that were not trained on.
         trained: number of values that the fit moved.
         refined: loss before and after refining; None if nothing was refined.
+        stored: fidelity on views of the images as a lossy codec stores them; None where there are
+            none, or their codec keeps every pixel.
         costs: what each stage cost, in order.
     """
 
@@ -32,4 +34,5 @@ class DistillReport:
     fidelity: Fidelity
     trained: int
     refined: tuple[float, float] | None = None
+    stored: Fidelity | None = None
     costs: tuple[StageCost, ...] = ()

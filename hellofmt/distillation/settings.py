@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from hellofmt.archive.format.images import Codec
     from hellofmt.archive.format.manifest import Storage
     from hellofmt.distillation.fidelity import Fidelity
     from hellofmt.distillation.fit import FitSettings
@@ -155,6 +156,10 @@ class DistillSettings:
             4,000 steps, whichever is less.
         refine: how the chosen pixels are moved; None leaves them as chosen.
         storage: number format of the deltas and of a stored head.
+        codec: how the images are stored: ``png`` keeps every pixel, ``jpeg`` (baseline, 4:4:4) and
+            ``webp`` take a fifth of the bytes.
+        quality: of ``jpeg`` and ``webp``, 1 to 100 (which is lossless for ``webp``); None means 85
+            and 90.
         name: name of the data set; None means the source's, with ``-ipcN`` if images are chosen.
         version: version of the data set.
         license: SPDX expression of the images' license.
@@ -171,6 +176,8 @@ class DistillSettings:
     fit: FitSettings | None = None
     refine: RefineSettings | None = None
     storage: Storage = "float16"
+    codec: Codec = "png"
+    quality: int | None = None
     name: str | None = None
     version: str = "1.0.0"
     license: str = "NOASSERTION"

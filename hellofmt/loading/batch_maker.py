@@ -19,21 +19,21 @@ from typing import TYPE_CHECKING, Literal, cast
 import numpy as np
 import torch
 
+from hellofmt.archive.format.limits import check_limit
 from hellofmt.loading.resident import Resident, is_drawable
 from hellofmt.loading.views.normalise import normalise_, student_form
 from hellofmt.projector.labeler import Labeler
 from hellofmt_kernels import ViewForm
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from hellofmt.loading.dataset import HelloDataset
     from hellofmt.loading.epoch_index import EpochIndex
-    from hellofmt.projector.base import LoadedBase
+    from hellofmt.loading.labelling import FunctionLabeler
 
 __all__ = ["BatchMaker", "Making"]
 
@@ -44,55 +44,47 @@ class Making:
 
     Attributes:
         device: where batches are made.
-        dtype: dtype of the image tower; None is float32.
         compile: whether to run the image tower through ``torch.compile``.
         channels_last: memory format of the images handed out.
         resident: bytes of images kept on a GPU, or ``"auto"``.
     """
 
     device: torch.device
-    dtype: torch.dtype | None
-    compile: bool
-    channels_last: bool
-    resident: int | Literal["auto"]
+    compile: bool = False
+    channels_last: bool = False
+    resident: int | Literal["auto"] = "auto"
 
 
 class BatchMaker:
     """Makes batches of a dataset's rows.
 
     Attributes:
-        labeler: makes soft labels or logits; None for other labels.
+        labeler: makes soft labels or logits; None for other labels, stored ones and those of a
+            function.
         resident: images on the device, if the fused kernel draws them; else None.
     """
 
-    def __init__(
-        self,
-        dataset: HelloDataset,
-        making: Making,
-        base: str | Path | LoadedBase | nn.Module | None,
-    ) -> None:
+    def __init__(self, dataset: HelloDataset, making: Making) -> None:
         """Build the labeler, check its probes, and make room for the images on the device.
 
         Args:
-            dataset: gives images, view parameters and hard labels.
+            dataset: gives images, view parameters and labels; without transforms.
             making: how to make batches.
-            base: base encoder, as for ``HelloDataset``.
 
         Raises:
             HelloError: the archive cannot give these labels.
         """
         self._dataset = dataset
         self._making = making
+        self._stream: torch.cuda.Stream | None = None
         self.labeler: Labeler | None = None
-        if dataset.labels in ("soft", "logits"):
-            self.labeler = Labeler.from_file(
-                dataset.file,
-                base,
-                label_function=dataset.label_function,
-                device=making.device,
-                dtype=making.dtype,
-                compile=making.compile,
-            )
+        self._function: FunctionLabeler | None = None
+        if dataset.labels in ("soft", "logits") and dataset.stored is None:
+            source = dataset.label_source(compile=making.compile)
+            if isinstance(source, Labeler):
+                self.labeler = source
+            else:
+                self._function = source
         if dataset.labels == "none":
             form = ViewForm(is_channels_last=making.channels_last)
         else:
@@ -104,6 +96,8 @@ class BatchMaker:
         if self.labeler is not None:
             self._input_form = self.labeler.input_form(dataset.views.size)
             self._forms = (form, self._input_form or ViewForm())
+        elif self._function is not None:
+            self._forms = (form, ViewForm())
         self.resident: Resident | None = None
         if making.device.type == "cuda" and is_drawable(dataset):
             self.resident = Resident(dataset, making.device, making.resident)
@@ -113,9 +107,10 @@ class BatchMaker:
         """Names of the algorithms that make ``views`` and ``labels``, for reports."""
         names = {"views": "pixels"}
         if self.resident is not None:
-            names["views"] = "views" if self.labeler is None else "view_pair"
-        if self.labeler is not None:
-            names["labels"] = self.labeler.kernel
+            names["views"] = "views" if self._forms[1] is None else "view_pair"
+        source = self.labeler or self._function
+        if source is not None:
+            names["labels"] = source.kernel
         return names
 
     def make(self, indices: Sequence[int]) -> list[Tensor]:
@@ -136,24 +131,79 @@ class BatchMaker:
         if self.resident is None:
             views, table = dataset.draw(rows, epochs)
             images = views.to(self._making.device, non_blocking=True)
-            labels = self._labels(table, images, is_entered=False)
+            labels = self._labels(rows, epochs, table, images)
             if labels is not None:
                 normalise_(images, dataset.views)
             if self._making.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
         else:
+            check_limit(dataset.file.limits, "batch_pixels", len(rows) * dataset.views.size**2)
             table = dataset.table(rows, epochs)
             images, inputs = self.resident.draw(table, *self._forms)
-            labels = self._labels(table, inputs, is_entered=self._input_form is not None)
+            labels = self._labels(
+                rows, epochs, table, inputs, is_entered=self._input_form is not None
+            )
         return [images] if labels is None else [images, labels]
 
+    def batches(self, indices: Iterable[Sequence[int]]) -> Iterator[list[Tensor]]:
+        """Make batches in order; on a GPU each is queued before the one ahead of it is used.
+
+        Args:
+            indices: of each batch, as for ``make``.
+
+        Yields:
+            What ``make`` returns.
+        """
+        if self._making.device.type != "cuda":
+            yield from map(self.make, indices)
+            return
+        if self._stream is None:
+            # One stream for all epochs: what an abandoned epoch has queued is ahead of the next.
+            self._stream = torch.cuda.Stream(self._making.device)
+        stream = self._stream
+        # The second stream waits for what was built on the first.
+        stream.wait_stream(torch.cuda.current_stream(self._making.device))
+        waiting: tuple[list[Tensor], torch.cuda.Event] | None = None
+        for batch in indices:
+            with torch.cuda.stream(stream):
+                made = self.make(batch)
+                done = torch.cuda.Event()
+                done.record(stream)
+            if waiting is not None:
+                yield self._received(*waiting)
+            waiting = made, done
+        if waiting is not None:
+            yield self._received(*waiting)
+
+    def _received(self, batch: list[Tensor], done: torch.cuda.Event) -> list[Tensor]:
+        current = torch.cuda.current_stream(self._making.device)
+        current.wait_event(done)
+        for part in batch:
+            # Its memory may be used again only after the student has read it.
+            part.record_stream(current)
+        return batch
+
     def _labels(
-        self, table: NDArray[np.int32], views: Tensor | None, *, is_entered: bool
+        self,
+        rows: NDArray[np.int64],
+        epochs: NDArray[np.int64],
+        table: NDArray[np.int32],
+        views: Tensor | None,
+        *,
+        is_entered: bool = False,
     ) -> Tensor | None:
         """Label a batch of views in [0, 1], or as they enter the image tower."""
         dataset, labeler = self._dataset, self.labeler
         if dataset.labels == "none":
             return None
+        if dataset.stored is not None:
+            labels = dataset.replayed(dataset.stored, rows, epochs)
+            return labels.to(self._making.device, non_blocking=True)
+        if self._function is not None and views is not None:
+            if dataset.labels == "logits":
+                return self._function.logits(views)
+            # Known: a function was taken only with a temperature.
+            return self._function.labels(views, cast("float", dataset.temperature))
         if labeler is None or views is None:
             return dataset.hard_labels(table).to(self._making.device, non_blocking=True)
         x = labeler.embeddings_of_inputs(views) if is_entered else labeler.embeddings(views)

@@ -125,6 +125,8 @@ class HelloDataset(Dataset[Any]):
             keep their own, and so does every worker if ``images`` are passed. The first images
             stay: evicting them would always miss in a cyclic scan.
         device: device on which ``__getitems__`` makes labels; None is the CPU.
+        dtype: dtype of the image tower; None is float32. float16 suits OpenAI's weights; the probes
+            are checked in it.
         storage_options: options that fsspec passes to the storage of a URL, such as credentials.
         cache_dir: folder that keeps what came from a URL, see ``open_archive``.
         stored: soft labels that ``write_labels`` stored for these views, or their directory, to
@@ -162,6 +164,7 @@ class HelloDataset(Dataset[Any]):
         limits: Limits | None = None,
         cache: int | Literal["auto"] = "auto",
         device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
         storage_options: Mapping[str, Any] | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         stored: str | os.PathLike[str] | StoredLabels | None = None,
@@ -206,7 +209,8 @@ class HelloDataset(Dataset[Any]):
         self.class_to_idx: dict[str, int] = {key: i for i, key in enumerate(self.classes)}
         self._base = base
         self._device = device_of(device, is_used=False)
-        self._labelers: dict[str, Labeler] = {}
+        self._dtype = dtype
+        self._labelers: dict[tuple[str, bool], Labeler] = {}
         self._function: FunctionLabeler | None = None
         if function is not None:
             self._function = FunctionLabeler(function, len(self.classes), self._device)
@@ -297,14 +301,17 @@ class HelloDataset(Dataset[Any]):
         """
         self._counter.set_epoch(epoch)
 
-    def labeler(self, device: str | torch.device | None = None) -> Labeler:
+    def labeler(
+        self, device: str | torch.device | None = None, *, compile: bool = False
+    ) -> Labeler:
         """Return the labeler of this archive; the first call builds it and checks its probes.
 
         Args:
             device: device of the labeler; by default the dataset's.
+            compile: run the image tower through ``torch.compile``.
 
         Returns:
-            The same object at every call with the same device.
+            The same object at every call with the same arguments.
 
         Raises:
             BaseModelError: the base is missing or is not the one that the archive pins.
@@ -315,20 +322,28 @@ class HelloDataset(Dataset[Any]):
         # Before a base is loaded in vain.
         refuse_fork(where, os.getpid())
         device_of(where)
-        if str(where) not in self._labelers:
-            made = Labeler.from_file(
-                self.file, self._base, label_function=self.label_function, device=where
+        key = str(where), compile
+        if key not in self._labelers:
+            self._labelers[key] = Labeler.from_file(
+                self.file,
+                self._base,
+                label_function=self.label_function,
+                device=where,
+                dtype=self._dtype,
+                compile=compile,
             )
-            self._labelers[str(where)] = made
-        return self._labelers[str(where)]
+        return self._labelers[key]
 
-    def label_source(self) -> Labeler | FunctionLabeler:
+    def label_source(self, *, compile: bool = False) -> Labeler | FunctionLabeler:
         """Return what makes the soft labels: the label function, else the labeler.
+
+        Args:
+            compile: as for ``labeler``.
 
         Raises:
             HelloError: as ``labeler``.
         """
-        return self.labeler() if self._function is None else self._function
+        return self.labeler(compile=compile) if self._function is None else self._function
 
     def pixels(self, row: int) -> NDArray[np.uint8]:
         """Return a stored image, from the cache if it is there.
@@ -485,7 +500,7 @@ class HelloDataset(Dataset[Any]):
         if self.stored is None:
             labels = self._label(views, table)
         else:
-            labels = self._replayed(self.stored, rows, epochs)
+            labels = list(self.replayed(self.stored, rows, epochs).cpu())
         if self.transform is not None:
             images = [self.transform(view) for view in views]
         elif self.labels == "none":
@@ -523,12 +538,17 @@ class HelloDataset(Dataset[Any]):
             epochs[counted] = self._counter.epochs(rows[counted].tolist(), self.stored, self)
         return rows, epochs
 
-    def _replayed(
+    def replayed(
         self, stored: StoredLabels, rows: NDArray[np.int64], epochs: NDArray[np.int64]
-    ) -> list[Any]:
+    ) -> Tensor:
+        """Return stored labels of rows, (N, C) float32.
+
+        Raises:
+            HelloError: they cannot be read.
+        """
         labeler = self.labeler() if stored.form == "embeddings" else None
         temperature = self._options.temperature
-        return list(stored.labels(rows, epochs, labeler=labeler, temperature=temperature).cpu())
+        return stored.labels(rows, epochs, labeler=labeler, temperature=temperature)
 
     def _label(self, views: Tensor, table: NDArray[np.int32]) -> list[Any] | None:
         if self.labels == "none":

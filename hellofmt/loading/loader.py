@@ -5,8 +5,8 @@ view across. A distilled set is small, so here each image is decoded once, when 
 and kept on the device as uint8; a batch then costs 80 bytes of parameters per view to send, one
 kernel for its views, the encoder and one kernel for its labels. A second stream makes the next
 batch while the student uses this one. Sets that do not fit stay in memory, and a batch sends the
-images it shows. Decoding everything first was rejected: a large archive behind a URL
-would keep a GPU waiting for all of it before the first step.
+images it shows. Decoding everything first was rejected: a large archive behind a URL would keep a
+GPU waiting for all of it before the first step.
 
 It computes the same function as every other way: the sampler's order, ``view_table``'s parameters
 and ``BatchMaker``'s pixels.
@@ -18,8 +18,6 @@ cores, and a thread only makes them wait for each other.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
-
-import torch
 
 from hellofmt.archive.format.limits import check_limit
 from hellofmt.errors import UserInputError
@@ -33,7 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from torch import Tensor, nn
+    import torch
+    from torch import nn
 
     from hellofmt.archive.format.limits import Limits
     from hellofmt.archive.read.archive import Archive
@@ -119,8 +118,7 @@ class HelloLoader:
             rank: this rank; by default torch.distributed's.
             expect: ``id`` that the archive must have.
             limits: size limits, as for ``HelloDataset``.
-            dtype: dtype of the image tower; None is float32. float16 suits OpenAI's weights; the
-                probes are checked in it.
+            dtype: dtype of the image tower, as for ``HelloDataset``.
             compile: run the image tower through ``torch.compile``.
             channels_last: memory format of the images handed out.
             resident: bytes of images to keep on a GPU; ``"auto"`` is half of what is free. Images
@@ -150,6 +148,7 @@ class HelloLoader:
             expect=expect,
             limits=limits,
             device=self.device,
+            dtype=dtype,
             storage_options=storage_options,
             cache_dir=cache_dir,
         )
@@ -169,13 +168,11 @@ class HelloLoader:
         self._passes = 0
         making = Making(
             device=self.device,
-            dtype=dtype,
             compile=compile,
             channels_last=channels_last,
             resident=resident,
         )
-        self._maker = BatchMaker(self.dataset, making, base)
-        self._stream: torch.cuda.Stream | None = None
+        self._maker = BatchMaker(self.dataset, making)
 
     @property
     def batch_sampler(self) -> HelloSampler:
@@ -242,39 +239,9 @@ class HelloLoader:
         self.batches_done = 0
         self._passes += 1
         this_pass = self._passes
-        is_cuda = self.device.type == "cuda"
-        batches = self._overlapped() if is_cuda else map(self._maker.make, self.sampler)
-        for count, batch in enumerate(batches, 1):
+        for count, batch in enumerate(self._maker.batches(self.sampler), 1):
             # Counted before it is handed out: inside the loop's body this batch is in use. Of two
             # passes at once, the one that began last is under way.
             if this_pass == self._passes:
                 self.batches_done = count
             yield batch[0] if self.dataset.labels == "none" else (batch[0], batch[1])
-
-    def _overlapped(self) -> Iterator[list[Tensor]]:
-        """Queue each batch on a second stream before the one ahead of it is handed out."""
-        if self._stream is None:
-            # One stream for all epochs: what an abandoned epoch has queued is ahead of the next.
-            self._stream = torch.cuda.Stream(self.device)
-        stream = self._stream
-        # The second stream waits for what was built on the first.
-        stream.wait_stream(torch.cuda.current_stream(self.device))
-        waiting: tuple[list[Tensor], torch.cuda.Event] | None = None
-        for indices in self.sampler:
-            with torch.cuda.stream(stream):
-                made = self._maker.make(indices)
-                done = torch.cuda.Event()
-                done.record(stream)
-            if waiting is not None:
-                yield self._received(*waiting)
-            waiting = made, done
-        if waiting is not None:
-            yield self._received(*waiting)
-
-    def _received(self, batch: list[Tensor], done: torch.cuda.Event) -> list[Tensor]:
-        current = torch.cuda.current_stream(self.device)
-        current.wait_event(done)
-        for part in batch:
-            # Its memory may be used again only after the student has read it.
-            part.record_stream(current)
-        return batch

@@ -1,7 +1,8 @@
 """Stream batches of an archive, filled across passes.
 
-``PassSampler`` gives the order of ``Order`` to a plain ``DataLoader`` over a ``HelloDataset``, so
-that ten images and a thousand images are compared at equal numbers of gradient steps.
+``PassSampler`` gives the order of ``Order``, so that ten images and a thousand images are compared
+at equal numbers of gradient steps: on a CPU to a plain ``DataLoader`` over a ``HelloDataset``, on a
+GPU to what ``HelloLoader`` makes its batches with.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from hellofmt.loading.epoch_index import EpochIndex
 from hellofmt.runs.order import Order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
 
     from hellofmt.loading import HelloDataset
+    from hellofmt.loading.batch_maker import BatchMaker
     from hellofmt.student.recipes import Recipe
 
 __all__ = [
@@ -92,7 +94,7 @@ class PassSampler(Sampler[list[int]]):
 
 @dataclass(frozen=True)
 class ArchiveBatches:
-    """Batches of an archive for one recipe, through a plain ``DataLoader``.
+    """Batches of an archive for one recipe: the same ones, wherever they are made.
 
     Attributes:
         dataset: data set with the ``labels`` that the recipe reads.
@@ -103,6 +105,8 @@ class ArchiveBatches:
         first: number of batches to skip at the start.
         share: rows of every batch to yield, this process's share under ``torchrun``; None yields
             all.
+        maker: makes the batches in this process, on its device; None leaves them to a
+            ``DataLoader``.
     """
 
     dataset: HelloDataset
@@ -112,6 +116,7 @@ class ArchiveBatches:
     workers: int = 0
     first: int = 0
     share: slice | None = None
+    maker: BatchMaker | None = None
 
     def __post_init__(self) -> None:
         """Check that the data set provides what the recipe reads.
@@ -141,13 +146,17 @@ class ArchiveBatches:
             first=self.first,
             share=self.share,
         )
-        loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
-            self.dataset,
-            batch_sampler=sampler,
-            num_workers=self.workers,
-            timeout=_BATCH_SECONDS if self.workers else 0,
-        )
-        for k, (images, targets) in enumerate(loader, self.first):
+        made: Iterable[Sequence[Tensor]]
+        if self.maker is not None:
+            made = self.maker.batches(sampler)
+        else:
+            made = DataLoader(
+                self.dataset,
+                batch_sampler=sampler,
+                num_workers=self.workers,
+                timeout=_BATCH_SECONDS if self.workers else 0,
+            )
+        for k, (images, targets) in enumerate(made, self.first):
             if self.recipe.loss == "mse_ce" and self.recipe.hard_weight:
                 yield images, targets, self._hard(sampler.places(k))
             else:

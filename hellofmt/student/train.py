@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from hellofmt.errors import UserInputError
 from hellofmt.loading import HelloDataset
+from hellofmt.loading.batch_maker import BatchMaker, Making
 from hellofmt.runs import ranks
 from hellofmt.runs.loop import descend
 from hellofmt.runs.results import digest_of
@@ -235,9 +236,10 @@ def train_from_dataset(
         recipe: loss, optimiser, schedule; without a temperature it takes the data set's.
         steps: number of gradient steps, >= 1.
         seed: seed of the order and of the network's random numbers.
-        workers: number of processes that decode images and make views and labels.
+        workers: number of processes that decode images and make views and labels for a data set on
+            the CPU; on a GPU this process makes whole batches there.
         on_step: called after each step with the number of steps done and the detached loss.
-        bfloat16: as for ``train_student``; does not affect labels.
+        bfloat16: as for ``train_student``; labels are in the data set's ``dtype``.
         average: as for ``train_student``.
         checkpoint: file to save the state to and resume from; or an existing folder, which holds
             the states of any number of runs.
@@ -275,9 +277,14 @@ def train_from_dataset(
             path = path / f"student-{run[:20]}.safetensors"
         kept = Checkpoint(path, run, checkpoint_every, keeper=keeper)
     share = ranks.share(plan.batch_size)
+    maker = None
+    has_transform = dataset.transform is not None or dataset.target_transform is not None
+    if dataset.device.type == "cuda" and not has_transform:
+        # A forked worker cannot label on a GPU, nor need it: the batches are made there.
+        maker = BatchMaker(dataset, Making(device=dataset.device, channels_last=True))
     return train_student(
         network,
-        ArchiveBatches(dataset, plan, steps, seed, workers, share=share),
+        ArchiveBatches(dataset, plan, steps, seed, workers, share=share, maker=maker),
         plan,
         steps=steps,
         on_step=on_step,
@@ -323,7 +330,7 @@ def train_from_archive(
         stored: directory of ``write_labels`` to read soft labels from instead of making them.
         label_function: as for ``HelloDataset``.
         ipc: as for ``HelloDataset``.
-        bfloat16: as for ``train_student``; does not affect labels.
+        bfloat16: as for ``train_student``; labels are then made in it, too.
         average: as for ``train_student``.
 
     Returns:
@@ -341,6 +348,7 @@ def train_from_archive(
         seed=seed,
         expect=expect,
         device=device,
+        dtype=torch.bfloat16 if bfloat16 else None,
         stored=stored,
         label_function=label_function,
         ipc=ipc,

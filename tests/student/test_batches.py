@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from hellofmt.archive import open_archive
-from hellofmt.loading import HelloDataset, normalise
+from hellofmt.loading import HelloDataset, normalise, write_labels
+from hellofmt.loading.batch_maker import BatchMaker, Making
+from hellofmt.loading.resident import Resident
 from hellofmt.runs.order import Order
 from hellofmt.student.batches import ArchiveBatches, PassSampler
 from hellofmt.student.networks import build_student
@@ -29,6 +31,65 @@ def batches_of(archive, name, **changes):
     plan = replace(recipe(name), batch_size=8, **changes)
     dataset = HelloDataset(archive, labels=plan.labels, temperature=plan.temperature, seed=4)
     return list(ArchiveBatches(dataset, plan, 2, seed=4))
+
+
+@pytest.mark.parametrize("name", ["kl", "hello", "hard"])
+def test_batches_are_the_same_wherever_they_are_made(archive, name):
+    plan = replace(recipe(name), batch_size=8)
+    dataset = HelloDataset(archive, labels=plan.labels, temperature=plan.temperature, seed=4)
+    here = ArchiveBatches(dataset, plan, 2, seed=4)
+    # The way of a GPU, on a CPU.
+    maker = BatchMaker(dataset, Making(device=torch.device("cpu"), channels_last=True))
+    maker.resident = Resident(dataset, torch.device("cpu"), 10**9)
+    for other in (replace(here, workers=2), replace(here, maker=maker)):
+        made = list(other)
+        assert len(made) == 2
+        for wanted, got in zip(here, made, strict=True):
+            assert len(got) == len(wanted)
+            for a, b in zip(wanted, got, strict=True):
+                assert a.dtype == b.dtype
+                torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+        (last,) = other.after(1)
+        assert torch.equal(last[0], made[1][0])
+
+
+def test_other_labels_reach_batches_of_a_maker(archive, tmp_path):
+    def function(views):
+        return views.mean((2, 3))
+
+    write_labels(HelloDataset(archive, seed=4), tmp_path / "stored", epochs=3)
+    plan = replace(recipe("kl"), batch_size=4)
+    for options in ({"label_function": function}, {"stored": tmp_path / "stored"}):
+        dataset = HelloDataset(archive, temperature=plan.temperature, seed=4, **options)
+        here = ArchiveBatches(dataset, plan, 2, seed=4)
+        maker = BatchMaker(dataset, Making(device=torch.device("cpu")))
+        for is_resident in (False, True):
+            if is_resident:
+                maker.resident = Resident(dataset, torch.device("cpu"), 0)
+            for wanted, got in zip(here, replace(here, maker=maker), strict=True):
+                torch.testing.assert_close(wanted, got, rtol=0, atol=1e-5)
+
+
+def test_workers_leave_a_student_as_it_was(archive):
+    plan = replace(recipe("kl"), batch_size=8)
+    weights = []
+    for workers in (0, 2):
+        torch.manual_seed(0)
+        network = train_from_archive(
+            build_student("cnn", 3, 8), archive, plan, steps=3, seed=1, workers=workers
+        )
+        weights.append(network.state_dict())
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
+
+
+def test_labels_are_in_the_precision_that_was_chosen(archive):
+    soft, half = (
+        ArchiveBatches(HelloDataset(archive, seed=4, dtype=dtype), recipe("kl"), 1, seed=4)
+        for dtype in (None, torch.bfloat16)
+    )
+    (_, a), (_, b) = next(iter(soft)), next(iter(half))
+    assert a.dtype == b.dtype == torch.float32
+    assert 0 < (a - b).abs().max() < 3e-2
 
 
 def test_every_kind_of_label_belongs_to_the_same_views(archive):

@@ -413,13 +413,20 @@ def decode_parsed(
     return pixels.reshape(shape.height, shape.width, shape.channels)
 
 
-def encode_image(pixels: NDArray[np.uint8], codec: Codec, *, quality: int = 95) -> bytes:
+def encode_image(
+    pixels: NDArray[np.uint8],
+    codec: Codec,
+    *,
+    quality: int = 95,
+    subsampling: Literal["4:2:0", "4:4:4"] = "4:2:0",
+) -> bytes:
     """Encode pixels within the profile of the format.
 
     Args:
         pixels: uint8 (H, W, 3) RGB, or (H, W) or (H, W, 1) grey; sides from 1 to 4,096.
         codec: ``png``, ``jpeg`` or ``webp``.
         quality: 1 to 100; for WebP 100 is lossless; PNG always is and ignores it.
+        subsampling: colour of a JPEG: a quarter of the pixels', or every pixel's.
 
     Returns:
         The file.
@@ -455,7 +462,14 @@ def encode_image(pixels: NDArray[np.uint8], codec: Codec, *, quality: int = 95) 
     if codec == "png":
         image.save(out, "PNG", compress_level=9)
     elif codec == "jpeg":
-        image.save(out, "JPEG", quality=quality, optimize=True, progressive=False)
+        image.save(
+            out,
+            "JPEG",
+            quality=quality,
+            subsampling=subsampling,
+            optimize=True,
+            progressive=False,
+        )
     else:
         image.save(out, "WEBP", quality=quality, lossless=quality == 100, exact=True, method=4)
     data = out.getvalue()

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hellofmt.archive import ClassLine, open_archive
+from hellofmt.distillation import Selection, fidelity
+from hellofmt.distillation.stored_images import check_quality, encoded, quality_of, read_back
+from hellofmt.errors import UserInputError
+from hellofmt.projector import Labeler
+from hellofmt.sources import ArrayImages
+
+
+@pytest.fixture
+def pixels():
+    """Six 16 x 16 images of one colour with red and blue columns, where 4:2:0 would show."""
+    images = np.zeros((6, 16, 16, 3), np.uint8)
+    images[:, :, ::2, 0] = 200
+    images[:, :, 1::2, 2] = 200
+    images[..., 1] = 30 * np.arange(6)[:, None, None]
+    return images
+
+
+def decoded(data):
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+@pytest.mark.parametrize(("codec", "form", "quality"), [("jpeg", "JPEG", 85), ("webp", "WEBP", 90)])
+def test_files_are_in_order_and_of_the_codec(pixels, codec, form, quality):
+    files = encoded(pixels, codec, None)
+    for data, image in zip(files, pixels, strict=True):
+        assert Image.open(io.BytesIO(data)).format == form
+        assert abs(decoded(data)[..., 1].astype(int).mean() - image[0, 0, 1]) < 15
+    assert files == encoded(pixels, codec, quality)
+    assert sum(map(len, encoded(pixels, codec, 20))) < sum(map(len, files))
+
+
+def test_jpeg_keeps_every_pixels_colour(pixels):
+    (data, *_) = encoded(pixels, "jpeg", 95)
+    assert np.abs(decoded(data).astype(int) - pixels[0]).max() < 16
+
+
+@pytest.mark.parametrize(("codec", "quality"), [("png", None), ("webp", 100)])
+def test_what_loses_nothing(pixels, codec, quality):
+    for data, image in zip(encoded(pixels, codec, quality), pixels, strict=True):
+        assert np.array_equal(decoded(data), image)
+
+
+def test_a_quality_that_means_nothing():
+    assert [quality_of(codec, None) for codec in ("png", "jpeg", "webp")] == [None, 85, 90]
+    assert quality_of("jpeg", 20) == 20
+    check_quality("png", None)
+    check_quality("jpeg", 1)
+    with pytest.raises(UserInputError, match="E_OPTION: `quality`: PNG keeps every pixel"):
+        check_quality("png", 90)
+    for quality in (0, 101):
+        with pytest.raises(UserInputError, match=f"E_OPTION: .*expected 1 to 100, got {quality}"):
+            check_quality("webp", quality)
+
+
+def test_what_is_read_back_is_spread_over_the_classes(pixels):
+    many = 1026
+    labels = np.repeat(np.arange(2), many // 2)
+    selection = Selection(
+        np.broadcast_to(pixels[:1, :2, :2], (many, 2, 2, 3)),
+        labels,
+        np.zeros((many, 1), np.int64),
+        np.zeros((many, 1)),
+        np.zeros((many, 1, 4), np.int32),
+    )
+    lines = tuple(ClassLine(key, (key,)) for key in ("a", "b"))
+    source = ArrayImages(pixels[:2], np.arange(2), lines)
+    read = read_back(selection, source, "jpeg", 90)
+    assert np.bincount(read.labels).tolist() == [512, 512]
+    assert np.array_equal(read.pixels[5], decoded(encoded(pixels[:1, :2, :2], "jpeg", 90)[0]))
+
+
+def test_a_distillation_stores_and_measures_what_it_says(make, arguments, tmp_path):
+    report = make(codec="jpeg", quality=30, refine=None)
+    with open_archive(tmp_path / "x.hello") as file:
+        assert file.manifest.images.codec == "jpeg"
+        assert (file.record.images.codec, file.record.images.quality) == ("jpeg", 30)
+        labels = Labeler.from_file(file, base=arguments["base"]).logits
+        images = np.stack(file.decode_images(range(3)))
+    stored = ArrayImages(images, np.arange(3), arguments["source"].classes)
+    expected = fidelity(labels, arguments["teacher"], stored, arguments["views"])
+    # The file holds float16.
+    assert report.stored.kl == pytest.approx(expected.kl, rel=0.02)
+    assert report.stored.agreement == pytest.approx(expected.agreement, abs=1)
+    assert make("y.hello", refine=None).stored is None
