@@ -103,7 +103,7 @@ def _spans_of(
     image: NDArray[np.uint8], crop: Sequence[int], shuffle: Sequence[int]
 ) -> tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]:
     """Stored rows and columns of a crop."""
-    _, top, left, height, width, _ = crop
+    _, top, left, height, width = crop
     factor, number = shuffle
     column_rank, row_rank = divmod(number, math.factorial(max(factor, 1)))
     rows = _spans(image.shape[0], factor, row_rank, top, height)
@@ -116,7 +116,14 @@ def cut(
     shuffle: Sequence[int],
     lines: NDArray[np.float32],
 ) -> None:
-    """Write a crop, in [0, 1], into lines (height, at least 3 * width)."""
+    """Write a crop in [0, 1] into lines (height, at least 3 * width).
+
+    Args:
+        image: uint8 (H, W, 3).
+        crop: row, top, left, height, width.
+        shuffle: factor, permutation number.
+        lines: where to.
+    """
     flat = image.reshape(image.shape[0], -1)
     rows, columns = _spans_of(image, crop, shuffle)
     for place_y, y, count_y in rows:

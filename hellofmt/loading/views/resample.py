@@ -37,6 +37,10 @@ __all__ = ["draw"]
 
 # Lengths of lines are rounded up to this many pixels: the operator compiles a loop for each length.
 _STEP = 16
+# Floats of one crop that are in memory at once, 16 MiB. Columns do not reach each other when rows
+# are resized, so a larger crop goes through in bands of columns: all of one of 4096 x 4096 pixels
+# would be 200 MB.
+_BAND = 1 << 22
 # Up to this side every part of a view is drawn at full height, so that more fit in one call.
 _SMALL = 32
 
@@ -173,14 +177,20 @@ def draw(
     areas = cast("list[list[int]]", boxes.tolist())
     for first, end in runs:
         count, w, h = end - first, int(wide[first]), int(tall[first])
-        lines = scratch("lines", (int(height[first:end].sum()), 3 * w))
-        for p in range(first, end):
-            base, crop = int(row_base[p]), listed[p]
-            cut(images[crop[0]], crop, shuffles[p], lines[base : base + crop[3]])
+        total = int(height[first:end].sum())
         taps = slice(row_ends[first] - h, row_ends[end - 1])
-        half = _sums(lines, row_weights[taps], row_at[taps], row_offsets)
         columns = scratch("columns", (count, 3 * w, h))
-        np.copyto(columns, half.reshape(count, h, 3 * w).transpose(0, 2, 1))
+        band = max(_BAND // (3 * total) // _STEP, 1) * _STEP
+        for left in range(0, w, band):
+            right = min(left + band, w)
+            lines = scratch("lines", (total, 3 * (right - left)))
+            for p in range(first, end):
+                base, crop = int(row_base[p]), listed[p]
+                part = [*crop[:2], crop[2] + left, crop[3], min(right, crop[4]) - left]
+                cut(images[crop[0]], part, shuffles[p], lines[base : base + crop[3]])
+            half = _sums(lines, row_weights[taps], row_at[taps], row_offsets)
+            half = half.reshape(count, h, 3 * (right - left))
+            np.copyto(columns[:, 3 * left : 3 * right], half.transpose(0, 2, 1))
         columns = columns.reshape(count * w, 3 * h)
         taps = slice(column_ends[first] - drawn[first], column_ends[end - 1])
         done = _sums(columns, column_weights[taps], column_at[taps], column_offsets)

@@ -429,7 +429,10 @@ def as_large_a_base_as_is_made(kit):
 
 @function("")
 def pictures_of_sixteen_million_pixels(kit):
-    kit.manifest["views"].update(mix="cutmix", mix_alpha="1.0", mix_probability="1.0")
+    # Whole images in the largest view.
+    kit.manifest["views"].update(
+        mix="cutmix", mix_alpha="1.0", mix_probability="1.0", size=1024, crop_scale=["1.0", "1.0"]
+    )
     side = 4096
     data = png(side, side, raw=(b"\0" + bytes(3 * side)) * side, level=9)
     kit.tail = b"".join(member(f"images/{label:04d}/{label:06d}.png", data) for label in range(2))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hellofmt.loading.views import buffers
+from hellofmt.loading.views import buffers, resample
 from hellofmt.loading.views.pixels import render
 from hellofmt.loading.views.table import plain_table, view_table
 from hellofmt_kernels import ViewColumn as Col
@@ -102,6 +102,22 @@ def test_a_view_has_the_same_bits_in_every_batch_and_under_any_number_of_threads
             assert torch.equal(torch.cat(parts), whole)
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
+def test_an_image_drawn_in_bands_of_columns_has_the_same_bits(views_of, interpolation, monkeypatch):
+    views = views_of(mix="mixup", size=40, shuffle=3, interpolation=interpolation)
+    image = np.random.default_rng(3).integers(0, 256, (150, 331, 3), np.uint8)
+    table = table_of(views, heights=np.full(3, 150), widths=np.full(3, 331))
+    images, sums, drawn = [image] * 3, [], resample._sums
+    whole = render(images, table, views)
+    monkeypatch.setattr(resample, "_BAND", 3 * 150 * 48)
+    monkeypatch.setattr(
+        resample, "_sums", lambda lines, *a: sums.append(lines.shape) or drawn(lines, *a)
+    )
+    assert torch.equal(render(images, table, views), whole)
+    # Six parts would be resized in twice as many calls.
+    assert len(sums) > 2 * 6
 
 
 @pytest.mark.parametrize("mix", ["none", "cutmix", "mixup"])
