@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.classes import ClassLine
     from hellofmt.archive.format.images import Codec
+    from hellofmt.archive.write.shards import Spread
     from hellofmt.sources.label_functions import LabelFunctions, Paths
 
 __all__ = ["pack_archive"]
@@ -71,6 +72,7 @@ def pack_archive(
     limits: Limits = DEFAULT_LIMITS,
     progress: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
+    spread: Spread = map,
 ) -> str:
     """Pack images into an archive; what it gets is verified before it has its name.
 
@@ -111,6 +113,8 @@ def pack_archive(
         say: called with a line for each kind of thing that was skipped, converted or dropped, and
             for each of several images that are refused; by default these are warnings of the logger
             ``hellofmt``.
+        spread: writes shards in other processes, see ``write_shards``; for images that are stored
+            as they are.
 
     Returns:
         The ``sha256:...`` id; with ``shards`` that of the set.
@@ -174,6 +178,9 @@ def pack_archive(
             raise UserInputError.make("E_OPTION", "no images to divide", argument="shards")
         draft = draft_of(known.lines, name or known.dataset.name, known.views)
         return write_archive(target, draft, force=force, limits=limits, progress=progress)
+    if spread is not map and (reencode is not None or shards is None):
+        text = "expected shards of images that are stored as they are"
+        raise UserInputError.make("E_OPTION", text, argument="spread")
     images = list_source(source, lines, limits=limits)
     for note in images.notes:
         say(note)
@@ -185,6 +192,9 @@ def pack_archive(
     with closing(stored):
         # Without converting it takes no time that is worth a count.
         stored.look(progress if reencode is not None else None, say)
+        if spread is not map and stored.has_converted:
+            text = "images of a packed archive are encoded here; expected an archive of image files"
+            raise UserInputError.make("E_OPTION", text, argument="spread")
         if known is not None:
             start = known.views
         elif isinstance(views, Views):
@@ -205,7 +215,14 @@ def pack_archive(
                 made = write_archive(target, draft, force=force, limits=limits, progress=progress)
             else:
                 made = write_shards(
-                    target, draft, shards, force=force, limits=limits, progress=progress, say=say
+                    target,
+                    draft,
+                    shards,
+                    force=force,
+                    limits=limits,
+                    progress=progress,
+                    say=say,
+                    spread=spread,
                 )
         except (UserInputError, LimitError) as error:
             # Of one image, perhaps; then of all that are like it.

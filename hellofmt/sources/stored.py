@@ -109,6 +109,11 @@ class StoredImages:
         self._target, self._fd, self._end = target, -1, 0
         self._stack = ExitStack()
 
+    @property
+    def has_converted(self) -> bool:
+        """Whether images were converted, which only this process can read."""
+        return self._fd >= 0
+
     def close(self) -> None:
         """Delete what was converted."""
         self._stack.close()

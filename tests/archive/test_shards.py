@@ -487,3 +487,50 @@ def test_a_failed_set_leaves_no_part(draft, tmp_path):
         write_shards(tmp_path / "x.hello", draft, COUNT, progress=stop)
     assert calls == [(5, 22), (11, 22), (16, 22)]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("layout", ["files", "packed"])
+def test_shards_written_by_other_processes_are_the_same(samples, tmp_path, layout):
+    """What they get and give pickles and holds their rows alone; work may be repeated."""
+    columns = {"weight": np.arange(TOTAL, dtype=np.float32)}
+    images = replace(samples.images(TOTAL, layout=layout), columns=columns)
+    draft = samples.draft(images=images, projector=samples.projector())
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+
+    def spread(work, values):
+        for sent in [pickle.dumps((work, value)) for value in values]:
+            own, value = pickle.loads(sent)  # noqa: S301
+            assert len(value[1]._rows) in {5, 6}
+            assert not value[1]._draft.images.items
+            own(value)
+            # Its process was killed before it could tell.
+            own, value = pickle.loads(sent)  # noqa: S301
+            yield pickle.loads(pickle.dumps(own(value)))  # noqa: S301
+
+    ids = [
+        write_shards(tmp_path / "here" / "x.hello", draft, COUNT),
+        write_shards(tmp_path / "there" / "x.hello", draft, COUNT, spread=spread),
+    ]
+    assert ids[0] == ids[1]
+    here, there = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        for name in ("here", "there")
+    )
+    assert len(here) == COUNT
+    assert here == there
+
+
+@pytest.mark.parametrize("calls", [2, 6])
+def test_work_that_fails_elsewhere_leaves_no_file(draft, tmp_path, calls):
+    left = iter(range(calls))
+
+    def spread(work, values):
+        for value in values:
+            if next(left, None) is None:
+                raise ConnectionError("a machine is gone")
+            yield work(value)
+
+    with pytest.raises(ConnectionError):
+        write_shards(tmp_path / "x.hello", draft, COUNT, spread=spread)
+    assert not list(tmp_path.iterdir())

@@ -92,7 +92,8 @@ def amend_archive(
     published: list[Path] = []
     try:
         for file, path in zip(archive.shards, paths, strict=True):
-            staged.append(Staged(path, partial(_write, file, texts), verify))
+            staged.append(Staged(path))
+            staged[-1].begin(partial(_write, file, texts), verify)
         for one in staged:
             one.publish(force=False)
             published.append(one.path)

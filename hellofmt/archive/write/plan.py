@@ -185,7 +185,12 @@ class Plan:
 
     def narrow(self, shard: Shard, end: int) -> None:
         """Keep the rows of one shard; see ``part``."""
-        self._draft = replace(self._draft, dataset=self._dataset(), shard=shard)
+        draft, images = self._draft, self._draft.images
+        if images is not None:
+            # A shard may be written by another process, which needs its own rows alone.
+            images = replace(images, items=(), columns={})
+        dataset, extras = self._dataset(), dict(draft.extras)
+        self._draft = replace(draft, dataset=dataset, extras=extras, images=images, shard=shard)
         self._divided = False
         self._rows = self._rows[shard.first : end]
         self._columns = {n: values[shard.first : end] for n, values in self._columns.items()}

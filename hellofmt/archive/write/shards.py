@@ -13,7 +13,7 @@ import os
 import re
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hellofmt.archive.format.digest import set_id
 from hellofmt.archive.format.layout import MOST_SHARDS, shard_path
@@ -26,9 +26,11 @@ from hellofmt.archive.write.writer import verify_written
 from hellofmt.errors import UserInputError, printable, target_exists
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from hellofmt.archive.write.draft import Draft
+
+    Spread = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 __all__ = ["write_shards"]
 _logger = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ def write_shards(
     limits: Limits = DEFAULT_LIMITS,
     progress: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
+    spread: Spread = map,
 ) -> str:
     """Write ``draft`` as ``count`` archives ``name-00000-of-00016.hello`` in one folder.
 
@@ -58,6 +61,11 @@ def write_shards(
         limits: limits of each file.
         progress: called with images written and images in all.
         say: takes a line on what was removed; None logs a warning.
+        spread: calls a function with each of some values and yields what it returns in the order of
+            the values, as ``map`` does; but it may do so in other processes or machines that see
+            the images and the target, and must end once none of them is at work. It is called
+            twice, first to write the images of each file. Function and values pickle if the draft
+            does, and a call may be repeated if its process was killed.
 
     Returns:
         The id of the set.
@@ -94,16 +102,16 @@ def write_shards(
     staged: list[Staged] = []
     published: list[Path] = []
     try:
-        for path, plan, end in zip(paths, plans, firsts[1:], strict=True):
-            staged.append(Staged(path, partial(_write_images, plan)))
+        staged.extend(map(Staged, paths))
+        begun = spread(_begin, list(zip(staged, plans, strict=True)))
+        plans = []
+        for plan, end in zip(begun, firsts[1:], strict=True):
+            plans.append(plan)
             if progress is not None:
                 progress(end, total)
         content = whole.join(plans)
-        for made, plan in zip(staged, plans, strict=True):
-            made.finish(
-                partial(plan.write_front, whole=content),
-                partial(verify_written, target=made.path, limits=limits),
-            )
+        work = [(*pair, content, limits) for pair in zip(staged, plans, strict=True)]
+        ids = list(spread(_finish, work))
         for made in staged:
             made.publish(force=force)
             published.append(made.path)
@@ -119,13 +127,32 @@ def write_shards(
     if others:
         text = f"removed {len(others)} shards of another number, `{printable(others[0])}` first"
         (say or _logger.warning)(text)
-    return set_id([made.id for made in staged])
+    return set_id(ids)
 
 
-def _write_images(plan: Plan, fd: int) -> str:
-    plan.write_images(fd, None)
-    # It has none before its front is written.
-    return ""
+def _begin(work: tuple[Staged, Plan]) -> Plan:
+    """Write the images of a shard; return its plan with what was found in them."""
+    staged, plan = work
+
+    def write(fd: int) -> str:
+        plan.write_images(fd, None)
+        # It has none before its front is written.
+        return ""
+
+    # A process that was killed at this very work may have left it.
+    staged.discard()
+    staged.begin(write)
+    return plan
+
+
+def _finish(work: tuple[Staged, Plan, str, Limits]) -> str:
+    """Write the front of a shard and verify it; return its id."""
+    staged, plan, content, limits = work
+    staged.finish(
+        partial(plan.write_front, whole=content),
+        partial(verify_written, target=staged.path, limits=limits),
+    )
+    return staged.id
 
 
 def _other_shards(target: Path, count: int) -> list[Path]:

@@ -30,21 +30,30 @@ __all__ = ["Staged"]
 class Staged:
     """A complete file under a temporary name beside its target.
 
+    It pickles: another process may write it, while this one lives, whose number is in the name.
+
     Attributes:
         path: the target.
-        id: what ``write`` returned last.
+        id: what was returned last by a function that writes.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        write: Callable[[int], str],
-        verify: Callable[[Path, str], None] | None = None,
+    def __init__(self, path: Path) -> None:
+        """Choose a name, and remove files that killed writers left.
+
+        Args:
+            path: the target, which is not looked at.
+        """
+        self.path = path
+        self.id = ""
+        self._temporary = temporary_path(path)
+        remove_stale(path)
+
+    def begin(
+        self, write: Callable[[int], str], verify: Callable[[Path, str], None] | None = None
     ) -> None:
         """Write the file and, with ``verify``, sync and verify it; on any failure it is removed.
 
         Args:
-            path: the target, which is not looked at.
             write: fills an empty file, given its descriptor; returns the id.
             verify: reads the complete file, given its path and id; the disk is synced beside it.
 
@@ -54,16 +63,14 @@ class Staged:
             HelloError: from ``write`` or ``verify``.
             OSError: access is denied.
         """
-        self.path = path
-        self.id = ""
-        self._temporary = temporary_path(path)
-        remove_stale(path)
         self._fill(create_temporary, write, verify)
 
     def finish(self, write: Callable[[int], str], verify: Callable[[Path, str], None]) -> None:
         """Write the rest of a file that was written in part, sync and verify it.
 
-        Raises: as the constructor does.
+        Raises:
+            HelloError: as ``begin``.
+            OSError: as ``begin``.
         """
         self._fill(reopen_temporary, write, verify)
 

@@ -73,8 +73,8 @@ def write_archive(
     path = Path(target)
     check_target(path, force=force)
     plan = Plan(draft, limits)
-    staged = Staged(
-        path,
+    staged = Staged(path)
+    staged.begin(
         partial(plan.write, progress=progress),
         partial(verify_written, target=path, limits=limits),
     )

@@ -1,0 +1,149 @@
+"""The recipes of ``examples/``: their functions without Ray, and Ray itself when there is time."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import builders
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import hellofmt
+from hellofmt.archive import Draft, open_archive, write_archive
+from hellofmt.errors import UserInputError
+from hellofmt.projector import Labeler, Projector
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+START = (
+    "import ray, runpy, sys; sys.argv = sys.argv[1:]; ray.init(num_cpus=2, log_to_driver=False,"
+    " include_dashboard=False, object_store_memory=100 << 20); "
+    "runpy.run_path(sys.argv[0], run_name='__main__')"
+)
+
+
+@pytest.fixture
+def images(tmp_path):
+    random, root = np.random.default_rng(0), tmp_path / "images"
+    for key in "abc":
+        (root / key).mkdir(parents=True)
+        for i in range(4):
+            Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).save(
+                root / key / f"{i}.png"
+            )
+    return root
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """Path of an unfitted label function."""
+    projector = Projector.build(
+        builders.tiny_base(),
+        builders.STRIPES,
+        targets="all",
+        rank=2,
+        start="stored",
+        temperature=3.0,
+        seed=0,
+    )
+    path = tmp_path / "function.hello"
+    draft = Draft(
+        dataset=builders.dataset("stripes"),
+        classes=builders.STRIPES,
+        views=builders.views(),
+        projector=projector.part("float32"),
+    )
+    write_archive(path, draft)
+    return path
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def one(images, tmp_path):
+    (tmp_path / "one").mkdir()
+    hellofmt.pack(images, tmp_path / "one" / "x.hello", shards=3)
+    return files(tmp_path / "one")
+
+
+def test_ray_pack(images, one, tmp_path, monkeypatch):
+    class TaskError(Exception):
+        pass
+
+    def get(call):
+        try:
+            return call()
+        except UserInputError as error:
+            raised = TaskError()
+            raised.cause = error
+            raise raised from error
+
+    ended = []
+    ray, errors = ModuleType("ray"), ModuleType("ray.exceptions")
+    ray.remote = lambda work: SimpleNamespace(remote=lambda value: lambda: work(value))
+    ray.get, errors.RayTaskError = get, TaskError
+    ray.wait = lambda calls, num_returns, fetch_local: ended.append((len(calls), num_returns))
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.exceptions", errors)
+    spread = runpy.run_path(str(EXAMPLES / "ray_pack.py"))["spread"]
+    (tmp_path / "many").mkdir()
+    hellofmt.pack(images, tmp_path / "many" / "x.hello", shards=3, spread=spread)
+    assert files(tmp_path / "many") == one
+    assert ended == [(3, 3), (3, 3)]
+    whole = images / "b" / "0.png"
+    whole.write_bytes(whole.read_bytes()[:-20])
+    with pytest.raises(UserInputError, match=r"E_DATA: .*0\.png"):
+        hellofmt.pack(images, tmp_path / "many" / "y.hello", shards=3, spread=spread)
+    assert files(tmp_path / "many") == one
+    for changes in ({"shards": None}, {"shards": 3, "reencode": "png"}):
+        with pytest.raises(UserInputError, match="E_OPTION: `spread`: expected shards of images"):
+            hellofmt.pack(images, tmp_path / "y.hello", spread=spread, **changes)
+
+
+def test_ray_label(archive, images):
+    labels = runpy.run_path(str(EXAMPLES / "ray_label.py"))["Labels"]
+    rows = np.array([7, 0, 11])
+    got = labels(str(archive), str(images), str(images.parent / "work"))({"id": rows})
+    paths = [images / "b" / "3.png", images / "a" / "0.png", images / "c" / "3.png"]
+    assert got["name"].tolist() == [str(path) for path in paths]
+    assert got["row"].tolist() == rows.tolist()
+    with open_archive(archive) as file:
+        assert file.manifest.views.size == 8
+    pixels = np.stack([np.asarray(Image.open(path), np.float32) for path in paths])
+    views = torch.from_numpy(pixels / 255).permute(0, 3, 1, 2)
+    truth = Labeler.from_file(archive).labels(views)
+    np.testing.assert_allclose(got["label"], truth, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_ray_itself(archive, images, one, tmp_path):
+    pytest.importorskip("ray")
+    (tmp_path / "many").mkdir()
+
+    def run(*words):
+        command = [sys.executable, "-c", START, *map(str, words)]
+        done = subprocess.run(  # noqa: S603
+            command,
+            env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+    run(EXAMPLES / "ray_pack.py", images, tmp_path / "many" / "x.hello", 3)
+    assert files(tmp_path / "many") == one
+    run(EXAMPLES / "ray_label.py", archive, images, tmp_path / "labels", 2)
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(tmp_path / "labels")
+    assert sorted(table["row"].to_pylist()) == list(range(12))
