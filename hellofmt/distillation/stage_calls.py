@@ -24,12 +24,13 @@ from hellofmt.runs.results import Result, digest_of
 from hellofmt.runs.resume import Checkpoint
 from hellofmt.runs.stages import Stages
 from hellofmt.sources import stratified_split
-from hellofmt.teacher import device_of, teacher_accuracy
+from hellofmt.teacher import device_of
 from hellofmt.teacher.check import check_predictions, predictions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from hellofmt.archive.format.manifest import Views
@@ -45,6 +46,8 @@ __all__ = [
 ]
 
 _ENOUGH_PER_CLASS: Final = 10
+_FEWEST_PER_CLASS: Final = 4
+"""Of many classes: two images to read their order off, and two to judge it by."""
 _WORTH_KEEPING: Final = 10.0
 """Seconds: what is made in less leaves no file behind when something is refused after it."""
 _FEWEST_CHECKED: Final = 2_000
@@ -100,30 +103,41 @@ def checked_teacher(
         UserInputError: E_TEACHER: the teacher cannot be used.
         OSError: something cannot be read or written.
     """
+    classes = len(source.classes)
     # A handful of held-out images cannot tell one class order from another.
-    is_enough = len(measured) >= _ENOUGH_PER_CLASS * len(source.classes)
+    enough = min(_ENOUGH_PER_CLASS * classes, max(_FEWEST_CHECKED, _FEWEST_PER_CLASS * classes))
+
+    def predicted(images: Source, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        inputs: dict[str, Any] = {}
+        if stages.is_kept:
+            inputs = {
+                "images": images.digest(),
+                "rows": rows,
+                "size": views.size,
+                "teacher": teacher,
+            }
+
+        def make() -> Result:
+            path = stages.path("check", inputs)
+            found = predictions(teacher, images, views.size, rows, workers=workers, path=path)
+            gflop = None
+            if isinstance(teacher, torch.nn.Module):
+                gflop = network_gflop(teacher, views.size, len(rows))
+            return Result({"predicted": found}, {"gflop": gflop})
+
+        return stages.run("check", inputs, make, worth=_WORTH_KEEPING).tensors["predicted"]
+
+    is_enough = len(measured) >= enough
     images = measured if is_enough else source
     rows = np.arange(len(images))
-    most = min(max(_ENOUGH_PER_CLASS * len(source.classes), _FEWEST_CHECKED), _MOST_CHECKED)
+    most = min(max(enough, _FEWEST_CHECKED), _MOST_CHECKED)
     if not is_enough and len(rows) > most:
         rows = stratified_split(images.labels, most, seed=0)[1]
-    inputs: dict[str, Any] = {}
-    if stages.is_kept:
-        inputs = {"images": images.digest(), "rows": rows, "size": views.size, "teacher": teacher}
-
-    def make() -> Result:
-        path = stages.path("check", inputs)
-        predicted = predictions(teacher, images, views.size, rows, workers=workers, path=path)
-        gflop = None
-        if isinstance(teacher, torch.nn.Module):
-            gflop = network_gflop(teacher, views.size, len(rows))
-        return Result({"predicted": predicted}, {"gflop": gflop})
-
-    predicted = stages.run("check", inputs, make, worth=_WORTH_KEEPING).tensors["predicted"]
-    accuracy = check_predictions(predicted, images.labels[rows], images.classes)
+    accuracy = check_predictions(predicted(images, rows), images.labels[rows], images.classes)
     if is_enough or (measured is source and len(rows) == len(source)):
         return accuracy
-    return teacher_accuracy(teacher, measured, views.size, workers=workers)
+    found = predicted(measured, np.arange(len(measured)))[:, -1]
+    return 100.0 * float(np.mean(found == measured.labels))
 
 
 def fitted_projector(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from hellofmt.loading.views.crops import CropDraws
+from hellofmt.loading.views.parts import spans_of
 from hellofmt.sources.crops import decode_centre, decode_crop
 
 if TYPE_CHECKING:
@@ -33,11 +34,11 @@ def shown(squares: Tensor, device: torch.device | str) -> Tensor:
 
 @dataclass(frozen=True)
 class ViewSquares:
-    """The crops of random views, mirrored but not mixed.
+    """The crops of random views, their patches shuffled, mirrored but not mixed.
 
     Attributes:
         source: real images.
-        views: rules; crop, flip, size and interpolation are read. Resizing is antialiased.
+        views: rules; shuffle, crop, flip, size and interpolation are read. Resizing is antialiased.
         seed: seed of the views.
     """
 
@@ -52,8 +53,14 @@ class ViewSquares:
         draws = CropDraws(self.views, seed=self.seed, epochs=epochs, rows=rows)
         out = np.empty((len(places), size, size, 3), np.uint8)
         for i, row in enumerate(rows.tolist()):
+            shuffle = draws.shuffles[i]
             square = decode_crop(
-                self.source, row, partial(draws.box, i), size, self.views.interpolation
+                self.source,
+                row,
+                partial(draws.box, i),
+                size,
+                self.views.interpolation,
+                arrange=None if shuffle[0] <= 1 else partial(_shuffled, shuffle),
             )
             out[i] = square[:, ::-1] if draws.flips[i] else square
         return torch.from_numpy(out)
@@ -121,6 +128,18 @@ class CropSquares:
             for row, *box in cast("list[tuple[int, int, int, int, int]]", crops.tolist())
         ]
         return torch.from_numpy(np.stack(squares))
+
+
+def _shuffled(shuffle: tuple[int, int], image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An image with its patches shuffled: by factor, and number of the permutation."""
+    out = np.empty_like(image)
+    rows, columns = spans_of(image, (0, 0, 0, *image.shape[:2]), shuffle)
+    for at_y, y, count_y in rows:
+        for at_x, x, count_x in columns:
+            out[at_y : at_y + count_y, at_x : at_x + count_x] = image[
+                y : y + count_y, x : x + count_x
+            ]
+    return out
 
 
 def _given(box: list[int], _height: int, _width: int) -> tuple[int, int, int, int]:

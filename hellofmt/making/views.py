@@ -2,13 +2,15 @@
 
 Batch k is a pure function of (seed, k): the same for any number of workers and processes, and after
 a resume. A view is what students will see of the data set: a random crop, perhaps mirrored, perhaps
-mixed with a partner. Workers read, cut and resize, giving squares of 8 bits; mirrored squares are
-mixed where the network is, by the kernel that draws archives on a GPU.
+mixed with a partner. Workers read, shuffle patches, cut and resize, giving squares of 8 bits, which
+are mixed where the network is, by the kernel that draws archives on a GPU.
 
 The partner of a mixed view is another view of the same batch, drawn from the eight consecutive
 positions around it, so that a view costs one decoded image. The order is shuffled, so a neighbour
 is as random as any image. An archive draws its partners from the whole set instead
-(``hellofmt.loading.views.table``): there a label must not depend on who else is in the batch.
+(``hellofmt.loading.views.table``): there a label must not depend on who else is in the batch. A
+partner's patches are shuffled as for the view that it is itself, where an archive gives both one
+permutation.
 """
 
 from __future__ import annotations

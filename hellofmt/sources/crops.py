@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hellofmt.sources.source import Source
 
     Box: TypeAlias = tuple[int, int, int, int]
+    Arrange: TypeAlias = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 __all__ = ["decode_centre", "decode_crop", "decode_crops", "default_side", "sampled_sizes"]
 
@@ -40,6 +41,8 @@ def decode_crops(
     boxes: Callable[[int, int], Sequence[Box]],
     size: int,
     interpolation: str = "bilinear",
+    *,
+    arrange: Arrange | None = None,
 ) -> NDArray[np.uint8]:
     """Read an image and cut crops of it as squares, resized with antialiasing.
 
@@ -55,6 +58,8 @@ def decode_crops(
             width of each crop in the same pixels; at least one crop.
         size: side of the squares in pixels.
         interpolation: ``nearest``, ``bilinear`` or ``bicubic``.
+        arrange: moves the pixels (H, W, 3) of the image, decoded at the scale of a crop, before it
+            is cut; None leaves them where they are.
 
     Returns:
         uint8 (number of boxes, size, size, 3).
@@ -67,7 +72,7 @@ def decode_crops(
     """
     while True:
         try:
-            return _crops(source, row, boxes, size, interpolation)
+            return _crops(source, row, boxes, size, interpolation, arrange)
         except (UserInputError, PermissionError):
             # Not a disk or a server that fails, nor an archive that is damaged.
             if not source.skips_unreadable:
@@ -82,13 +87,18 @@ def decode_crop(
     box: Callable[[int, int], Box],
     size: int,
     interpolation: str = "bilinear",
+    *,
+    arrange: Arrange | None = None,
 ) -> NDArray[np.uint8]:
     """Read an image and cut one crop of it; see ``decode_crops``.
 
     Returns:
         uint8 (size, size, 3).
     """
-    return decode_crops(source, row, lambda h, w: [box(h, w)], size, interpolation)[0]
+    crops = decode_crops(
+        source, row, lambda h, w: [box(h, w)], size, interpolation, arrange=arrange
+    )
+    return crops[0]
 
 
 def decode_centre(
@@ -172,10 +182,12 @@ def _crops(
     boxes: Callable[[int, int], Sequence[Box]],
     size: int,
     interpolation: str,
+    arrange: Arrange | None,
 ) -> NDArray[np.uint8]:
     """The crops of this very image."""
     data, name = source.read(row), source.name_of(row)
     if isinstance(data, np.ndarray):
+        data = data if arrange is None else arrange(data)
         image = Image.fromarray(data)
         wanted = boxes(image.height, image.width)
         source.note(row)
@@ -194,6 +206,10 @@ def _crops(
         with open_image(data, name) as stored:
             _shrink(stored, scale)
             images[scale], _ = convert(stored, name)
+    if arrange is not None:
+        images = {
+            scale: Image.fromarray(arrange(np.asarray(whole))) for scale, whole in images.items()
+        }
     return np.stack(
         [
             _square(images[scale], box, scale, size, interpolation)

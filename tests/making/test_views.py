@@ -10,6 +10,7 @@ from builders import mixed_views, striped_source
 from torchvision.transforms.v2 import functional as transforms
 
 import hellofmt_kernels
+from hellofmt import rng
 from hellofmt.loading import normalise
 from hellofmt.loading.views.crops import CropDraws
 from hellofmt.making import HardBatches, ViewBatches
@@ -75,6 +76,26 @@ def test_unmixed_views_are_whole_images_of_their_class():
     assert batch.unmixed == 24
     truth = torch.from_numpy(source.pixels[rows]).permute(0, 3, 1, 2) / 255
     torch.testing.assert_close(batch.views, truth, rtol=0, atol=1e-6)
+
+
+def test_patches_are_shuffled():
+    source = random_source(12)
+    views = msgspec.structs.replace(
+        mixed_views(mix="none", scale=("1", "1")), size=50, shuffle=2, crop_ratio=["1.4", "1.4"]
+    )
+    batch = ViewBatches(source, views, 12, seed=4).batch(0)
+    place = Order(4, 12).positions(0, 12)
+    word = rng.words(4, 0, rng.Stream.VIEWS, place[:, 0], 4)[:, 3]
+    seen = set()
+    for view, row, number in zip(batch.views, place[:, 0], rng.below(word, 4), strict=True):
+        # Of two cells a permutation swaps both or none.
+        moves = int(number) % 2, int(number) // 2
+        rolled = np.roll(source.pixels[row], (25 * moves[0], 35 * moves[1]), (0, 1))
+        whole = torch.from_numpy(rolled).permute(2, 0, 1).float() / 255
+        truth = transforms.resize(whole, [50, 50], antialias=True)
+        torch.testing.assert_close(view, truth, rtol=0, atol=0.008)
+        seen.add(moves)
+    assert len(seen) > 2
 
 
 def random_source(count=30, height=50, width=70):

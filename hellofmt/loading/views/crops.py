@@ -24,10 +24,18 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.manifest import UnsetType, Views
 
-__all__ = ["VIEW_WORDS", "CropDraws", "ViewRules", "crops_of", "epoch_words", "rules_of"]
+__all__ = [
+    "PERMUTATION",
+    "VIEW_WORDS",
+    "CropDraws",
+    "ViewRules",
+    "crops_of",
+    "epoch_words",
+    "rules_of",
+]
 
 _TRIES = 10
-_FLIP, _TOP, _LEFT, _FIRST_TRY = 0, 1, 2, 4
+_FLIP, _TOP, _LEFT, PERMUTATION, _FIRST_TRY = 0, 1, 2, 3, 4
 VIEW_WORDS = _FIRST_TRY + 2 * _TRIES
 """Words of one view: flip, place, permutation, and two for each try of a crop."""
 
@@ -154,6 +162,7 @@ class CropDraws:
 
     Attributes:
         flips: bool (N,), whether the view is mirrored.
+        shuffles: factor and permutation number of the patch shuffle of each view.
         words: uint64 (N, VIEW_WORDS), the words of each view.
     """
 
@@ -175,6 +184,8 @@ class CropDraws:
         self.words = epoch_words(seed, epochs, Stream.VIEWS, rows, VIEW_WORDS)
         u = uniform(self.words)
         self.flips = u[:, _FLIP] < rules.flip
+        numbers = below(self.words[:, PERMUTATION], math.factorial(rules.shuffle) ** 2)
+        self.shuffles = [(rules.shuffle, number) for number in numbers.tolist()]
         low, high = rules.scale
         bounds = log(np.array(rules.ratio))
         shares = low + u[:, _FIRST_TRY::2] * (high - low)

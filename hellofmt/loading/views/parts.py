@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["CROP", "Parts", "cut", "put"]
+__all__ = ["CROP", "Parts", "cut", "put", "spans_of"]
 
 #: Columns of a view table that state one crop: row, top, left, height, width, flip.
 CROP = 6
@@ -99,10 +99,19 @@ def _spans(
     return spans
 
 
-def _spans_of(
+def spans_of(
     image: NDArray[np.uint8], crop: Sequence[int], shuffle: Sequence[int]
 ) -> tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]:
-    """Stored rows and columns of a crop."""
+    """Say where the rows and columns of a crop are stored; see ``_spans``.
+
+    Args:
+        image: uint8 (H, W, 3); its size is read.
+        crop: row, top, left, height and width.
+        shuffle: factor, permutation number.
+
+    Returns:
+        Spans of rows, and spans of columns.
+    """
     _, top, left, height, width = crop
     factor, number = shuffle
     column_rank, row_rank = divmod(number, math.factorial(max(factor, 1)))
@@ -125,7 +134,7 @@ def cut(
         lines: where to.
     """
     flat = image.reshape(image.shape[0], -1)
-    rows, columns = _spans_of(image, crop, shuffle)
+    rows, columns = spans_of(image, crop, shuffle)
     for place_y, y, count_y in rows:
         for place_x, x, count_x in columns:
             np.divide(

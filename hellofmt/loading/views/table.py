@@ -43,6 +43,7 @@ import torch
 
 from hellofmt.errors import UserInputError
 from hellofmt.loading.views.crops import (
+    PERMUTATION,
     VIEW_WORDS,
     ViewRules,
     crops_of,
@@ -76,7 +77,6 @@ __all__ = [
     "view_table",
 ]
 
-_PERMUTATION = 3
 MIX, PARTNER, LAMBDA, _CENTRE_Y, _CENTRE_X = 0, 1, 2, 3, 4
 _MIXING_WORDS = 5
 
@@ -215,7 +215,7 @@ def view_table(
     table[:, ViewColumn.SHUFFLE] = rules.shuffle
     if rules.shuffle > 1:
         table[:, ViewColumn.PERMUTATION] = below(
-            view_words[: rows.size, _PERMUTATION], math.factorial(rules.shuffle) ** 2
+            view_words[: rows.size, PERMUTATION], math.factorial(rules.shuffle) ** 2
         )
     if is_mixed.any():
         mixed = table[is_mixed]
