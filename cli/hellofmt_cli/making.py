@@ -99,9 +99,11 @@ def make_archive(
         OSError: something cannot be read or written; finished stages stay.
     """
     check_device(data.device)
-    with joined(data.device), worker_ends_in_one_line():
+    with joined(data.device):
         try:
-            _make_archive(data, fit, texts, chosen, as_json=as_json)
+            # Inside, since what became of a worker decides what is said of going on.
+            with worker_ends_in_one_line():
+                _make_archive(data, fit, texts, chosen, as_json=as_json)
         except BaseException as error:
             work = _work(fit)
             if any(path.is_file() for path in work.rglob("*")):

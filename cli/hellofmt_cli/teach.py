@@ -147,6 +147,7 @@ def _teach(data: DataOptions, training: TrainingOptions, as_json: bool) -> None:
         return
     network = build_network(training.arch, len(train.classes), read.views.size)
     meter.set_gflop(network_gflop(network, read.views.size, steps * batch_size, backward=True))
+    counted = len(held_out) - int(held_out.unreadable().sum())
     if as_json:
         echo_json(
             {
@@ -154,7 +155,7 @@ def _teach(data: DataOptions, training: TrainingOptions, as_json: bool) -> None:
                 "path": training.output,
                 "network": training.arch,
                 "steps": steps,
-                "images": len(held_out),
+                "images": counted,
                 "bfloat16": data.bfloat16,
                 "cost": cost_documents(meter.costs),
                 "checkpoints": [
@@ -170,4 +171,4 @@ def _teach(data: DataOptions, training: TrainingOptions, as_json: bool) -> None:
     rows += [(f"step {c.step:,}", f"{c.accuracy:.1f} %") for c in done.checkpoints]
     rows.append(("trained in", data.arithmetic))
     rows += cost_lines(meter.costs)
-    echo_page([*rows, ("measured on", f"{len(held_out):,} {kind}")])
+    echo_page([*rows, ("measured on", f"{counted:,} {kind}")])

@@ -188,7 +188,7 @@ def _train(
         "bfloat16": options.bfloat16,
         "ema": options.ema,
         "processes": world,
-        "images": len(images),
+        "images": len(images) - int(images.unreadable().sum()),
         "trained_on": "archive" if options.random is None else "random",
         "accuracy": _accuracy(curve),
         "measured": [

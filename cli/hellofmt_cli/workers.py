@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -36,7 +37,10 @@ def worker_ends_in_one_line(workers: int = 1) -> Generator[None]:
             nothing for too long (E_TIMEOUT).
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            # So many were asked for; that the machine has fewer cores changes no result.
+            warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+            yield
     except (RuntimeError, ConnectionError, EOFError) as error:
         made = _error(_told(error)) if workers else None
         if made is None:

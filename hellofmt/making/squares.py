@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 
+from hellofmt.errors import UserInputError
 from hellofmt.loading.views.crops import CropDraws
 from hellofmt.loading.views.parts import spans_of
 from hellofmt.sources.crops import decode_centre, decode_crop
@@ -83,7 +84,10 @@ class Square:
 
 @dataclass(frozen=True)
 class CentreSquares:
-    """The middle of each image, cut in one or several ways.
+    """The middle of each image, cut in one or several ways, to be measured on.
+
+    An image that cannot be read and is left out is black, also where its class has no other; see
+    ``Source.unreadable``. Whoever measures does not count it.
 
     Attributes:
         source: real images.
@@ -97,14 +101,20 @@ class CentreSquares:
         """Make the squares of rows (M,): for each way uint8 (M, S, S, 3)."""
         made: list[Tensor] = []
         for way in self.ways:
-            squares = [
-                decode_centre(
-                    self.source, row, way.size, share=way.share, interpolation=way.interpolation
-                )
-                for row in rows.tolist()
-            ]
+            squares = [self._square(row, way) for row in rows.tolist()]
             made.append(torch.from_numpy(np.stack(squares)))
         return made
+
+    def _square(self, row: int, way: Square) -> NDArray[np.uint8]:
+        source, size = self.source, way.size
+        try:
+            return decode_centre(
+                source, row, size, share=way.share, interpolation=way.interpolation
+            )
+        except UserInputError:
+            if not source.unreadable()[row]:
+                raise
+            return np.zeros((size, size, 3), np.uint8)
 
 
 @dataclass(frozen=True)

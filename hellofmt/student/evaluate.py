@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from hellofmt.errors import UserInputError, printable
 from hellofmt.loading import normalise
 from hellofmt.making import CentreSquares, Square, made
 from hellofmt.runs import ranks
@@ -57,7 +58,7 @@ def evaluate(
 
     Raises:
         ValueError: there are no images.
-        HelloError: an image cannot be used.
+        HelloError: an image cannot be used, or all of them are left out (E_DATA).
         OSError: an image cannot be read.
     """
     if len(images) == 0:
@@ -82,4 +83,8 @@ def evaluate(
     counted = ~images.unreadable()[rows]
     counts = torch.tensor([is_right[counted].sum(), counted.sum()], device=device)
     right, total = ranks.sum_(counts).tolist()
+    if not total:
+        raise UserInputError.make(
+            "E_DATA", f"`{printable(images.name)}`: no image to measure on can be read"
+        )
     return 100.0 * right / total

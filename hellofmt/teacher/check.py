@@ -104,7 +104,8 @@ def predictions(
         path: file of the stage's result, beside which parts are kept; None keeps nothing.
 
     Returns:
-        int64 (N, networks + 1), the mean last; one network is its own mean.
+        int64 (N, networks + 1), the mean last; one network is its own mean. -1 for an image that
+        cannot be read and is left out.
 
     Raises:
         UserInputError: E_TEACHER: a network cannot run on such views, has another number of classes
@@ -132,6 +133,7 @@ def predictions(
                 f"logits of the teacher are not finite for {count} of {len(found)} real"
                 " images; expected finite numbers",
             )
+        found[images.unreadable()[rows[unit]]] = -1
         arrays["predicted"][unit] = found
     return progress.whole()["predicted"]
 
@@ -157,10 +159,23 @@ def teacher_accuracy(
         workers: number of processes that decode images ahead.
 
     Returns:
-        Percent, 0 to 100.
+        Percent, 0 to 100; images that the source leaves out do not count.
+
+    Raises:
+        UserInputError: as ``predictions``, or all images are left out (E_DATA).
     """
-    predicted = predictions(teacher, images, size, workers=workers)[:, -1]
-    return 100.0 * float(np.mean(predicted == images.labels))
+    predicted, labels = _counted(predictions(teacher, images, size, workers=workers), images.labels)
+    return 100.0 * float(np.mean(predicted[:, -1] == labels))
+
+
+def _counted(
+    predicted: NDArray[np.int64], labels: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Without images that are left out."""
+    is_read = predicted[:, -1] >= 0
+    if not is_read.any():
+        raise UserInputError.make("E_DATA", "no image to measure the teacher on can be read")
+    return predicted[is_read], labels[is_read]
 
 
 def check_teacher(
@@ -201,8 +216,9 @@ def check_predictions(
 
     Raises:
         UserInputError: E_TEACHER: a network is significantly better with its outputs in another
-            order, or their mean is not above chance.
+            order, or their mean is not above chance; E_DATA: all images are left out.
     """
+    predicted, labels = _counted(predicted, labels)
     # The mean of one network is that network.
     for each in predicted.T[1 if predicted.shape[1] == 2 else 0 :]:
         _check_order(each, labels, classes)

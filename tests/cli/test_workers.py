@@ -96,3 +96,9 @@ def test_without_workers_nothing_is_translated(error):
     with pytest.raises(type(error)) as caught, worker_ends_in_one_line(0):
         raise error
     assert caught.value is error
+
+
+def test_more_workers_than_cores_are_as_asked_for():
+    # torch warns here, and warnings are errors.
+    with worker_ends_in_one_line(10_000):
+        DataLoader(Faulty(None), num_workers=10_000)

@@ -8,6 +8,7 @@ from torch import nn
 from torchvision.transforms.v2 import functional as transforms
 
 from hellofmt.archive import ClassLine
+from hellofmt.errors import UserInputError
 from hellofmt.making import CentreSquares
 from hellofmt.sources import ArrayImages, open_source
 from hellofmt.student.evaluate import evaluate, evaluation_square
@@ -70,6 +71,10 @@ def test_images_that_are_left_out_do_not_count(tmp_path, views):
         (tmp_path / str(label) / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     source = open_source(tmp_path, skips_unreadable=True)
     assert evaluate(MeanColour(), source, views()) == pytest.approx(200 / 3)
+    # A part in which nothing of class 1 can be read; then nothing at all.
+    assert evaluate(MeanColour(), source.subset(np.array([0, 3, 4])), views()) == 50.0
+    with pytest.raises(UserInputError, match=r"E_DATA: .*: no image to measure on can be read"):
+        evaluate(MeanColour(), source.subset(np.array([1, 3])), views())
 
 
 def test_nothing_to_evaluate(views):

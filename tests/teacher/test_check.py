@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from hellofmt.errors import UserInputError
+from hellofmt.sources import open_source
 from hellofmt.student.networks import build_student
 from hellofmt.teacher import (
     InputRule,
@@ -18,7 +20,7 @@ from hellofmt.teacher import (
     teacher_accuracy,
     train_teacher,
 )
-from hellofmt.teacher.check import _recognised_order
+from hellofmt.teacher.check import _recognised_order, predictions
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +124,23 @@ def test_chance_is_refused_without_an_order(stripes):
     message = "is 33.3 %; expected more than chance, 33.3 %, .*; no other order explains it either"
     with pytest.raises(UserInputError, match=message):
         check_teacher(constant, stripes(), 8)
+
+
+def test_images_that_are_left_out_do_not_count(tmp_path):
+    for label, colour in enumerate([(255, 0, 0), (0, 255, 0), (255, 0, 0)]):
+        (tmp_path / str(label)).mkdir()
+        Image.new("RGB", (8, 8), colour).save(tmp_path / str(label) / "1.png")
+        (tmp_path / str(label) / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    source = open_source(tmp_path, skips_unreadable=True)
+
+    def mean_colour(views):
+        return views.mean((2, 3))
+
+    part = source.subset(np.array([0, 3, 4]))
+    assert predictions(mean_colour, part, 8)[:, -1].tolist() == [0, -1, 0]
+    assert teacher_accuracy(mean_colour, part, 8) == check_teacher(mean_colour, part, 8) == 50.0
+    with pytest.raises(UserInputError, match="E_DATA: no image to measure the teacher on can be"):
+        check_teacher(mean_colour, source.subset(np.array([1, 3])), 8)
 
 
 def test_a_teacher_of_nothing_finite(stripes):
