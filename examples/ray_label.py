@@ -3,8 +3,8 @@
     python ray_label.py FILE.hello IMAGES OUT WORKERS [BASE]
 
 Every machine of the cluster sees all paths. Each worker has a GPU if the cluster has any. Columns
-are the image's ``row`` and ``name``, and ``label``, float16 (C,), of its centre at the archive's
-view size and temperature. OUT gets its name when it is complete.
+are ``row``, ``name`` and ``label``, float16 (C,), of the image's centre at the archive's view size
+and temperature. OUT gets its name when it is complete.
 """
 
 from __future__ import annotations
@@ -48,15 +48,13 @@ if __name__ == "__main__":
     file, images, out, workers, *base = sys.argv[1:]
     with tempfile.TemporaryDirectory(dir=Path(out).absolute().parent) as folder:
         count = len(open_source(images, work=folder))
-        gpus = 1 if ray.cluster_resources().get("GPU") else 0
         rows = ray.data.range(count).map_batches(
             Labels,
             fn_constructor_args=(file, images, folder, *base),
             batch_size=256,
             concurrency=int(workers),
-            # Workers that reserve every core would wait for the tasks that read and write.
-            num_cpus=0.5,
-            num_gpus=gpus,
+            num_cpus=0.5,  # Else workers may reserve every core, and nobody reads or writes.
+            num_gpus=int("GPU" in ray.cluster_resources()),
         )
         rows.write_parquet(f"{folder}/labels")
         Path(folder, "labels").rename(out)

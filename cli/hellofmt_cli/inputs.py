@@ -18,6 +18,7 @@ from hellofmt.teacher import (
     is_network,
     load_named_teacher,
     maturity,
+    read_trajectory,
     train_trajectory,
 )
 from hellofmt_cli.command_line import recorded_command
@@ -204,26 +205,28 @@ def _train_teacher(
     hand_folder(folder, TRAJECTORY_FILE)
     with meter.stage("teacher"):
         console.say(f"teacher {name}: {steps:,} steps of {batch_size} views")
-        trajectory = train_trajectory(
-            train,
-            views,
-            folder,
-            network=name,
-            steps=steps,
-            held_out=held_out,
-            batch_size=batch_size,
-            seed=run.seed,
-            device=run.device,
-            build=build_network,
-            bfloat16=run.bfloat16,
-            command=recorded_command(without_paths),
-            workers=data.workers,
-            on_step=console.step,
-        )
-    hand_folder(folder, TRAJECTORY_FILE)
+        # Named by its inputs; one that another machine trained knows other times of the same files.
+        if not (folder / TRAJECTORY_FILE).exists():
+            train_trajectory(
+                train,
+                views,
+                folder,
+                network=name,
+                steps=steps,
+                held_out=held_out,
+                batch_size=batch_size,
+                seed=run.seed,
+                device=run.device,
+                build=build_network,
+                bfloat16=run.bfloat16,
+                command=recorded_command(without_paths),
+                workers=data.workers,
+                on_step=console.step,
+            )
+            hand_folder(folder, TRAJECTORY_FILE)
     network = build_network(name, len(train.classes), views.size)
     meter.set_gflop(network_gflop(network, views.size, steps * batch_size, backward=True))
-    last = trajectory.checkpoints[-1].accuracy
+    last = read_trajectory(folder).checkpoints[-1].accuracy
     kind = measured_kind(data.images, held_out)
     console.say(f"teacher {name}: {last:.1f} % of {kind}, trained on {len(train):,}")
     return folder

@@ -225,7 +225,7 @@ def fitted_projector(
         return Result(tensors, facts)
 
     result = stages.run("fit", inputs, make)
-    if state is not None and ranks.current().rank == 0:
+    if state is not None and ranks.leads_machine():
         state.unlink(missing_ok=True)
     with torch.no_grad():
         for name, parameter in made.named_parameters():
