@@ -11,17 +11,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
 from hellofmt.archive import ProjectorPart
 from hellofmt.archive.format.canonical import decimal_string, decimal_value
 from hellofmt.archive.format.functions import find_function, function_section
-from hellofmt.archive.format.manifest import UNSET, Adapter, Target
+from hellofmt.archive.format.manifest import Adapter, Target
 from hellofmt.errors import UserInputError
 from hellofmt.projector import quantise
 from hellofmt.projector.base import base_of
+from hellofmt.projector.base.arch import without_text
 from hellofmt.projector.head import LinearHead, read_head
 from hellofmt.projector.labeler import Labeler, parameter_shapes
 from hellofmt.projector.lowrank import Delta, read_deltas
@@ -325,9 +325,8 @@ class Projector(nn.Module):
         )
         spec = self.base.spec
         is_embedded = spec.kind == "embedded"
-        if head.start == "stored" and spec.text is not UNSET:
-            # Readers of a stored head need no text tower, so no text tower is described.
-            spec = msgspec.structs.replace(spec, text=UNSET)
+        if head.start == "stored":
+            spec = without_text(spec)
         return ProjectorPart(
             base=spec,
             adapter=adapter,

@@ -98,6 +98,9 @@ def test_a_possible_tower_has_no_problem(vision):
         (TRANSFORMER | POOLED | {"attn_pooler_queries": 1025}, "attn_pooler_queries"),
         (TRANSFORMER | {"timm_pool": "token"}, "timm_pool"),
         ({"image_size": 18, "layers": 2, "width": 64}, "patch_size"),
+        (TRANSFORMER | {"mlp_ratio": "2.31"}, "mlp_ratio"),
+        (TRANSFORMER | {"final_ln_after_pool": True}, "final_ln_after_pool"),
+        (TRANSFORMER | {"block_type": "custom", "qk_norm": True}, "block_type"),
         (RESNET | {"layers": [1, 1, 1]}, "layers"),
         (RESNET | {"layers": [1, 1, 1, 1, 1]}, "layers"),
         (RESNET | {"layers": [1, 1, 62, 1]}, "layers"),
@@ -164,7 +167,7 @@ def test_what_the_rule_of_seeds_cannot_fill_needs_weights(vision):
     ("change", "key"),
     [
         ({"vocab_size": 10}, "vocab_size"),
-        ({"vocab_size": 2**40}, "vocab_size"),
+        ({"vocab_size": 49409}, "vocab_size"),
         ({"heads": 3}, "heads"),
         ({"context_length": 256}, "context_length"),
         ({"heads": 8}, "heads"),

@@ -74,6 +74,7 @@ NOT_SEEN += (
     "manifest-scale-too-large",
     "index-width-65535", "manifest-base-digest-", "manifest-decimal-",
     "manifest-embedded-base-without-section", "manifest-function-of-another-",
+    "manifest-quick-gelu-without-an-activation",
     "manifest-packed-without-requires", "manifest-product-does-not-fill-", "manifest-shard-past-",
     "manifest-temperature-zero", "manifest-unknown-key", "manifest-views-", "manifest-x-number",
     "record-number-", "record-of-1-mib-", "record-seed-twice", "record-unknown-key",

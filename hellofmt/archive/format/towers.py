@@ -8,6 +8,7 @@ device and compares.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from msgspec import UNSET
@@ -19,7 +20,16 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.manifest import Arch, TextArch, VisionArch
 
-__all__ = ["LAYER_SCALE", "TowerSize", "arch_problems", "text_problems", "text_size", "vision_size"]
+__all__ = [
+    "LAYER_SCALE",
+    "TowerSize",
+    "arch_problems",
+    "has_activation",
+    "shortest_ratio",
+    "text_problems",
+    "text_size",
+    "vision_size",
+]
 
 LAYER_SCALE: Final = "0.00001"
 """The one value of ``ls_init_value``: the initial value is gone once weights are loaded."""
@@ -48,13 +58,9 @@ _DEFAULTS: Final[dict[str, object]] = {
     "timm_proj_bias": False,
 }
 _POOLER: Final = frozenset({"attn_pooler_queries", "attn_pooler_heads"})
+_BLOCK: Final = frozenset({"qk_norm", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"})
 # What rule uniform-1 has no clause for, or whose initial values are gone once weights are loaded.
-_CUSTOM: Final = frozenset(
-    {
-        *("block_type", "qk_norm", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"),
-        "ls_init_value",
-    }
-)
+_CUSTOM: Final = _BLOCK | {"block_type", "ls_init_value"}
 _MOST: Final = {"image_size": IMAGE_SIDE, "width": 8192, "layers": 64}
 # Narrower heads cost more than their multiplications: the softmax is by the head.
 _LEAST_HEAD: Final = 4
@@ -102,6 +108,33 @@ def _patch_and_hidden(vision: VisionArch) -> tuple[int, int]:
     patch = 16 if vision.patch_size is UNSET else vision.patch_size
     ratio = 4.0 if vision.mlp_ratio is UNSET else float(vision.mlp_ratio)
     return patch, int(_filled(vision)[1] * ratio)
+
+
+def has_activation(vision: VisionArch) -> bool:
+    """Whether ``quick_gelu`` chooses the activation of an image tower: only of a transformer."""
+    return vision.timm_model_name is UNSET and not isinstance(vision.layers, list)
+
+
+def shortest_ratio(width: int, hidden: int) -> str:
+    """Return the one ``mlp_ratio`` of an MLP: fewest digits, then smallest.
+
+    Args:
+        width: w of the tower, 1 to 8,192.
+        hidden: m >= 1, which floor(w * ratio) has to give.
+
+    Example:
+        >>> shortest_ratio(1408, 6144)
+        '4.364'
+    """
+    for digits in count(1):
+        scale = 10**digits
+        exact = -(-hidden * scale // width)
+        # The product is rounded to a double: an exact one may fall below m, one below it reach m.
+        for k in (exact - 1, exact, exact + 1):
+            text = f"{k // scale}.{k % scale:0{digits}d}"
+            if int(width * float(text)) == hidden:
+                return text
+    raise ValueError(hidden)
 
 
 def arch_problems(arch: Arch, size: int, *, is_seeded: bool) -> Iterator[tuple[str, str]]:
@@ -178,6 +211,15 @@ def _transformer_problems(
     yield from _head_problems(width, head)
     if not 1 <= hidden <= 64 * width:
         yield "arch.vision.mlp_ratio", f"expected an MLP of 1 to {64 * width}, got {hidden}"
+    elif vision.mlp_ratio not in (UNSET, shortest := shortest_ratio(width, hidden)):
+        text = f"expected {shortest}, the shortest for an MLP of {hidden}, got {vision.mlp_ratio}"
+        yield "arch.vision.mlp_ratio", text
+    if vision.act_approximate is not UNSET and arch.quick_gelu:
+        yield "arch.vision.act_approximate", "has no effect with `quick_gelu`; expected none"
+    if vision.final_ln_after_pool is True and vision.pool_type is UNSET:
+        yield "arch.vision.final_ln_after_pool", "has no effect unless `pool_type` is avg"
+    if vision.block_type is not UNSET and any(getattr(vision, key) is True for key in _BLOCK):
+        yield "arch.vision.block_type", "said by another key of custom blocks; expected none"
     if vision.norm_eps is not UNSET and not 0.0 < float(vision.norm_eps) <= 1.0:
         yield "arch.vision.norm_eps", f"expected above 0 to 1, got {vision.norm_eps}"
     if vision.ls_init_value not in (UNSET, LAYER_SCALE):
@@ -218,11 +260,9 @@ def text_problems(text: TextArch) -> Iterator[tuple[str, str]]:
         value: int = getattr(text, key)
         if value > _MOST[key]:
             yield f"text.{key}", f"expected at most {_MOST[key]}, got {value}"
-    if not _VOCABULARY <= text.vocab_size <= 1 << 20:
-        yield (
-            "text.vocab_size",
-            f"expected the tokenizer's {_VOCABULARY} to {1 << 20}, got {text.vocab_size}",
-        )
+    if text.vocab_size != _VOCABULARY:
+        # Rows of further tokens would be there without effect.
+        yield "text.vocab_size", f"expected the tokenizer's {_VOCABULARY}, got {text.vocab_size}"
     if text.context_length**2 * text.heads > _MOST_TEXT:
         numbers = text.context_length**2 * text.heads
         yield "text.context_length", f"expected at most {_MOST_TEXT} of attention, got {numbers}"

@@ -25,7 +25,13 @@ from hellofmt.archive.format.functions import (
 )
 from hellofmt.archive.format.layout import MANIFEST_MEMBER
 from hellofmt.archive.format.limits import IMAGE_SIDE, TEXT_BYTES, Limits, check_fixed, check_limit
-from hellofmt.archive.format.towers import arch_problems, text_problems, text_size, vision_size
+from hellofmt.archive.format.towers import (
+    arch_problems,
+    has_activation,
+    text_problems,
+    text_size,
+    vision_size,
+)
 from hellofmt.errors import printable
 
 if TYPE_CHECKING:
@@ -382,6 +388,11 @@ def _validate_base(base: Base) -> list[Problem]:
         problems += _in_range(f"base.preprocess.std.{i}", text, 0.001, 1000.0, open_low=False)
     for i, text in enumerate(base.preprocess.mean):
         problems += _in_range(f"base.preprocess.mean.{i}", text, -1000.0, 1000.0, open_low=False)
+    # Of a named base it says which model is meant.
+    is_free = base.kind != "open_clip" and base.text is UNSET
+    if base.arch.quick_gelu and is_free and not has_activation(base.arch.vision):
+        text = "has no effect in a base without a transformer; expected false"
+        problems.append(Problem("base.arch.quick_gelu", "value", text))
     impossible = [*arch_problems(base.arch, base.preprocess.size, is_seeded=seeded)]
     impossible += [] if base.text is UNSET else text_problems(base.text)
     problems += [Problem(f"base.{loc}", "value", text) for loc, text in impossible]

@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from hellofmt.archive.format.canonical import decimal_string, decimal_value
-from hellofmt.archive.format.manifest import Arch
-from hellofmt.archive.format.towers import LAYER_SCALE
+from hellofmt.archive.format.digest import base_digest
+from hellofmt.archive.format.manifest import UNSET, Arch
+from hellofmt.archive.format.towers import LAYER_SCALE, has_activation, shortest_ratio
 from hellofmt.errors import UserInputError, foreign_text, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["arch_of_config", "flatten", "normal_arch", "open_clip_config"]
+    from hellofmt.archive.format.manifest import Base
+
+__all__ = ["arch_of_config", "flatten", "normal_arch", "open_clip_config", "without_text"]
 
 # What open_clip assumes where a config says nothing, for keys that the manifest can state.
 _VISION_DEFAULTS: dict[str, object] = {
@@ -104,6 +107,14 @@ def _normal_vision(config: Mapping[str, object]) -> dict[str, object]:
         if not config.get("attentional_pool"):
             allowed = allowed - _POOLER_KEYS
     stated = {k: v for k, v in config.items() if v is not None and k in allowed}
+    if stated.get("final_ln_after_pool") and stated.get("pool_type", "tok") == "tok":
+        # The norm of a token is the same before it is taken and after.
+        del stated["final_ln_after_pool"]
+    if "mlp_ratio" in stated:
+        # 4.3637 and 6144/1408 build the same tower.
+        width = cast("int", (defaults | stated)["width"])
+        hidden = int(width * float(cast("float", stated["mlp_ratio"])))
+        stated["mlp_ratio"] = float(shortest_ratio(width, hidden)) if hidden > 0 else 0.0
     return {
         key: _config_value(key, value)
         for key, value in (defaults | stated).items()
@@ -171,12 +182,19 @@ def normal_arch(arch: Arch) -> dict[str, object]:
     normal = arch_of_config(
         {"embed_dim": arch.embed_dim, "quick_gelu": arch.quick_gelu, "vision_cfg": config}
     )
-    facts = flatten(msgspec.to_builtins(normal))
-    # Only the width of the MLP matters: 4.3637 and 6144/1408 build the same tower.
-    if "vision.mlp_ratio" in facts:
-        ratio = decimal_value(cast("str", facts.pop("vision.mlp_ratio")))
-        facts["vision.mlp_width"] = int(cast("int", facts["vision.width"]) * ratio)
-    return facts
+    return flatten(msgspec.to_builtins(normal))
+
+
+def without_text(spec: Base) -> Base:
+    """The base of label functions whose heads are all stored: nobody reads its text tower.
+
+    Of a base that is not named, ``quick_gelu`` then says something only of a transformer.
+    """
+    arch, digest = spec.arch, spec.digest
+    if spec.kind != "open_clip" and arch.quick_gelu and not has_activation(arch.vision):
+        arch = msgspec.structs.replace(arch, quick_gelu=False)
+        digest = base_digest(arch, spec.preprocess, spec.tensors)
+    return msgspec.structs.replace(spec, arch=arch, digest=digest, text=UNSET)
 
 
 def flatten(document: Mapping[str, object], prefix: str = "") -> dict[str, object]:

@@ -21,7 +21,7 @@ from hellofmt.archive.format.functions import functions_of
 from hellofmt.archive.format.limits import check_limit
 from hellofmt.archive.format.manifest import UNSET, Base
 from hellofmt.errors import BaseModelError, SpecError, UserInputError, printable
-from hellofmt.projector.base.arch import flatten, normal_arch
+from hellofmt.projector.base.arch import flatten, normal_arch, without_text
 from hellofmt.projector.base.build import build_checked, seeded_base
 from hellofmt.projector.base.encoder import Encoder, LoadedBase
 from hellofmt.projector.base.foreign import foreign_calls
@@ -146,6 +146,8 @@ def _embedded_base(
 def _check_base(spec: Base, loaded: LoadedBase) -> LoadedBase:
     """``loaded`` under the archive's description, or the error naming the part that differs."""
     got = loaded.spec
+    if spec.kind != "open_clip" and spec.text is UNSET:
+        got = without_text(msgspec.structs.replace(got, kind=spec.kind))
     preprocess = got.preprocess if loaded.preprocess_declared else spec.preprocess
     for code, part, pinned, other in (
         ("E_BASE_CONFIG", "architecture", normal_arch(spec.arch), normal_arch(got.arch)),

@@ -527,6 +527,16 @@ def manifest_embedded_base_with_a_text_tower():
 
 
 @spelling("E_SCHEMA")
+def manifest_quick_gelu_without_an_activation():
+    kit = embedded()
+    vision = {"head_width": 8, "image_size": 32, "layers": [1, 1, 1, 1], "width": 2}
+    kit.manifest["base"]["arch"] |= {"quick_gelu": True, "vision": vision}
+    kit.manifest["base"]["preprocess"]["size"] = 32
+    sign_base(kit.manifest["base"])
+    return kit.build()
+
+
+@spelling("E_SCHEMA")
 def manifest_views_of_nine_cells():
     def change(head, _):
         head["views"] |= {"size": 16, "shuffle": 9}
