@@ -234,19 +234,19 @@ def draw(squares: Tensor, table: NDArray[np.int32], size: int) -> Tensor:
         rows = torch.from_numpy(table)
         return hellofmt_kernels.views(squares, rows, size, channels_last=True)
     own = table[:, ViewColumn.IMAGE]
-    whole = squares.float().div_(255)
-    mixed = np.flatnonzero(own != table[:, ViewColumn.PARTNER_IMAGE]).tolist()
-    if len(own) == len(squares) and not mixed:
-        return whole.permute(0, 3, 1, 2)
-    # A copy: partners are not mixed themselves.
-    views = whole[torch.from_numpy(own.astype(np.int64))]
-    for i in mixed:
-        other = whole[table[i, ViewColumn.PARTNER_IMAGE]]
-        y0, x0, y1, x1 = table[i, _BOX].tolist()
-        weight = float(table[i, ViewColumn.WEIGHT]) / WEIGHT_ONE
+    mixed = np.flatnonzero(own != table[:, ViewColumn.PARTNER_IMAGE])
+    places = table[mixed][:, [ViewColumn.PARTNER_IMAGE, *range(ViewColumn.Y0, ViewColumn.X1 + 1)]]
+    weights = (table[mixed, ViewColumn.WEIGHT] / WEIGHT_ONE).tolist()
+    mixes = list(zip(mixed.tolist(), places.tolist(), weights, strict=True))
+    stored = squares.numpy()
+    # A copy: partners are not mixed themselves. Boxes are cut before there are four bytes a value.
+    cut = stored[own] if mixes or len(own) != len(stored) else stored
+    for i, (j, y0, x0, y1, x1), _ in mixes:
+        cut[i, y0:y1, x0:x1] = stored[j, y0:y1, x0:x1]
+    views = torch.from_numpy(cut).float().div_(255)
+    for i, (j, *_), weight in mixes:
         if weight < 1:
-            views[i].mul_(weight).add_(other, alpha=1 - weight)
-        views[i, y0:y1, x0:x1] = other[y0:y1, x0:x1]
+            views[i].mul_(weight).add_(squares[j].float().div_(255), alpha=1 - weight)
     return views.permute(0, 3, 1, 2)
 
 

@@ -116,7 +116,10 @@ def stratified_split(
     quota[np.argsort(-remainder, kind="stable")[:short]] += 1
     keys = rng.words(seed, 0, rng.Stream.SELECTION, 0, n)
     # One sort for all classes: a pass over the labels for each would take minutes for thousands.
-    order = np.lexsort((keys, labels))
+    # Of one number each, of which the class is the upper bits: in half the time of two keys.
+    bits = np.uint64(len(counts).bit_length())
+    joined = labels.astype(np.uint64) << (np.uint64(64) - bits) | keys >> bits
+    order = np.argsort(joined, kind="stable")
     sorted_labels = labels[order]
     place = np.arange(n) - (np.cumsum(counts) - counts)[sorted_labels]
     is_out = np.zeros(n, bool)
