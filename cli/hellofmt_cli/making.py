@@ -314,7 +314,8 @@ def _lines(
     if report.stored is not None:
         at = quality_of(settings.codec, settings.quality)
         follows = f"agreement {report.stored.agreement:.1f} %, KL {report.stored.kl:.4f}"
-        lines.append((f"{settings.codec}, quality {at}", f"{follows} on the images as stored"))
+        how = f"on views of the stored images: {settings.codec}, quality {at}"
+        lines.append(("as stored", f"{follows} {how}"))
     if report.refined is not None:
         before, after = report.refined
         saved = 100 * (1 - after / before) if before else 0.0

@@ -139,6 +139,13 @@ def test_distill_in_one_command(images, tmp_path, invoke, invoke_json):
     assert (tmp_path / "y.hello").read_bytes() == path.read_bytes()
     assert re.search(r"cost +teacher \d+ s and [\d,]+ GFLOP; check ", again.stdout)
     assert "peak memory" in again.stdout
+    lossy = invoke_json(
+        *(*arguments, *options, "-o", tmp_path / "j.hello", "--work", work),
+        *("--codec", "jpeg", "--quality", "30"),
+    )
+    assert (lossy["codec"], lossy["quality"]) == ("jpeg", 30)
+    assert lossy["stored"]["kl"] > 0
+    assert (done["codec"], done["quality"], done["stored"]) == ("png", None, None)
     words = shlex.join(["hello", "train", str(tmp_path / "y.hello"), "--student", "NAME"])
     assert again.stdout.endswith(f"\nNext: {words} --eval DIR\n")
     finished = set(work.iterdir())
