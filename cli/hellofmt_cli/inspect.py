@@ -96,6 +96,7 @@ def _echo_document(document: dict[str, Any]) -> None:
         last = shard["first"] + (images["count"] if images else 0)
         images_of = f"images {shard['first']} to {last - 1} of {shard['total']}"
         rows.append(("shard", f"{shard['index'] + 1} of {shard['count']}: {images_of}"))
+        rows.append(("set", f"content {shard['content_id']}"))
     rows.append(None)
     rows.append(("classes", f"{document['classes']:,}"))
     rows += image_rows(document)

@@ -127,7 +127,7 @@ def _sizes(archive: Archive, index: Index) -> list[dict[str, int]]:
     number = index.numbers_in_class()
     # Header, bytes and padding of a member; pixels have neither.
     stored = index.size if images.layout == "packed" else 512 - (-index.size // 512) * 512
-    left_out = {k: number >= k for k in sorted({*_IPC, most}) if k <= most}
+    left_out = {k: number >= k for k in sorted({*_IPC, most}) if 1 <= k <= most}
     return [
         {
             "ipc": k,
@@ -195,7 +195,13 @@ def _shard(manifest: Manifest) -> dict[str, Any] | None:
     shard = manifest.shard
     if shard is UNSET:
         return None
-    return {"index": shard.index, "count": shard.count, "first": shard.first, "total": shard.total}
+    return {
+        "index": shard.index,
+        "count": shard.count,
+        "first": shard.first,
+        "total": shard.total,
+        "content_id": shard.content_id,
+    }
 
 
 def _labels_avoided(manifest: Manifest, ledger: Ledger, epochs: int) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hellofmt.archive import UNSET, record_rows, without_metadata
 from hellofmt.errors import printable, shown_path
-from hellofmt_cli.inspect_rows import avoided_rows, byte_rows
+from hellofmt_cli.inspect_rows import avoided_rows, byte_rows, image_rows
 from hellofmt_cli.output import count, size, write_text
 
 if TYPE_CHECKING:
@@ -80,10 +80,12 @@ def render(archive: Archive, document: dict[str, Any]) -> str:
     facts = [
         ("id", f"<code>{escape(document['id'])}</code>"),
         ("content id", f"<code>{escape(document['content_id'])}</code>"),
+        *_shard_facts(document),
         ("method", _name(dataset["method"])),
         ("sources", ", ".join(map(_name, dataset["sources"])) or "not stated"),
         ("license", _name(dataset["license"])),
         ("classes", f"{document['classes']:,}"),
+        *[(name, _name(text)) for name, text in image_rows(document)],
         *_label_facts(document),
     ]
     body = [
@@ -147,6 +149,14 @@ def _summary(document: dict[str, Any]) -> str:
     functions = len(document["functions"])
     labels = count(functions, "label function") if functions else "hard labels only"
     return f"A .hello archive with {what} and {labels}."
+
+
+def _shard_facts(document: dict[str, Any]) -> list[tuple[str, str]]:
+    shard = document["shard"]
+    if shard is None:
+        return []
+    place = f"{shard['index'] + 1} of {shard['count']} of the set with content"
+    return [("shard", f"{place} <code>{escape(shard['content_id'])}</code>")]
 
 
 def _label_facts(document: dict[str, Any]) -> list[tuple[str, str]]:

@@ -53,7 +53,8 @@ def image_rows(document: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("columns", ", ".join(columns)))
     if images["order"] is not None:
         sizes = (f"{one['ipc']}: {size(one['bytes']).split(' (')[0]}" for one in images["sizes"])
-        rows.append(("order", f"by value; the first of each class alone, {', '.join(sizes)}"))
+        alone = ", ".join(sizes) or "none, for a class has no image"
+        rows.append(("order", f"by value; the first of each class alone, {alone}"))
     return rows
 
 

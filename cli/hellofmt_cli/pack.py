@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hellofmt.archive import open_archive, read_class_lines, shard_path
-from hellofmt.errors import shown_path
+from hellofmt.errors import HelloIOError, TrustError, shown_path
 from hellofmt.sources import pack_archive
 from hellofmt_cli.console import console
 from hellofmt_cli.options import (
@@ -127,8 +127,14 @@ def _report(output: str, archive_id: str, shards: int | None, *, as_json: bool) 
     files: str | list[Path] = output
     if shards is not None:
         files = [shard_path(output, index, shards) for index in range(shards)]
-    with open_archive(files, expect=archive_id, limits=limits()) as file:
-        images, total, number = len(file), file.size_bytes, file.manifest.classes
+    try:
+        with open_archive(files, expect=archive_id, limits=limits()) as file:
+            images, total, number = len(file), file.size_bytes, file.manifest.classes
+    except TrustError as error:
+        # Nobody has pinned it but this run.
+        text = f"`{shown_path(output)}` was replaced by another program once it was written"
+        advice = "give every run a name of its own"
+        raise HelloIOError.make("E_TARGET", text, advice=advice) from error
     if as_json:
         document: dict[str, Any] = {
             "schema": "hello.pack/1",

@@ -199,7 +199,8 @@ def test_columns_and_the_archive_of_the_label_function(
         {"name": "crop", "dtype": "I32", "shape": [2, 4]},
         {"name": "weight", "dtype": "F32", "shape": []},
     ]
-    page = invoke("inspect", tmp_path / "c.hello").stdout
+    page = invoke("inspect", tmp_path / "c.hello", "--html", tmp_path / "c.html").stdout
+    assert "crop I32 [2, 4], weight F32 []" in (tmp_path / "c.html").read_text()
     assert "columns     crop I32 [2, 4], weight F32 []\n" in page
     assert f"labels      hard ones here; the label function is in {own}\n" in page
 

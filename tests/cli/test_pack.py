@@ -2,6 +2,7 @@
 
 import tarfile
 
+import click
 import pytest
 from PIL import Image
 
@@ -181,3 +182,23 @@ def test_images_of_another_form_are_refused_with_the_option_that_converts(tmp_pa
         assert result.exit_code == 2
         assert "in/a/0.png" in result.stderr
         assert result.stderr.endswith("; `--reencode` converts it\n")
+
+
+def test_a_file_that_another_program_replaced_is_said_to_be(full):
+    from hellofmt.errors import HelloIOError
+    from hellofmt_cli.pack import _report
+
+    with (
+        click.Context(click.Command("pack")).scope(),
+        pytest.raises(HelloIOError, match="replaced by another program") as caught,
+    ):
+        _report(str(full), "sha256:" + "0" * 64, None, as_json=False)
+    assert caught.value.exit_code == 10
+
+
+def test_a_shard_names_its_set(tmp_path, image_folder, invoke, invoke_json):
+    assert invoke("pack", image_folder, "-o", tmp_path / "x.hello", "--shards", "2").exit_code == 0
+    whole = invoke_json("inspect", tmp_path / "x-*.hello")["content_id"]
+    shard = tmp_path / "x-00000-of-00002.hello"
+    assert invoke_json("inspect", shard)["shard"]["content_id"] == whole
+    assert f"set         content {whole}\n" in invoke("inspect", shard).stdout
