@@ -106,7 +106,7 @@ def read_images(
         HelloError: an archive is damaged, or a URL cannot be read.
         OSError: something cannot be read.
     """
-    from hellofmt.runs import first_on_machine, is_unanimous
+    from hellofmt.runs import current, first_on_machine, is_unanimous
 
     # The others read what it kept.
     with console.stage("listing images"), first_on_machine():
@@ -120,9 +120,13 @@ def read_images(
     for note in images.notes:
         console.warn(note)
 
+    # By then the processes have parted, and each knows what it read itself.
+    world = current().world
+    by = f" (by the first of {world} processes; the others may have met more)" if world > 1 else ""
+
     def say_conversions() -> None:
         for note in images.conversion_notes():
-            console.warn(note)
+            console.warn(note + by)
 
     # Known only once the images were read, and worth a word even if the command fails then.
     click.get_current_context().call_on_close(say_conversions)

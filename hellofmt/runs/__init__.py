@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from hellofmt.runs.cost import Meter, StageCost, network_gflop
 from hellofmt.runs.handed import hand_folder
-from hellofmt.runs.ranks import first_on_machine, handed, is_unanimous, joined, leads_machine
+from hellofmt.runs.ranks import (
+    current,
+    first_on_machine,
+    handed,
+    is_unanimous,
+    joined,
+    leads_machine,
+)
 from hellofmt.runs.results import digest_of, write_file
 from hellofmt.runs.run_record import device_name, versions, without_paths
 from hellofmt.runs.stages import Stages
@@ -13,6 +20,7 @@ __all__ = [
     "Meter",
     "StageCost",
     "Stages",
+    "current",
     "device_name",
     "digest_of",
     "first_on_machine",

@@ -2,10 +2,15 @@
 
 import io
 import shutil
+from types import SimpleNamespace
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
+
+from hellofmt.sources import decode_centre
+from hellofmt_cli.data import read_images
 
 DEEP = "images that lie deeper than their class folder"
 FIT = ("--base", "seeded", "--teacher", "cnn", "--teacher-epochs", "1", "--steps", "1")
@@ -182,3 +187,14 @@ def test_the_order_of_numbered_folders_is_said(tmp_path, awkward, commands):
     for name, result in done.items():
         (note,) = [line for line in warnings(result) if "ImageFolder" in line]
         assert note.endswith("label 0 is `10`"), name
+
+
+def test_of_several_processes_the_first_says_what_it_read_itself(tmp_path, monkeypatch, capsys):
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / label / "1.png")
+    monkeypatch.setattr("hellofmt.runs.current", lambda: SimpleNamespace(world=2))
+    with click.Context(click.Command("teach")):
+        decode_centre(read_images(str(tmp_path), None), 0, 8)
+    said = "1 of 1 images read in grey: converted to RGB (by the first of 2 processes; "
+    assert said in capsys.readouterr().err
