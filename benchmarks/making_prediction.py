@@ -46,7 +46,7 @@ def prediction():
             cells = {
                 "listing": listed,
                 "text": 1000 * TEXT,
-                "check": stage(10_000, RESNET18, gpus),
+                "check": stage(4_000, RESNET18, gpus),
                 "fit": stage(4000 * 128, fit, gpus, tflops=TFLOPS),
                 # One decode serves five crops; the other four are cut for half of its time each.
                 "select": stage(1_500_000, RESNET18, gpus, decodes=300_000 * 3),

@@ -25,13 +25,13 @@ class Order:
     """Endless passes over rows, each shuffled anew.
 
     The order of an epoch is computed once, when the first of its positions is asked for: 0.2 s and
-    8 bytes a row at 1.28 M rows.
+    4 bytes a row at 1.28 M rows.
     """
 
     def __init__(self, seed: int, rows: int) -> None:
         """Shuffle ``rows`` >= 1 rows by ``seed``, as ``rng.order`` does."""
         self._seed, self._rows = seed, rows
-        self._epochs: dict[int, NDArray[np.int64]] = {}
+        self._epochs: dict[int, NDArray[np.uint32]] = {}
 
     def positions(self, first: int, count: int) -> NDArray[np.int64]:
         """Return rows and epochs of positions ``first .. first + count - 1``: int64 (count, 2)."""
@@ -45,10 +45,10 @@ class Order:
             at += len(taken)
         return out
 
-    def _order(self, epoch: int) -> NDArray[np.int64]:
+    def _order(self, epoch: int) -> NDArray[np.uint32]:
         if epoch not in self._epochs:
             # A batch lies in two epochs at most, unless they are so short that nothing matters.
             while len(self._epochs) >= _KEPT:
                 del self._epochs[next(iter(self._epochs))]
-            self._epochs[epoch] = rng.order(self._seed, epoch, self._rows)
+            self._epochs[epoch] = rng.order(self._seed, epoch, self._rows).astype(np.uint32)
         return self._epochs[epoch]

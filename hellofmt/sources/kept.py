@@ -23,7 +23,7 @@ from hellofmt.archive.format.classes import ClassLine
 from hellofmt.archive.storage.local_files import write_small_file
 from hellofmt.archive.storage.source import is_url
 from hellofmt.errors import printable
-from hellofmt.sources.listing import Listing, Names
+from hellofmt.sources.listing import Listing, Names, ends_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -162,7 +162,7 @@ def _read(path: Path) -> tuple[Listing, Watched] | None:
                 tuple(facts["folders"]),
                 arrays["starts"],
                 arrays["text"],
-                np.cumsum(arrays["lengths"], dtype=np.int64),
+                ends_of(arrays["lengths"]),
             ),
             spans=arrays["spans"],
             digest=facts["digest"],

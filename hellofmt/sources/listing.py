@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.classes import ClassLine
 
-__all__ = ["Listing", "Names", "NamesBuilder", "some"]
+__all__ = ["Listing", "Names", "NamesBuilder", "ends_of", "some"]
 
 _SHOWN: Final = 5
 
@@ -34,13 +34,13 @@ class Names:
         folders: in order.
         starts: int64 (F + 1,), first row of each folder, and N.
         text: uint8, the names without their folders, one after another.
-        ends: int64 (N,), where each ends in ``text``.
+        ends: where each ends in ``text``, (N,), see ``ends_of``.
     """
 
     folders: tuple[str, ...] = ()
     starts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
     text: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
-    ends: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    ends: NDArray[np.uint32 | np.int64] = field(default_factory=lambda: np.zeros(0, np.uint32))
 
     def __len__(self) -> int:
         """Return the number of names."""
@@ -58,6 +58,12 @@ class Names:
     def path(self, row: int, separator: str = "/") -> str:
         """Return folder and name of a row."""
         return f"{self.folders[self.folder(row)]}{separator}{self.name(row)}"
+
+
+def ends_of(lengths: NDArray[np.integer]) -> NDArray[np.uint32 | np.int64]:
+    """Return where names of these lengths end: four bytes each below 4 GiB of names, else eight."""
+    ends = np.cumsum(lengths, dtype=np.int64)
+    return ends.astype(np.uint32) if not len(ends) or ends[-1] < 1 << 32 else ends
 
 
 class NamesBuilder:
@@ -86,7 +92,7 @@ class NamesBuilder:
             tuple(self._folders),
             np.array([*self._starts, self._count], np.int64),
             np.frombuffer(self._text, np.uint8),
-            np.cumsum(lengths),
+            ends_of(lengths),
         )
 
 

@@ -79,7 +79,7 @@ class Source(ABC):
         self.notes: tuple[str, ...] = (*listing.notes, *notes)
         self.skips_unreadable = skips_unreadable
         self._listing_digest, self._times = listing.digest, listing.times
-        self._rows: NDArray[np.int64] | None = None
+        self._rows: NDArray[np.uint32] | None = None
         # Forks write to the same pages; a copy sent to another process has its own.
         room = mmap.mmap(-1, max(1, 2 * len(self.labels)))
         self._marks: NDArray[np.uint16] = np.frombuffer(room, np.uint16, len(self.labels))
@@ -128,7 +128,7 @@ class Source(ABC):
         """Return a view of these rows, in this order, with the same classes; copies no image."""
         part = copy.copy(self)
         part.labels = self.labels[rows]
-        part._rows = np.asarray(rows if self._rows is None else self._rows[rows], np.int64)  # noqa: SLF001
+        part._rows = np.asarray(rows if self._rows is None else self._rows[rows], np.uint32)  # noqa: SLF001
         return part
 
     def note(self, row: int, kinds: Iterable[str] = ()) -> None:
