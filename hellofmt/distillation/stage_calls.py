@@ -25,7 +25,7 @@ from hellofmt.runs.resume import Checkpoint
 from hellofmt.runs.stages import Stages
 from hellofmt.sources import stratified_split
 from hellofmt.teacher import device_of
-from hellofmt.teacher.check import check_predictions, predictions
+from hellofmt.teacher.check import check_predictions, predictions, top1
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -136,8 +136,7 @@ def checked_teacher(
     accuracy = check_predictions(predicted(images, rows), images.labels[rows], images.classes)
     if is_enough or (measured is source and len(rows) == len(source)):
         return accuracy
-    found = predicted(measured, np.arange(len(measured)))[:, -1]
-    return 100.0 * float(np.mean(found == measured.labels))
+    return top1(predicted(measured, np.arange(len(measured))), measured.labels)
 
 
 def fitted_projector(

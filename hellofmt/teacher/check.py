@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from hellofmt.making import Square
     from hellofmt.sources import Source
 
-__all__ = ["check_predictions", "check_teacher", "predictions", "teacher_accuracy"]
+__all__ = ["check_predictions", "check_teacher", "predictions", "teacher_accuracy", "top1"]
 
 _UNIT: Final = 128
 """Images that are decoded and shown to the networks at once."""
@@ -164,7 +164,20 @@ def teacher_accuracy(
     Raises:
         UserInputError: as ``predictions``, or all images are left out (E_DATA).
     """
-    predicted, labels = _counted(predictions(teacher, images, size, workers=workers), images.labels)
+    return top1(predictions(teacher, images, size, workers=workers), images.labels)
+
+
+def top1(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
+    """Compute the top-1 in percent of ``predictions``, without images that are left out.
+
+    Args:
+        predicted: int64 (N, networks + 1) as from ``predictions``.
+        labels: int64 (N,).
+
+    Raises:
+        UserInputError: all images are left out (E_DATA).
+    """
+    predicted, labels = _counted(predicted, labels)
     return 100.0 * float(np.mean(predicted[:, -1] == labels))
 
 
