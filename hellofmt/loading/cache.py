@@ -153,8 +153,9 @@ class PixelCache:
                 missing.append(row)
             else:
                 pixels[row] = known
-        for row, decoded in zip(missing, self._images.read(missing), strict=True):
-            pixels[row] = self._keep(row, decoded)
+        if missing:
+            for row, decoded in zip(missing, self._images.read(missing), strict=True):
+                pixels[row] = self._keep(row, decoded)
         return pixels
 
     def _keep(self, row: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -52,10 +51,6 @@ _COLUMNS: Final = {
 _CHUNK_ROWS: Final = 1 << 16
 
 
-def _no_columns() -> Mapping[str, NDArray[Any]]:
-    return MappingProxyType({})
-
-
 @dataclass(frozen=True)
 class Index:
     """The images of an archive, row by row; all arrays are read-only.
@@ -76,7 +71,7 @@ class Index:
     width: NDArray[np.int32]
     sha256: NDArray[np.uint8]
     offset: NDArray[np.int64]
-    columns: Mapping[str, NDArray[Any]] = field(default_factory=_no_columns)
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict[str, "NDArray[Any]"])
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -192,7 +187,7 @@ def parse_index(data: bytes, manifest: Manifest, start: int, limits: Limits) -> 
         width=width.astype(np.int32),
         sha256=sha256,
         offset=offset,
-        columns=MappingProxyType({name: values.copy() for name, values in further.items()}),
+        columns={name: values.copy() for name, values in further.items()},
     )
     fixed = (index.size, index.label, index.height, index.width, sha256, offset)
     for column in (*fixed, *index.columns.values()):
