@@ -338,6 +338,9 @@ def page(facts):
         ),
         "",
     ]
+    if "loads" in facts:
+        loads = (f"{load:.1f} ({part})" for part, load in facts["loads"].items())
+        lines += [f"Measured again at other loads: {', '.join(loads)}.", ""]
     if "views" in facts:
         lines += [
             f"## Views of {SIDE} px a second",
@@ -373,7 +376,7 @@ def page(facts):
             "## Memory and first step of `hello distill`",
             "",
             "Peak memory is beyond that of the imports. The check decodes 4,000 images, and at",
-            "10,000 images 1,000 more; where it is kept, its seconds are the first run's.",
+            "10,000 images 1,000 more; one of under ten seconds is not kept and made again.",
             "",
             "| images | listing, check | peak MB | first step s | check s | fit s | all s |",
             "| ---: | --- | ---: | ---: | ---: | ---: | ---: |",
