@@ -154,7 +154,7 @@ def _make_archive(
         storage=options.precision,
         name=run.name,
         version=texts.version,
-        license=texts.license,
+        license=texts.license or "NOASSERTION",
         license_text=texts.license_text,
         card=texts.card_text,
         sources=texts.sources,

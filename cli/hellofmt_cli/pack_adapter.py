@@ -64,7 +64,7 @@ def pack_adapter(
             dataset=Dataset(
                 name=texts.name or Path(directory).resolve().name,
                 version=texts.version,
-                license=texts.license,
+                license=texts.license or "NOASSERTION",
                 method=texts.method or "peft",
                 sources=list(texts.sources),
             ),

@@ -20,7 +20,7 @@ class TextOptions:
 
     Attributes:
         version: of the data set.
-        license: SPDX expression.
+        license: SPDX expression, if one was given.
         license_file: file with the text of the licence.
         card: file with the data set card.
         sources: data sets that the images come from.
@@ -28,7 +28,7 @@ class TextOptions:
     """
 
     version: str
-    license: str
+    license: str | None
     license_file: str | None
     card: str | None
     sources: tuple[str, ...]
@@ -72,9 +72,8 @@ TEXT_OPTIONS: Final = (
     click.option("--version", default="1.0.0", show_default=True, help="Version of the data set."),
     click.option(
         "--license",
-        default="NOASSERTION",
-        show_default=True,
-        help="License of the data set, as an SPDX expression.",
+        help="License of the data set, as an SPDX expression.  [default: that of an archive whose"
+        " images are packed, else NOASSERTION]",
     ),
     click.option("--license-file", metavar="FILE", help="Text of the licence."),
     click.option(

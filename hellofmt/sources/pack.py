@@ -92,13 +92,15 @@ def pack_archive(
         ordered: the images of a class come in order of value, files by name: the first k are the
             choice for k. An archive says so itself.
         classes: the classes in label order; those of the source may be fewer.
-        views: how views are made; the projector's, else ``default_views`` for the median shorter
-            side of the images, at most 224. A mapping changes only the fields it names.
+        views: how views are made; the projector's, else those of an archive of images, else
+            ``default_views`` for the median shorter side of the images, at most 224. A mapping
+            changes only the fields it names.
         name: of the data set; else the name of the source.
         version: of the data set.
-        license: SPDX expression; else ``NOASSERTION``.
-        method: how the images were made; else the projector's, else ``unknown``.
-        sources: data sets the images come from; else the projector's.
+        license: SPDX expression; else that of an archive of images, else ``NOASSERTION``.
+        method: how the images were made; else as an archive of images says, else the projector's,
+            else ``unknown``.
+        sources: data sets the images come from; else as for ``method``.
         card: Markdown text about the data set.
         license_text: the text of the licence.
         extras: notes, keys starting ``x_``.
@@ -147,18 +149,19 @@ def pack_archive(
     if known is not None:
         _check_same_classes(lines, known.lines)
         lines = known.lines
-        method = known.dataset.method if method is None else method
-        sources = known.dataset.sources if sources is None else sources
 
-    def draft_of(classes: Sequence[ClassLine], name: str, start: Views) -> Draft:
+    def draft_of(
+        classes: Sequence[ClassLine], name: str, start: Views, own: Dataset | None = None
+    ) -> Draft:
+        described = own if own is not None or known is None else known.dataset
         parts = [] if known is None or projector is None else known.parts
         return Draft(
             dataset=Dataset(
                 name=name,
                 version=version,
-                license=license or "NOASSERTION",
-                method=method or "unknown",
-                sources=list(sources or ()),
+                license=license or ("NOASSERTION" if own is None else own.license),
+                method=method or ("unknown" if described is None else described.method),
+                sources=_sources_of(sources, described),
             ),
             classes=classes,
             views=views if isinstance(views, Views) else changed_views(start, views or {}),
@@ -202,10 +205,16 @@ def pack_archive(
         else:
             start = default_views(_view_side(stored.sides))
         made_of = ImageSet(reencode or _one_codec(stored.codecs), stored.items, layout)
-        draft = draft_of(images.classes, name or images.name, start)
+        own = images.manifest if isinstance(images, ArchiveSource) else None
+        if own is not None and known is None and not isinstance(views, Views):
+            start = own.views
+        dataset = None if own is None else own.dataset
+        draft = draft_of(images.classes, name or images.name, start, dataset)
         if isinstance(images, ArchiveSource):
             made_of = replace(made_of, columns=images.columns())
             ordered = ordered or images.is_ordered
+            for left in _left_out(images, draft):
+                say(f"{left} of the archive that is read is left out")
             owner = _label_function_of(images, known, say)
             draft = replace(draft, label_function=draft.label_function or owner)
             draft = replace(draft, record=_record_of(images, draft, reencode is None, say))
@@ -232,6 +241,24 @@ def pack_archive(
     for note in images.conversion_notes():
         say(note)
     return made
+
+
+def _sources_of(given: Sequence[str] | None, described: Dataset | None) -> list[str]:
+    """The data sets that images come from, as the user says or else as an archive does."""
+    if given is None and described is not None:
+        return list(described.sources)
+    return list(given or ())
+
+
+def _left_out(images: ArchiveSource, draft: Draft) -> list[str]:
+    """What an archive has beside its images, and a draft of them has not."""
+    names = {section.name for section in images.manifest.sections}
+    parts = {
+        "the label function": images.manifest.functions is not UNSET and draft.projector is None,
+        "the card": "card" in names and draft.card is None,
+        "the text of the licence": "license" in names and draft.license is None,
+    }
+    return [part for part, is_left_out in parts.items() if is_left_out]
 
 
 def _record_of(

@@ -516,5 +516,21 @@ def test_what_is_copied_keeps_its_record(tmp_path):
     whole = packed(everything, projector=everything)
     assert (whole.functions, whole.images, whole.results) == (known.functions, known.images, UNSET)
     assert said == [
-        "recorded results of students are left out: they are of the archive that is read"
+        "the card of the archive that is read is left out",
+        "the text of the licence of the archive that is read is left out",
+        "recorded results of students are left out: they are of the archive that is read",
     ]
+
+
+def test_images_of_an_archive_keep_what_it_says_of_them(tmp_path):
+    source = VECTORS / "everything.hello"
+    said = []
+    pack_archive(source, tmp_path / "same.hello", say=said.append)
+    with open_archive(source) as file, open_archive(tmp_path / "same.hello") as copy:
+        assert copy.manifest.dataset == file.manifest.dataset
+        assert copy.manifest.views == file.manifest.views
+    assert said[0] == "the label function of the archive that is read is left out"
+    pack_archive(source, tmp_path / "other.hello", license="MIT", method="m", sources=[])
+    with open_archive(tmp_path / "other.hello") as copy:
+        stated = copy.manifest.dataset
+    assert (stated.license, stated.method, stated.sources) == ("MIT", "m", [])
