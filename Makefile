@@ -36,9 +36,9 @@ types: $(STAMP)
 	$(BIN)/pyright
 
 # A process for each core, and the tests of a file in one of them, whose fixtures they share.
-SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile
+SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 unit: $(STAMP)
-	HELLOFMT_REQUIRE=aot $(BIN)/pytest -q $(SIDE_BY_SIDE) -m "not slow and not interp and not gpu" --durations=15
+	OMP_NUM_THREADS=1 HELLOFMT_REQUIRE=aot $(BIN)/pytest -q $(SIDE_BY_SIDE) -m "not slow and not interp and not gpu" --durations=15
 
 # The Triton interpreter is chosen before import, so its tests have a process of their own.
 interp: $(STAMP)

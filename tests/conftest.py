@@ -30,6 +30,13 @@ def pytest_sessionstart():
             raise pytest.UsageError(message)
 
 
+def pytest_collection_modifyitems(items):
+    """Files whose tests fork ranks come first: torch refuses gradients in processes that are
+    forked once something has started autograd's threads, as torch.compile does."""
+    forking = {item.path for item in items if "in_ranks" in item.fixturenames}
+    items.sort(key=lambda item: item.path not in forking)
+
+
 @pytest.fixture(autouse=True)
 def patient_console(request, monkeypatch):
     """Name no stage that is slow only because the machine is busy; the console's tests do."""
