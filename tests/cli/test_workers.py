@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import time
+from contextlib import nullcontext
 
 import numpy.random  # noqa: F401 - else each worker imports it, while it may be ended
 import pytest
@@ -77,7 +78,13 @@ GONE = (
 )
 def test_the_end_of_a_worker_is_one_line(fault, timeout, expected):
     loader = DataLoader(Faulty(fault), batch_size=2, num_workers=1, timeout=timeout)
-    with pytest.raises(HelloIOError, match=expected) as caught, worker_ends_in_one_line(1):
+    # torch's handler of SIGCHLD may raise while a broken connection is on its way out; in commands
+    # that happens in one of the functions that are left, here in the null context.
+    with (
+        pytest.raises(HelloIOError, match=expected) as caught,
+        worker_ends_in_one_line(1),
+        nullcontext(),
+    ):
         list(loader)
     assert len(str(caught.value).splitlines()) == 1
     assert caught.value.exit_code == 9
