@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LAYER_SCALE",
+    "RESNET_KEYS",
+    "TIMM_KEYS",
+    "VISION_DEFAULTS",
     "TowerSize",
     "arch_problems",
     "has_activation",
@@ -33,12 +36,11 @@ __all__ = [
 
 LAYER_SCALE: Final = "0.00001"
 """The one value of ``ls_init_value``: the initial value is gone once weights are loaded."""
-_TIMM: Final = frozenset(
+TIMM_KEYS: Final = frozenset(
     {"image_size", "timm_model_name", "timm_pool", "timm_proj", "timm_proj_bias"}
 )
-_RESNET: Final = frozenset({"image_size", "layers", "width", "head_width"})
-# What open_clip takes for an absent key; the keys that every tower of a family states are not here.
-_DEFAULTS: Final[dict[str, object]] = {
+RESNET_KEYS: Final = frozenset({"image_size", "layers", "width", "head_width"})
+VISION_DEFAULTS: Final[dict[str, object]] = {
     "head_width": 64,
     "mlp_ratio": "4.0",
     "attentional_pool": False,
@@ -57,6 +59,7 @@ _DEFAULTS: Final[dict[str, object]] = {
     "timm_proj": "linear",
     "timm_proj_bias": False,
 }
+"""What open_clip takes for an absent key; what every tower of a family states is not here."""
 _POOLER: Final = frozenset({"attn_pooler_queries", "attn_pooler_heads"})
 _BLOCK: Final = frozenset({"qk_norm", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"})
 # What rule uniform-1 has no clause for, or whose initial values are gone once weights are loaded.
@@ -152,11 +155,11 @@ def arch_problems(arch: Arch, size: int, *, is_seeded: bool) -> Iterator[tuple[s
     stated = {key for key in vision.__struct_fields__ if getattr(vision, key) is not UNSET}
     side, width, head = _filled(vision)
     if vision.timm_model_name is not UNSET:
-        family, allowed = "a timm model", _TIMM
+        family, allowed = "a timm model", TIMM_KEYS
     elif isinstance(vision.layers, list):
-        family, allowed = "a ResNet", _RESNET
+        family, allowed = "a ResNet", RESNET_KEYS
     else:
-        family, allowed = "a transformer", frozenset(vision.__struct_fields__) - _TIMM
+        family, allowed = "a transformer", frozenset(vision.__struct_fields__) - TIMM_KEYS
         allowed |= {"image_size"}
         if vision.attentional_pool is not True:
             allowed -= _POOLER
@@ -166,8 +169,8 @@ def arch_problems(arch: Arch, size: int, *, is_seeded: bool) -> Iterator[tuple[s
     required |= {"patch_size"} if family == "a transformer" else set()
     for key in sorted(required - stated):
         yield f"arch.vision.{key}", f"missing; {family} states it"
-    for key in sorted(stated & _DEFAULTS.keys()):
-        if getattr(vision, key) == _DEFAULTS[key]:
+    for key in sorted(stated & VISION_DEFAULTS.keys()):
+        if getattr(vision, key) == VISION_DEFAULTS[key]:
             yield f"arch.vision.{key}", "expected none, for this is the value of an absent key"
     for key in sorted(stated & (_CUSTOM | {"timm_model_name"})) if is_seeded else ():
         yield f"arch.vision.{key}", "expected none for kind seeded"

@@ -14,7 +14,14 @@ import msgspec
 from hellofmt.archive.format.canonical import decimal_string, decimal_value
 from hellofmt.archive.format.digest import base_digest
 from hellofmt.archive.format.manifest import UNSET, Arch
-from hellofmt.archive.format.towers import LAYER_SCALE, has_activation, shortest_ratio
+from hellofmt.archive.format.towers import (
+    LAYER_SCALE,
+    RESNET_KEYS,
+    TIMM_KEYS,
+    VISION_DEFAULTS,
+    has_activation,
+    shortest_ratio,
+)
 from hellofmt.errors import UserInputError, foreign_text, printable
 
 if TYPE_CHECKING:
@@ -23,27 +30,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.manifest import Base
 
 __all__ = ["arch_of_config", "flatten", "normal_arch", "open_clip_config", "without_text"]
-
-# What open_clip assumes where a config says nothing, for keys that the manifest can state.
-_VISION_DEFAULTS: dict[str, object] = {
-    "head_width": 64,
-    "mlp_ratio": 4.0,
-    "attentional_pool": False,
-    "attn_pooler_queries": 256,
-    "attn_pooler_heads": 8,
-    "no_ln_pre": False,
-    "final_ln_after_pool": False,
-    "pool_type": "tok",
-    "norm_eps": 1e-5,
-    "qk_norm": False,
-    "scale_heads": False,
-    "scale_attn_inner": False,
-    "scale_attn": False,
-    "scale_fc": False,
-    "timm_pool": "avg",
-    "timm_proj": "linear",
-    "timm_proj_bias": False,
-}
 
 # Without effect on an encoder in eval mode with its weights loaded.
 _VISION_IGNORED = frozenset(
@@ -59,11 +45,12 @@ _VISION_IGNORED = frozenset(
 _DECIMAL_KEYS = frozenset(
     {"mlp_ratio", "ls_init_value", "patch_dropout", "norm_eps", "timm_drop", "timm_drop_path"}
 )
-_RESNET_KEYS = frozenset({"image_size", "layers", "width", "head_width"})
-_TIMM_KEYS = frozenset(
-    {"image_size", "timm_model_name", "timm_pool", "timm_proj", "timm_proj_bias"}
-)
-_VIT_KEYS = (frozenset(_VISION_DEFAULTS) - _TIMM_KEYS) | {
+# What open_clip assumes where a config says nothing, for keys that the manifest can state.
+_VISION_DEFAULTS: dict[str, object] = {
+    key: float(cast("str", value)) if key in _DECIMAL_KEYS else value
+    for key, value in VISION_DEFAULTS.items()
+}
+_VIT_KEYS = (frozenset(_VISION_DEFAULTS) - TIMM_KEYS) | {
     "image_size",
     "layers",
     "width",
@@ -98,9 +85,9 @@ def arch_of_config(config: Mapping[str, Any]) -> Arch:
 def _normal_vision(config: Mapping[str, object]) -> dict[str, object]:
     """Keys of a vision config that change the function, without those at open_clip's default."""
     if config.get("timm_model_name") is not None:
-        allowed, defaults = _TIMM_KEYS, {"image_size": 224}
+        allowed, defaults = TIMM_KEYS, {"image_size": 224}
     elif isinstance(config.get("layers"), (list, tuple)):
-        allowed, defaults = _RESNET_KEYS, {"image_size": 224, "width": 768}
+        allowed, defaults = RESNET_KEYS, {"image_size": 224, "width": 768}
     else:
         allowed = _VIT_KEYS
         defaults = {"image_size": 224, "width": 768, "layers": 12, "patch_size": 16}
@@ -149,7 +136,7 @@ def _flat_config(config: Mapping[str, object]) -> dict[str, object]:
     if "timm_model_name" in flat and "timm_proj" in config:
         # Null means something else than absence: no projection but timm's own classifier.
         flat["timm_proj"] = config["timm_proj"] or ""
-    known = _VIT_KEYS | _RESNET_KEYS | _TIMM_KEYS
+    known = _VIT_KEYS | RESNET_KEYS | TIMM_KEYS
     unknown = {key for key, value in flat.items() if key not in known and value}
     if "timm_model_name" in flat and config.get("timm_pool", "") is None:
         # Null is the pooling of the timm model, whichever that is.
