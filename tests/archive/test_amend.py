@@ -13,7 +13,7 @@ from hellofmt.archive import (
     verify_archive,
 )
 from hellofmt.archive.format.record import ChosenImages, Result, SourceRecord
-from hellofmt.archive.write import amend
+from hellofmt.archive.write.staged import Staged
 from hellofmt.errors import CorruptError, HelloIOError, LimitError
 
 VECTORS = Path(__file__).resolve().parents[2] / "spec" / "vectors" / "valid"
@@ -87,7 +87,7 @@ def test_an_existing_target_is_refused_before_anything(tmp_path):
 
 
 def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
-    plain = amend.Staged.publish
+    plain = Staged.publish
     calls = []
 
     def publish(staged, *, force):
@@ -96,7 +96,7 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
             raise OSError(5, "lost")
         plain(staged, force=force)
 
-    monkeypatch.setattr(amend.Staged, "publish", publish)
+    monkeypatch.setattr(Staged, "publish", publish)
     with open_archive(SHARDS) as old, pytest.raises(OSError, match="lost"):
         amend_archive(old, tmp_path / "set.hello", record=RECORD)
     assert list(tmp_path.iterdir()) == []

@@ -21,7 +21,7 @@ from hellofmt.archive.format.limits import TEXT_BYTES, check_fixed
 from hellofmt.archive.format.record import Record, record_bytes
 from hellofmt.archive.read.verify import verify_archive
 from hellofmt.archive.write.members import front_members, member_parts, stored_section
-from hellofmt.archive.write.staged import Staged
+from hellofmt.archive.write.staged import published_together
 from hellofmt.archive.write.whole_file import check_target, write_all
 from hellofmt.errors import HelloIOError
 
@@ -88,21 +88,9 @@ def amend_archive(
     def verify(path: Path, expect: str) -> None:
         verify_archive(path, expect=expect, limits=archive.limits)
 
-    staged: list[Staged] = []
-    published: list[Path] = []
-    try:
-        for file, path in zip(archive.shards, paths, strict=True):
-            staged.append(Staged(path))
-            staged[-1].begin(partial(_write, file, texts), verify)
-        for one in staged:
-            one.publish(force=False)
-            published.append(one.path)
-    except BaseException:
-        for one in staged:
-            one.discard()
-        for path in published:
-            path.unlink(missing_ok=True)
-        raise
+    with published_together(paths, force=False) as staged:
+        for file, one in zip(archive.shards, staged, strict=True):
+            one.begin(partial(_write, file, texts), verify)
     ids = [one.id for one in staged]
     return ids[0] if archive.shards[0] is archive else set_id(ids)
 

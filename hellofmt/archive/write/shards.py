@@ -9,7 +9,6 @@ refuse.
 from __future__ import annotations
 
 import logging
-import os
 import re
 from functools import partial
 from pathlib import Path
@@ -20,12 +19,13 @@ from hellofmt.archive.format.layout import MOST_SHARDS, shard_path
 from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits
 from hellofmt.archive.format.manifest import Shard
 from hellofmt.archive.write.plan import Plan
-from hellofmt.archive.write.staged import Staged
+from hellofmt.archive.write.staged import Staged, published_together
 from hellofmt.archive.write.whole_file import check_target
 from hellofmt.archive.write.writer import verify_written
 from hellofmt.errors import UserInputError, printable, target_exists
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterable, Iterator
 
     from hellofmt.archive.write.draft import Draft
@@ -89,7 +89,6 @@ def write_shards(
         check_target(path, force=force)
     if others and not force:
         raise target_exists(others[0])
-    taken = [path for path in paths if os.path.lexists(path)]
     whole = Plan(draft, limits, divided=True)
     firsts = [index * total // count for index in range(count + 1)]
     plans = [
@@ -99,10 +98,7 @@ def write_shards(
         )
         for i in range(count)
     ]
-    staged: list[Staged] = []
-    published: list[Path] = []
-    try:
-        staged.extend(map(Staged, paths))
+    with published_together(paths, force=force) as staged:
         begun = spread(_begin, list(zip(staged, plans, strict=True)))
         plans = []
         for plan, end in zip(begun, firsts[1:], strict=True):
@@ -112,16 +108,6 @@ def write_shards(
         content = whole.join(plans)
         work = [(*pair, content, limits) for pair in zip(staged, plans, strict=True)]
         ids = list(spread(_finish, work))
-        for made in staged:
-            made.publish(force=force)
-            published.append(made.path)
-    except BaseException:
-        for made in staged:
-            made.discard()
-        for path in published:
-            if path not in taken:
-                path.unlink(missing_ok=True)
-        raise
     for path in others:
         path.unlink(missing_ok=True)
     if others:

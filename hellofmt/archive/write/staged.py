@@ -21,10 +21,10 @@ from hellofmt.archive.write.whole_file import (
 from hellofmt.errors import HelloIOError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
-__all__ = ["Staged"]
+__all__ = ["Staged", "published_together"]
 
 
 class Staged:
@@ -126,3 +126,38 @@ class Staged:
             elif isinstance(error, OSError) and str(error.filename) == str(self._temporary):
                 error.filename = os.fspath(self.path)
             raise
+
+
+@contextmanager
+def published_together(paths: Sequence[Path], *, force: bool) -> Generator[list[Staged]]:
+    """Files of one data set, which are written inside and get their names at the end.
+
+    After an error no new file is left behind; one that replaced another stays, because the other is
+    gone.
+
+    Args:
+        paths: the targets.
+        force: replace existing files.
+
+    Yields:
+        The files to write, in the order of ``paths``.
+
+    Raises:
+        HelloIOError: see ``Staged.publish``.
+    """
+    taken = [path for path in paths if os.path.lexists(path)]
+    staged: list[Staged] = []
+    published: list[Path] = []
+    try:
+        staged.extend(map(Staged, paths))
+        yield staged
+        for one in staged:
+            one.publish(force=force)
+            published.append(one.path)
+    except BaseException:
+        for one in staged:
+            one.discard()
+        for path in published:
+            if path not in taken:
+                path.unlink(missing_ok=True)
+        raise
