@@ -332,15 +332,16 @@ def page(facts):
         "# Making: runs",
         "",
         (
-            f"`{facts['command']}`: {facts['cpu']}, {facts['cores']} cores, which others used as"
-            f" well (load {facts['load']:.1f}). Python {platform.python_version()},"
-            f" torch {version('torch')}."
+            f"{facts['cpu']}, {facts['cores']} cores, which others used as well. Python"
+            f" {platform.python_version()}, torch {version('torch')}."
+            " Each part by `python benchmarks/making_runs.py --sample DIR --out OUT` and:"
         ),
         "",
+        "| options | load of the machine |",
+        "| --- | ---: |",
+        *(f"| `{options}` | {load:.1f} |" for options, load in facts["measured"].values()),
+        "",
     ]
-    if "loads" in facts:
-        loads = (f"{load:.1f} ({part})" for part, load in facts["loads"].items())
-        lines += [f"Measured again at other loads: {', '.join(loads)}.", ""]
     if "views" in facts:
         lines += [
             f"## Views of {SIDE} px a second",
@@ -433,13 +434,15 @@ def main():
     sample = options.sample.resolve()
     file = options.out.with_suffix(".json")
     facts = json.loads(file.read_text()) if file.exists() else {}
-    facts |= {
-        "command": "python benchmarks/making_runs.py --sample in1k-sample --out "
-        + str(options.out),
-        "cpu": cpu(),
-        "cores": len(os.sched_getaffinity(0)),
-        "load": os.getloadavg()[0],
-    }
+    facts |= {"cpu": cpu(), "cores": len(os.sched_getaffinity(0))}
+    for part in options.only:
+        own = {
+            "views": ("--workers", *options.workers, "--rounds", options.rounds),
+            "distill": ("--workers", max(options.workers), "--sizes", *options.sizes),
+            "whole": ("--workers", max(options.workers), "--weights", "FILE"),
+        }
+        words = " ".join(map(str, ("--only", part, *own.get(part, ()))))
+        facts.setdefault("measured", {})[part] = [words, os.getloadavg()[0]]
     if "views" in options.only:
         facts["views"] = {
             str(workers): rates(sample, workers, 4 * BATCH, options.rounds)
