@@ -30,8 +30,8 @@ from pathlib import Path
 
 import torch
 from cells import Cell, Cells, machine, run_workers
+from found import LONG_RIVALS
 from measures import HELD_OUT_VIEWS, cost_cell, fidelity_of, fit_cell, teacher_cell
-from report import LONG_RIVALS
 from setting import FIT_TEMPERATURE, MEASURED_PARTS, PROFILES, read_setting
 from sources import TOP_K, probe, select
 from students import (

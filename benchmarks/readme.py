@@ -12,7 +12,8 @@ import json
 import re
 import sys
 
-from report import LONG_RIVALS, RESULTS, Mean, claims, table
+from found import LONG_RIVALS, claims
+from tables import RESULTS, Mean, table
 
 from hellofmt.ledger import plan
 from hellofmt_cli.inspect_rows import percent

@@ -12,27 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from cells import PLAN, machine
+from found import LONG_RIVALS, NAMES, STORED_EPOCHS, Found, claims, data_sets, long_bytes, ranks_of
+from plots import draw, plots
+from tables import NONE, RESULTS, Mean, bytes_text, paired, table
 
-RESULTS = Path(__file__).parent / "results"
-
-NAMES = {
-    "hard": "hard labels",
-    "hello": "**label function (ours)**",
-    "teacher": "teacher, online (RDED)",
-    "teacher-int8": "teacher, online, int8",
-    "stored": "stored, float16 (SRe2L, FKD)",
-    "topk": "stored, top 10 (TinyViT)",
-    "pruned": "stored, top 10 of a tenth (LPQLD)",
-    "probe": "linear probe on the base",
-    "random": "ours on random images",
-}
 ROWS = {
     "hard": "(control) hard labels",
     "probe": "linear probe",
@@ -42,88 +30,6 @@ ROWS = {
     "refined": "+ image update",
     "teacher": "(control) labels of the weak teachers",
 }
-# Two-sided 95 % of Student's t by degrees of freedom.
-_T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
-STORED_EPOCHS = 300
-LONG_RIVALS = ("hard", "hello", "teacher")
-NONE = "-"
-
-
-@dataclass(frozen=True)
-class Mean:
-    """Mean and spread (standard deviation, n - 1) over seeds."""
-
-    values: tuple[float, ...]
-
-    def __str__(self):
-        if not self.values:
-            return "not run"
-        mean = f"{np.mean(self.values):.1f}"
-        return f"{mean} ± {np.std(self.values, ddof=1):.1f}" if len(self.values) > 1 else mean
-
-
-def paired(ours, theirs):
-    """Return the mean difference over seeds and half its 95 % interval (None with one seed)."""
-    difference = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
-    if not difference:
-        return None
-    n = len(difference)
-    half = None
-    if n > 1:
-        half = _T95[n - 1] * float(np.std(difference, ddof=1)) / math.sqrt(n)
-    return float(np.mean(difference)), half
-
-
-def bytes_text(count):
-    """Format bytes in decimal units with three digits."""
-    if count is None:
-        return NONE
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count} B"
-
-
-def table(head, rows, texts=None):
-    """Format a Markdown table; columns after the first ``texts`` are right-aligned."""
-    left = len(head) if texts is None else texts
-    sides = ["---"] * left + ["---:"] * (len(head) - left)
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, sides, *rows))
-
-
-class Found:
-    """Documents of one data set's cells, by name without the data set."""
-
-    def __init__(self, name, cells):
-        self.name = name
-        head = f"{name}/"
-        self.cells = {k[len(head) :]: v for k, v in cells.items() if k.startswith(head)}
-
-    def get(self, name):
-        document = self.cells.get(name)
-        return None if document is None or "error" in document else document
-
-    def seeds(self, prefix):
-        """Return top-1 by seed from the cells ``prefix/seedN``."""
-        found = {}
-        for name, document in self.cells.items():
-            if name.startswith(f"{prefix}/seed") and "error" not in document:
-                found[document["seed"]] = document["top1"]
-        return found
-
-    def first(self, prefix):
-        """Return any finished cell below a prefix."""
-        return next(
-            (d for k, d in sorted(self.cells.items()) if k.startswith(prefix) and "error" not in d),
-            None,
-        )
-
-    def ipcs(self, suite):
-        parts = {k.split("/")[1] for k in self.cells if k.startswith(f"{suite}/ipc")}
-        return sorted(int(part.removeprefix("ipc")) for part in parts)
-
-
-# --- sections ------------------------------------------------------------------------------------
 
 
 def facts(found):
@@ -150,28 +56,15 @@ def facts(found):
     return text
 
 
-def label_row(found, ipc, kind, classes):
+def label_row(found, ipc, kind):
     prefix = f"rivals/ipc{ipc}/{kind}"
     scores, any_cell = found.seeds(prefix), found.first(f"{prefix}/")
     fit = found.get("fit/main") or {}
     fidelity = found.get(f"fidelity/{'hello' if kind == 'random' else kind}") or {}
-    count = None if any_cell is None else any_cell["label_bytes"]
-    charged = count
+    count = charged = None if any_cell is None else any_cell["label_bytes"]
     if count is not None and kind in {"hello", "probe", "random"}:
         charged = count + fit.get("base_bytes", 0)
-    long = {"stored": 2 * classes, "topk": 44, "pruned": None}.get(kind)
-    at_300 = None
-    if kind == "stored":
-        at_300 = stored_bytes(ipc, classes)
-    elif long:
-        at_300 = STORED_EPOCHS * ipc * classes * long
-    elif kind != "pruned":
-        at_300 = count
-    seconds = [
-        found.get(f"{prefix}/seed{seed}")["train_seconds"]
-        for seed in scores
-        if found.get(f"{prefix}/seed{seed}")
-    ]
+    seconds = list(found.seeds(prefix, "train_seconds").values())
     kl = fidelity.get("kl")
     return (
         NAMES[kind],
@@ -179,7 +72,7 @@ def label_row(found, ipc, kind, classes):
         len(scores),
         bytes_text(count),
         bytes_text(charged),
-        bytes_text(at_300),
+        NONE if kind == "pruned" else bytes_text(long_bytes(kind, ipc, found.classes, count)),
         f"{fidelity['agreement']:.1f}" if fidelity else NONE,
         # Rows of float16 do not sum to one exactly, and the sum may fall below zero.
         NONE if kl is None else f"{max(kl, 0.0):.4f}",
@@ -187,68 +80,42 @@ def label_row(found, ipc, kind, classes):
     )
 
 
-def verdict(found, ipc, kinds, classes):
+def verdict(found, ipc, kinds):
     """Say in sentences where ours wins, ties or loses."""
     ours = found.seeds(f"rivals/ipc{ipc}/hello")
     cell = found.first(f"rivals/ipc{ipc}/hello/")
-    if not ours or cell is None:
-        return ""
     lines = []
     for kind in kinds:
-        if kind == "hello":
-            continue
         got = paired(ours, found.seeds(f"rivals/ipc{ipc}/{kind}"))
-        other = found.first(f"rivals/ipc{ipc}/{kind}/")
-        if got is None or other is None:
+        if kind == "hello" or got is None:
             continue
-        mean, half = got
         interval, seen = "one seed, so no interval", "beside"
-        if half is not None:
+        if got.half is not None:
             seen = "ties with"
-            interval = f"95 % interval {mean - half:+.1f} to {mean + half:+.1f}"
-            if abs(mean) > half:
-                seen = "wins over" if mean > 0 else "loses to"
+            interval = f"95 % interval {got.interval()}"
+            if abs(got.mean) > got.half:
+                seen = "wins over" if got.mean > 0 else "loses to"
         size = ""
         if kind not in {"hard", "probe", "random"}:
-            smaller = other["label_bytes"] < cell["label_bytes"]
-            ratio = max(other["label_bytes"], cell["label_bytes"]) / max(
-                1, min(other["label_bytes"], cell["label_bytes"])
-            )
-            size = (
-                f"; these labels are **{ratio:.1f} times smaller** than the label function"
-                if smaller
-                else f"; ours is {ratio:.1f} times smaller"
-            )
+            other = found.first(f"rivals/ipc{ipc}/{kind}/")["label_bytes"]
+            small, large = sorted((other, cell["label_bytes"]))
+            size = f"; ours is {large / max(1, small):.1f} times smaller"
+            if small == other != large:
+                times = f"**{large / max(1, small):.1f} times smaller**"
+                size = f"; these labels are {times} than the label function"
         name = NAMES[kind].replace("**", "")
-        lines.append(f"- {seen} *{name}*: {mean:+.1f} points ({interval}){size}.")
+        lines.append(f"- {seen} *{name}*: {got.mean:+.1f} points ({interval}){size}.")
     return "\n".join(lines)
-
-
-def claims(cells):
-    """Find settings where hard labels, ours and the teacher's are all present.
-
-    Yields:
-        Data set, images per class, top-1 by seed of the three, label bytes of the last two.
-    """
-    for name in data_sets(cells):
-        found = Found(name, cells)
-        for ipc in found.ipcs("rivals"):
-            scores = [found.seeds(f"rivals/ipc{ipc}/{kind}") for kind in LONG_RIVALS]
-            if all(scores):
-                sources = (found.first(f"rivals/ipc{ipc}/{kind}/") for kind in LONG_RIVALS[1:])
-                yield name, ipc, scores, [source["label_bytes"] for source in sources]
 
 
 def summary(cells):
     """Put all data sets and images per class in one table, and say where labels are smaller."""
     rows, longest = [], []
     for name, ipc, scores, (ours, teacher) in claims(cells):
-        mean, half = paired(*scores[1:])
-        spread = f" ({mean - half:+.1f} to {mean + half:+.1f})" if half is not None else ""
-        stored = stored_bytes(ipc, _classes(cells, name))
+        stored = long_bytes("stored", ipc, Found(name, cells).classes)
         texts = [Mean(tuple(each.values())) for each in scores]
         sizes = [bytes_text(size) for size in (ours, teacher, stored)]
-        rows.append((name, ipc, *texts, f"{mean:+.1f}{spread}", *sizes))
+        rows.append((name, ipc, *texts, paired(*scores[1:]).text(), *sizes))
         longest.append(f"{ours * STORED_EPOCHS // stored} ({name}, {ipc})")
     if not rows:
         return ""
@@ -270,12 +137,7 @@ def summary(cells):
     )
 
 
-def stored_bytes(ipc, classes):
-    """Return the bytes of float16 labels for the field's usual schedule."""
-    return STORED_EPOCHS * ipc * classes * classes * 2
-
-
-def rivals(found, classes):
+def rivals(found):
     parts = []
     for ipc in found.ipcs("rivals"):
         kinds = [
@@ -295,8 +157,8 @@ def rivals(found, classes):
             "train s",
         )
         parts.append(f"### {ipc} per class ({run})\n")
-        parts.append(table(head, [label_row(found, ipc, kind, classes) for kind in kinds]))
-        text = verdict(found, ipc, kinds, classes)
+        parts.append(table(head, [label_row(found, ipc, kind) for kind in kinds]))
+        text = verdict(found, ipc, kinds)
         if text:
             parts.append(f"\nOurs:\n\n{text}\n")
     return "\n".join(parts)
@@ -340,29 +202,19 @@ def ablation(found):
         parts.append(table(head, rows) + "\n")
         scores = [found.seeds(f"ablation/ipc{ipc}/{row}") for row in ("text", "teacher")]
         if got := paired(*scores):
-            mean, half = got
-            spread = f" (95 % interval {mean - half:+.1f} to {mean + half:+.1f})" if half else ""
+            spread = f" (95 % interval {got.interval()})" if got.half else ""
             parts.append(
-                f"The label function (+ text start) against its teachers' own labels: {mean:+.1f} "
-                f"points{spread}.\n"
+                "The label function (+ text start) against its teachers' own labels: "
+                f"{got.mean:+.1f} points{spread}.\n"
             )
     if parts:
         # To go when it is measured again.
-        text = (
-            "Measured when every mosaic of a class had one of its best crops, as RDED's have; the "
-        )
         parts.insert(
-            0, f"{text}best crops now\nlie in the first, which is the same at 1 per class.\n"
+            0,
+            "Measured when every mosaic of a class had one of its best crops, as RDED's have; the "
+            "best crops now\nlie in the first, which is the same at 1 per class.\n",
         )
     return "\n".join(parts)
-
-
-def ranks_of(found):
-    """Return cells of the curve's finished ranks, then those of the main label function."""
-    names = [name for name in found.cells if name.startswith("curve/rank") and found.get(name)]
-    cells = sorted((found.get(name) for name in names), key=lambda cell: cell["rank"])
-    main = found.get("fit/main")
-    return [*cells, main] if cells and main else cells
 
 
 def curve(found):
@@ -477,100 +329,6 @@ def cost(found):
     )
 
 
-# --- plots ---------------------------------------------------------------------------------------
-
-
-def plots(found, classes, profile):
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import NullFormatter
-
-    def save(figure, name):
-        path = RESULTS / f"{name}-{found.name}-{profile}.png"
-        figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
-        plt.close(figure)
-
-    if PLOTS["fidelity-per-byte"](found):
-        few = [i for i in found.ipcs("rivals") if i <= 10] or found.ipcs("rivals")
-        # Where most label sources were run, and of these the most images.
-        kinds = {i: sum(bool(found.first(f"rivals/ipc{i}/{k}/")) for k in NAMES) for i in few}
-        ipc = max(few, key=lambda i: (kinds[i], i))
-        figure, axes = plt.subplots(1, 2, figsize=(12, 4.4), layout="constrained")
-        fit = found.get("fit/main")
-        for kind in NAMES:
-            cell, got = found.first(f"rivals/ipc{ipc}/{kind}/"), found.get(f"fidelity/{kind}")
-            if cell is None or got is None or got["kl"] is None:
-                continue
-            name = NAMES[kind].replace("**", "")
-            size = cell["label_bytes"]
-            if kind == "stored":
-                size = stored_bytes(ipc, classes)
-            elif kind == "topk":
-                size = STORED_EPOCHS * ipc * classes * 44
-            for axis, value in ((axes[0], max(got["kl"], 1e-8)), (axes[1], got["agreement"])):
-                axis.scatter(size, value, s=46, zorder=3, label=name)
-        if fit:
-            sizes = [row["bytes"] for row in fit["storages"]]
-            axes[0].plot(sizes, [r["fidelity"]["kl"] for r in fit["storages"]], color="0.6", lw=1)
-            axes[1].plot(
-                sizes, [r["fidelity"]["agreement"] for r in fit["storages"]], color="0.6", lw=1
-            )
-        for axis in axes:
-            axis.set_xscale("log")
-            axis.set_xlabel(f"bytes of the labels ({ipc} per class; stored ones at 300 epochs)")
-            axis.grid(alpha=0.3)
-            axis.xaxis.set_minor_formatter(NullFormatter())
-        axes[0].set_yscale("log")
-        axes[0].set_ylabel("KL(teacher ‖ labels), nats, T = 4")
-        axes[1].set_ylabel("top-1 agreement with the teacher, %")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-        figure.suptitle(f"{found.name}: fidelity per byte on views that nothing was fitted on")
-        save(figure, "fidelity-per-byte")
-    if PLOTS["rank-and-storage"](found):
-        figure, axis = plt.subplots(figsize=(6, 4.2))
-        for cell in ranks_of(found):
-            rows = cell["storages"]
-            agreement = [row["fidelity"]["agreement"] for row in rows]
-            label = f"rank {cell['rank']}, {cell['epochs']:g} epochs"
-            axis.plot([r["bytes"] for r in rows], agreement, marker="o", label=label)
-        axis.set_xscale("log")
-        axis.set_xlabel("bytes of the label function (int4, int8, float16, float32)")
-        axis.set_ylabel("agreement with the teacher, %")
-        axis.grid(alpha=0.3)
-        axis.legend()
-        save(figure, "rank-and-storage")
-    if PLOTS["images-per-class"](found):
-        counts = found.ipcs("rivals")
-        figure, axis = plt.subplots(figsize=(6, 4.2))
-        for kind in LONG_RIVALS:
-            points = [(i, list(found.seeds(f"rivals/ipc{i}/{kind}").values())) for i in counts]
-            points = [(i, scores) for i, scores in points if scores]
-            spread = [np.std(s, ddof=1) if len(s) > 1 else 0 for _, s in points]
-            axis.errorbar(
-                [i for i, _ in points],
-                [np.mean(s) for _, s in points],
-                spread,
-                marker="o",
-                capsize=3,
-                label=NAMES[kind].replace("**", ""),
-            )
-        axis.set_xscale("log")
-        axis.set_xticks(counts, [str(i) for i in counts])
-        axis.set_xlabel("images per class")
-        axis.set_ylabel("student top-1, %")
-        axis.grid(alpha=0.3)
-        axis.legend()
-        save(figure, "images-per-class")
-
-
-PLOTS = {
-    "fidelity-per-byte": lambda found: bool(found.ipcs("rivals") and found.get("fidelity/hello")),
-    "rank-and-storage": lambda found: bool(ranks_of(found)),
-    "images-per-class": lambda found: len(found.ipcs("rivals")) > 1,
-}
-
 SECTIONS = (
     ("The paper's ablation, on mosaics of factor 2", ablation),
     ("Rank and storage", curve),
@@ -632,7 +390,7 @@ def main():
     stored.write_text(json.dumps(document, indent=1) + "\n")
     (RESULTS / page_name(args.profile)).write_text(page(document, args.profile))
     for name in data_sets(cells):
-        plots(Found(name, cells), _classes(cells, name), args.profile)
+        draw(Found(name, cells), args.profile)
 
 
 def trained_again(earlier, new):
@@ -665,12 +423,6 @@ def made_on(cells, document):
     return "Run on: " + "; ".join(sorted(lines)) + "."
 
 
-def data_sets(cells):
-    """Return names of data sets, most classes first."""
-    names = {name.split("/")[0] for name in cells}
-    return sorted(names, key=lambda name: (-_classes(cells, name), name))
-
-
 def page(document, profile):
     """Return the text of a profile's page, a pure function of the results file."""
     cells = document["cells"]
@@ -679,19 +431,15 @@ def page(document, profile):
     parts = [INTRO.format(profile=profile, count=len(cells), seconds=seconds, others=others)]
     parts.append(summary(cells))
     for name in data_sets(cells):
-        found, classes = Found(name, cells), _classes(cells, name)
-        parts.append(f"\n## {name} ({classes} classes)\n\n{facts(found)}\n")
+        found = Found(name, cells)
+        parts.append(f"\n## {name} ({found.classes} classes)\n\n{facts(found)}\n")
         parts.append(f"{made_on(found.cells, document)}\n")
-        parts.append(rivals(found, classes))
+        parts.append(rivals(found))
         for title, section in SECTIONS:
             text = section(found)
             if text:
                 parts.append(f"\n### {title}\n\n{text}\n")
-        parts += [
-            f"\n![{plot} of {name}]({plot}-{name}-{profile}.png)\n"
-            for plot, is_there in PLOTS.items()
-            if is_there(found)
-        ]
+        parts += [f"\n![{plot} of {name}]({plot}-{name}-{profile}.png)\n" for plot in plots(found)]
     missing = Counter("/".join(n.split("/")[:2]) for n in document["planned"] if n not in cells)
     if missing:
         parts.append("\n## Not run yet\n")
@@ -705,11 +453,6 @@ def page(document, profile):
         parts.append("\n## Cells that failed\n")
         parts += [f"- `{name}`: {error}" for name, error in failed.items()]
     return "\n".join(parts).rstrip() + "\n"
-
-
-def _classes(cells, name):
-    fit = cells.get(f"{name}/teacher", {})
-    return fit.get("classes", 0)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def test_sources_whose_names_begin_alike_are_not_mixed_up(report):
     }
     for cell in cells.values():
         cell["train_seconds"] = 1.0
-    row = report.label_row(report.Found("d", cells), 1, "teacher", 2)
+    row = report.label_row(report.Found("d", cells), 1, "teacher")
     assert row[3] == "4 B"
 
 

@@ -1,0 +1,95 @@
+"""Numbers as the pages of results print them: means, paired differences, bytes, tables."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+NONE = "-"
+# Two-sided 95 % of Student's t by degrees of freedom.
+_T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Mean and spread (standard deviation, n - 1) over seeds."""
+
+    values: tuple[float, ...]
+
+    def __str__(self):
+        if not self.values:
+            return "not run"
+        mean = f"{np.mean(self.values):.1f}"
+        return f"{mean} ± {np.std(self.values, ddof=1):.1f}" if len(self.values) > 1 else mean
+
+
+class Difference(NamedTuple):
+    """Mean over seeds and half of its 95 % interval, None with one seed."""
+
+    mean: float
+    half: float | None
+
+    def interval(self, form="+.1f"):
+        """Return both ends of the interval, empty with one seed."""
+        if self.half is None:
+            return ""
+        return f"{self.mean - self.half:{form}} to {self.mean + self.half:{form}}"
+
+    def text(self, form="+.1f"):
+        """Return the mean, and the interval if there is one."""
+        interval = self.interval(form)
+        return f"{self.mean:{form}}" + (f" ({interval})" if interval else "")
+
+
+def paired(ours, theirs):
+    """Return the mean difference over the seeds of both, None if there is no such seed."""
+    difference = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+    if not difference:
+        return None
+    n = len(difference)
+    half = _T95[n - 1] * float(np.std(difference, ddof=1)) / math.sqrt(n) if n > 1 else None
+    return Difference(float(np.mean(difference)), half)
+
+
+def bytes_text(count):
+    """Format bytes in decimal units with three digits."""
+    if count is None:
+        return NONE
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} B"
+
+
+def table(head, rows, texts=None):
+    """Format a Markdown table; columns after the first ``texts`` are right-aligned."""
+    left = len(head) if texts is None else texts
+    sides = ["---"] * left + ["---:"] * (len(head) - left)
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, sides, *rows))
+
+
+def axes(columns=1, width=6.0):
+    """Return a figure for a results page and its axes, with a grid."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, found = plt.subplots(1, columns, figsize=(width, 4.3), layout="constrained")
+    for axis in np.ravel(found):
+        axis.grid(alpha=0.3)
+    return figure, found
+
+
+def save(figure, name):
+    """Write a figure of a results page; the same figure gives the same bytes."""
+    from matplotlib import pyplot as plt
+
+    path = RESULTS / f"{name}.png"
+    figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)
