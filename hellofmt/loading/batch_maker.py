@@ -26,9 +26,8 @@ from hellofmt.projector.labeler import Labeler
 from hellofmt_kernels import ViewForm
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from hellofmt.loading.dataset import HelloDataset
@@ -59,8 +58,6 @@ class BatchMaker:
     """Makes batches of a dataset's rows.
 
     Attributes:
-        labeler: makes soft labels or logits; None for other labels, stored ones and those of a
-            function.
         resident: images on the device, if the fused kernel draws them; else None.
     """
 
@@ -77,14 +74,9 @@ class BatchMaker:
         self._dataset = dataset
         self._making = making
         self._stream: torch.cuda.Stream | None = None
-        self.labeler: Labeler | None = None
-        self._function: FunctionLabeler | None = None
+        self._source: Labeler | FunctionLabeler | None = None
         if dataset.labels in ("soft", "logits") and dataset.stored is None:
-            source = dataset.label_source(compile=making.compile)
-            if isinstance(source, Labeler):
-                self.labeler = source
-            else:
-                self._function = source
+            self._source = dataset.label_source(compile=making.compile)
         if dataset.labels == "none":
             form = ViewForm(is_channels_last=making.channels_last)
         else:
@@ -92,12 +84,14 @@ class BatchMaker:
         # What the kernel writes: for the student, and for the encoder. Views of another size than
         # the base's are resized, which takes them plain.
         self._forms: tuple[ViewForm, ViewForm | None] = (form, None)
-        self._input_form: ViewForm | None = None
-        if self.labeler is not None:
-            self._input_form = self.labeler.input_form(dataset.views.size)
-            self._forms = (form, self._input_form or ViewForm())
-        elif self._function is not None:
-            self._forms = (form, ViewForm())
+        self._embed: Callable[[Tensor], Tensor] | None = None
+        if self._source is not None:
+            entered = None
+            if isinstance(self._source, Labeler):
+                entered = self._source.input_form(dataset.views.size)
+                if entered is not None:
+                    self._embed = self._source.embeddings_of_inputs
+            self._forms = (form, entered or ViewForm())
         self.resident: Resident | None = None
         if making.device.type == "cuda" and is_drawable(dataset):
             self.resident = Resident(dataset, making.device, making.resident)
@@ -108,9 +102,8 @@ class BatchMaker:
         names = {"views": "pixels"}
         if self.resident is not None:
             names["views"] = "views" if self._forms[1] is None else "view_pair"
-        source = self.labeler or self._function
-        if source is not None:
-            names["labels"] = source.kernel
+        if self._source is not None:
+            names["labels"] = self._source.kernel
         return names
 
     def make(self, indices: Sequence[int]) -> list[Tensor]:
@@ -131,7 +124,7 @@ class BatchMaker:
         if self.resident is None:
             views, table = dataset.draw(rows, epochs)
             images = views.to(self._making.device, non_blocking=True)
-            labels = self._labels(rows, epochs, table, images)
+            labels = dataset.labels_of(rows, epochs, table, images, source=self._source)
             if labels is not None:
                 normalise_(images, dataset.views)
             if self._making.channels_last:
@@ -139,11 +132,17 @@ class BatchMaker:
         else:
             check_limit(dataset.file.limits, "batch_pixels", len(rows) * dataset.views.size**2)
             table = dataset.table(rows, epochs)
-            images, inputs = self.resident.draw(table, *self._forms)
-            labels = self._labels(
-                rows, epochs, table, inputs, is_entered=self._input_form is not None
+            form, second = self._forms
+            if dataset.pool is not None and dataset.pool.has(rows, epochs).all():
+                second = None
+            images, inputs = self.resident.draw(table, form, second)
+            views = images if inputs is None else inputs
+            labels = dataset.labels_of(
+                rows, epochs, table, views, source=self._source, embed=self._embed
             )
-        return [images] if labels is None else [images, labels]
+        if labels is None:
+            return [images]
+        return [images, labels.to(self._making.device, non_blocking=True)]
 
     def batches(self, indices: Iterable[Sequence[int]]) -> Iterator[list[Tensor]]:
         """Make batches in order; on a GPU each is queued before the one ahead of it is used.
@@ -182,31 +181,3 @@ class BatchMaker:
             # Its memory may be used again only after the student has read it.
             part.record_stream(current)
         return batch
-
-    def _labels(
-        self,
-        rows: NDArray[np.int64],
-        epochs: NDArray[np.int64],
-        table: NDArray[np.int32],
-        views: Tensor | None,
-        *,
-        is_entered: bool = False,
-    ) -> Tensor | None:
-        """Label a batch of views in [0, 1], or as they enter the image tower."""
-        dataset, labeler = self._dataset, self.labeler
-        if dataset.labels == "none":
-            return None
-        if dataset.stored is not None:
-            labels = dataset.replayed(dataset.stored, rows, epochs)
-            return labels.to(self._making.device, non_blocking=True)
-        if self._function is not None and views is not None:
-            if dataset.labels == "logits":
-                return self._function.logits(views)
-            # Known: a function was taken only with a temperature.
-            return self._function.labels(views, cast("float", dataset.temperature))
-        if labeler is None or views is None:
-            return dataset.hard_labels(table).to(self._making.device, non_blocking=True)
-        x = labeler.embeddings_of_inputs(views) if is_entered else labeler.embeddings(views)
-        if dataset.labels == "logits":
-            return labeler.logits_of(x)
-        return labeler.labels_of(x, dataset.temperature)

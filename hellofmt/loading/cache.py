@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     from hellofmt.loading.images import UserImages
 
-__all__ = ["DecodedImages", "PixelCache"]
+__all__ = ["DecodedImages", "PixelCache", "fence"]
 
 
-def _fence() -> None:
+def fence() -> None:
     """Keep memory accesses before and after in this order, on machines that may reorder them.
 
     Releasing one lock and acquiring the next is such a barrier; both are local, so nothing waits.
@@ -80,7 +80,7 @@ class DecodedImages:
         """Return the pixels of a row, uint8 (H, W, 3), read-only; None if they are not here."""
         if row >= self.rows or not self._is_filled[row]:
             return None
-        _fence()
+        fence()
         return _sealed(self._place(row))
 
     def put(self, row: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -96,7 +96,7 @@ class DecodedImages:
         if row >= self.rows:
             return pixels
         np.copyto(self._place(row), pixels)
-        _fence()
+        fence()
         self._is_filled[row] = 1
         return _sealed(self._place(row))
 

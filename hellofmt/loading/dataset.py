@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import operator
 import os
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from hellofmt.loading.epoch_index import EpochIndex
 from hellofmt.loading.images import ArchiveImages, UserImages
 from hellofmt.loading.labelling import FunctionLabeler
 from hellofmt.loading.options import Options
+from hellofmt.loading.pool import LabelPool
 from hellofmt.loading.read_ahead import read_ahead
 from hellofmt.loading.source import opened
 from hellofmt.loading.stored_labels import StoredLabels
@@ -84,11 +85,12 @@ class HelloDataset(Dataset[Any]):
     makes the label wrong. ``as_dict=("pixel_values", "labels")`` gives each
     item as a dict, as Hugging Face's ``Trainer`` takes it.
 
-    **Every view is new.** Pass it to a ``DataLoader``, on one rank or with ``DistributedSampler``,
-    or to Accelerate, Lightning or ``Trainer``, which divide the rows themselves: no two views of a
-    run are the same, whichever rank makes them. This process counts the epochs, so they start at 0
-    after a restart unless you call ``set_epoch``, and depend on the number of ranks unless you call
-    it before every pass; ``HelloSampler`` needs neither.
+    **Every view is new,** unless ``views_per_image`` says otherwise. Pass it to a ``DataLoader``,
+    on one rank or with ``DistributedSampler``, or to Accelerate, Lightning or ``Trainer``, which
+    divide the rows themselves: no two views of a run are the same, whichever rank makes them. This
+    process counts the epochs, so they start at 0 after a restart unless you call ``set_epoch``, and
+    depend on the number of ranks unless you call it before every pass; ``HelloSampler`` needs
+    neither.
 
     Threads, forked and spawned workers may use it. Each process builds its own labeler when it
     first needs one; forked workers inherit one that exists, so call ``labeler()`` once before, or
@@ -104,6 +106,8 @@ class HelloDataset(Dataset[Any]):
         class_to_idx: label of every key.
         views: the manifest's rules for views.
         stored: the labels that are read instead of made, or None.
+        views_per_image: K, see below; of stored labels that start over, their epochs.
+        pool: the labels kept of K views an image, or None.
 
     Args:
         source: path of an archive, a URL, the files of a sharded set or their pattern (see
@@ -132,6 +136,13 @@ class HelloDataset(Dataset[Any]):
         stored: soft labels that ``write_labels`` stored for these views, or their directory, to
             read instead of making labels. There are only as many epochs as are stored, unless
             the labels cycle, and then the views cycle with them.
+        views_per_image: K >= 1: epoch e shows view e mod K, and its label, rounded to float16, is
+            made once; for embeddings see ``pool``. With ``stored`` labels, K of their epochs are
+            seen over and over. None shows a new view in every epoch.
+        pool: bytes of labels to keep of K views; ``"auto"`` is 2 GiB, 0 keeps none. A label takes
+            2 C bytes, or, with more classes than features, 2 D of its embedding, from which the
+            head makes it. What does not fit is made again. Workers share the pool, spawned ones
+            on Linux only; each rank has its own. It lies on ``device``.
         label_function: name of one of the archive's label functions, by default the first; or a
             function from views (N, 3, S, S), float32 in [0, 1] on ``device``, to logits (N, C),
             such as a teacher, in their place.
@@ -171,6 +182,8 @@ class HelloDataset(Dataset[Any]):
         label_function: str | Callable[[Tensor], Tensor] | None = None,
         as_dict: tuple[str, str] | None = None,
         ipc: int | None = None,
+        views_per_image: int | None = None,
+        pool: int | Literal["auto"] = "auto",
     ) -> None:
         seed = whole(seed, "seed", 0, 64)
         if temperature is not None:
@@ -186,6 +199,7 @@ class HelloDataset(Dataset[Any]):
             views=views,
             seed=seed,
             cache=cache,
+            pool=pool,
             has_target_transform=target_transform is not None,
             as_dict=as_dict,
             is_stored=stored is not None,
@@ -229,6 +243,30 @@ class HelloDataset(Dataset[Any]):
         if stored is not None:
             self.stored = stored if isinstance(stored, StoredLabels) else StoredLabels(stored)
             self.stored.check(self)
+        self.views_per_image = self._cycle(views_per_image)
+        self.pool: LabelPool | None = None
+        if self.views_per_image and self.stored is None and labels in ("soft", "logits"):
+            width = len(self.classes)
+            if self._function is None and self.file.manifest.base is not UNSET:
+                width = min(width, self.file.manifest.base.arch.embed_dim)
+            self.pool = LabelPool(
+                len(self._images.heights),
+                self.views_per_image,
+                width,
+                budget=self._options.pool_bytes,
+                device=self._device,
+            )
+
+    def _cycle(self, views_per_image: int | None) -> int | None:
+        """Return the number of epochs after which views come again, None if they do not."""
+        stored = self.stored
+        if views_per_image is None:
+            return stored.epochs if stored is not None and stored.cycles else None
+        cycle = whole(views_per_image, "views_per_image", 1, 32)
+        if stored is not None and cycle > stored.epochs:
+            text = f"expected at most the {stored.epochs} stored epochs, got {cycle}"
+            raise UserInputError.make("E_OPTION", text, argument="views_per_image")
+        return cycle
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle no labeler: each process builds its own."""
@@ -385,8 +423,8 @@ class HelloDataset(Dataset[Any]):
         Returns:
             int32 (N, 20), see ``view_table``.
         """
-        if self.stored is not None and self.stored.cycles:
-            epochs = epochs % self.stored.epochs
+        if self.views_per_image is not None:
+            epochs = epochs % self.views_per_image
         sizes = self._images
         if isinstance(sizes, UserImages):
             needed = np.asarray(rows, np.int64)
@@ -497,18 +535,17 @@ class HelloDataset(Dataset[Any]):
         """
         rows, epochs = self._places(indices)
         views, table = self.draw(rows, epochs)
-        if self.stored is None:
-            labels = self._label(views, table)
-        else:
-            labels = list(self.replayed(self.stored, rows, epochs).cpu())
+        made = self.labels_of(rows, epochs, table, views)
         if self.transform is not None:
             images = [self.transform(view) for view in views]
         elif self.labels == "none":
             images = list(views)
         else:
             images = list(normalise_(views, self.views))
-        if labels is None:
+        if made is None:
             return images
+        made = made.cpu()
+        labels = list(made) if made.is_floating_point() else made.tolist()
         if self.target_transform is not None:
             labels = [self.target_transform(label) for label in labels]
         pairs = zip(images, labels, strict=True)
@@ -535,29 +572,62 @@ class HelloDataset(Dataset[Any]):
             else:
                 counted.append(k)
         if counted:
-            epochs[counted] = self._counter.epochs(rows[counted].tolist(), self.stored, self)
+            is_finite = self.stored is not None and self.views_per_image is None
+            epochs[counted] = self._counter.epochs(
+                rows[counted].tolist(), self, is_finite=is_finite
+            )
         return rows, epochs
 
-    def replayed(
-        self, stored: StoredLabels, rows: NDArray[np.int64], epochs: NDArray[np.int64]
-    ) -> Tensor:
-        """Return stored labels of rows, (N, C) float32.
+    def labels_of(
+        self,
+        rows: NDArray[np.int64],
+        epochs: NDArray[np.int64],
+        table: NDArray[np.int32],
+        views: Tensor,
+        *,
+        source: Labeler | FunctionLabeler | None = None,
+        embed: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor | None:
+        """Return the labels of a batch, of the kind ``labels``.
+
+        Args:
+            rows: (N,), each in 0..len(self) - 1.
+            epochs: (N,).
+            table: (N, 20), from ``table``.
+            views: the views of the table, as ``embed`` takes them; labels that are known or hard
+                do not look at them.
+            source: what makes labels; by default ``label_source()``.
+            embed: maps views to embeddings; by default the source's method for views in [0, 1].
+
+        Returns:
+            (N, C) float32, or int64 (N,) of hard labels of views that do not mix; None for labels
+            ``"none"``. Those that are made are on the source's device.
 
         Raises:
-            HelloError: they cannot be read.
+            HelloError: they cannot be read or made.
         """
-        labeler = self.labeler() if stored.form == "embeddings" else None
-        temperature = self._options.temperature
-        return stored.labels(rows, epochs, labeler=labeler, temperature=temperature)
-
-    def _label(self, views: Tensor, table: NDArray[np.int32]) -> list[Any] | None:
         if self.labels == "none":
             return None
         if self.labels == "hard":
-            hard = self.hard_labels(table)
-            return hard.tolist() if hard.ndim == 1 else list(hard)
-        labeler = self.label_source()
-        if self.labels == "logits":
-            return list(labeler.logits(views).cpu())
-        # Known: without a projector, a label function was taken only with a temperature.
-        return list(labeler.labels(views, cast("float", self.temperature)).cpu())
+            return self.hard_labels(table)
+        if self.stored is not None:
+            labeler = self.labeler() if self.stored.form == "embeddings" else None
+            temperature = self._options.temperature
+            if self.views_per_image is not None:
+                epochs = epochs % self.views_per_image
+            return self.stored.labels(rows, epochs, labeler=labeler, temperature=temperature)
+        maker = self.label_source() if source is None else source
+        embedded = maker.embeddings if embed is None else embed
+
+        def finished(x: Tensor) -> Tensor:
+            if self.labels == "logits":
+                return maker.logits_of(x)
+            return maker.labels_of(x, self.temperature)
+
+        if self.pool is None:
+            return finished(embedded(views))
+        # Embeddings, where they are shorter than labels.
+        if self.pool.width < len(self.classes):
+            return finished(self.pool.labels(rows, epochs, lambda new: embedded(views[new])))
+        kept = self.pool.labels(rows, epochs, lambda new: finished(embedded(views[new])))
+        return kept.float()

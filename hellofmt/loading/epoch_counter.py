@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from torch.utils.data import get_worker_info
@@ -31,9 +31,6 @@ from hellofmt.errors import UserInputError
 from hellofmt.loading.arguments import whole
 from hellofmt.loading.division import divider_of
 from hellofmt.runs.ranks import InheritedPlace, Place
-
-if TYPE_CHECKING:
-    from hellofmt.loading.stored_labels import StoredLabels
 
 __all__ = ["EpochCounter"]
 
@@ -88,24 +85,23 @@ class EpochCounter:
         self._epoch.fill_(epoch)
         self._served.zero_()
 
-    def epochs(self, rows: list[int], stored: StoredLabels | None, drawn: object) -> list[int]:
+    def epochs(self, rows: list[int], drawn: object, *, is_finite: bool = False) -> list[int]:
         """Count rows as served and return the epoch of each.
 
         Args:
             rows: each 0 <= row < number of rows; may repeat.
-            stored: labels that are replayed, which are of epochs that exist; None if labels are
-                made.
             drawn: the dataset, by which ``divider_of`` knows who divides its rows.
+            is_finite: whether labels are replayed, of epochs that exist and do not start over.
 
         Returns:
             One epoch per row.
 
         Raises:
-            UserInputError: E_OPTION, ``stored`` has a finite schedule and no ``set_epoch`` says
-                which epoch several ranks are in.
+            UserInputError: E_OPTION, the schedule is finite and no ``set_epoch`` says which epoch
+                several ranks are in.
         """
         told, place, served = int(self._epoch), self._inherited.current(), self._served.numpy()
-        if place.world > 1 and told < 0 and stored is not None and not stored.cycles:
+        if place.world > 1 and told < 0 and is_finite:
             text = "stored labels on several ranks, of epochs that nobody names; expected a"
             text += " `HelloSampler`, or `set_epoch` before every pass"
             raise UserInputError.make("E_OPTION", text)
@@ -117,7 +113,7 @@ class EpochCounter:
                 epochs.append(max(told, 0) + times)
             elif told < 0:
                 epochs.append(times * place.world + place.rank)
-            elif times == 0 or stored is not None:
+            elif times == 0 or is_finite:
                 epochs.append(told)
             else:
                 repetition = (told * place.world + place.rank) * 64 + times

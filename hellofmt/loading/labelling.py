@@ -1,8 +1,8 @@
 """Labels by any function from views to logits, such as a teacher, in the place of the projector.
 
 Ways to ship labels differ in what makes the labels, and must differ in nothing else: not in views,
-order or what follows. So a function gets the same two methods as ``Labeler``, ``logits`` and
-``labels``, and callers need not know which of the two they have.
+order or what follows. So a function gets the methods of ``Labeler``, with its logits in the place
+of embeddings, and callers need not know which of the two they have.
 
 A network in train mode is refused: batch statistics make a label depend on the other views of its
 batch, and every call would move the running ones.
@@ -100,4 +100,16 @@ class FunctionLabeler:
         Raises:
             UserInputError: as ``logits``.
         """
-        return torch.softmax(self.logits(views) / temperature, dim=1)
+        return self.labels_of(self.logits(views), temperature)
+
+    def embeddings(self, views: Tensor) -> Tensor:
+        """Return what is left to turn into labels: the logits."""
+        return self.logits(views)
+
+    def labels_of(self, embeddings: Tensor, temperature: float | None) -> Tensor:
+        """Return soft labels of logits at T, which is 1 if it is None."""
+        return torch.softmax(embeddings / (temperature or 1.0), dim=1)
+
+    def logits_of(self, embeddings: Tensor) -> Tensor:
+        """Return the logits."""
+        return embeddings

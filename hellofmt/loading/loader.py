@@ -83,6 +83,8 @@ class HelloLoader:
         base: str | Path | LoadedBase | nn.Module | None = None,
         label_function: str | None = None,
         ipc: int | None = None,
+        views_per_image: int | None = None,
+        pool: int | Literal["auto"] = "auto",
         views: Literal["manifest"] | None = "manifest",
         seed: int = 0,
         shuffle: bool = True,
@@ -110,6 +112,8 @@ class HelloLoader:
             base: the base encoder, as for ``HelloDataset``.
             label_function: name of one of the archive's label functions; by default the first.
             ipc: read only the first images of each class, as for ``HelloDataset``.
+            views_per_image: K: epoch e shows view e mod K, as for ``HelloDataset``.
+            pool: bytes of labels of K views to keep on the device, as for ``HelloDataset``.
             views: ``"manifest"``, or None for whole images.
             seed: seed of order and views, 0 <= seed < 2**64.
             shuffle: shuffle rows in every epoch.
@@ -143,6 +147,8 @@ class HelloLoader:
             base=base,
             label_function=label_function,
             ipc=ipc,
+            views_per_image=views_per_image,
+            pool=pool,
             views=views,
             seed=seed,
             expect=expect,

@@ -11,13 +11,20 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-__all__ = ["AUTO_CACHE_BYTES", "LabelKind", "Options"]
+__all__ = ["AUTO_CACHE_BYTES", "AUTO_POOL_BYTES", "LabelKind", "Options"]
 
 #: Bytes of decoded images that ``cache="auto"`` keeps.
 AUTO_CACHE_BYTES: Final = 512 << 20
 
+#: Bytes of labels that ``pool="auto"`` keeps.
+AUTO_POOL_BYTES: Final = 2 << 30
+
 LabelKind = Literal["soft", "logits", "hard", "none"]
 _KINDS: Final = ("soft", "logits", "hard", "none")
+
+
+def _is_room(value: object) -> bool:
+    return value == "auto" or (isinstance(value, int) and value >= 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +37,7 @@ class Options:
         views: ``"manifest"``, or None for whole images.
         seed: 0 <= seed < 2**64.
         cache: bytes of decoded images, or ``"auto"``.
+        pool: bytes of labels, or ``"auto"``.
         has_target_transform: whether labels are transformed.
         as_dict: keys of image and label, or None for pairs.
         is_stored: whether labels are read instead of made.
@@ -44,6 +52,7 @@ class Options:
     views: Literal["manifest"] | None
     seed: int
     cache: int | Literal["auto"]
+    pool: int | Literal["auto"]
     has_target_transform: bool
     as_dict: tuple[str, str] | None
     is_stored: bool
@@ -51,12 +60,11 @@ class Options:
 
     def __post_init__(self) -> None:
         """Check every option, and those that exclude each other."""
-        cache = cast("object", self.cache)
-        is_byte_count = isinstance(cache, int) and cache >= 0
         checks = [
             (self.labels in _KINDS, "labels", "'soft', 'logits', 'hard' or 'none'", self.labels),
             (self.views in ("manifest", None), "views", "'manifest' or None", self.views),
-            (cache == "auto" or is_byte_count, "cache", "'auto' or bytes >= 0", cache),
+            (_is_room(self.cache), "cache", "'auto' or bytes >= 0", self.cache),
+            (_is_room(self.pool), "pool", "'auto' or bytes >= 0", self.pool),
         ]
         for is_good, name, expected, value in checks:
             if not is_good:
@@ -116,3 +124,8 @@ class Options:
     def cache_bytes(self) -> int:
         """Bytes of decoded images to keep."""
         return AUTO_CACHE_BYTES if self.cache == "auto" else self.cache
+
+    @property
+    def pool_bytes(self) -> int:
+        """Bytes of labels to keep."""
+        return AUTO_POOL_BYTES if self.pool == "auto" else self.pool

@@ -9,7 +9,7 @@ from hellofmt.loading.epoch_counter import EpochCounter
 
 
 def epochs_of(counter, rows):
-    return counter.epochs(rows, None, counter)
+    return counter.epochs(rows, counter)
 
 
 def test_ranks_never_count_the_same_epoch(as_rank):
