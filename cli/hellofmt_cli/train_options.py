@@ -44,6 +44,7 @@ class TrainOptions:
         base: encoder, for an archive that needs one.
         label_function: name of the archive's function; None takes the first.
         ipc: images of each class; None takes all.
+        views_per_image: views that a run sees over and over; None takes a new one in every epoch.
         expect: id the archive must have.
         workers: processes that read images and draw views; None is as many as suit the machine.
         device: that everything runs on.
@@ -70,6 +71,7 @@ class TrainOptions:
     base: str | None
     label_function: str | None
     ipc: int | None
+    views_per_image: int | None
     expect: str | None
     workers: int | None
     device: str
@@ -139,6 +141,13 @@ train_options = grouped(
     base_option,
     label_function_option,
     ipc_option,
+    click.option(
+        "--views-per-image",
+        type=click.IntRange(1),
+        metavar="K",
+        help="Show view e mod K in epoch e, and make the label of each view once.  [default: a new"
+        " view in every epoch]",
+    ),
     expect_option,
     click.option(
         "--workers",

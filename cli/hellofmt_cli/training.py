@@ -46,12 +46,14 @@ from hellofmt_cli.curves import Log
 from hellofmt_cli.data import read_images
 from hellofmt_cli.inputs import advise
 from hellofmt_cli.options import check_device, limits
+from hellofmt_cli.output import count, size
 from hellofmt_cli.workers import worker_ends_in_one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from hellofmt.archive import Archive
+    from hellofmt.loading.pool import LabelPool
     from hellofmt.sources import Source
     from hellofmt.student import Recipe
     from hellofmt_cli.train_options import TrainOptions
@@ -138,6 +140,8 @@ def _train(
     began = time.perf_counter()
     with worker_ends_in_one_line(workers), console.stage("train") as show:
         console.say(f"train: {name}, {total:,} steps of {plan.batch_size} views")
+        if dataset.pool is not None:
+            console.say(_pool_line(dataset.pool))
 
         def on_step(done: int, loss: Tensor) -> None:
             nonlocal began
@@ -180,6 +184,7 @@ def _train(
         "label_function": dataset.label_function if labels == "soft" else None,
         "label_kernel": kernel,
         "ipc": options.ipc,
+        "views_per_image": dataset.views_per_image,
         "temperature": dataset.temperature if plan.labels == "soft" else None,
         "steps": total,
         "batch_size": plan.batch_size,
@@ -219,6 +224,7 @@ def _train(
         ipc=options.ipc or UNSET,
         ema=UNSET if options.ema is None else decimal_string(options.ema),
         processes=world if world > 1 else UNSET,
+        views_per_image=dataset.views_per_image or UNSET,
     )
     if log is not None:
         log.finish(document)
@@ -313,4 +319,13 @@ def _labelled(
         stored=stored,
         label_function=label_function,
         ipc=options.ipc if images is None else None,
+        views_per_image=options.views_per_image,
     )
+
+
+def _pool_line(pool: LabelPool) -> str:
+    """``labels: pool of 16 views an image, 3.05 MiB (3,200,000 bytes)``, and what does not fit."""
+    line = f"labels: pool of {count(pool.views, 'view')} an image, {size(pool.needed)}"
+    if pool.kept < pool.needed:
+        line += f", of which {size(pool.kept)} are kept; the others are made again in every epoch"
+    return line

@@ -127,6 +127,8 @@ def result_line(result: Mapping[str, Any]) -> str:
         what += f", {result['images']} images"
     if "ipc" in result:
         what += f", {result['ipc']} per class"
+    if "views_per_image" in result:
+        what += f", {result['views_per_image']} views each"
     reached = spread([float(text) for text in result["accuracy"]])
     evaluated = result["evaluated"]
     return (

@@ -270,7 +270,7 @@ def train_from_dataset(
     if checkpoint is not None:
         decay = None if average is None else average.decay
         settings = [plan, steps, seed, dataset.seed, bfloat16, decay, place.world, labels]
-        settings += [len(dataset), dataset.label_function]
+        settings += [len(dataset), dataset.label_function, dataset.views_per_image]
         run = digest_of([dataset.id, network, *settings])
         path = Path(checkpoint)
         if path.is_dir():
@@ -311,6 +311,7 @@ def train_from_archive(
     stored: str | os.PathLike[str] | None = None,
     label_function: str | Callable[[Tensor], Tensor] | None = None,
     ipc: int | None = None,
+    views_per_image: int | None = None,
     bfloat16: bool = False,
     average: Average | None = None,
 ) -> nn.Module:
@@ -330,6 +331,7 @@ def train_from_archive(
         stored: directory of ``write_labels`` to read soft labels from instead of making them.
         label_function: as for ``HelloDataset``.
         ipc: as for ``HelloDataset``.
+        views_per_image: as for ``HelloDataset``.
         bfloat16: as for ``train_student``; labels are then made in it, too.
         average: as for ``train_student``.
 
@@ -352,6 +354,7 @@ def train_from_archive(
         stored=stored,
         label_function=label_function,
         ipc=ipc,
+        views_per_image=views_per_image,
     )
     return train_from_dataset(
         network,

@@ -128,6 +128,25 @@ def test_stored_labels_are_read_instead_of_made(archive, folder, tmp_path):
     assert done.exit_code == 9
 
 
+def test_a_pool_of_views_is_said_recorded_and_compared(archive, folder, tmp_path):
+    options = ["--student", "cnn", "--eval", folder, "--epochs", "3", "--views-per-image", "2"]
+    done = run(archive, *options, "--json", "--record", str(tmp_path / "copy.hello"))
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["views_per_image"] == 2
+    # 8 images, 2 views, 2 classes, 2 bytes.
+    assert "labels: pool of 2 views an image, 64 bytes\n" in done.stderr
+    done = run(str(tmp_path / "copy.hello"), *options[:-1], "1")
+    assert done.exit_code == 0, done.output
+    assert "the nearest differs in views per image (2 recorded, 1 here)" in done.stdout
+
+
+@pytest.mark.parametrize("views", ["0", "-1", "many", "1.5"])
+def test_a_number_of_views_that_is_none_is_refused(archive, folder, views):
+    done = run(archive, "--student", "cnn", "--eval", folder, "--views-per-image", views)
+    assert done.exit_code == 2
+    assert "--views-per-image" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -193,7 +193,8 @@ class Result(Closed, frozen=True):
     ``labels`` is ``soft``, of the label function ``function``, or ``hard``, ``stored`` or
     ``teacher``; ``images`` is ``archive``, or ``random`` for as many real images per class drawn at
     random, the baseline. ``evaluated`` are the images that were measured on. ``ipc`` is given where
-    only the first images of each class were used, ``processes`` where several shared the training.
+    only the first images of each class were used, ``processes`` where several shared the training,
+    ``views_per_image`` where every epoch e showed view e mod that number.
     """
 
     accuracy: Annotated[list[Percent], Meta(min_length=1, max_length=64)]
@@ -213,6 +214,7 @@ class Result(Closed, frozen=True):
     function: Word | UnsetType = UNSET
     ipc: Positive | UnsetType = UNSET
     processes: Positive | UnsetType = UNSET
+    views_per_image: Positive | UnsetType = UNSET
 
 
 class Record(Closed, frozen=True):
