@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hellofmt.archive import Archive
-    from hellofmt.loading.pool import LabelPool
     from hellofmt.sources import Source
     from hellofmt.student import Recipe
     from hellofmt_cli.train_options import TrainOptions
@@ -140,8 +139,7 @@ def _train(
     began = time.perf_counter()
     with worker_ends_in_one_line(workers), console.stage("train") as show:
         console.say(f"train: {name}, {total:,} steps of {plan.batch_size} views")
-        if dataset.pool is not None:
-            console.say(_pool_line(dataset.pool))
+        _say_pool(dataset)
 
         def on_step(done: int, loss: Tensor) -> None:
             nonlocal began
@@ -323,9 +321,12 @@ def _labelled(
     )
 
 
-def _pool_line(pool: LabelPool) -> str:
+def _say_pool(dataset: HelloDataset) -> None:
     """``labels: pool of 16 views an image, 3.05 MiB (3,200,000 bytes)``, and what does not fit."""
+    pool = dataset.pool
+    if pool is None:
+        return
     line = f"labels: pool of {count(pool.views, 'view')} an image, {size(pool.needed)}"
     if pool.kept < pool.needed:
         line += f", of which {size(pool.kept)} are kept; the others are made again in every epoch"
-    return line
+    console.say(line)
