@@ -7,8 +7,10 @@ the work that the floor leaves out. Each row first checks that the result is rig
 
     python benchmarks/archive.py --out benchmarks/results/archive-cpu
 
-prints a table and JSON, and writes both. `--small` is a quick look with a tenth of the images, and
-`--codecs` verifies archives of each codec and does nothing else.
+prints a table and JSON, and writes both. `--small` is a quick look with a tenth of the images. Two
+options do nothing else: `--codecs` verifies archives of each codec, and `--startup` times what
+every command and import costs before any work, beside an interpreter that does nothing or imports
+torch.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ from hellofmt.archive import (
     write_archive,
 )
 from hellofmt.sources import pack_archive
+from hellofmt_cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = 100
@@ -157,6 +160,39 @@ def bench_open(table, big, count):
         f"open and index, {count:,} images", best(ours, 15),
         "read and hash the index alone", best(floor, 15), "goal: 50 ms",
     )  # fmt: skip
+
+
+def bench_startup(table, archive):
+    """Time help, usage errors, completion and imports as processes, interleaved with the floors."""
+    python = [sys.executable, "-c"]
+    nothing, torch = [*python, "pass"], [*python, "import torch"]
+    hello = [sys.executable, "-m", "hellofmt"]
+    rows = [("hello --version", [*hello, "--version"], nothing)]
+    rows += [(f"hello {name} --help", [*hello, name, "--help"], nothing) for name in COMMANDS]
+    rows += [
+        ("hello train --nope", [*hello, "train", "--nope"], nothing),
+        ("hello train (no FILE)", [*hello, "train"], nothing),
+        ("hello distill DIR --ipc x", [*hello, "distill", "DIR", "--ipc", "x"], nothing),
+        ("hello train --<TAB>", hello, nothing),
+        ("hello inspect FILE", [*hello, "inspect", archive], nothing),
+    ]
+    rows += [
+        (f"import hellofmt; hellofmt.{name}", [*python, f"import hellofmt; hellofmt.{name}"], torch)
+        for name in ("HelloDataset", "HelloLoader", "Labeler", "distill")
+    ]
+    tab = {"_HELLO_COMPLETE": "bash_complete", "COMP_WORDS": "hello train --", "COMP_CWORD": "2"}
+    for what, ours, rival in rows:
+        env = {**os.environ, **(tab if "TAB" in what else {})}
+        times = {"ours": [], "rival": []}
+        for _ in range(5):
+            for key, words in (("ours", ours), ("rival", rival)):
+                times[key].append(
+                    best(lambda: subprocess.run(words, capture_output=True, env=env), 1)  # noqa: B023, S603
+                )
+        least = {key: tuple(map(min, zip(*t, strict=True))) for key, t in times.items()}
+        goal = "goal: 300 ms" if rival is nothing else "goal: 1.15x of torch, so 0.87x"
+        name = f"python -c '{rival[-1]}'"
+        table.add(what, least["ours"], name, least["rival"], goal)
 
 
 def bench_inspect(table, small, big, count):
@@ -333,6 +369,7 @@ def main():
     parser.add_argument("--out", help="prefix of the .json and .md to write")
     parser.add_argument("--small", action="store_true", help="a tenth of the images")
     parser.add_argument("--codecs", action="store_true", help="verify by codec, nothing else")
+    parser.add_argument("--startup", action="store_true", help="start-up times, nothing else")
     options = parser.parse_args()
     count, files = (20_000, 500) if options.small else (200_000, 5_000)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -342,8 +379,11 @@ def main():
     tiny = [encode_image(np.full((2, 2, 3), value, np.uint8), "png") for value in range(50)]
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        bench_codecs(table, folder, pictures)
-        if not options.codecs:
+        if options.startup:
+            bench_startup(table, write(folder / "small.hello", tiny, CLASSES // 10))
+        else:
+            bench_codecs(table, folder, pictures)
+        if not (options.codecs or options.startup):
             small = write(folder / "small.hello", tiny, CLASSES // 10)
             big = write(folder / "big.hello", tiny, count)
             bench_open(table, big, count)
@@ -353,6 +393,7 @@ def main():
             bench_tiny(table, big)
             bench_remote(table, packed)
     names = ("hellofmt", "numpy", "msgspec", "pillow", "isal", "simplejpeg", "fsspec", "aiohttp")
+    names += ("torch", "click") if options.startup else ()
     versions = {name: version(name) for name in names}
     versions |= {
         "python": platform.python_version(),

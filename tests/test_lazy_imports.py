@@ -7,6 +7,8 @@ from resource import RUSAGE_CHILDREN, getrusage
 
 import pytest
 
+from hellofmt_cli.main import COMMANDS
+
 HEAVY = ("torch", "torchvision", "open_clip", "timm", "triton", "webdataset", "PIL", "tqdm")
 
 # A finder that is asked first sees every import, also one that would fail or is undone again.
@@ -21,10 +23,10 @@ sys.meta_path.insert(0, Watch())
 """
 
 
-def run(code, *args):
+def run(code, *args, watch=WATCH):
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(  # noqa: S603
-        [sys.executable, "-c", WATCH + code, *map(str, args)],
+        [sys.executable, "-c", watch + code, *map(str, args)],
         capture_output=True,
         text=True,
         env=env,
@@ -54,10 +56,46 @@ def test_plan():
     assert "ViT-B-16" in done.stdout
 
 
-def test_help():
-    done = run(CLI, "--help")
+def test_help_usage_errors_and_completion_of_every_command():
+    # One process for all: what the first of them loads, none may load.
+    code = """
+import os
+from hellofmt_cli.main import COMMANDS, hello
+def tried(*words):
+    try:
+        hello(words)
+    except SystemExit as end:
+        return end.code
+seen = [tried(*words) for c in ((), *([c] for c in COMMANDS)) for words in ([*c, "-h"], [*c, "-x"])]
+os.environ["_HELLO_COMPLETE"] = "bash_complete"
+for name in COMMANDS:
+    os.environ |= {"COMP_WORDS": f"hello {name} --", "COMP_CWORD": "2"}
+    try:
+        hello(prog_name="hello")
+    except SystemExit as end:
+        seen.append(end.code)
+print("SEEN", len(COMMANDS), seen)
+"""
+    done = run(code)
+    assert "LOADED" not in done.stderr
+    count = len(COMMANDS)
+    assert f"SEEN {count} {[0, 2] * (count + 1) + [0] * count}" in done.stdout
+    # Every command completed an option of its own.
+    assert done.stdout.count("plain,--help") == count
+
+
+def test_the_library_loads_other_libraries_when_it_needs_them():
+    # A base, a network or a source brings its library; PIL takes no time, tqdm is torch's.
+    later = {*HEAVY, "datasets", "sklearn", "sympy", "torch._dynamo", "transformers"}
+    later -= {"torch", "PIL", "tqdm"}
+    code = """
+import hellofmt
+names = [name for name in hellofmt.__all__ if hasattr(hellofmt, name)]
+print(names == hellofmt.__all__, *sorted(set(sys.argv[1:]) & set(sys.modules)))
+"""
+    done = run(code, *sorted(later), watch="import sys\n")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "inspect" in done.stdout
+    assert done.stdout == "True\n"
 
 
 @pytest.mark.parametrize("code", ["import torch", "import hellofmt\nhellofmt.Labeler"])

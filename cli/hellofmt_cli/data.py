@@ -9,7 +9,6 @@ import click
 
 from hellofmt.archive import changed_views, default_views, read_class_lines
 from hellofmt.errors import UserInputError
-from hellofmt.sources import default_side, open_source, sampled_sizes
 from hellofmt_cli.console import console
 from hellofmt_cli.output import count
 
@@ -61,6 +60,7 @@ def read_data(options: DataOptions, work: Path | None = None) -> Data:
         OSError: something cannot be read.
     """
     from hellofmt.making import default_workers
+    from hellofmt.sources import default_side, sampled_sizes
 
     changes = options.changes(mix="cutmix")
     lines = None
@@ -107,6 +107,7 @@ def read_images(
         OSError: something cannot be read.
     """
     from hellofmt.runs import current, first_on_machine, is_unanimous
+    from hellofmt.sources import open_source
 
     # The others read what it kept.
     with console.stage("listing images"), first_on_machine():

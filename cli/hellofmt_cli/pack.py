@@ -8,7 +8,6 @@ import click
 
 from hellofmt.archive import open_archive, read_class_lines, shard_path
 from hellofmt.errors import HelloIOError, TrustError, shown_path
-from hellofmt.sources import pack_archive
 from hellofmt_cli.console import console
 from hellofmt_cli.options import (
     ViewOptions,
@@ -93,6 +92,8 @@ def pack(
             adapter, texts, files.output, classes=classes, views=changes, force=files.force
         )
     else:
+        from hellofmt.sources import pack_archive
+
         with console.stage("pack", "image") as on_image:
             archive_id = pack_archive(
                 source or None,

@@ -5,8 +5,9 @@ Names are imported when they are first used, so that opening a file costs what o
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hellofmt.lazy import lazy_names
 
 if TYPE_CHECKING:
     from hellofmt.archive.card import generated_card, renewed_card
@@ -156,6 +157,28 @@ _MODULES = {
     "format.canonical": ("decimal_string", "decimal_value"),
     "format.digest": ("base_digest", "content_id", "tensors_digest"),
     "format.functions": ("find_function", "function_section"),
+    "format.manifest": (
+        "UNSET",
+        "Adapter",
+        "Arch",
+        "Base",
+        "Dataset",
+        "Head",
+        "HeadText",
+        "Images",
+        "LabelFunction",
+        "Manifest",
+        "Preprocess",
+        "Probes",
+        "Producer",
+        "Section",
+        "Shard",
+        "Storage",
+        "Target",
+        "TextArch",
+        "Views",
+        "VisionArch",
+    ),
     "format.parse": ("manifest_bytes", "parse_manifest"),
     "format.validate": ("validate_manifest",),
     "card": ("generated_card", "renewed_card"),
@@ -186,19 +209,5 @@ _MODULES = {
     "write.whole_file": ("check_target",),
     "write.writer": ("write_archive",),
 }
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name from its module at first use."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_MODULE_OF.get(name, 'format.manifest')}")
-    value = getattr(module, name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    """The public names, imported or not."""
-    return list(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -24,8 +24,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from open_clip.modified_resnet import Bottleneck, ModifiedResNet
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -33,6 +31,8 @@ from hellofmt.projector.base.encoder import unit_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from open_clip.modified_resnet import ModifiedResNet
 
     from hellofmt.projector.base import Encoder
 
@@ -46,11 +46,15 @@ __all__ = [
 
 def has_convolutions(visual: nn.Module) -> bool:
     """Whether ``visual`` is a convolutional network, which runs faster in channels_last."""
+    from open_clip.modified_resnet import ModifiedResNet
+
     return isinstance(visual, ModifiedResNet)
 
 
 def _pairs(visual: ModifiedResNet) -> Iterator[tuple[nn.Module, str, str]]:
     """(owner, convolution, BatchNorm) by attribute, for each pair that runs one after the other."""
+    from open_clip.modified_resnet import Bottleneck, ModifiedResNet
+
     for module in visual.modules():
         if isinstance(module, (ModifiedResNet, Bottleneck)):
             for k in (1, 2, 3):
@@ -72,10 +76,10 @@ def fold_batch_norms_(visual: nn.Module) -> int:
     Returns:
         Number of BatchNorms folded.
     """
-    if not isinstance(visual, ModifiedResNet):
+    if not has_convolutions(visual):
         return 0
     folded = 0
-    for owner, conv, norm in list(_pairs(visual)):
+    for owner, conv, norm in list(_pairs(cast("ModifiedResNet", visual))):
         pair = getattr(owner, conv), getattr(owner, norm)
         setattr(owner, conv, fuse_conv_bn_eval(*pair))
         setattr(owner, norm, nn.Identity())
@@ -97,6 +101,8 @@ def fold_normalisation_(visual: nn.Module, mean: Tensor, std: Tensor) -> bool:
     Returns:
         Whether it was folded; false leaves the tower as it is, and the normalisation to the caller.
     """
+    from open_clip.transformer import VisionTransformer
+
     if not isinstance(visual, VisionTransformer):
         return False
     stem = visual.conv1

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 try:
     import resource
@@ -79,6 +78,8 @@ def gflop_of(function: Callable[[], Tensor], *, backward: bool = False) -> float
     Returns:
         The work.
     """
+    from torch.utils.flop_counter import FlopCounterMode
+
     with FlopCounterMode(display=False) as counter:
         result = function().sum()
         if backward:

@@ -24,11 +24,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
-from torchvision.models.resnet import BasicBlock
 
 from hellofmt.errors import UserInputError, did_you_mean, foreign_text, printable
 
@@ -46,6 +44,7 @@ __all__ = [
     "is_student",
     "similar_names",
     "small_image_advice",
+    "torchvision_names",
 ]
 
 SMALL_IMAGE_SIZE: Final = 64
@@ -166,6 +165,8 @@ class SmallResNet(nn.Module):
             size: side of the images in pixels.
             width: number of channels of the stem and the first block.
         """
+        from torchvision.models.resnet import BasicBlock
+
         super().__init__()
         stride = 2 if size > _FULL_STEM_SIZE else 1
         self.conv1 = nn.Conv2d(3, width, 3, stride=stride, padding=1, bias=False)
@@ -191,8 +192,15 @@ class SmallResNet(nn.Module):
         return self.head(features.mean((2, 3)))
 
 
+def torchvision_names() -> list[str]:
+    """List the classification models of torchvision, which is imported only here and below."""
+    from torchvision import models
+
+    return models.list_models(module=models)
+
+
 def _is_of_torchvision(name: str) -> bool:
-    return name in torchvision.models.list_models(module=torchvision.models)
+    return name in torchvision_names()
 
 
 def _is_resnet(name: str) -> bool:
@@ -230,8 +238,10 @@ def family_of(name: str) -> list[str]:
     plain = name.rpartition(":")[2].removesuffix(CIFAR)
     if not _is_resnet(plain):
         return []
-    stock = torchvision.models.list_models(module=torchvision.models)
-    every = [plain, *(other for other in stock if _is_resnet(other) and other != plain)]
+    every = [
+        plain,
+        *(other for other in torchvision_names() if _is_resnet(other) and other != plain),
+    ]
     names = [other + stem for other in every for stem in ("", CIFAR)]
     return [other for other in names if other != name]
 
@@ -257,7 +267,7 @@ def similar_names(name: str) -> str:
     import timm
 
     prefix = next((p for p in (TIMM, TORCHVISION) if name.startswith(p)), "")
-    ours = torchvision.models.list_models(module=torchvision.models)
+    ours = torchvision_names()
     known = {TIMM: timm.list_models(), TORCHVISION: ours}.get(prefix) or [
         *STUDENTS,
         *ours,
@@ -268,10 +278,12 @@ def similar_names(name: str) -> str:
 
 
 def _from_torchvision(name: str, classes: int, size: int) -> nn.Module:
+    from torchvision import models
+
     options = dict(_OPTIONS.get(name, {}))
     if name.startswith("vit_"):
         options["image_size"] = size
-    return torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
+    return models.get_model(name, weights=None, num_classes=classes, **options)
 
 
 def _with_small_stem(name: str, classes: int, size: int) -> nn.Module:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import torchvision
-
 from hellofmt.errors import HelloIOError, UserInputError, foreign_text, printable
 from hellofmt.student.networks import (
     CIFAR,
@@ -15,6 +13,7 @@ from hellofmt.student.networks import (
     build_student,
     is_student,
     similar_names,
+    torchvision_names,
 )
 from hellofmt.teacher.rule import INTERPOLATIONS, InputRule
 
@@ -83,7 +82,9 @@ def _torchvision_rule(weights: Any) -> InputRule:
 
 def _weights(name: str) -> Any:
     """Torchvision's default weights of a network, typed as an enumeration without members."""
-    return cast("Any", torchvision.models.get_model_weights(name)).DEFAULT
+    from torchvision import models
+
+    return cast("Any", models.get_model_weights(name)).DEFAULT
 
 
 def library_network(
@@ -105,8 +106,7 @@ def library_network(
         UserInputError: unknown name, or a size that the network does not take (E_OPTION).
     """
     plain = name.removeprefix(TORCHVISION)
-    stock = torchvision.models.list_models(module=torchvision.models)
-    if plain in stock and name not in STUDENTS:
+    if plain in torchvision_names() and name not in STUDENTS:
         rule = _torchvision_rule(_weights(plain))
         if plain in _HALVES:
             half = (0.5, 0.5, 0.5)
@@ -145,8 +145,10 @@ def pretrained_network(name: str, change: RuleChange) -> tuple[nn.Module, InputR
 
             network = timm.create_model(name.removeprefix(TIMM), pretrained=True)
             return network, change.of(_timm_rule(network, {}))
+        from torchvision import models
+
         weights = _weights(name.removeprefix(TORCHVISION))
-        network = torchvision.models.get_model(name.removeprefix(TORCHVISION), weights=weights)
+        network = models.get_model(name.removeprefix(TORCHVISION), weights=weights)
         return network, change.of(_torchvision_rule(weights))
     except OSError as error:
         # What the libraries raise names neither the network nor what was wanted.

@@ -12,11 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import numpy as np
-import open_clip
 import torch
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from hellofmt.archive.format.digest import base_digest
 from hellofmt.archive.format.manifest import UNSET, Arch, Base, Preprocess, TextArch
@@ -31,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+    from open_clip.model import CLIP
 
 __all__ = [
     "build_checked",
@@ -90,6 +88,8 @@ def seeded_base(
     visual = frozen(model.visual)
     texts, text_digest = None, None
     if text is not None:
+        import open_clip
+
         tower = cast("nn.Module", text_module(model))
         fill_(tower, uniform_1(seed, len(image_names), list(float_state(tower))))
         texts = embed_texts(
@@ -162,6 +162,8 @@ def embed_texts(
 
 def text_module(model: Any) -> nn.Module | None:
     """The text tower, under the names of open_clip's ``TextTransformer``, or None without one."""
+    from open_clip.model import CLIP
+
     if isinstance(model, CLIP):
         # The tower's parts lie flat in this class; state-dict names are the tower's own.
         tower = nn.Module()
@@ -196,6 +198,8 @@ def build_checked(
         BaseModelError: E_BASE_CONFIG, open_clip cannot build or run it.
         HelloError: as ``check``.
     """
+    from torch.utils.flop_counter import FlopCounterMode
+
     with foreign_calls("open_clip cannot build the base architecture"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # Initial weights are overwritten, but drawing them must not move the caller's generator.
@@ -217,6 +221,8 @@ def build_checked(
 
 def build_clip(arch: Arch, text: TextArch | None) -> CLIP:
     """An open_clip model with arbitrary weights; without ``text`` its text tower is a stub."""
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
     config = open_clip_config(arch)
     # The values of absent keys are the format's, not those of whichever open_clip is installed.
     if "timm_model_name" not in config:

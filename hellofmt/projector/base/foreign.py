@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import open_clip
-
 from hellofmt.archive.storage.local_files import open_regular
 from hellofmt.checkpoint import read_checkpoint
 from hellofmt.errors import (
@@ -40,6 +38,8 @@ def check_weights(name: str, pretrained: str) -> None:
         HelloIOError: a pipe or a device (E_READ).
         OSError: a file that cannot be opened, or a directory.
     """
+    import open_clip
+
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained in tags or open_clip.get_pretrained_cfg(name, pretrained):
         return

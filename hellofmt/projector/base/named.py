@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
-import open_clip
 import torch
 from torch import Tensor, nn
 
@@ -62,6 +61,8 @@ def load_base(
     """
     if isinstance(source, LoadedBase):
         return source
+    import open_clip
+
     if isinstance(source, nn.Module):
         return _from_model(source, arch, preprocess)
     text = str(source)
@@ -107,6 +108,8 @@ def load_base(
 
 def _from_name(name: str, pretrained: str | None, preprocess: Preprocess | None) -> LoadedBase:
     """A model by open_clip name and pretrained tag or file, or by its own directory or hub name."""
+    import open_clip
+
     _check_activation(name, pretrained)
     try:
         config = cast("dict[str, Any]", open_clip.get_model_config(name))
@@ -145,6 +148,8 @@ def _check_activation(name: str, pretrained: str | None) -> None:
 
     open_clip warns and goes on; the features are then another function's, and nothing fails.
     """
+    import open_clip
+
     tags = cast("Mapping[str, Any]", open_clip.get_pretrained_cfg(name, pretrained or ""))
     config = cast("Mapping[str, Any]", open_clip.get_model_config(name) or {}) if tags else {}
     if tags and tags.get("quick_gelu") and not config.get("quick_gelu"):
@@ -158,6 +163,8 @@ def _check_activation(name: str, pretrained: str | None) -> None:
 def _from_model(
     model: nn.Module, arch: Arch | str | None, preprocess: Preprocess | None
 ) -> LoadedBase:
+    import open_clip
+
     model = copy.deepcopy(model)
     visual = frozen(getattr(model, "visual", model))
     arch = _stated_arch(arch)
@@ -181,6 +188,8 @@ def _from_model(
 def _stated_arch(arch: Arch | str | None) -> Arch:
     if isinstance(arch, Arch):
         return arch
+    import open_clip
+
     if arch not in open_clip.list_models():
         problem = "is missing" if arch is None else f"`{printable(arch)}` is unknown"
         raise UserInputError.make(
@@ -262,6 +271,8 @@ def _finish(
 
 def _preprocess_of(visual: nn.Module, arch: Arch) -> Preprocess:
     """Preprocessing that open_clip attached to a tower, with its defaults where it says nothing."""
+    import open_clip
+
     stated = cast("dict[str, Any]", getattr(visual, "preprocess_cfg", None) or {})
     mean = stated.get("mean") or open_clip.OPENAI_DATASET_MEAN
     std = stated.get("std") or open_clip.OPENAI_DATASET_STD

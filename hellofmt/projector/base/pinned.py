@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-import open_clip
 from torch import nn
 
 from hellofmt.archive.format.digest import base_digest
@@ -88,6 +87,8 @@ def _limit_work(file: Archive) -> Callable[[int], None]:
 
 
 def _missing(spec: Base) -> BaseModelError:
+    import open_clip
+
     pretrained = "PRETRAINED" if spec.pretrained is UNSET else printable(spec.pretrained)
     name = printable(spec.name)
     known = spec.name in open_clip.list_models()
@@ -104,6 +105,8 @@ def _missing(spec: Base) -> BaseModelError:
 
 def _load_for(spec: Base, base: str | Path | LoadedBase | nn.Module) -> LoadedBase:
     """Load what the user gave, filling in what only the archive knows."""
+    import open_clip
+
     if isinstance(base, nn.Module):
         return load_base(base, arch=spec.arch)
     if isinstance(base, LoadedBase):
