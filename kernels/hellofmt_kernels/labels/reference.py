@@ -1,8 +1,9 @@
 """Soft labels in plain torch: the definition and the CPU path.
 
-Precision: float64 stays float64; every other dtype is computed in float32, and only the result is
-rounded to the output dtype. A logit is never rounded to a narrower type, since at CLIP's scale of
-100 one bfloat16 step of a logit is worth 18 % of a probability.
+float64 stays float64; every other dtype is summed in float32, and only the result is rounded to the
+output dtype. One product is rounded on the way: bfloat16 on a CPU, where torch multiplies three to
+six times as fast as in float32 but returns x W^T in bfloat16. A cosine then moves by at most 2**-9
+of itself, and the logits and their softmax are float32. Scaled logits are rounded nowhere.
 """
 
 from __future__ import annotations
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["soft_labels"]
 
+#: Fewer classes than fill a vector register: torch's softmax then goes number by number along rows,
+#: but down columns takes an eighth of the time.
+_NARROW = 16
+
+#: Logits finished at once, 1 MiB of float32, so that they stay in a core's own cache.
+_BLOCK = 1 << 18
+
 
 def soft_labels(x: Tensor, weight: Tensor, bias: Tensor | None, options: LabelOptions) -> Tensor:
     """Labels of embeddings: softmax((scale * x W^T + b) / temperature), or the logits before it.
@@ -34,14 +42,30 @@ def soft_labels(x: Tensor, weight: Tensor, bias: Tensor | None, options: LabelOp
         (N, C) in the dtype of the options.
     """
     dtype = accumulation_dtype(x.dtype)
-    x, weight = x.to(dtype), weight.to(dtype)
     # The temperature divides two numbers instead of N x C of them.
     divisor = options.temperature if options.is_softmax else 1.0
     scale = options.scale / divisor
-    if bias is None:
-        z = (x @ weight.T).mul_(scale)
-    else:
-        z = torch.addmm(bias.to(dtype) / divisor, x, weight.T, alpha=scale)
-    if options.is_softmax:
+    shift = None if bias is None else bias.to(dtype) / divisor
+    if x.dtype == torch.bfloat16 and x.device.type == "cpu":
+        products = torch.mm(x, weight.T)
+        shift = products.new_zeros(len(weight), dtype=dtype) if shift is None else shift
+        rows = max(1, _BLOCK // len(weight))
+        if len(x) <= rows:
+            return _finished(torch.add(shift, products, alpha=scale), options)
+        labels = products.new_empty(products.shape, dtype=options.dtype)
+        for first in range(0, len(x), rows):
+            z = torch.add(shift, products[first : first + rows], alpha=scale)
+            labels[first : first + rows] = _finished(z, options)
+        return labels
+    x, weight = x.to(dtype), weight.to(dtype)
+    if shift is None:
+        return _finished(torch.mm(x, weight.T).mul_(scale), options)
+    return _finished(torch.addmm(shift, x, weight.T, alpha=scale), options)
+
+
+def _finished(z: Tensor, options: LabelOptions) -> Tensor:
+    if options.is_softmax and z.shape[1] < _NARROW:
+        z = torch.softmax(z.T, dim=0).T.contiguous()
+    elif options.is_softmax:
         z = torch.softmax(z, dim=1)
     return z.to(options.dtype)

@@ -1,6 +1,8 @@
 """Views in plain torch: the definition and the CPU path.
 
 Computed in float64 where one result is float64, else in float32; only the result is rounded.
+Resizing is separable, and each pass sums whole lines of memory: the columns come first, of an image
+that was transposed while it was converted, then the rows, whose sums are the finished planes.
 """
 
 from __future__ import annotations
@@ -82,30 +84,9 @@ def _stored(positions: Tensor, factor: Tensor, rank: Tensor, extent: int) -> Ten
     return places
 
 
-def _resize(lines: Tensor, weights: Tensor, at: Tensor) -> Tensor:
-    """Weighted sums of whole lines: sum over k of weights[p, i, k] * lines[at[p, i, k]].
-
-    ``embedding_bag`` gathers, multiplies and adds in one pass, each line by itself. A matrix
-    product is no faster for two taps, and its last bit depends on the rest of the batch.
-
-    Args:
-        lines: (L, B).
-        weights: (P, S, K), of the dtype of the lines.
-        at: (P, S, K) int64, below L.
-
-    Returns:
-        (P, S, B).
-    """
-    count, size, taps = at.shape
-    flat = at.reshape(-1)
-    offsets = torch.arange(0, flat.numel(), taps, device=at.device)
-    sums = torch.embedding_bag(lines, flat, offsets, False, 0, False, weights.reshape(-1))[0]
-    return sums.view(count, size, -1)
-
-
 def _axes(
     images: Tensor, crops: Tensor, shuffles: Tensor, size: int, antialias: bool, dtype: torch.dtype
-) -> tuple[Tensor, ...]:
+) -> list[Tensor]:
     """Image of every crop (P,); weights and stored places of rows, then of columns (P, S, K)."""
     _, height, width, _ = images.shape
     index, top, left, crop_height, crop_width, flip = crops.unbind(1)
@@ -117,7 +98,18 @@ def _axes(
         orders = orders.to(number.device)
         rows = _stored(rows, factor, number % orders, height)
         columns = _stored(columns, factor, number // orders, width)
-    return index, weights_y, rows, weights_x, columns
+    return [index, weights_y, rows, weights_x, columns]
+
+
+def _sums(lines: Tensor, weights: Tensor, at: Tensor) -> Tensor:
+    """Weighted sums of whole lines, sum over k of weights[..., k] * lines[at[..., k]]: (T, B).
+
+    ``embedding_bag`` gathers, multiplies and adds in one pass, each line by itself. A matrix
+    product is no faster for two taps, and its last bit depends on the rest of the batch.
+    """
+    offsets = torch.arange(0, at.numel(), at.shape[-1], device=at.device)
+    bags = torch.embedding_bag(lines, at.reshape(-1), offsets, False, 0, False, weights.reshape(-1))
+    return bags[0]
 
 
 def _render(
@@ -128,23 +120,23 @@ def _render(
     weights_x: Tensor,
     columns: Tensor,
 ) -> Tensor:
-    """Crops of stored images, resized and flipped: (P, Sx, 3, Sy) with values from 0 to 1."""
+    """Crops of stored images, resized and flipped: (P, Sy, 3, Sx) with values from 0 to 255."""
     count, tall, _ = rows.shape
     if count == 1:
         # Large views come one by one: of the image only what is seen is converted.
-        (y0, y1), (x0, x1) = (torch.stack(torch.aminmax(at)).tolist() for at in (rows, columns))
-        stored = images[index[0], y0 : y1 + 1, x0 : x1 + 1][None]
+        y0, y1, x0, x1 = (int(end) for at in (rows, columns) for end in torch.aminmax(at))
+        stored = images[int(index)][None, y0 : y1 + 1, x0 : x1 + 1]
         rows, columns = rows - y0, columns - x0
     else:
         shown, place = index.unique(return_inverse=True)
         stored = images.index_select(0, shown)
-        rows = rows + place[:, None, None] * images.shape[1]
-    width = stored.shape[2]
-    lines = stored.to(weights_y.dtype).view(-1, width * 3)
-    half = _resize(lines, weights_y, rows)
-    half = half.view(count, tall, width, 3).permute(0, 2, 3, 1).reshape(count * width, 3 * tall)
-    each = torch.arange(count, device=images.device)[:, None, None] * width
-    return _resize(half, weights_x, columns + each).view(count, -1, 3, tall).div_(255)
+        columns = columns + place[:, None, None] * images.shape[2]
+    height = stored.shape[1]
+    lines = stored.permute(0, 2, 3, 1).to(weights_y.dtype, memory_format=torch.contiguous_format)
+    half = _sums(lines.view(-1, 3 * height), weights_x, columns).view(count, -1, 3, height)
+    lines = half.permute(0, 3, 2, 1).contiguous().view(count * height, -1)
+    each = torch.arange(0, len(lines), height, device=images.device)[:, None, None]
+    return _sums(lines, weights_y, rows + each).view(count, tall, 3, -1)
 
 
 def views(
@@ -175,26 +167,27 @@ def views(
         dtype = torch.promote_types(dtype, accumulation_dtype(form.dtype))
     count, device = rows.shape[0], images.device
     outs = [form.empty(count, size, device) for form in forms]
-
-    def per_channel(values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, dtype=dtype, device=device).view(1, 1, 3, 1)
-
-    affines = [(per_channel(form.mean), per_channel(form.std)) for form in forms]
+    if not count:
+        return outs
+    # ((v / 255) - mean) / std of the values v from 0 to 255.
+    affines = [
+        255 * torch.tensor((form.mean, form.std), dtype=dtype, device=device)[:, :, None]
+        for form in forms
+    ]
     _, height, width, _ = images.shape
     chunk = max(1, _CHUNK_NUMBERS // (3 * max(height, size) * max(width, size)))
     shuffles = rows[:, ViewColumn.SHUFFLE : ViewColumn.PERMUTATION + 1]
     mixed = is_blended(rows)
-    if not count:
-        return outs
+    is_mixed = mixed.tolist()
     own = other = _axes(images, rows[:, :6], shuffles, size, antialias, dtype)
-    if bool(mixed.any()):
+    if any(is_mixed):
         other = _axes(images, rows[mixed, 6:12], shuffles[mixed], size, antialias, dtype)
     at = 0
     for first in range(0, count, chunk):
         here = slice(first, first + chunk)
         view = _render(images, *(part[here] for part in own))
-        chosen = mixed[here]
-        if partners := int(chosen.sum()):
+        if partners := sum(is_mixed[here]):
+            chosen = mixed[here]
             parts = [part[at : at + partners] for part in other]
             at += partners
             if chunk == 1 and int(rows[first, ViewColumn.WEIGHT]) == WEIGHT_ONE:
@@ -204,28 +197,29 @@ def views(
         for out, (mean, std) in zip(outs, affines, strict=True):
             # The last form has the memory of the view.
             shifted = view.sub_(mean) if out is outs[-1] else view - mean
-            out[here] = shifted.div_(std).permute(0, 2, 3, 1)
+            planes = shifted.permute(0, 2, 1, 3)
+            if out.dtype == dtype:
+                torch.div(planes, std[:, None], out=out[here])
+            else:
+                out[here] = shifted.div_(std).permute(0, 2, 1, 3)
     return outs
 
 
 def _paste(view: Tensor, images: Tensor, parts: Sequence[Tensor], row: Tensor) -> None:
-    """Draw of one partner what its box shows, into (1, Sx, 3, Sy)."""
-    size = view.shape[1]
+    """Draw of one partner what its box shows, into (1, Sy, 3, Sx)."""
+    size = view.shape[-1]
     y0, x0, y1, x1 = row[ViewColumn.Y0 : ViewColumn.X1 + 1].clamp(0, size).tolist()
     if y0 < y1 and x0 < x1:
         index, weights_y, rows, weights_x, columns = parts
         tall, wide = (weights_y[:, y0:y1], rows[:, y0:y1]), (weights_x[:, x0:x1], columns[:, x0:x1])
-        view[:, x0:x1, :, y0:y1] = _render(images, index, *tall, *wide)
+        view[:, y0:y1, :, x0:x1] = _render(images, index, *tall, *wide)
 
 
 def _mix(own: Tensor, partner: Tensor, rows: Tensor) -> Tensor:
-    """(P, Sx, 3, Sy) views with their partners pasted in the box, or blended by the weight."""
-    at = torch.arange(own.shape[1], device=own.device)
-    y0, x0, y1, x1 = (
-        rows[:, column, None]
-        for column in (ViewColumn.Y0, ViewColumn.X0, ViewColumn.Y1, ViewColumn.X1)
-    )
-    is_inside = ((at >= x0) & (at < x1))[:, :, None] & ((at >= y0) & (at < y1))[:, None, :]
+    """(P, Sy, 3, Sx) views with their partners pasted in the box, or blended by the weight."""
+    at = torch.arange(own.shape[-1], device=own.device)
+    y0, x0, y1, x1 = rows[:, ViewColumn.Y0 : ViewColumn.X1 + 1, None].unbind(1)
+    is_inside = ((at >= y0) & (at < y1))[:, :, None] & ((at >= x0) & (at < x1))[:, None, :]
     share = rows[:, ViewColumn.WEIGHT].to(own.dtype) / WEIGHT_ONE
     share = share[:, None, None].expand_as(is_inside).masked_fill(is_inside, 0.0)[:, :, None]
     return (own * share).add_(partner.mul_(1 - share))
