@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from hellofmt.sources import Source
     from hellofmt_cli.options import DataOptions
 
-__all__ = ["Data", "read_data", "read_images", "steps_of"]
+__all__ = ["Data", "read_data", "read_images", "share_findings", "steps_of"]
 
+_READ: Final = f"{__name__}.read"
+"""Where a command keeps the sources that it has read."""
 _WORTH_WORKERS: Final = 256
 """Images from which they are decoded in processes of their own."""
 
@@ -121,17 +123,29 @@ def read_images(
     for note in images.notes:
         console.warn(note)
 
-    # By then the processes have parted, and each knows what it read itself.
-    world = current().world
-    by = f" (by the first of {world} processes; the others may have met more)" if world > 1 else ""
+    world, context = current().world, click.get_current_context()
+    sources: list[Source] = context.meta.setdefault(_READ, [])
+    sources.append(images)
 
-    def say_conversions() -> None:
-        for note in images.conversion_notes():
-            console.warn(note + by)
+    def say_findings() -> None:
+        notes = images.conversion_notes()
+        for note in notes:
+            console.warn(note)
+        if notes and world > 1 and images in sources:
+            console.warn(f"only what the first of {world} processes met is named")
 
     # Known only once the images were read, and worth a word even if the command fails then.
-    click.get_current_context().call_on_close(say_conversions)
+    context.call_on_close(say_findings)
     return images
+
+
+def share_findings() -> None:
+    """Let every process know what any has met in the images; each calls this where it succeeds."""
+    from hellofmt.runs import union_
+
+    sources: list[Source] = click.get_current_context().meta.get(_READ, [])
+    while sources:
+        union_(sources.pop().marks)
 
 
 def steps_of(epochs: int, images: int, batch_size: int) -> int:

@@ -32,7 +32,7 @@ from hellofmt.teacher import is_network
 from hellofmt_cli.command_line import recorded_command
 from hellofmt_cli.console import console
 from hellofmt_cli.costs import cost_documents, cost_lines, duration
-from hellofmt_cli.data import read_data
+from hellofmt_cli.data import read_data, share_findings
 from hellofmt_cli.inputs import (
     HELD_OUT,
     fit_settings,
@@ -224,6 +224,7 @@ def _make_archive(
             ),
             workers=data.workers,
         )
+    share_findings()
     if options.work is None and leads_machine():
         _remove_inputs(work)
         stages.remove()

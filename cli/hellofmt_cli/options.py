@@ -349,7 +349,7 @@ def view_options(
 skip_unreadable_option = click.option(
     "--skip-unreadable",
     is_flag=True,
-    help="Leave out images that cannot be read, and list them, instead of stopping at the first.",
+    help="Leave out images that cannot be read, and list them, instead of stopping.",
 )
 
 

@@ -53,9 +53,9 @@ def pack(
     SOURCE is a folder with one folder per class (torchvision's ImageFolder, the output of RDED and
     SRe2L), one or more WebDataset shards (.tar, with a .cls number beside each image), or another
     archive. Bytes are kept exactly; images that are damaged or outside their profile are refused by
-    name, all of them at once. Hidden entries and text files beside the images are skipped and
-    counted; anything else that is not an image in PNG, JPEG or WebP is refused by name. One class
-    is enough here; training needs two.
+    name, all of them at once, or, if damaged, left out with --skip-unreadable. Hidden entries and
+    text files beside the images are skipped and counted; anything else that is not an image in PNG,
+    JPEG or WebP is refused by name. One class is enough here; training needs two.
 
     Folders get their labels from --classes or the projector, by name; or, if they are numbers
     and none is a key of the list, as places in the list. Without a list they are classes in the
@@ -113,6 +113,7 @@ def pack(
                 extras=texts.extras,
                 reencode=files.reencode,
                 max_side=files.max_side,
+                skips_unreadable=files.skip_unreadable,
                 layout=files.layout,
                 shards=files.shards,
                 force=files.force,

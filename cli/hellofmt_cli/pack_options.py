@@ -16,6 +16,7 @@ from hellofmt_cli.options import (
     name_option,
     output_option,
     precision_option,
+    skip_unreadable_option,
 )
 from hellofmt_cli.text_options import TEXT_OPTIONS, TextOptions
 
@@ -46,6 +47,7 @@ class FileOptions:
         force: replace an existing archive.
         reencode: codec that other images are converted to; None refuses them.
         max_side: longest side that images are shrunk to; None shrinks none.
+        skip_unreadable: leave out images that cannot be read.
         layout: of the images.
         shards: number of files; None writes one.
     """
@@ -58,6 +60,7 @@ class FileOptions:
     force: bool
     reencode: Literal["png", "jpeg", "webp"] | None
     max_side: int | None
+    skip_unreadable: bool
     layout: Literal["auto", "files", "packed"]
     shards: int | None
 
@@ -144,6 +147,7 @@ file_options = grouped(
         metavar="PIXELS",
         help="With --reencode: shrink images with a longer side to this many pixels.",
     ),
+    skip_unreadable_option,
     click.option(
         "--layout",
         type=Choice(["auto", "files", "packed"]),

@@ -10,7 +10,7 @@ import click
 from hellofmt.errors import shown_path
 from hellofmt_cli.command_line import recorded_command
 from hellofmt_cli.console import console
-from hellofmt_cli.data import read_data, read_images, steps_of
+from hellofmt_cli.data import read_data, read_images, share_findings, steps_of
 from hellofmt_cli.options import (
     batch_size_option,
     check_device,
@@ -143,6 +143,7 @@ def _teach(data: DataOptions, training: TrainingOptions, as_json: bool) -> None:
             workers=read.workers,
             on_step=console.step,
         )
+    share_findings()
     if not console.is_speaking:
         return
     network = build_network(training.arch, len(train.classes), read.views.size)

@@ -43,7 +43,7 @@ from hellofmt.teacher import build_network, label_source
 from hellofmt_cli.baseline import random_images
 from hellofmt_cli.console import console
 from hellofmt_cli.curves import Log
-from hellofmt_cli.data import read_images
+from hellofmt_cli.data import read_images, share_findings
 from hellofmt_cli.inputs import advise
 from hellofmt_cli.options import check_device, limits
 from hellofmt_cli.output import count, size
@@ -171,6 +171,7 @@ def _train(
             keeper=curve,
             labels=labels,
         )
+    share_findings()
     if not console.is_speaking:
         return None
     document = {

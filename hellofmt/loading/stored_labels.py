@@ -41,7 +41,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Protocol, cast
 
 import numpy as np
 import torch
@@ -74,7 +74,7 @@ Form = Literal["safetensors", "topk", "fkd", "embeddings", "pruned"]
 FORMS: tuple[Form, ...] = ("safetensors", "topk", "fkd", "embeddings", "pruned")
 
 #: ``schema`` of every ``labels.json``.
-LABELS_SCHEMA = "hello.labels/1"
+LABELS_SCHEMA: Final = "hello.labels/1"
 
 # Forms with k classes a label, with probabilities (of one temperature), and that start over.
 TOP_K_FORMS: tuple[Form, ...] = ("topk", "pruned")

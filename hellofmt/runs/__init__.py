@@ -11,6 +11,7 @@ from hellofmt.runs.ranks import (
     is_unanimous,
     joined,
     leads_machine,
+    union_,
 )
 from hellofmt.runs.results import digest_of, write_file
 from hellofmt.runs.run_record import device_name, versions, without_paths
@@ -30,6 +31,7 @@ __all__ = [
     "joined",
     "leads_machine",
     "network_gflop",
+    "union_",
     "versions",
     "without_paths",
     "write_file",

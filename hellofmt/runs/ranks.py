@@ -48,6 +48,7 @@ __all__ = [
     "sum_",
     "sum_gradients",
     "sum_rows_",
+    "union_",
     "wait",
 ]
 
@@ -157,6 +158,13 @@ def sum_rows_(array: NDArray[Any]) -> NDArray[Any]:
         for part in flat.split(max(1, _MESSAGE_BYTES // array.itemsize)):
             part.copy_(sum_(part.to(device)))
     return array
+
+
+def union_(marks: NDArray[np.uint16]) -> None:
+    """Set in ``marks``, contiguous and of one size everywhere, every bit that any process set."""
+    if current().world > 1:
+        wait()
+        marks[:] = np.packbits(sum_rows_(np.unpackbits(marks.view(np.uint8))) > 0).view(np.uint16)
 
 
 def holder(fact: bool) -> int | None:

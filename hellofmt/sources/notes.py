@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from hellofmt.errors import UserInputError, printable
 from hellofmt.sources.content import extension_of
 from hellofmt.sources.listing import some
 
-__all__ = ["Met", "Notes", "is_hidden"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Met", "Notes", "is_hidden", "left_out"]
 
 # Written by operating systems and file servers into every folder they touch.
 _HIDDEN: Final = frozenset(
@@ -37,18 +40,27 @@ class Met:
     """How many entries of one kind were met, and the first few of them.
 
     Attributes:
-        first: the first few.
+        first: the first few, or all.
         count: of all.
+        keeps_all: whether all are kept.
     """
 
     first: list[str] = field(default_factory=list[str])
     count: int = 0
+    keeps_all: bool = False
 
     def add(self, name: str, count: int = 1) -> None:
         """Count one, or several beginning with this one."""
-        if len(self.first) < _KEPT:
+        if self.keeps_all or len(self.first) < _KEPT:
             self.first.append(name)
         self.count += count
+
+
+def left_out(kind: str, names: Sequence[str]) -> list[str]:
+    """Say how many of a kind are left out, and name each in a line of its own."""
+    if not names:
+        return []
+    return [f"{kind}, left out: {len(names):,}", *(f"left out: `{printable(n)}`" for n in names)]
 
 
 class Notes:
@@ -63,7 +75,7 @@ class Notes:
     """
 
     def __init__(self) -> None:
-        self.hidden, self.sidecars, self.foreign = Met(), Met(), Met()
+        self.hidden, self.sidecars, self.foreign = Met(), Met(), Met(keeps_all=True)
         self.deep, self.twice = Met(), Met()
         self._extensions = Counter[str]()
         # What the first of the foreign files is instead, where that is known.
@@ -93,16 +105,17 @@ class Notes:
         raise UserInputError.make("E_DATA", text, advice=advice)
 
     def lines(self) -> tuple[str, ...]:
-        """The notes, one per kind."""
+        """The notes: one per kind, and one for each file that is left out."""
         kinds = [
             ("hidden entries skipped", self.hidden),
             ("files that are not images skipped", self.sidecars),
-            ("files that are not images in PNG, JPEG or WebP left out", self.foreign),
             ("images that lie deeper than their class folder", self.deep),
             ("links to images of the source itself, which count twice", self.twice),
         ]
-        return tuple(
+        said = [
             f"{kind}: {met.count:,}, such as `{printable(met.first[0])}`"
             for kind, met in kinds
             if met.count
-        )
+        ]
+        foreign = left_out("files that are not images in PNG, JPEG or WebP", self.foreign.first)
+        return (*said, *foreign)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from hellofmt.archive.format.layout import shard_path
 from hellofmt.archive.format.limits import DEFAULT_LIMITS, IMAGE_SIDE, Limits
@@ -25,7 +26,7 @@ from hellofmt.archive.write.draft import Draft, ImageSet
 from hellofmt.archive.write.shards import write_shards
 from hellofmt.archive.write.whole_file import check_target
 from hellofmt.archive.write.writer import write_archive
-from hellofmt.errors import LimitError, UserInputError
+from hellofmt.errors import LimitError, UserInputError, printable
 from hellofmt.sources.archived import ArchiveSource
 from hellofmt.sources.label_functions import read_label_functions
 from hellofmt.sources.listing import some
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.images import Codec
     from hellofmt.archive.write.shards import Spread
     from hellofmt.sources.label_functions import LabelFunctions, Paths
+    from hellofmt.sources.source import Source
 
 __all__ = ["pack_archive"]
 
@@ -66,6 +68,7 @@ def pack_archive(
     extras: Mapping[str, str] | None = None,
     reencode: Literal["png", "jpeg", "webp"] | None = None,
     max_side: int | None = None,
+    skips_unreadable: bool = False,
     layout: Literal["auto", "files", "packed"] = "auto",
     shards: int | None = None,
     force: bool = False,
@@ -106,6 +109,8 @@ def pack_archive(
         extras: notes, keys starting ``x_``.
         reencode: convert images of another codec or outside the profile; quality 95 for JPEG.
         max_side: with ``reencode``, shrink images with a longer side to this many pixels.
+        skips_unreadable: leave out what is no image or cannot be read in full, naming each, instead
+            of refusing it; every image is read once more.
         layout: ``files``, ``packed`` (one array, for tiny images of one size) or the smaller.
         shards: spread the images over so many files, ``name-00000-of-00016.hello`` beside the
             target, which itself is not written.
@@ -184,7 +189,7 @@ def pack_archive(
     if spread is not map and (reencode is not None or shards is None):
         text = "expected shards of images that are stored as they are"
         raise UserInputError.make("E_OPTION", text, argument="spread")
-    images = list_source(source, lines, limits=limits)
+    images = list_source(source, lines, skips_unreadable=skips_unreadable, limits=limits)
     for note in images.notes:
         say(note)
     for index in range(shards or 1):
@@ -195,6 +200,7 @@ def pack_archive(
     with closing(stored):
         # Without converting it takes no time that is worth a count.
         stored.look(progress if reencode is not None else None, say)
+        _check_left(images, say)
         if spread is not map and stored.has_converted:
             text = "images of a packed archive are encoded here; expected an archive of image files"
             raise UserInputError.make("E_OPTION", text, argument="spread")
@@ -241,6 +247,22 @@ def pack_archive(
     for note in images.conversion_notes():
         say(note)
     return made
+
+
+def _check_left(images: Source, say: Callable[[str], None]) -> None:
+    """Refuse to pack nothing, and say which classes lose all of their images.
+
+    Raises:
+        UserInputError: no image is left (E_DATA).
+    """
+    left = images.labels[~images.unreadable()]
+    if not left.size:
+        text = f"`{printable(images.name)}`: no image can be read"
+        raise UserInputError.make("E_DATA", text)
+    lost = np.setdiff1d(images.labels, left)
+    if lost.size:
+        keys = some(images.classes[label].key for label in lost.tolist())
+        say(f"classes of which no image can be read: {lost.size:,}: {keys}")
 
 
 def _sources_of(given: Sequence[str] | None, described: Dataset | None) -> list[str]:

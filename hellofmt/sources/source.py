@@ -22,6 +22,7 @@ import numpy as np
 from hellofmt.archive.format.classes import class_bytes
 from hellofmt.errors import UserInputError, printable
 from hellofmt.sources.decode import KINDS
+from hellofmt.sources.notes import left_out
 from hellofmt.sources.places import placed
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ __all__ = ["Source", "check_classes"]
 _KIND_BITS: Final = {kind: 1 << bit for bit, kind in enumerate(KINDS)}
 _READ: Final = 1 << 14
 _UNREADABLE: Final = 1 << 15
-_SHOWN: Final = 20
-"""Unreadable images that are listed by name."""
 
 
 class Source(ABC):
@@ -146,6 +145,11 @@ class Source(ABC):
         """Mark an image as unreadable."""
         self._marks[self._listed(row)] |= _UNREADABLE
 
+    @property
+    def marks(self) -> NDArray[np.uint16]:
+        """What was noted of each row of the listing, in bits; shared with forks and subsets."""
+        return self._marks
+
     def unreadable(self) -> NDArray[np.bool_]:
         """Return which images turned out to be unreadable so far, in this process and its forks.
 
@@ -172,18 +176,18 @@ class Source(ABC):
         return int(rest[np.searchsorted(rest, row) % len(rest)])
 
     def conversion_notes(self) -> list[str]:
-        """Return what was changed or left out so far, here and in forks, one sentence per kind."""
+        """Say what was changed so far, here and in forks, and name what was left out.
+
+        Returns:
+            A sentence per kind of change, and one per image that is left out.
+        """
         marks = self._marks if self._rows is None else self._marks[self._rows]
         read = int(np.count_nonzero(marks & _READ))
         total = f"{read:,} images" if read == len(marks) else f"{read:,} images read"
         counts = [(kind, int(np.count_nonzero(marks & bit))) for kind, bit in _KIND_BITS.items()]
         notes = [f"{number:,} of {total} {kind}" for kind, number in sorted(counts) if number]
-        lost = np.flatnonzero(marks & _UNREADABLE)
-        if lost.size:
-            names = ", ".join(f"`{printable(self.name_of(int(row)))}`" for row in lost[:_SHOWN])
-            more = ", ..." if lost.size > _SHOWN else ""
-            notes.append(f"images that cannot be read, left out: {lost.size:,}: {names}{more}")
-        return notes
+        lost = [self.name_of(row) for row in np.flatnonzero(marks & _UNREADABLE).tolist()]
+        return notes + left_out("images that cannot be read", lost)
 
     def _listed(self, row: int) -> int:
         """Return the row of the listing that a row of this view is."""

@@ -59,7 +59,8 @@ class _Seen:
     """What was found out about one image.
 
     ``side`` is the shorter one in pixels, 0 if unknown; ``size`` counts the bytes to store, if they
-    were seen, and ``data`` has them if they are not the image's own.
+    were seen, and ``data`` has them if they are not the image's own. An unreadable image that is
+    left out has neither these nor a refusal.
     """
 
     codec: Codec = "png"
@@ -68,14 +69,15 @@ class _Seen:
     size: int | None = None
     data: bytes | None = None
     refusal: HelloError | None = None
+    is_left_out: bool = False
 
 
 class StoredImages:
     """The images of a source as a writer takes them; ``close`` deletes what was converted.
 
     Attributes:
-        items: one per row.
-        codecs: of the stored bytes, one per row.
+        items: one per row that is not left out.
+        codecs: of the stored bytes, one per item.
         sides: shorter sides in pixels of a sample of the images.
     """
 
@@ -91,7 +93,9 @@ class StoredImages:
         """Prepare to look at images.
 
         Args:
-            images: the source.
+            images: the source; whether it skips what is unreadable is decided there. Images that
+                can be read, but are outside their profile or above a limit, are refused all the
+                same.
             limits: of the archive.
             target: the archive, beside which converted images wait to be written.
             reencode: codec to convert to what cannot be stored as it is; None refuses it.
@@ -140,6 +144,9 @@ class StoredImages:
                 if one.refusal is not None:
                     refusals.append(one.refusal)
                     continue
+                if one.is_left_out:
+                    images.leave_out(row)
+                    continue
                 images.note(row, one.kinds)
                 self.codecs.append(one.codec)
                 self.items.append(self._item(row, one))
@@ -159,8 +166,14 @@ class StoredImages:
         if self._reencode is not None:
             # What it gets was checked here.
             return
+        is_left_out = self._images.unreadable()
         with closing(self._each(self._fault, len(self._images))) as faults:
-            self._refuse([error for error in faults if error is not None], say)
+            found = [
+                error
+                for error, is_out in zip(faults, is_left_out, strict=True)
+                if error is not None and not is_out
+            ]
+        self._refuse(found, say)
 
     def _each(self, work: Callable[[int], Result], count: int) -> Generator[Result]:
         """Yield ``work(row)`` for every row in order, some ahead in threads."""
@@ -182,7 +195,7 @@ class StoredImages:
             others[0] if others else max(refusals, key=lambda one: (len(one.advice), one.advice))
         )
         is_several = len(refusals) > 1
-        if self._reencode is None and any(map(_is_of_profile, refusals)):
+        if self._reencode is None and any(_has_cause(one, "E_CODEC") for one in refusals):
             what = "what is outside its profile" if is_several else "it"
             first.advice = f"{{reencode}} converts {what}"
         if is_several:
@@ -212,30 +225,63 @@ class StoredImages:
 
     def _see(self, row: int) -> _Seen:
         """Look at one image, and convert it if it must be. Runs in threads."""
-        images, path, name = self._images, self._images.path_of(row), self._images.name_of(row)
+        skips = self._images.skips_unreadable
         try:
-            is_whole = self._reencode is not None or row % self._step == 0
-            if path is None or (is_whole and self._is_readable(path, name)):
-                data = images.read(row)
-            else:
-                data, is_whole = read_head(path), False
-            if not isinstance(data, bytes):
-                # Of a packed archive.
-                return self._converted(data, (), name)
-            codec = _codec_of(data, name)
-            kinds = (MISNAMED,) if is_misnamed(name, codec) else ()
-            if codec == "jpeg" and has_orientation(data[:HEAD_BYTES]):
-                kinds = (*kinds, ORIENTED)
-            if self._reencode is None:
-                side = _side(data, codec) if is_whole else 0
-                return _Seen(codec, kinds, side, None if path else len(data))
-            if self._is_kept(data, codec):
-                return _Seen(codec, kinds, _side(data, codec), len(data))
-            # Only WebP has no grey.
-            keeps_grey = self._reencode != "webp"
-            return self._converted(*_decoded(data, codec, name, kinds, keeps_grey=keeps_grey), name)
-        except (LimitError, UserInputError) as error:
+            return self._looked_at(row, is_checked=skips)
+        except (PermissionError, FileNotFoundError):
+            if not skips:
+                raise
+            return _Seen(is_left_out=True)
+        except LimitError as error:
             return _Seen(refusal=error)
+        except UserInputError as error:
+            if skips and (_has_cause(error, "E_IMAGE") or not self._is_decodable(row)):
+                return _Seen(is_left_out=True)
+            return _Seen(refusal=error)
+
+    def _looked_at(self, row: int, *, is_checked: bool) -> _Seen:
+        """Look at one image, and at all of its bytes if that is asked for.
+
+        Raises:
+            UserInputError: it is gone, damaged, no image or, if checked, outside its profile
+                (E_DATA).
+            LimitError: it is above a limit.
+            OSError: it cannot be read.
+        """
+        images, path, name = self._images, self._images.path_of(row), self._images.name_of(row)
+        is_whole = is_checked or self._reencode is not None or row % self._step == 0
+        if path is None or (is_whole and self._is_readable(path, name)):
+            data = images.read(row)
+        else:
+            data, is_whole = read_head(path), False
+        if not isinstance(data, bytes):
+            # Of a packed archive.
+            return self._converted(data, (), name)
+        codec = _codec_of(data, name)
+        kinds = (MISNAMED,) if is_misnamed(name, codec) else ()
+        if codec == "jpeg" and has_orientation(data[:HEAD_BYTES]):
+            kinds = (*kinds, ORIENTED)
+        if self._reencode is None:
+            if is_checked and is_whole:
+                self._check(data, codec, name)
+            side = _side(data, codec) if is_whole else 0
+            return _Seen(codec, kinds, side, None if path else len(data))
+        if self._is_kept(data, codec):
+            return _Seen(codec, kinds, _side(data, codec), len(data))
+        # Only WebP has no grey.
+        keeps_grey = self._reencode != "webp"
+        return self._converted(*_decoded(data, codec, name, kinds, keeps_grey=keeps_grey), name)
+
+    def _is_decodable(self, row: int) -> bool:
+        """Tell whether an image that is refused can be read all the same."""
+        name = self._images.name_of(row)
+        try:
+            data = self._images.read(row)
+            if isinstance(data, bytes):
+                _decoded(data, _codec_of(data, name), name, (), keeps_grey=True)
+        except UserInputError:
+            return False
+        return True
 
     def _is_readable(self, path: str, name: str) -> bool:
         """Tell whether a file is small enough to read; the writer refuses a larger one."""
@@ -319,9 +365,8 @@ def _named(error: HelloError, name: str) -> UserInputError:
     return UserInputError.make("E_DATA", f"`{printable(name)}`: {text}")
 
 
-def _is_of_profile(error: HelloError) -> bool:
-    cause = error.__cause__
-    return isinstance(cause, HelloError) and cause.code == "E_CODEC"
+def _has_cause(error: HelloError, code: str) -> bool:
+    return isinstance(error.__cause__, HelloError) and error.__cause__.code == code
 
 
 def _side(data: bytes, codec: Codec) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hellofmt.teacher.check import check_teacher, teacher_accuracy
+from hellofmt.teacher.check import teacher_accuracy
 from hellofmt.teacher.files import load_teacher, save_teacher
 from hellofmt.teacher.names import load_named_teacher
 from hellofmt.teacher.network import Teacher, TeacherPool, device_of
@@ -37,7 +37,6 @@ __all__ = [
     "TeacherStorage",
     "Trajectory",
     "build_network",
-    "check_teacher",
     "device_of",
     "is_network",
     "label_source",

@@ -1,10 +1,9 @@
-"""The accuracy of a teacher, the first thing to be measured.
+"""Measure a teacher before anything imitates it.
 
-Everything imitates the teacher, so it is checked before anything else: a teacher whose classes
-are in another order produces perfectly smooth, perfectly wrong labels (RDED's issue 10: 8.2
-instead of 40.6 % from exactly that). Those 8.2 % of a thousand classes are far above chance, so
-chance alone is no test. The order is *recognised*: a permutation is read off one half of the images
-and must not explain the other half better than the stated order does.
+A teacher whose classes are in another order gives perfectly smooth, perfectly wrong labels (RDED's
+issue 10: 8.2 instead of 40.6 %). Those 8.2 % of a thousand classes are far above chance, so chance
+alone is no test. The order is *recognised*: a permutation is read off one half of the images and
+must not explain the other half better than the stated order does.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from hellofmt.making import Square
     from hellofmt.sources import Source
 
-__all__ = ["check_predictions", "check_teacher", "predictions", "teacher_accuracy", "top1"]
+__all__ = ["check_predictions", "predictions", "teacher_accuracy", "top1"]
 
 _UNIT: Final = 128
 """Images that are decoded and shown to the networks at once."""
@@ -189,27 +188,6 @@ def _counted(
     if not is_read.any():
         raise UserInputError.make("E_DATA", "no image to measure the teacher on can be read")
     return predicted[is_read], labels[is_read]
-
-
-def check_teacher(
-    teacher: Callable[[Tensor], Tensor], images: Source, size: int, *, workers: int = 0
-) -> float:
-    """Accuracy of a teacher on real images, refused if its class order is not the data set's.
-
-    Args:
-        teacher: views to logits.
-        images: real images with labels in the data set's class order.
-        size: side of the views in pixels.
-        workers: number of processes that decode images ahead.
-
-    Returns:
-        Top-1 in percent.
-
-    Raises:
-        UserInputError: as ``predictions`` and ``check_predictions``.
-    """
-    predicted = predictions(teacher, images, size, workers=workers)
-    return check_predictions(predicted, images.labels, images.classes)
 
 
 def check_predictions(

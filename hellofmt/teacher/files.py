@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from safetensors.torch import save
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-__all__ = ["load_teacher", "own_rule", "refuse_match", "save_teacher"]
+__all__ = ["load_teacher", "own_rule", "refuse_match", "save_network", "save_teacher"]
 
 _RULE: Final = "hellofmt.teacher"
 _NETWORK: Final = "network."
@@ -37,25 +37,27 @@ def save_teacher(teacher: Teacher, path: str | os.PathLike[str]) -> None:
     """
     if teacher.columns is not None:
         raise ValueError("teacher: expected one of whose outputs all are used")
-    state = {
-        _NETWORK + name: tensor.cpu().contiguous()
-        for name, tensor in teacher.network.state_dict().items()
-    }
-    write_file(Path(path), save(state, {_RULE: json.dumps(teacher.rule.to_json())}))
+    save_network(teacher.network, teacher.rule, Path(path))
+
+
+def save_network(network: nn.Module, rule: InputRule, path: Path) -> None:
+    """Write a network as ``save_teacher`` does; it may go on training."""
+    state = {_NETWORK + n: t.cpu().contiguous() for n, t in network.state_dict().items()}
+    write_file(path, save(state, {_RULE: json.dumps(rule.to_json())}))
 
 
 def own_rule(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> InputRule | None:
-    """The input rule that ``save_teacher`` put into a file; None for anybody else's file.
+    """Return the input rule that ``save_teacher`` put into a file, None for anybody else's file.
 
     Raises:
-        UserInputError: E_TEACHER: the rule is damaged.
+        UserInputError: the rule is damaged (E_TEACHER).
     """
     text = checkpoint.metadata.get(_RULE)
     if text is None:
         return None
     try:
         return InputRule.from_json(json.loads(text))
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise UserInputError.make(
             "E_TEACHER", f"`{printable(path)}` has a damaged input rule in its header"
         ) from error
@@ -80,8 +82,8 @@ def load_teacher(
 
     Raises:
         OSError: the file cannot be read.
-        UserInputError: E_TEACHER: not such a file, or not of this network; E_OPTION: unknown
-            network.
+        UserInputError: not such a file, or of another network (E_TEACHER); an unknown network
+            (E_OPTION).
     """
     checkpoint = read_checkpoint(path, pickles=False)
     rule = own_rule(checkpoint, path)
@@ -97,15 +99,8 @@ def load_teacher(
     return Teacher(module, rule)
 
 
-def refuse_match(match: Match, path: str, network: str, classes: int, advice: str = "") -> None:
-    """Raise what a checkpoint that does not fit has to say.
-
-    Args:
-        match: one that does not fit.
-        path: of the file.
-        network: as the user named it.
-        classes: that the network was built for.
-        advice: what would help, where it is known.
+def refuse_match(match: Match, path: str, network: str, classes: int, advice: str = "") -> NoReturn:
+    """Say how the checkpoint at ``path`` differs from the network of so many classes.
 
     Raises:
         UserInputError: E_TEACHER, always.
@@ -114,19 +109,18 @@ def refuse_match(match: Match, path: str, network: str, classes: int, advice: st
     if count is not None:
         fact = f"has a head of {count:,} classes; expected {classes:,}"
     elif match.missing or match.unexpected:
-        parts = [
-            f"lacks {len(match.missing):,} of its names ({listed(match.missing)})"
-            if match.missing
-            else "",
-            f"has {len(match.unexpected):,} other names ({listed(match.unexpected)})"
-            if match.unexpected
-            else "",
-        ]
-        fact = " and ".join(filter(None, parts))
+        facts: list[str] = []
+        if match.missing:
+            facts.append(f"lacks {len(match.missing):,} of its names ({listed(match.missing)})")
+        if match.unexpected:
+            others = f"{len(match.unexpected):,} other names ({listed(match.unexpected)})"
+            facts.append(f"has {others}")
+        fact = " and ".join(facts)
     else:
-        name, got, wanted = sorted(match.shapes)[0]
+        name, got, expected = sorted(match.shapes)[0]
         more = f", and {len(match.shapes) - 1:,} more differ" if len(match.shapes) > 1 else ""
-        fact = f"size mismatch for `{printable(name)}`: {list(got)}; expected {list(wanted)}{more}"
+        fact = f"size mismatch for `{printable(name)}`: {list(got)}; expected {list(expected)}"
+        fact += more
     raise UserInputError.make(
         "E_TEACHER",
         f"`{printable(path)}` does not hold a `{printable(network)}` for {classes:,} classes:"

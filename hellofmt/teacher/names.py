@@ -1,25 +1,26 @@
-"""Teachers by what a user types.
+"""Load teachers by what a user types.
 
 A teacher is a network with weights; a network is named as in ``networks``:
 
 * the folder that ``hello teach`` wrote: the weak teachers of its trajectory;
 * one of its checkpoints, a ``.safetensors`` file beside ``teacher.json``;
 * ``NETWORK=FILE``: safetensors or a file of ``torch.save``, of any trainer;
-* ``timm:NAME=pretrained``, ``torchvision:NAME=pretrained``: the library's own weights, which it
-  downloads; nothing else does;
+* ``timm:NAME=pretrained``, ``torchvision:NAME=pretrained``: the library's own weights, the only
+  form that downloads;
 * ``MODULE:FACTORY``: whatever it returns; a ``Teacher`` states its own input rule;
 * a folder of ``write_teacher``.
 
-A path that exists is a path, whatever it contains; else the first ``=`` divides. Code is run
-because the *user* names it on the command line. No file can name any: a folder of ``hello teach``
-is refused where its JSON names a module, and its checkpoints are safetensors.
+Text that is an existing path is taken as one; else the first ``=`` divides it. Code runs only
+because the *user* names it on the command line: a folder of ``hello teach`` whose JSON names a
+module is refused, and its checkpoints are safetensors.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import torch
 from torch import nn
@@ -64,41 +65,52 @@ def _silent(text: str) -> None:
     del text
 
 
+def _names(types: set[torch.dtype]) -> str:
+    return " and ".join(sorted(str(t).removeprefix("torch.") for t in types))
+
+
 def _check_known(network: str) -> None:
     """Refuse a name that no library has, with one that is like it."""
     if not is_student(network):
         build_student(network, 2, 224)
 
 
+@dataclass
 class _Reader:
-    """Reads one teacher; holds what all ways of doing so need."""
+    """Reads one teacher; holds the arguments of ``load_named_teacher``."""
 
-    def __init__(
-        self,
-        text: str,
-        keys: Sequence[str],
-        side: int,
-        change: RuleChange,
-        named: Sequence[str] | None,
-        say: Callable[[str], None],
-    ) -> None:
-        """Keep the arguments of ``load_named_teacher``."""
-        self.text, self.keys, self.side = text, list(keys), side
-        self.change, self.named, self.say = change, named, say
+    text: str
+    keys: list[str]
+    side: int
+    change: RuleChange
+    named: Sequence[str] | None
+    say: Callable[[str], None]
+
+    def refuse(
+        self, fact: str, code: str = "E_TEACHER", advice: str = "", cause: Exception | None = None
+    ) -> NoReturn:
+        text = f"teacher `{printable(self.text)}`{fact}"
+        raise UserInputError.make(code, text, advice=advice) from cause
+
+    def note(self, text: str) -> None:
+        self.say(f"teacher {printable(self.text)}: {text}")
 
     def finished(self, network: nn.Module, rule: InputRule, name: str = "") -> Teacher:
-        """The teacher, tried on one view, with the outputs that the data set's classes need.
+        """Try a network on one view, and choose the outputs that the data set's classes need.
 
         ``name`` is that of the network, where the user gave one.
         """
-        network = self._in_float32(network)
-        self.say(f"teacher {printable(self.text)}: {rule.text()}")
+        others = {p.dtype for p in network.parameters() if p.is_floating_point()} - {torch.float32}
+        if others:
+            self.note(f"{_names(others)} computed with in float32")
+            network = network.float()
+        self.note(rule.text())
         buffers = {name.rpartition(".")[2]: b for name, b in network.named_buffers()}
         inside = [n for n in _INSIDE & set(buffers) if buffers[n].numel() == 3]
         if inside and rule.mean != (0.0, 0.0, 0.0):
-            self.say(
-                f"teacher {printable(self.text)}: the network has buffers {listed(inside)}; if it"
-                " normalises inside, pass --teacher-mean 0 0 0 --teacher-std 1 1 1"
+            self.note(
+                f"the network has buffers {listed(inside)}; if it normalises inside, pass"
+                " --teacher-mean 0 0 0 --teacher-std 1 1 1"
             )
         outputs = self._outputs(network, rule)
         columns, note = columns_of(self.text, outputs, self.keys, self.named)
@@ -106,22 +118,12 @@ class _Reader:
             self.say(note)
         return Teacher(network, rule, columns, Origin(without_paths(self.text), name))
 
-    def _in_float32(self, network: nn.Module) -> nn.Module:
-        """A network of the user's in float32, which views are, and said if it was not."""
-        others = {p.dtype for p in network.parameters() if p.is_floating_point()} - {torch.float32}
-        if others:
-            names = " and ".join(sorted(str(t).removeprefix("torch.") for t in others))
-            self.say(f"teacher {printable(self.text)}: {names} computed with in float32")
-            network = network.float()
-        return network
-
     def _outputs(self, network: nn.Module, rule: InputRule) -> int:
-        """The number of logits, of a network that has shown that it gives them.
+        """Count the logits of a network that has shown that it gives them.
 
         Two views together and the first of them alone must give the same: a label is a function of
         its view.
         """
-        where = f"teacher `{printable(self.text)}`"
         side = rule.size or self.side
         views = torch.rand(2, 3, self.side, self.side, generator=torch.Generator().manual_seed(0))
         try:
@@ -130,31 +132,23 @@ class _Reader:
                 alone: Any = teacher(views[:1])
                 together: Any = teacher(views)
         except Exception as error:
-            raise UserInputError.make(
-                "E_TEACHER", f"{where} cannot run on {side} x {side} pixels: {raised(error)}"
-            ) from error
+            self.refuse(f" cannot run on {side} x {side} pixels: {raised(error)}", cause=error)
         if not isinstance(alone, torch.Tensor) or alone.ndim != 2:
             got = tuple(alone.shape) if isinstance(alone, torch.Tensor) else type(alone).__name__
-            raise UserInputError.make(
-                "E_TEACHER", f"{where}: expected logits (1, classes) of a view, got {got}"
-            )
+            self.refuse(f": expected logits (1, classes) of a view, got {got}")
         if not bool(torch.isfinite(alone).all()):
-            raise UserInputError.make(
-                "E_TEACHER", f"{where}: logits of a view of noise are not finite; expected numbers"
-            )
+            self.refuse(": logits of a view of noise are not finite; expected numbers")
         scale = 1.0 + float(alone.abs().max())
         if float((together[:1] - alone).abs().max()) > _SAME * scale:
-            raise UserInputError.make(
-                "E_TEACHER",
-                f"{where}: logits of a view change with the views beside it, or from call to call;"
-                " expected a network without dropout or statistics of a batch in eval mode",
+            self.refuse(
+                ": logits of a view change with the views beside it, or from call to call; expected"
+                " a network without dropout or statistics of a batch in eval mode"
             )
         sums = together.double().sum(1)
         if bool((together >= 0).all()) and bool(((sums - 1).abs() < _SAME).all()):
-            raise UserInputError.make(
-                "E_TEACHER",
-                f"{where}: outputs are probabilities, whose sum is 1; expected logits, as they are"
-                " before the softmax",
+            self.refuse(
+                ": outputs are probabilities, whose sum is 1; expected logits, as they are before"
+                " the softmax"
             )
         return int(alone.shape[1])
 
@@ -172,31 +166,22 @@ class _Reader:
     def check_classes(self, recorded: Sequence[str]) -> None:
         """Refuse a list that differs from the classes that the teacher records."""
         if self.named is not None and list(self.named) != list(recorded):
-            raise UserInputError.make(
-                "E_OPTION",
-                f"teacher `{printable(self.text)}` records its own classes, which differ from the"
-                " list; leave out --teacher-classes",
-            )
+            fact = " records its own classes, which differ from the list; leave out"
+            self.refuse(f"{fact} --teacher-classes", "E_OPTION")
 
     def check_unchanged(self) -> None:
         """Refuse to change the input rule that a teacher records."""
         if self.change:
-            raise UserInputError.make(
-                "E_OPTION",
-                f"teacher `{printable(self.text)}` records its own input rule; leave out"
-                " --teacher-mean, --teacher-std and --teacher-size",
-            )
+            fact = " records its own input rule; leave out"
+            self.refuse(f"{fact} --teacher-mean, --teacher-std and --teacher-size", "E_OPTION")
 
     def from_file(self, network: str, file: str) -> Teacher:
-        """``NETWORK=FILE``."""
+        """Read ``NETWORK=FILE``."""
         if not is_factory(network):
             _check_known(network)
         if Path(file).is_dir():
-            raise UserInputError.make(
-                "E_OPTION",
-                f"teacher `{printable(self.text)}`: `{printable(file)}` is a folder; expected a"
-                " file, or a folder of `hello teach` without a network before it",
-            )
+            fact = f": `{printable(file)}` is a folder; expected a file, or a folder of"
+            self.refuse(f"{fact} `hello teach` without a network before it", "E_OPTION")
         checkpoint = read_checkpoint(file)
         beside = Path(file).parent / TRAJECTORY_FILE
         if own_rule(checkpoint, file) is not None and beside.exists():
@@ -223,7 +208,7 @@ class _Reader:
         """What would help with a file that does not fit."""
         for other in family_of(network):
             with torch.device("meta"):
-                # Sizes of heads are the business of whoever loads it then.
+                # Whoever loads it then finds the size of its head.
                 try_on = build_student(other, 2, 224)
             near = find_weights(try_on, checkpoint, "")
             if near.fits or near.head_classes(2) is not None:
@@ -233,7 +218,7 @@ class _Reader:
         return ""
 
     def _tell(self, match: Match, checkpoint: Checkpoint, file: str) -> None:
-        """Say what was taken, left out and converted."""
+        """Say what is taken, left out and converted."""
         notes: list[str] = []
         if match.where and (len(checkpoint.states) > 1 or match.left_out):
             rather = f", not of {listed(match.others)}" if match.others else ""
@@ -241,54 +226,58 @@ class _Reader:
         if match.left_out:
             notes.append(f"{listed(match.left_out)} left out")
         floats = {t.dtype for t in match.state.values() if t.is_floating_point()}
-        others = sorted(str(t).removeprefix("torch.") for t in floats - {torch.float32})
-        if others:
-            notes.append(f"{' and '.join(others)} computed with in float32")
-        if any(notes):
-            self.say(f"teacher {printable(file)}: {'; '.join(filter(None, notes))}")
+        if floats - {torch.float32}:
+            notes.append(f"{_names(floats - {torch.float32})} computed with in float32")
+        if notes:
+            self.say(f"teacher {printable(file)}: {'; '.join(notes)}")
 
-    def from_trajectory(self, path: Path, fraction: float) -> nn.Module:
-        """A folder of ``hello teach``, or one of its checkpoints; or one of ``write_teacher``."""
+    def from_folder(self, path: Path, fraction: float) -> nn.Module:
+        """Read a folder of ``hello teach`` or ``write_teacher``, or a checkpoint of the first."""
         self.check_unchanged()
         is_folder = path.is_dir()
         if (path / "labels.json").exists():
             teacher = read_teacher(path, classes=self.keys)
             teacher.origin = Origin(without_paths(self.text))
             self.check_classes(self.keys)
-            self.say(f"teacher {printable(self.text)}: {teacher.rule.text()}")
+            self.note(teacher.rule.text())
             return teacher
+        where = printable(path)
         if is_folder and not (path / TRAJECTORY_FILE).exists():
-            raise UserInputError.make(
-                "E_TEACHER",
-                f"`{printable(path)}` has no {TRAJECTORY_FILE}; expected a folder of `hello teach`"
-                " that has finished",
-            )
+            fact = f" has no {TRAJECTORY_FILE}; expected a folder of `hello teach` that has"
+            self.refuse(f"{fact} finished")
         trajectory = read_trajectory(path if is_folder else path.parent)
         if is_factory(trajectory.network):
+            code = printable(trajectory.network)
             raise UserInputError.make(
                 "E_TEACHER",
-                f"`{printable(path)}` was trained with the custom network"
-                f" `{printable(trajectory.network)}`; name the code yourself: --teacher"
-                f" {printable(trajectory.network)}=CHECKPOINT.safetensors",
+                f"`{where}` was trained with the custom network `{code}`; name the code yourself:"
+                f" --teacher {code}=CHECKPOINT.safetensors",
             )
         self.check_classes(trajectory.classes)
         names = [checkpoint.file for checkpoint in trajectory.checkpoints]
         if not is_folder and path.name not in names:
-            raise UserInputError.make(
-                "E_TEACHER", f"`{printable(path)}` is not a checkpoint of the teacher beside it"
-            )
+            self.refuse(" is not a checkpoint of the teacher beside it")
         numbers = trajectory.weak(fraction) if is_folder else [names.index(path.name)]
-        teachers = [trajectory.load(number, build_network) for number in numbers]
         columns, note = columns_of(
             self.text, len(trajectory.classes), self.keys, trajectory.classes
         )
-        self.say(f"teacher {printable(self.text)}: {teachers[0].rule.text()}")
+        loaded = [trajectory.load(number, build_network) for number in numbers]
+        self.note(loaded[0].rule.text())
         if note:
             self.say(note)
-        chosen = [
-            Teacher(teacher.network, teacher.rule, columns, teacher.origin) for teacher in teachers
-        ]
-        return TeacherPool(chosen) if is_folder else chosen[0]
+        teachers = [Teacher(one.network, one.rule, columns, one.origin) for one in loaded]
+        return TeacherPool(teachers) if is_folder else teachers[0]
+
+    def from_code(self) -> nn.Module:
+        """Take what ``MODULE:FACTORY`` returns."""
+        made = from_factory(self.text, len(self.keys if self.named is None else self.named))
+        if not isinstance(made, Teacher | TeacherPool):
+            return self.finished(made, self.change.of(factory_rule(made)))
+        self.check_unchanged()
+        if isinstance(made, Teacher) and made.columns is None:
+            return self.finished(made.network, made.rule)
+        self.check_classes(self.keys)
+        return made
 
 
 def load_named_teacher(
@@ -301,7 +290,7 @@ def load_named_teacher(
     teacher_classes: Sequence[str] | None = None,
     say: Callable[[str], None] = _silent,
 ) -> nn.Module:
-    """A teacher by what a user types; see the module for the forms.
+    """Load a teacher by what a user types; see the module for the forms.
 
     Args:
         text: what was typed.
@@ -311,7 +300,7 @@ def load_named_teacher(
         change: what the user says of the teacher's input, instead of what its library does.
         teacher_classes: keys of the teacher's classes in the order of its outputs; None takes a
             trajectory's own, WordNet ids for a teacher of ImageNet, or the data set's.
-        say: called with a line about the input rule, and about whatever was chosen, converted or
+        say: called with a line about the input rule, and about whatever is chosen, converted or
             left out.
 
     Returns:
@@ -323,20 +312,17 @@ def load_named_teacher(
         HelloIOError: published weights cannot be downloaded (E_HTTP).
         OSError: a file cannot be read.
     """
-    reader = _Reader(text, classes, size, change, teacher_classes, say)
-    path = Path(text)
+    reader = _Reader(text, list(classes), size, change, teacher_classes, say)
+    path, shown = Path(text), printable(text)
     # An empty text, of a variable that is not set, would be the current folder.
     if text and path.exists():
         if path.is_dir() or (path.parent / TRAJECTORY_FILE).exists():
-            return reader.from_trajectory(path, fraction)
-        raise UserInputError.make(
-            "E_OPTION",
-            f"teacher `{printable(text)}`: the file does not say its network; expected"
-            f" `NETWORK={printable(text)}`, such as `resnet18={printable(text)}`",
-        )
+            return reader.from_folder(path, fraction)
+        fact = f": the file does not say its network; expected `NETWORK={shown}`, such as"
+        reader.refuse(f"{fact} `resnet18={shown}`", "E_OPTION")
     network, equals, file = text.partition("=")
     if file.startswith("~"):
-        # A shell expands it at the start of a word alone.
+        # A shell expands it only at the start of a word.
         file = str(Path(file).expanduser())
     is_library = network.startswith((TIMM, TORCHVISION))
     if equals and file == _PRETRAINED and is_library:
@@ -346,34 +332,21 @@ def load_named_teacher(
         prefixes = ("",) if is_library else (TORCHVISION, TIMM)
         known = [prefix + network for prefix in prefixes if is_student(prefix + network)]
         if known:
-            raise UserInputError.make(
-                "E_OPTION",
-                f"teacher `{printable(text)}`: no such file `{printable(file)}`; expected weights,"
-                f" or `{printable(known[0])}={_PRETRAINED}`, which downloads the library's",
-            )
+            fact = f": no such file `{printable(file)}`; expected weights, or"
+            download = f"`{printable(known[0])}={_PRETRAINED}`, which downloads the library's"
+            reader.refuse(f"{fact} {download}", "E_OPTION")
     if equals and (is_library or "/" not in network):
         return reader.from_file(network, file)
     if is_library or is_student(text):
         _check_known(text)
-        name = printable(text)
-        download = f" `{name}={_PRETRAINED}` downloads the library's," if is_library else ""
-        raise UserInputError.make(
+        download = f" `{shown}={_PRETRAINED}` downloads the library's," if is_library else ""
+        fact = f" has no weights: `{shown}=FILE` reads yours,{download}"
+        reader.refuse(f"{fact} `hello teach --arch {shown}` trains it", "E_OPTION")
+    if not is_factory(text):
+        reader.refuse(
+            ": no such file or folder; expected a folder of `hello teach`, NETWORK=FILE,"
+            " timm:NAME=FILE, torchvision:NAME=FILE or MODULE:FACTORY",
             "E_OPTION",
-            f"teacher `{name}` has no weights: `{name}=FILE` reads yours,{download}"
-            f" `hello teach --arch {name}` trains it",
+            "" if "/" in text else similar_names(text),
         )
-    if is_factory(text):
-        made = from_factory(text, len(classes if teacher_classes is None else teacher_classes))
-        if isinstance(made, Teacher | TeacherPool):
-            reader.check_unchanged()
-            if isinstance(made, TeacherPool) or made.columns is not None:
-                reader.check_classes(classes)
-                return made
-            return reader.finished(made.network, made.rule)
-        return reader.finished(made, change.of(factory_rule(made)))
-    raise UserInputError.make(
-        "E_OPTION",
-        f"teacher `{printable(text)}`: no such file or folder; expected a folder of `hello teach`,"
-        " NETWORK=FILE, timm:NAME=FILE, torchvision:NAME=FILE or MODULE:FACTORY",
-        advice="" if "/" in text else similar_names(text),
-    )
+    return reader.from_code()

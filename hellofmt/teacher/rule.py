@@ -1,34 +1,37 @@
-"""How a teacher wants its images: size, interpolation, crop, mean and standard deviation.
+"""What input a teacher expects: size, interpolation, crop, mean and standard deviation.
 
-A teacher is asked on views of the data set, float32 in [0, 1], and brings its own rule. Views of
-another size are resized to the teacher's, squeezed but not cropped: the crop is part of the view,
-and the label is of all of it. Whole images, which the check of accuracy asks about, are also
-cropped as the teacher's publisher does.
+A teacher labels views of the data set, float32 in [0, 1], and brings its own rule. Views of another
+size are resized to the teacher's, squeezed but not cropped: the crop is part of the view, and the
+label is of all of it. Whole images, which its accuracy is measured on, are also cropped as the
+teacher's publisher does.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
+import msgspec
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from hellofmt.archive.format.canonical import decimal_value
-from hellofmt.errors import UserInputError
+from hellofmt.errors import UserInputError, foreign_text
 from hellofmt.making import Square
 from hellofmt.student.evaluate import evaluation_square
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from hellofmt.archive.format.manifest import Views
 
 __all__ = ["INTERPOLATIONS", "InputRule", "RuleChange"]
 
 INTERPOLATIONS: Final = ("bicubic", "bilinear", "nearest")
+
+_Three = tuple[float, float, float]
 
 _IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 _IMAGENET_STD: Final = (0.229, 0.224, 0.225)
@@ -50,8 +53,8 @@ class InputRule:
         source: who says so.
     """
 
-    mean: tuple[float, float, float] = _IMAGENET_MEAN
-    std: tuple[float, float, float] = _IMAGENET_STD
+    mean: _Three = _IMAGENET_MEAN
+    std: _Three = _IMAGENET_STD
     size: int | None = None
     interpolation: str = "bilinear"
     crop: float | None = None
@@ -82,52 +85,55 @@ class InputRule:
 
     @classmethod
     def of_views(cls, views: Views) -> InputRule:
-        """The rule of a network that was trained on these very views."""
+        """Return the rule of a network that was trained on these very views."""
         mean, std = ([decimal_value(v) for v in values] for values in (views.mean, views.std))
+        return cls.of(mean, std, views.size, views.interpolation, "as it was trained")
+
+    @classmethod
+    def of(
+        cls,
+        mean: Sequence[float],
+        std: Sequence[float],
+        size: int,
+        interpolation: str,
+        source: str,
+    ) -> InputRule:
+        """Return a rule without a crop, of numbers that may be any; see the class."""
         return cls(
-            _three(mean),
-            _three(std),
-            size=views.size,
-            interpolation=views.interpolation,
-            source="as it was trained",
+            cast("_Three", tuple(mean)),
+            cast("_Three", tuple(std)),
+            size,
+            interpolation,
+            None,
+            source,
         )
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> InputRule:
-        """What ``to_json`` gave.
+    def from_json(cls, document: object) -> InputRule:
+        """Return the rule that ``to_json`` gave.
 
         Raises:
-            UserInputError: E_TEACHER: not such a document.
+            UserInputError: not such a document (E_TEACHER).
         """
         try:
-            size, crop = document["size"], document["crop"]
-            return cls(
-                _three(document["mean"]),
-                _three(document["std"]),
-                None if size is None else int(size),
-                str(document["interpolation"]),
-                None if crop is None else float(crop),
-                str(document["source"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, UserInputError):
-                raise
+            return msgspec.convert(document, cls)
+        except msgspec.MsgspecError as error:
             raise UserInputError.make(
-                "E_TEACHER", "input rule of the teacher; expected mean, std, size and the rest"
+                "E_TEACHER", f"input rule of the teacher: {foreign_text(error)}"
             ) from error
 
     def to_json(self) -> dict[str, Any]:
-        """The rule as JSON values."""
-        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        """Return the rule as JSON values."""
+        return msgspec.to_builtins(self)
 
     def text(self) -> str:
-        """``input 224 px bicubic, mean 0.5 0.5 0.5, std 0.5 0.5 0.5 (timm's data config)``."""
+        """Say it: ``input 224 px bicubic, mean 0.5 0.5 0.5, std 1 1 1 (timm's data config)``."""
         size = "as the views are" if self.size is None else f"{self.size} px {self.interpolation}"
         mean, std = (" ".join(f"{v:.4g}" for v in values) for values in (self.mean, self.std))
         return f"input {size}, mean {mean}, std {std} ({self.source})"
 
     def resized(self, views: Tensor) -> Tensor:
-        """Views (N, 3, S, S) at the teacher's size, in [0, 1]."""
+        """Return views (N, 3, S, S) at the teacher's size, in [0, 1]."""
         if self.size is None or tuple(views.shape[2:]) == (self.size, self.size):
             return views
         return _resize(views, (self.size, self.size), self.interpolation)
@@ -155,8 +161,8 @@ class RuleChange:
         size: side in pixels.
     """
 
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    mean: _Three | None = None
+    std: _Three | None = None
     size: int | None = None
 
     def __bool__(self) -> bool:
@@ -164,7 +170,7 @@ class RuleChange:
         return self != RuleChange()
 
     def of(self, rule: InputRule) -> InputRule:
-        """``rule`` with the changes.
+        """Return ``rule`` with the changes.
 
         Raises:
             UserInputError: E_OPTION: a mean or std above 1, as of images from 0 to 255.
@@ -184,11 +190,6 @@ class RuleChange:
             **changed,
             source=f"{rule.source}; {' and '.join(changed)} from the user",
         )
-
-
-def _three(values: Sequence[float]) -> tuple[float, float, float]:
-    first, second, third = (float(value) for value in values)
-    return first, second, third
 
 
 def _resize(images: Tensor, shape: tuple[int, int], interpolation: str) -> Tensor:

@@ -1,9 +1,8 @@
-"""A teacher that labels online: shipped as a network, the rival of every label that is stored.
+"""A teacher that labels online: shipped as a network, the rival of every stored label.
 
-RDED (Sun et al., CVPR 2024) stores no labels: its student asks the teacher at every step, so what
-is shipped is the teacher. Whether a label function is worth its bytes is first of all a question
-about this file: a network at 8 bits a value is the null hypothesis of every cleverer scheme. It is
-therefore a real file, written and read like stored labels, a directory with
+RDED (Sun et al., CVPR 2024) stores no labels: its student asks the teacher at every step, so the
+teacher is shipped. A network at 8 bits a value is the null hypothesis of every cleverer scheme,
+and so it is a real file, written and read like stored labels: a directory with
 
 =======================  ===========================================================================
 ``labels.json``          ``form`` ``teacher``; ``network``, a name for ``build_student``,
@@ -28,8 +27,9 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NoReturn, cast
 
+import msgspec
 import numpy as np
 import torch
 from safetensors import SafetensorError
@@ -42,7 +42,7 @@ from hellofmt.loading.stored_labels import LABELS_SCHEMA, StoredLabels
 from hellofmt.projector.quantise import dequantise, quantise
 from hellofmt.student.networks import build_student
 from hellofmt.teacher.network import Teacher
-from hellofmt.teacher.rule import INTERPOLATIONS, InputRule
+from hellofmt.teacher.rule import InputRule
 
 if TYPE_CHECKING:
     import os
@@ -65,15 +65,36 @@ TeacherStorage = Literal["float32", "float16", "int8"]
 TEACHER_STORAGES: Final[tuple[TeacherStorage, ...]] = ("float32", "float16", "int8")
 """Types of a teacher's stored values."""
 
-_FACTS = "labels.json"
-_TENSORS = "teacher.safetensors"
-_SCALE = "::scale"
+_FACTS: Final = "labels.json"
+_TENSORS: Final = "teacher.safetensors"
+_SCALE: Final = "::scale"
+_Number = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+
+
+class _Facts(msgspec.Struct, kw_only=True):
+    """What ``labels.json`` says of a teacher; see the module."""
+
+    schema: Literal["hello.labels/1"] = LABELS_SCHEMA
+    form: Literal["teacher"] = "teacher"
+    network: str
+    classes: _Number
+    size: _Number
+    # Files from before teachers had a rule do not say it.
+    interpolation: str = "bilinear"
+    mean: list[str]
+    std: list[str]
+    storage: TeacherStorage
+    order: str
 
 
 def _shapes(network: str, classes: int, size: int) -> dict[str, tuple[int, ...]]:
     """Stored tensors of a network by name, without making any."""
     with torch.device("meta"):
-        state = build_student(network, classes, size).state_dict()
+        return _floats(build_student(network, classes, size))
+
+
+def _floats(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    state: dict[str, Tensor] = network.state_dict()
     return {name: tuple(t.shape) for name, t in state.items() if t.is_floating_point()}
 
 
@@ -81,13 +102,12 @@ def _is_quantised(shape: tuple[int, ...], storage: str) -> bool:
     return storage == "int8" and len(shape) >= 2 and math.prod(shape) > 0
 
 
-def _stored(state: dict[str, Tensor], storage: TeacherStorage) -> dict[str, NDArray[Any]]:
+def _stored(network: nn.Module, storage: TeacherStorage) -> dict[str, NDArray[Any]]:
     """The arrays of the file."""
     arrays: dict[str, NDArray[Any]] = {}
-    for name, tensor in state.items():
-        if not tensor.is_floating_point():
-            continue
-        values = tensor.detach().float().cpu().contiguous().numpy()
+    state: dict[str, Tensor] = network.state_dict()
+    for name in _floats(network):
+        values = state[name].detach().float().cpu().contiguous().numpy()
         if _is_quantised(values.shape, storage):
             # Before it is quantised: an infinite scale would hide it.
             _check_finite(name, values, storage)
@@ -124,7 +144,7 @@ def write_teacher(
 
     Args:
         directory: new; it gets its name when it is complete.
-        network: what ``build_student`` built ``module`` by.
+        network: name that ``build_student`` built ``module`` by.
         module: the network, which takes images of the views' size, mean and std; or a ``Teacher``,
             whose own input rule is kept.
         views: of the data set.
@@ -135,9 +155,10 @@ def write_teacher(
         Bytes written.
 
     Raises:
-        UserInputError: E_OPTION, an unknown network or storage; E_TEACHER, ``module`` is not that
-            network, has values that ``storage`` cannot hold, or only some of its outputs are used.
-        HelloIOError: E_TARGET, the directory exists.
+        UserInputError: an unknown network or storage (E_OPTION); ``module`` is not that network,
+            has values that ``storage`` cannot hold, or only some of its outputs are used
+            (E_TEACHER).
+        HelloIOError: the directory exists (E_TARGET).
         OSError: it cannot be written.
     """
     if storage not in TEACHER_STORAGES:
@@ -151,27 +172,24 @@ def write_teacher(
             raise UserInputError.make("E_TEACHER", f"{text}; expected one that uses all")
         rule, module = module.rule, module.network
     size = rule.size or views.size
-    state: dict[str, Tensor] = module.state_dict()
-    shapes = {name: tuple(t.shape) for name, t in state.items() if t.is_floating_point()}
-    if shapes != _shapes(network, len(classes), size):
+    if _floats(module) != _shapes(network, len(classes), size):
         text = f"the teacher is not a `{printable(network)}` for {len(classes)} classes"
         raise UserInputError.make("E_TEACHER", f"{text} and {size} pixels; expected one")
-    facts = {
-        "schema": LABELS_SCHEMA,
-        "form": "teacher",
-        "network": network,
-        "classes": len(classes),
-        "size": size,
-        "interpolation": rule.interpolation,
-        "mean": [decimal_string(value) for value in rule.mean],
-        "std": [decimal_string(value) for value in rule.std],
-        "storage": storage,
-        "order": _order(classes),
-    }
-    data = save(_stored(state, storage))
+    facts = _Facts(
+        network=network,
+        classes=len(classes),
+        size=size,
+        interpolation=rule.interpolation,
+        mean=[decimal_string(value) for value in rule.mean],
+        std=[decimal_string(value) for value in rule.std],
+        storage=storage,
+        order=_order(classes),
+    )
+    data = save(_stored(module, storage))
     with new_directory(directory) as folder:
         (folder / _TENSORS).write_bytes(data)
-        (folder / _FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="ascii")
+        text = json.dumps(msgspec.to_builtins(facts), indent=2) + "\n"
+        (folder / _FACTS).write_text(text, encoding="ascii")
         return sum(path.stat().st_size for path in folder.iterdir())
 
 
@@ -179,33 +197,17 @@ def _refuse(path: Path, fact: str) -> NoReturn:
     raise UserInputError.make("E_TEACHER", f"teacher `{printable(path)}`: {fact}")
 
 
-def _facts_of(directory: Path) -> dict[str, Any]:
-    """What ``labels.json`` says, of any form; empty if it says nothing."""
+def _read_facts(path: Path) -> tuple[_Facts, InputRule]:
     try:
-        found = json.loads(read_file(directory / _FACTS))
+        facts = msgspec.json.decode(read_file(path), type=_Facts)
+        mean, std = ([decimal_value(text) for text in each] for each in (facts.mean, facts.std))
+        return facts, InputRule.of(mean, std, facts.size, facts.interpolation, "as it was written")
+    except msgspec.MsgspecError as error:
+        _refuse(path, foreign_text(error))
+    except UserInputError as error:
+        _refuse(path, error.message)
     except ValueError:
-        return {}
-    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
-
-
-def _rule(path: Path, facts: dict[str, Any], size: int) -> InputRule:
-    found: list[tuple[float, float, float]] = []
-    for name in ("mean", "std"):
-        try:
-            values = [decimal_value(str(text)) for text in facts[name]]
-        except (KeyError, TypeError, ValueError):
-            values = []
-        # What becomes 0 in float32 would divide by it.
-        is_sound = len(values) == 3 and all(abs(value) < 1e9 for value in values)
-        if not is_sound or (name == "std" and min(values) < 1e-9):
-            _refuse(path / _FACTS, f"`{name}`; expected 3 decimals{' > 0' * (name == 'std')}")
-        found.append((values[0], values[1], values[2]))
-    # Files from before teachers had a rule do not say it, and took views of this size alone.
-    interpolation = facts.get("interpolation", "bilinear")
-    if interpolation not in INTERPOLATIONS:
-        _refuse(path / _FACTS, f"`interpolation`; expected {', '.join(INTERPOLATIONS)}")
-    mean, std = found
-    return InputRule(mean, std, size, interpolation, source="as it was written")
+        _refuse(path, "`mean` and `std`; expected decimals")
 
 
 def _read_tensors(
@@ -215,23 +217,19 @@ def _read_tensors(
     try:
         arrays = load(read_file(path))
     except SafetensorError as error:
-        message = f"not a safetensors file: {foreign_text(error)}"
-        raise UserInputError.make("E_TEACHER", f"teacher `{printable(path)}`: {message}") from error
-    wanted: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+        _refuse(path, f"not a safetensors file: {foreign_text(error)}")
+    expected: dict[str, str] = {}
     for name, shape in shapes.items():
         if _is_quantised(shape, storage):
-            wanted[name] = np.dtype("i1"), shape
-            wanted[name + _SCALE] = np.dtype("<f4"), shape[:1]
+            expected[name] = f"int8 {shape}"
+            expected[name + _SCALE] = f"float32 {shape[:1]}"
         else:
-            wanted[name] = np.dtype("<f4" if storage == "float32" else "<f2"), shape
-    for name in sorted({*wanted, *arrays}):
-        array = arrays.get(name)
-        given = None if array is None else (array.dtype, array.shape)
-        if given != wanted.get(name):
-            said = "none" if given is None else f"{given[0]} {given[1]}"
-            other = wanted.get(name)
-            needed = "none" if other is None else f"{other[0]} {other[1]}"
-            _refuse(path, f"tensor `{printable(name)}`; expected {needed}, got {said}")
+            expected[name] = f"{'float32' if storage == 'float32' else 'float16'} {shape}"
+    got = {name: f"{array.dtype} {array.shape}" for name, array in arrays.items()}
+    for name in sorted({*expected, *got}):
+        fits, is_there = expected.get(name, "none"), got.get(name, "none")
+        if fits != is_there:
+            _refuse(path, f"tensor `{printable(name)}`; expected {fits}, got {is_there}")
     state: dict[str, Tensor] = {}
     for name, shape in shapes.items():
         values, scale = arrays[name], arrays.get(name + _SCALE)
@@ -261,28 +259,19 @@ def read_teacher(
 
     Raises:
         OSError: a file is missing or cannot be read.
-        UserInputError: E_TEACHER, the files are damaged, do not fit each other, or are of other
-            classes; E_OPTION, an unknown network.
+        UserInputError: the files are damaged, do not fit each other, or are of other classes
+            (E_TEACHER); an unknown network (E_OPTION).
     """
     path = Path(directory)
-    facts = _facts_of(path)
-    if facts.get("schema") != LABELS_SCHEMA or facts.get("form") != "teacher":
-        _refuse(path / _FACTS, f"expected schema {LABELS_SCHEMA}, form teacher")
-    network, storage = facts.get("network"), facts.get("storage")
-    if not isinstance(network, str) or storage not in TEACHER_STORAGES:
-        _refuse(path / _FACTS, f"expected `network` and `storage` {' or '.join(TEACHER_STORAGES)}")
-    sizes = [facts.get("classes"), facts.get("size")]
-    if not all(type(n) is int and 1 <= n <= 1 << 20 for n in sizes):
-        _refuse(path / _FACTS, "`classes` and `size`; expected integers from 1 to 1048576")
-    count, size = cast("list[int]", sizes)
-    if classes is not None and (count, facts.get("order")) != (len(classes), _order(classes)):
+    facts, rule = _read_facts(path / _FACTS)
+    count = facts.classes
+    if classes is not None and (count, facts.order) != (len(classes), _order(classes)):
         why = "the same number in another order" if count == len(classes) else f"{count}"
         _refuse(path, f"classes; expected the data set's {len(classes)}, got {why}")
-    shapes = _shapes(network, count, size)
-    rule = _rule(path, facts, size)
+    shapes = _shapes(facts.network, count, facts.size)
     # Read before the network is built: a file of a few bytes must not ask for gigabytes.
-    state = _read_tensors(path / _TENSORS, shapes, cast("str", storage))
-    module = build_student(network, count, size)
+    state = _read_tensors(path / _TENSORS, shapes, facts.storage)
+    module = build_student(facts.network, count, facts.size)
     module.load_state_dict(state, strict=False)
     return Teacher(module, rule).to(device)
 
@@ -293,11 +282,11 @@ def label_source(
     classes: Sequence[str] | None = None,
     device: str | torch.device | None = None,
 ) -> StoredLabels | Teacher:
-    """What lies at a path that labels come from: stored labels, or a teacher that makes them.
+    """Open what labels come from: stored labels, or a teacher that makes them.
 
     Args:
         path: directory that ``write_labels`` or ``write_teacher`` left.
-        classes: keys of the data set, which a teacher is compared with; None does not.
+        classes: keys of the data set, which a teacher's are compared with; None does not.
         device: of a teacher; None is the CPU.
 
     Returns:
@@ -305,12 +294,16 @@ def label_source(
 
     Raises:
         OSError: a file is missing or cannot be read.
-        UserInputError: E_DATA, neither of the two; E_TEACHER, E_OPTION: as ``read_teacher``.
+        UserInputError: neither of the two (E_DATA); E_TEACHER, E_OPTION: as ``read_teacher``.
     """
     where = Path(path)
     if where.is_file():
         text = f"labels `{printable(where)}`; expected a directory of labels or of a teacher"
         raise UserInputError.make("E_DATA", f"{text}, got a file")
-    if _facts_of(where).get("form") == "teacher":
+    try:
+        found: Any = json.loads(read_file(where / _FACTS))
+    except ValueError:
+        found = None
+    if isinstance(found, dict) and cast("dict[str, Any]", found).get("form") == "teacher":
         return read_teacher(where, classes=classes, device=device)
     return StoredLabels(where)

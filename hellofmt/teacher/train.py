@@ -1,4 +1,4 @@
-"""A teacher of one's own, trained on real images with hard labels."""
+"""Train a teacher of one's own on real images with hard labels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["TEACHER_RECIPE", "train_teacher"]
 TEACHER_RECIPE = Recipe(
     "teacher", "ce", learning_rate=3e-3, weight_decay=0.01, warmup=0.05, batch_size=128
 )
-"""AdamW with a cosine; steps decide the rest. Chosen on a validation part of the digits."""
+"""AdamW with a cosine, for any number of steps; chosen on a validation part of the digits."""
 
 
 def train_teacher(
@@ -37,22 +37,20 @@ def train_teacher(
     *,
     network: str = "cnn",
     steps: int = 600,
-    batch_size: int | None = None,
+    batch_size: int = TEACHER_RECIPE.batch_size,
     seed: int = 0,
-    recipe: Recipe = TEACHER_RECIPE,
     workers: int = 0,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Teacher:
-    """Train a teacher on real images with hard labels, under the data set's own views.
+    """Train a teacher under the data set's own views.
 
     Args:
         source: training images.
         views: of the data set; mixed views have labels mixed by area.
         network: name for ``build_student``.
-        steps: gradient steps.
-        batch_size: views per step; None takes the recipe's.
+        steps: number of gradient steps.
+        batch_size: views per step.
         seed: of weights, order and views.
-        recipe: a ``ce`` recipe.
         workers: number of processes that decode images ahead.
         on_step: called with the steps done and the loss.
 
@@ -63,11 +61,9 @@ def train_teacher(
         UserInputError: unknown network (E_OPTION).
         ValueError: steps < 1, or the loss is not finite.
     """
-    if batch_size is not None:
-        recipe = replace(recipe, batch_size=batch_size)
     student = build_student(network, len(source.classes), views.size, seed=seed)
-    batches = ViewBatches(source, views, recipe.batch_size, seed)
-    stream = HardBatches(batches, steps, workers=workers)
+    stream = HardBatches(ViewBatches(source, views, batch_size, seed), steps, workers=workers)
+    recipe = replace(TEACHER_RECIPE, batch_size=batch_size)
     train_student(student, stream, recipe, steps=steps, on_step=on_step)
     origin = Origin(
         "train_teacher",

@@ -1,31 +1,30 @@
-"""A teacher and how it came to be: one training run, kept at nine evenly spaced moments.
+"""A teacher's training run, kept at nine evenly spaced moments.
 
 Small distilled sets want *weak* teachers: with one image per class, labels of a half-trained
 network teach more than those of the finished one (``sunnytqin/no-distillation`` finds the best
 expert for ImageNet-1K at 17.3, 35.8 and 60.9 % for 1, 10 and 50 images per class; Teddy, arXiv
-2410.07579, draws its pool from early checkpoints). So a run is kept as a trajectory, and the
-teacher for a given number of images per class is the mean of the three checkpoints nearest to a
-fraction of the final accuracy.
+2410.07579, draws its pool from early checkpoints). The teacher for a given number of images per
+class is therefore the mean of the three checkpoints nearest to a fraction of the final accuracy.
 
 A folder holds ``teacher.json`` and one safetensors file per checkpoint. The JSON is written last:
-where it is, the run is finished. Until then ``state.safetensors`` continues a killed run with the
-same bits.
+where it exists, the run has finished. Until then ``state.safetensors`` continues a killed run with
+the same bits.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
 import torch
 
-from hellofmt.archive.format.manifest import Views
-from hellofmt.archive.format.record import Run, SourceRecord
+from hellofmt.archive.format.manifest import Views  # noqa: TC001 - read by msgspec
+from hellofmt.archive.format.record import Run, SourceRecord  # noqa: TC001 - read by msgspec
 from hellofmt.archive.storage.local_files import read_file
 from hellofmt.errors import HelloIOError, UserInputError, printable
 from hellofmt.making import HardBatches, ViewBatches
@@ -36,14 +35,14 @@ from hellofmt.sources.record import source_record
 from hellofmt.student.networks import build_student
 from hellofmt.student.train import train_student
 from hellofmt.teacher.check import teacher_accuracy
-from hellofmt.teacher.files import load_teacher, save_teacher
+from hellofmt.teacher.files import load_teacher, save_network
 from hellofmt.teacher.network import Teacher, TeacherPool
 from hellofmt.teacher.origin import Origin
 from hellofmt.teacher.rule import InputRule
 from hellofmt.teacher.train import TEACHER_RECIPE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from torch import Tensor, nn
 
@@ -62,20 +61,18 @@ __all__ = [
 ]
 
 CHECKPOINTS: Final = 9
-"""Kept moments of a run, as in the paper."""
+"""Checkpoints kept of a run, as in the paper."""
 
 TRAJECTORY_FILE: Final = "teacher.json"
 _STATE_FILE: Final = "state.safetensors"
-_SCHEMA: Final = "hello.teacher/1"
 _POOL: Final = 3
 
 _MATURITY_MANY: Final = ((100, 1.0), (50, 0.9), (10, 0.5), (1, 0.25))
 _MATURITY_FEW: Final = ((100, 1.0), (50, 1.0), (10, 0.9), (1, 0.6))
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """One kept moment.
+class Checkpoint(msgspec.Struct, frozen=True):
+    """One kept moment of a run.
 
     Attributes:
         file: name in the folder.
@@ -83,17 +80,16 @@ class Checkpoint:
         accuracy: top-1 on held-out images, percent.
     """
 
-    file: str
+    file: Annotated[str, msgspec.Meta(pattern=r"^[^/\\]+$")]
     step: int
     accuracy: float
 
 
-@dataclass(frozen=True)
-class Trajectory:
+class Trajectory(msgspec.Struct, frozen=True):
     """A finished run.
 
     Attributes:
-        folder: where it lies.
+        folder: path of its folder.
         network: name it was built by.
         classes: keys in label order.
         views: how it saw images; gives size, mean and std.
@@ -101,9 +97,10 @@ class Trajectory:
         run: digest of data and settings.
         trained: the run, for the record.
         trained_on: its images.
+        schema: of ``teacher.json``.
     """
 
-    folder: Path
+    folder: str
     network: str
     classes: tuple[str, ...]
     views: Views
@@ -111,16 +108,18 @@ class Trajectory:
     run: str
     trained: Run
     trained_on: SourceRecord
+    schema: Literal["hello.teacher/1"] = "hello.teacher/1"
 
     def load(self, number: int, build: Callable[..., nn.Module] = build_student) -> Teacher:
-        """The teacher of checkpoint ``number``, 0 the earliest, -1 the final one.
+        """Read the teacher of checkpoint ``number``: 0 is the earliest, -1 the final one.
 
         Raises:
             OSError: its file cannot be read.
-            UserInputError: it is not of this network (E_TEACHER).
+            UserInputError: it does not hold this network (E_TEACHER).
         """
         kept = self.checkpoints[number]
-        teacher = load_teacher(self.folder / kept.file, self.network, len(self.classes), build)
+        path = Path(self.folder, kept.file)
+        teacher = load_teacher(path, self.network, len(self.classes), build)
         teacher.origin = Origin(
             "its own training run",
             self.network,
@@ -132,43 +131,36 @@ class Trajectory:
         return teacher
 
     def pool(self, fraction: float, build: Callable[..., nn.Module] = build_student) -> TeacherPool:
-        """The mean of the three checkpoints nearest to a fraction of the final accuracy."""
+        """Read the three checkpoints nearest to a fraction of the final accuracy, as one."""
         return TeacherPool([self.load(number, build) for number in self.weak(fraction)])
 
     def weak(self, fraction: float) -> list[int]:
-        """Numbers of these checkpoints, ascending."""
+        """Return the numbers of these checkpoints, ascending."""
         return weak_checkpoints([c.accuracy for c in self.checkpoints], fraction)
 
 
 def maturity(ipc: int, classes: int) -> float:
-    """Fraction of its final accuracy at which a teacher suits ``ipc`` images per class.
+    """Return the fraction of its final accuracy at which a teacher suits ``ipc`` images per class.
 
-    0.25, 0.5, 0.9 and 1 from 1, 10, 50 and 100 images per class for a thousand classes or more;
-    0.6, 0.9, 1 and 1 below: the fractions of ``sunnytqin/no-distillation``.
-
-    Args:
-        ipc: images per class, >= 1.
-        classes: number of classes.
-
-    Returns:
-        In (0, 1].
+    From 1, 10, 50 and 100 images per class: 0.25, 0.5, 0.9 and 1 for a thousand classes or more,
+    0.6, 0.9, 1 and 1 for fewer; the fractions of ``sunnytqin/no-distillation``.
     """
     table = _MATURITY_MANY if classes >= 1000 else _MATURITY_FEW
     return next((fraction for least, fraction in table if ipc >= least), table[-1][1])
 
 
 def weak_checkpoints(accuracies: Sequence[float], fraction: float) -> list[int]:
-    """The three checkpoints whose accuracy is nearest to ``fraction`` of the last one's.
+    """Find the three checkpoints whose accuracy is nearest to ``fraction`` of the last one's.
 
     Args:
         accuracies: percent, by step.
         fraction: in (0, 1]; ties go to the later checkpoint.
 
     Returns:
-        Numbers in ascending order; fewer than three of a shorter run.
+        Their numbers, ascending; all of them if a run has fewer.
     """
-    wanted = fraction * accuracies[-1]
-    order = sorted(range(len(accuracies)), key=lambda k: (abs(accuracies[k] - wanted), -k))
+    target = fraction * accuracies[-1]
+    order = sorted(range(len(accuracies)), key=lambda k: (abs(accuracies[k] - target), -k))
     return sorted(order[:_POOL])
 
 
@@ -177,27 +169,13 @@ def read_trajectory(folder: str | os.PathLike[str]) -> Trajectory:
 
     Raises:
         UserInputError: ``teacher.json`` is not what ``train_trajectory`` writes (E_TEACHER).
-        OSError: it cannot be read; without it, the run is not finished.
+        OSError: it cannot be read; without it, the run has not finished.
     """
-    root = Path(folder)
-    path = root / TRAJECTORY_FILE
+    path = Path(folder) / TRAJECTORY_FILE
     try:
         document: Any = json.loads(read_file(path))
-        checkpoints = tuple(
-            Checkpoint(Path(c["file"]).name, int(c["step"]), float(c["accuracy"]))
-            for c in document["checkpoints"]
-        )
-        return Trajectory(
-            root,
-            str(document["network"]),
-            tuple(str(key) for key in document["classes"]),
-            msgspec.convert(document["views"], Views),
-            checkpoints,
-            {_SCHEMA: str(document["run"])}[document["schema"]],
-            msgspec.convert(document["trained"], Run),
-            msgspec.convert(document["trained_on"], SourceRecord),
-        )
-    except (ValueError, KeyError, TypeError) as error:
+        return msgspec.convert({**document, "folder": os.fspath(folder)}, Trajectory)
+    except (ValueError, TypeError) as error:
         raise UserInputError.make(
             "E_TEACHER", f"`{printable(path)}` does not describe a teacher"
         ) from error
@@ -231,12 +209,12 @@ def train_trajectory(
 
     Args:
         source: training images.
-        views: how it sees them; mixed views have labels mixed by area.
+        views: how the network sees them; mixed views have labels mixed by area.
         folder: created; must be empty, or hold this very run.
         network: name for ``build``.
-        steps: gradient steps.
+        steps: number of gradient steps.
         held_out: images whose accuracy is recorded at each checkpoint.
-        checkpoints: kept moments, evenly spaced, the last at the end; at most ``steps``.
+        checkpoints: number to keep, evenly spaced, the last at the end; at most ``steps``.
         batch_size: views per step; None takes the recipe's.
         seed: of weights, order and views.
         recipe: a ``ce`` recipe.
@@ -262,134 +240,98 @@ def train_trajectory(
         )
     if not os.fspath(folder):
         raise HelloIOError.make("E_TARGET", "the folder of the teacher has an empty name")
-    root = Path(folder)
-    where, is_ours = torch.device(device), not root.exists()
-    try:
-        _train(
-            source,
-            views,
-            root,
-            network,
-            steps,
-            held_out,
-            checkpoints,
-            batch_size,
-            seed,
-            recipe,
-            where,
-            build,
-            bfloat16,
-            command,
-            workers,
-            on_step,
-        )
-    except BaseException:
-        # A folder in which nothing was kept is not left behind.
-        if is_ours:
-            with suppress(OSError):
-                root.rmdir()
-        raise
-    return ranks.handed(lambda: read_trajectory(root))
-
-
-def _train(
-    source: Source,
-    views: Views,
-    root: Path,
-    network: str,
-    steps: int,
-    held_out: Source,
-    checkpoints: int,
-    batch_size: int | None,
-    seed: int,
-    recipe: Recipe,
-    device: torch.device,
-    build: Callable[..., nn.Module],
-    bfloat16: bool,
-    command: str,
-    workers: int,
-    on_step: Callable[[int, int], None] | None,
-) -> None:
+    root, place, where = Path(folder), ranks.current(), torch.device(device)
     if batch_size is not None:
         recipe = replace(recipe, batch_size=batch_size)
     checkpoints = min(checkpoints, steps)
-    place = ranks.current()
-    is_alone = place.world == 1
     data = [source.digest(), held_out.digest(), views]
     run = digest_of([network, steps, checkpoints, recipe, seed, *data, bfloat16])
     if ranks.handed((root / TRAJECTORY_FILE).exists):
-        if ranks.handed(lambda: read_trajectory(root).run != run):
+        done = ranks.handed(lambda: read_trajectory(root))
+        if done.run != run:
             raise HelloIOError.make(
                 "E_TARGET",
                 f"`{printable(root)}` holds a teacher of other data or settings; expected an empty"
                 " folder, or the same run",
             )
-        return
-    count = len(source.classes)
-    model = build(network, count, views.size, seed=seed).to(device)
+        return done
+    model = build(network, len(source.classes), views.size, seed=seed).to(where)
     ranks.same_(model.state_dict().values())
-    if place.rank == 0:
-        root.mkdir(parents=True, exist_ok=True)
-    ranks.wait()
-    marks = {round(steps * (k + 1) / checkpoints): k for k in range(checkpoints)}
+    kept = {
+        step: f"checkpoint-{k + 1}-step-{step}.safetensors"
+        for k, step in enumerate(round(steps * k / checkpoints) for k in range(1, checkpoints + 1))
+    }
 
     def after(done: int, _: Tensor) -> None:
-        if done in marks and place.rank == 0:
-            teacher = _frozen_copy(model, build, network, count, views)
-            save_teacher(teacher, root / _file(marks[done], done))
+        if done in kept and place.rank == 0:
+            save_network(model, InputRule.of_views(views), root / kept[done])
         if on_step is not None:
             on_step(done, steps)
 
-    state = root / _STATE_FILE
-    train_student(
-        model,
-        HardBatches(
-            ViewBatches(source, views, recipe.batch_size, seed),
-            steps,
-            share=None if is_alone else ranks.share(recipe.batch_size),
-            workers=workers,
-            device=device,
-        ),
-        recipe,
-        steps=steps,
-        on_step=after,
-        bfloat16=bfloat16,
-        seed=seed,
-        checkpoint=resume.Checkpoint(state, run, every=max(1, steps // checkpoints)),
-        is_split=not is_alone,
-    )
-    ranks.wait()
-    trajectory = Trajectory(
-        root,
-        network,
-        tuple(line.key for line in source.classes),
-        views,
-        tuple(Checkpoint(_file(k, step), step, 0.0) for step, k in sorted(marks.items())),
-        run,
-        run_record(device, {"teacher": seed}, command),
-        source_record(source),
-    )
-    # Measured from the files, so that what is recorded is what a reader of them gets.
-    measured = tuple(
-        replace(
-            checkpoint,
-            accuracy=teacher_accuracy(
-                _everywhere(trajectory, number, build).to(device),
-                held_out,
-                views.size,
+    with _kept_if_used(root):
+        if place.rank == 0:
+            root.mkdir(parents=True, exist_ok=True)
+        ranks.wait()
+        train_student(
+            model,
+            HardBatches(
+                ViewBatches(source, views, recipe.batch_size, seed),
+                steps,
+                share=None if place.world == 1 else ranks.share(recipe.batch_size),
                 workers=workers,
+                device=where,
             ),
+            recipe,
+            steps=steps,
+            on_step=after,
+            bfloat16=bfloat16,
+            seed=seed,
+            checkpoint=resume.Checkpoint(
+                root / _STATE_FILE, run, every=max(1, steps // checkpoints)
+            ),
+            is_split=place.world > 1,
         )
-        for number, checkpoint in enumerate(trajectory.checkpoints)
-    )
-    trajectory = replace(trajectory, checkpoints=measured)
-    if place.rank == 0:
-        write_file(root / TRAJECTORY_FILE, _document(trajectory))
-        state.unlink(missing_ok=True)
+        ranks.wait()
+        trajectory = Trajectory(
+            os.fspath(folder),
+            network,
+            tuple(line.key for line in source.classes),
+            views,
+            tuple(Checkpoint(file, step, 0.0) for step, file in kept.items()),
+            run,
+            run_record(where, {"teacher": seed}, command),
+            source_record(source),
+        )
+        measured: list[Checkpoint] = []
+        for number, each in enumerate(trajectory.checkpoints):
+            teacher = _from_file(trajectory, number, build).to(where)
+            accuracy = teacher_accuracy(teacher, held_out, views.size, workers=workers)
+            measured.append(msgspec.structs.replace(each, accuracy=accuracy))
+        if place.rank == 0:
+            trajectory = msgspec.structs.replace(trajectory, checkpoints=tuple(measured))
+            document = msgspec.to_builtins(trajectory)
+            del document["folder"]
+            text = json.dumps(document, indent=2, ensure_ascii=True) + "\n"
+            write_file(root / TRAJECTORY_FILE, text.encode("ascii"))
+            (root / _STATE_FILE).unlink(missing_ok=True)
+    return ranks.handed(lambda: read_trajectory(root))
 
 
-def _everywhere(trajectory: Trajectory, number: int, build: Callable[..., nn.Module]) -> Teacher:
-    """A checkpoint from rank 0's file, in every process."""
+@contextmanager
+def _kept_if_used(root: Path) -> Generator[None]:
+    """Remove a new folder, if the block fails before it has kept anything there."""
+    is_new = not root.exists()
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            with suppress(OSError):
+                root.rmdir()
+        raise
+
+
+def _from_file(trajectory: Trajectory, number: int, build: Callable[..., nn.Module]) -> Teacher:
+    """A checkpoint from rank 0's file, as a reader gets it, in every process."""
     if ranks.current().rank == 0:
         teacher = trajectory.load(number, build)
     else:
@@ -398,32 +340,3 @@ def _everywhere(trajectory: Trajectory, number: int, build: Callable[..., nn.Mod
         teacher = Teacher(network, InputRule.of_views(views))
     ranks.same_(teacher.state_dict().values())
     return teacher
-
-
-def _file(number: int, step: int) -> str:
-    return f"checkpoint-{number + 1}-step-{step}.safetensors"
-
-
-def _document(trajectory: Trajectory) -> bytes:
-    document = {
-        "schema": _SCHEMA,
-        "network": trajectory.network,
-        "classes": list(trajectory.classes),
-        "views": msgspec.to_builtins(trajectory.views),
-        "checkpoints": [
-            {"file": c.file, "step": c.step, "accuracy": c.accuracy} for c in trajectory.checkpoints
-        ],
-        "run": trajectory.run,
-        "trained": msgspec.to_builtins(trajectory.trained),
-        "trained_on": msgspec.to_builtins(trajectory.trained_on),
-    }
-    return (json.dumps(document, indent=2, ensure_ascii=True) + "\n").encode("ascii")
-
-
-def _frozen_copy(
-    model: nn.Module, build: Callable[..., nn.Module], network: str, count: int, views: Views
-) -> Teacher:
-    """The network as it is now, as a teacher; wrapping itself would freeze it."""
-    copy = build(network, count, views.size)
-    copy.load_state_dict(model.state_dict())
-    return Teacher(copy, InputRule.of_views(views))

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import click
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from hellofmt.sources import decode_centre
-from hellofmt_cli.data import read_images
+from hellofmt_cli.data import read_images, share_findings
 
 DEEP = "images that lie deeper than their class folder"
 FIT = ("--base", "seeded", "--teacher", "cnn", "--teacher-epochs", "1", "--steps", "1")
@@ -198,3 +199,25 @@ def test_of_several_processes_the_first_says_what_it_read_itself(tmp_path, monke
         decode_centre(read_images(str(tmp_path), None), 0, 8)
     said = "1 of 1 images read in grey: converted to RGB (by the first of 2 processes; "
     assert said in capsys.readouterr().err
+
+
+def test_what_any_process_left_out_is_named_by_the_first(awkward, in_ranks, capfd):
+    names = sorted(str(path) for path in awkward.rglob("n*_[01].png"))
+    for name in names:
+        Path(name).write_bytes(b"")
+
+    def work(rank):
+        with click.Context(click.Command("x")):
+            source = read_images(str(awkward), None, skips_unreadable=True)
+            for row in range(rank, len(source), 2):
+                decode_centre(source, row, 8)
+            share_findings()
+        return source.conversion_notes()
+
+    mine, theirs = in_ranks(2, work)
+    assert mine == theirs
+    assert mine[-5:] == [
+        "images that cannot be read, left out: 4",
+        *(f"left out: `{name}`" for name in names),
+    ]
+    assert "only what the first" not in capfd.readouterr().err

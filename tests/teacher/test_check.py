@@ -14,13 +14,17 @@ from hellofmt.teacher import (
     InputRule,
     Teacher,
     TeacherPool,
-    check_teacher,
     load_teacher,
     save_teacher,
     teacher_accuracy,
     train_teacher,
 )
-from hellofmt.teacher.check import _recognised_order, predictions
+from hellofmt.teacher.check import _recognised_order, check_predictions, predictions
+
+
+def check_teacher(teacher, source, size):
+    predicted = predictions(teacher, source, size)
+    return check_predictions(predicted, source.labels, source.classes)
 
 
 @pytest.fixture(scope="module")
