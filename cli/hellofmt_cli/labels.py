@@ -21,6 +21,7 @@ from hellofmt_cli.options import (
     grouped,
     ipc_option,
     json_option,
+    label_dtype_option,
     label_function_option,
     limit_option,
     limits,
@@ -53,6 +54,7 @@ class LabelOptions:
         batch_size: views in a batch.
         base: encoder, for an archive that needs one.
         label_function: name of the archive's function; None takes the first.
+        label_dtype: precision of its image tower.
         ipc: images of each class; None takes all.
         expect: id the archive must have.
         device: that labels are made on.
@@ -68,6 +70,7 @@ class LabelOptions:
     batch_size: int
     base: str | None
     label_function: str | None
+    label_dtype: str
     ipc: int | None
     expect: str | None
     device: str
@@ -108,6 +111,7 @@ class LabelOptions:
     batch_size_option,
     base_option,
     label_function_option,
+    label_dtype_option,
     ipc_option,
     expect_option,
     device_option("Device that labels are made on."),
@@ -135,6 +139,8 @@ def labels(file: str, options: LabelOptions, teacher_input: TeacherOptions, as_j
         raise UserInputError.make("E_OPTION", text)
     reading(file)
     with console.stage("loading PyTorch"):
+        import torch
+
         from hellofmt.loading import HelloDataset, write_labels
         from hellofmt_cli.inputs import load_teacher
     check_device(options.device)
@@ -144,6 +150,8 @@ def labels(file: str, options: LabelOptions, teacher_input: TeacherOptions, as_j
         if options.teacher is not None:
             if function is not None:
                 raise UserInputError.make("E_OPTION", "--teacher replaces --label-function")
+            if options.label_dtype != "float32":
+                raise UserInputError.make("E_OPTION", "--label-dtype is not for --teacher")
             keys, side = list(archive.classes.keys), archive.manifest.views.size
             function = load_teacher(options.teacher, keys, side, teacher_input)
             function = function.to(options.device)
@@ -154,6 +162,7 @@ def labels(file: str, options: LabelOptions, teacher_input: TeacherOptions, as_j
                 temperature=options.temperature,
                 base=options.base,
                 device=options.device,
+                dtype=getattr(torch, options.label_dtype),
                 label_function=function,
                 ipc=options.ipc,
             )
@@ -167,6 +176,7 @@ def labels(file: str, options: LabelOptions, teacher_input: TeacherOptions, as_j
                 progress=on_label,
             )
         made = epochs * len(dataset)
+        dtype = options.label_dtype if options.teacher is None else None
         if as_json:
             echo_json(
                 {
@@ -178,12 +188,14 @@ def labels(file: str, options: LabelOptions, teacher_input: TeacherOptions, as_j
                     "bytes": written,
                     "archive_bytes": archive.size_bytes,
                     "kernel": dataset.label_source().kernel,
+                    "label_dtype": dtype,
                 }
             )
             return
     echo_page(
         [
             ("labels", f"{count(made, 'view')} of {count(epochs, 'epoch')}, as {form}"),
+            *([] if dtype is None else [("made in", dtype)]),
             ("written", f"{size(written)}, in {options.output}"),
             ("archive", f"{size(archive.size_bytes)}, for any number of epochs"),
         ]

@@ -37,6 +37,7 @@ __all__ = [
     "grouped",
     "ipc_option",
     "json_option",
+    "label_dtype_option",
     "label_function_option",
     "limit_option",
     "limits",
@@ -244,6 +245,14 @@ label_function_option = click.option(
     "--label-function",
     metavar="NAME",
     help="Label function of an archive that has several.  [default: the first]",
+)
+label_dtype_option = click.option(
+    "--label-dtype",
+    type=Choice(("float32", "bfloat16")),
+    default="float32",
+    show_default=True,
+    help="Precision of the label function's image tower. bfloat16 is faster on a GPU and on"
+    " processors that multiply it (AMX, AVX-512 BF16), and slower on every other.",
 )
 ipc_option = click.option(
     "--ipc",

@@ -13,6 +13,7 @@ from hellofmt_cli.options import (
     expect_option,
     grouped,
     ipc_option,
+    label_dtype_option,
     label_function_option,
     seed_option,
     skip_unreadable_option,
@@ -43,6 +44,7 @@ class TrainOptions:
         seeds: number of runs, with seeds from ``seed`` on.
         base: encoder, for an archive that needs one.
         label_function: name of the archive's function; None takes the first.
+        label_dtype: precision of its image tower.
         ipc: images of each class; None takes all.
         views_per_image: views that a run sees over and over; None takes a new one in every epoch.
         expect: id the archive must have.
@@ -70,6 +72,7 @@ class TrainOptions:
     seeds: int
     base: str | None
     label_function: str | None
+    label_dtype: str
     ipc: int | None
     views_per_image: int | None
     expect: str | None
@@ -140,6 +143,7 @@ train_options = grouped(
     ),
     base_option,
     label_function_option,
+    label_dtype_option,
     ipc_option,
     click.option(
         "--views-per-image",
@@ -156,9 +160,7 @@ train_options = grouped(
         " gives the same batches.  [default: the cores but one, at most 16; 0 for a short run]",
     ),
     device_option("Device that everything runs on."),
-    click.option(
-        "--bfloat16", is_flag=True, help="Train the student, and make its labels, in bfloat16."
-    ),
+    click.option("--bfloat16", is_flag=True, help="Train the student in bfloat16."),
     click.option(
         "--checkpoint",
         metavar="PATH",

@@ -28,6 +28,7 @@ from hellofmt.archive import (
 from hellofmt.errors import UserInputError, did_you_mean, shown_path
 from hellofmt.loading import HelloDataset, StoredLabels
 from hellofmt.making import default_workers
+from hellofmt.projector import Labeler
 from hellofmt.runs import device_name, joined, versions, without_paths
 from hellofmt.sources import source_record
 from hellofmt.student import (
@@ -122,11 +123,11 @@ def _train(
     if workers is None:
         # Starting processes takes longer than drawing a few views.
         workers = default_workers() if total * plan.batch_size >= _WORTH_WORKERS else 0
-    kernel = None
+    source = None
     with console.stage("building networks"):
         # Built before any worker is, so that they inherit it.
         if plan.labels != "hard" and dataset.stored is None:
-            kernel = dataset.label_source().kernel
+            source = dataset.label_source()
         network = build_network(name, len(keys), views.size, seed=seed).to(device)
     advise(name, views.size)
     average = None if options.ema is None else Average(network, options.ema)
@@ -139,6 +140,8 @@ def _train(
     began = time.perf_counter()
     with worker_ends_in_one_line(workers), console.stage("train") as show:
         console.say(f"train: {name}, {total:,} steps of {plan.batch_size} views")
+        if isinstance(source, Labeler):
+            console.say(f"labels: made in {options.label_dtype}")
         _say_pool(dataset)
 
         def on_step(done: int, loss: Tensor) -> None:
@@ -181,7 +184,8 @@ def _train(
         "recipe": plan.name,
         "labels": labels,
         "label_function": dataset.label_function if labels == "soft" else None,
-        "label_kernel": kernel,
+        "label_kernel": None if source is None else source.kernel,
+        "label_dtype": options.label_dtype if isinstance(source, Labeler) else None,
         "ipc": options.ipc,
         "views_per_image": dataset.views_per_image,
         "temperature": dataset.temperature if plan.labels == "soft" else None,
@@ -223,6 +227,7 @@ def _train(
         ipc=options.ipc or UNSET,
         ema=UNSET if options.ema is None else decimal_string(options.ema),
         processes=world if world > 1 else UNSET,
+        label_dtype=UNSET if options.label_dtype == "float32" else options.label_dtype,
         views_per_image=dataset.views_per_image or UNSET,
     )
     if log is not None:
@@ -279,6 +284,8 @@ def _labelled(
     label_function: Any = options.label_function
     if labels != "soft" and label_function is not None:
         raise UserInputError.make("E_OPTION", "--label-function needs --labels soft")
+    if labels != "soft" and options.label_dtype != "float32":
+        raise UserInputError.make("E_OPTION", "--label-dtype needs --labels soft")
     if labels not in ("soft", "hard"):
         nearest = did_you_mean(labels, ("soft", "hard"))
         # A folder that is missing stays the OSError it is.
@@ -314,7 +321,7 @@ def _labelled(
         base=options.base,
         seed=options.seed,
         device=device,
-        dtype=torch.bfloat16 if options.bfloat16 else None,
+        dtype=getattr(torch, options.label_dtype),
         stored=stored,
         label_function=label_function,
         ipc=options.ipc if images is None else None,

@@ -122,7 +122,7 @@ class HelloLoader:
             rank: this rank; by default torch.distributed's.
             expect: ``id`` that the archive must have.
             limits: size limits, as for ``HelloDataset``.
-            dtype: dtype of the image tower, as for ``HelloDataset``.
+            dtype: precision of the image tower, as for ``HelloDataset``.
             compile: run the image tower through ``torch.compile``.
             channels_last: memory format of the images handed out.
             resident: bytes of images to keep on a GPU; ``"auto"`` is half of what is free. Images

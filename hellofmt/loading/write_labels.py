@@ -115,6 +115,7 @@ def write_labels(
         "form": form,
         "archive": dataset.id,
         "label_function": None if is_function else dataset.label_function,
+        "label_dtype": None if is_function else str(dataset.dtype).removeprefix("torch."),
         "seed": dataset.seed,
         "epochs": epochs,
         "cycles": form in CYCLING_FORMS,

@@ -271,6 +271,7 @@ def train_from_dataset(
         decay = None if average is None else average.decay
         settings = [plan, steps, seed, dataset.seed, bfloat16, decay, place.world, labels]
         settings += [len(dataset), dataset.label_function, dataset.views_per_image]
+        settings += [str(dataset.dtype)]
         run = digest_of([dataset.id, network, *settings])
         path = Path(checkpoint)
         if path.is_dir():
@@ -312,6 +313,7 @@ def train_from_archive(
     label_function: str | Callable[[Tensor], Tensor] | None = None,
     ipc: int | None = None,
     views_per_image: int | None = None,
+    dtype: torch.dtype | None = None,
     bfloat16: bool = False,
     average: Average | None = None,
 ) -> nn.Module:
@@ -332,7 +334,8 @@ def train_from_archive(
         label_function: as for ``HelloDataset``.
         ipc: as for ``HelloDataset``.
         views_per_image: as for ``HelloDataset``.
-        bfloat16: as for ``train_student``; labels are then made in it, too.
+        dtype: as for ``HelloDataset``.
+        bfloat16: as for ``train_student``; labels are in ``dtype``.
         average: as for ``train_student``.
 
     Returns:
@@ -350,7 +353,7 @@ def train_from_archive(
         seed=seed,
         expect=expect,
         device=device,
-        dtype=torch.bfloat16 if bfloat16 else None,
+        dtype=dtype,
         stored=stored,
         label_function=label_function,
         ipc=ipc,

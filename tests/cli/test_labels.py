@@ -96,6 +96,20 @@ def test_one_document_says_what_was_written(projector_images, tmp_path):
     assert np.isfinite(StoredLabels(out).labels(np.array([0]), np.array([1])).numpy()).all()
 
 
+def test_labels_in_bfloat16_say_so(projector_images, tmp_path):
+    for dtype in ("float32", "bfloat16"):
+        out = tmp_path / dtype
+        done = run("labels", projector_images, "--epochs", 1, "-o", out, "--label-dtype", dtype)
+        assert done.exit_code == 0, done.output
+        assert dtype in done.output
+        assert json.loads((out / "labels.json").read_text())["label_dtype"] == dtype
+    rows, first = np.arange(6), np.zeros(6, np.int64)
+    labels = [
+        StoredLabels(tmp_path / dtype).labels(rows, first) for dtype in ("float32", "bfloat16")
+    ]
+    assert 0 < (labels[0] - labels[1]).abs().max() < 3e-2
+
+
 def test_an_archive_without_a_projector_has_no_labels(packed, tmp_path):
     result = run("labels", packed, "--epochs", 1, "-o", tmp_path / "out")
     assert result.exit_code != 0

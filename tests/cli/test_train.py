@@ -128,6 +128,21 @@ def test_stored_labels_are_read_instead_of_made(archive, folder, tmp_path):
     assert done.exit_code == 9
 
 
+def test_the_precision_of_labels_is_said_recorded_and_compared(archive, folder, tmp_path):
+    options = ["--student", "cnn", "--eval", folder, "--steps", "1"]
+    copy = str(tmp_path / "copy.hello")
+    done = run(archive, *options, "--json", "--label-dtype", "bfloat16", "--record", copy)
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert (document["label_dtype"], document["bfloat16"]) == ("bfloat16", False)
+    assert "labels: made in bfloat16\n" in done.stderr
+    done = run(copy, *options)
+    assert "labels: made in float32\n" in done.stderr
+    assert "differs in label dtype (bfloat16 recorded, none here)" in done.stdout
+    done = run(copy, *options, "--label-dtype", "bfloat16", "--labels", "hard")
+    assert (done.exit_code, "--label-dtype needs --labels soft" in done.stderr) == (2, True)
+
+
 def test_a_pool_of_views_is_said_recorded_and_compared(archive, folder, tmp_path):
     options = ["--student", "cnn", "--eval", folder, "--epochs", "3", "--views-per-image", "2"]
     done = run(archive, *options, "--json", "--record", str(tmp_path / "copy.hello"))

@@ -194,7 +194,8 @@ class Result(Closed, frozen=True):
     ``teacher``; ``images`` is ``archive``, or ``random`` for as many real images per class drawn at
     random, the baseline. ``evaluated`` are the images that were measured on. ``ipc`` is given where
     only the first images of each class were used, ``processes`` where several shared the training,
-    ``views_per_image`` where every epoch e showed view e mod that number.
+    ``views_per_image`` where every epoch e showed view e mod that number, ``label_dtype`` where the
+    label function computed in another precision than float32.
     """
 
     accuracy: Annotated[list[Percent], Meta(min_length=1, max_length=64)]
@@ -213,6 +214,7 @@ class Result(Closed, frozen=True):
     ema: DecimalString | UnsetType = UNSET
     function: Word | UnsetType = UNSET
     ipc: Positive | UnsetType = UNSET
+    label_dtype: Word | UnsetType = UNSET
     processes: Positive | UnsetType = UNSET
     views_per_image: Positive | UnsetType = UNSET
 
