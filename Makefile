@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long slow other-processors oldest-webdataset oldest-triton bench evidence times lint \
+.PHONY: help demo docs test test-long slow other-processors oldest-webdataset oldest-triton bench evidence times lint \
   types unit interp aot vectors fuzz format clean
 
 help:
 	@echo "make demo       distil, pack, inspect and train on real digits: no download, no GPU"
 	@echo "make test       lint, types and tests: what CI runs"
 	@echo "make test-long  the suites that take longer, and the oldest webdataset and Triton"
+	@echo "make docs       build the documentation into docs/_build, with warnings as errors"
 	@echo "make bench      every comparison with other ways to keep labels: DATA='DIR ...' BASE=... PROFILE=cpu"
 	@echo "make aot        compile every shipped kernel for sm_80 and sm_90, against the committed budget"
 	@echo "make vectors    rewrite the golden files of the format; review the diff"
@@ -25,6 +26,10 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP)
 	$(BIN)/hello demo -o demo/
+
+# Strict: a link that leads nowhere, a name without a page or a docstring that does not parse fails.
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
 
 test: lint types unit interp
 

@@ -1,9 +1,9 @@
-"""Rewrite the tables of the README from the committed result files and the ledger.
+"""Rewrite the tables of README and documentation from the committed result files and the ledger.
 
     python benchmarks/readme.py
 
 Each table lies between ``<!-- table NAME -->`` and ``<!-- end NAME -->``. People write the text
-around them; ``tests/test_readme.py`` checks its figures against the same files.
+around them; ``tests/docs/test_figures.py`` checks its figures against the same files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tables import RESULTS, Mean, table
 from hellofmt.ledger import plan
 from hellofmt_cli.inspect_rows import percent
 
-README = RESULTS.parents[1] / "README.md"
+ROOT = RESULTS.parents[1]
 
 
 def demo():
@@ -79,19 +79,20 @@ def evidence():
     return table(head, rows, texts=1)
 
 
-TABLES = {"demo": demo, "weights": weights, "evidence": evidence}
+TABLES = {"README.md": evidence, "docs/costs.md": weights, "docs/evidence.md": demo}
 
 
-def filled(text):
-    """Return the README with all tables rewritten."""
-    for name, make in TABLES.items():
-        begin, end = f"<!-- table {name} -->", f"<!-- end {name} -->"
-        parts = re.split(f"({begin}|{end})", text)
-        if parts[1::2] != [begin, end]:
-            sys.exit(f"{README.name}: expected one `{begin}` and then one `{end}`")
-        text = "".join([*parts[:2], f"\n{make()}\n", *parts[3:]])
-    return text
+def filled(page, text):
+    """Return the text of a page with its table rewritten."""
+    make = TABLES[page]
+    begin, end = f"<!-- table {make.__name__} -->", f"<!-- end {make.__name__} -->"
+    parts = re.split(f"({begin}|{end})", text)
+    if parts[1::2] != [begin, end]:
+        sys.exit(f"{page}: expected one `{begin}` and then one `{end}`")
+    return "".join([*parts[:2], f"\n{make()}\n", *parts[3:]])
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text()))
+    for page in TABLES:
+        path = ROOT / page
+        path.write_text(filled(page, path.read_text()))

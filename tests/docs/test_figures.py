@@ -1,4 +1,4 @@
-"""The figures of the README are those of the committed results."""
+"""The figures of README and documentation are those of the committed results."""
 
 import json
 import re
@@ -10,16 +10,18 @@ import numpy as np
 from hellofmt.ledger import PRECISIONS, RESNET18_GFLOP, plan
 from hellofmt_cli.inspect_rows import percent
 
-ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
-WORDS = " ".join(README.split())
+ROOT = Path(__file__).resolve().parents[2]
+README, COSTS, DOCUMENTED = (
+    (ROOT / page).read_text() for page in ("README.md", "docs/costs.md", "docs/evidence.md")
+)
+WORDS = " ".join((README + COSTS + DOCUMENTED).split())
 EVIDENCE = json.loads((ROOT / "benchmarks/results/evidence-cpu.json").read_text())["cells"]
 DEMO = json.loads((ROOT / "benchmarks/results/demo-cpu.json").read_text())
 
 
 def test_the_table_is_that_of_the_demo():
     cells = {ipc: [] for ipc in ("1", "10")}
-    for line in README.splitlines():
+    for line in DOCUMENTED.splitlines():
         row = re.match(r"\| (1|10) \| (.*) \|$", line)
         if row:
             cells[row[1]] = [cell.strip(" *") for cell in row[2].split("|")]
@@ -36,14 +38,14 @@ def test_the_table_is_that_of_the_demo():
 def test_the_bytes_are_those_of_the_demo():
     for name, fewest in (("ipc1", "up to {} epochs"), ("ipc10", "and {} at 10")):
         found = DEMO["bytes"][name]
-        assert f"({found['payload']:,} bytes)" in README
+        assert f"({found['payload']:,} bytes)" in DOCUMENTED
         text = fewest.format(found["break_even_epochs"] - 1)
         assert text in WORDS
 
 
 def test_the_table_of_bytes_is_that_of_the_plan():
     made = plan(1000, 50_000, 300)
-    rows = re.findall(r"^\| (float32|float16|int8|int4) \| (.*) \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| (float32|float16|int8|int4) \| (.*) \|$", COSTS, re.MULTILINE)
     assert [name for name, _ in rows] == list(PRECISIONS)
     for (_, cells), ours in zip(rows, made.functions, strict=True):
         assert cells.split(" | ") == [
@@ -84,13 +86,19 @@ def test_the_words_on_bytes_are_those_of_the_plan():
 
 def test_the_tables_are_those_that_the_benchmarks_write(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    assert runpy.run_path(str(ROOT / "benchmarks/readme.py"))["filled"](README) == README
+    filled = runpy.run_path(str(ROOT / "benchmarks/readme.py"))["filled"]
+    for page in ("README.md", "docs/costs.md", "docs/evidence.md"):
+        text = (ROOT / page).read_text()
+        assert filled(page, text) == text
 
 
 def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        if not target.startswith("https://"):
-            assert (ROOT / target).exists(), target
+    for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            if target.startswith("repo:"):
+                assert (ROOT / target.removeprefix("repo:")).exists(), (page.name, target)
+            elif not target.startswith("https://") and "format" not in page.parts:
+                assert (page.parent / target).exists(), (page.name, target)
 
 
 def scores_of(data, ipc, kind, seeds=5):
