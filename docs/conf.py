@@ -35,6 +35,7 @@ autodoc_typehints_format = "short"
 def write_commands(app):
     """Write the page of commands: the help of each, as a terminal shows it."""
     import click
+
     from hellofmt_cli.main import hello
 
     context = click.Context(hello, info_name="hello", max_content_width=96, terminal_width=96)

@@ -97,7 +97,7 @@ def test_every_block_runs(page, digits, tmp_path, monkeypatch):
     names = {"__name__": "__page__"}
     for line, language, text in found:
         if language == "python":
-            text = with_stand_ins(text)  # noqa: PLW2901
+            text = with_stand_ins(text)
             exec(compile("\n" * line + text, str(page), "exec"), names)  # noqa: S102
         else:
             for command in with_stand_ins(text.replace("\\\n", " ")).splitlines():
@@ -107,7 +107,7 @@ def test_every_block_runs(page, digits, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_documentation_builds_without_a_warning(tmp_path):
     build = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-E", "-b", "html"]
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603
         [*build, "-d", tmp_path / "doctrees", ROOT / "docs", tmp_path / "html"],
         capture_output=True,
         text=True,
