@@ -395,17 +395,21 @@ def decode_parsed(
     """
     import numpy as np
     from PIL import Image
+    from simplejpeg import decode_jpeg
 
     try:
         if codec == "jpeg":
-            data = without_metadata(data)
-        with Image.open(io.BytesIO(data), formats=(_PILLOW[codec],)) as image:
-            if image.size != (shape.width, shape.height):
-                raise _DamagedError(f"decodes to {image.size[0]} x {image.size[1]} pixels")
-            mode = "L" if shape.channels == 1 else "RGB"
-            if image.mode != mode:
-                raise _DamagedError(f"decodes to mode {image.mode}; expected {mode}")
-            pixels = np.asarray(image, np.uint8)
+            # The same library as Pillow's and the same bits, in half the time or less.
+            pixels = decode_jpeg(data, "GRAY" if shape.channels == 1 else "RGB")
+        else:
+            with Image.open(io.BytesIO(data), formats=(_PILLOW[codec],)) as image:
+                mode = "L" if shape.channels == 1 else "RGB"
+                if image.mode != mode:
+                    raise _DamagedError(f"decodes to mode {image.mode}; expected {mode}")
+                pixels = np.asarray(image, np.uint8)
+        height, width = pixels.shape[:2]
+        if (height, width) != (shape.height, shape.width):
+            raise _DamagedError(f"decodes to {width} x {height} pixels")
     except DECODE_ERRORS as error:
         raise CorruptError.make(
             "E_IMAGE", f"cannot be decoded: {foreign_text(error)}", member=member
