@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterable
     from concurrent.futures import Future
 
-__all__ = ["beside", "map_ordered"]
+__all__ = ["beside", "map_chunks", "map_ordered"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -69,6 +69,17 @@ def map_ordered(
             yield _first(pending)
     finally:
         _join(pool, pending)
+
+
+def map_chunks(
+    work: Callable[[Item], Result], items: Iterable[Item], size: int
+) -> Generator[Result]:
+    """Do as ``map_ordered``, ``size`` items at a time: for work that is shorter than a handover."""
+    drawn = iter(items)
+    chunks = iter(lambda: list(itertools.islice(drawn, size)), [])
+    with contextlib.closing(map_ordered(lambda chunk: list(map(work, chunk)), chunks)) as done:
+        for results in done:
+            yield from results
 
 
 def _first(pending: deque[Future[Result]]) -> Result:

@@ -7,6 +7,7 @@ references to them would copy those pages into every worker.
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -48,7 +49,8 @@ class Names:
 
     def folder(self, row: int) -> int:
         """Return which folder a row lies in."""
-        return int(np.searchsorted(self.starts, row, side="right")) - 1
+        # A tenth of the time of `np.searchsorted`, which every name would take.
+        return bisect_right(self.starts, row) - 1
 
     def name(self, row: int) -> str:
         """Return the name of a row in its folder."""

@@ -8,13 +8,14 @@ Whatever is refused is refused by name, all of it at once.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections import Counter
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 from PIL import Image
@@ -27,7 +28,7 @@ from hellofmt.archive.format.images import (
     parse_image,
 )
 from hellofmt.archive.format.limits import check_limit
-from hellofmt.archive.parallel import map_ordered
+from hellofmt.archive.parallel import map_chunks
 from hellofmt.archive.storage.local_files import read_at
 from hellofmt.archive.write.draft import ImageItem
 from hellofmt.archive.write.whole_file import write_all
@@ -37,7 +38,7 @@ from hellofmt.sources.decode import GREY, MISNAMED, ORIENTED, SHRUNK, is_grey, o
 from hellofmt.sources.files import read_head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -48,8 +49,6 @@ if TYPE_CHECKING:
 
 __all__ = ["StoredImages"]
 
-Result = TypeVar("Result")
-
 # Images whose sides are looked at to choose the size of a default view.
 _SAMPLED: Final = 64
 
@@ -59,14 +58,16 @@ class _Seen:
     """What was found out about one image.
 
     ``side`` is the shorter one in pixels, 0 if unknown; ``size`` counts the bytes to store, if they
-    were seen, and ``data`` has them if they are not the image's own. An unreadable image that is
-    left out has neither these nor a refusal.
+    were seen, ``walked`` is their digest if they were walked over as well, and ``data`` has them if
+    they are not the image's own. An unreadable image that is left out has neither these nor a
+    refusal.
     """
 
     codec: Codec = "png"
     kinds: tuple[str, ...] = ()
     side: int = 0
     size: int | None = None
+    walked: bytes | None = None
     data: bytes | None = None
     refusal: HelloError | None = None
     is_left_out: bool = False
@@ -137,7 +138,7 @@ class StoredImages:
         """
         images = self._images
         refusals: list[HelloError] = []
-        with closing(self._each(self._see, len(images))) as seen:
+        with closing(map_chunks(self._see, range(len(images)), self._chunk)) as seen:
             for row, one in enumerate(seen):
                 if progress is not None:
                     progress(row + 1, len(images))
@@ -166,24 +167,14 @@ class StoredImages:
         if self._reencode is not None:
             # What it gets was checked here.
             return
-        is_left_out = self._images.unreadable()
-        with closing(self._each(self._fault, len(self._images))) as faults:
+        is_left_out, rows = self._images.unreadable(), range(len(self._images))
+        with closing(map_chunks(self._fault, rows, self._chunk)) as faults:
             found = [
                 error
                 for error, is_out in zip(faults, is_left_out, strict=True)
                 if error is not None and not is_out
             ]
         self._refuse(found, say)
-
-    def _each(self, work: Callable[[int], Result], count: int) -> Generator[Result]:
-        """Yield ``work(row)`` for every row in order, some ahead in threads."""
-
-        def chunk(start: int) -> list[Result]:
-            return [work(row) for row in range(start, min(start + self._chunk, count))]
-
-        with closing(map_ordered(chunk, range(0, count, self._chunk))) as chunks:
-            for results in chunks:
-                yield from results
 
     def _refuse(self, refusals: list[HelloError], say: Callable[[str], None]) -> None:
         if not refusals:
@@ -216,12 +207,12 @@ class StoredImages:
             with naming(str(self._target)):
                 write_all(self._fd, seen.data, at)
             self._end += size
-            return ImageItem(label, partial(read_at, self._fd, size, at), size)
+            return ImageItem(label, partial(read_at, self._fd, size, at), size, seen.walked)
         if path is None:
             read = cast("Callable[[], bytes]", partial(self._images.read, row))
-            return ImageItem(label, read, seen.size)
+            return ImageItem(label, read, seen.size, seen.walked)
         # A file is named by the writer, which need not read it to know its size.
-        return ImageItem(label, path)
+        return ImageItem(label, path, walked=seen.walked)
 
     def _see(self, row: int) -> _Seen:
         """Look at one image, and convert it if it must be. Runs in threads."""
@@ -248,7 +239,8 @@ class StoredImages:
             LimitError: it is above a limit.
             OSError: it cannot be read.
         """
-        images, path, name = self._images, self._images.path_of(row), self._images.name_of(row)
+        images, path = self._images, self._images.path_of(row)
+        name = path or images.name_of(row)
         is_whole = is_checked or self._reencode is not None or row % self._step == 0
         if path is None or (is_whole and self._is_readable(path, name)):
             data = images.read(row)
@@ -262,12 +254,15 @@ class StoredImages:
         if codec == "jpeg" and has_orientation(data[:HEAD_BYTES]):
             kinds = (*kinds, ORIENTED)
         if self._reencode is None:
+            walked = None
             if is_checked and is_whole:
                 self._check(data, codec, name)
+                walked = _digest(data)
             side = _side(data, codec) if is_whole else 0
-            return _Seen(codec, kinds, side, None if path else len(data))
-        if self._is_kept(data, codec):
-            return _Seen(codec, kinds, _side(data, codec), len(data))
+            return _Seen(codec, kinds, side, None if path else len(data), walked)
+        shape = self._kept(data, codec)
+        if shape is not None:
+            return _Seen(codec, kinds, min(shape[:2]), len(data), _digest(data))
         # Only WebP has no grey.
         keeps_grey = self._reencode != "webp"
         return self._converted(*_decoded(data, codec, name, kinds, keeps_grey=keeps_grey), name)
@@ -290,20 +285,20 @@ class StoredImages:
             check_limit(self._limits, "image_bytes", size, member=name)
         return size <= self._limits.image_bytes
 
-    def _is_kept(self, data: bytes, codec: Codec) -> bool:
-        """Tell whether an image can be stored as it is."""
+    def _kept(self, data: bytes, codec: Codec) -> ImageShape | None:
+        """Return the shape of an image that can be stored as it is."""
         if codec != self._reencode:
-            return False
+            return None
         try:
             shape = parse_image(data, codec)
             if self._max_side is not None and max(shape[:2]) > self._max_side:
-                return False
+                return None
             check_image_limits(shape, len(data), self._limits)
             check_image_data(data, codec, shape)
         except HelloError:
             # Whether it can be converted, its decoder says.
-            return False
-        return True
+            return None
+        return shape
 
     def _check(self, data: bytes, codec: Codec, name: str) -> None:
         """Check an image as a writer does.
@@ -330,7 +325,7 @@ class StoredImages:
         except UserInputError as error:
             raise _named(error, name) from error
         self._check(data, codec, name)
-        return _Seen(codec, kinds, min(pixels.shape[:2]), len(data), data)
+        return _Seen(codec, kinds, min(pixels.shape[:2]), len(data), _digest(data), data)
 
     def _fault(self, row: int) -> HelloError | None:
         """Say why a writer refuses an image, or None. Runs in threads."""
@@ -345,6 +340,10 @@ class StoredImages:
         except (LimitError, UserInputError) as error:
             return error
         return None
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
 
 
 def _codec_of(data: bytes, name: str) -> Codec:

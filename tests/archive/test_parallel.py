@@ -32,6 +32,15 @@ def test_results_come_in_order(cores):
 
 
 @pytest.mark.usefixtures("cores")
+@pytest.mark.parametrize("size", [1, 3, 20, 100])
+def test_chunks_give_what_single_items_do(size):
+    assert list(parallel.map_chunks(lambda item: item * item, range(20), size)) == [
+        i * i for i in range(20)
+    ]
+    assert ours() == []
+
+
+@pytest.mark.usefixtures("cores")
 def test_a_single_item_needs_no_thread():
     assert list(parallel.map_ordered(lambda _: threading.current_thread(), [1])) == [
         threading.main_thread()

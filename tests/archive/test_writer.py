@@ -30,7 +30,7 @@ from hellofmt.archive import (
     write_archive,
 )
 from hellofmt.archive.write import images as image_writer
-from hellofmt.archive.write import plan
+from hellofmt.archive.write import measure, plan
 from hellofmt.archive.write import staged as staged_module
 from hellofmt.archive.write import writer as writer_module
 from hellofmt.errors import HelloIOError, LimitError, SpecError, UserInputError
@@ -630,12 +630,12 @@ def test_path_as_text_and_file_that_grows(samples, tmp_path, monkeypatch):
     write_archive(tmp_path / "x.hello", samples.draft(images=images))
     with open_archive(tmp_path / "x.hello") as file:
         assert file.read_images([0, 1]) == [data, data]
-    measure = plan.measured
+    measured = plan.measured
     for changed in (data + b"\0", data[:-1], b""):
 
         def change(item, position, changed=changed):
             source.write_bytes(data)
-            row = measure(item, position)
+            row = measured(item, position)
             source.write_bytes(changed)
             return row
 
@@ -643,6 +643,29 @@ def test_path_as_text_and_file_that_grows(samples, tmp_path, monkeypatch):
             patches.setattr(plan, "measured", change)
             with pytest.raises(UserInputError, match=r"image 0 \(.*a.png\) changed while it was"):
                 write_archive(tmp_path / "y.hello", samples.draft(images=images))
+
+
+@pytest.mark.parametrize("layout", ["files", "packed"])
+@pytest.mark.parametrize("kind", [bytes, str, type(lambda: b"")])
+def test_what_was_walked_over_before_is_held_to_its_digest(
+    samples, tmp_path, monkeypatch, layout, kind
+):
+    data = samples.png(samples.pattern(0, 8, 8, 3))
+    (tmp_path / "a").write_bytes(data)
+    source = {bytes: data, str: str(tmp_path / "a")}.get(kind, lambda: data)
+    walked = []
+    monkeypatch.setattr(measure, "check_image_data", lambda *_: walked.append(1))
+
+    def write(digest):
+        item = ImageItem(0, source, len(data), digest)
+        draft = samples.draft(images=ImageSet("png", [item], layout))
+        write_archive(tmp_path / "x.hello", draft, force=True)
+        return len(walked)
+
+    assert write(hashlib.sha256(data).digest()) == 0
+    assert write(None) == 1
+    with pytest.raises(UserInputError, match="changed while it was packed"):
+        write(hashlib.sha256(data + b"x").digest())
 
 
 def test_producer_is_this_package(samples, tmp_path, monkeypatch):

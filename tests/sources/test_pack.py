@@ -20,9 +20,11 @@ from hellofmt.archive import (
     read_class_lines,
     verify_archive,
 )
+from hellofmt.archive.format.image_data import check_image_data
 from hellofmt.archive.format.images import parse_image
+from hellofmt.archive.write import measure
 from hellofmt.errors import HelloIOError, LimitError, UserInputError
-from hellofmt.sources import pack_archive
+from hellofmt.sources import pack_archive, stored
 
 PALETTE = io.BytesIO()
 Image.new("P", (2, 2)).save(PALETTE, "PNG")
@@ -259,6 +261,22 @@ class TestRefusals:
         ]
         with open_archive(tmp_path / "x.hello") as file:
             assert (file.decode_image(1) == stored).all()
+
+    def test_compressed_data_is_walked_over_once(self, tmp_path, monkeypatch):
+        # One is kept, one is read as JPEG and written as PNG; PNG is inflated by its decoder.
+        root = write_folder(tmp_path / "set", ["a/1.png", "b/1.jpg"])
+        walked = []
+
+        def walk(data, codec, shape, **options):
+            walked.append(codec)
+            check_image_data(data, codec, shape, **options)
+
+        for module in (measure, stored):
+            monkeypatch.setattr(module, "check_image_data", walk)
+        for layout in ("files", "packed"):
+            pack_archive(root, tmp_path / "x.hello", reencode="png", layout=layout, force=True)
+            assert sorted(walked) == ["jpeg", "png", "png"]
+            walked.clear()
 
     @pytest.mark.parametrize("reencode", ["jpeg", "png"])
     def test_a_large_image_is_named(self, tmp_path, reencode):

@@ -42,11 +42,14 @@ class ImageItem:
         source: its bytes, the path of a file, or a function that returns the same bytes at every
             call; it is called in the thread of the writer's caller.
         size: number of bytes that the function returns; None calls it once more to know.
+        walked: SHA-256 of bytes that ``check_image_data`` has accepted; the writer refuses others,
+            and does not walk over these again.
     """
 
     label: int
     source: bytes | str | Path | Callable[[], bytes]
     size: int | None = None
+    walked: bytes | None = None
 
 
 def _no_columns() -> Mapping[str, NDArray[Any]]:

@@ -146,8 +146,11 @@ class ImageWriter:
         self.height[span] = [shape.height for shape in shapes]
         self.width[span] = [shape.width for shape in shapes]
         write_all(self._fd, view, base)
-        digests = b"".join(self._hash_written(view, base, places))
-        self.sha256[span] = np.frombuffer(digests, np.uint8).reshape(-1, 32)
+        digests = self._hash_written(view, base, places)
+        for image, digest in zip(self._rows[span], digests, strict=True):
+            if image.sha256 not in (None, digest):
+                raise image.changed()
+        self.sha256[span] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
 
     def _hash_written(
         self, written: memoryview, base: int, places: Sequence[tuple[int, int]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 from dataclasses import replace
@@ -49,6 +50,7 @@ from hellofmt.archive.format.tensors import (
     validate_nibbles,
 )
 from hellofmt.archive.format.validate import check_manifest_limits
+from hellofmt.archive.parallel import map_chunks
 from hellofmt.archive.write.images import FLUSH_BYTES, ImageWriter
 from hellofmt.archive.write.measure import Row, measured
 from hellofmt.archive.write.members import front_members, member_parts, stored_section, write_parts
@@ -72,6 +74,10 @@ _COLUMN_DTYPES: Final[dict[str, Literal["F32", "I32", "U8", "U64"]]] = {
     "uint8": "U8",
     "uint64": "U64",
 }
+
+
+# Pixels that a thread decodes at a time.
+_CHUNK_BYTES: Final = 1 << 18
 
 
 class Plan:
@@ -459,20 +465,28 @@ class Plan:
         whole, at = hashlib.sha256(front), self._front_size()
         waiting = bytearray(header(section_member("pixels"), size) + front)
         self._end = at + BLOCK + padded(size)
-        for i, row in enumerate(self._rows):
-            data = row.read()
+
+        def decoded(pair: tuple[Row, bytes]) -> tuple[bytes, bytes]:
+            row, data = pair
             if row.parse(data, "png", self._limits) != shape:
                 raise row.changed()
             pixels = decode_parsed(data, "png", shape).tobytes()
-            digests[i] = np.frombuffer(hashlib.sha256(pixels).digest(), np.uint8)
-            whole.update(pixels)
-            waiting += pixels
-            if len(waiting) >= FLUSH_BYTES:
-                write_all(fd, waiting, at)
-                at += len(waiting)
-                waiting.clear()
-            if progress is not None:
-                progress(i + 1, count)
+            return pixels, hashlib.sha256(pixels).digest()
+
+        # Read in this thread: what a caller's function is allowed to expect.
+        read = ((row, row.read()) for row in self._rows)
+        chunk = max(1, _CHUNK_BYTES // (shape.height * shape.width * shape.channels))
+        with contextlib.closing(map_chunks(decoded, read, chunk)) as done:
+            for i, (pixels, digest) in enumerate(done):
+                digests[i] = np.frombuffer(digest, np.uint8)
+                whole.update(pixels)
+                waiting += pixels
+                if len(waiting) >= FLUSH_BYTES:
+                    write_all(fd, waiting, at)
+                    at += len(waiting)
+                    waiting.clear()
+                if progress is not None:
+                    progress(i + 1, count)
         write_all(fd, bytes(waiting) + bytes(padded(size) - size), at)
         self._store_pixels(f"sha256:{whole.hexdigest()}", size)
         self.found = (
