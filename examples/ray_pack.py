@@ -3,9 +3,10 @@
     python ray_pack.py IMAGES TARGET.hello SHARDS
 
 Every machine of the cluster sees IMAGES and the folder of TARGET under the same paths. This process
-lists the images and measures their files; every shard is then written by one task and, once the
-digests of all rows are known, completed by another. Files get their names only when all are
-complete and verified. Ray repeats the tasks of a machine that is lost.
+lists the images, for which it needs 0.8 kB of memory each (11 GB for 14 million); Ray Data then
+writes the shards, one a task, and completes them once the digests of all rows are known. Files get
+their names only when all are complete and verified. Ray repeats the tasks of a machine that is
+lost.
 """
 
 from __future__ import annotations
@@ -20,20 +21,24 @@ if TYPE_CHECKING:
 
 
 def spread(work: Callable[[Any], Any], values: Iterable[Any]) -> Iterator[Any]:
-    """``map`` in tasks of Ray, which have all ended when this ends."""
+    """``map`` by Ray Data, whose tasks have all ended when this ends."""
     import ray
-    from ray.exceptions import RayTaskError
 
-    task = ray.remote(work)
-    begun = [task.remote(value) for value in values]
-    try:
-        for one in begun:
-            yield ray.get(one)
-    except RayTaskError as error:
-        # What the work raised, which says what is wrong with an image.
-        raise error.cause from None
-    finally:
-        ray.wait(begun, num_returns=len(begun), fetch_local=False)
+    def attempt(row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {"made": work(row["value"]), "error": None}
+        except (hellofmt.HelloError, OSError) as error:
+            # Raised here, it would end this generator while other tasks are still writing.
+            return {"made": None, "error": error}
+
+    ray.data.DataContext.get_current().execution_options.preserve_order = True
+    rows = [{"value": value} for value in values]
+    shards = ray.data.from_items(rows, override_num_blocks=len(rows))
+    made = list(shards.map(attempt).iter_rows())
+    for row in made:
+        if row["error"] is not None:
+            raise row["error"]
+        yield row["made"]
 
 
 if __name__ == "__main__":

@@ -75,29 +75,29 @@ def one(images, tmp_path):
 
 
 def test_ray_pack(images, one, tmp_path, monkeypatch):
-    class TaskError(Exception):
-        pass
+    options, sizes = SimpleNamespace(preserve_order=False), []
 
-    def get(call):
-        try:
-            return call()
-        except UserInputError as error:
-            raised = TaskError()
-            raised.cause = error
-            raise raised from error
+    class Rows(list):
+        def map(self, work):
+            return Rows(map(work, self))
 
-    ended = []
-    ray, errors = ModuleType("ray"), ModuleType("ray.exceptions")
-    ray.remote = lambda work: SimpleNamespace(remote=lambda value: lambda: work(value))
-    ray.get, errors.RayTaskError = get, TaskError
-    ray.wait = lambda calls, num_returns, fetch_local: ended.append((len(calls), num_returns))
+        def iter_rows(self):
+            return iter(self)
+
+    def from_items(rows, override_num_blocks):
+        sizes.append((len(rows), override_num_blocks))
+        return Rows(rows)
+
+    ray = ModuleType("ray")
+    context = SimpleNamespace(get_current=lambda: SimpleNamespace(execution_options=options))
+    ray.data = SimpleNamespace(DataContext=context, from_items=from_items)
     monkeypatch.setitem(sys.modules, "ray", ray)
-    monkeypatch.setitem(sys.modules, "ray.exceptions", errors)
     spread = runpy.run_path(str(EXAMPLES / "ray_pack.py"))["spread"]
     (tmp_path / "many").mkdir()
     hellofmt.pack(images, tmp_path / "many" / "x.hello", shards=3, spread=spread)
     assert files(tmp_path / "many") == one
-    assert ended == [(3, 3), (3, 3)]
+    assert sizes == [(3, 3), (3, 3)]
+    assert options.preserve_order
     whole = images / "b" / "0.png"
     whole.write_bytes(whole.read_bytes()[:-20])
     with pytest.raises(UserInputError, match=r"E_DATA: .*0\.png"):
