@@ -30,6 +30,7 @@ from hellofmt.errors import HelloError, did_you_mean, shown_path
 from hellofmt_cli.console import console
 from hellofmt_cli.options import JSON_KEY
 from hellofmt_cli.output import FILE_KEY, echo_json, option_of
+from hellofmt_cli.workers import worker_error
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -145,6 +146,13 @@ def _exit_codes(ctx: click.Context) -> Generator[None]:
         code = error.code, error.member, error.offset
         _report(ctx, error.text(option_of), error.exit_code, *code)
         ctx.exit(error.exit_code)
+    except RuntimeError as error:
+        # Raised by torch's handler of a signal, in whatever line it came.
+        ended = worker_error(str(error))
+        if ended is None:
+            raise
+        _report(ctx, ended.text(option_of), ended.exit_code, ended.code)
+        ctx.exit(ended.exit_code)
     except OSError as error:
         ctx.meta.pop(FILE_KEY, None)
         _report(ctx, _os_error_text(error), EXIT_IO)

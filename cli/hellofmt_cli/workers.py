@@ -14,7 +14,7 @@ from hellofmt.errors import HelloIOError, foreign_text
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["worker_ends_in_one_line"]
+__all__ = ["worker_ends_in_one_line", "worker_error"]
 
 _SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - where torch hands batches over
 _FULL: Final = re.compile(r"shared memory|torch_\d+_\d+|No space left on device")
@@ -30,7 +30,7 @@ def worker_ends_in_one_line(workers: int = 1) -> Generator[None]:
     """Around a loop over a loader with ``workers`` workers, or around loops over several.
 
     torch raises the end of a worker wherever the main thread is at that moment, so the whole loop
-    has to be inside.
+    has to be inside; what it raises after the loop is left to ``worker_error``.
 
     Raises:
         HelloIOError: a worker met a full /dev/shm (E_NOSPACE), was killed or left (E_READ), or gave
@@ -42,7 +42,7 @@ def worker_ends_in_one_line(workers: int = 1) -> Generator[None]:
             warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
             yield
     except (RuntimeError, ConnectionError, EOFError) as error:
-        made = _error(_told(error)) if workers else None
+        made = worker_error(_told(error)) if workers else None
         if made is None:
             raise
         raise made from error
@@ -60,8 +60,8 @@ def _told(error: Exception) -> str:
     return _GONE_SILENTLY
 
 
-def _error(text: str) -> HelloIOError | None:
-    """What torch's words are about; None where it is not the end of a worker."""
+def worker_error(text: str) -> HelloIOError | None:
+    """Say what torch's words about a worker mean; None where they are not about its end."""
     if text.startswith("DataLoader timed out"):
         fact = f"a DataLoader worker gave no batch in time ({foreign_text(RuntimeError(text))})"
         return HelloIOError.make("E_TIMEOUT", fact, advice=_LESS)

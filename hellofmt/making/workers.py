@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["default_workers", "made"]
+__all__ = ["default_workers", "end_silently", "made"]
 
 _MOST: Final = 16
 _AHEAD: Final = 2
@@ -68,6 +68,18 @@ def _as_it_is(item: Any) -> Any:
     return item
 
 
+def end_silently(_number: int) -> None:
+    """Let a worker whose parent was interrupted end without the traceback of one of its threads.
+
+    What its data set raises reaches the parent all the same. For ``worker_init_fn``.
+    """
+
+    def nothing(*_: object) -> None:
+        pass
+
+    sys.excepthook = nothing
+
+
 def made(
     make: Callable[[_Key], _Made], keys: Iterable[_Key], *, workers: int = 0, pin: bool = False
 ) -> Iterator[_Made]:
@@ -95,6 +107,7 @@ def made(
         batch_size=None,
         collate_fn=_as_it_is,
         num_workers=workers,
+        worker_init_fn=end_silently,
         prefetch_factor=_AHEAD,
         timeout=_SECONDS,
         pin_memory=pin,

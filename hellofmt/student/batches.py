@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from hellofmt.loading import mixed_labels
 from hellofmt.loading.epoch_index import EpochIndex
+from hellofmt.making.workers import end_silently
 from hellofmt.runs.order import Order
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ class ArchiveBatches:
                 self.dataset,
                 batch_sampler=sampler,
                 num_workers=self.workers,
+                worker_init_fn=end_silently,
                 timeout=_BATCH_SECONDS if self.workers else 0,
             )
         for k, (images, targets) in enumerate(made, self.first):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import time
-from contextlib import nullcontext
 
+import click
 import numpy.random  # noqa: F401 - else each worker imports it, while it may be ended
 import pytest
+from click.testing import CliRunner
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+import hellofmt_cli.ls
 from hellofmt.errors import CorruptError, HelloIOError
-from hellofmt_cli.workers import worker_ends_in_one_line
+from hellofmt_cli.main import hello
+from hellofmt_cli.workers import worker_ends_in_one_line, worker_error
 
 SHM = "unable to allocate shared memory(shm) for file </torch_1_2>: No space left on device (28)"
 
@@ -78,16 +82,32 @@ GONE = (
 )
 def test_the_end_of_a_worker_is_one_line(fault, timeout, expected):
     loader = DataLoader(Faulty(fault), batch_size=2, num_workers=1, timeout=timeout)
-    # torch's handler of SIGCHLD may raise while a broken connection is on its way out; in commands
-    # that happens in one of the functions that are left, here in the null context.
-    with (
-        pytest.raises(HelloIOError, match=expected) as caught,
-        worker_ends_in_one_line(1),
-        nullcontext(),
-    ):
-        list(loader)
-    assert len(str(caught.value).splitlines()) == 1
-    assert caught.value.exit_code == 9
+    try:
+        with worker_ends_in_one_line(1):
+            list(loader)
+    except HelloIOError as error:
+        ended = error
+    except RuntimeError as error:
+        # torch's handler of SIGCHLD raised while the block was left; commands end here too.
+        ended = worker_error(str(error))
+    assert re.match(expected, str(ended))
+    assert len(str(ended).splitlines()) == 1
+    assert ended.exit_code == 9
+
+
+@pytest.mark.parametrize("text", ["DataLoader worker (pid 7) is killed by signal: Killed. ", "x"])
+def test_a_worker_that_ends_between_two_lines_of_a_command(text, monkeypatch):
+    @click.command("ls")
+    def late():
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(hellofmt_cli.ls, "ls", late)
+    done = CliRunner().invoke(hello, ["ls"])
+    if text == "x":
+        assert str(done.exception) == "x"
+    else:
+        assert done.exit_code == 9
+        assert re.fullmatch(r"Error: E_READ: a DataLoader worker was .*\n", done.stderr)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("of the user"), FileNotFoundError(2, "no", "x")])
