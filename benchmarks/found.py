@@ -40,6 +40,10 @@ class Found:
             if name.startswith(f"{prefix}/seed") and "error" not in document
         }
 
+    def has(self, prefix):
+        """Return whether there is a cell below a prefix, finished or failed."""
+        return any(name.startswith(prefix) for name in self.cells)
+
     def first(self, prefix):
         """Return any finished cell below a prefix."""
         return next(

@@ -13,7 +13,7 @@ import re
 import sys
 
 from found import LONG_RIVALS, claims
-from tables import RESULTS, Mean, table
+from tables import RESULTS, mean_text, table
 
 from hellofmt.ledger import plan
 from hellofmt_cli.inspect_rows import percent
@@ -28,35 +28,36 @@ def demo():
     rows = []
     for ipc in (1, 10):
         means, spreads = mean[f"ipc{ipc}"], spread[f"ipc{ipc}"]
-        cells = [f"{means[kind]:.1f} ± {spreads[kind]:.1f}" for kind in LONG_RIVALS]
-        cells[1] = f"**{cells[1]}**"
-        rows.append((ipc, *cells, f"{mean['full']:.1f} ± {spread['full']:.1f}"))
-    head = (
-        "images per class",
-        "hard labels",
-        "labels from the .hello file",
-        "labels from the teacher itself",
-        "all data",
-    )
-    return table(head, rows, texts=0)
+        hard, ours, teacher = (f"{means[k]:.1f} ± {spreads[k]:.1f}" for k in LONG_RIVALS)
+        rows.append(
+            {
+                "images per class": ipc,
+                "hard labels": hard,
+                "labels from the .hello file": f"**{ours}**",
+                "labels from the teacher itself": teacher,
+                "all data": f"{mean['full']:.1f} ± {spread['full']:.1f}",
+            }
+        )
+    return table(rows, texts=0)
 
 
 def weights():
     """Return the table of label function bytes for ImageNet-1K against stored labels."""
     made = plan(1000, 50_000, 300)
-    rows = [
-        (
-            each.precision,
-            f"{each.values_bytes:,}",
-            f"{each.public:,}",
-            percent(each.public / made.stored),
-            f"{each.charged:,}",
-            percent(each.charged / made.stored),
-        )
-        for each in made.functions
-    ]
-    head = ("values as", "values alone", "base public", "of the labels", "base charged")
-    return table((*head, "of the labels"), rows, texts=1)
+    return table(
+        [
+            {
+                "values as": each.precision,
+                "values alone": f"{each.values_bytes:,}",
+                "base public": f"{each.public:,}",
+                "of the labels": percent(each.public / made.stored),
+                "base charged": f"{each.charged:,}",
+                "charged, of the labels": percent(each.charged / made.stored),
+            }
+            for each in made.functions
+        ],
+        texts=1,
+    )
 
 
 def evidence():
@@ -64,19 +65,19 @@ def evidence():
     cells = json.loads((RESULTS / "evidence-cpu.json").read_text())["cells"]
     rows = []
     for name, ipc, scores, sizes in claims(cells):
-        texts = [str(Mean(tuple(each.values()))) for each in scores]
-        texts[1] = f"**{texts[1]}**"
-        rows.append((name, ipc, *texts, *(f"{size:,}" for size in sizes)))
-    head = (
-        "data",
-        "images per class",
-        "hard labels",
-        "label function",
-        "teacher, online",
-        "bytes of the label function",
-        "bytes of the teacher",
-    )
-    return table(head, rows, texts=1)
+        hard, ours, teacher = (mean_text(each.values()) for each in scores)
+        rows.append(
+            {
+                "data": name,
+                "images per class": ipc,
+                "hard labels": hard,
+                "label function": f"**{ours}**",
+                "teacher, online": teacher,
+                "bytes of the label function": f"{sizes[0]:,}",
+                "bytes of the teacher": f"{sizes[1]:,}",
+            }
+        )
+    return table(rows, texts=1)
 
 
 TABLES = {"README.md": evidence, "docs/costs.md": weights, "docs/evidence.md": demo}

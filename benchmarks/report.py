@@ -19,7 +19,7 @@ import numpy as np
 from cells import PLAN, machine
 from found import LONG_RIVALS, NAMES, STORED_EPOCHS, Found, claims, data_sets, long_bytes, ranks_of
 from plots import draw, plots
-from tables import NONE, RESULTS, Mean, bytes_text, paired, table
+from tables import NONE, RESULTS, bytes_text, mean_text, paired, table, value_text
 
 ROWS = {
     "hard": "(control) hard labels",
@@ -66,18 +66,20 @@ def label_row(found, ipc, kind):
         charged = count + fit.get("base_bytes", 0)
     seconds = list(found.seeds(prefix, "train_seconds").values())
     kl = fidelity.get("kl")
-    return (
-        NAMES[kind],
-        Mean(tuple(scores[s] for s in sorted(scores))),
-        len(scores),
-        bytes_text(count),
-        bytes_text(charged),
-        NONE if kind == "pruned" else bytes_text(long_bytes(kind, ipc, found.classes, count)),
-        f"{fidelity['agreement']:.1f}" if fidelity else NONE,
+    return {
+        "labels": NAMES[kind],
+        "top-1 %": mean_text(scores.values()),
+        "seeds": len(scores),
+        "label bytes": bytes_text(count),
+        "with base": bytes_text(charged),
+        "at 300 epochs": NONE
+        if kind == "pruned"
+        else bytes_text(long_bytes(kind, ipc, found.classes, count)),
+        "agreement %": value_text(fidelity, "agreement", ".1f"),
         # Rows of float16 do not sum to one exactly, and the sum may fall below zero.
-        NONE if kl is None else f"{max(kl, 0.0):.4f}",
-        f"{np.mean(seconds):.0f}" if seconds else NONE,
-    )
+        "KL": NONE if kl is None else f"{max(kl, 0.0):.4f}",
+        "train s": f"{np.mean(seconds):.0f}" if seconds else NONE,
+    }
 
 
 def verdict(found, ipc, kinds):
@@ -113,25 +115,25 @@ def summary(cells):
     rows, longest = [], []
     for name, ipc, scores, (ours, teacher) in claims(cells):
         stored = long_bytes("stored", ipc, Found(name, cells).classes)
-        texts = [Mean(tuple(each.values())) for each in scores]
-        sizes = [bytes_text(size) for size in (ours, teacher, stored)]
-        rows.append((name, ipc, *texts, paired(*scores[1:]).text(), *sizes))
+        hard, ours_text, teacher_text = (mean_text(each.values()) for each in scores)
+        rows.append(
+            {
+                "data": name,
+                "per class": ipc,
+                "hard labels": hard,
+                "ours": ours_text,
+                "teacher, online": teacher_text,
+                "ours - teacher (95 %)": paired(*scores[1:]).text(),
+                "bytes of ours": bytes_text(ours),
+                "of the teacher": bytes_text(teacher),
+                "stored, 300 epochs": bytes_text(stored),
+            }
+        )
         longest.append(f"{ours * STORED_EPOCHS // stored} ({name}, {ipc})")
     if not rows:
         return ""
-    head = (
-        "data",
-        "per class",
-        "hard labels",
-        "ours",
-        "teacher, online",
-        "ours - teacher (95 %)",
-        "bytes of ours",
-        "of the teacher",
-        "stored, 300 epochs",
-    )
     return (
-        f"## In one table\n\n{table(head, rows)}\n\n"
+        f"## In one table\n\n{table(rows)}\n\n"
         "Stored float16 labels are **smaller** than the label function for trainings of up to this "
         f"many epochs (data, images per class): {', '.join(longest)}.\n"
     )
@@ -140,24 +142,11 @@ def summary(cells):
 def rivals(found):
     parts = []
     for ipc in found.ipcs("rivals"):
-        kinds = [
-            k for k in NAMES if any(c.startswith(f"rivals/ipc{ipc}/{k}/") for c in found.cells)
-        ]
+        kinds = [kind for kind in NAMES if found.has(f"rivals/ipc{ipc}/{kind}/")]
         cell = found.first(f"rivals/ipc{ipc}/hello/")
         run = f"{cell['student']}, {cell['steps']} steps of {cell['batch']}" if cell else ""
-        head = (
-            "labels",
-            "top-1 %",
-            "seeds",
-            "label bytes",
-            "with base",
-            "at 300 epochs",
-            "agreement %",
-            "KL",
-            "train s",
-        )
         parts.append(f"### {ipc} per class ({run})\n")
-        parts.append(table(head, [label_row(found, ipc, kind) for kind in kinds]))
+        parts.append(table([label_row(found, ipc, kind) for kind in kinds]))
         text = verdict(found, ipc, kinds)
         if text:
             parts.append(f"\nOurs:\n\n{text}\n")
@@ -170,36 +159,27 @@ def ablation(found):
         rows, cells = [], {row: found.get(f"ablation/ipc{ipc}/{row}") for row in ROWS}
         for row, name in ROWS.items():
             scores, cell = found.seeds(f"ablation/ipc{ipc}/{row}"), cells[row] or {}
-            loss = cell.get("refine_loss")
+            update = NONE
+            if loss := cell.get("refine_loss"):
+                change = 100 * (loss[1] / loss[0] - 1)
+                update = f"{loss[0]:.3g} → {loss[1]:.3g} ({change:+.0f} %)"
             rows.append(
-                (
-                    name,
-                    Mean(tuple(scores[s] for s in sorted(scores))),
-                    len(scores),
-                    f"{cell['own_top1']:.1f}" if cell else NONE,
-                    f"{cell['agreement']:.1f}" if cell else NONE,
-                    f"{cell['kl']:.4f}" if cell else NONE,
-                    bytes_text(cell.get("label_bytes")),
-                    f"{loss[0]:.3g} → {loss[1]:.3g} ({100 * (loss[1] / loss[0] - 1):+.0f} %)"
-                    if loss
-                    else NONE,
-                )
+                {
+                    "row": name,
+                    "student top-1 %": mean_text(scores.values()),
+                    "seeds": len(scores),
+                    "own top-1 %": value_text(cell, "own_top1", ".1f"),
+                    "agreement %": value_text(cell, "agreement", ".1f"),
+                    "KL": value_text(cell, "kl", ".4f"),
+                    "bytes": bytes_text(cell.get("label_bytes")),
+                    "loss of the update": update,
+                }
             )
         any_cell = found.first(f"ablation/ipc{ipc}/text/seed")
         run = f"{any_cell['student']}, {any_cell['steps']} steps" if any_cell else ""
         teacher = next((c["teacher_top1"] for k, c in cells.items() if c and k != "probe"), None)
         parts.append(f"### {ipc} per class ({run}; weak teachers {teacher} %)\n")
-        head = (
-            "row",
-            "student top-1 %",
-            "seeds",
-            "own top-1 %",
-            "agreement %",
-            "KL",
-            "bytes",
-            "loss of the update",
-        )
-        parts.append(table(head, rows) + "\n")
+        parts.append(table(rows) + "\n")
         scores = [found.seeds(f"ablation/ipc{ipc}/{row}") for row in ("text", "teacher")]
         if got := paired(*scores):
             spread = f" (95 % interval {got.interval()})" if got.half else ""
@@ -220,32 +200,21 @@ def ablation(found):
 def curve(found):
     teacher = found.get("teacher")
     rows = [
-        (
-            cell["rank"],
-            f"{cell['epochs']:g}",
-            f"{cell['trained']:,}",
-            row["storage"],
-            f"{row['bytes']:,}",
-            f"{row['top1']:.1f}",
-            f"{100 * row['top1'] / teacher['top1']:.0f}",
-            f"{row['fidelity']['agreement']:.1f}",
-            f"{row['fidelity']['kl']:.4f}",
-        )
+        {
+            "rank": cell["rank"],
+            "epochs": f"{cell['epochs']:g}",
+            "trained values": f"{cell['trained']:,}",
+            "storage": row["storage"],
+            "bytes": f"{row['bytes']:,}",
+            "own top-1 %": f"{row['top1']:.1f}",
+            "% of the teacher's": f"{100 * row['top1'] / teacher['top1']:.0f}",
+            "agreement %": f"{row['fidelity']['agreement']:.1f}",
+            "KL": f"{row['fidelity']['kl']:.4f}",
+        }
         for cell in ranks_of(found)
         for row in cell["storages"]
     ]
-    head = (
-        "rank",
-        "epochs",
-        "trained values",
-        "storage",
-        "bytes",
-        "own top-1 %",
-        "% of the teacher's",
-        "agreement %",
-        "KL",
-    )
-    return table(head, rows) if rows else ""
+    return table(rows)
 
 
 def cross(found):
@@ -253,29 +222,30 @@ def cross(found):
     if not networks:
         return ""
     ipc = max(i for i in found.ipcs("rivals") if found.first(f"rivals/ipc{i}/probe") or i <= 10)
-    rows = []
-    for network in networks:
-        cells = [found.get(f"cross/{network}/{kind}") for kind in LONG_RIVALS]
-        rows.append((network, *(f"{c['top1']:.1f}" if c else NONE for c in cells)))
-    main = [found.get(f"rivals/ipc{ipc}/{k}/seed0") for k in LONG_RIVALS]
-    if all(main):
-        rows.insert(0, (main[0]["student"], *(f"{c['top1']:.1f}" for c in main)))
-    head = ("student", "hard labels", "ours", "teacher, online")
-    return f"{ipc} per class, seed 0.\n\n" + table(head, rows)
+    runs = {network: [f"cross/{network}/{kind}" for kind in LONG_RIVALS] for network in networks}
+    main = [f"rivals/ipc{ipc}/{kind}/seed0" for kind in LONG_RIVALS]
+    if all(found.get(name) for name in main):
+        runs = {found.get(main[0])["student"]: main} | runs
+    heads = ("hard labels", "ours", "teacher, online")
+    rows = [
+        {"student": network}
+        | {h: value_text(found.get(n), "top1", ".1f") for h, n in zip(heads, names, strict=True)}
+        for network, names in runs.items()
+    ]
+    return f"{ipc} per class, seed 0.\n\n{table(rows)}"
 
 
 def continual(found):
     steps = sorted({int(k.split("/")[1][4:]) for k in found.cells if k.startswith("continual/")})
-    if not steps:
-        return ""
     rows = []
-    for kind in LONG_RIVALS:
-        cells = [found.get(f"continual/step{step}/{kind}") for step in steps]
-        rows.append((NAMES[kind], *(f"{c['top1']:.1f}" if c else NONE for c in cells)))
-    first = [found.get(f"continual/step{step}/hard") for step in steps]
-    pairs = zip(steps, first, strict=True)
-    heads = [f"{c['classes']} classes" if c else f"step {s}" for s, c in pairs]
-    return table(("labels", *heads), rows)
+    for kind in LONG_RIVALS if steps else ():
+        row = {"labels": NAMES[kind]}
+        for step in steps:
+            hard = found.get(f"continual/step{step}/hard")
+            head = f"{hard['classes']} classes" if hard else f"step {step}"
+            row[head] = value_text(found.get(f"continual/step{step}/{kind}"), "top1", ".1f")
+        rows.append(row)
+    return table(rows)
 
 
 def sensitivity(found):
@@ -283,11 +253,12 @@ def sensitivity(found):
     for name, cell in found.cells.items():
         if name.startswith("sensitivity/") and "error" not in cell:
             values.setdefault((cell["knob"], cell["value"]), []).append(cell["top1"])
-    rows = [
-        (knob, f"{value:g}", Mean(tuple(scores)))
-        for (knob, value), scores in sorted(values.items())
-    ]
-    return table(("knob", "value", "top-1 %"), rows) if rows else ""
+    return table(
+        [
+            {"knob": knob, "value": f"{value:g}", "top-1 %": mean_text(scores)}
+            for (knob, value), scores in sorted(values.items())
+        ]
+    )
 
 
 def rded(found):
@@ -302,8 +273,8 @@ def rded(found):
         f"ConvNet-3 with batch normalisation, 10 images per class, {cell['steps']} steps of "
         f"{cell['batch']}, the labels of our own ConvNet-3 teacher ({teacher['epochs']:g} epochs, "
         f"{teacher['top1']:.1f} %; theirs is trained longer). As they do, the best of six "
-        f"measurements in the last fifth: **{Mean(tuple(best))} %** over {len(best)} seeds "
-        f"(the last step: {Mean(tuple(scores.values()))} %); published {cell['published']} %, "
+        f"measurements in the last fifth: **{mean_text(best)} %** over {len(best)} seeds "
+        f"(the last step: {mean_text(scores.values())} %); published {cell['published']} %, "
         f"difference {difference:+.1f} points."
     )
 
@@ -312,21 +283,23 @@ def cost(found):
     document = found.get("cost")
     if document is None:
         return ""
-    rows = [(name, f"{value:.4f}") for name, value in document["gflop_per_view"].items()]
-    times = []
-    for name in ("teacher", "select", "fit/probe", "fit/main"):
-        cell = found.get(name)
-        if cell:
-            label = f"{name} ({cell['note']})" if "note" in cell else name
-            times.append((label, f"{cell['seconds']:.0f}", f"{cell['peak_mb']:,}"))
-    student = found.first("rivals/")
-    if student:
-        times.append(("a student", f"{student['seconds']:.0f}", f"{student['peak_mb']:,}"))
-    return (
-        table(("stage", "seconds, one thread", "peak MB of the process so far"), times)
-        + "\n\n"
-        + table(("GFLOP per view", "counted by torch, 2 per multiply-add"), rows)
-    )
+    counted = document["gflop_per_view"].items()
+    arithmetic = [
+        {"GFLOP per view": stage, "counted by torch, 2 per multiply-add": f"{value:.4f}"}
+        for stage, value in counted
+    ]
+    cells = {name: found.get(name) for name in ("teacher", "select", "fit/probe", "fit/main")}
+    cells["a student"] = found.first("rivals/")
+    times = [
+        {
+            "stage": f"{name} ({cell['note']})" if "note" in cell else name,
+            "seconds, one thread": f"{cell['seconds']:.0f}",
+            "peak MB of the process so far": f"{cell['peak_mb']:,}",
+        }
+        for name, cell in cells.items()
+        if cell
+    ]
+    return f"{table(times)}\n\n{table(arithmetic)}"
 
 
 SECTIONS = (

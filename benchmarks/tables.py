@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,17 +14,13 @@ NONE = "-"
 _T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 
 
-@dataclass(frozen=True)
-class Mean:
-    """Mean and spread (standard deviation, n - 1) over seeds."""
-
-    values: tuple[float, ...]
-
-    def __str__(self):
-        if not self.values:
-            return "not run"
-        mean = f"{np.mean(self.values):.1f}"
-        return f"{mean} ± {np.std(self.values, ddof=1):.1f}" if len(self.values) > 1 else mean
+def mean_text(values):
+    """Format the mean over seeds and the standard deviation (n - 1)."""
+    found = list(values)
+    if not found:
+        return "not run"
+    mean = f"{np.mean(found):.1f}"
+    return f"{mean} ± {np.std(found, ddof=1):.1f}" if len(found) > 1 else mean
 
 
 class Difference(NamedTuple):
@@ -66,11 +61,23 @@ def bytes_text(count):
     return f"{count} B"
 
 
-def table(head, rows, texts=None):
-    """Format a Markdown table; columns after the first ``texts`` are right-aligned."""
+def table(rows, texts=None):
+    """Format rows, dicts of the same keys, as Markdown; empty without any.
+
+    Columns after the first ``texts`` are right-aligned.
+    """
+    if not rows:
+        return ""
+    head = list(rows[0])
     left = len(head) if texts is None else texts
     sides = ["---"] * left + ["---:"] * (len(head) - left)
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, sides, *rows))
+    lines = (head, sides, *(row.values() for row in rows))
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def value_text(cell, key, form):
+    """Format a value of a cell, or say that there is none."""
+    return f"{cell[key]:{form}}" if cell else NONE
 
 
 def axes(columns=1, width=6.0):
