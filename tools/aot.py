@@ -13,8 +13,6 @@ Specialisation follows the arguments, as in Triton's launcher: pointers and inte
 are marked, and an integer 1 becomes a constant. Otherwise the measured kernel would differ from the
 one that runs. Strides and sizes are those of common shapes; a class count of 1000 represents counts
 that 16 does not divide.
-
-Run times are not measured: they need a GPU.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ the operator with torch, so that it works under ``torch.compile`` and with fake 
 decides in plain Python which algorithm a shape gets. This package knows torch and triton and
 nothing of hellofmt. It is internal: ``hellofmt`` is the public interface.
 
-Kernels are compiled for a GPU without one (``make aot``) and run in Triton's interpreter, but **no
-kernel has been timed on a GPU**: run times there are unmeasured.
+Kernels are compiled for a GPU without one (``make aot``) and run in Triton's interpreter;
+``benchmarks/gpu.sh`` times them on one.
 
 The function `views` hides the room of the same name as an attribute of this package:
 ``from hellofmt_kernels.views import row`` works, ``import hellofmt_kernels.views.row as row`` does

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from hellofmt_kernels import config
+from hellofmt_kernels import tiles as tiles_module
+from hellofmt_kernels.tiles import LabelTile, ViewTile, parse_tiles, shared_bytes, table
 
 CAPABILITIES = [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)]
 # KiB per program, CUDA C++ programming guide, technical specifications.
@@ -18,36 +23,36 @@ def test_tiles_are_legal_everywhere(capability, itemsize, c):
 
 
 def check_tiles(capability, itemsize, c, n):
-    tile = config.choose_label_tile(n, c, itemsize, capability)
+    tile = table().labels(n, c, itemsize, capability)
     for extent in (tile.block_n, tile.block_c, tile.block_d):
         assert extent >= 16
         assert extent & (extent - 1) == 0
     assert tile.num_warps in (4, 8)
-    assert config.shared_bytes(tile, itemsize) <= SHARED_KIB[capability] * 1024
+    assert shared_bytes(tile, itemsize) <= SHARED_KIB[capability] * 1024
     # The name of the algorithm says whether a program holds whole rows.
-    assert (tile.block_c >= c) == (c <= config.ROW_MAX_CLASSES)
+    assert (tile.block_c >= c) == (c <= table().row_max_classes)
 
 
 def test_tiles_of_known_shapes():
     def tile(*shape, itemsize=2, capability=(9, 0)):
-        return config.choose_label_tile(*shape, itemsize, capability)
+        return table().labels(*shape, itemsize, capability)
 
-    assert tile(1024, 1000) == config.LabelTile(128, 128, 64, 8, 3)
-    assert tile(32, 1000) == config.LabelTile(64, 128, 64, 4, 3)
-    assert tile(1024, 21841) == config.LabelTile(128, 256, 64, 8, 3)
-    assert tile(128, 21841) == config.LabelTile(128, 128, 64, 8, 3)
-    assert tile(1024, 21841, capability=(8, 0)) == config.LabelTile(128, 128, 64, 8, 3)
-    assert tile(1024, 10) == config.LabelTile(64, 16, 64, 4, 3)
-    assert tile(1024, 200, capability=(8, 0)) == config.LabelTile(64, 256, 64, 8, 3)
-    assert tile(1024, 1000, itemsize=4) == config.LabelTile(64, 128, 32, 4, 2)
-    assert tile(1024, 1000, itemsize=4, capability=(8, 0)) == config.LabelTile(64, 64, 32, 4, 3)
+    assert tile(1024, 1000) == LabelTile(128, 128, 64, 8, 3)
+    assert tile(32, 1000) == LabelTile(64, 128, 64, 4, 3)
+    assert tile(1024, 21841) == LabelTile(128, 256, 64, 8, 3)
+    assert tile(128, 21841) == LabelTile(128, 128, 64, 8, 3)
+    assert tile(1024, 21841, capability=(8, 0)) == LabelTile(128, 128, 64, 8, 3)
+    assert tile(1024, 10) == LabelTile(64, 16, 64, 4, 3)
+    assert tile(1024, 200, capability=(8, 0)) == LabelTile(64, 256, 64, 8, 3)
+    assert tile(1024, 1000, itemsize=4) == LabelTile(64, 128, 32, 4, 2)
+    assert tile(1024, 1000, itemsize=4, capability=(8, 0)) == LabelTile(64, 64, 32, 4, 3)
     # Little shared memory: fewer stages, or a narrower tile.
-    assert tile(1024, 200, capability=(8, 9)) == config.LabelTile(64, 256, 32, 8, 2)
-    assert tile(1024, 21841, capability=(12, 0)) == config.LabelTile(64, 128, 64, 4, 3)
+    assert tile(1024, 200, capability=(8, 9)) == LabelTile(64, 256, 32, 8, 2)
+    assert tile(1024, 21841, capability=(12, 0)) == LabelTile(64, 128, 64, 4, 3)
 
 
 def test_shared_bytes():
-    assert config.shared_bytes(config.LabelTile(128, 128, 64, 8, 3), 2) == 98304
+    assert shared_bytes(LabelTile(128, 128, 64, 8, 3), 2) == 98304
 
 
 @pytest.mark.parametrize(
@@ -74,8 +79,29 @@ def test_view_taps_are_enough_for_every_crop(extent, size):
 
 
 def test_view_tile():
-    assert config.choose_view_tile(224) == config.ViewTile(32, 32, 4)
-    assert config.choose_view_tile(9) == config.ViewTile(16, 16, 4)
+    assert table().views(224) == ViewTile(32, 32, 4)
+    assert table().views(9) == ViewTile(16, 16, 4)
+
+
+SHIPPED = json.loads((Path(tiles_module.__file__).parent / "tiles.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"schema": "other"}, "expected hellofmt_kernels.tiles/1"),
+        ({"extra": 1}, "extra"),
+        ({"labels": []}, "without conditions"),
+        ({"labels": [{"bytes": 2, "tile": [64, 100, 64, 4, 3]}]}, "powers of two"),
+        ({"labels": [{"bytes": 2, "tile": [64, 64, 64, 4]}]}, "5 numbers"),
+        ({"views": [{"tile": [32, 32, 4], "max_sise": 3}]}, "max_sise"),
+        ({"views": [{"tile": [32, 32, 4], "max_size": 3}]}, "without conditions"),
+    ],
+)
+def test_a_table_that_cannot_serve_is_refused(change, text):
+    assert parse_tiles(json.dumps(SHIPPED)) == table()
+    with pytest.raises(ValueError, match=text):
+        parse_tiles(json.dumps(SHIPPED | change))
 
 
 @pytest.mark.parametrize(

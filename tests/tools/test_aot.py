@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hellofmt_kernels import config
+from hellofmt_kernels.tiles import LabelTile, shared_bytes
 
 aot = pytest.importorskip("aot")
 
@@ -145,7 +145,7 @@ def test_update_rewrites_the_budget(monkeypatch, tmp_path):
 def test_no_tile_exceeds_the_shared_memory_of_its_device(one):
     if "BLOCK_N" in one.launch.constants:
         constants = one.launch.constants
-        tile = config.LabelTile(
+        tile = LabelTile(
             constants["BLOCK_N"],
             constants["BLOCK_C"],
             constants["BLOCK_D"],
@@ -154,5 +154,5 @@ def test_no_tile_exceeds_the_shared_memory_of_its_device(one):
         )
         itemsize = one.launch.arguments["x_ptr"].element_size()
         limit = {(8, 0): 163 * 1024, (9, 0): 227 * 1024}[one.capability]
-        assert config.shared_bytes(tile, itemsize) <= limit
+        assert shared_bytes(tile, itemsize) <= limit
         assert all(budget[one.name]["shared_bytes"] <= limit for budget in BUDGETS.values())

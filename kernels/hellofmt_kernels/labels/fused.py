@@ -14,8 +14,6 @@ Rows of the output are padded to a multiple of 16 elements and stored with their
 true class count as the mask, Triton could not prove alignment and would store one element at a
 time. Rejected: recomputing the GEMM instead of storing E (faster only below about 400 features),
 one program for thousands of classes (spills), atomics (order of sums).
-
-Run times on a GPU are unmeasured.
 """
 
 from __future__ import annotations
@@ -29,6 +27,7 @@ import triton.language as tl
 
 from hellofmt_kernels import config
 from hellofmt_kernels.launch import Launch
+from hellofmt_kernels.tiles import LabelTile, table
 
 if TYPE_CHECKING:
     from hellofmt_kernels.labels.options import LabelOptions
@@ -139,7 +138,7 @@ def plan(
     bias: torch.Tensor | None,
     options: LabelOptions,
     out: torch.Tensor,
-    tile: config.LabelTile | None = None,
+    tile: LabelTile | None = None,
     capability: tuple[int, int] = (9, 0),
 ) -> list[Launch]:
     """Launches that fill ``out`` with soft labels or logits.
@@ -158,7 +157,7 @@ def plan(
     """
     n, c = x.shape[0], weight.shape[0]
     if tile is None:
-        tile = config.choose_label_tile(n, c, x.element_size(), capability)
+        tile = table().labels(n, c, x.element_size(), capability)
     if not options.is_softmax:
         return [_product(x, weight, bias, options, out, None, "logits", tile)]
     if tile.block_c >= c:
@@ -177,7 +176,7 @@ def _product(
     out: torch.Tensor,
     stats: tuple[torch.Tensor, torch.Tensor] | None,
     epilogue: Literal["row", "stats", "logits"],
-    tile: config.LabelTile,
+    tile: LabelTile,
 ) -> Launch:
     """The matrix product with one of its epilogues; ``stats`` are k and s of epilogue ``stats``."""
     x, weight = _rows_contiguous(x), _rows_contiguous(weight)
@@ -224,7 +223,7 @@ def _rows_contiguous(tensor: torch.Tensor) -> torch.Tensor:
 
 def _normalise(out: torch.Tensor, k: torch.Tensor, s: torch.Tensor, block_c: int) -> Launch:
     tiles = k.shape[1]
-    group = min(triton.next_power_of_2(tiles), max(1, config.NORMALISE_CLASSES // block_c))
+    group = min(triton.next_power_of_2(tiles), max(1, table().normalise_classes // block_c))
     return Launch(
         kernel=_labels_normalise_kernel,
         grid=(k.shape[0], triton.cdiv(tiles, group)),
@@ -250,7 +249,7 @@ def launch(
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     options: LabelOptions,
-    tile: config.LabelTile | None = None,
+    tile: LabelTile | None = None,
     capability: tuple[int, int] = (9, 0),
 ) -> torch.Tensor:
     """Soft labels or logits of embeddings, as `labels.reference.soft_labels` defines them.

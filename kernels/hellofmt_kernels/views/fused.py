@@ -16,8 +16,7 @@ The kernel is bound by instructions rather than bytes: one thread per output *va
 twice the instructions of one per output pixel. Rejected: ``grid_sample`` and ``roi_align``, which
 read beyond the crop.
 
-Rows of parameters are trusted here; ``views.ops`` checks those that come from the CPU. Run times
-on a GPU are unmeasured.
+Rows of parameters are trusted here; ``views.ops`` checks those that come from the CPU.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ import triton.language as tl
 
 from hellofmt_kernels import config
 from hellofmt_kernels.launch import Launch
+from hellofmt_kernels.tiles import ViewTile, table
 from hellofmt_kernels.views.row import VIEW_COLUMNS, WEIGHT_ONE, ViewColumn
 
 if TYPE_CHECKING:
@@ -367,7 +367,7 @@ def plan(
     outs: Sequence[torch.Tensor],
     antialias: bool,
     forms: Sequence[ViewForm],
-    tile: config.ViewTile | None = None,
+    tile: ViewTile | None = None,
 ) -> Launch:
     """The launch that fills ``outs`` with the same views.
 
@@ -385,7 +385,7 @@ def plan(
     _, height, width, _ = images.shape
     n, _, size, _ = outs[0].shape
     if tile is None:
-        tile = config.choose_view_tile(size)
+        tile = table().views(size)
     taps_y = config.view_taps(height, size, antialias)
     taps_x = config.view_taps(width, size, antialias)
     tiles = triton.cdiv(size, tile.block_y) * triton.cdiv(size, tile.block_x)
@@ -426,7 +426,7 @@ def launch(
     size: int,
     antialias: bool,
     forms: Sequence[ViewForm],
-    tile: config.ViewTile | None = None,
+    tile: ViewTile | None = None,
 ) -> list[torch.Tensor]:
     """Views of stored images, as `hellofmt_kernels.views.reference.views` defines them.
 

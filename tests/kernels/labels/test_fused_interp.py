@@ -8,6 +8,7 @@ import torch
 
 from hellofmt_kernels import LabelOptions, config
 from hellofmt_kernels.labels import reference
+from hellofmt_kernels.tiles import LabelTile
 
 fused = pytest.importorskip("hellofmt_kernels.labels.fused")
 
@@ -86,7 +87,7 @@ def test_every_architecture_s_tile(capability, c):
     ],
 )
 def test_any_tile_gives_the_same_labels(tile):
-    check(33, 300, 40, torch.float16, tile=config.LabelTile(*tile))
+    check(33, 300, 40, torch.float16, tile=LabelTile(*tile))
 
 
 def test_float16_operands_never_round_a_logit():
@@ -122,7 +123,7 @@ def test_a_tile_of_classes_without_probability():
     bias = torch.zeros(c)
     bias[:128] = -torch.inf
     x, w = torch.zeros(2, 32), torch.ones(c, 32)
-    got = fused.launch(x, w, bias, PLAIN, config.LabelTile(64, 128, 32, 4, 2))
+    got = fused.launch(x, w, bias, PLAIN, LabelTile(64, 128, 32, 4, 2))
     assert (got[:, :128] == 0).all()
     assert (got[:, 128:] - 1 / 172).abs().max() < 1e-8
 

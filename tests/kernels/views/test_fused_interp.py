@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from hellofmt_kernels import WEIGHT_ONE, ViewColumn, ViewForm, config
+from hellofmt_kernels import WEIGHT_ONE, ViewColumn, ViewForm
+from hellofmt_kernels.tiles import ViewTile
 from hellofmt_kernels.views import reference
 
 fused = pytest.importorskip("hellofmt_kernels.views.fused")
@@ -136,7 +137,7 @@ def test_boxes_on_the_edges_of_tiles(rows_of_box, columns_of_box, make_plain_row
     rows[:, ViewColumn.Y0 : ViewColumn.X1 + 1 : 2] = torch.tensor(rows_of_box, dtype=torch.int32)
     rows[:, ViewColumn.X0 : ViewColumn.X1 + 1 : 2] = torch.tensor(columns_of_box, dtype=torch.int32)
     rows[1, ViewColumn.WEIGHT] = 1000
-    check(noise(2, 6, 6), rows, 20, tile=config.ViewTile(16, 16, 4))
+    check(noise(2, 6, 6), rows, 20, tile=ViewTile(16, 16, 4))
 
 
 @pytest.mark.parametrize("weight", [0, 1, 32768, WEIGHT_ONE - 1, WEIGHT_ONE])
@@ -172,9 +173,7 @@ def test_every_output_is_written_and_nothing_beside_it(
 
     monkeypatch.setattr(ViewForm, "empty", poisoned)
     forms = [ViewForm(MEAN, STD, dtype, channels_last) for dtype in (torch.float32, torch.float16)]
-    found = fused.launch(
-        noise(2, 10, 10), rows, 21, True, forms[:count], config.ViewTile(16, 16, 4)
-    )
+    found = fused.launch(noise(2, 10, 10), rows, 21, True, forms[:count], ViewTile(16, 16, 4))
     assert len(found) == len(held) == count
     for memory in held:
         assert not memory[32:-32].isnan().any()
