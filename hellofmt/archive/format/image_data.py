@@ -13,8 +13,8 @@ WebP      Of lossy images the frame header and the sizes of the partitions, whic
           lossless ones nothing. Whether partitions are complete only decoding tells.
 ========  ==========================================================================================
 
-Reading an image for training does not do this: its digest says that it is the image that was
-verified.
+Reading an image for training does not do this, but for JPEG, whose decoder is the same: its digest
+says that it is the image that was verified.
 """
 
 from __future__ import annotations

@@ -262,25 +262,24 @@ def sampled(first):
 
 
 add("jpeg_sampled_3_to_1", "E_CODEC", lambda: shown(sampled(0x31), "jpeg", 12, 16), group="images")
-# Decoders fill what is missing with grey, and skip what is too much.
+# Pillow fills what is missing with grey, and skips what is too much.
 for name, end in {"ends_early": -12, "goes_on": None}.items():
     add(
         f"jpeg_scan_{name}",
         "E_IMAGE",
         lambda end=end: shown((baseline()[:-2] + bytes(9))[:end] + b"\xff\xd9", "jpeg", 12, 16),
         group="images",
-        full=True,
     )
 
 
-@image("E_IMAGE", full=True)
+@image("E_IMAGE")
 def jpeg_restarts_without_dri():
     data = pillow("JPEG", 32, 24, restart_marker_blocks=1)
     at = data.index(b"\xff\xdd\x00\x04")
     return shown(data[:at] + data[at + 6 :], "jpeg", 24, 32)
 
 
-@image("E_IMAGE", full=True)
+@image("E_IMAGE")
 def jpeg_restarts_out_of_order():
     data = pillow("JPEG", 32, 24, restart_marker_blocks=1)
     return shown(data.replace(b"\xff\xd1", b"\xff\xd5"), "jpeg", 24, 32)
