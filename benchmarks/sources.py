@@ -13,7 +13,7 @@ import torch
 from setting import TEMPERATURE
 
 import hellofmt
-from hellofmt.archive import Draft, ImageItem, ImageSet, encode_image, write_archive
+from hellofmt.archive import Draft, ImageItem, ImageSet, Texts, encode_image, write_archive
 from hellofmt.archive.format.manifest import Dataset
 from hellofmt.distillation import (
     DistillSettings,
@@ -105,7 +105,7 @@ def archive_of(setting, name, projector, selection):
             projector,
             setting.train,
             setting.views,
-            DistillSettings(None, name=name, storage=STORAGE, card=""),
+            DistillSettings(None, storage=STORAGE, texts=Texts(name=name, card="")),
         ),
     )
 

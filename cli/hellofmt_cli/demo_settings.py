@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hellofmt.archive import Views
+from hellofmt.archive import Texts, Views
 from hellofmt.distillation import DistillSettings, FitSettings, ProjectorSettings, SelectSettings
 from hellofmt.sources import ArrayImages, digits, stratified_split
 from hellofmt.student import Recipe
@@ -90,8 +90,7 @@ class DemoSettings:
             SelectSettings(ipc, crops=1, crop_scale=(1.0, 1.0)),
             ProjectorSettings(rank=self.rank, start="stored", temperature=self.temperature),
             self.fit,
-            license="CC-BY-4.0",
-            card=_CARD.format(ipc=ipc),
+            texts=Texts(license="CC-BY-4.0", card=_CARD.format(ipc=ipc)),
         )
 
 

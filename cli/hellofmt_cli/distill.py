@@ -13,9 +13,9 @@ from hellofmt_cli.options import Choice, check_steps, data_options, grouped, jso
 from hellofmt_cli.text_options import text_options
 
 if TYPE_CHECKING:
+    from hellofmt.archive import Texts
     from hellofmt_cli.fit_options import FitOptions
     from hellofmt_cli.options import DataOptions
-    from hellofmt_cli.text_options import TextOptions
 
 __all__ = ["distill"]
 
@@ -108,10 +108,10 @@ class ImageOptions:
         " for WebP]",
     ),
 )
-@text_options
+@text_options("DATA")
 @json_option
 def distill(
-    data: DataOptions, fit: FitOptions, images: ImageOptions, texts: TextOptions, as_json: bool
+    data: DataOptions, fit: FitOptions, images: ImageOptions, texts: Texts, as_json: bool
 ) -> None:
     """Distil DATA into an archive of few images and a label function.
 

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from hellofmt.archive import Storage
+    from hellofmt.archive import Storage, Texts
     from hellofmt.distillation import (
         DistillReport,
         Fidelity,
@@ -60,7 +60,6 @@ if TYPE_CHECKING:
     from hellofmt.sources import Source
     from hellofmt_cli.fit_options import FitOptions
     from hellofmt_cli.options import DataOptions
-    from hellofmt_cli.text_options import TextOptions
 
 __all__ = ["make_archive"]
 
@@ -80,7 +79,7 @@ _STEPS_PER_EVALUATION: Final = 20
 def make_archive(
     data: DataOptions,
     fit: FitOptions,
-    texts: TextOptions,
+    texts: Texts,
     *,
     as_json: bool,
     chosen: DistillSettings,
@@ -132,7 +131,7 @@ def _can_succeed(error: BaseException) -> bool:
 def _make_archive(
     run: DataOptions,
     options: FitOptions,
-    texts: TextOptions,
+    texts: Texts,
     chosen: DistillSettings,
     *,
     as_json: bool,
@@ -152,13 +151,7 @@ def _make_archive(
         projector=projector_settings(options, run.seed),
         fit=plan,
         storage=options.precision,
-        name=run.name,
-        version=texts.version,
-        license=texts.license or "NOASSERTION",
-        license_text=texts.license_text,
-        card=texts.card_text,
-        sources=texts.sources,
-        extras=texts.extras,
+        texts=texts,
         command=recorded_command(without_paths),
         seed=run.seed,
     )

@@ -1,12 +1,12 @@
 """Options that several commands share, each group as one object. No torch: ``--help`` is instant.
 
-``grouped`` joins click options into one decorator, and the command gets their values as one frozen
-dataclass whose fields are named as click names the parameters.
+``grouped`` joins click options into one decorator, and the command gets their values as one object.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 
@@ -41,7 +41,6 @@ __all__ = [
     "label_function_option",
     "limit_option",
     "limits",
-    "name_option",
     "output_option",
     "precision_option",
     "seed_option",
@@ -64,24 +63,24 @@ _MIXED_SHARE: Final = "0.5"
 
 
 def grouped(
-    name: str, kind: type[Any], *options: Callable[[Callable[..., Any]], Callable[..., Any]]
+    name: str, kind: Callable[..., Any], *options: Callable[..., Any]
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Join options into one decorator that passes their values as one object.
 
     Args:
         name: argument of the command that gets the object.
-        kind: dataclass with one field per option.
+        kind: dataclass or function that takes the values, named as click names the parameters.
         options: in the order of ``--help``.
 
     Returns:
         The decorator.
     """
-    names = [field.name for field in fields(kind)]
+    names = list(inspect.signature(kind).parameters)
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def with_group(*args: Any, **values: Any) -> Any:
-            group = kind(**{key: values.pop(key) for key in names})
+            group = kind(**{key: values.pop(key) for key in names if key in values})
             return command(*args, **{name: group}, **values)
 
         decorated: Callable[..., Any] = with_group
@@ -225,11 +224,6 @@ def precision_option(prefix: str = "") -> Callable[[_Command], _Command]:
     )
 
 
-def name_option(what: str) -> Callable[[_Command], _Command]:
-    """``--name`` of the data set, by default that of ``what``."""
-    return click.option("--name", help=f"Name of the data set.  [default: name of {what}]")
-
-
 classes_option = click.option(
     "--classes",
     metavar="FILE",
@@ -370,7 +364,6 @@ class DataOptions(ViewOptions):
         data: paths or URLs, or one name of a data set of torchvision or Hugging Face.
         skip_unreadable: leave out images that cannot be read.
         classes: file of the class list.
-        name: of the data set; None takes that of DATA.
         seed: of everything random.
         device: that networks run on.
         bfloat16: whether networks are trained in bfloat16 autocast.
@@ -380,7 +373,6 @@ class DataOptions(ViewOptions):
     data: tuple[str, ...]
     skip_unreadable: bool
     classes: str | None
-    name: str | None
     seed: int
     device: str
     bfloat16: bool
@@ -398,7 +390,6 @@ data_options = grouped(
     click.argument("data", nargs=-1, required=True),
     skip_unreadable_option,
     classes_option,
-    name_option("DATA"),
     *view_options(
         size="the median shorter side of the images, at most 224", mix="cutmix", most=1024
     ),

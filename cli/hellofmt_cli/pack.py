@@ -18,12 +18,14 @@ from hellofmt_cli.options import (
     view_options,
 )
 from hellofmt_cli.output import count, echo_json, echo_page, size
-from hellofmt_cli.pack_options import adapter_options, file_options, pack_text_options
+from hellofmt_cli.pack_options import adapter_options, file_options
+from hellofmt_cli.text_options import text_options
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from hellofmt_cli.pack_options import AdapterOptions, FileOptions, PackTextOptions
+    from hellofmt.archive import Texts
+    from hellofmt_cli.pack_options import AdapterOptions, FileOptions
 
 __all__ = ["pack"]
 
@@ -31,7 +33,7 @@ __all__ = ["pack"]
 @click.command("pack")
 @click.argument("source", nargs=-1)
 @file_options
-@pack_text_options
+@text_options("SOURCE", click.option("--method", help="How the images were made."))
 @grouped(
     "views",
     ViewOptions,
@@ -43,7 +45,7 @@ __all__ = ["pack"]
 def pack(
     source: tuple[str, ...],
     files: FileOptions,
-    texts: PackTextOptions,
+    texts: Texts,
     views: ViewOptions,
     adapter: AdapterOptions,
     as_json: bool,
@@ -103,14 +105,7 @@ def pack(
                 ordered=files.ordered,
                 classes=classes,
                 views=changes,
-                name=texts.name,
-                version=texts.version,
-                license=texts.license,
-                license_text=texts.license_text,
-                card=texts.card_text,
-                method=texts.method,
-                sources=texts.sources or None,
-                extras=texts.extras,
+                texts=texts,
                 reencode=files.reencode,
                 max_side=files.max_side,
                 skips_unreadable=files.skip_unreadable,

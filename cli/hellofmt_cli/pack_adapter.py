@@ -16,15 +16,15 @@ from hellofmt_cli.options import limits
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from hellofmt.archive import ClassLine
-    from hellofmt_cli.pack_options import AdapterOptions, PackTextOptions
+    from hellofmt.archive import ClassLine, Texts
+    from hellofmt_cli.pack_options import AdapterOptions
 
 __all__ = ["pack_adapter"]
 
 
 def pack_adapter(
     options: AdapterOptions,
-    texts: PackTextOptions,
+    texts: Texts,
     output: str,
     *,
     classes: Sequence[ClassLine],
@@ -66,12 +66,12 @@ def pack_adapter(
                 version=texts.version,
                 license=texts.license or "NOASSERTION",
                 method=texts.method or "peft",
-                sources=list(texts.sources),
+                sources=list(texts.sources or ()),
             ),
             classes=classes,
             views=changed_views(default_views(loaded.spec.preprocess.size), views),
             projector=projector.part(options.precision),
-            card=texts.card_text,
+            card=texts.card,
             license=texts.license_text,
             extras=texts.extras,
         )

@@ -13,12 +13,10 @@ from hellofmt_cli.options import (
     classes_option,
     force_option,
     grouped,
-    name_option,
     output_option,
     precision_option,
     skip_unreadable_option,
 )
-from hellofmt_cli.text_options import TEXT_OPTIONS, TextOptions
 
 if TYPE_CHECKING:
     from hellofmt.archive import Storage
@@ -27,10 +25,8 @@ if TYPE_CHECKING:
 __all__ = [
     "AdapterOptions",
     "FileOptions",
-    "PackTextOptions",
     "adapter_options",
     "file_options",
-    "pack_text_options",
 ]
 
 
@@ -74,19 +70,6 @@ class FileOptions:
             is_named = bool(equals) and "/" not in name and not Path(text).exists()
             pairs.append((name, path) if is_named else ("", text))
         return pairs or None
-
-
-@dataclass(frozen=True)
-class PackTextOptions(TextOptions):
-    """What the archive says of itself, with what only ``hello pack`` has to be told.
-
-    Attributes:
-        name: of the data set.
-        method: how the images were made.
-    """
-
-    name: str | None
-    method: str | None
 
 
 @dataclass(frozen=True)
@@ -160,14 +143,6 @@ file_options = grouped(
         type=click.IntRange(2, 99_999),
         help="Spread the images over so many files, NAME-00000-of-00016.hello.",
     ),
-)
-
-pack_text_options = grouped(
-    "texts",
-    PackTextOptions,
-    name_option("SOURCE"),
-    *TEXT_OPTIONS,
-    click.option("--method", help="How the images were made."),
 )
 
 adapter_options = grouped(

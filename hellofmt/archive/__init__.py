@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from hellofmt.archive.storage.local_files import read_file, write_small_file
     from hellofmt.archive.storage.source import display_name
     from hellofmt.archive.write.amend import amend_archive, check_amended_targets
-    from hellofmt.archive.write.draft import Draft, ImageItem, ImageSet, ProjectorPart
+    from hellofmt.archive.write.draft import Draft, ImageItem, ImageSet, ProjectorPart, Texts
     from hellofmt.archive.write.extraction import PlainForm, extract_archive
     from hellofmt.archive.write.shards import write_shards
     from hellofmt.archive.write.whole_file import check_target
@@ -107,6 +107,7 @@ __all__ = [
     "StoredTensor",
     "Target",
     "TextArch",
+    "Texts",
     "VerifyReport",
     "Views",
     "VisionArch",
@@ -205,7 +206,7 @@ _MODULES = {
     "read.verify": ("VerifyReport", "verify_archive"),
     "write.extraction": ("PlainForm", "extract_archive"),
     "write.amend": ("amend_archive", "check_amended_targets"),
-    "write.draft": ("Draft", "ImageItem", "ImageSet", "ProjectorPart"),
+    "write.draft": ("Draft", "ImageItem", "ImageSet", "ProjectorPart", "Texts"),
     "write.whole_file": ("check_target",),
     "write.writer": ("write_archive",),
 }

@@ -79,7 +79,7 @@ def write_distilled(
             order="value",
         )
     part = projector.part(settings.storage)
-    card = settings.card
+    card = settings.texts.card
     if card is None and record is not None:
         count = 0 if selection is None else len(selection.labels)
         card = generated_card(facts, source.classes, views, count, part.base, record)
@@ -90,20 +90,21 @@ def write_distilled(
         images=images,
         projector=part,
         card=card,
-        license=settings.license_text,
-        extras=settings.extras,
+        license=settings.texts.license_text,
+        extras=settings.texts.extras,
         record=record,
     )
     return write_archive(target, draft, force=force)
 
 
 def _facts(source: Source, settings: DistillSettings) -> Dataset:
+    texts = settings.texts
     return Dataset(
         name=settings.name_for(source),
-        version=settings.version,
-        license=settings.license,
-        method="hello",
-        sources=list(settings.sources or (source.name,)),
+        version=texts.version,
+        license=texts.license or "NOASSERTION",
+        method=texts.method or "hello",
+        sources=list(texts.sources or (source.name,)),
     )
 
 
@@ -127,9 +128,9 @@ def check_settings(source: Source, views: Views, settings: DistillSettings) -> N
         classes=source.classes,
         views=views,
         images=images,
-        card=settings.card,
-        license=settings.license_text,
-        extras=settings.extras,
+        card=settings.texts.card,
+        license=settings.texts.license_text,
+        extras=settings.texts.extras,
     )
     Plan(draft, DEFAULT_LIMITS)
     check_quality(settings.codec, settings.quality)

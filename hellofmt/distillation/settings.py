@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from hellofmt.archive import Texts
 from hellofmt.errors import UserInputError, printable
 from hellofmt.ledger import paper_head_rank
 from hellofmt.projector import Projector
@@ -13,7 +14,7 @@ from hellofmt.projector.lowrank import Delta
 from hellofmt.teacher.match import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -160,13 +161,9 @@ class DistillSettings:
             ``webp`` take a fifth of the bytes.
         quality: of ``jpeg`` and ``webp``, 1 to 100 (which is lossless for ``webp``); None means 85
             and 90.
-        name: name of the data set; None means the source's, with ``-ipcN`` if images are chosen.
-        version: version of the data set.
-        license: SPDX expression of the images' license.
-        license_text: text of the license.
-        card: Markdown text for people; None means one that is made of the record, empty means none.
-        sources: data sets that the images come from; empty means the source's name.
-        extras: notes, keys starting ``x_``.
+        texts: what the archive says of itself. Without them the name is the source's, with
+            ``-ipcN`` if images are chosen, the license ``NOASSERTION``, the method ``hello``, and
+            the card is made of the record.
         command: what was typed, for the record; empty for a call of the library.
         seed: seed of the validation part, and of a fit that is None.
     """
@@ -178,20 +175,14 @@ class DistillSettings:
     storage: Storage = "float16"
     codec: Codec = "png"
     quality: int | None = None
-    name: str | None = None
-    version: str = "1.0.0"
-    license: str = "NOASSERTION"
-    license_text: str | None = None
-    card: str | None = None
-    sources: tuple[str, ...] = ()
-    extras: Mapping[str, str] = field(default_factory=dict[str, str])
+    texts: Texts = field(default_factory=Texts)
     command: str = ""
     seed: int = 0
 
     def name_for(self, source: Source) -> str:
         """The data set's name in the archive."""
-        if self.name:
-            return self.name
+        if self.texts.name:
+            return self.texts.name
         return source.name if self.select is None else f"{source.name}-ipc{self.select.ipc}"
 
 

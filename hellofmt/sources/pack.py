@@ -12,7 +12,7 @@ from collections import Counter
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
@@ -22,7 +22,7 @@ from hellofmt.archive.format.limits import DEFAULT_LIMITS, IMAGE_SIDE, Limits
 from hellofmt.archive.format.manifest import UNSET, Dataset, Views
 from hellofmt.archive.format.record import Record
 from hellofmt.archive.format.view_defaults import LARGEST_DEFAULT_VIEW, changed_views, default_views
-from hellofmt.archive.write.draft import Draft, ImageSet
+from hellofmt.archive.write.draft import Draft, ImageSet, Texts
 from hellofmt.archive.write.shards import write_shards
 from hellofmt.archive.write.whole_file import check_target
 from hellofmt.archive.write.writer import write_archive
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["pack_archive"]
 
 _logger = logging.getLogger("hellofmt")
+_NO_TEXTS: Final = Texts()
 
 
 def pack_archive(
@@ -58,14 +59,7 @@ def pack_archive(
     ordered: bool = False,
     classes: Sequence[ClassLine] | None = None,
     views: Views | Mapping[str, Any] | None = None,
-    name: str | None = None,
-    version: str = "1.0.0",
-    license: str | None = None,
-    method: str | None = None,
-    sources: Sequence[str] | None = None,
-    card: str | None = None,
-    license_text: str | None = None,
-    extras: Mapping[str, str] | None = None,
+    texts: Texts = _NO_TEXTS,
     reencode: Literal["png", "jpeg", "webp"] | None = None,
     max_side: int | None = None,
     skips_unreadable: bool = False,
@@ -98,15 +92,9 @@ def pack_archive(
         views: how views are made; the projector's, else those of an archive of images, else
             ``default_views`` for the median shorter side of the images, at most 224. A mapping
             changes only the fields it names.
-        name: of the data set; else the name of the source.
-        version: of the data set.
-        license: SPDX expression; else that of an archive of images, else ``NOASSERTION``.
-        method: how the images were made; else as an archive of images says, else the projector's,
-            else ``unknown``.
-        sources: data sets the images come from; else as for ``method``.
-        card: Markdown text about the data set.
-        license_text: the text of the licence.
-        extras: notes, keys starting ``x_``.
+        texts: what the archive says of itself. Without them the name is the source's, license,
+            method and sources are those of an archive of images, else (but for the license) of the
+            projector, else ``NOASSERTION``, ``unknown`` and none.
         reencode: convert images of another codec or outside the profile; quality 95 for JPEG.
         max_side: with ``reencode``, shrink images with a longer side to this many pixels.
         skips_unreadable: leave out what is no image or cannot be read in full, naming each, instead
@@ -138,7 +126,7 @@ def pack_archive(
 
     Example:
         >>> import hellofmt
-        >>> hellofmt.pack("images/", "mine.hello", license="CC0-1.0")  # doctest: +SKIP
+        >>> hellofmt.pack("images/", "mine.hello", shards=16)  # doctest: +SKIP
         'sha256:...'
     """
     if max_side is not None and (reencode is None or not 1 <= max_side <= IMAGE_SIDE):
@@ -162,18 +150,18 @@ def pack_archive(
         parts = [] if known is None or projector is None else known.parts
         return Draft(
             dataset=Dataset(
-                name=name,
-                version=version,
-                license=license or ("NOASSERTION" if own is None else own.license),
-                method=method or ("unknown" if described is None else described.method),
-                sources=_sources_of(sources, described),
+                name=texts.name or name,
+                version=texts.version,
+                license=texts.license or ("NOASSERTION" if own is None else own.license),
+                method=texts.method or ("unknown" if described is None else described.method),
+                sources=_sources_of(texts.sources, described),
             ),
             classes=classes,
             views=views if isinstance(views, Views) else changed_views(start, views or {}),
             projector=parts[0] if parts else None,
-            card=card,
-            license=license_text,
-            extras=dict(extras or {}),
+            card=texts.card,
+            license=texts.license_text,
+            extras=texts.extras,
             further=parts[1:],
             record=Record(functions=known.records) if parts and known and known.records else None,
             label_function=None if known is None or parts else known.id,
@@ -184,7 +172,7 @@ def pack_archive(
             raise UserInputError.make("E_OPTION", "expected images or a projector to pack")
         if shards is not None:
             raise UserInputError.make("E_OPTION", "no images to divide", argument="shards")
-        draft = draft_of(known.lines, name or known.dataset.name, known.views)
+        draft = draft_of(known.lines, known.dataset.name, known.views)
         return write_archive(target, draft, force=force, limits=limits, progress=progress)
     if spread is not map and (reencode is not None or shards is None):
         text = "expected shards of images that are stored as they are"
@@ -215,7 +203,7 @@ def pack_archive(
         if own is not None and known is None and not isinstance(views, Views):
             start = own.views
         dataset = None if own is None else own.dataset
-        draft = draft_of(images.classes, name or images.name, start, dataset)
+        draft = draft_of(images.classes, images.name, start, dataset)
         if isinstance(images, ArchiveSource):
             made_of = replace(made_of, columns=images.columns())
             ordered = ordered or images.is_ordered

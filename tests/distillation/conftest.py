@@ -7,6 +7,7 @@ import dataclasses
 import builders
 import pytest
 
+from hellofmt.archive import Texts
 from hellofmt.distillation import (
     DistillSettings,
     FitHooks,
@@ -85,7 +86,8 @@ def make(arguments, tmp_path):
         def taken(kind):
             return {name: changes.pop(name) for name in list(changes) if name in fields_of(kind)}
 
-        settings = DistillSettings(**{**SETTINGS, **taken(DistillSettings)})
+        settings = {**SETTINGS, "texts": Texts(**taken(Texts)), **taken(DistillSettings)}
+        settings = DistillSettings(**settings)
         hooks = FitHooks(**taken(FitHooks))
         return distill(
             target=tmp_path / target, settings=settings, hooks=hooks, **{**arguments, **changes}

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision.datasets import FakeData
 
-from hellofmt.archive import open_archive, shard_path
+from hellofmt.archive import Texts, open_archive, shard_path
 from hellofmt.errors import CorruptError, HelloIOError, TrustError, UserInputError
 from hellofmt.loading import HelloDataset, HelloSampler, soft_batches
 from hellofmt.sources import pack_archive
@@ -92,9 +92,11 @@ def test_a_file_replaced_while_training(server, archive_of, monkeypatch):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_sharded_set_gives_what_the_whole_gives(mixing, tmp_path, workers):
     whole = tmp_path / "whole.hello"
-    made = pack_archive(mixing, whole, projector=mixing, version="1")
+    made = pack_archive(mixing, whole, projector=mixing, texts=Texts(version="1"))
     assert made
-    pack_archive(mixing, tmp_path / "part.hello", projector=mixing, version="1", shards=3)
+    pack_archive(
+        mixing, tmp_path / "part.hello", projector=mixing, texts=Texts(version="1"), shards=3
+    )
     wanted = batches(HelloDataset(whole, seed=5))
     names = [shard_path(tmp_path / "part.hello", i, 3) for i in range(3)]
     for source in (names, f"{tmp_path}/part-*-of-00003.hello"):

@@ -15,6 +15,7 @@ from PIL import Image
 from hellofmt.archive import (
     UNSET,
     ClassLine,
+    Texts,
     encode_image,
     open_archive,
     read_class_lines,
@@ -162,14 +163,16 @@ class TestFolder:
         pack_archive(
             root,
             tmp_path / "y.hello",
-            name="mine",
-            version="2.0.0",
-            license="MIT",
-            method="random",
-            sources=["toy"],
-            card="# Card",
-            license_text="Do as you like.",
-            extras={"x_note": "n"},
+            texts=Texts(
+                name="mine",
+                version="2.0.0",
+                license="MIT",
+                method="random",
+                sources=["toy"],
+                card="# Card",
+                license_text="Do as you like.",
+                extras={"x_note": "n"},
+            ),
         )
         with open_archive(tmp_path / "x.hello") as file:
             dataset = file.manifest.dataset
@@ -486,8 +489,10 @@ class TestShards:
 class TestArchives:
     def test_from_another_archive(self, tmp_path):
         root = write_folder(tmp_path / "set", ["a/1.png", "b/1.png"])
-        pack_archive(root, tmp_path / "x.hello", layout="files", name="n")
-        pack_archive(tmp_path / "x.hello", tmp_path / "y.hello", layout="files", name="n")
+        pack_archive(root, tmp_path / "x.hello", layout="files", texts=Texts(name="n"))
+        pack_archive(
+            tmp_path / "x.hello", tmp_path / "y.hello", layout="files", texts=Texts(name="n")
+        )
         assert digest(tmp_path / "x.hello") == digest(tmp_path / "y.hello")
 
     def test_from_a_packed_archive(self, tmp_path):
@@ -548,7 +553,9 @@ def test_images_of_an_archive_keep_what_it_says_of_them(tmp_path):
         assert copy.manifest.dataset == file.manifest.dataset
         assert copy.manifest.views == file.manifest.views
     assert said[0] == "the label function of the archive that is read is left out"
-    pack_archive(source, tmp_path / "other.hello", license="MIT", method="m", sources=[])
+    pack_archive(
+        source, tmp_path / "other.hello", texts=Texts(license="MIT", method="m", sources=[])
+    )
     with open_archive(tmp_path / "other.hello") as copy:
         stated = copy.manifest.dataset
     assert (stated.license, stated.method, stated.sources) == ("MIT", "m", [])

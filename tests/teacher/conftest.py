@@ -6,6 +6,7 @@ import builders
 import numpy as np
 import pytest
 
+from hellofmt.archive import Texts
 from hellofmt.distillation import DistillSettings, write_distilled
 from hellofmt.distillation.select import Selection
 from hellofmt.projector import Projector
@@ -34,6 +35,6 @@ def archive(tmp_path, stripes, views):
         source.pixels, source.labels, rows, rows.astype(float), np.zeros((6, 1, 20), np.int32)
     )
     path = tmp_path / "stripes.hello"
-    settings = DistillSettings(None, name="stripes")
+    settings = DistillSettings(None, texts=Texts(name="stripes"))
     write_distilled(path, chosen, projector, source, views(), settings)
     return path

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.record import Record
     from hellofmt.archive.format.tensors import StoredTensor
 
-__all__ = ["DEFAULT_NAME", "Draft", "ImageItem", "ImageSet", "ProjectorPart"]
+__all__ = ["DEFAULT_NAME", "Draft", "ImageItem", "ImageSet", "ProjectorPart", "Texts"]
 
 DEFAULT_NAME: Final = "default"
 """Name of a label function that its writer did not name."""
@@ -106,6 +106,31 @@ class ProjectorPart:
 
 def _no_extras() -> Mapping[str, str]:
     return MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What an archive says of itself; None leaves it to whoever makes the archive.
+
+    Attributes:
+        name: of the data set.
+        version: of the data set.
+        license: SPDX expression of the images' licence.
+        license_text: text of the licence.
+        card: Markdown text about the data set; empty means none.
+        method: how the images were made.
+        sources: data sets that the images come from.
+        extras: notes, keys starting ``x_``.
+    """
+
+    name: str | None = None
+    version: str = "1.0.0"
+    license: str | None = None
+    license_text: str | None = None
+    card: str | None = None
+    method: str | None = None
+    sources: Sequence[str] | None = None
+    extras: Mapping[str, str] = field(default_factory=_no_extras)
 
 
 @dataclass(frozen=True)
