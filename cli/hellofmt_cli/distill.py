@@ -124,6 +124,8 @@ def distill(
     refinement among processes, and the training of a teacher that has to be trained first.
     """
     check_steps(fit.steps, fit.epochs)
+    if images.quality is not None and images.codec == "png":
+        raise click.UsageError("--quality needs --codec jpeg or webp: PNG keeps every pixel")
     with console.stage("loading PyTorch"):
         from hellofmt.distillation import DistillSettings, RefineSettings, SelectSettings
         from hellofmt_cli.making import make_archive

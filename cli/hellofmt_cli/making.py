@@ -98,6 +98,9 @@ def make_archive(
         OSError: something cannot be read or written; finished stages stay.
     """
     check_device(data.device)
+    # The last word before the error, after what was converted on the way.
+    kept: list[str] = []
+    click.get_current_context().call_on_close(lambda: [console.say(text) for text in kept])
     with joined(data.device):
         try:
             # Inside, since what became of a worker decides what is said of going on.
@@ -107,7 +110,7 @@ def make_archive(
             work = _work(fit)
             if any(path.is_file() for path in work.rglob("*")):
                 how = "; the same command continues" if _can_succeed(error) else ""
-                console.say(f"kept: what is finished, in {shown_path(work)}{how}")
+                kept.append(f"kept: what is finished, in {shown_path(work)}{how}")
             elif fit.work is None:
                 with suppress(OSError):
                     work.rmdir()

@@ -172,7 +172,7 @@ def _joined(
             raise UserInputError.make(
                 "E_DATA",
                 f"`{path}`: a second label function called {part.name}; expected another name",
-                advice="{projector:NAME=FILE} gives it one",
+                advice="{projector:NAME=FILE} gives it one" if len(more.parts) == 1 else "",
             )
     if more.views != known.views:
         say(f"{path}: its views differ from the first's, which are taken")

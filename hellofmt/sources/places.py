@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["placed"]
 
 _NUMBERED: Final = re.compile(r"([^0-9]*)([0-9]{1,9})")
+# A synset of WordNet is a name, whatever number it holds.
+_SYNSET: Final = re.compile(r"n[0-9]{8}")
 
 
 def placed(
@@ -148,5 +150,7 @@ def _numbers(keys: Sequence[str]) -> list[int] | None:
     matches = [match for match in map(_NUMBERED.fullmatch, keys) if match is not None]
     numbers = [int(match[2]) for match in matches]
     if len(matches) < len(keys) or len({match[1] for match in matches}) > 1:
+        return None
+    if all(map(_SYNSET.fullmatch, keys)):
         return None
     return numbers if len(set(numbers)) == len(numbers) else None

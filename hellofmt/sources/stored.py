@@ -27,7 +27,7 @@ from hellofmt.archive.format.images import (
     encode_image,
     parse_image,
 )
-from hellofmt.archive.format.limits import check_limit
+from hellofmt.archive.format.limits import IMAGE_SIDE, check_fixed, check_limit
 from hellofmt.archive.parallel import map_chunks
 from hellofmt.archive.storage.local_files import read_at
 from hellofmt.archive.write.draft import ImageItem
@@ -186,6 +186,9 @@ class StoredImages:
             others[0] if others else max(refusals, key=lambda one: (len(one.advice), one.advice))
         )
         is_several = len(refusals) > 1
+        if first.code == "E_LIMIT_IMAGE_SIDE":
+            codec = "" if self._reencode else " with {reencode:CODEC}"
+            first.advice = f"{{max_side:{IMAGE_SIDE}}}{codec} shrinks larger images"
         if self._reencode is None and any(_has_cause(one, "E_CODEC") for one in refusals):
             what = "what is outside its profile" if is_several else "it"
             first.advice = f"{{reencode}} converts {what}"
@@ -319,6 +322,7 @@ class StoredImages:
     def _converted(self, pixels: NDArray[np.uint8], kinds: tuple[str, ...], name: str) -> _Seen:
         if self._max_side is not None and max(pixels.shape[:2]) > self._max_side:
             pixels, kinds = _shrunk(pixels, self._max_side), (*kinds, SHRUNK)
+        check_fixed("image_side", max(pixels.shape[:2]), IMAGE_SIDE, member=name)
         codec: Codec = self._reencode or "png"
         try:
             data = encode_image(pixels, codec)

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,8 @@ from PIL import Image
 
 from hellofmt.archive import open_archive
 from hellofmt.student import build_student
+from hellofmt_cli import making
+from hellofmt_cli.console import console
 
 KEYS = ("columns", "grey", "rows")
 FEW = ("--view-flip", "0", "--view-crop", "0.6", "1", "--batch-size", "16")
@@ -162,6 +165,28 @@ def test_distill_in_one_command(images, tmp_path, invoke, invoke_json):
     assert "fit: finished earlier" in last.stderr
     assert (tmp_path / "z.hello").read_bytes() == path.read_bytes()
     assert not (tmp_path / "z.hello.work").exists()
+
+
+def test_what_was_converted_is_said_before_what_is_kept(tmp_path, invoke, monkeypatch):
+    def fail(*_, **__):
+        click.get_current_context().call_on_close(lambda: console.warn("3 images in grey"))
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "disk")
+
+    monkeypatch.setattr(making, "_make_archive", fail)
+    (tmp_path / "fit-x").write_bytes(b"")
+    done = invoke(
+        *("fit", "DATA", "--teacher", "cnn", *FIT, "--work", tmp_path, "-o", tmp_path / "x.hello")
+    )
+    said = [line.partition(":")[0] for line in done.stderr.splitlines()]
+    assert said[-3:] == ["Warning", "kept", "Error"]
+
+
+def test_a_quality_of_png_is_refused_before_anything_is_read(invoke):
+    done = invoke(
+        "distill", "x", "--teacher", "y", *FIT, *["--ipc", "1", "--quality", "3", "-o", "z"]
+    )
+    assert done.exit_code == 2
+    assert "--quality needs --codec jpeg or webp" in done.stderr
 
 
 def test_a_full_disk_names_the_file_and_keeps_what_is_finished(

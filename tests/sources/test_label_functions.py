@@ -85,6 +85,8 @@ def test_what_does_not_go_together_is_refused(stored, samples, tmp_path):
         with pytest.raises(UserInputError) as caught:
             pack_archive(None, tmp_path / "x.hello", projector=projector)
         assert text in str(caught.value)
+        # A file with several functions cannot be named anew.
+        assert ("NAME=FILE" in caught.value.advice) == (projector == [a, a])
         assert not (tmp_path / "x.hello").exists()
     with pytest.raises(UserInputError, match="`shards`: no images to divide"):
         pack_archive(None, tmp_path / "x.hello", projector=a, shards=2)

@@ -288,6 +288,11 @@ class TestRefusals:
         text = refused(ValueError, root, tmp_path / "x.hello", reencode=reencode)
         assert "b/2.jpg" in text
         assert "4096" in text
+        assert text.endswith("`max_side` 4096 shrinks larger images")
+        (root / "b" / "2.jpg").unlink()
+        Image.new("RGB", (4100, 8)).save(root / "b" / "2.png")
+        text = refused(LimitError, root, tmp_path / "x.hello")
+        assert text.endswith("`max_side` 4096 with `reencode` CODEC shrinks larger images")
 
     def test_not_an_image(self, tmp_path):
         root = write_folder(tmp_path / "set", ["a/1.png", "b/1.png"])

@@ -108,6 +108,7 @@ def test_labels_of_shards_are_places_in_any_list():
             "1 of 2 classes of `set` are not in the class list of 2: cat; expec",
         ),
         (("cat", "dog"), "2 of 2 .*: cat, dog; expected n02012849, n03126707"),
+        (("n01641577", "n01644373"), "2 of 2 .*: n01641577, n01644373; expected n02012849"),
         (("0", "n02012849"), "1 of 2 classes of `set` are not in the class list of 2: 0"),
         (("a0", "b1"), "2 of 2 classes"),
     ],
