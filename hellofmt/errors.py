@@ -19,7 +19,7 @@ import difflib
 import re
 import unicodedata
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar, Final, Self
+from typing import TYPE_CHECKING, ClassVar, Final, Self, TypedDict, Unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
@@ -70,14 +70,8 @@ def printable(value: object, limit: int = 200) -> str:
     Everything from a file passes through here before it reaches a terminal or a log. Letters of any
     script stay as they are. Characters that a terminal would obey or hide become an escape
     (``\xNN``, ``\uNNNN``): control and bidirectional characters, line ends, lone surrogates,
-    zero-width and other invisible characters.
-
-    Args:
-        value: bytes (beyond ASCII shown as ``\xNN``) or anything with ``str()``.
-        limit: most characters returned; a truncated value ends in ``...``.
-
-    Returns:
-        One line without control characters.
+    zero-width and other invisible characters, and bytes beyond ASCII. A truncated value ends in
+    ``...``.
     """
     # Truncate first: escaping a hostile megabyte to show 200 characters would be wasteful.
     if isinstance(value, bytes):
@@ -104,15 +98,9 @@ def shown_path(path: object) -> str:
 def foreign_text(error: BaseException, limit: int = 160) -> str:
     r"""Return the text of another library's error in one line that is safe to print.
 
-    Removes colour sequences, dangerous advice (``weights_only=False``) and everything after the
-    first paragraph; truncates long texts at a word.
-
-    Args:
-        error: error of torch, Pillow, open_clip, safetensors, the operating system, ...
-        limit: most characters returned.
-
-    Returns:
-        One line without a final full stop; the name of the error's class if it has no text.
+    Removes colour sequences, dangerous advice (``weights_only=False``), everything after the first
+    paragraph and a final full stop; truncates long texts at a word. An error without text gives the
+    name of its class.
     """
     lines: list[str] = []
     for line in _ANSI.sub("", str(error)[: 64 * limit]).strip().splitlines():
@@ -128,15 +116,7 @@ def foreign_text(error: BaseException, limit: int = 160) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Suggest a correction for a mistyped word.
-
-    Args:
-        word: the mistyped word.
-        known: the valid words.
-
-    Returns:
-        ``did you mean `x`?``, or an empty string if no word is similar.
-    """
+    """Suggest a known word for a mistyped one: ``did you mean `x`?``, or nothing."""
     by_lower = {each.lower(): each for each in known}
     near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     return f"did you mean `{by_lower[near[0]]}`?" if near else ""
@@ -148,6 +128,14 @@ _ARGUMENT: Final = re.compile(r"\{([a-z_]+)(?::([^{}]*))?\}")
 
 def _as_in_python(argument: str, value: str) -> str:
     return f"`{argument}` {value}".strip()
+
+
+class _Fields(TypedDict, total=False):
+    member: str
+    offset: int | None
+    argument: str
+    problems: Sequence[object]
+    advice: str
 
 
 class HelloError(Exception):
@@ -189,41 +177,13 @@ class HelloError(Exception):
         self.advice = advice
 
     @classmethod
-    def make(
-        cls,
-        code: str,
-        text: str,
-        *,
-        member: str = "",
-        offset: int | None = None,
-        argument: str = "",
-        problems: Sequence[object] = (),
-        advice: str = "",
-    ) -> Self:
-        """Build an error, the code first.
+    def make(cls, code: str, text: str, **fields: Unpack[_Fields]) -> Self:
+        """Build an error, the code first; it is not raised.
 
-        Args:
-            code: ``E_...``, one of the codes of the class.
-            text: the fact, one line, lower case: ``fact; expected X, got Y``. Values from a file
-                must have gone through ``printable``.
-            member: as in the class.
-            offset: as in the class.
-            argument: as in the class.
-            problems: as in the class.
-            advice: as in the class.
-
-        Returns:
-            The error, not raised.
+        ``text`` is the fact, one line, lower case: ``fact; expected X, got Y``. Values from a file
+        must have gone through ``printable``.
         """
-        return cls(
-            text,
-            code=code,
-            member=member,
-            offset=offset,
-            argument=argument,
-            problems=problems,
-            advice=advice,
-        )
+        return cls(text, code=code, **fields)
 
     @property
     def message(self) -> str:
@@ -269,11 +229,7 @@ class HelloError(Exception):
 def naming(file: str) -> Generator[None]:
     """Name the file in every error of what reads it that does not name it yet.
 
-    Args:
-        file: its path or URL, without credentials.
-
-    Raises:
-        HelloError: what was raised inside.
+    ``file`` is its path or URL, without credentials.
     """
     try:
         yield
@@ -369,14 +325,6 @@ class UserInputError(HelloError, ValueError):
 
 
 def target_exists(path: object, *, can_replace: bool = True) -> HelloIOError:
-    """Return the error for a target that exists already.
-
-    Args:
-        path: path of the target.
-        can_replace: whether the call accepts ``force``.
-
-    Returns:
-        E_TARGET, not raised.
-    """
+    """Return the error for a target that exists already, which a call with ``force`` replaces."""
     advice = "{force} replaces it" if can_replace else "name a new one"
     return HelloIOError.make("E_TARGET", f"`{shown_path(path)}` exists", advice=advice)

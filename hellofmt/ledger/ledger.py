@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 from hellofmt.archive.format.functions import FUNCTION_SECTIONS, functions_of
 from hellofmt.archive.format.manifest import UNSET
-from hellofmt.ledger.function_bytes import factor_values
-from hellofmt.ledger.label_bytes import break_even_epochs, stored_label_bytes
+from hellofmt.ledger.sizes import factor_values, stored_label_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,28 +66,20 @@ class Ledger:
         return stored_label_bytes(self.images, self.classes, epochs)
 
     def ratio(self, epochs: int, base: int = 0) -> float | None:
-        """Payload over stored labels; None where there would be no labels.
+        """Payload over the labels of ``epochs`` epochs; None where there would be no labels.
 
-        Args:
-            epochs: E of the stored labels.
-            base: bytes of the encoder, to charge it to this one archive.
-
-        Returns:
-            Dimensionless.
+        ``base`` is bytes of the encoder, to charge it to this one archive.
         """
         labels = self.labels(epochs)
         return (self.payload + base) / labels if labels else None
 
     def break_even(self, base: int = 0) -> int | None:
-        """First number of epochs whose stored labels outweigh payload and ``base`` (None: never).
+        """First number of epochs whose stored labels outweigh payload and ``base``.
 
-        Args:
-            base: bytes of the encoder, to charge it to this one archive.
-
-        Returns:
-            Epochs >= 1, or None without images.
+        None where there are no images and so never any labels.
         """
-        return break_even_epochs(self.payload + base, self.images, self.classes)
+        per_epoch = self.labels(1)
+        return (self.payload + base) // per_epoch + 1 if per_epoch else None
 
     def parts(self) -> dict[str, int]:
         """Bytes by part; the values add up to ``total``.
@@ -101,15 +92,10 @@ class Ledger:
             parts["base"] = self.base
         parts["index and classes"] = self.sections.get("index", 0) + self.sections.get("classes", 0)
         known = {"base", "index", "classes", "pixels"}
-        other = sum(
-            size
-            for name, size in self.sections.items()
-            if name not in known and not _is_payload(name)
-        )
-        if other:
-            parts["texts"] = other
-        parts["framing"] = self.framing
-        return parts
+        texts = [n for name, n in self.sections.items() if not (name in known or _is_payload(name))]
+        if texts:
+            parts["texts"] = sum(texts)
+        return {**parts, "framing": self.framing}
 
 
 def _is_payload(section: str) -> bool:
@@ -117,30 +103,20 @@ def _is_payload(section: str) -> bool:
 
 
 def ledger_of(file: Archive) -> Ledger:
-    """The ledger of an open archive.
-
-    Args:
-        file: an open archive; its index is read if it has images.
-
-    Returns:
-        The ledger.
+    """The ledger of an open archive; its index is read if it has images.
 
     Raises:
         HelloError: the index is damaged.
     """
     manifest = file.manifest
-    sections = dict(file.section_sizes())
-    index = file.index
-    if "pixels" in sections:
-        pixels = sections["pixels"]
-    else:
-        pixels = int(index.size.sum()) if index is not None else 0
+    sections, index = file.section_sizes(), file.index
+    stored = 0 if index is None else int(index.size.sum())
     dim = manifest.base.arch.embed_dim if manifest.base is not UNSET else 0
     return Ledger(
         total=file.size_bytes,
         images=len(file),
         classes=manifest.classes,
-        pixels=pixels,
+        pixels=sections.get("pixels", stored),
         sections=sections,
         values=sum(
             factor_values(function.adapter, function.head, dim, manifest.classes)

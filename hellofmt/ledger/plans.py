@@ -9,30 +9,32 @@ accuracy (nobody can plan that), and an estimate of image bytes, which either wa
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from hellofmt.archive.format.manifest import Head
+from hellofmt.archive.format.limits import DEFAULT_LIMITS
+from hellofmt.archive.format.manifest import UNSET, Head
 from hellofmt.errors import UserInputError, did_you_mean, printable
-from hellofmt.ledger.function_bytes import (
+from hellofmt.ledger.rivals import LabelFunction, Rival, rivals_of, shared_data_sets
+from hellofmt.ledger.sizes import (
+    VIEW_RECORD_BYTES,
     adapter_bytes,
     factor_values,
     head_bytes,
     model_bytes,
     probe_bytes,
     resnet18_parameters,
+    stored_label_bytes,
 )
-from hellofmt.ledger.label_bytes import VIEW_RECORD_BYTES, stored_label_bytes
-from hellofmt.ledger.rivals import LabelFunction, Rival, rivals_of, shared_data_sets
-from hellofmt.ledger.towers import GIGA, MAX_INNER, RESNET18_GFLOP, TOWERS, Tower, tower_named
+from hellofmt.ledger.towers import GIGA, RESNET18_GFLOP, TOWERS, Tower, tower_named
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from typing import Literal
 
     from hellofmt.archive.format.manifest import Storage
 
-__all__ = ["PRECISIONS", "Plan", "paper_head_rank", "plan"]
+__all__ = ["DATASETS", "PRECISIONS", "DataSet", "Plan", "paper_head_rank", "plan"]
 
 PRECISIONS: Final[tuple[Storage, ...]] = ("float32", "float16", "int8", "int4")
 """Storages a plan compares; bfloat16 weighs what float16 does."""
@@ -41,6 +43,49 @@ PROBES: Final = 2
 """Generated pictures whose logits an archive stores, as ``hello fit`` writes it."""
 
 _LIMIT: Final = 10**15
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set by name: what a plan takes from it unless told otherwise.
+
+    Attributes:
+        classes: C.
+        ipc: images per class that are kept, or 0 where every image is.
+        images: N where every image is kept, else 0.
+        epochs: E.
+        note: assumption in one sentence, or empty.
+    """
+
+    classes: int
+    ipc: int = 0
+    images: int = 0
+    epochs: int = 300
+    note: str = ""
+
+
+DATASETS: Final[Mapping[str, DataSet]] = {
+    "cifar-10": DataSet(10, ipc=10),
+    "cifar-100": DataSet(100, ipc=10),
+    "tiny-imagenet": DataSet(200, ipc=10),
+    "imagenet-1k": DataSet(1000, ipc=10),
+    "imagenet-22k": DataSet(
+        21_841,
+        images=14_197_122,
+        epochs=90,
+        note="imagenet-22k: all 14,197,122 images of 21,841 classes, 90 epochs as TinyViT trained",
+    ),
+    "laion-400m": DataSet(
+        21_841,
+        images=400_000_000,
+        epochs=32,
+        note=(
+            "laion-400m: 400 million images without classes of their own, labelled in the 21,841 "
+            "of ImageNet-22k, 32 epochs as open_clip trained"
+        ),
+    ),
+}
+"""Presets: distilled sets of 10 images per class, or whole sets that are only labelled."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +112,6 @@ class Plan:
         device_tflops: peak of the device, TFLOP/s.
         utilisation: share of the peak that is reached, in (0, 1].
         bandwidth: speed at which stored labels are read, GB/s.
-        assumptions: one sentence each.
     """
 
     classes: int
@@ -87,7 +131,6 @@ class Plan:
     device_tflops: float
     utilisation: float
     bandwidth: float
-    assumptions: tuple[str, ...] = field(default=())
 
     @property
     def labels(self) -> int:
@@ -118,6 +161,40 @@ class Plan:
     def smaller(self) -> tuple[str, ...]:
         """Rivals that are not larger than the label function even where the base is public."""
         return tuple(rival.name for rival in self.rivals if rival.public >= 1)
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """Everything that is not arithmetic, one sentence each."""
+        tower = self.tower
+        preset = "3 x 3 convolutions" if isinstance(tower.layers, list) else "attention and MLP"
+        start = (
+            "full head, stored"
+            if self.head_rank is None
+            else f"head of rank {self.head_rank} from class names"
+        )
+        teacher = f"{self.teacher_parameters:,} parameters"
+        if self.teacher_parameters == resnet18_parameters(self.classes):
+            teacher = f"torchvision's ResNet-18, {teacher}"
+        label, size, used = RESNET18_GFLOP, tower.size, 100 * self.utilisation
+        return (
+            "every epoch has new views and so new labels: one row of C float16 values per image",
+            "images, index and class names are needed either way and are counted on neither side",
+            f"a view record is {VIEW_RECORD_BYTES} bytes, as in published label files",
+            "top-k labels store no view record: their views are replayed from a seed",
+            "pruned and quantised labels have the sizes their authors name on ImageNet-1K",
+            "what pruning, quantising or a label function costs in accuracy is not counted",
+            f"label function: rank {self.rank} on {self.targets} weights ({preset}), {start}",
+            f"its bytes are those of whole sections: scales, headers, logits of {PROBES} probes",
+            "base public: the reader has the encoder, or fetches it once for every data set",
+            f"base charged: the image tower of {tower.name} in the row's precision is added",
+            "an archive can embed a base as float32 or 16 bits; int8 and int4 only compare equals",
+            f"teacher: {teacher}; scales of a quantised one are not counted",
+            f"one label is one {size} x {size} image through the tower; merging is free",
+            "GFLOP: two per multiply-add, counted on the models of open_clip and torchvision",
+            f"beside it, at 224 px: a ResNet-18's label {label:.2f}, training step {3 * label:.1f}",
+            f"device: {self.device_tflops:g} TFLOP/s of peak, {used:g} % of it used",
+            f"stored labels are read at {self.bandwidth:g} GB/s, every byte once",
+        )
 
 
 def paper_head_rank(classes: int, dim: int) -> int | None:
@@ -174,31 +251,26 @@ def plan(
     """
     tower = tower_named(base)
     if tower is None:
-        raise UserInputError.make(
-            "E_OPTION",
-            f"base: expected one of {', '.join(TOWERS)}, got {printable(base, 40)}",
-            advice=did_you_mean(base, TOWERS),
-        )
+        raise _unknown("base", base, TOWERS)
     if precision not in PRECISIONS:
-        raise UserInputError.make(
-            "E_OPTION",
-            f"precision: expected one of {', '.join(PRECISIONS)}, got {printable(precision, 40)}",
-            advice=did_you_mean(precision, PRECISIONS),
-        )
-    is_resnet18 = teacher_parameters is None
+        raise _unknown("precision", precision, PRECISIONS)
     if teacher_parameters is None:
         teacher_parameters = resnet18_parameters(classes)
-    _check_counts(
-        {
-            "classes": (classes, _LIMIT),
-            "images": (images, _LIMIT),
-            "epochs": (epochs, _LIMIT),
-            "rank": (rank, tower.largest_rank),
-            "teacher-parameters": (teacher_parameters, _LIMIT),
-        }
-    )
-    _check_rates(device_tflops, utilisation, bandwidth)
-    largest = min(classes, tower.dim, MAX_INNER)
+    for name, number, most in (
+        ("classes", classes, _LIMIT),
+        ("images", images, _LIMIT),
+        ("epochs", epochs, _LIMIT),
+        ("rank", rank, tower.largest_rank),
+        ("teacher-parameters", teacher_parameters, _LIMIT),
+    ):
+        if not 1 <= number <= most:
+            raise _wrong(name, f"from 1 to {most:,}", f"{number:,}")
+    for name, rate in (("device-tflops", device_tflops), ("bandwidth", bandwidth)):
+        if not (math.isfinite(rate) and rate > 0):
+            raise _wrong(name, "more than 0", f"{rate:g}")
+    if not 0 < utilisation <= 1:
+        raise _wrong("utilisation", "more than 0 and at most 1", f"{utilisation:g}")
+    largest = min(classes, tower.dim, DEFAULT_LIMITS.rank)
     if head_rank is None:
         rank_of_head = paper_head_rank(classes, tower.dim)
     elif head_rank == "full":
@@ -206,14 +278,10 @@ def plan(
     elif 1 <= head_rank <= largest:
         rank_of_head = head_rank
     else:
-        raise UserInputError.make(
-            "E_OPTION",
-            f"head-rank: expected full, or from 1 to {largest:,} here, got {head_rank:,}",
-        )
+        raise _wrong("head-rank", f"full, or from 1 to {largest:,} here", f"{head_rank:,}")
     functions = tuple(_function(tower, classes, rank, rank_of_head, s) for s in PRECISIONS)
     chosen = next(f for f in functions if f.precision == precision)
-    adapter = tower.adapter(rank, precision)
-    draft = Plan(
+    return Plan(
         classes=classes,
         images=images,
         epochs=epochs,
@@ -221,10 +289,8 @@ def plan(
         precision=precision,
         rank=rank,
         head_rank=rank_of_head,
-        values=factor_values(
-            adapter, _head(tower.dim, classes, rank_of_head, precision), tower.dim, classes
-        ),
-        targets=len(adapter.targets),
+        values=chosen.values,
+        targets=len(tower.adapter(rank, precision).targets),
         functions=functions,
         rivals=rivals_of(classes, images, epochs, teacher_parameters, chosen),
         teacher_parameters=teacher_parameters,
@@ -240,46 +306,29 @@ def plan(
         utilisation=utilisation,
         bandwidth=bandwidth,
     )
-    return replace(draft, assumptions=_assumptions(draft, is_resnet18=is_resnet18))
 
 
-def _check_counts(counts: Mapping[str, tuple[int, int]]) -> None:
-    for name, (number, most) in counts.items():
-        if not 1 <= number <= most:
-            raise UserInputError.make(
-                "E_OPTION", f"{name}: expected from 1 to {most:,}, got {number:,}"
-            )
+def _wrong(name: str, expected: str, got: str) -> UserInputError:
+    return UserInputError.make("E_OPTION", f"{name}: expected {expected}, got {got}")
 
 
-def _check_rates(device_tflops: float, utilisation: float, bandwidth: float) -> None:
-    for name, rate in (("device-tflops", device_tflops), ("bandwidth", bandwidth)):
-        if not (math.isfinite(rate) and rate > 0):
-            raise UserInputError.make("E_OPTION", f"{name}: expected more than 0, got {rate:g}")
-    if not 0 < utilisation <= 1:
-        raise UserInputError.make(
-            "E_OPTION", f"utilisation: expected more than 0 and at most 1, got {utilisation:g}"
-        )
+def _unknown(name: str, got: str, known: Collection[str]) -> UserInputError:
+    error = _wrong(name, f"one of {', '.join(known)}", printable(got, 40))
+    error.advice = did_you_mean(got, known)
+    return error
 
 
 def _head(dim: int, classes: int, rank: int | None, storage: Storage) -> Head:
     """A text-started head with a low-rank change, or a stored one."""
-    if rank is None:
-        return Head(
-            bias=False,
-            link="softmax",
-            start="stored",
-            storage=storage,
-            temperature="20.0",
-        )
     return Head(
         bias=False,
         link="softmax",
-        scale="1.0",
-        start="text",
+        start="stored" if rank is None else "text",
         storage=storage,
         temperature="20.0",
-        a=[rank, dim],
-        b=[classes, rank],
+        a=UNSET if rank is None else [rank, dim],
+        b=UNSET if rank is None else [classes, rank],
+        scale=UNSET if rank is None else "1.0",
     )
 
 
@@ -290,43 +339,9 @@ def _function(
     head = _head(tower.dim, classes, head_rank, storage)
     return LabelFunction(
         precision=storage,
-        values_bytes=model_bytes(factor_values(adapter, head, tower.dim, classes), storage),
+        values=factor_values(adapter, head, tower.dim, classes),
         adapter=adapter_bytes(adapter),
         head=head_bytes(head, tower.dim, classes),
         probes=probe_bytes(PROBES, classes),
         base=tower.tower_bytes(storage),
-    )
-
-
-def _assumptions(plan: Plan, *, is_resnet18: bool) -> tuple[str, ...]:
-    """Everything that is not arithmetic, one sentence each."""
-    tower = plan.tower
-    preset = "3 x 3 convolutions" if isinstance(tower.layers, tuple) else "attention and MLP"
-    start = (
-        "full head, stored"
-        if plan.head_rank is None
-        else f"head of rank {plan.head_rank} from class names"
-    )
-    teacher = f"{plan.teacher_parameters:,} parameters"
-    if is_resnet18:
-        teacher = f"torchvision's ResNet-18, {teacher}"
-    step = 3 * RESNET18_GFLOP
-    return (
-        "every epoch has new views and so new labels: one row of C float16 values per image",
-        "images, index and class names are needed either way and are counted on neither side",
-        f"a view record is {VIEW_RECORD_BYTES} bytes, as in published label files",
-        "top-k labels store no view record: their views are replayed from a seed",
-        "pruned and quantised labels have the sizes their authors name on ImageNet-1K",
-        "what pruning, quantising or a label function costs in accuracy is not counted",
-        f"label function: rank {plan.rank} on {plan.targets} weights ({preset}), {start}",
-        f"its bytes are those of whole sections: scales, headers, logits of {PROBES} probes",
-        "base public: the reader has the encoder, or fetches it once for every data set",
-        f"base charged: the image tower of {tower.name} in the row's precision is added",
-        "an archive can embed a base as float32 or 16 bits; int8 and int4 only compare equals",
-        f"teacher: {teacher}; scales of a quantised one are not counted",
-        f"one label is one {tower.size} x {tower.size} image through the tower; merging is free",
-        "GFLOP: two per multiply-add, counted on the models of open_clip and torchvision",
-        f"beside it, at 224 px: a ResNet-18's label {RESNET18_GFLOP:.2f}, training step {step:.1f}",
-        f"device: {plan.device_tflops:g} TFLOP/s of peak, {100 * plan.utilisation:g} % of it used",
-        f"stored labels are read at {plan.bandwidth:g} GB/s, every byte once",
     )

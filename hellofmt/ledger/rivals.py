@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from hellofmt.ledger.function_bytes import break_even_data_sets, model_bytes
-from hellofmt.ledger.label_bytes import (
+from hellofmt.ledger.sizes import (
     PRUNING_RATIOS,
+    break_even_data_sets,
+    model_bytes,
     pruned_label_bytes,
     stored_label_bytes,
     top_k_label_bytes,
@@ -29,7 +30,7 @@ class LabelFunction:
 
     Attributes:
         precision: storage of its values.
-        values_bytes: the values alone.
+        values: how many are trained, without scale and bias.
         adapter: bytes of the section ``adapter``, scales and header included.
         head: bytes of the section ``head``.
         probes: bytes of the section ``probes``.
@@ -37,11 +38,16 @@ class LabelFunction:
     """
 
     precision: Storage
-    values_bytes: int
+    values: int
     adapter: int
     head: int
     probes: int
     base: int
+
+    @property
+    def values_bytes(self) -> int:
+        """Bytes of the values alone."""
+        return model_bytes(self.values, self.precision)
 
     @property
     def public(self) -> int:
@@ -130,14 +136,8 @@ def shared_data_sets(
 ) -> dict[str, float | None]:
     """Data sets that must share one base before ``ours`` beats a teacher in each.
 
-    Args:
-        tower: the base.
-        teacher: bytes of the teacher that each data set would ship instead.
-        row_values: values of the text rows that each data set stores; 0 where the head needs none.
-        ours: the label function of one data set.
-
-    Returns:
-        Data sets by what is shared, as `hellofmt.ledger.Plan.data_sets` says; None: never.
+    Each would ship a teacher of that many bytes instead, and stores ``row_values`` of text rows,
+    0 where the head needs none. The keys are those of ``Plan.data_sets``.
     """
     rows = model_bytes(row_values, ours.precision)
     text = model_bytes(tower.text_parameters if row_values else 0, ours.precision)

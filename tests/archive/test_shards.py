@@ -24,6 +24,7 @@ from hellofmt.archive import (
 )
 from hellofmt.archive.format.digest import set_id
 from hellofmt.archive.read import set as set_module
+from hellofmt.archive.write.staged import Staged
 from hellofmt.errors import (
     CorruptError,
     HelloIOError,
@@ -372,15 +373,13 @@ def test_another_number_of_shards(folder, draft, caplog):
 
 
 def test_no_name_appears_before_all_are_complete(draft, tmp_path, monkeypatch):
-    from hellofmt.archive.write import staged, whole_file
+    seen, plain = [], Staged.publish
 
-    seen = []
-
-    def publish(temporary, path, force):
+    def publish(staged, force):
         seen.append(sorted(p.name for p in tmp_path.iterdir()))
-        whole_file.publish(temporary, path, force)
+        plain(staged, force=force)
 
-    monkeypatch.setattr(staged, "publish", publish)
+    monkeypatch.setattr(Staged, "publish", publish)
     write_shards(tmp_path / "x.hello", draft, COUNT)
     assert [sum(name.endswith(".tmp") for name in names) for names in seen] == [4, 3, 2, 1]
     assert [sum(name.endswith(".hello") for name in names) for names in seen] == [0, 1, 2, 3]

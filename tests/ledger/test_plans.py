@@ -6,6 +6,7 @@ import math
 import pytest
 
 from hellofmt import ledger
+from hellofmt.archive import DEFAULT_LIMITS
 from hellofmt.errors import UserInputError
 from hellofmt.ledger import (
     DATASETS,
@@ -16,7 +17,6 @@ from hellofmt.ledger import (
     plan,
     tower_named,
 )
-from hellofmt.ledger.towers import MAX_INNER
 
 QUICK = {"RN50", "ViT-B-32"}
 
@@ -74,7 +74,7 @@ def test_resnet18_is_that_of_torchvision():
 def test_the_inner_limit_is_the_reader_s():
     from hellofmt.projector import targets
 
-    assert MAX_INNER == targets.MAX_INNER
+    assert DEFAULT_LIMITS.rank == targets.MAX_INNER
 
 
 @pytest.mark.parametrize(

@@ -407,7 +407,7 @@ def test_spooled_bytes_are_verified(path, serve):
         made = open_stream(file)
         wanted = near.read_images(range(COUNT))
         assert made.read(range(COUNT)) == wanted
-        os.pwrite(made._store.fd, b"damage", int(made._store._starts[7]) + 100)
+        os.pwrite(made._store.lock_fd, b"damage", int(made._store._starts[7]) + 100)
         server.ranges.clear()
         assert made.read(range(COUNT)) == wanted
         assert len(server.ranges) == 1

@@ -83,6 +83,9 @@ def decimal_value(s: str) -> float:
     return float(s)
 
 
+_TOO_DEEP: Final = "nested too deeply; expected at most 8 levels"
+
+
 class _RefusedNumber(ValueError):
     """A number form that canonical JSON does not have."""
 
@@ -103,10 +106,6 @@ def parse_canonical(data: bytes, *, member: str = MANIFEST_MEMBER) -> dict[str, 
 
     The bounds of depth, strings, arrays and integers hold for keys that no schema knows, too.
 
-    Args:
-        data: the bytes.
-        member: archive member that they are, for the error.
-
     Raises:
         SpecError: it is not, or a bound is exceeded (E_JSON).
     """
@@ -121,6 +120,9 @@ def parse_canonical(data: bytes, *, member: str = MANIFEST_MEMBER) -> dict[str, 
             parse_constant=_refuse_number,
             parse_int=_bounded_int,
         )
+        if not isinstance(value, dict):
+            raise fault("expected a JSON object")
+        again = canonical(value)
     except UnicodeDecodeError as error:
         raise fault(f"not ASCII at byte {error.start}") from None
     except _RefusedNumber as error:
@@ -128,13 +130,7 @@ def parse_canonical(data: bytes, *, member: str = MANIFEST_MEMBER) -> dict[str, 
     except json.JSONDecodeError as error:
         raise fault(f"not JSON at byte {error.pos}: {error.msg}") from None
     except RecursionError:
-        raise fault("nested too deeply; expected at most 8 levels") from None
-    if not isinstance(value, dict):
-        raise fault("expected a JSON object")
-    try:
-        again = canonical(value)
-    except RecursionError:
-        raise fault("nested too deeply; expected at most 8 levels") from None
+        raise fault(_TOO_DEEP) from None
     if again != data:
         at = next(
             (i for i, (a, b) in enumerate(zip(again, data, strict=False)) if a != b),
@@ -153,16 +149,14 @@ def _bound_exceeded(value: Any, *, may_have_surrogates: bool) -> str:
     stack: list[tuple[Any, int, str]] = [(value, 1, "")]
     while stack:
         item, depth, name = stack.pop()
+        if isinstance(item, (dict, list)) and depth > 8:
+            return _TOO_DEEP
         if isinstance(item, dict):
-            if depth > 8:
-                return "nested too deeply; expected at most 8 levels"
             stack.extend((key, depth + 1, "") for key in item)
             stack.extend(
                 (part, depth + 1, f"{name}.{key}" if name else key) for key, part in item.items()
             )
         elif isinstance(item, list):
-            if depth > 8:
-                return "nested too deeply; expected at most 8 levels"
             if len(item) > 65536:
                 return f"array of {len(item)} items; expected at most 65536"
             stack.extend((part, depth + 1, name) for part in item)

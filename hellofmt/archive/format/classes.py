@@ -54,13 +54,7 @@ class Classes:
 
 
 def class_bytes(lines: Sequence[ClassLine]) -> bytes:
-    """Serialise the classes section.
-
-    Args:
-        lines: one per class, in label order.
-
-    Returns:
-        UTF-8, one line per class, each ended by a line feed.
+    """Serialise the classes section: UTF-8, a line per class in label order.
 
     Raises:
         UserInputError: a line cannot hold a key or name (E_DATA).
@@ -82,19 +76,12 @@ def class_bytes(lines: Sequence[ClassLine]) -> bytes:
 
 
 def parse_classes(data: bytes, count: int) -> Classes:
-    """Parse the classes section.
-
-    Args:
-        data: the raw section.
-        count: classes that the manifest states.
-
-    Returns:
-        The classes.
+    """Parse the raw classes section of ``count`` classes.
 
     Raises:
         SpecError: the text is not UTF-8, does not end in a line feed or has another number of
-            lines; or a line is too long, is a duplicate, lacks a TAB or a name, or contains
-            control characters (E_CLASSES).
+            lines; or a line is too long, is a duplicate, lacks a TAB or a name, or contains control
+            characters (E_CLASSES).
     """
 
     def fault(text: str) -> SpecError:

@@ -49,9 +49,7 @@ def columns_of(images: Images) -> list[Column]:
 def column_fault(column: Column, *, is_newer: bool) -> str:
     """Say what is wrong with the form of one column; empty if nothing is.
 
-    Args:
-        column: its entry in the manifest.
-        is_newer: whether the file is of a newer minor version, which may know further names.
+    A newer minor version may know further names.
     """
     if column.name not in _KNOWN:
         is_free = column.name.startswith("x_") or is_newer
@@ -73,11 +71,7 @@ def row_bytes(columns: list[Column]) -> int:
 
 
 def check_columns(columns: Mapping[str, NDArray[Any]], classes: int) -> None:
-    """Refuse a value that a column may not hold.
-
-    Args:
-        columns: (N, ...) by name, of the declared dtypes.
-        classes: C.
+    """Refuse a value that a column, (N, ...) of its declared dtype, may not hold.
 
     Raises:
         SpecError: it is not finite (E_TENSOR), or has no meaning in this column (E_INDEX).

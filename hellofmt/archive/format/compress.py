@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from typing import Final
 
+from hellofmt.archive.format.digest import sha256
 from hellofmt.archive.format.layout import padded
 from hellofmt.archive.format.limits import DEFAULT_LIMITS
+from hellofmt.archive.format.manifest import Section
 from hellofmt.errors import CorruptError
 
-__all__ = ["compress", "decompress"]
+__all__ = ["compress", "decompress", "stored_section"]
 
 _FRAME_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _WINDOW_BYTES: Final = 8 << 20
@@ -23,14 +25,10 @@ _LEVEL: Final = 19
 
 
 def compress(raw: bytes) -> bytes | None:
-    """Compress ``raw`` to one zstd frame, or return None if storing it raw is better.
+    """Compress a section to one zstd frame with content size, checksum, window of 8 MiB at most.
 
-    Args:
-        raw: bytes of a section.
-
-    Returns:
-        One frame with content size and checksum, window at most 8 MiB; None if it saves less than
-        5 % or no block of the file, or if a reader with default limits would refuse it.
+    None if that saves less than 5 % or no block of the file, or if a reader with default limits
+    would refuse it.
     """
     if not 0 < len(raw) <= DEFAULT_LIMITS.zstd_bytes:
         return None
@@ -95,3 +93,19 @@ def decompress(stored: bytes, raw_size: int, *, member: str) -> bytes:
     if len(raw) != raw_size:
         raise fault(f"raw size; expected {raw_size}, got {len(raw)}")
     return raw
+
+
+def stored_section(name: str, raw: bytes) -> tuple[Section, bytes]:
+    """Return a section's entry in the manifest and its stored bytes, compressed where that pays."""
+    packed = None if name in ("index", "base", "pixels") else compress(raw)
+    if packed is None:
+        return Section(digest=sha256(raw), encoding="none", name=name, size=len(raw)), raw
+    section = Section(
+        digest=sha256(packed),
+        encoding="zstd",
+        name=name,
+        size=len(packed),
+        raw_digest=sha256(raw),
+        raw_size=len(raw),
+    )
+    return section, packed

@@ -76,15 +76,10 @@ def function_section(manifest: Manifest, name: str | None, kind: str) -> str:
 
 
 def section_owner(manifest: Manifest, section: str) -> tuple[str, LabelFunction | None]:
-    """Split the name of a section into its kind and the label function that it belongs to.
+    """Split a section's name into its kind and the label function that it belongs to.
 
-    Args:
-        manifest: a manifest whose types are correct.
-        section: any name.
-
-    Returns:
-        ``head`` and the first function for ``head``; ``head`` and NAME's for ``head_NAME``; the
-        name itself and None for a section of no function.
+    ``head`` gives ``head`` and the first function, ``head_NAME`` gives ``head`` and NAME's; a
+    section of no function gives its own name and None.
     """
     kind, _, name = section.partition("_")
     functions = functions_of(manifest)

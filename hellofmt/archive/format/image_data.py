@@ -41,11 +41,8 @@ def check_image_data(
 ) -> None:
     """Walk over the compressed data of an image to its end; the table above says how far.
 
-    Args:
-        data: a file within the profile of its codec, see ``parse_image``.
-        codec: ``png``, ``jpeg`` or ``webp``.
-        shape: its dimensions, already held to the limits: decoding a JPEG takes memory by them.
-        member: archive member, for the error.
+    ``parse_image`` has accepted the file, and its dimensions are within the limits: decoding a JPEG
+    takes memory by them.
 
     Raises:
         CorruptError: the data is damaged (E_IMAGE).

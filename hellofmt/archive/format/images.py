@@ -13,7 +13,7 @@ import io
 import re
 import struct
 import zlib
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from hellofmt.archive.format.limits import IMAGE_SIDE, Limits, check_fixed, check_limit
 from hellofmt.errors import (
@@ -64,17 +64,8 @@ _SAMPLINGS: Final = {
 }
 # What Pillow's plugins raise on damaged input; anything else is a bug of ours and stays visible.
 DECODE_ERRORS: Final = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    struct.error,
-    zlib.error,
-    EOFError,
-    KeyError,
-    IndexError,
-    TypeError,
-    OverflowError,
-    MemoryError,
+    *(OSError, SyntaxError, MemoryError, EOFError, TypeError, OverflowError),
+    *(ValueError, KeyError, IndexError, struct.error, zlib.error),
 )
 
 
@@ -93,17 +84,9 @@ class ImageShape(NamedTuple):
 
 
 def parse_image(data: bytes | memoryview, codec: str, *, member: str = "") -> ImageShape:
-    """Check an image file against the profile of its codec and read its dimensions.
+    """Hold a whole image file to the profile of its codec; read its dimensions, all >= 1.
 
     Nothing is decoded.
-
-    Args:
-        data: the whole file.
-        codec: ``png``, ``jpeg`` or ``webp``.
-        member: archive member, for the error.
-
-    Returns:
-        Its dimensions, each at least 1.
 
     Raises:
         SpecError: the file is outside the profile (E_CODEC).
@@ -112,9 +95,8 @@ def parse_image(data: bytes | memoryview, codec: str, *, member: str = "") -> Im
     try:
         shape = _WALKS[codec](data)
     except _OutsideProfileError as error:
-        raise SpecError.make(
-            "E_CODEC", f"{codec} outside the profile: {error}", member=member
-        ) from None
+        text = f"{codec} outside the profile: {error}"
+        raise SpecError.make("E_CODEC", text, member=member) from None
     except _DamagedError as error:
         raise CorruptError.make("E_IMAGE", f"damaged {codec}: {error}", member=member) from None
     if shape.height < 1 or shape.width < 1:
@@ -181,12 +163,6 @@ def _png_start(data: bytes | memoryview) -> ImageShape:
 def parse_png_header(head: bytes) -> ImageShape:
     """Read the dimensions of a PNG image from its first 33 bytes alone.
 
-    Args:
-        head: the signature and the first chunk.
-
-    Returns:
-        Its dimensions.
-
     Raises:
         SpecError: it is not a PNG file within the profile (E_CODEC).
     """
@@ -197,7 +173,7 @@ def parse_png_header(head: bytes) -> ImageShape:
 
 
 def _segments(data: bytes | memoryview) -> list[tuple[int, int, int, int]]:
-    """Yield marker, start, start of the body and end of every JPEG segment.
+    """List marker, start, start of the body and end of every JPEG segment.
 
     A segment begins with its fill bytes; a scan ends after its entropy-coded data.
     """
@@ -266,11 +242,7 @@ def _walk_jpeg(data: bytes | memoryview) -> ImageShape:
 
 
 def _check_sampling(components: bytes) -> None:
-    """Refuse all but 4:4:4, 4:2:2, 4:4:0, 4:2:0, 4:1:1 and 4:4:1, which every decoder knows.
-
-    Args:
-        components: three bytes each, of which the second has the factors.
-    """
+    """Refuse all but 4:4:4, 4:2:2, 4:4:0, 4:2:0, 4:1:1 and 4:4:1, which every decoder knows."""
     factors = [divmod(each, 16) for each in components[1::3]]
     # Grey has nothing to be sampled against.
     if len(factors) == 3 and (factors[1] != factors[2] or tuple(factors[:2]) not in _SAMPLINGS):
@@ -314,13 +286,7 @@ _WALKS: Final = {"png": _walk_png, "jpeg": _walk_jpeg, "webp": _walk_webp}
 
 
 def check_image_limits(shape: ImageShape, size: int, limits: Limits, *, member: str = "") -> None:
-    """Refuse an image above the limits.
-
-    Args:
-        shape: its dimensions.
-        size: stored bytes.
-        limits: the reader's limits.
-        member: archive member, for the error.
+    """Refuse an image of ``size`` stored bytes above the limits.
 
     Raises:
         LimitError: E_LIMIT_IMAGE_BYTES, _IMAGE_SIDE, _IMAGE_PIXELS.
@@ -381,15 +347,6 @@ def decode_parsed(
     The rows must all be there. What a decoder ignores beyond them, only ``check_image_data``
     refuses: a reader of verified bytes need not inflate a PNG twice.
 
-    Args:
-        data: the whole file.
-        codec: ``png``, ``jpeg`` or ``webp``.
-        shape: what ``parse_image`` returned.
-        member: archive member, for the error.
-
-    Returns:
-        As ``decode_image``.
-
     Raises:
         CorruptError: it cannot be decoded in full, or decodes to other dimensions (E_IMAGE).
     """
@@ -443,39 +400,26 @@ def encode_image(
 
     if not 1 <= quality <= 100:
         raise UserInputError.make("E_OPTION", f"`quality`; expected 1 to 100, got {quality}")
-    grey = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 1)
-    if (
-        pixels.dtype != np.uint8
-        or not (grey or (pixels.ndim == 3 and pixels.shape[2] == 3))
-        or not min(pixels.shape[:2]) >= 1
-        or max(pixels.shape[:2]) > IMAGE_SIDE
-    ):
+    sides, channels = pixels.shape[:2], pixels.shape[2:]
+    is_image = pixels.dtype == np.uint8 and len(sides) == 2 and channels in ((), (1,), (3,))
+    if not is_image or min(sides) < 1 or max(sides) > IMAGE_SIDE:
         raise UserInputError.make(
             "E_DATA",
             f"image; expected uint8 H x W x 3 or H x W up to {IMAGE_SIDE} pixels, "
             f"got {pixels.dtype} {pixels.shape}",
         )
-    if grey and codec != "webp":
-        image = Image.fromarray(np.ascontiguousarray(pixels.reshape(pixels.shape[:2])))
-    elif grey:
+    is_grey = channels != (3,)
+    image = Image.fromarray(np.ascontiguousarray(pixels.reshape(sides) if is_grey else pixels))
+    if is_grey and codec == "webp":
         # WebP has no grey form.
-        image = Image.fromarray(pixels.reshape(pixels.shape[:2])).convert("RGB")
-    else:
-        image = Image.fromarray(np.ascontiguousarray(pixels))
+        image = image.convert("RGB")
+    options: dict[str, dict[str, Any]] = {
+        "png": {"compress_level": 9},
+        "jpeg": {"quality": quality, "subsampling": subsampling, "optimize": True},
+        "webp": {"quality": quality, "lossless": quality == 100, "exact": True, "method": 4},
+    }
     out = io.BytesIO()
-    if codec == "png":
-        image.save(out, "PNG", compress_level=9)
-    elif codec == "jpeg":
-        image.save(
-            out,
-            "JPEG",
-            quality=quality,
-            subsampling=subsampling,
-            optimize=True,
-            progressive=False,
-        )
-    else:
-        image.save(out, "WEBP", quality=quality, lossless=quality == 100, exact=True, method=4)
+    image.save(out, _PILLOW[codec], **options[codec])
     data = out.getvalue()
     try:
         parse_image(data, codec)

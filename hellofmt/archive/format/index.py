@@ -92,19 +92,7 @@ def index_tensors(
     sha256: NDArray[np.uint8],
     columns: Mapping[str, NDArray[Any]] | None = None,
 ) -> dict[str, StoredTensor]:
-    """Arrange columns as the tensors of the index section.
-
-    Args:
-        size: (N,) stored bytes.
-        label: (N,) classes.
-        height: (N,) pixels.
-        width: (N,) pixels.
-        sha256: (N, 32).
-        columns: further ones by name, (N, ...) float32, int32, uint8 or uint64.
-
-    Returns:
-        By name.
-    """
+    """Arrange columns of N rows as the tensors of the index section."""
     return {
         "size": StoredTensor.from_numpy(size.astype(np.uint64)),
         "label": StoredTensor.from_numpy(label.astype(np.int32)),
@@ -125,16 +113,9 @@ def index_section(index: Index) -> bytes:
 
 
 def parse_index(data: bytes, manifest: Manifest, start: int, limits: Limits) -> Index:
-    """Parse the index section.
+    """Parse the index section, whose digest is checked already.
 
-    Args:
-        data: the raw section, its digest already checked.
-        manifest: a valid manifest with images.
-        start: byte offset of the first image header, or of the first pixel when packed.
-        limits: the reader's limits.
-
-    Returns:
-        The index.
+    ``start`` is the byte offset of the first image header, or of the first pixel when packed.
 
     Raises:
         LimitError: an image above a limit (E_LIMIT_IMAGE_BYTES, _IMAGE_SIDE, _IMAGE_PIXELS).
@@ -196,11 +177,7 @@ def parse_index(data: bytes, manifest: Manifest, start: int, limits: Limits) -> 
 
 
 def _columns(data: bytes, manifest: Manifest, images: Images) -> dict[str, NDArray[Any]]:
-    """Return the columns as views of the section; the library would copy 48 MB for a million rows.
-
-    Raises:
-        SpecError: E_TENSOR.
-    """
+    """Return the columns as views of the section; a copy would be 48 MB for a million rows."""
     kinds = expected_tensors(manifest, "index") or {}
     places = check_tensor_header(data, len(data), "index", kinds)
     dtypes = _COLUMNS | {c.name: DTYPES[c.dtype] for c in columns_of(images)}
@@ -223,12 +200,10 @@ def _fault(text: str) -> SpecError:
 
 
 def check_labels(label: NDArray[np.integer], manifest: Manifest) -> None:
-    """Refuse labels that are unsorted, out of range, or not counted by ``dataset.ipc``.
+    """Refuse labels (N,) that are unsorted, out of range, or not counted by ``dataset.ipc``.
 
-    Args:
-        label: (N,), N >= 1.
-        manifest: manifest of these images. ``ipc``, which it states exactly where all classes have
-            the same number of images, does not apply to a single shard.
+    A manifest states ``ipc`` exactly where all classes have the same number of images; it does not
+    apply to a single shard.
 
     Raises:
         SpecError: E_INDEX.

@@ -9,6 +9,7 @@ overlaps cannot be expressed.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -30,8 +31,10 @@ __all__ = [
     "ZIP_END",
     "ZIP_TAIL",
     "describe_header",
+    "front_members",
     "header",
     "image_name",
+    "member_parts",
     "padded",
     "section_member",
 ]
@@ -82,15 +85,8 @@ def padded(size: int) -> int:
 def header(name: str, size: int) -> bytes:
     """Build the USTAR header of a member: a regular file, mode 644, owner 0, time 0.
 
-    Args:
-        name: 1 to 99 ASCII characters.
-        size: bytes of the payload, 0 to 8 GiB - 1.
-
-    Returns:
-        512 bytes.
-
     Raises:
-        SpecError: the name or the size does not fit a header (E_HEADER).
+        SpecError: the name is not 1 to 99 ASCII characters, or the size not below 8 GiB (E_HEADER).
     """
     if not (0 < len(name) < 100 and name.isascii() and name.isprintable()):
         raise SpecError.make(
@@ -106,16 +102,22 @@ def header(name: str, size: int) -> bytes:
     return b"".join((raw, bytes(100 - len(raw)), _FIXED, digits, _MTIME, checksum, _TAIL))
 
 
+def member_parts(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return header, payload and padding of a member."""
+    return header(name, len(data)), data, bytes(padded(len(data)) - len(data))
+
+
+def front_members(manifest: bytes) -> tuple[str, bytes]:
+    """Return the id of a file with these manifest bytes, and its first two members."""
+    digits = hashlib.sha256(manifest).hexdigest()
+    last = member_parts(ID_MEMBER, f"{digits}\n".encode("ascii"))
+    return f"sha256:{digits}", b"".join((*member_parts(MANIFEST_MEMBER, manifest), *last))
+
+
 def describe_header(block: bytes, name: str, size: int) -> SpecError:
-    """Build the error for a header that is not ``header(name, size)``.
+    """Return the error for a block that is not ``header(name, size)``.
 
-    Args:
-        block: the 512 bytes of the file.
-        name: expected member.
-        size: its expected size in bytes.
-
-    Returns:
-        E_HEADER, not raised; it shows the actual name or size if they can be read.
+    E_HEADER, not raised; it shows the actual name or size if they can be read.
     """
     other, other_size = _read_header(block)
     if other is None:
@@ -162,17 +164,8 @@ def section_member(section: str) -> str:
 def image_name(label: int, number: int, codec: str, classes: int, total: int) -> str:
     """Return the member name of an image: ``images/<label>/<number>.<extension>``.
 
-    Numbers are padded, so sorting the names by bytes gives the order of the rows.
-
-    Args:
-        label: class of the image, < ``classes``.
-        number: row over the whole data set (all shards), < ``total``.
-        codec: ``png``, ``jpeg`` or ``webp``.
-        classes: number of classes.
-        total: number of images of the whole data set.
-
-    Returns:
-        ASCII, below 100 characters.
+    ``number`` counts the rows of the whole data set, which has ``total``. Numbers are padded, so
+    sorting the names by bytes gives the order of the rows.
     """
     label_width = max(4, len(str(classes - 1)))
     number_width = max(6, len(str(total - 1)))

@@ -129,13 +129,7 @@ DEFAULT_LIMITS: Final = Limits()
 
 
 def check_limit(limits: Limits, name: str, value: int, *, member: str = "") -> None:
-    """Refuse ``value`` if it exceeds the limit ``name``.
-
-    Args:
-        limits: the caller's limits.
-        name: a field of ``Limits``.
-        value: what the file asks for, in the unit of the field.
-        member: archive member it concerns.
+    """Refuse ``value`` if it exceeds the limit ``name``, a field of ``Limits``.
 
     Raises:
         LimitError: E_LIMIT_<NAME>, naming the value, the cap and the option.
@@ -156,12 +150,6 @@ def check_limit(limits: Limits, name: str, value: int, *, member: str = "") -> N
 
 def check_fixed(name: str, value: int, cap: int, *, member: str = "") -> None:
     """Refuse ``value`` if it exceeds a cap of the format that no option raises.
-
-    Args:
-        name: what is limited, as in the code ``E_LIMIT_<NAME>``.
-        value: what the file asks for.
-        cap: most allowed.
-        member: archive member it concerns.
 
     Raises:
         LimitError: E_LIMIT_<NAME>.

@@ -50,8 +50,8 @@ Shape = Annotated[list[Positive], Meta(min_length=2, max_length=5)]
 # A parameter's name in a state dict; it names tensors too.
 Parameter = Annotated[str, Meta(pattern=r"^[!-~]{1,500}" + END)]
 MatrixShape = Annotated[list[Positive], Meta(min_length=2, max_length=2)]
-Three = Annotated[list[DecimalString], Meta(min_length=3, max_length=3)]
-Two = Annotated[list[DecimalString], Meta(min_length=2, max_length=2)]
+DecimalTriple = Annotated[list[DecimalString], Meta(min_length=3, max_length=3)]
+DecimalPair = Annotated[list[DecimalString], Meta(min_length=2, max_length=2)]
 Storage = Literal["float32", "float16", "bfloat16", "int8", "int4"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
@@ -118,15 +118,15 @@ class Views(Closed, frozen=True):
     labelled.
     """
 
-    crop_ratio: Two
-    crop_scale: Two
+    crop_ratio: DecimalPair
+    crop_scale: DecimalPair
     flip: DecimalString
     interpolation: Interpolation
-    mean: Three
+    mean: DecimalTriple
     mix: Literal["none", "cutmix", "mixup"]
     shuffle: Positive
     size: Positive
-    std: Three
+    std: DecimalTriple
     antialias: bool | UnsetType = UNSET
     mix_alpha: DecimalString | UnsetType = UNSET
     mix_probability: DecimalString | UnsetType = UNSET
@@ -195,9 +195,9 @@ class Preprocess(Closed, frozen=True):
     """
 
     interpolation: Interpolation
-    mean: Three
+    mean: DecimalTriple
     size: Positive
-    std: Three
+    std: DecimalTriple
     antialias: bool | UnsetType = UNSET
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,67 +20,46 @@ if TYPE_CHECKING:
 
 __all__ = ["known_only", "manifest_bytes", "parse_manifest", "problem_of"]
 
+_CODES: Final = {"order": "E_ORDER", "duplicate": "E_DUPLICATE", "rank": "E_RANK"}
+
 
 def manifest_bytes(manifest: Manifest, extras: Mapping[str, str]) -> bytes:
-    """Serialise a manifest.
-
-    Args:
-        manifest: a valid manifest.
-        extras: the ``x_`` keys.
-
-    Returns:
-        Canonical JSON, without padding.
-    """
+    """Serialise a valid manifest and its ``x_`` keys as canonical JSON, without padding."""
     return canonical({**msgspec.to_builtins(manifest), **extras})
 
 
-def _known_only(value: Any, kind: Any) -> Any:
-    """Drop the object keys that ``kind`` does not know.
+def known_only(value: Any, kind: type[Any] | msgspec.inspect.Type) -> Any:
+    """Drop the object keys, at any depth, that ``kind`` does not know.
 
     A higher minor version may add optional keys; it names what a reader must understand in
     ``requires``.
     """
-    options = kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
-    for option in options:
+    if isinstance(kind, type):
+        kind = msgspec.inspect.type_info(kind)
+    for option in kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,):
         if isinstance(value, dict) and isinstance(option, msgspec.inspect.StructType):
             known = {field.encode_name: field.type for field in option.fields}
-            return {k: _known_only(v, known[k]) for k, v in value.items() if k in known}
+            return {k: known_only(v, known[k]) for k, v in value.items() if k in known}
         if isinstance(value, list) and isinstance(option, msgspec.inspect.ListType):
-            return [_known_only(item, option.item_type) for item in value]
+            return [known_only(item, option.item_type) for item in value]
     return value
 
 
-@functools.cache
-def _described(kind: type[Any]) -> msgspec.inspect.Type:
-    """Describe a type as data; cached, because it evaluates our annotations."""
-    return msgspec.inspect.type_info(kind)
-
-
-def known_only(document: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
-    """Drop the keys, at any depth, that the struct ``kind`` does not know."""
-    return _known_only(document, _described(kind))
-
-
-def _check_version(document: dict[str, Any]) -> int:
-    """Return the minor version of a manifest of major version 1.
+def _minor_version(hello: Any) -> int:
+    """The minor version of a manifest of major version 1.
 
     Raises:
         NotHelloError: the major version is another (E_VERSION).
         SpecError: there is no version (E_SCHEMA).
     """
-    hello: Any = document.get("hello")
     form = r"(0|[1-9][0-9]{0,3})\.(0|[1-9][0-9]{0,3})"
     match = re.fullmatch(form, hello) if isinstance(hello, str) else None
     if match is None:
-        raise SpecError.make(
-            "E_SCHEMA",
-            f"`hello`: expected a version such as 1.0, got {printable(hello, 40)}",
-            member=MANIFEST_MEMBER,
-        )
+        text = f"`hello`: expected a version such as 1.0, got {printable(hello, 40)}"
+        raise SpecError.make("E_SCHEMA", text, member=MANIFEST_MEMBER)
     if match[1] != "1":
-        raise NotHelloError.make(
-            "E_VERSION", f"version; expected 1.x, got {hello}", member=MANIFEST_MEMBER
-        )
+        text = f"version; expected 1.x, got {hello}"
+        raise NotHelloError.make("E_VERSION", text, member=MANIFEST_MEMBER)
     return int(match[2])
 
 
@@ -103,18 +81,15 @@ def parse_manifest(data: bytes) -> tuple[Manifest, dict[str, str]]:
     """
     check_fixed("manifest", len(data), MANIFEST_BYTES, member=MANIFEST_MEMBER)
     document = parse_canonical(data)
-    minor = _check_version(document)
+    minor = _minor_version(document.get("hello"))
     extras = {key: document.pop(key) for key in [k for k in document if k.startswith("x_")]}
     problems = validate_extras(extras)
     requires: Any = document.get("requires")
     if isinstance(requires, list) and all(isinstance(name, str) for name in requires):
         unknown = [name for name in requires if name not in KNOWN_FEATURES]
         if unknown:
-            raise NotHelloError.make(
-                "E_FEATURE",
-                f"this reader does not know the required {printable(', '.join(unknown))}",
-                member=MANIFEST_MEMBER,
-            )
+            text = f"this reader does not know the required {printable(', '.join(unknown))}"
+            raise NotHelloError.make("E_FEATURE", text, member=MANIFEST_MEMBER)
     if minor > KNOWN_MINOR:
         document = known_only(document, Manifest)
     try:
@@ -125,9 +100,6 @@ def parse_manifest(data: bytes) -> tuple[Manifest, dict[str, str]]:
     if problems:
         raise _schema_error(problems)
     return manifest, extras
-
-
-_CODES: Final = {"order": "E_ORDER", "duplicate": "E_DUPLICATE", "rank": "E_RANK"}
 
 
 def problem_of(error: msgspec.ValidationError, whole: str) -> Problem:

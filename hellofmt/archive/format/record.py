@@ -25,11 +25,11 @@ from hellofmt.archive.format.manifest import (
     Closed,
     Count,
     DecimalString,
+    DecimalTriple,
     Digest,
     Interpolation,
     Positive,
     Storage,
-    Three,
 )
 from hellofmt.archive.format.parse import known_only, problem_of
 from hellofmt.errors import SpecError
@@ -100,9 +100,9 @@ class InputRecord(Closed, frozen=True):
     """
 
     interpolation: Interpolation
-    mean: Three
+    mean: DecimalTriple
     stated_by: Line
-    std: Three
+    std: DecimalTriple
     size: Positive | UnsetType = UNSET
 
 
@@ -246,12 +246,7 @@ def record_bytes(record: Record) -> bytes:
 def parse_record(data: bytes, *, newer: bool = False) -> Record:
     """Parse section ``record``, which must be the canonical form of a record.
 
-    Args:
-        data: the raw section.
-        newer: the file is of a higher minor version, whose further keys are ignored.
-
-    Returns:
-        The record.
+    ``newer`` says that the file is of a higher minor version, whose further keys are ignored.
 
     Raises:
         SpecError: not canonical JSON (E_JSON), or outside the schema (E_SCHEMA).

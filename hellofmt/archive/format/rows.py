@@ -33,18 +33,10 @@ def image_headers(
     classes: int,
     total: int,
 ) -> NDArray[np.uint8]:
-    """Build ``header(image_name(...), size)`` for consecutive images.
+    """Build ``header(image_name(...), size)`` for N consecutive images: uint8 (N, 512).
 
-    Args:
-        label: (N,) class of each, 0 <= label < ``classes`` < 2**32.
-        first: number of the first over the whole data set, below 2**32 with N added.
-        size: (N,) stored bytes, 0 <= size < 2**33.
-        codec: ``png``, ``jpeg`` or ``webp``.
-        classes: number of classes.
-        total: number of images of the whole data set, >= ``first`` + N.
-
-    Returns:
-        uint8 (N, 512).
+    ``first`` is the number of the first over the whole data set, which has ``total`` images;
+    labels, numbers and classes are below 2**32, sizes below 2**33.
     """
     name = image_name(0, 0, codec, classes, total)
     blank = np.frombuffer(header(name, 0), np.uint8)
@@ -81,15 +73,7 @@ def _write_digits(
 
 
 def padding_faults(last: NDArray[np.uint8], size: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Tell whether anything but zeros follows each payload within its last block.
-
-    Args:
-        last: (N, 512), the last block of each member.
-        size: (N,) bytes of the payloads, >= 1.
-
-    Returns:
-        (N,).
-    """
+    """Tell of which payloads (N,) anything but zeros follows within the last block, (N, 512)."""
     used = size - (padded_rows(size) - BLOCK)
     after = last.view(np.uint64) & _AFTER_WORDS[used]
     faults: NDArray[np.bool_] = (after != 0).any(axis=1)
@@ -106,13 +90,8 @@ def cut_windows(
 ) -> Iterator[tuple[int, int]]:
     """Cut consecutive rows into windows of at most ``most`` bytes, or of a single row.
 
-    Args:
-        start: (N,) first byte of each row.
-        end: (N,) byte after each row, the start of the next.
-        most: bytes of a window.
-
-    Yields:
-        First row and the row after the last.
+    Row i takes the bytes from ``start[i]`` to ``end[i]``, where the next begins. Yields the first
+    row of each window and the row after its last.
     """
     row = 0
     while row < len(start):

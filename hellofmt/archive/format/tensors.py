@@ -19,35 +19,41 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from hellofmt.archive.format.canonical import canonical
+from hellofmt.archive.format.columns import columns_of
 from hellofmt.archive.format.digest import tensors_digest
 from hellofmt.archive.format.functions import section_owner
+from hellofmt.archive.format.layout import section_member
 from hellofmt.archive.format.limits import SAFETENSORS_HEADER_BYTES, check_fixed
 from hellofmt.archive.format.manifest import UNSET, Adapter, Head, Manifest, Storage
 from hellofmt.errors import SpecError, UserInputError, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
 __all__ = [
     "StoredTensor",
     "TensorKind",
-    "adapter_tensors",
+    "adapter_matrices",
+    "base_tensors_digest",
     "check_tensor_header",
     "expected_tensors",
+    "head_matrices",
     "head_tensors",
+    "matrix_tensors",
     "parse_tensors",
-    "probe_tensors",
+    "section_tensors",
     "serialize_tensors",
     "tensor_header",
     "tensor_places",
-    "validate_nibbles",
     "validate_values",
 ]
 
 TensorKind = tuple[str, tuple[int, ...]]
 """Dtype as safetensors spells it, and shape."""
+Matrix = tuple[list[int], Storage]
+"""Rows and columns of a matrix, and how its values are stored."""
 
 _DTYPES: Final[dict[str, tuple[str, str]]] = {
     # safetensors' spelling: (little-endian NumPy dtype of the bytes, safetensors' long name)
@@ -69,7 +75,7 @@ _STORAGE: Final[dict[Storage, str]] = {
 }
 _BASE_DTYPES: Final = ("F32", "F16", "BF16")
 _TENSOR_NAME: Final = re.compile(r"[!-~]{1,512}")
-ITEM_BYTES: Final = {name: np.dtype(code).itemsize for name, (code, _) in _DTYPES.items()}
+_ITEM_BYTES: Final = {name: np.dtype(code).itemsize for name, (code, _) in _DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -88,13 +94,7 @@ class StoredTensor:
 
     @classmethod
     def from_numpy(cls, array: NDArray[Any]) -> StoredTensor:
-        """Store the values of ``array`` unchanged.
-
-        Args:
-            array: float32, float16, int8, uint8, int32, uint16 or uint64, any layout.
-
-        Returns:
-            The tensor, with a copy of the data.
+        """Store a copy of the values, in any layout.
 
         Raises:
             UserInputError: the format does not store this dtype (E_DATA).
@@ -106,102 +106,83 @@ class StoredTensor:
         raise UserInputError.make("E_DATA", f"the format stores no {array.dtype.name} tensors")
 
     def numpy(self) -> NDArray[Any]:
-        """Return the values; BF16 as float32, which is exact.
-
-        Returns:
-            An array of ``shape``, which may share the stored bytes.
-        """
+        """Return the values, which may share the stored bytes; BF16 as float32, which is exact."""
         raw = np.frombuffer(self.data, np.dtype(_DTYPES[self.dtype][0]))
         if self.dtype == "BF16":
             raw = (raw.astype(np.uint32) << np.uint32(16)).view(np.float32)
         return raw.reshape(self.shape)
 
 
-def _matrix(name: str, shape: Iterable[int], storage: Storage) -> dict[str, TensorKind]:
-    """Return the tensors that store one matrix: itself, and its row scales if quantised."""
-    rows, columns = shape
-    kinds: dict[str, TensorKind] = {}
-    width = -(-columns // 2) if storage == "int4" else columns
-    kinds[name] = (_STORAGE[storage], (rows, width))
-    if storage in ("int8", "int4"):
-        kinds[f"{name}_scale"] = ("F32", (rows,))
-    return kinds
+def adapter_matrices(adapter: Adapter) -> dict[str, Matrix]:
+    """The factors in a section ``adapter``, by name of the tensor."""
+    return {
+        f"{target.param}::{side}": (shape, target.storage)
+        for target in adapter.targets
+        for side, shape in (("A", target.a), ("B", target.b))
+    }
 
 
-def adapter_tensors(adapter: Adapter) -> dict[str, TensorKind]:
-    """Return name, dtype and shape of every tensor in the section ``adapter``."""
+def head_matrices(head: Head, dim: int, classes: int) -> dict[str, Matrix]:
+    """The matrices in a section ``head``: its start where that is stored, and its factors."""
+    matrices: dict[str, Matrix] = {}
+    if head.storage is not UNSET:
+        if head.start == "stored":
+            matrices["weight"] = [classes, dim], head.storage
+        if head.a is not UNSET and head.b is not UNSET:
+            matrices["weight::A"], matrices["weight::B"] = (
+                (head.a, head.storage),
+                (head.b, head.storage),
+            )
+    return matrices
+
+
+def matrix_tensors(matrices: Mapping[str, Matrix]) -> dict[str, TensorKind]:
+    """The tensors that store matrices: each itself, and its row scales if quantised."""
     kinds: dict[str, TensorKind] = {}
-    for target in adapter.targets:
-        kinds |= _matrix(f"{target.param}::A", target.a, target.storage)
-        kinds |= _matrix(f"{target.param}::B", target.b, target.storage)
+    for name, ((rows, columns), storage) in matrices.items():
+        width = -(-columns // 2) if storage == "int4" else columns
+        kinds[name] = (_STORAGE[storage], (rows, width))
+        if storage in ("int8", "int4"):
+            kinds[f"{name}_scale"] = ("F32", (rows,))
     return kinds
 
 
 def head_tensors(head: Head, dim: int, classes: int) -> dict[str, TensorKind]:
-    """Return name, dtype and shape of every tensor in the section ``head``.
-
-    Args:
-        head: the manifest's entry.
-        dim: D, features of an embedding.
-        classes: C.
-
-    Returns:
-        The tensors.
-    """
+    """Every tensor in a section ``head``."""
     kinds: dict[str, TensorKind] = {"logit_scale": ("F32", (1,))}
     if head.bias:
         kinds["bias"] = ("F32", (classes,))
-    if head.storage is UNSET:
-        return kinds
-    if head.start == "stored":
-        kinds |= _matrix("weight", (classes, dim), head.storage)
-    if head.a is not UNSET and head.b is not UNSET:
-        kinds |= _matrix("weight::A", head.a, head.storage)
-        kinds |= _matrix("weight::B", head.b, head.storage)
-    return kinds
-
-
-def probe_tensors(count: int, classes: int) -> dict[str, TensorKind]:
-    """Return name, dtype and shape of the one tensor in the section ``probes``."""
-    return {"logits": ("F32", (count, classes))}
+    return kinds | matrix_tensors(head_matrices(head, dim, classes))
 
 
 def expected_tensors(manifest: Manifest, section: str) -> dict[str, TensorKind] | None:
-    """Return name, dtype and shape of every tensor that the manifest implies for a section.
+    """Return name, dtype and shape of every tensor that a valid manifest implies for a section.
 
-    Args:
-        manifest: a valid manifest that has the section.
-        section: one of tensors, such as ``index`` or ``head``.
-
-    Returns:
-        The tensors; None for ``base``, whose tensors are fixed by a digest alone.
+    None for ``base``, whose tensors are fixed by a digest alone; empty if there are none.
     """
-    kinds: dict[str, TensorKind] = {}
     if section == "base":
         return None
     kind, function = section_owner(manifest, section)
     if function is not None and manifest.base is not UNSET:
         if kind == "adapter":
-            return adapter_tensors(function.adapter)
+            return matrix_tensors(adapter_matrices(function.adapter))
         if kind == "head":
             return head_tensors(function.head, manifest.base.arch.embed_dim, manifest.classes)
-        return probe_tensors(function.probes.count, manifest.classes)
-    if manifest.images is not UNSET:
-        rows = manifest.images.count
-        if section == "index":
-            kinds["size"] = ("U64", (rows,))
-            kinds["label"] = ("I32", (rows,))
-            kinds["height"] = ("U16", (rows,))
-            kinds["width"] = ("U16", (rows,))
-            kinds["sha256"] = ("U8", (rows, 32))
-            if manifest.images.columns is not UNSET:
-                kinds |= {
-                    column.name: (column.dtype, (rows, *column.shape))
-                    for column in manifest.images.columns
-                }
-        elif section == "pixels" and manifest.images.shape is not UNSET:
-            kinds["pixels"] = ("U8", (rows, *manifest.images.shape))
-    return kinds
+        return {"logits": ("F32", (function.probes.count, manifest.classes))}
+    images = manifest.images
+    if section == "index" and images is not UNSET:
+        columns = {column.name: column for column in columns_of(images)}
+        return {
+            "size": ("U64", (images.count,)),
+            "label": ("I32", (images.count,)),
+            "height": ("U16", (images.count,)),
+            "width": ("U16", (images.count,)),
+            "sha256": ("U8", (images.count, 32)),
+            **{name: (c.dtype, (images.count, *c.shape)) for name, c in columns.items()},
+        }
+    if section == "pixels" and images is not UNSET and images.shape is not UNSET:
+        return {"pixels": ("U8", (images.count, *images.shape))}
+    return {}
 
 
 def tensor_places(kinds: Mapping[str, TensorKind]) -> dict[str, tuple[int, int]]:
@@ -211,22 +192,18 @@ def tensor_places(kinds: Mapping[str, TensorKind]) -> dict[str, tuple[int, int]]
     """
     places: dict[str, tuple[int, int]] = {}
     at = 0
-    for name, (dtype, shape) in sorted(kinds.items(), key=lambda k: (-ITEM_BYTES[k[1][0]], k[0])):
-        end = at + math.prod(shape) * ITEM_BYTES[dtype]
+    for name, (dtype, shape) in sorted(kinds.items(), key=lambda k: (-_ITEM_BYTES[k[1][0]], k[0])):
+        end = at + math.prod(shape) * _ITEM_BYTES[dtype]
         places[name] = (at, end)
         at = end
     return places
 
 
 def tensor_header(kinds: Mapping[str, TensorKind]) -> bytes:
-    """Build all that stands before the data of a section; a pure function of the tensors' kinds.
+    """Build all that stands before the data of a section.
 
-    Args:
-        kinds: dtype and shape by name.
-
-    Returns:
-        Eight bytes of length and the JSON header in canonical form, padded with spaces so that the
-        data begin at a multiple of eight.
+    Eight bytes of length and the JSON header in canonical form, padded with spaces so that the data
+    begin at a multiple of eight.
     """
     entries = {
         name: {"data_offsets": place, "dtype": kinds[name][0], "shape": kinds[name][1]}
@@ -262,6 +239,7 @@ def check_tensor_header(
     Raises:
         SpecError: it differs, or the section ends elsewhere (E_TENSOR).
     """
+    member = section_member(section)
     expected = tensor_header(kinds)
     start = len(expected)
     if head[:start] != expected:
@@ -273,16 +251,13 @@ def check_tensor_header(
             f"the header differs at byte {at} from the one that the manifest implies; expected "
             f"{printable(expected[at : at + 40].decode('latin-1'))}, got "
             f"{printable(head[at : at + 40].decode('latin-1')) or 'the end of the section'}",
-            member=f"__hello__/{section}",
+            member=member,
         )
     places = {name: (start + a, start + b) for name, (a, b) in tensor_places(kinds).items()}
     end = max((end for _, end in places.values()), default=start)
     if end != size:
-        raise SpecError.make(
-            "E_TENSOR",
-            f"the tensors end at byte {end}; the section has {size}",
-            member=f"__hello__/{section}",
-        )
+        text = f"the tensors end at byte {end}; the section has {size}"
+        raise SpecError.make("E_TENSOR", text, member=member)
     return places
 
 
@@ -293,7 +268,7 @@ def _stated_kinds(data: bytes, section: str) -> dict[str, TensorKind]:
         LimitError: the header exceeds 1 MiB (E_LIMIT_TENSOR_HEADER).
         SpecError: it is not JSON, or states a tensor that no base has (E_TENSOR).
     """
-    member = f"__hello__/{section}"
+    member = section_member(section)
     length = int.from_bytes(data[:8], "little")
     check_fixed("tensor_header", length, SAFETENSORS_HEADER_BYTES, member=member)
     try:
@@ -302,9 +277,8 @@ def _stated_kinds(data: bytes, section: str) -> dict[str, TensorKind]:
             for name, entry in dict(json.loads(data[8 : 8 + length])).items()
         }
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise SpecError.make(
-            "E_TENSOR", "the header is not a JSON object of tensors", member=member
-        ) from None
+        text = "the header is not a JSON object of tensors"
+        raise SpecError.make("E_TENSOR", text, member=member) from None
     for name, (dtype, shape) in kinds.items():
         is_shape = 1 <= len(shape) <= 5 and all(type(n) is int and n >= 1 for n in shape)
         if not (is_shape and dtype in _BASE_DTYPES and _TENSOR_NAME.fullmatch(name)):
@@ -320,16 +294,13 @@ def _stated_kinds(data: bytes, section: str) -> dict[str, TensorKind]:
 def parse_tensors(
     data: bytes, section: str, expected: Mapping[str, TensorKind] | None
 ) -> dict[str, StoredTensor]:
-    """Parse a tensor section and check all values.
+    """Parse a tensor section and check all values; the tensors come in file order.
 
     Args:
         data: the raw section, its digest already checked.
         section: its name.
         expected: dtype and shape by name, which the manifest implies; None for section ``base``,
             where the header states them.
-
-    Returns:
-        The tensors, in file order.
 
     Raises:
         LimitError: the header of ``base`` exceeds 1 MiB (E_LIMIT_TENSOR_HEADER).
@@ -343,19 +314,15 @@ def parse_tensors(
     if section not in ("index", "pixels"):
         problems = validate_values(tensors)
         if problems:
-            raise SpecError.make("E_TENSOR", problems[0], member=f"__hello__/{section}")
+            raise SpecError.make("E_TENSOR", problems[0], member=section_member(section))
     return tensors
 
 
 def validate_values(tensors: Mapping[str, StoredTensor]) -> list[str]:
-    """List tensors with values that a projector may not have.
+    """List tensors with values that a projector may not have, a line each.
 
-    Args:
-        tensors: by name.
-
-    Returns:
-        One line per tensor with NaN or infinity, a row scale that is not above 0, or an integer
-        outside the symmetric range of its storage.
+    NaN or infinity, a row scale that is not above 0, or an integer outside the symmetric range of
+    its storage.
     """
     problems: list[str] = []
     for name, tensor in tensors.items():
@@ -377,50 +344,32 @@ def validate_values(tensors: Mapping[str, StoredTensor]) -> list[str]:
     return problems
 
 
-def validate_nibbles(
-    tensors: Mapping[str, StoredTensor], manifest: Manifest, section: str
-) -> list[str]:
-    """Check the unused half of the last byte of int4 rows, which must have its one value.
+def section_tensors(data: bytes, manifest: Manifest, section: str) -> dict[str, StoredTensor]:
+    """Parse a section of tensors as a valid manifest implies it; see ``parse_tensors``.
 
-    Args:
-        tensors: tensors of the section, from ``parse_tensors``.
-        manifest: a valid manifest that has the section.
-        section: its name.
-
-    Returns:
-        One line per matrix, of an odd number of columns, where it is not 8 (the value 0).
+    Raises:
+        SpecError: as ``parse_tensors``; or the unused half of the last byte of an int4 row is not
+            8, its one value, the number 0 (E_TENSOR).
     """
-    columns: dict[str, int] = {}
+    tensors = parse_tensors(data, section, expected_tensors(manifest, section))
     kind, function = section_owner(manifest, section)
-    if function is None:
-        return []
-    if kind == "adapter":
-        for target in function.adapter.targets:
-            if target.storage == "int4":
-                columns[f"{target.param}::A"] = target.a[1]
-                columns[f"{target.param}::B"] = target.b[1]
-    elif kind == "head" and manifest.base is not UNSET:
-        head = function.head
-        if head.storage == "int4":
-            columns["weight"] = manifest.base.arch.embed_dim
-        if head.storage == "int4" and head.a is not UNSET and head.b is not UNSET:
-            columns["weight::A"], columns["weight::B"] = head.a[1], head.b[1]
-    return [
-        f"tensor {printable(name)}; expected 8 in the unused half of the last byte of a row"
-        for name, count in columns.items()
-        if count % 2 and name in tensors and (tensors[name].numpy()[:, -1] >> 4 != 8).any()
-    ]
+    matrices: dict[str, Matrix] = {}
+    if function is not None and kind == "adapter":
+        matrices = adapter_matrices(function.adapter)
+    elif function is not None and kind == "head" and manifest.base is not UNSET:
+        matrices = head_matrices(function.head, manifest.base.arch.embed_dim, manifest.classes)
+    for name, ((_, columns), storage) in matrices.items():
+        is_odd = storage == "int4" and columns % 2
+        if is_odd and (tensors[name].numpy()[:, -1] >> 4 != 8).any():
+            text = (
+                f"tensor {printable(name)}; expected 8 in the unused half of the last byte of a row"
+            )
+            raise SpecError.make("E_TENSOR", text, member=section_member(section))
+    return tensors
 
 
 def base_tensors_digest(tensors: Mapping[str, StoredTensor]) -> str:
-    """Compute the digest that the manifest of an embedded base pins, all tensors as float32.
-
-    Args:
-        tensors: the image tower, floating dtypes.
-
-    Returns:
-        ``sha256:`` and 64 hex digits.
-    """
+    """Compute the digest that the manifest of an embedded base pins, all tensors as float32."""
     return tensors_digest(
         (name, "F32", tensor.shape, tensor.numpy().astype("<f4").tobytes())
         for name, tensor in tensors.items()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET
 
@@ -97,20 +97,10 @@ class TowerSize:
         return self.flop + 200 * self.attention
 
 
-def _filled(vision: VisionArch) -> tuple[int, int, int]:
-    """Side, width and width of a head, with open_clip's values of absent keys."""
-    return (
-        224 if vision.image_size is UNSET else vision.image_size,
-        768 if vision.width is UNSET else vision.width,
-        64 if vision.head_width is UNSET else vision.head_width,
-    )
-
-
-def _patch_and_hidden(vision: VisionArch) -> tuple[int, int]:
-    """Side of a patch and width of the MLP of a transformer."""
-    patch = 16 if vision.patch_size is UNSET else vision.patch_size
-    ratio = 4.0 if vision.mlp_ratio is UNSET else float(vision.mlp_ratio)
-    return patch, int(_filled(vision)[1] * ratio)
+def _of(vision: VisionArch, key: str) -> Any:
+    """What a key says, or what open_clip takes where it is absent."""
+    value = getattr(vision, key)
+    return VISION_DEFAULTS.get(key) if value is UNSET else value
 
 
 def has_activation(vision: VisionArch) -> bool:
@@ -119,15 +109,9 @@ def has_activation(vision: VisionArch) -> bool:
 
 
 def shortest_ratio(width: int, hidden: int) -> str:
-    """Return the one ``mlp_ratio`` of an MLP: fewest digits, then smallest.
+    """Return the one ``mlp_ratio`` with which a tower of this width has an MLP of ``hidden``.
 
-    Args:
-        width: w of the tower, 1 to 8,192.
-        hidden: m >= 1, which floor(w * ratio) has to give.
-
-    Example:
-        >>> shortest_ratio(1408, 6144)
-        '4.364'
+    Of all decimals that do, the one of fewest digits, then the smallest.
     """
     for digits in count(1):
         scale = 10**digits
@@ -141,32 +125,24 @@ def shortest_ratio(width: int, hidden: int) -> str:
 
 
 def arch_problems(arch: Arch, size: int, *, is_seeded: bool) -> Iterator[tuple[str, str]]:
-    """List what no tower can be, or what has no effect.
+    """List what no tower can be, or what has no effect: key below ``base``, and what was expected.
 
-    Args:
-        arch: the architecture.
-        size: side that ``preprocess`` makes of a view.
-        is_seeded: whether rule uniform-1 has to fill it.
-
-    Yields:
-        Key below ``base``, and what was expected.
+    ``size`` is the side that ``preprocess`` makes of a view; rule uniform-1 fills a seeded tower.
     """
     vision = arch.vision
     stated = {key for key in vision.__struct_fields__ if getattr(vision, key) is not UNSET}
-    side, width, head = _filled(vision)
+    required = {"image_size", "layers", "width"}
     if vision.timm_model_name is not UNSET:
-        family, allowed = "a timm model", TIMM_KEYS
+        family, allowed, required = "a timm model", TIMM_KEYS, {"image_size"}
     elif isinstance(vision.layers, list):
         family, allowed = "a ResNet", RESNET_KEYS
     else:
-        family, allowed = "a transformer", frozenset(vision.__struct_fields__) - TIMM_KEYS
-        allowed |= {"image_size"}
+        family, allowed = "a transformer", {*vision.__struct_fields__} - TIMM_KEYS | {"image_size"}
+        required |= {"patch_size"}
         if vision.attentional_pool is not True:
             allowed -= _POOLER
     for key in sorted(stated - allowed):
         yield f"arch.vision.{key}", f"has no effect in {family}; expected none"
-    required = {"image_size"} if family == "a timm model" else {"image_size", "layers", "width"}
-    required |= {"patch_size"} if family == "a transformer" else set()
     for key in sorted(required - stated):
         yield f"arch.vision.{key}", f"missing; {family} states it"
     for key in sorted(stated & VISION_DEFAULTS.keys()):
@@ -174,44 +150,43 @@ def arch_problems(arch: Arch, size: int, *, is_seeded: bool) -> Iterator[tuple[s
             yield f"arch.vision.{key}", "expected none, for this is the value of an absent key"
     for key in sorted(stated & (_CUSTOM | {"timm_model_name"})) if is_seeded else ():
         yield f"arch.vision.{key}", "expected none for kind seeded"
-    for key, value in (("image_size", side), ("width", width)):
-        if value > _MOST[key]:
+    if required - stated:
+        return
+    for key in sorted(required & _MOST.keys()):
+        value = getattr(vision, key)
+        if isinstance(value, int) and value > _MOST[key]:
             yield f"arch.vision.{key}", f"expected at most {_MOST[key]}, got {value}"
     if arch.embed_dim > _MOST["width"]:
         yield "arch.embed_dim", f"expected at most {_MOST['width']}, got {arch.embed_dim}"
-    if size != side:
-        yield "preprocess.size", f"expected the tower's `image_size`, {side}, got {size}"
+    if size != vision.image_size:
+        text = f"expected the tower's `image_size`, {vision.image_size}, got {size}"
+        yield "preprocess.size", text
     if family == "a ResNet":
-        yield from _resnet_problems(vision, side, width, head)
+        yield from _resnet_problems(vision)
     elif family == "a transformer":
-        yield from _transformer_problems(arch, side, width, head)
+        yield from _transformer_problems(arch)
 
 
-def _resnet_problems(
-    vision: VisionArch, side: int, width: int, head: int
-) -> Iterator[tuple[str, str]]:
+def _resnet_problems(vision: VisionArch) -> Iterator[tuple[str, str]]:
     layers = vision.layers if isinstance(vision.layers, list) else []
+    side, width, head = (_of(vision, key) for key in ("image_size", "width", "head_width"))
     if len(layers) != 4 or sum(layers) > _MOST["layers"]:
         yield "arch.vision.layers", f"expected four numbers, at most {_MOST['layers']} in all"
     if side % 32:
         yield "arch.vision.image_size", f"expected a multiple of 32 for a ResNet, got {side}"
     if width % 2:
         yield "arch.vision.width", f"expected an even number for a ResNet, got {width}"
-    yield from _head_problems(32 * width, head)
+    yield from _head_problems("arch.vision.head_width", 32 * width, head, counts=False)
     tokens = (side // 32) ** 2 + 1
     yield from _activation_problems((side // 2) ** 2 * width, tokens**2 * (32 * width // head))
 
 
-def _transformer_problems(
-    arch: Arch, side: int, width: int, head: int
-) -> Iterator[tuple[str, str]]:
+def _transformer_problems(arch: Arch) -> Iterator[tuple[str, str]]:
     vision = arch.vision
-    patch, hidden = _patch_and_hidden(vision)
-    if isinstance(vision.layers, int) and vision.layers > _MOST["layers"]:
-        yield "arch.vision.layers", f"expected at most {_MOST['layers']}, got {vision.layers}"
+    side, patch, width, head, hidden = _transformer(vision)
     if patch > side:
         yield "arch.vision.patch_size", f"expected at most {side} pixels, got {patch}"
-    yield from _head_problems(width, head)
+    yield from _head_problems("arch.vision.head_width", width, head, counts=False)
     if not 1 <= hidden <= 64 * width:
         yield "arch.vision.mlp_ratio", f"expected an MLP of 1 to {64 * width}, got {hidden}"
     elif vision.mlp_ratio not in (UNSET, shortest := shortest_ratio(width, hidden)):
@@ -230,25 +205,26 @@ def _transformer_problems(
     tokens = (side // patch) ** 2 + 1
     attention = tokens * tokens * (width // head)
     if vision.attentional_pool is True:
-        heads, queries = _pooler(vision)
-        if arch.embed_dim % heads or arch.embed_dim < _LEAST_HEAD * heads:
-            yield (
-                "arch.vision.attn_pooler_heads",
-                f"expected heads of at least {_LEAST_HEAD} that fill {arch.embed_dim}, got {heads}",
-            )
+        heads, queries = (_of(vision, key) for key in ("attn_pooler_heads", "attn_pooler_queries"))
+        key = "arch.vision.attn_pooler_heads"
+        yield from _head_problems(key, arch.embed_dim, heads, counts=True)
         if queries > 1024:
             yield "arch.vision.attn_pooler_queries", f"expected at most 1024, got {queries}"
         attention += queries * tokens * heads
     yield from _activation_problems(tokens * max(hidden, 3 * width), attention)
 
 
-def _head_problems(width: int, head: int) -> Iterator[tuple[str, str]]:
-    # Other widths of heads would build the same tower.
-    if head < _LEAST_HEAD or width % head:
-        yield (
-            "arch.vision.head_width",
-            f"expected heads of at least {_LEAST_HEAD} that fill a width of {width}, got {head}",
-        )
+def _transformer(vision: VisionArch) -> tuple[int, int, int, int, int]:
+    """Side, side of a patch, width, width of a head and width of the MLP of a transformer."""
+    keys = ("image_size", "patch_size", "width", "head_width")
+    side, patch, width, head = (_of(vision, key) for key in keys)
+    return side, patch, width, head, int(width * float(_of(vision, "mlp_ratio")))
+
+
+def _head_problems(key: str, width: int, got: int, *, counts: bool) -> Iterator[tuple[str, str]]:
+    """Heads of ``got`` numbers, or ``got`` heads; other ones would build the same tower."""
+    if width % got or (width // got if counts else got) < _LEAST_HEAD:
+        yield key, f"expected heads of at least {_LEAST_HEAD} that fill {width}, got {got}"
 
 
 def _activation_problems(*numbers: int) -> Iterator[tuple[str, str]]:
@@ -269,11 +245,7 @@ def text_problems(text: TextArch) -> Iterator[tuple[str, str]]:
     if text.context_length**2 * text.heads > _MOST_TEXT:
         numbers = text.context_length**2 * text.heads
         yield "text.context_length", f"expected at most {_MOST_TEXT} of attention, got {numbers}"
-    if text.width % text.heads or text.width < _LEAST_HEAD * text.heads:
-        yield (
-            "text.heads",
-            f"expected heads of at least {_LEAST_HEAD} that fill {text.width}, got {text.heads}",
-        )
+    yield from _head_problems("text.heads", text.width, text.heads, counts=True)
 
 
 def vision_size(arch: Arch) -> TowerSize | None:
@@ -297,9 +269,8 @@ def vision_size(arch: Arch) -> TowerSize | None:
         return None
     if isinstance(vision.layers, list):
         return _resnet_size(arch, vision.layers)
-    side, width, head = _filled(vision)
-    patch, hidden = _patch_and_hidden(vision)
-    layers = 12 if vision.layers is UNSET else vision.layers
+    side, patch, width, head, hidden = _transformer(vision)
+    layers: int = _of(vision, "layers")
     dim, grid = arch.embed_dim, (side // patch) ** 2
     tokens = grid + 1
     block = _block_size(tokens, width, hidden)
@@ -310,20 +281,13 @@ def vision_size(arch: Arch) -> TowerSize | None:
     flop = 2 * grid * 3 * patch * patch * width + layers * block.flop
     pooled = width
     if vision.attentional_pool is True:
-        heads, queries = _pooler(vision)
+        heads, queries = (_of(vision, key) for key in ("attn_pooler_heads", "attn_pooler_queries"))
         attention += queries * tokens * heads
         pooled = dim
         parameters += queries * dim + 2 * dim * dim + 2 * dim * width + 6 * dim + 2 * width
         flop += 4 * queries * dim * dim + 4 * tokens * dim * width + 4 * queries * tokens * dim
     parameters += 2 * pooled + pooled * dim
     return TowerSize(parameters, 0, flop + 2 * pooled * dim, attention)
-
-
-def _pooler(vision: VisionArch) -> tuple[int, int]:
-    """Heads and queries of the attentional pooling."""
-    heads = 8 if vision.attn_pooler_heads is UNSET else vision.attn_pooler_heads
-    queries = 256 if vision.attn_pooler_queries is UNSET else vision.attn_pooler_queries
-    return heads, queries
 
 
 def _block_size(tokens: int, width: int, hidden: int) -> TowerSize:
@@ -335,7 +299,7 @@ def _block_size(tokens: int, width: int, hidden: int) -> TowerSize:
 
 def _resnet_size(arch: Arch, layers: list[int]) -> TowerSize:
     """CLIP's ResNet: a stem of three convolutions, bottlenecks, pooling by attention."""
-    side, width, head = _filled(arch.vision)
+    side, width, head = (_of(arch.vision, key) for key in ("image_size", "width", "head_width"))
     half, cells = width // 2, (side // 2) ** 2
     # (weights of a convolution, channels out, pixels out)
     convolutions = [
@@ -366,15 +330,7 @@ def _resnet_size(arch: Arch, layers: list[int]) -> TowerSize:
 
 
 def text_size(text: TextArch, dim: int) -> TowerSize:
-    """Count a generated text tower.
-
-    Args:
-        text: without problems.
-        dim: D, length of an embedding.
-
-    Returns:
-        The count; ``flop`` is of one text.
-    """
+    """Count a generated text tower with embeddings of length ``dim``; ``flop`` is of one text."""
     block = _block_size(text.context_length, text.width, 4 * text.width)
     parameters = text.layers * block.parameters + 2 * text.width + text.width * dim
     parameters += (text.vocab_size + text.context_length) * text.width

@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
+from hellofmt.archive.format.canonical import decimal_string
 from hellofmt.archive.format.columns import (
     INDEX_COLUMNS,
     ROW_BYTES,
@@ -15,7 +16,6 @@ from hellofmt.archive.format.columns import (
     columns_of,
     row_bytes,
 )
-from hellofmt.archive.format.decimals import decimal_faults
 from hellofmt.archive.format.digest import base_digest
 from hellofmt.archive.format.functions import (
     FUNCTION_SECTIONS,
@@ -23,7 +23,7 @@ from hellofmt.archive.format.functions import (
     functions_of,
     section_order,
 )
-from hellofmt.archive.format.layout import MANIFEST_MEMBER
+from hellofmt.archive.format.layout import MANIFEST_MEMBER, section_member
 from hellofmt.archive.format.limits import IMAGE_SIDE, TEXT_BYTES, Limits, check_fixed, check_limit
 from hellofmt.archive.format.towers import (
     arch_problems,
@@ -35,21 +35,14 @@ from hellofmt.archive.format.towers import (
 from hellofmt.errors import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from hellofmt.archive.format.manifest import Adapter, Base, Head, Images, Manifest, Views
 
-__all__ = [
-    "EXTRAS_BYTES",
-    "Problem",
-    "check_manifest_limits",
-    "validate_extras",
-    "validate_manifest",
-]
-# The sections of a label function whose numbers are stored.
-_CARRIED: Final = ("adapter", "head")
-EXTRAS_BYTES: Final = 64 << 10
-"""Most characters of all ``x_`` keys and values together."""
+__all__ = ["Problem", "check_manifest_limits", "validate_extras", "validate_manifest"]
+
+# Most characters of all ``x_`` keys and values together.
+_EXTRAS_BYTES: Final = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -78,15 +71,13 @@ def validate_extras(extras: Mapping[str, Any]) -> list[Problem]:
         if not isinstance(value, str):
             problems.append(Problem(printable(key), "type", "expected a string"))
         elif len(key) > 4096 or len(value) > 4096:
-            problems.append(
-                Problem(printable(key, 40), "value", "expected at most 4096 characters")
-            )
+            text = "expected at most 4096 characters"
+            problems.append(Problem(printable(key, 40), "value", text))
         else:
             total += len(key) + len(value)
-    if total > EXTRAS_BYTES:
-        problems.append(
-            Problem("x_", "value", f"expected at most {EXTRAS_BYTES} characters, got {total}")
-        )
+    if total > _EXTRAS_BYTES:
+        text = f"expected at most {_EXTRAS_BYTES} characters, got {total}"
+        problems.append(Problem("x_", "value", text))
     return problems
 
 
@@ -100,138 +91,140 @@ def validate_manifest(manifest: Manifest, extras: Mapping[str, str] | None = Non
     Returns:
         Every problem; an empty list for a valid manifest.
     """
-    problems = [] if extras is None else validate_extras(extras)
-    problems += _validate_groups(manifest)
-    problems += _validate_sections(manifest)
-    problems += _validate_images(manifest)
-    problems += _validate_views(manifest.views)
-    problems += [Problem(loc, "value", fault) for loc, fault in decimal_faults(manifest)]
+    return [*validate_extras(extras or {}), *_problems(manifest)]
+
+
+def _problems(manifest: Manifest) -> Iterator[Problem]:
+    yield from _group_problems(manifest)
+    yield from _section_problems(manifest)
+    yield from _image_problems(manifest)
+    yield from _view_problems(manifest.views)
+    yield from _decimal_problems(manifest)
     if manifest.base is not UNSET:
-        problems += _validate_base(manifest.base)
-        problems += _validate_functions(manifest, manifest.base)
+        yield from _base_problems(manifest.base)
+        yield from _function_problems(manifest, manifest.base)
     if sorted(set(manifest.requires)) != manifest.requires:
-        problems.append(Problem("requires", "order", "expected sorted names, each once"))
-    return problems
+        yield Problem("requires", "order", "expected sorted names, each once")
 
 
-def _validate_groups(manifest: Manifest) -> list[Problem]:
+def _exactly(loc: str, value: Any, wanted: bool, when: str) -> Iterator[Problem]:
+    """A field that is present exactly where it has an effect."""
+    if (value is not UNSET) != wanted:
+        yield Problem(loc, "group", f"expected exactly {when}")
+
+
+def _in_range(
+    loc: str, text: str, low: float, high: float, *, open_low: bool = False
+) -> Iterator[Problem]:
+    value = float(text)
+    if not low <= value <= high or (open_low and value == low):
+        bound = "above" if open_low else "from"
+        yield Problem(loc, "value", f"expected {bound} {low} to {high}, got {text}")
+
+
+def _decimal_problems(value: Struct, loc: str = "") -> Iterator[Problem]:
+    """Of all strings that read as one double only the shortest is its decimal."""
+    for name, kind in type(value).__annotations__.items():
+        part = getattr(value, name)
+        for i, item in enumerate(part if isinstance(part, list) else [part]):
+            place = f"{loc}{name}.{i}" if isinstance(part, list) else f"{loc}{name}"
+            if isinstance(item, Struct):
+                yield from _decimal_problems(item, f"{place}.")
+            elif isinstance(item, str) and kind.startswith("Decimal"):
+                shortest = decimal_string(float(item))
+                if item != shortest:
+                    text = f"expected {shortest}, the shortest for this number, got {item}"
+                    yield Problem(place, "value", text)
+
+
+def _group_problems(manifest: Manifest) -> Iterator[Problem]:
     """Check groups that come together or not at all, and their sections."""
-    problems: list[Problem] = []
     names = {section.name for section in manifest.sections}
-    functions = functions_of(manifest)
-    if bool(functions) != (manifest.base is not UNSET):
+    functions, base, images = functions_of(manifest), manifest.base, manifest.images
+    if bool(functions) != (base is not UNSET):
         missing, present = ("base", "functions") if functions else ("functions", "base")
-        problems.append(Problem(missing, "group", f"missing beside `{present}`"))
+        yield Problem(missing, "group", f"missing beside `{present}`")
     titles = [function.name for function in functions]
-    problems += [
-        Problem(f"functions.{i}.name", "duplicate", f"duplicate label function `{title}`")
-        for i, title in enumerate(titles)
-        if title in titles[:i]
-    ]
-    has_images = manifest.images is not UNSET
-    packed = manifest.images is not UNSET and manifest.images.layout == "packed"
-    embedded = manifest.base is not UNSET and manifest.base.kind == "embedded"
+    for i, title in enumerate(titles):
+        if title in titles[:i]:
+            text = f"duplicate label function `{title}`"
+            yield Problem(f"functions.{i}.name", "duplicate", text)
+    packed = images is not UNSET and images.layout == "packed"
     expected = {
         "classes": True,
         **dict.fromkeys(FUNCTION_SECTIONS, bool(functions)),
         **{f"{kind}_{f.name}": True for f in functions[1:] for kind in FUNCTION_SECTIONS},
-        "base": embedded,
-        "index": has_images,
+        "base": base is not UNSET and base.kind == "embedded",
+        "index": images is not UNSET,
         "pixels": packed,
     }
     for name, is_expected in expected.items():
         if is_expected and name not in names:
-            problems.append(Problem("sections", "group", f"section `{name}` is missing"))
+            yield Problem("sections", "group", f"section `{name}` is missing")
         elif name in names and not is_expected:
-            problems.append(
-                Problem(
-                    "sections", "group", f"section `{name}` belongs to no group of this manifest"
-                )
-            )
-    belongs = manifest.label_function is not UNSET
-    if belongs and (functions or not has_images):
-        problems.append(
-            Problem("label_function", "group", "expected only for images without label functions")
-        )
-    if not functions and not has_images:
-        problems.append(Problem("images", "group", "expected images, a projector or both"))
+            text = f"section `{name}` belongs to no group of this manifest"
+            yield Problem("sections", "group", text)
+    if manifest.label_function is not UNSET and (functions or images is UNSET):
+        text = "expected only for images without label functions"
+        yield Problem("label_function", "group", text)
+    if not functions and images is UNSET:
+        yield Problem("images", "group", "expected images, a projector or both")
     if packed != ("images.packed" in manifest.requires):
-        problems.append(
-            Problem("requires", "group", "expected `images.packed` exactly for the packed layout")
-        )
-    if manifest.shard is not UNSET and not has_images:
-        problems.append(Problem("shard", "group", "expected images as well"))
-    return problems
+        text = "expected `images.packed` exactly for the packed layout"
+        yield Problem("requires", "group", text)
+    if manifest.shard is not UNSET and images is UNSET:
+        yield Problem("shard", "group", "expected images as well")
 
 
-def _validate_sections(manifest: Manifest) -> list[Problem]:
-    problems: list[Problem] = []
+def _section_problems(manifest: Manifest) -> Iterator[Problem]:
     seen: set[str] = set()
     last = -1
-    # Only a newer minor version may bring sections that this reader does not know.
-    newer = manifest.is_newer
     order = section_order(manifest)
     for i, section in enumerate(manifest.sections):
-        loc = f"sections.{i}"
-        if section.name in seen:
-            problems.append(
-                Problem(f"{loc}.name", "duplicate", f"duplicate section `{section.name}`")
-            )
-        seen.add(section.name)
-        if section.name in order:
-            place = order.index(section.name)
+        loc, name = f"sections.{i}", section.name
+        if name in seen:
+            yield Problem(f"{loc}.name", "duplicate", f"duplicate section `{name}`")
+        seen.add(name)
+        if name in order:
+            place = order.index(name)
             if place < last:
-                problems.append(
-                    Problem(f"{loc}.name", "order", f"section `{section.name}` is out of order")
-                )
+                yield Problem(f"{loc}.name", "order", f"section `{name}` is out of order")
             last = max(last, place)
-        elif not newer or section.name in ("manifest", "id"):
-            problems.append(Problem(f"{loc}.name", "value", f"unknown section `{section.name}`"))
+        # Only a newer minor version may bring sections that this reader does not know.
+        elif not manifest.is_newer or name in ("manifest", "id"):
+            yield Problem(f"{loc}.name", "value", f"unknown section `{name}`")
         if section.size == 0:
-            problems.append(Problem(f"{loc}.size", "value", "expected at least 1 byte"))
+            yield Problem(f"{loc}.size", "value", "expected at least 1 byte")
         packs = section.encoding == "zstd"
-        if packs and section.name in ("index", "pixels", "base"):
-            problems.append(Problem(f"{loc}.encoding", "value", "expected none, got zstd"))
+        if packs and name in ("index", "pixels", "base"):
+            yield Problem(f"{loc}.encoding", "value", "expected none, got zstd")
         if packs != (section.raw_size is not UNSET) or packs != (section.raw_digest is not UNSET):
-            problems.append(
-                Problem(
-                    loc,
-                    "group",
-                    "expected `raw_size` and `raw_digest` if and only if the encoding is zstd",
-                )
-            )
-    return problems
+            text = "expected `raw_size` and `raw_digest` if and only if the encoding is zstd"
+            yield Problem(loc, "group", text)
 
 
-def _validate_images(manifest: Manifest) -> list[Problem]:
-    images, shard = manifest.images, manifest.shard
-    ipc = manifest.dataset.ipc
+def _image_problems(manifest: Manifest) -> Iterator[Problem]:
+    images, shard, ipc = manifest.images, manifest.shard, manifest.dataset.ipc
     if images is UNSET:
-        if ipc is UNSET:
-            return []
-        return [Problem("dataset.ipc", "group", "expected none without images")]
-    problems: list[Problem] = []
+        if ipc is not UNSET:
+            yield Problem("dataset.ipc", "group", "expected none without images")
+        return
     packed = images.layout == "packed"
     if packed != (images.codec == "raw"):
-        problems.append(Problem("images.codec", "value", "expected raw exactly when packed"))
-    if packed != (images.shape is not UNSET):
-        problems.append(Problem("images.shape", "group", "expected exactly when packed"))
+        yield Problem("images.codec", "value", "expected raw exactly when packed")
+    yield from _exactly("images.shape", images.shape, packed, "when packed")
     if packed != (images.span == 0):
-        problems.append(Problem("images.span", "value", "expected 0 exactly when packed"))
-    if images.shape is not UNSET:
-        channels = images.shape[2]
-        if channels not in (1, 3):
-            problems.append(
-                Problem("images.shape", "value", f"expected 1 or 3 channels, got {channels}")
-            )
-    problems += _validate_columns(images, is_newer=manifest.is_newer)
+        yield Problem("images.span", "value", "expected 0 exactly when packed")
+    if images.shape is not UNSET and images.shape[2] not in (1, 3):
+        text = f"expected 1 or 3 channels, got {images.shape[2]}"
+        yield Problem("images.shape", "value", text)
+    yield from _column_problems(images, is_newer=manifest.is_newer)
     total = images.count
     if shard is not UNSET:
         total = shard.total
         if shard.index >= shard.count:
-            problems.append(
-                Problem("shard.index", "value", f"expected below {shard.count}, got {shard.index}")
-            )
+            text = f"expected below {shard.count}, got {shard.index}"
+            yield Problem("shard.index", "value", text)
         rows_after = shard.total - shard.first - images.count
         shards_after = shard.count - shard.index - 1
         # Every shard has at least one row, and together they have all.
@@ -240,207 +233,145 @@ def _validate_images(manifest: Manifest) -> list[Problem]:
             ("total", rows_after, shards_after),
         ):
             if rows < shards or (rows > 0) != (shards > 0):
-                problems.append(
-                    Problem(f"shard.{place}", "value", f"leaves {rows} rows to {shards} shards")
-                )
+                yield Problem(f"shard.{place}", "value", f"leaves {rows} rows to {shards} shards")
     if ipc is not UNSET and ipc * manifest.classes != total:
-        problems.append(
-            Problem(
-                "dataset.ipc",
-                "value",
-                f"{ipc} x {manifest.classes} classes; expected {total} images",
-            )
-        )
-    return problems
+        text = f"{ipc} x {manifest.classes} classes; expected {total} images"
+        yield Problem("dataset.ipc", "value", text)
 
 
-def _validate_columns(images: Images, *, is_newer: bool) -> list[Problem]:
-    problems: list[Problem] = []
+def _column_problems(images: Images, *, is_newer: bool) -> Iterator[Problem]:
     columns = columns_of(images)
     names = [column.name for column in columns]
     for i, column in enumerate(columns):
         loc = f"images.columns.{i}"
         if column.name in (*names[:i], *INDEX_COLUMNS):
-            problems.append(Problem(f"{loc}.name", "duplicate", f"duplicate `{column.name}`"))
+            yield Problem(f"{loc}.name", "duplicate", f"duplicate `{column.name}`")
         elif i and column.name < names[i - 1]:
-            problems.append(Problem(f"{loc}.name", "order", "expected sorted, once"))
+            yield Problem(f"{loc}.name", "order", "expected sorted, once")
         fault = column_fault(column, is_newer=is_newer)
         if fault:
-            problems.append(Problem(loc, "value", fault))
+            yield Problem(loc, "value", fault)
     used = row_bytes(columns)
     if used > ROW_BYTES:
-        problems.append(
-            Problem("images.columns", "value", f"expected at most {ROW_BYTES} bytes, got {used}")
-        )
-    return problems
+        text = f"expected at most {ROW_BYTES} bytes, got {used}"
+        yield Problem("images.columns", "value", text)
 
 
-def _in_range(loc: str, text: str, low: float, high: float, *, open_low: bool) -> list[Problem]:
-    value = float(text)
-    if low <= value <= high and not (open_low and value == low):
-        return []
-    bound = "above" if open_low else "from"
-    return [Problem(loc, "value", f"expected {bound} {low} to {high}, got {text}")]
-
-
-def _exactly(loc: str, value: Any, wanted: bool, when: str) -> list[Problem]:
-    """A field that is present exactly where it has an effect."""
-    if (value is not UNSET) == wanted:
-        return []
-    return [Problem(loc, "group", f"expected exactly {when}")]
-
-
-def _validate_views(views: Views) -> list[Problem]:
+def _view_problems(views: Views) -> Iterator[Problem]:
     smooth, mixes = views.interpolation != "nearest", views.mix != "none"
-    problems = _exactly("views.antialias", views.antialias, smooth, "unless `nearest`")
-    problems += _exactly("views.mix_alpha", views.mix_alpha, mixes, "with mixing")
-    problems += _exactly("views.mix_probability", views.mix_probability, mixes, "with mixing")
+    yield from _exactly("views.antialias", views.antialias, smooth, "unless `nearest`")
+    yield from _exactly("views.mix_alpha", views.mix_alpha, mixes, "with mixing")
+    yield from _exactly("views.mix_probability", views.mix_probability, mixes, "with mixing")
     for name, pair, high in (
         ("crop_scale", views.crop_scale, 1.0),
         ("crop_ratio", views.crop_ratio, 10000.0),
     ):
         for i, text in enumerate(pair):
-            problems += _in_range(f"views.{name}.{i}", text, 0.0, high, open_low=True)
+            yield from _in_range(f"views.{name}.{i}", text, 0.0, high, open_low=True)
         if float(pair[0]) > float(pair[1]):
-            problems.append(Problem(f"views.{name}", "value", "expected low <= high"))
-    problems += _in_range("views.flip", views.flip, 0.0, 1.0, open_low=False)
-    if views.mix_probability is not UNSET:
-        problems += _in_range(
-            "views.mix_probability", views.mix_probability, 0.0, 1.0, open_low=True
-        )
-    if views.mix_alpha is not UNSET:
-        problems += _in_range("views.mix_alpha", views.mix_alpha, 0.0, 1000.0, open_low=True)
+            yield Problem(f"views.{name}", "value", "expected low <= high")
+    yield from _in_range("views.flip", views.flip, 0.0, 1.0)
+    for name, high in (("mix_probability", 1.0), ("mix_alpha", 1000.0)):
+        text = getattr(views, name)
+        if text is not UNSET:
+            yield from _in_range(f"views.{name}", text, 0.0, high, open_low=True)
     for i, text in enumerate(views.std):
-        problems += _in_range(f"views.std.{i}", text, 0.0, 1e9, open_low=True)
+        yield from _in_range(f"views.std.{i}", text, 0.0, 1e9, open_low=True)
     if views.size > IMAGE_SIDE:
-        problems.append(Problem("views.size", "value", f"expected at most {IMAGE_SIDE}"))
+        yield Problem("views.size", "value", f"expected at most {IMAGE_SIDE}")
     if views.shuffle > views.size:
-        problems.append(Problem("views.shuffle", "value", "more cells than pixels"))
+        yield Problem("views.shuffle", "value", "more cells than pixels")
     # 8! squared permutations of columns and rows are the most that an int32 can number.
     if views.shuffle > 8:
-        problems.append(Problem("views.shuffle", "value", "expected at most 8"))
-    return problems
+        yield Problem("views.shuffle", "value", "expected at most 8")
 
 
-def _validate_factors(loc: str, a: list[int], b: list[int]) -> list[Problem]:
-    if a[0] == b[1]:
-        return []
-    return [Problem(loc, "rank", f"inner dimensions of B {b} and A {a} differ")]
-
-
-def _validate_scale(loc: str, scale: str) -> list[Problem]:
-    return _in_range(loc, scale, -1000.0, 1000.0, open_low=False)
-
-
-def _validate_functions(manifest: Manifest, base: Base) -> list[Problem]:
-    problems: list[Problem] = []
-    functions = functions_of(manifest)
-    for i, function in enumerate(functions):
-        loc = f"functions.{i}"
-        problems += _validate_adapter(f"{loc}.adapter", function.adapter)
-        problems += _validate_head(f"{loc}.head", function.head, base, manifest.classes)
-    is_text = any(function.head.start == "text" for function in functions)
-    if base.kind == "seeded" and functions and is_text != (base.text is not UNSET):
-        problems.append(
-            Problem("base.text", "group", "expected exactly where a seeded head starts from text")
-        )
-    return problems
-
-
-def _validate_adapter(where: str, adapter: Adapter) -> list[Problem]:
-    problems: list[Problem] = []
-    previous = ""
-    for i, target in enumerate(adapter.targets):
-        loc = f"{where}.targets.{i}"
-        if i and target.param <= previous:
-            same = target.param == previous
-            problems.append(
-                Problem(f"{loc}.param", "duplicate" if same else "order", "expected sorted, once")
-            )
-        previous = target.param
-        problems += _validate_scale(f"{loc}.scale", target.scale)
-        problems += _validate_factors(loc, target.a, target.b)
-        shape, (rows, columns) = target.shape, (target.b[0], target.a[1])
-        flat = (shape[0], math.prod(shape[1:]))
-        forms = [flat]
-        if len(shape) == 4 and shape[2] == shape[3]:
-            # The paper's convolution form: B (O k, r k), A (r k, I k).
-            forms.append((shape[0] * shape[2], shape[1] * shape[3]))
-        if (rows, columns) not in forms:
-            problems.append(
-                Problem(loc, "rank", f"B A is {rows} x {columns}, which does not fill {shape}")
-            )
-    return problems
-
-
-def _validate_base(base: Base) -> list[Problem]:
-    problems: list[Problem] = []
-    seeded = base.kind == "seeded"
-    problems += _exactly("base.seed", base.seed, seeded, "for kind seeded")
-    rule = base.preprocess
+def _base_problems(base: Base) -> Iterator[Problem]:
+    seeded, rule = base.kind == "seeded", base.preprocess
+    yield from _exactly("base.seed", base.seed, seeded, "for kind seeded")
     smooth = rule.interpolation != "nearest"
-    problems += _exactly("base.preprocess.antialias", rule.antialias, smooth, "unless `nearest`")
+    yield from _exactly("base.preprocess.antialias", rule.antialias, smooth, "unless `nearest`")
     if base.text is not UNSET and not seeded:
-        problems.append(Problem("base.text", "group", "expected only for kind seeded"))
+        yield Problem("base.text", "group", "expected only for kind seeded")
     if base.pretrained is not UNSET and base.kind != "open_clip":
-        problems.append(Problem("base.pretrained", "group", "expected only for kind open_clip"))
-    for i, text in enumerate(base.preprocess.std):
-        problems += _in_range(f"base.preprocess.std.{i}", text, 0.001, 1000.0, open_low=False)
-    for i, text in enumerate(base.preprocess.mean):
-        problems += _in_range(f"base.preprocess.mean.{i}", text, -1000.0, 1000.0, open_low=False)
+        yield Problem("base.pretrained", "group", "expected only for kind open_clip")
+    for name, texts, low in (("std", rule.std, 0.001), ("mean", rule.mean, -1000.0)):
+        for i, text in enumerate(texts):
+            yield from _in_range(f"base.preprocess.{name}.{i}", text, low, 1000.0)
     # Of a named base it says which model is meant.
     is_free = base.kind != "open_clip" and base.text is UNSET
     if base.arch.quick_gelu and is_free and not has_activation(base.arch.vision):
         text = "has no effect in a base without a transformer; expected false"
-        problems.append(Problem("base.arch.quick_gelu", "value", text))
-    impossible = [*arch_problems(base.arch, base.preprocess.size, is_seeded=seeded)]
+        yield Problem("base.arch.quick_gelu", "value", text)
+    impossible = [*arch_problems(base.arch, rule.size, is_seeded=seeded)]
     impossible += [] if base.text is UNSET else text_problems(base.text)
-    problems += [Problem(f"base.{loc}", "value", text) for loc, text in impossible]
-    digest = base_digest(base.arch, base.preprocess, base.tensors)
+    for loc, text in impossible:
+        yield Problem(f"base.{loc}", "value", text)
+    digest = base_digest(base.arch, rule, base.tensors)
     if digest != base.digest:
-        problems.append(
-            Problem(
-                "base.digest",
-                "digest",
-                f"not that of `arch`, `preprocess` and `tensors`; expected {digest}",
-            )
-        )
-    return problems
+        text = f"not that of `arch`, `preprocess` and `tensors`; expected {digest}"
+        yield Problem("base.digest", "digest", text)
 
 
-def _validate_head(loc: str, head: Head, base: Base, classes: int) -> list[Problem]:
+def _function_problems(manifest: Manifest, base: Base) -> Iterator[Problem]:
+    functions = functions_of(manifest)
+    for i, function in enumerate(functions):
+        loc = f"functions.{i}"
+        yield from _adapter_problems(f"{loc}.adapter", function.adapter)
+        yield from _head_problems(f"{loc}.head", function.head, base, manifest.classes)
+    is_text = any(function.head.start == "text" for function in functions)
+    if base.kind == "seeded" and functions:
+        yield from _exactly("base.text", base.text, is_text, "where a seeded head starts from text")
+
+
+def _factor_problems(loc: str, a: list[int], b: list[int]) -> Iterator[Problem]:
+    if a[0] != b[1]:
+        yield Problem(loc, "rank", f"inner dimensions of B {b} and A {a} differ")
+
+
+def _adapter_problems(where: str, adapter: Adapter) -> Iterator[Problem]:
+    previous = ""
+    for i, target in enumerate(adapter.targets):
+        loc = f"{where}.targets.{i}"
+        if i and target.param <= previous:
+            kind = "duplicate" if target.param == previous else "order"
+            yield Problem(f"{loc}.param", kind, "expected sorted, once")
+        previous = target.param
+        yield from _in_range(f"{loc}.scale", target.scale, -1000.0, 1000.0)
+        yield from _factor_problems(loc, target.a, target.b)
+        shape, (rows, columns) = target.shape, (target.b[0], target.a[1])
+        forms = [(shape[0], math.prod(shape[1:]))]
+        if len(shape) == 4 and shape[2] == shape[3]:
+            # The paper's convolution form: B (O k, r k), A (r k, I k).
+            forms.append((shape[0] * shape[2], shape[1] * shape[3]))
+        if (rows, columns) not in forms:
+            text = f"B A is {rows} x {columns}, which does not fill {shape}"
+            yield Problem(loc, "rank", text)
+
+
+def _head_problems(loc: str, head: Head, base: Base, classes: int) -> Iterator[Problem]:
     has_delta = head.a is not UNSET
     is_stored = has_delta or head.start == "stored"
-    problems = _exactly(f"{loc}.b", head.b, has_delta, "with `a`")
-    problems += _exactly(f"{loc}.scale", head.scale, has_delta, "with `a` and `b`")
-    problems += _exactly(f"{loc}.storage", head.storage, is_stored, "for a delta or a stored start")
+    yield from _exactly(f"{loc}.b", head.b, has_delta, "with `a`")
+    yield from _exactly(f"{loc}.scale", head.scale, has_delta, "with `a` and `b`")
+    yield from _exactly(f"{loc}.storage", head.storage, is_stored, "for a delta or a stored start")
     if head.scale is not UNSET:
-        problems += _validate_scale(f"{loc}.scale", head.scale)
-    problems += _in_range(f"{loc}.temperature", head.temperature, 0.001, 1e5, open_low=False)
-    if (head.start == "text") != (head.text is not UNSET):
-        problems.append(Problem(f"{loc}.text", "group", "expected exactly for start text"))
+        yield from _in_range(f"{loc}.scale", head.scale, -1000.0, 1000.0)
+    yield from _in_range(f"{loc}.temperature", head.temperature, 0.001, 1e5)
+    yield from _exactly(f"{loc}.text", head.text, head.start == "text", "for start text")
     if base.kind == "embedded" and head.start == "text":
-        problems.append(Problem(f"{loc}.start", "group", "an embedded base has no text tower"))
+        yield Problem(f"{loc}.start", "group", "an embedded base has no text tower")
     if head.a is UNSET or head.b is UNSET:
-        return problems
-    problems += _validate_factors(loc, head.a, head.b)
-    if (head.b[0], head.a[1]) != (classes, base.arch.embed_dim):
-        problems.append(
-            Problem(
-                loc,
-                "rank",
-                f"B A is {head.b[0]} x {head.a[1]}; expected {classes} x {base.arch.embed_dim}",
-            )
-        )
-    return problems
+        return
+    yield from _factor_problems(loc, head.a, head.b)
+    dim = base.arch.embed_dim
+    if (head.b[0], head.a[1]) != (classes, dim):
+        text = f"B A is {head.b[0]} x {head.a[1]}; expected {classes} x {dim}"
+        yield Problem(loc, "rank", text)
 
 
 def check_manifest_limits(manifest: Manifest, limits: Limits) -> None:
-    """Refuse a manifest that exceeds the limits.
-
-    Args:
-        manifest: a valid manifest.
-        limits: the reader's limits.
+    """Refuse a valid manifest that exceeds the limits.
 
     Raises:
         LimitError: E_LIMIT_<NAME> of every limit that a manifest can exceed.
@@ -459,7 +390,7 @@ def check_manifest_limits(manifest: Manifest, limits: Limits) -> None:
             check("image_pixels", height * width)
     total = 0
     for section in manifest.sections:
-        member = f"__hello__/{section.name}"
+        member = section_member(section.name)
         raw_size = section.size if section.raw_size is UNSET else section.raw_size
         if section.name == "index":
             check("index_bytes", raw_size, member)
@@ -485,14 +416,14 @@ def _check_function_limits(
     factors = [(t.a, t.b) for function in functions for t in function.adapter.targets]
     heads = [function.head for function in functions]
     factors += [(h.a, h.b) for h in heads if h.a is not UNSET and h.b is not UNSET]
-    probes = sum(function.probes.count for function in functions)
-    check("probes", max((function.probes.count for function in functions), default=0))
+    probes = [function.probes.count for function in functions]
+    check("probes", max(probes, default=0))
     check("rank", max((a[0] for a, _ in factors), default=0))
     check("base_side", base.preprocess.size)
     numbers = sum(math.prod(a) + math.prod(b) for a, b in factors)
     numbers += len(functions) * manifest.classes * base.arch.embed_dim
     tower = None if base.kind == "open_clip" else vision_size(base.arch)
-    flop = 0 if tower is None else probes * tower.work
+    flop = 0 if tower is None else sum(probes) * tower.work
     if base.kind == "seeded" and tower is not None:
         numbers += tower.parameters + tower.buffers
         if base.text is not UNSET:
@@ -500,8 +431,10 @@ def _check_function_limits(
             numbers += text.parameters
             prompts = sum(len(head.text.prompts) for head in heads if head.text is not UNSET)
             flop += manifest.classes * prompts * text.work
-    carried = {section.name: section.size for section in manifest.sections}
-    names = [function_section(manifest, f.name, kind) for f in functions for kind in _CARRIED]
-    stored = sum(carried.get(name, 0) for name in (*names, "base"))
-    check("parameters", max(numbers - 2 * stored, 0))
-    check("gflop", max(-(-flop // 10**9) - carried.get("base", 0) // 10**6, 0))
+    sizes = {section.name: section.size for section in manifest.sections}
+    names = [
+        function_section(manifest, f.name, kind) for f in functions for kind in ("adapter", "head")
+    ]
+    carried = sum(sizes.get(name, 0) for name in (*names, "base"))
+    check("parameters", max(numbers - 2 * carried, 0))
+    check("gflop", max(-(-flop // 10**9) - sizes.get("base", 0) // 10**6, 0))

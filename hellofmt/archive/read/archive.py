@@ -9,7 +9,7 @@ from hellofmt.archive.format.classes import Classes
 from hellofmt.archive.format.manifest import UNSET, Images, Manifest
 from hellofmt.archive.format.record import Record, parse_record
 from hellofmt.archive.read.checks import check_dimensions
-from hellofmt.errors import UserInputError
+from hellofmt.errors import UserInputError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -62,16 +62,6 @@ class Archive(ABC):
 
     @property
     @abstractmethod
-    def source(self) -> Source:
-        """The source of the bytes."""
-
-    @property
-    @abstractmethod
-    def manifest_bytes(self) -> bytes:
-        """The stored manifest, including keys of newer versions that this reader ignores."""
-
-    @property
-    @abstractmethod
     def content_id(self) -> str:
         """Identity of the content, equal for files that differ only in compression; never a pin."""
 
@@ -108,21 +98,6 @@ class Archive(ABC):
             LimitError: an image is above the limits.
         """
 
-    @property
-    @abstractmethod
-    def pixels_start(self) -> int:
-        """Byte offset of the first pixel of a packed archive.
-
-        Raises:
-            UserInputError: the archive is not packed (E_OPTION).
-            SpecError: the section's header is not the one that the manifest implies (E_TENSOR).
-        """
-
-    @property
-    @abstractmethod
-    def images_end(self) -> int:
-        """Byte offset of the end of the last image."""
-
     @abstractmethod
     def has_section(self, name: str) -> bool:
         """Tell whether the archive has a section called ``name``."""
@@ -130,14 +105,6 @@ class Archive(ABC):
     @abstractmethod
     def section_sizes(self) -> dict[str, int]:
         """Return stored bytes per section, in file order, without headers and padding."""
-
-    @abstractmethod
-    def section_offset(self, name: str) -> int:
-        """Return the byte offset of a section's payload.
-
-        Raises:
-            UserInputError: there is no such section (E_OPTION).
-        """
 
     @abstractmethod
     def section(self, name: str) -> bytes:
@@ -174,9 +141,6 @@ class Archive(ABC):
     @abstractmethod
     def image_name(self, row: int) -> str:
         """Return the name of an image: its member name, also for a packed archive.
-
-        Args:
-            row: 0 <= row < ``len(self)``.
 
         Returns:
             ``images/<label>/<number>.<extension>``.
@@ -221,6 +185,44 @@ class Archive(ABC):
         """
 
     @abstractmethod
+    def close(self) -> None:
+        """Close every file; reading afterwards is a ``HelloIOError``."""
+
+    # What follows is about the bytes of one file: a set has it in each of its ``shards``.
+
+    @property
+    def source(self) -> Source:
+        """The source of the bytes."""
+        raise self._one_per_shard("source")
+
+    @property
+    def manifest_bytes(self) -> bytes:
+        """The stored manifest, including keys of newer versions that this reader ignores."""
+        raise self._one_per_shard("stored manifest")
+
+    @property
+    def pixels_start(self) -> int:
+        """Byte offset of the first pixel of a packed archive.
+
+        Raises:
+            UserInputError: the archive is not packed, or a set (E_OPTION).
+            SpecError: the section's header is not the one that the manifest implies (E_TENSOR).
+        """
+        raise self._one_per_shard("offset of the pixels")
+
+    @property
+    def images_end(self) -> int:
+        """Byte offset of the end of the last image."""
+        raise self._one_per_shard("offset of the end")
+
+    def section_offset(self, name: str) -> int:
+        """Return the byte offset of a section's payload.
+
+        Raises:
+            UserInputError: there is no such section, or the archive is a set (E_OPTION).
+        """
+        raise self._one_per_shard(f"offset of `{name}`")
+
     def checked(
         self,
         blocks: list[bytes],
@@ -239,11 +241,13 @@ class Archive(ABC):
             SpecError: ``check`` refused the bytes.
             HelloIOError: ``check`` refused the bytes, and the server shows that the file was
                 replaced (E_READ); or reading failed.
+            UserInputError: the archive is a set (E_OPTION).
         """
+        raise self._one_per_shard("range of bytes")
 
-    @abstractmethod
-    def close(self) -> None:
-        """Close every file; reading afterwards is a ``HelloIOError``."""
+    def _one_per_shard(self, what: str) -> UserInputError:
+        text = f"{printable(what)}: each shard of a set has its own; open one"
+        return UserInputError.make("E_OPTION", text)
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -26,28 +26,18 @@ from hellofmt.archive.format.layout import (
     padded,
 )
 from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits, check_limit
-from hellofmt.archive.format.manifest import UNSET, Manifest
+from hellofmt.archive.format.manifest import UNSET
 from hellofmt.archive.format.parse import parse_manifest
 from hellofmt.archive.format.validate import check_manifest_limits
-from hellofmt.archive.read.archive import Archive
 from hellofmt.archive.read.checks import check_expect, check_image_digest, check_padding
 from hellofmt.archive.read.front import read_manifest
-from hellofmt.archive.read.sections import Sections
+from hellofmt.archive.read.sections import StoredArchive
 from hellofmt.archive.storage.source import LocalSource, display_name, is_url
-from hellofmt.errors import (
-    CorruptError,
-    NotHelloError,
-    SpecError,
-    TrustError,
-    naming,
-    printable,
-)
+from hellofmt.errors import CorruptError, NotHelloError, SpecError, TrustError, naming, printable
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping, Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import Mapping, Sequence
 
     from hellofmt.archive.format.index import Index
     from hellofmt.archive.storage.cache import DigestCache
@@ -60,10 +50,6 @@ _HEAD_BYTES: Final = 1 << 16
 _REMOTE_HEAD_BYTES: Final = 2 << 20
 
 
-def _no_options() -> Mapping[str, Any]:
-    return MappingProxyType({})
-
-
 @dataclass(frozen=True)
 class Access:
     """What it takes, besides the path, to open an archive again.
@@ -74,7 +60,7 @@ class Access:
         keeps_open: whether a local file's descriptor is held, see ``LocalSource``.
     """
 
-    storage_options: Mapping[str, Any] = field(default_factory=_no_options)
+    storage_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     cache_dir: str = ""
     keeps_open: bool = True
 
@@ -101,12 +87,8 @@ class Access:
 
         return DigestCache(self.cache_dir)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A mapping proxy cannot be pickled.
-        return Access, (dict(self.storage_options), self.cache_dir, self.keeps_open)
 
-
-class HelloFile(Archive):
+class HelloFile(StoredArchive):
     """An open archive: read-only, usable from threads and forked workers at once.
 
     Pickles as path, id, limits and storage options; unpickling opens it again and refuses a
@@ -151,28 +133,23 @@ class HelloFile(Archive):
     def _open(self, expect: str | None) -> None:
         """Read and check everything before the first payload."""
         source = self._source
-        head = source.read(0, min(source.size, _HEAD_BYTES))
-        data = read_manifest(head, source)
+        self._head = source.read(0, min(source.size, _HEAD_BYTES))
+        data = read_manifest(self._head, source)
         self.id = sha256(data)
         if expect is not None and expect != self.id:
-            raise TrustError.make(
-                "E_PIN",
-                f"id of {printable(display_name(self.path))}; expected {expect}, got {self.id}",
-            )
-        manifest, extras = parse_manifest(data)
+            name = printable(display_name(self.path))
+            raise TrustError.make("E_PIN", f"id of {name}; expected {expect}, got {self.id}")
+        self.manifest, extras = parse_manifest(data)
+        self.extras = MappingProxyType(extras)
         self._manifest_bytes = data
-        self.manifest: Manifest = manifest
-        self.extras: Mapping[str, str] = MappingProxyType(extras)
-        check_manifest_limits(manifest, self.limits)
-        start = BLOCK + padded(len(data)) + 2 * BLOCK
-        sections = Sections(source, self._cache, head, manifest, start)
-        self._sections = sections
+        check_manifest_limits(self.manifest, self.limits)
+        self._place_sections(BLOCK + padded(len(data)) + 2 * BLOCK)
         self._check_length()
         # The pixels of a packed archive are read by range later.
-        known, needed = len(head), sections.offsets.get("pixels", sections.end)
+        known, needed = len(self._head), self._offsets.get("pixels", self._sections_end)
         if source.is_remote and known < needed <= _REMOTE_HEAD_BYTES:
-            sections.head += source.read(known, needed - known)
-        sections.check_headers()
+            self._head += source.read(known, needed - known)
+        self._check_section_headers()
 
     def _check_length(self) -> None:
         """Check that the file is as long as the manifest implies.
@@ -181,96 +158,46 @@ class HelloFile(Archive):
             LimitError: it is too large (E_LIMIT_FILE_BYTES).
             CorruptError: it is too short (E_TRUNCATED) or too long (E_TRAILING).
         """
-        expected = self.images_end + len(TRAILER)
+        got, expected = self.size_bytes, self.images_end + len(TRAILER)
         check_limit(self.limits, "file_bytes", expected)
-        if self.size_bytes < expected:
-            raise CorruptError.make(
-                "E_TRUNCATED",
-                f"the file is cut; expected {expected} bytes, got {self.size_bytes}",
-                offset=self.size_bytes,
-            )
-        if self.size_bytes > expected:
-            raise CorruptError.make(
-                "E_TRAILING",
-                f"bytes after the end; expected {expected} bytes, got {self.size_bytes}",
-                offset=expected,
-            )
-
-    @property
-    def images_end(self) -> int:
-        """Byte offset of the end of the last image."""
-        images = self.manifest.images
-        return self._sections.end + (0 if images is UNSET else images.span)
+        if got != expected:
+            code, what = ("E_TRUNCATED", "the file is cut")
+            if got > expected:
+                code, what = ("E_TRAILING", "bytes after the end")
+            text = f"{what}; expected {expected} bytes, got {got}"
+            raise CorruptError.make(code, text, offset=min(got, expected))
 
     @property
     def manifest_bytes(self) -> bytes:
-        """The stored manifest, including keys of newer versions that this reader ignores."""
+        """See ``Archive.manifest_bytes``."""
         return self._manifest_bytes
 
     @property
     def content_id(self) -> str:
-        """Identity of the content, equal for files that differ only in compression; never a pin."""
+        """See ``Archive.content_id``."""
         return content_id(self._manifest_bytes)
 
     @property
     def classes(self) -> Classes:
         """See ``Archive.classes``."""
         if self._classes is None:
-            self._classes = parse_classes(
-                self._sections.read(self._sections.find("classes")), self.manifest.classes
-            )
+            self._classes = parse_classes(self._read_section("classes"), self.manifest.classes)
         return self._classes
 
     @property
     def index(self) -> Index | None:
         """See ``Archive.index``."""
-        if self._index is None and self.manifest.images is not UNSET:
+        images = self.manifest.images
+        if self._index is None and images is not UNSET:
             from hellofmt.archive.format.index import parse_index
 
-            start = self._sections.end
-            if self.manifest.images.layout == "packed":
-                start = self.pixels_start
-            raw = self._sections.read(self._sections.find("index"))
+            start = self.pixels_start if images.layout == "packed" else self._sections_end
+            raw = self._read_section("index")
             self._index = parse_index(raw, self.manifest, start, self.limits)
         return self._index
 
     def __repr__(self) -> str:
         return f"<HelloFile {display_name(self.path)!r} {self.id[:19]}... {len(self)} images>"
-
-    def has_section(self, name: str) -> bool:
-        """Tell whether the archive has a section called ``name``."""
-        return name in self._sections.by_name
-
-    def section_sizes(self) -> dict[str, int]:
-        """Return stored bytes per section, in file order, without headers and padding."""
-        return {section.name: section.size for section in self.manifest.sections}
-
-    def section(self, name: str) -> bytes:
-        """See ``Archive.section``."""
-        return self._sections.raw(name)
-
-    def tensors(self, name: str) -> dict[str, NDArray[Any]]:
-        """See ``Archive.tensors``."""
-        return self._sections.tensors(name)
-
-    @property
-    def pixels_start(self) -> int:
-        """See ``Archive.pixels_start``."""
-        return self._sections.pixels_start
-
-    def checked(
-        self,
-        blocks: list[bytes],
-        ranges: list[tuple[int, int]],
-        check: Callable[[list[bytes]], bytes],
-    ) -> bytes:
-        """See ``Archive.checked``."""
-        return self._sections.checked(blocks, ranges, check)
-
-    def section_offset(self, name: str) -> int:
-        """See ``Archive.section_offset``."""
-        self._sections.find(name)
-        return self._sections.offsets[name]
 
     def image_name(self, row: int) -> str:
         """See ``Archive.image_name``."""
@@ -285,15 +212,15 @@ class HelloFile(Archive):
         """See ``Archive.read_images``."""
         files: dict[int, bytes] = {}
         missing: dict[int, tuple[int, int]] = {}
-        for row in map(int, rows):
+        for row in dict.fromkeys(map(int, rows)):
             images, index = self.row_of(row)
             at, size = int(index.offset[row]), int(index.size[row])
             known = None
-            if self._cache is not None and row not in files:
+            if self._cache is not None:
                 known = self._cache.get(index.sha256[row].tobytes(), size)
             if known is not None:
                 files[row] = known
-            elif row not in files:
+            else:
                 packed = images.layout == "packed"
                 missing[row] = (at, size) if packed else (at - BLOCK, BLOCK + padded(size))
         # A source other than ours need not know the option unless it is used.
@@ -314,47 +241,32 @@ class HelloFile(Archive):
         """See ``Archive.check_image``."""
         images, index = self.row_of(row)
         at, size = int(index.offset[row]), int(index.size[row])
-        name = self.image_name(row)
+        name, digest = self.image_name(row), index.sha256[row].tobytes()
         if images.layout == "packed":
-            check_image_digest(block, index.sha256[row].tobytes(), name, at)
+            check_image_digest(block, digest, name, at)
             return block
         if block[:BLOCK] != header(name, size):
             raise describe_header(block[:BLOCK], name, size)
         # Checked in place: a refused image, which may be very large, is never copied.
         view = memoryview(block)[BLOCK:]
-        check_image_digest(view[:size], index.sha256[row].tobytes(), name, at)
+        check_image_digest(view[:size], digest, name, at)
         check_padding(view[size:], name, at + size)
         return block[BLOCK : BLOCK + size]
 
     @property
     def shards(self) -> Sequence[HelloFile]:
-        """The files of a sharded set in order; a single file, shard or not, returns itself."""
+        """See ``Archive.shards``."""
         return [self]
 
     @property
     def storage_options(self) -> Mapping[str, Any]:
-        """Options that were passed to the storage of a URL."""
+        """See ``Archive.storage_options``."""
         return self._access.storage_options
 
-    @property
-    def source(self) -> Source:
-        """The source of the bytes, for ``verify_archive``."""
-        return self._source
-
-    @property
-    def cache(self) -> DigestCache | None:
-        """The cache of bytes from a network; None for a local file or without a cache."""
-        return self._cache
-
     def close(self) -> None:
-        """Close the file; reading afterwards is a ``HelloIOError``."""
-        self._sections.head = b""
+        """See ``Archive.close``."""
+        self._head = b""
         self._source.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.path, self.id, self.limits, self._access)
-
-
-def _reopen(path: str, archive_id: str, limits: Limits, access: Access) -> HelloFile:
-    """Open the same archive again, or raise; unpickling calls this."""
-    return access.open(path, archive_id, limits)
+        return self._access.open, (self.path, self.id, self.limits)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from hellofmt.archive.format.layout import MOST_SHARDS
@@ -67,7 +66,7 @@ def open_archive(
     from hellofmt.archive.storage.cache import CACHE_VARIABLE
 
     folder = os.environ.get(CACHE_VARIABLE, "") if cache_dir is None else os.fspath(cache_dir)
-    access = Access(MappingProxyType(dict(storage_options or {})), folder)
+    access = Access(dict(storage_options or {}), folder)
     if isinstance(path, os.PathLike) or (isinstance(path, str) and not _PATTERN.search(path)):
         return access.open(path, expect, limits)
     shards = find_shards(path, access)
@@ -80,15 +79,10 @@ _BRACES: Final = re.compile(r"(.*)\{([0-9]{1,9})\.\.([0-9]{1,9})\}([^{}]*)", re.
 
 
 def find_shards(path: str | Sequence[str | os.PathLike[str]], access: Access) -> str | list[str]:
-    """Resolve a pattern or a list to one file or several.
+    """Resolve a pattern or a list to one file or several, at least one.
 
-    Args:
-        path: a pattern with ``*``, ``?``, ``[...]`` or ``{00000..00015}``; or a list of names. In a
-            URL only ``*`` and braces form a pattern.
-        access: how to list the files of a URL.
-
-    Returns:
-        ``path`` itself if a file has literally this name; else the files, at least one.
+    A pattern has ``*``, ``?``, ``[...]`` or ``{00000..00015}``; in a URL only ``*`` and braces form
+    one. A file that has literally this name is meant itself.
 
     Raises:
         FileNotFoundError: no file matches.

@@ -10,9 +10,10 @@ from hellofmt.archive.format.compress import decompress
 from hellofmt.archive.format.digest import sha256
 from hellofmt.archive.format.functions import section_owner
 from hellofmt.archive.format.layout import BLOCK, describe_header, header, padded, section_member
-from hellofmt.archive.format.manifest import UNSET, Manifest, Section
+from hellofmt.archive.format.manifest import UNSET, Section
 from hellofmt.archive.format.record import parse_record
-from hellofmt.archive.read.checks import check_padding, check_section_digest, check_text
+from hellofmt.archive.read.archive import Archive
+from hellofmt.archive.read.checks import check_padding, check_section_digest
 from hellofmt.archive.storage.source import display_name
 from hellofmt.errors import (
     CorruptError,
@@ -31,62 +32,55 @@ if TYPE_CHECKING:
     from hellofmt.archive.storage.cache import DigestCache
     from hellofmt.archive.storage.source import Source
 
-__all__ = ["Sections"]
+__all__ = ["StoredArchive"]
 
 # Largest read before the digest is known: as much as the default limit of an image.
 _WHOLE_BYTES: Final = 64 << 20
 _WINDOW_BYTES: Final = 8 << 20
 
 
-class Sections:
-    """Offsets of the sections of one file, and their verified contents.
+class StoredArchive(Archive):
+    """One file: where its sections lie, and their verified contents."""
 
-    Attributes:
-        head: bytes from the start of the file, kept in memory.
-        by_name: the manifest's entry for each section.
-        offsets: byte offset of each payload.
-        end: byte offset of the end of the last section.
-    """
+    _source: Source
+    _cache: DigestCache | None
+    # Bytes from the start of the file, kept in memory.
+    _head: bytes
 
-    def __init__(
-        self, source: Source, cache: DigestCache | None, head: bytes, manifest: Manifest, start: int
-    ) -> None:
-        """Compute the offsets of the sections of ``manifest`` from byte ``start`` on."""
-        self._source, self._cache = source, cache
-        self._manifest = manifest
+    def _place_sections(self, start: int) -> None:
+        """Compute the offset of every section from byte ``start`` on."""
         self._pixels_start: int | None = None
-        self.head = head
-        self.by_name: dict[str, Section] = {}
-        self.offsets: dict[str, int] = {}
-        self.end = start
-        for section in manifest.sections:
-            self.by_name[section.name] = section
-            self.offsets[section.name] = self.end + BLOCK
-            self.end += BLOCK + padded(section.size)
+        self._by_name: dict[str, Section] = {}
+        self._offsets: dict[str, int] = {}
+        for section in self.manifest.sections:
+            self._by_name[section.name] = section
+            self._offsets[section.name] = start + BLOCK
+            start += BLOCK + padded(section.size)
+        self._sections_end = start
 
-    def check_headers(self) -> None:
+    def _check_section_headers(self) -> None:
         """Check that every section has its one header, and zeros after its payload.
 
         Raises:
             SpecError: a header is wrong (E_HEADER).
             CorruptError: padding is not zero (E_PADDING).
         """
-        sections = self._manifest.sections
+        sections = self.manifest.sections
         ranges: list[tuple[int, int]] = []
         for section in sections:
-            start = self.offsets[section.name]
+            start = self._offsets[section.name]
             ranges.append((start - BLOCK, BLOCK))
             ranges.append((start + section.size, padded(section.size) - section.size))
-        blocks = self.read_ranges(ranges)
+        blocks = self._read_ranges(ranges)
         for i, section in enumerate(sections):
             member = section_member(section.name)
             if blocks[2 * i] != header(member, section.size):
                 raise describe_header(blocks[2 * i], member, section.size)
             check_padding(blocks[2 * i + 1], member, ranges[2 * i + 1][0])
 
-    def read_ranges(self, ranges: list[tuple[int, int]]) -> list[bytes]:
+    def _read_ranges(self, ranges: list[tuple[int, int]]) -> list[bytes]:
         """Read (offset, length) pairs, from the head if it contains them."""
-        head = self.head
+        head = self._head
         outside = [(at, size) for at, size in ranges if size and at + size > len(head)]
         fetched = iter(self._source.read_ranges(outside)) if outside else iter(())
         return [
@@ -94,39 +88,66 @@ class Sections:
             for at, size in ranges
         ]
 
-    def find(self, name: str) -> Section:
-        """Return the manifest's entry for a section.
-
-        Raises:
-            UserInputError: there is no such section (E_OPTION).
-        """
-        section = self.by_name.get(name)
-        if section is None:
+    def _find(self, name: str) -> Section:
+        if name not in self._by_name:
             raise UserInputError.make(
                 "E_OPTION",
                 f"the archive has no section {printable(name, 40)}; "
-                f"it has {', '.join(self.by_name)}",
-                advice=did_you_mean(name, self.by_name),
+                f"it has {', '.join(self._by_name)}",
+                advice=did_you_mean(name, self._by_name),
             )
-        return section
+        return self._by_name[name]
 
-    def raw(self, name: str) -> bytes:
+    @property
+    def source(self) -> Source:
+        """See ``Archive.source``."""
+        return self._source
+
+    @property
+    def cache(self) -> DigestCache | None:
+        """See ``Archive.cache``."""
+        return self._cache
+
+    def has_section(self, name: str) -> bool:
+        """See ``Archive.has_section``."""
+        return name in self._by_name
+
+    def section_sizes(self) -> dict[str, int]:
+        """See ``Archive.section_sizes``."""
+        return {section.name: section.size for section in self.manifest.sections}
+
+    def section_offset(self, name: str) -> int:
+        """See ``Archive.section_offset``."""
+        self._find(name)
+        return self._offsets[name]
+
+    @property
+    def images_end(self) -> int:
+        """See ``Archive.images_end``."""
+        images = self.manifest.images
+        return self._sections_end + (0 if images is UNSET else images.span)
+
+    def section(self, name: str) -> bytes:
         """See ``Archive.section``."""
-        raw = self.read(self.find(name))
+        raw, member = self._read_section(name), section_member(name)
         # Unknown sections of a newer minor version are only hashed.
         if self._has_tensors(name):
             self._parse_tensors(name, raw)
         elif name == "classes":
-            parse_classes(raw, self._manifest.classes)
+            parse_classes(raw, self.manifest.classes)
         elif name == "record":
-            parse_record(raw, newer=self._manifest.is_newer)
+            parse_record(raw, newer=self.manifest.is_newer)
         elif name in ("card", "license"):
-            check_text(raw, section_member(name))
+            try:
+                raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                text = f"not UTF-8 at byte {error.start}"
+                raise SpecError.make("E_SCHEMA", text, member=member) from None
         return raw
 
-    def read(self, section: Section) -> bytes:
+    def _read_section(self, name: str) -> bytes:
         """Return the raw bytes of a section after checking its digests."""
-        member = section_member(section.name)
+        section, member = self._find(name), section_member(name)
         stored = self._read_stored(section, member)
         if section.raw_size is UNSET or section.raw_digest is UNSET:
             return stored
@@ -135,22 +156,26 @@ class Sections:
         return raw
 
     def _read_stored(self, section: Section, member: str) -> bytes:
-        """Return the stored bytes of a section after checking its digest."""
+        """Return the stored bytes of a section after checking their digest."""
         digest = bytes.fromhex(section.digest.removeprefix("sha256:"))
         if self._cache is not None:
             known = self._cache.get(digest, section.size)
             if known is not None:
                 return known
+        start, end = self._offsets[section.name], self._offsets[section.name] + section.size
         if section.size > _WHOLE_BYTES and not self._source.is_remote:
             # Hashed in windows first, so refusing a large, changed section takes little memory.
-            check_section_digest(self._hash_section(section), section.digest, member)
-        ranges = [(self.offsets[section.name], section.size)]
+            whole = hashlib.sha256()
+            for at in range(start, end, _WINDOW_BYTES):
+                whole.update(self._source.read(at, min(_WINDOW_BYTES, end - at)))
+            check_section_digest(f"sha256:{whole.hexdigest()}", section.digest, member)
 
         def check(blocks: list[bytes]) -> bytes:
             check_section_digest(sha256(blocks[0]), section.digest, member)
             return blocks[0]
 
-        stored = self.checked(self.read_ranges(ranges), ranges, check)
+        ranges = [(start, section.size)]
+        stored = self.checked(self._read_ranges(ranges), ranges, check)
         if self._cache is not None:
             self._cache.put(digest, stored)
         return stored
@@ -177,50 +202,31 @@ class Sections:
                 raise
             raise HelloIOError.make(
                 "E_READ",
-                f"{printable(display_name(self._source.name))} was replaced since it was opened, "
+                f"{printable(display_name(source.name))} was replaced since it was opened, "
                 f"{change}: {error}",
             ) from error
 
-    def _hash_section(self, section: Section) -> str:
-        """Hash a section's stored bytes, one window at a time."""
-        at, end = self.offsets[section.name], self.offsets[section.name] + section.size
-        digest = hashlib.sha256()
-        for start in range(at, end, _WINDOW_BYTES):
-            digest.update(self._source.read(start, min(_WINDOW_BYTES, end - start)))
-        return f"sha256:{digest.hexdigest()}"
-
     def _has_tensors(self, name: str) -> bool:
         is_shared = name in ("index", "base", "pixels")
-        return is_shared or section_owner(self._manifest, name)[1] is not None
+        return is_shared or section_owner(self.manifest, name)[1] is not None
 
     def _parse_tensors(self, name: str, raw: bytes) -> dict[str, Any]:
-        from hellofmt.archive.format.tensors import (
-            base_tensors_digest,
-            expected_tensors,
-            parse_tensors,
-            validate_nibbles,
-        )
+        from hellofmt.archive.format.tensors import base_tensors_digest, section_tensors
 
-        tensors = parse_tensors(raw, name, expected_tensors(self._manifest, name))
-        problems = validate_nibbles(tensors, self._manifest, name)
-        if problems:
-            raise SpecError.make("E_TENSOR", problems[0], member=section_member(name))
-        if name == "base" and self._manifest.base is not UNSET:
+        tensors, base = section_tensors(raw, self.manifest, name), self.manifest.base
+        if name == "base" and base is not UNSET:
             digest = base_tensors_digest(tensors)
-            if digest != self._manifest.base.tensors:
-                raise SpecError.make(
-                    "E_TENSOR",
-                    f"digest of the tensors; expected {self._manifest.base.tensors}, got {digest}",
-                    member=section_member(name),
-                )
+            if digest != base.tensors:
+                text = f"digest of the tensors; expected {base.tensors}, got {digest}"
+                raise SpecError.make("E_TENSOR", text, member=section_member(name))
         return tensors
 
     def tensors(self, name: str) -> dict[str, NDArray[Any]]:
         """See ``Archive.tensors``."""
-        section = self.find(name)
+        self._find(name)
         if not self._has_tensors(name):
             raise UserInputError.make("E_OPTION", f"section {printable(name, 40)} has no tensors")
-        tensors = self._parse_tensors(name, self.read(section))
+        tensors = self._parse_tensors(name, self._read_section(name))
         return {key: tensor.numpy() for key, tensor in tensors.items()}
 
     @property
@@ -233,11 +239,10 @@ class Sections:
                 tensor_header,
             )
 
-            section = self.find("pixels")
-            at = self.offsets["pixels"]
-            kinds = expected_tensors(self._manifest, "pixels") or {}
+            section, at = self._find("pixels"), self._offsets["pixels"]
+            kinds = expected_tensors(self.manifest, "pixels") or {}
             length = min(section.size, len(tensor_header(kinds)))
-            [head] = self.read_ranges([(at, length)])
+            [head] = self._read_ranges([(at, length)])
             places = check_tensor_header(head, section.size, "pixels", kinds)
             self._pixels_start = at + places["pixels"][0]
         return self._pixels_start

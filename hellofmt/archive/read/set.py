@@ -16,7 +16,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
@@ -28,7 +28,7 @@ from hellofmt.archive.storage.source import display_name, is_url
 from hellofmt.errors import CorruptError, SpecError, TrustError, UserInputError, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.limits import Limits
     from hellofmt.archive.read.file import Access, HelloFile
     from hellofmt.archive.storage.cache import DigestCache
-    from hellofmt.archive.storage.source import Source
 
 __all__ = ["HelloSet", "open_set"]
 _OWN_SECTIONS: Final = frozenset({"index", "pixels"})
@@ -49,14 +48,7 @@ _MOST_OPEN: Final = 256
 def open_set(names: Sequence[str], expect: str | None, limits: Limits, access: Access) -> Archive:
     """Open the files of a sharded data set, in any order, as one archive.
 
-    Args:
-        names: paths or URLs; a single file that is not a shard is opened as itself.
-        expect: the id that the set must have.
-        limits: limits of each file.
-        access: how to open the files.
-
-    Returns:
-        A ``HelloSet``, or the single file.
+    A single file that is not a shard is opened as itself.
 
     Raises:
         OSError: a file cannot be opened.
@@ -69,24 +61,12 @@ def open_set(names: Sequence[str], expect: str | None, limits: Limits, access: A
     files = _open_all(names, limits, access)
     try:
         if len(files) > 1 or files[0].manifest.shard is not UNSET:
-            opened = HelloSet(files, limits, access)
-            _check_pin(opened, expect)
-            return opened
+            return HelloSet(files, limits, access, expect)
     except BaseException:
         _close_all(files)
         raise
     _close_all(files)
     return access.open(names[0], expect, limits)
-
-
-def _check_pin(opened: HelloSet, expect: str | None) -> None:
-    """Raise if the set is not the expected one.
-
-    Raises:
-        TrustError: the ids differ (E_PIN).
-    """
-    if expect is not None and expect != opened.id:
-        raise TrustError.make("E_PIN", f"id of the set; expected {expect}, got {opened.id}")
 
 
 def _open_all(names: Sequence[str], limits: Limits, access: Access) -> list[HelloFile]:
@@ -119,40 +99,34 @@ class HelloSet(Archive):
 
     Rows and image names are numbered over all shards. ``manifest`` is that of a shard with the
     images of all; ``section`` and ``tensors`` read the first shard, whose bytes equal the others'.
-    Byte offsets are relative to one shard: ``index.offset`` counts in the shard of its row. Read
-    ``source``, ``pixels_start``, ``section_offset``, ``manifest_bytes`` and the raw sections
-    ``index`` and ``pixels`` from ``shards[i]``.
+    ``index.offset`` counts in the shard of its row. What is about the bytes of one file, such as
+    ``source`` and ``section_offset``, is read from ``shards[i]``.
 
     Attributes:
         path: name of the first file and the number of files, for messages.
     """
 
-    def __init__(self, files: Sequence[HelloFile], limits: Limits, access: Access) -> None:
-        """Check that ``files`` are one complete set and take ownership.
-
-        Args:
-            files: the open shards, in any order.
-            limits: limits of each file.
-            access: how they were opened.
+    def __init__(
+        self, files: Sequence[HelloFile], limits: Limits, access: Access, expect: str | None
+    ) -> None:
+        """Check that ``files``, open and in any order, are one complete set; take ownership.
 
         Raises:
             UserInputError: they are not one complete set (E_DATA).
             SpecError: their rows are not consecutive (E_INDEX).
+            TrustError: the id of the set is not ``expect`` (E_PIN).
         """
         self._shards = _in_order(files)
         first = self._shards[0]
-        images = [_images_of(file) for file in self.shards]
-        self._firsts = [_shard_of(file).first for file in self.shards]
-        total = sum(one.count for one in images)
-        self.manifest: Manifest = msgspec.structs.replace(
-            first.manifest,
-            shard=UNSET,
-            images=msgspec.structs.replace(
-                images[0], count=total, span=sum(one.span for one in images)
-            ),
-        )
-        self.extras: Mapping[str, str] = MappingProxyType(dict(first.extras))
+        images = [_images_of(file) for file in self._shards]
+        self._firsts = [_shard_of(file).first for file in self._shards]
+        count, span = sum(one.count for one in images), sum(one.span for one in images)
+        whole = msgspec.structs.replace(images[0], count=count, span=span)
+        self.manifest = msgspec.structs.replace(first.manifest, shard=UNSET, images=whole)
+        self.extras = first.extras
         self.id = set_id([file.id for file in self.shards])
+        if expect not in (None, self.id):
+            raise TrustError.make("E_PIN", f"id of the set; expected {expect}, got {self.id}")
         self.limits = limits
         self.path = f"{first.path} ... ({len(self.shards)} shards)"
         self.size_bytes = sum(file.size_bytes for file in self.shards)
@@ -204,7 +178,8 @@ class HelloSet(Archive):
                 all of them (E_INDEX).
         """
         if self._index is None:
-            self._index = _joined([_index_of(file) for file in self.shards], self.manifest)
+            parts = cast("list[Index]", [file.index for file in self.shards])
+            self._index = _joined(parts, self.manifest)
         return self._index
 
     def has_section(self, name: str) -> bool:
@@ -222,38 +197,14 @@ class HelloSet(Archive):
     def section(self, name: str) -> bytes:
         """Return the raw bytes of a section that all shards share; see ``HelloFile.section``."""
         if name in _OWN_SECTIONS:
-            self._refuse(f"section `{name}`")
+            raise self._one_per_shard(f"section `{name}`")
         return self.shards[0].section(name)
 
     def tensors(self, name: str) -> dict[str, NDArray[Any]]:
         """Return the tensors of a section that all shards share; see ``HelloFile.tensors``."""
         if name in _OWN_SECTIONS:
-            self._refuse(f"section `{name}`")
+            raise self._one_per_shard(f"section `{name}`")
         return self.shards[0].tensors(name)
-
-    def section_offset(self, name: str) -> int:
-        """Refused: a set has no offsets."""
-        self._refuse(f"offset of `{name}`")
-
-    @property
-    def manifest_bytes(self) -> bytes:
-        """Refused: each shard has its own."""
-        self._refuse("stored manifest")
-
-    @property
-    def pixels_start(self) -> int:
-        """Refused: a set has no offsets."""
-        self._refuse("offset of the pixels")
-
-    @property
-    def images_end(self) -> int:
-        """Refused: a set has no offsets."""
-        self._refuse("offset of the end")
-
-    @property
-    def source(self) -> Source:
-        """Refused: each shard has its own."""
-        self._refuse("source")
 
     @property
     def storage_options(self) -> Mapping[str, Any]:
@@ -265,20 +216,6 @@ class HelloSet(Archive):
         self.row_of(row)
         shard, local = self._place(row)
         return self.shards[shard].check_image(local, block)
-
-    def checked(
-        self,
-        blocks: list[bytes],
-        ranges: list[tuple[int, int]],
-        check: Callable[[list[bytes]], bytes],
-    ) -> bytes:
-        """Refused: ranges are relative to one shard."""
-        self._refuse("range of bytes")
-
-    def _refuse(self, what: str) -> NoReturn:
-        raise UserInputError.make(
-            "E_OPTION", f"{printable(what)}: each shard of a set has its own; open one"
-        )
 
     def image_name(self, row: int) -> str:
         """Return the name of an image, numbered over the set; see ``HelloFile.image_name``."""
@@ -322,12 +259,7 @@ class HelloSet(Archive):
 
     def __reduce__(self) -> tuple[Any, ...]:
         names = [file.path for file in self.shards]
-        return _reopen_set, (names, self.id, self.limits, self._access)
-
-
-def _reopen_set(names: list[str], expect: str, limits: Limits, access: Access) -> Archive:
-    """Open the same set again, or raise; unpickling calls this."""
-    return open_set(names, expect, limits, access)
+        return open_set, (names, self.id, self.limits, self._access)
 
 
 def _shard_of(file: HelloFile) -> Shard:
@@ -343,18 +275,8 @@ def _shard_of(file: HelloFile) -> Shard:
 
 
 def _images_of(file: Archive) -> Images:
-    images = file.manifest.images
-    # The schema has no shard without images.
-    return _no_images() if images is UNSET else images
-
-
-def _index_of(file: HelloFile) -> Index:
-    index = file.index
-    return _no_images() if index is None else index
-
-
-def _no_images() -> NoReturn:
-    raise SpecError.make("E_SCHEMA", "a shard without images")
+    # The format has no shard without images.
+    return cast("Images", file.manifest.images)
 
 
 def _no_set(text: str) -> UserInputError:

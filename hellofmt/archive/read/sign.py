@@ -15,10 +15,11 @@ make a refusal readable.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import re
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -26,6 +27,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from hellofmt.archive.format.canonical import canonical
+from hellofmt.archive.format.digest import sha256
 from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits
 from hellofmt.archive.format.manifest import Digest, Name  # noqa: TC001 - msgspec reads them
 from hellofmt.archive.storage.local_files import open_regular, read_file, write_small_file
@@ -33,6 +35,8 @@ from hellofmt.archive.storage.source import display_name, is_url
 from hellofmt.errors import TrustError, UserInputError, foreign_text, printable, target_exists
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cryptography.hazmat.primitives.asymmetric.ed25519 import (
         Ed25519PrivateKey,
         Ed25519PublicKey,
@@ -185,12 +189,10 @@ def verify_signature(
         OSError: the key cannot be read.
     """
     public = _public_key(Path(key))
-    if signature is not None:
-        claimed = _read_signature(Path(signature))
-    elif is_url(file.path):
+    if signature is None and is_url(file.path):
         claimed = _fetch_signature(file)
     else:
-        claimed = _read_signature(signature_path(file.path))
+        claimed = _read_signature(Path(signature or signature_path(file.path)))
     dataset = file.manifest.dataset
     known = (
         ("id", claimed.id, file.id),
@@ -200,19 +202,16 @@ def verify_signature(
     )
     for what, got, expected in known:
         if got != expected:
-            raise TrustError.make(
-                "E_SIG_IDENTITY",
-                f"the signature is for another {what}; expected {printable(expected)}, "
-                f"got {printable(got)}",
-            )
+            found = f"expected {printable(expected)}, got {printable(got)}"
+            text = f"the signature is for another {what}; {found}"
+            raise TrustError.make("E_SIG_IDENTITY", text)
     from cryptography.exceptions import InvalidSignature
 
     try:
         public.verify(bytes.fromhex(claimed.signature), _message(file))
     except InvalidSignature:
-        raise TrustError.make(
-            "E_SIG_BAD", f"the signature is not valid under key {claimed.key_id}"
-        ) from None
+        text = f"the signature is not valid under key {claimed.key_id}"
+        raise TrustError.make("E_SIG_BAD", text) from None
     if least_version is not None:
         _check_version(dataset.version, least_version)
     return claimed
@@ -221,21 +220,17 @@ def verify_signature(
 def _check_version(version: str, least: str) -> None:
     """Refuse a version below ``least``, comparing dotted numbers part by part."""
     if not _VERSION.fullmatch(least):
-        raise UserInputError.make(
-            "E_OPTION", f"least version: expected dotted numbers, got `{printable(least)}`"
-        )
+        text = f"least version: expected dotted numbers, got `{printable(least)}`"
+        raise UserInputError.make("E_OPTION", text)
     if not _VERSION.fullmatch(version):
-        raise TrustError.make(
-            "E_ROLLBACK",
-            f"version `{printable(version)}` cannot be compared; expected at least {least}",
-        )
-    have, want = ([int(part) for part in text.split(".")] for text in (version, least))
-    length = max(len(have), len(want))
+        text = f"version `{printable(version)}` cannot be compared; expected at least {least}"
+        raise TrustError.make("E_ROLLBACK", text)
     # 1.2 and 1.2.0 are the same version.
-    if have + [0] * (length - len(have)) < want + [0] * (length - len(want)):
-        raise TrustError.make(
-            "E_ROLLBACK", f"too old; expected version {least} or newer, got {version}"
-        )
+    parts = zip_longest(version.split("."), least.split("."), fillvalue="0")
+    have, want = zip(*((int(one), int(other)) for one, other in parts), strict=True)
+    if have < want:
+        text = f"too old; expected version {least} or newer, got {version}"
+        raise TrustError.make("E_ROLLBACK", text)
 
 
 def _message(file: Archive) -> bytes:
@@ -291,49 +286,46 @@ def _parse_signature(data: bytes) -> Signature:
 def _require_cryptography() -> None:
     """Name the missing package in one line, rather than fail deep inside an import."""
     if importlib.util.find_spec("cryptography") is None:
-        raise UserInputError.make(
-            "E_OPTION",
-            "signatures need the package `cryptography`; pip install 'hellofmt[sign]'",
-        )
+        text = "signatures need the package `cryptography`; pip install 'hellofmt[sign]'"
+        raise UserInputError.make("E_OPTION", text)
 
 
 def _private_key(path: Path) -> Ed25519PrivateKey:
     _require_cryptography()
-    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    try:
-        key = load_pem_private_key(read_file(path), password=None)
-    except TypeError:
-        raise UserInputError.make(
-            "E_OPTION", f"`{printable(path)}`: encrypted; expected a PEM key without passphrase"
-        ) from None
-    except (ValueError, UnsupportedAlgorithm):
-        key = None
+    key = _read_key(path, partial(load_pem_private_key, password=None))
     if not isinstance(key, Ed25519PrivateKey):
-        raise UserInputError.make(
-            "E_OPTION", f"`{printable(path)}`: expected a private Ed25519 key in PEM form"
-        )
+        raise _no_key(path, "expected a private Ed25519 key in PEM form")
     return key
 
 
 def _public_key(path: Path) -> Ed25519PublicKey:
     _require_cryptography()
-    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    try:
-        key = load_pem_public_key(read_file(path))
-    except (ValueError, UnsupportedAlgorithm):
-        key = None
+    key = _read_key(path, load_pem_public_key)
     if not isinstance(key, Ed25519PublicKey):
-        raise UserInputError.make(
-            "E_OPTION", f"`{printable(path)}`: expected a public Ed25519 key in PEM form"
-        )
+        raise _no_key(path, "expected a public Ed25519 key in PEM form")
     return key
 
 
+def _read_key(path: Path, load: Callable[[bytes], object]) -> object:
+    from cryptography.exceptions import UnsupportedAlgorithm
+
+    try:
+        return load(read_file(path))
+    except TypeError:
+        raise _no_key(path, "encrypted; expected a PEM key without passphrase") from None
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+
+
+def _no_key(path: Path, text: str) -> UserInputError:
+    return UserInputError.make("E_OPTION", f"`{printable(path)}`: {text}")
+
+
 def _key_id(key: Ed25519PublicKey) -> str:
-    return "sha256:" + hashlib.sha256(key.public_bytes_raw()).hexdigest()
+    return sha256(key.public_bytes_raw())

@@ -30,7 +30,7 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 
@@ -60,45 +60,15 @@ _LOCK_SECONDS: Final = 60.0
 
 
 def open_stream(file: Archive) -> ImageStream | None:
-    """Open a stream of the images of ``file``; None if it is local or has no images.
-
-    Args:
-        file: an open archive or set.
-
-    Raises:
-        HelloError: the index cannot be read.
-    """
+    """Open a stream of the images of an archive; None if it is local or has no images."""
     index = file.index
     if index is None or not any(shard.source.is_remote for shard in file.shards):
         return None
     return ImageStream(file, index)
 
 
-class _Store(Protocol):
-    """A store of fetched images; every ``get`` checks the digest."""
-
-    #: Whether a copy of the stream in a spawned process reaches the same store.
-    is_named: bool
-
-    @property
-    def lock_fd(self) -> int:
-        """Descriptor of a file that all processes sharing the store can lock; -1 without one."""
-        ...
-
-    @property
-    def rows(self) -> int:
-        """Number of rows, from the first on, that have a place."""
-        ...
-
-    def has(self, row: int) -> bool: ...
-
-    def get(self, row: int) -> bytes | None: ...
-
-    def put(self, row: int, data: bytes) -> None: ...
-
-
 class _Folder:
-    """The cache folder, by row; ``Archive.read_images`` fills it."""
+    """The cache folder, by row; ``Archive.read_images`` fills it. Answers as a ``Spool`` does."""
 
     is_named = True
 
@@ -122,16 +92,6 @@ class _Folder:
 
     def put(self, row: int, data: bytes) -> None:
         pass
-
-
-class _Unnamed(Spool):
-    """A spool, locked through its own file."""
-
-    is_named = False
-
-    @property
-    def lock_fd(self) -> int:
-        return self.fd
 
 
 class _Tasks:
@@ -167,12 +127,11 @@ class ImageStream:
         """Divide ``file`` into pages without fetching any. Use ``open_stream``."""
         self._file = file
         self._index = index
-        cache = file.cache
-        self._store: _Store
-        if cache is None:
-            self._store = _Unnamed(index.size, index.sha256)
+        self._store: Spool | _Folder
+        if file.cache is None:
+            self._store = Spool(index.size, index.sha256)
         else:
-            self._store = _Folder(cache, index, file.id)
+            self._store = _Folder(file.cache, index, file.id)
         count = len(index)
         starts = np.ones(count, bool)
         starts[1:] = np.diff(index.offset // _PAGE_BYTES) != 0
@@ -203,9 +162,6 @@ class ImageStream:
         """Prefetch ``rows`` in the background, in this order, instead of rows requested before.
 
         Returns at once and raises nothing; errors surface when the rows are read.
-
-        Args:
-            rows: (N,), each 0 <= row < len(file), with repetitions.
         """
         if not self._reads_ahead:
             return
@@ -220,44 +176,22 @@ class ImageStream:
     def read(self, rows: Sequence[int]) -> list[bytes]:
         """Read and verify the stored bytes of many images; see ``Archive.read_images``.
 
-        Args:
-            rows: each 0 <= row < len(file), in any order, with repetitions.
-
-        Returns:
-            One file per row.
-
         Raises:
             HelloError: as ``Archive.read_images``.
             OSError: the file is gone, or access was withdrawn.
         """
-        files: dict[int, bytes] = {}
-        missing: list[int] = []
-        for row in dict.fromkeys(rows):
-            data = self._store.get(row)
-            if data is None:
-                missing.append(row)
-            else:
-                files[row] = data
+        files = {row: self._store.get(row) for row in dict.fromkeys(rows)}
+        missing = [row for row, data in files.items() if data is None]
         if missing:
             self._wait_for(dict.fromkeys(self._page_of[missing].tolist()))
-        left: list[int] = []
-        for row in missing:
-            data = self._store.get(row)
-            if data is None:
-                left.append(row)
-            else:
-                files[row] = data
+        files |= {row: self._store.get(row) for row in missing}
         # Images that cannot be kept or are damaged; here the error names the requested row.
-        files.update(zip(left, self._file.read_images(left, exact=True), strict=True))
-        return [files[row] for row in rows]
+        left = [row for row in missing if files[row] is None]
+        files |= dict(zip(left, self._file.read_images(left, exact=True), strict=True))
+        return [cast("bytes", files[row]) for row in rows]
 
     def _wait_for(self, pages: dict[int, None]) -> None:
-        """Wait until no fetch of ``pages`` is in progress.
-
-        Raises:
-            HelloError: a page cannot be fetched.
-            OSError: the file is gone.
-        """
+        """Wait until no fetch of ``pages`` is in progress; raise if one cannot be fetched."""
         tasks = self._tasks()
         with tasks.changed:
             for page in pages:
@@ -307,11 +241,9 @@ class ImageStream:
                     return
             error: BaseException | None = None
             try:
-                self._fetch(pages)
-            except (CorruptError, SpecError):
-                # Only the reader of the damaged row gets an error, not the readers of its
-                # neighbours.
-                pass
+                # Only the reader of a damaged row gets an error, not the readers of its neighbours.
+                with contextlib.suppress(CorruptError, SpecError):
+                    self._fetch(pages)
             except BaseException as fault:
                 error = fault
             with tasks.changed:
@@ -340,12 +272,7 @@ class ImageStream:
         return pages
 
     def _fetch(self, pages: Sequence[int]) -> None:
-        """Fetch pages into the store, except those that another process is fetching.
-
-        Raises:
-            HelloError: they cannot be read, or one is damaged.
-            OSError: the file is gone.
-        """
+        """Fetch pages into the store, except those that another process is fetching."""
         waiting = list(pages)
         deadline = time.monotonic() + _LOCK_SECONDS
         while waiting:

@@ -96,9 +96,29 @@ def verify_archive(
     ) as file:
         digest = hashlib.sha256() if pixels else None
         pinned = ["expect"] if expect is not None else []
+        done, total = 0, len(file)
+
+        def advance(row: int) -> None:
+            if progress is not None:
+                progress(done + row, total)
+
         if isinstance(file, HelloSet):
-            return _verify_set(file, level, pinned, progress, digest)
-        return _verify(file, level, pinned, progress, digest)
+            checks = [*pinned, "set"]
+            file.check_content()
+            for number, shard in enumerate(file.shards):
+                passed = _verify(shard, level, [], advance, digest)
+                checks += [f"shard {number} {check}" for check in passed]
+                done += len(shard)
+        else:
+            checks = _verify(file, level, pinned, advance, digest)
+        return VerifyReport(
+            id=file.id,
+            content_id=file.content_id,
+            checks=checks,
+            images=total if level == "full" else 0,
+            bytes=file.size_bytes,
+            pixel_digest=None if digest is None else f"sha256:{digest.hexdigest()}",
+        )
 
 
 def verify_copy(path: str | os.PathLike[str], expect: str, limits: Limits) -> None:
@@ -106,11 +126,6 @@ def verify_copy(path: str | os.PathLike[str], expect: str, limits: Limits) -> No
 
     Makes every check of ``verify_archive`` except digest and profile of images that are files:
     their bytes are read, but only headers and padding are checked.
-
-    Args:
-        path: the file.
-        expect: the ``id`` it must have, which fixes all digests.
-        limits: size limits.
 
     Raises:
         OSError: the file is missing.
@@ -120,45 +135,16 @@ def verify_copy(path: str | os.PathLike[str], expect: str, limits: Limits) -> No
         _verify(file, "full", [], None, None, contents=False)
 
 
-def _verify_set(
-    file: HelloSet,
-    level: str,
-    pinned: list[str],
-    progress: Callable[[int, int], None] | None,
-    digest: Any,
-) -> VerifyReport:
-    """Verify the index over all shards, then each of them."""
-    done, total = 0, len(file)
-    checks = [*pinned, "set"]
-    file.check_content()
-
-    def advance(row: int, _total: int) -> None:
-        if progress is not None:
-            progress(done + row, total)
-
-    for number, shard in enumerate(file.shards):
-        report = _verify(shard, level, [], advance, digest)
-        done += report.images
-        checks += [f"shard {number} {check}" for check in report.checks]
-    return VerifyReport(
-        id=file.id,
-        content_id=file.content_id,
-        checks=checks,
-        images=done,
-        bytes=file.size_bytes,
-        pixel_digest=None if digest is None else f"sha256:{digest.hexdigest()}",
-    )
-
-
 def _verify(
     file: Archive,
     level: str,
     pinned: list[str],
-    progress: Callable[[int, int], None] | None,
+    advance: Callable[[int], None] | None,
     digest: Any,
     *,
     contents: bool = True,
-) -> VerifyReport:
+) -> list[str]:
+    """Verify one file; return the names of the checks that it passed."""
     checks = ["manifest", "id", *pinned, "length", "headers"]
     index = file.index
     for name in file.section_sizes():
@@ -167,36 +153,25 @@ def _verify(
             file.section(name)
         if name != "pixels":
             checks.append(f"section {name}")
-    done = 0
-    if level == "full":
-        if index is not None:
-            if file.has_section("pixels"):
-                rows = _verify_packed(file, index)
-            else:
-                rows = _verify_files(file, index, contents=contents)
-            with contextlib.closing(rows):
-                for row in rows:
-                    if digest is not None:
-                        digest.update(file.decode_image(row).tobytes())
-                    done = row + 1
-                    if progress is not None:
-                        progress(done, len(index))
-            checks.append("images")
-            if digest is not None:
-                checks.append("pixels")
-        _verify_end(file)
-        checks.append("trailer")
-    return VerifyReport(
-        id=file.id,
-        content_id=file.content_id,
-        checks=checks,
-        images=done,
-        bytes=file.size_bytes,
-        pixel_digest=None if digest is None else f"sha256:{digest.hexdigest()}",
-    )
+    if level == "fast":
+        return checks
+    if index is not None:
+        is_packed = file.has_section("pixels")
+        rows = _verify_packed(file, index) if is_packed else _verify_files(file, index, contents)
+        with contextlib.closing(rows):
+            for row in rows:
+                if digest is not None:
+                    digest.update(file.decode_image(row).tobytes())
+                if advance is not None:
+                    advance(row + 1)
+        checks.append("images")
+        if digest is not None:
+            checks.append("pixels")
+    _verify_end(file)
+    return [*checks, "trailer"]
 
 
-def _verify_files(file: Archive, index: Index, *, contents: bool) -> Generator[int]:
+def _verify_files(file: Archive, index: Index, contents: bool) -> Generator[int]:
     """Verify image after image; yield each row once it is verified."""
     from hellofmt.archive.format.rows import cut_windows, padded_rows
 
@@ -217,13 +192,10 @@ def _verify_files(file: Archive, index: Index, *, contents: bool) -> Generator[i
 
 
 def _check_window(file: Archive, index: Index, rows: tuple[int, int], *, contents: bool) -> None:
-    """Verify neighbouring images.
+    """Verify neighbouring images; the error is that of the first row that fails.
 
     All rows are checked at once; only a row that fails goes to ``Archive.check_image``, which words
     the error.
-
-    Raises:
-        HelloError: for the first row that fails.
     """
     import numpy as np
 
@@ -266,7 +238,7 @@ def _check_window(file: Archive, index: Index, rows: tuple[int, int], *, content
         try:
             shape = parse_image(data, codec)
             # Limits need no check: the index was checked with the same dimensions and sizes.
-            if shape.height != height or shape.width != width:
+            if shape[:2] != (height, width):
                 check_dimensions(shape, height, width, file.image_name(row))
             check_image_data(data, codec, shape)
         except HelloError as error:
@@ -319,9 +291,8 @@ def _verify_end(file: Archive) -> None:
 
     def check(blocks: list[bytes]) -> bytes:
         if blocks[0] != TRAILER:
-            raise CorruptError.make(
-                "E_TRAILING", "the last 1024 bytes; expected zeros", offset=file.images_end
-            )
+            text = "the last 1024 bytes; expected zeros"
+            raise CorruptError.make("E_TRAILING", text, offset=file.images_end)
         return blocks[0]
 
     file.checked([file.source.read(*place)], [place], check)

@@ -42,32 +42,18 @@ class DigestCache:
     """
 
     def __init__(self, folder: str | os.PathLike[str], limit: int = CACHE_BYTES) -> None:
-        """Use ``folder``, which need not exist.
-
-        Args:
-            folder: cache folder; other files in it are left alone.
-            limit: bytes > 0.
-        """
+        """Use ``folder``, which need not exist; other files in it are left alone."""
         self.folder = Path(folder)
         self.limit = limit
         # Unknown until the first `put` counts the folder.
         self._until_count = 0
 
     def get(self, digest: bytes, size: int) -> bytes | None:
-        """Return the bytes with this digest, or None.
-
-        Args:
-            digest: SHA-256, 32 bytes.
-            size: expected number of bytes.
-        """
+        """Return the ``size`` bytes with this SHA-256, or None."""
         path = self._path(digest)
         try:
-            fd = open_to_read(path, follow=False)
-        except OSError:
-            return None
-        try:
-            with os.fdopen(fd, "rb") as stream:
-                status = os.fstat(fd)
+            with os.fdopen(open_to_read(path, follow=False), "rb") as stream:
+                status = os.fstat(stream.fileno())
                 if not stat.S_ISREG(status.st_mode) or status.st_size != size:
                     data = b""
                 else:
@@ -82,12 +68,7 @@ class DigestCache:
         return data
 
     def has(self, digest: bytes, size: int) -> bool:
-        """Tell whether ``get`` would probably return the bytes, without reading them.
-
-        Args:
-            digest: SHA-256, 32 bytes.
-            size: expected number of bytes.
-        """
+        """Tell whether ``get`` would probably return the bytes, without reading them."""
         try:
             status = self._path(digest).lstat()
         except OSError:
@@ -95,12 +76,7 @@ class DigestCache:
         return stat.S_ISREG(status.st_mode) and status.st_size == size
 
     def put(self, digest: bytes, data: bytes) -> None:
-        """Keep verified bytes.
-
-        Args:
-            digest: SHA-256 of ``data``, 32 bytes.
-            data: the bytes.
-        """
+        """Keep verified bytes, whose SHA-256 is ``digest``."""
         path = self._path(digest)
         temporary = temporary_path(path)
         try:

@@ -69,10 +69,6 @@ _positioning: Final = threading.Lock()
 def open_to_read(path: str | os.PathLike[str], *, follow: bool = True) -> int:
     """Open anything for reading, without waiting for the writer of a pipe.
 
-    Args:
-        path: path of the file.
-        follow: go through a symbolic link.
-
     Raises:
         OSError: it is missing, not permitted, or a link although ``follow`` is false.
     """
@@ -87,20 +83,13 @@ def open_regular(path: str | os.PathLike[str]) -> tuple[int, int]:
         HelloIOError: a pipe, a device or a socket (E_READ).
     """
     fd = open_to_read(path)
-    try:
-        return fd, _regular_size(fd, path)
-    except BaseException:
-        os.close(fd)
-        raise
-
-
-def _regular_size(fd: int, path: str | os.PathLike[str]) -> int:
     status = os.fstat(fd)
+    if stat.S_ISREG(status.st_mode):
+        return fd, status.st_size
+    os.close(fd)
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
-    if not stat.S_ISREG(status.st_mode):
-        raise HelloIOError.make("E_READ", f"not a regular file: {shown_path(path)}")
-    return status.st_size
+    raise HelloIOError.make("E_READ", f"not a regular file: {shown_path(path)}")
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
@@ -116,20 +105,12 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
 
 
 def open_new(path: str | os.PathLike[str], mode: int = 0o666) -> int:
-    """Create a file, which must not exist, and open it for reading and writing.
-
-    Raises:
-        OSError: the name is taken, the folder is missing, access is denied, or the disk is full.
-    """
+    """Create a file, whose name must be free, and open it for reading and writing."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY | _NO_FOLLOW, mode)
 
 
 def read_at(fd: int, length: int, offset: int) -> bytes:
-    """Read at most ``length`` bytes from ``offset``; empty at the end of the file.
-
-    Raises:
-        OSError: reading failed.
-    """
+    """Read at most ``length`` bytes from ``offset``; empty at the end of the file."""
     if hasattr(os, "pread"):
         return os.pread(fd, length, offset)
     with _positioning:
@@ -147,11 +128,7 @@ def read_into_at(fd: int, room: memoryview, offset: int) -> int:
 
 
 def write_at(fd: int, data: bytes | memoryview, offset: int) -> int:
-    """Write at ``offset``; return the number of bytes written, which may be fewer than given.
-
-    Raises:
-        OSError: writing failed.
-    """
+    """Write at ``offset``; return the number of bytes written, which may be fewer than given."""
     if hasattr(os, "pwrite"):
         return os.pwrite(fd, data, offset)
     with _positioning:
@@ -196,7 +173,7 @@ def lock_byte(fd: int, at: int) -> bool:
         return False
     except OSError:
         # A file system without locks.
-        return True
+        pass
     return True
 
 
@@ -207,13 +184,9 @@ def unlock_byte(fd: int, at: int) -> None:
             fcntl.lockf(fd, fcntl.LOCK_UN, 1, at)
 
 
-def free_bytes(folder: str | os.PathLike[str]) -> int | None:
-    """Return how many bytes may still be written below a folder; None if the system cannot tell.
-
-    Raises:
-        OSError: the folder does not exist.
-    """
-    return shutil.disk_usage(folder).free if hasattr(shutil, "disk_usage") else None
+def free_bytes(folder: str | os.PathLike[str]) -> int:
+    """Return how many bytes may still be written below a folder, which must exist."""
+    return shutil.disk_usage(folder).free
 
 
 def is_alive(pid: int) -> bool:
@@ -226,16 +199,12 @@ def is_alive(pid: int) -> bool:
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        return True
+        pass
     return True
 
 
 def sync_file(fd: int) -> None:
-    """Flush a file to the disk.
-
-    Raises:
-        OSError: the data may not be on the disk.
-    """
+    """Flush a file to the disk."""
     os.fsync(fd)
     # On macOS fsync stops at the drive's cache.
     if hasattr(fcntl, "F_FULLFSYNC"):
@@ -244,11 +213,7 @@ def sync_file(fd: int) -> None:
 
 
 def sync_directory(folder: str | os.PathLike[str]) -> None:
-    """Flush the names in a folder to the disk; does nothing where folders cannot be opened.
-
-    Raises:
-        OSError: the names may not be on the disk.
-    """
+    """Flush the names in a folder to the disk; does nothing where folders cannot be opened."""
     if not _DIRECTORY:
         return
     fd = os.open(folder, os.O_RDONLY | _DIRECTORY)
@@ -259,14 +224,10 @@ def sync_directory(folder: str | os.PathLike[str]) -> None:
 
 
 def _temporary_stem(target: Path, room: int) -> str:
-    """Return the start of every temporary file name for ``target``.
+    """Return the start of every temporary file name for ``target``: a dot and its name.
 
-    Args:
-        target: the file to be written.
-        room: bytes that will follow the start.
-
-    Returns:
-        A dot and the name; a long name is cut and made unique by eight digits of its digest.
+    So that ``room`` bytes can follow, a long name is cut and made unique by eight digits of its
+    digest.
     """
     name = target.name
     raw = os.fsencode(name)
@@ -283,14 +244,7 @@ def temporary_path(target: Path) -> Path:
 
 
 def leftovers(target: Path) -> list[Path]:
-    """Return the temporary paths for ``target`` whose processes no longer run.
-
-    Args:
-        target: path of what was to be written.
-
-    Raises:
-        OSError: the directory cannot be listed.
-    """
+    """Return the temporary paths for ``target`` whose processes no longer run."""
     # A long name is cut to leave room for the process id, which has 1 to 10 digits.
     digits = 2 * _TOKEN_BYTES
     stems = {re.escape(_temporary_stem(target, digits + 6 + more)) for more in range(1, 11)}

@@ -27,8 +27,9 @@ import os
 import re
 import secrets
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from hellofmt.archive.storage.source import (
     LocalSource,
@@ -71,15 +72,10 @@ _inherited: list[Any] = []
 def open_source(
     path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
 ) -> Source:
-    """Open the bytes of ``path``: a local file, or a URL read by ranges.
+    """Open the bytes of ``path``: a local file, or any URL that fsspec knows, read by ranges.
 
-    Args:
-        path: path of a local file, or any URL that fsspec knows.
-        storage_options: what fsspec passes to the storage, such as credentials; for http(s) also
-            ``timeout``, seconds for one read with all its retries (60).
-
-    Returns:
-        The open source.
+    fsspec passes ``storage_options`` to the storage, such as credentials; for http(s) they may have
+    ``timeout``, seconds for one read with all its retries (60).
 
     Raises:
         OSError: missing, a directory, not permitted.
@@ -98,16 +94,12 @@ def open_source(
 
         return LocalSource(fsspec.get_filesystem_class("file")._strip_protocol(path))  # noqa: SLF001
     if scheme in ("http", "https"):
-        return RemoteSource(path, _Http(path, options))
-    return RemoteSource(path, _Storage(path, options))
+        return _Http(path, options)
+    return _Storage(path, options)
 
 
 def list_urls(pattern: str, storage_options: Mapping[str, Any]) -> list[str]:
-    """List the URLs that match a URL with ``*``, sorted.
-
-    Args:
-        pattern: URL of a storage that can list files; web servers cannot.
-        storage_options: see ``open_source``.
+    """List the URLs that match a URL with ``*``, sorted; see ``open_source``.
 
     Raises:
         UserInputError: the URL is http(s), or the storage cannot be used (E_OPTION).
@@ -115,19 +107,14 @@ def list_urls(pattern: str, storage_options: Mapping[str, Any]) -> list[str]:
     """
     scheme = pattern.partition("://")[0].lower()
     if scheme in ("http", "https"):
-        raise UserInputError.make(
-            "E_OPTION",
-            f"`{_shown(pattern)}`; web servers list no files; name them as {{00000..00015}}",
-        )
+        text = f"`{_shown(pattern)}`; web servers list no files; name them as {{00000..00015}}"
+        raise UserInputError.make("E_OPTION", text)
     filesystem, path = _place(pattern, storage_options)
     try:
-        return sorted(f"{scheme}://{_bare(name)}" for name in filesystem.glob(path))
+        names = [name.partition("://")[2] or name for name in filesystem.glob(path)]
+        return sorted(f"{scheme}://{name}" for name in names)
     except Exception as error:
         raise HelloIOError.make("E_READ", f"{_shown(pattern)}: {_reason(error)}") from error
-
-
-def _bare(name: str) -> str:
-    return name.partition("://")[2] or name
 
 
 @dataclass
@@ -145,30 +132,12 @@ class _Answer:
     passes: bool = False
 
 
-class _Transport(Protocol):
-    """Ranges of one remote file, one attempt at a time."""
-
-    timeout: float
-
-    def open(self) -> tuple[int, bytes]:
-        """Return the length of the file and the first bytes that came with it."""
-        ...
-
-    def fetch(self, ranges: Sequence[tuple[int, int]], seconds: float) -> list[_Answer]:
-        """Try once to fetch (start, end) ranges; errors come in the answers."""
-        ...
-
-    def describe_change(self) -> str:
-        """See ``Source.describe_change``."""
-        ...
-
-
-class RemoteSource:
+class RemoteSource(ABC):
     """A file behind a URL; see ``Source``."""
 
     is_remote = True
 
-    def __init__(self, url: str, transport: _Transport) -> None:
+    def __init__(self, url: str, options: Mapping[str, Any], timeout: float) -> None:
         """Ask for the length and the first bytes of ``url``.
 
         Raises:
@@ -176,8 +145,29 @@ class RemoteSource:
             HelloIOError: it cannot be read.
         """
         self.name = url
-        self._transport: _Transport | None = transport
-        self.size, self._first = transport.open()
+        self._options = options
+        self._timeout = timeout
+        self._place: tuple[Any, str] | None = None
+        self._pid = 0
+        self._is_closed = False
+        self.size, self._first = self._open()
+
+    @abstractmethod
+    def _open(self) -> tuple[int, bytes]:
+        """Return the length of the file and the first bytes that came with it."""
+
+    @abstractmethod
+    def _fetch(self, ranges: Sequence[tuple[int, int]], seconds: float) -> list[_Answer]:
+        """Try once to fetch (start, end) ranges; errors come in the answers."""
+
+    def _connected(self) -> tuple[Any, str]:
+        """Return file system and path for this process, which its threads share."""
+        if self._place is None or self._pid != os.getpid():
+            if self._place is not None:
+                _inherited.append(self._place)
+            self._place = _place(self.name, self._options)
+            self._pid = os.getpid()
+        return self._place
 
     def read(self, offset: int, length: int) -> bytes:
         """See ``Source.read``."""
@@ -185,7 +175,7 @@ class RemoteSource:
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]], *, exact: bool = False) -> list[bytes]:
         """See ``Source.read_ranges``."""
-        if self._transport is None:
+        if self._is_closed:
             raise HelloIOError.make("E_READ", f"the archive is closed: {_shown(self.name)}")
         first = self._first
         known = len(first)
@@ -196,91 +186,87 @@ class RemoteSource:
             if size and at + size > known
         ]
         merged = merge_ranges(outside, 0 if exact else _GAP)
-        blocks = _fetch_all(self._transport, [(at, at + size) for at, size in merged])
+        blocks = self._fetch_all([(at, at + size) for at, size in merged])
         parts = iter(cut_ranges(outside, merged, blocks))
         return [
             first[at : at + size] + (next(parts) if size and at + size > known else b"")
             for at, size in ranges
         ]
 
+    def _fetch_all(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Fetch all bytes of (start, end) ranges, with retries.
+
+        Raises:
+            OSError: missing, not permitted.
+            HelloIOError: an answer cannot be used, or attempts or time ran out.
+        """
+        parts = [bytearray() for _ in ranges]
+        waiting = list(range(len(ranges)))
+        total = sum(end - start for start, end in ranges)
+        deadline = time.monotonic() + self._timeout + total / _LEAST_BYTES_PER_SECOND
+        attempt = 0
+        while waiting:
+            rest = [(ranges[i][0] + len(parts[i]), ranges[i][1]) for i in waiting]
+            answers = self._fetch(rest, deadline - time.monotonic())
+            failed: list[tuple[int, Exception]] = []
+            for i, answer in zip(waiting, answers, strict=True):
+                parts[i] += answer.data
+                if answer.error is not None:
+                    if not answer.passes:
+                        raise answer.error
+                    failed.append((i, answer.error))
+            waiting = [i for i, _ in failed]
+            if waiting:
+                pause = _PAUSE_SECONDS * 2**attempt * _random.uniform(0.5, 1.5)
+                if attempt == _RETRIES or time.monotonic() + pause >= deadline:
+                    raise failed[0][1]
+                time.sleep(pause)
+                attempt += 1
+        return [bytes(part) for part in parts]
+
     def forget(self) -> None:
         """See ``Source.forget``."""
         self._first = b""
 
     def describe_change(self) -> str:
-        """See ``Source.describe_change``."""
-        return "" if self._transport is None else self._transport.describe_change()
+        """See ``Source.describe_change``; most storages cannot tell."""
+        return ""
 
     def close(self) -> None:
         """See ``Source.close``; connections are shared and stay with fsspec."""
-        self._transport = None
+        self._is_closed = True
+
+    def _fault(self, text: str, code: str) -> HelloIOError:
+        return HelloIOError.make(code, f"{_shown(self.name)}: {text}")
 
 
-def _fetch_all(transport: _Transport, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-    """Fetch all bytes of (start, end) ranges, with retries.
-
-    Raises:
-        OSError: missing, not permitted.
-        HelloIOError: an answer cannot be used, or attempts or time ran out.
-    """
-    parts = [bytearray() for _ in ranges]
-    waiting = list(range(len(ranges)))
-    total = sum(end - start for start, end in ranges)
-    deadline = time.monotonic() + transport.timeout + total / _LEAST_BYTES_PER_SECOND
-    attempt = 0
-    while waiting:
-        rest = [(ranges[i][0] + len(parts[i]), ranges[i][1]) for i in waiting]
-        failed: list[tuple[int, Exception]] = []
-        for i, answer in zip(
-            waiting, transport.fetch(rest, deadline - time.monotonic()), strict=True
-        ):
-            parts[i] += answer.data
-            if answer.error is not None:
-                if not answer.passes:
-                    raise answer.error
-                failed.append((i, answer.error))
-        waiting = [i for i, _ in failed]
-        if waiting:
-            pause = _PAUSE_SECONDS * 2**attempt * _random.uniform(0.5, 1.5)
-            if attempt == _RETRIES or time.monotonic() + pause >= deadline:
-                raise failed[0][1]
-            time.sleep(pause)
-            attempt += 1
-    return [bytes(part) for part in parts]
-
-
-class _Http:
-    """Ranges of one http(s) URL, through the session of fsspec's HTTP file system."""
+class _Http(RemoteSource):
+    """An http(s) URL, through the session of fsspec's HTTP file system."""
 
     def __init__(self, url: str, options: dict[str, Any]) -> None:
         timeout = options.pop("timeout", _TIMEOUT_SECONDS)
         if not isinstance(timeout, (int, float)) or not timeout > 0:
-            raise UserInputError.make(
-                "E_OPTION", f"`timeout`; expected seconds > 0, got {printable(timeout)}"
-            )
-        self.timeout = float(timeout)
-        self._url = url
+            text = f"`timeout`; expected seconds > 0, got {printable(timeout)}"
+            raise UserInputError.make("E_OPTION", text)
         # Compressed answers would change lengths and put a decoder in front of every check.
         client = {"auto_decompress": False, **options.pop("client_kwargs", {})}
-        self._options = {**options, "client_kwargs": client}
-        self._filesystem: Any = None
-        self._pid = 0
         self._total = -1
         self._tag: str | None = None
         self._other_tag = ""
+        super().__init__(url, {**options, "client_kwargs": client}, float(timeout))
 
-    def open(self) -> tuple[int, bytes]:
-        """See ``_Transport.open``: one request."""
-        [first] = _fetch_all(self, [(0, _HEAD_BYTES)])
+    def _open(self) -> tuple[int, bytes]:
+        """See ``RemoteSource``: one request."""
+        [first] = self._fetch_all([(0, _HEAD_BYTES)])
         return self._total, first
 
     def describe_change(self) -> str:
         """See ``Source.describe_change``."""
         return self._other_tag
 
-    def fetch(self, ranges: Sequence[tuple[int, int]], seconds: float) -> list[_Answer]:
-        """See ``_Transport.fetch``."""
-        filesystem = self._connected()
+    def _fetch(self, ranges: Sequence[tuple[int, int]], seconds: float) -> list[_Answer]:
+        """See ``RemoteSource``."""
+        filesystem, _ = self._connected()
         from fsspec.asyn import sync
 
         answers: Any
@@ -288,20 +274,9 @@ class _Http:
             answers = sync(filesystem.loop, self._get_all, filesystem, ranges, max(seconds, 0.001))
         except Exception as error:
             # The client refused an option; requests report errors in their answers.
-            raise UserInputError.make(
-                "E_OPTION", f"{_shown(self._url)}: {_reason(error)}"
-            ) from error
+            text = f"{_shown(self.name)}: {_reason(error)}"
+            raise UserInputError.make("E_OPTION", text) from error
         return answers
-
-    def _connected(self) -> Any:
-        """Return the file system of this process."""
-        if self._pid != os.getpid():
-            if self._filesystem is not None:
-                _inherited.append(self._filesystem)
-            # Threads get the same object: fsspec keeps one per set of options.
-            self._filesystem = _filesystem("http", self._options)
-            self._pid = os.getpid()
-        return self._filesystem
 
     async def _get_all(
         self, filesystem: Any, ranges: Sequence[tuple[int, int]], seconds: float
@@ -328,14 +303,14 @@ class _Http:
             "Range": f"bytes={start}-{end - 1}",
             "Accept-Encoding": "identity",
         }
-        silent = min(self.timeout * _SILENT_SHARE, seconds)
+        silent = min(self._timeout * _SILENT_SHARE, seconds)
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=silent, sock_read=silent)
         data = bytearray()
         if self._total >= 0:
             end = min(end, self._total)
         try:
             async with session.get(
-                filesystem.encode_url(self._url), headers=headers, timeout=timeout, **options
+                filesystem.encode_url(self.name), headers=headers, timeout=timeout, **options
             ) as response:
                 try:
                     answer = self._judge(response, start, end)
@@ -354,10 +329,10 @@ class _Http:
                     if not response.content.at_eof():
                         response.close()
         except aiohttp.InvalidURL:
-            return _Answer(error=UserInputError.make("E_OPTION", f"not a URL: {self._shown()}"))
+            return _Answer(error=UserInputError.make("E_OPTION", f"not a URL: {_shown(self.name)}"))
         except (aiohttp.ClientResponseError, aiohttp.ClientSSLError) as error:
             # A bad certificate, endless redirects, no HTTP at all: not transient.
-            return _Answer(error=self._fault(_reason(error)))
+            return _Answer(error=self._fault(_reason(error), "E_HTTP"))
         except TimeoutError:
             return _Answer(bytes(data), self._fault("no answer in time", "E_TIMEOUT"), passes=True)
         except (aiohttp.ClientError, OSError) as error:
@@ -370,28 +345,32 @@ class _Http:
 
     def _judge(self, response: Any, start: int, end: int) -> _Answer | None:
         """Return None if the body is exactly the requested range, else an answer with the error."""
+
+        def refused(text: str, passes: bool = False) -> _Answer:
+            return _Answer(error=self._fault(text, "E_HTTP"), passes=passes)
+
         status, headers = response.status, response.headers
         if status in (404, 410):
-            return _Answer(error=FileNotFoundError(errno.ENOENT, "No such file", self._shown()))
+            return _Answer(error=FileNotFoundError(errno.ENOENT, "No such file", _shown(self.name)))
         if status in (401, 403):
-            return _Answer(error=PermissionError(errno.EACCES, "Not permitted", self._shown()))
+            return _Answer(error=PermissionError(errno.EACCES, "Not permitted", _shown(self.name)))
         stated = headers.get("Content-Range", "")
         if status == 416 and self._total < 0 and _EMPTY_RANGE.fullmatch(stated):
             self._total = 0
             return _Answer()
         if status != 206:
             hint = "; the server does not serve ranges" if status == 200 else ""
-            fault = self._fault(f"status {status}; expected 206 to a range{hint}")
-            return _Answer(error=fault, passes=status in _PASSING)
+            return refused(f"status {status}; expected 206 to a range{hint}", status in _PASSING)
         if headers.get("Content-Encoding", "identity").lower() != "identity":
             coding = printable(headers["Content-Encoding"], 40)
-            return _Answer(error=self._fault(f"`Content-Encoding` {coding}; expected none"))
+            return refused(f"`Content-Encoding` {coding}; expected none")
         match = _CONTENT_RANGE.fullmatch(stated)
         total = int(match[3]) if match else -1
         last = (end if self._total >= 0 else min(end, total)) - 1
         if match is None or (int(match[1]), int(match[2])) != (start, last):
-            text = f"`Content-Range` {printable(stated, 80)}; expected bytes {start}-{last}"
-            return _Answer(error=self._fault(text))
+            return refused(
+                f"`Content-Range` {printable(stated, 80)}; expected bytes {start}-{last}"
+            )
         if self._total < 0:
             self._total = total
         elif total != self._total:
@@ -399,8 +378,7 @@ class _Http:
             return _Answer(error=self._fault(text, "E_READ"))
         length = headers.get("Content-Length")
         if length is not None and length != str(last + 1 - start):
-            text = f"`Content-Length` {printable(length, 40)}; expected {last + 1 - start}"
-            return _Answer(error=self._fault(text))
+            return refused(f"`Content-Length` {printable(length, 40)}; expected {last + 1 - start}")
         self._compare_tag(headers.get("ETag") or headers.get("Last-Modified") or "")
         return None
 
@@ -414,45 +392,31 @@ class _Http:
                 f"it had {printable(self._tag, 60) or 'none'}"
             )
 
-    def _shown(self) -> str:
-        return _shown(self._url)
 
-    def _fault(self, text: str, code: str = "E_HTTP") -> HelloIOError:
-        return HelloIOError.make(code, f"{self._shown()}: {text}")
-
-
-class _Storage:
-    """Ranges of a file in any other fsspec storage."""
+class _Storage(RemoteSource):
+    """A file in any other fsspec storage."""
 
     def __init__(self, url: str, options: dict[str, Any]) -> None:
-        self.timeout = _TIMEOUT_SECONDS
-        self._url = url
-        self._options = options
-        self._place: tuple[Any, str] | None = None
-        self._pid = 0
+        super().__init__(url, options, _TIMEOUT_SECONDS)
 
-    def open(self) -> tuple[int, bytes]:
-        """See ``_Transport.open``."""
+    def _open(self) -> tuple[int, bytes]:
+        """See ``RemoteSource``."""
         try:
             filesystem, path = self._connected()
             facts: dict[str, Any] = filesystem.info(path)
         except (HelloError, FileNotFoundError, PermissionError):
             raise
         except Exception as error:
-            raise self._fault(error) from error
+            raise self._failed(error) from error
         if facts.get("type") == "directory":
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), _shown(self._url))
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), _shown(self.name))
         size = facts.get("size")
         if not isinstance(size, int) or size < 0:
-            raise HelloIOError.make("E_READ", f"{_shown(self._url)}: not a file of known length")
+            raise self._fault("not a file of known length", "E_READ")
         return size, b""
 
-    def describe_change(self) -> str:
-        """See ``Source.describe_change``; other storages cannot tell."""
-        return ""
-
-    def fetch(self, ranges: Sequence[tuple[int, int]], seconds: float) -> list[_Answer]:
-        """See ``_Transport.fetch``."""
+    def _fetch(self, ranges: Sequence[tuple[int, int]], seconds: float) -> list[_Answer]:
+        """See ``RemoteSource``."""
         filesystem, path = self._connected()
         starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
         options: dict[str, Any]
@@ -476,55 +440,43 @@ class _Storage:
         if isinstance(result, (FileNotFoundError, PermissionError)):
             return _Answer(error=result)
         if isinstance(result, Exception):
-            return _Answer(error=self._fault(result), passes=True)
+            return _Answer(error=self._failed(result), passes=True)
         if len(result) != size:
-            code = "E_SHORT_READ" if len(result) < size else "E_READ"
-            text = f"{_shown(self._url)}: expected {size} bytes, got {len(result)}"
-            return _Answer(error=HelloIOError.make(code, text), passes=len(result) < size)
+            is_short = len(result) < size
+            fault = self._fault(
+                f"expected {size} bytes, got {len(result)}",
+                "E_SHORT_READ" if is_short else "E_READ",
+            )
+            return _Answer(error=fault, passes=is_short)
         return _Answer(bytes(result))
 
-    def _connected(self) -> tuple[Any, str]:
-        """Return file system and path for this process."""
-        if self._place is None or self._pid != os.getpid():
-            if self._place is not None:
-                _inherited.append(self._place)
-            self._place = _place(self._url, self._options)
-            self._pid = os.getpid()
-        return self._place
-
-    def _fault(self, error: Exception) -> HelloIOError:
+    def _failed(self, error: Exception) -> HelloIOError:
         code = "E_TIMEOUT" if isinstance(error, TimeoutError) else "E_READ"
-        return HelloIOError.make(code, f"{_shown(self._url)}: {_reason(error)}")
+        return self._fault(_reason(error), code)
 
 
-def _filesystem(protocol: str, options: Mapping[str, Any]) -> Any:
-    """Create an fsspec file system.
+def _place(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
+    """Return the fsspec file system of a URL, which fsspec keeps one of per options, and the path.
 
     Raises:
         UserInputError: it is unknown, its package is missing, or it refuses the options
             (E_OPTION).
     """
-    fsspec = importlib.import_module("fsspec")
+    fsspec, core = importlib.import_module("fsspec"), importlib.import_module("fsspec.core")
+    protocol = url.partition("://")[0]
+    is_http = protocol.lower() in ("http", "https")
     try:
-        return fsspec.filesystem(protocol, **options)
+        # A web address may hold `::`, which stands between the links of a chain.
+        return (
+            (fsspec.filesystem("http", **options), url)
+            if is_http
+            else core.url_to_fs(url, **options)
+        )
     except (ImportError, ValueError, TypeError) as error:
-        raise _unusable(protocol, error) from error
-
-
-def _place(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
-    """Return file system and path of a URL; see ``_filesystem``."""
-    core = importlib.import_module("fsspec.core")
-    try:
-        return core.url_to_fs(url, **options)
-    except (ImportError, ValueError, TypeError) as error:
-        raise _unusable(url.partition("://")[0], error) from error
-
-
-def _unusable(protocol: str, error: Exception) -> UserInputError:
-    what = f"{printable(protocol, 40)}://: {_reason(error)}"
-    if isinstance(error, ImportError) and protocol.rpartition("::")[2].lower() in _EXTRA:
-        what += "; pip install 'hellofmt[remote]'"
-    return UserInputError.make("E_OPTION", what)
+        what = f"{printable('http' if is_http else protocol, 40)}://: {_reason(error)}"
+        if isinstance(error, ImportError) and protocol.rpartition("::")[2].lower() in _EXTRA:
+            what += "; pip install 'hellofmt[remote]'"
+        raise UserInputError.make("E_OPTION", what) from error
 
 
 def _reason(error: BaseException) -> str:

@@ -85,11 +85,9 @@ class Source(Protocol):
         ...
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]], *, exact: bool = False) -> list[bytes]:
-        """Read several (offset, length) pairs in as few round trips as possible.
+        """Read several (offset, length) pairs, in any order, in as few round trips as possible.
 
-        Args:
-            ranges: in any order.
-            exact: fetch no byte between two ranges, even where that would save a round trip.
+        ``exact`` fetches no byte between two ranges, even where that would save a round trip.
 
         Raises:
             HelloIOError: they cannot be had (E_READ, E_SHORT_READ).
@@ -115,12 +113,10 @@ class LocalSource:
     is_remote = False
 
     def __init__(self, path: str | os.PathLike[str], *, keeps_open: bool = True) -> None:
-        """Open ``path`` for reading.
+        """Open a regular file for reading.
 
-        Args:
-            path: a regular file.
-            keeps_open: whether to hold its descriptor; if not, every read opens the file again,
-                and a file that was replaced meanwhile fails at its digests.
+        Unless ``keeps_open``, every read opens the file again, and a file that was replaced
+        meanwhile fails at its digests.
 
         Raises:
             OSError: it is missing, a directory, or not permitted.
@@ -152,9 +148,7 @@ class LocalSource:
         try:
             fd, _ = open_regular(self._path)
         except OSError as error:
-            raise HelloIOError.make(
-                "E_READ", f"{printable(self.name)}: {error.strerror}"
-            ) from error
+            raise self._fault("E_READ", f": {error.strerror}") from error
         try:
             yield fd
         finally:
@@ -167,19 +161,16 @@ class LocalSource:
             try:
                 part = read_at(fd, end - at, at)
             except OSError as error:
-                raise HelloIOError.make(
-                    "E_READ", f"{printable(self.name)}: {error.strerror}", offset=at
-                ) from error
+                raise self._fault("E_READ", f": {error.strerror}", at) from error
             if not part:
-                raise HelloIOError.make(
-                    "E_SHORT_READ",
-                    f"{printable(self.name)} became shorter while it was open; "
-                    f"expected {end - at} bytes more",
-                    offset=at,
-                )
+                text = f" became shorter while it was open; expected {end - at} bytes more"
+                raise self._fault("E_SHORT_READ", text, at)
             parts.append(part)
             at += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _fault(self, code: str, text: str, offset: int | None = None) -> HelloIOError:
+        return HelloIOError.make(code, f"{printable(self.name)}{text}", offset=offset)
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]], *, exact: bool = False) -> list[bytes]:
         """See ``Source.read_ranges``."""
@@ -201,15 +192,7 @@ class LocalSource:
 
 
 def close_with(owner: object, fd: int) -> weakref.finalize[..., object]:
-    """Close ``fd`` with its ``owner`` or when the result is called; at exit the system closes it.
-
-    Args:
-        owner: the object that uses the descriptor.
-        fd: an open descriptor.
-
-    Returns:
-        A callable that closes it once.
-    """
+    """Close ``fd`` with its ``owner`` or when the result is called; at exit the system does it."""
     closing = weakref.finalize(owner, os.close, fd)
     # Threads may still read while the interpreter ends.
     closing.atexit = False
@@ -217,14 +200,10 @@ def close_with(owner: object, fd: int) -> weakref.finalize[..., object]:
 
 
 def merge_ranges(ranges: Sequence[tuple[int, int]], gap: int) -> list[tuple[int, int]]:
-    """Merge ``ranges`` into fewer, larger ones that cover them.
+    """Merge (offset, length) pairs into fewer, larger ones that cover them, in file order.
 
-    Args:
-        ranges: (offset, length) pairs in any order.
-        gap: most unneeded bytes between two ranges that are merged.
-
-    Returns:
-        (offset, length) pairs in file order; longer than 8 MiB only if one of ``ranges`` is.
+    Between two that are merged lie at most ``gap`` unneeded bytes; none becomes longer than 8 MiB
+    that was not before.
     """
     merged: list[tuple[int, int]] = []
     for offset, length in sorted(ranges):

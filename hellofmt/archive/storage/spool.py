@@ -36,19 +36,18 @@ class Spool:
     """Stored images by row, in an unnamed temporary file.
 
     Attributes:
+        is_named: whether a copy in a spawned process reaches the same images.
         rows: number of rows, from the first on, that have a place.
-        fd: descriptor of the file; -1 if none could be created.
+        lock_fd: descriptor of the file, which all processes that share it can lock; -1 if none
+            could be created.
     """
 
-    def __init__(self, sizes: NDArray[np.int64], digests: NDArray[np.uint8]) -> None:
-        """Assign places to rows.
+    is_named = False
 
-        Args:
-            sizes: (N,) bytes of each image.
-            digests: (N, 32) SHA-256 of each image.
-        """
+    def __init__(self, sizes: NDArray[np.int64], digests: NDArray[np.uint8]) -> None:
+        """Assign places to images of these sizes (N,) and SHA-256 (N, 32)."""
         ends = np.cumsum(sizes)
-        self.fd = -1
+        self.lock_fd = -1
         self._starts = ends - sizes
         self._sizes = sizes
         self._digests = digests
@@ -56,10 +55,10 @@ class Spool:
         try:
             with tempfile.TemporaryFile() as stream:
                 # Forked processes inherit it.
-                self.fd = os.dup(stream.fileno())
+                self.lock_fd = os.dup(stream.fileno())
             # The unnamed file is deleted when its last descriptor closes.
-            close_with(self, self.fd)
-            free = free_bytes(tempfile.gettempdir()) or 0
+            close_with(self, self.lock_fd)
+            free = free_bytes(tempfile.gettempdir())
             self.rows = int(np.searchsorted(ends, min(SPOOL_BYTES, free // 2), side="right"))
         except OSError:
             # No writable folder: keep nothing.
@@ -76,7 +75,7 @@ class Spool:
         if not self.has(row):
             return None
         try:
-            data = read_at(self.fd, int(self._sizes[row]), int(self._starts[row]))
+            data = read_at(self.lock_fd, int(self._sizes[row]), int(self._starts[row]))
         except OSError:
             return None
         # The file may have been damaged, or the flag may have become visible before the bytes.
@@ -91,7 +90,7 @@ class Spool:
         at, rest = int(self._starts[row]), memoryview(data)
         try:
             while rest:
-                count = write_at(self.fd, rest, at)
+                count = write_at(self.lock_fd, rest, at)
                 at, rest = at + count, rest[count:]
         except OSError:
             return

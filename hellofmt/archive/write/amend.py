@@ -15,12 +15,20 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from hellofmt.archive.format.canonical import canonical
+from hellofmt.archive.format.compress import stored_section
 from hellofmt.archive.format.digest import set_id
-from hellofmt.archive.format.layout import BLOCK, TRAILER, padded, section_member, shard_path
+from hellofmt.archive.format.layout import (
+    BLOCK,
+    TRAILER,
+    front_members,
+    member_parts,
+    padded,
+    section_member,
+    shard_path,
+)
 from hellofmt.archive.format.limits import TEXT_BYTES, check_fixed
 from hellofmt.archive.format.record import Record, record_bytes
 from hellofmt.archive.read.verify import verify_archive
-from hellofmt.archive.write.members import front_members, member_parts, stored_section
 from hellofmt.archive.write.staged import published_together
 from hellofmt.archive.write.whole_file import check_target, write_all
 from hellofmt.errors import HelloIOError

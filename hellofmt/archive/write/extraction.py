@@ -219,7 +219,7 @@ def _check_space(archive: Archive, parent: Path, form: PlainForm) -> None:
     index = archive.index
     images = 0 if index is None else int(index.size.sum())
     need = raw + images + _BLOCK_BYTES * (len(sections) + len(archive))
-    if free is not None and need > free:
+    if need > free:
         raise HelloIOError.make("E_NOSPACE", f"needs {need:,} bytes, {free:,} are free")
 
 

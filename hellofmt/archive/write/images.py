@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from hellofmt.archive.format.rows import cut_windows, image_headers, padded_rows
 from hellofmt.archive.parallel import map_ordered
 from hellofmt.archive.storage.local_files import read_into_at
 from hellofmt.archive.write.measure import Row, read_into
-from hellofmt.archive.write.whole_file import write_all, write_error
+from hellofmt.archive.write.whole_file import FLUSH_BYTES, write_all, writing
 from hellofmt.errors import HelloIOError
 
 if TYPE_CHECKING:
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.images import ImageShape
     from hellofmt.archive.format.limits import Limits
-
-# A few buffers of this size are filled at once; larger ones gain nothing.
-FLUSH_BYTES: Final = 2 << 20
 
 
 @dataclass(frozen=True)
@@ -78,16 +75,9 @@ class ImageWriter:
     def write(
         self, first: int, classes: int, total: int, progress: Callable[[int, int], None] | None
     ) -> int:
-        """Write all members.
+        """Write all members; return the byte after the last.
 
-        Args:
-            first: number of the first image over the whole data set.
-            classes: number of classes.
-            total: number of images of the whole data set.
-            progress: see ``write_archive``.
-
-        Returns:
-            The byte after the last member.
+        ``first`` is the number of the first image over the whole data set, which has ``total``.
         """
 
         def fill(window: _Window) -> _Window:
@@ -155,16 +145,10 @@ class ImageWriter:
     def _hash_written(
         self, written: memoryview, base: int, places: Sequence[tuple[int, int]]
     ) -> list[bytes]:
-        """Hash images as the file now holds them.
+        """Hash images as the file now holds them, at ``base``.
 
-        Args:
-            written: the bytes that were written.
-            base: their offset in the file.
-            places: start and end of each image within ``written``; a single image if that is larger
-                than a buffer.
-
-        Raises:
-            HelloIOError: the file holds different bytes (E_WRITE).
+        ``places`` are start and end of each within the ``written`` bytes; a single one if these are
+        more than a buffer.
         """
         if len(written) <= FLUSH_BYTES:
             stored = self._read_back(written, base)
@@ -185,13 +169,11 @@ class ImageWriter:
             HelloIOError: E_WRITE, E_NOSPACE.
         """
         stored, count = self._buffers.stored[: len(written)], 0
-        try:
+        with writing():
             while count < len(stored) and (
                 more := read_into_at(self._fd, stored[count:], offset + count)
             ):
                 count += more
-        except OSError as error:
-            raise write_error(error) from error
         # As eight-byte numbers: byte views are compared one byte at a time.
         same = np.array_equal(np.frombuffer(stored, np.uint64), np.frombuffer(written, np.uint64))
         if count < len(stored) or not same:

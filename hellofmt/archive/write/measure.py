@@ -44,11 +44,7 @@ class Row:
         return self.read()[:length]
 
     def read(self) -> bytes:
-        """Read its bytes, which must be those that were measured.
-
-        Raises:
-            UserInputError: they changed, or cannot be read (E_DATA).
-        """
+        """Read its bytes; refuse others than those that were measured."""
         if isinstance(self.source, str):
             data = Path(self.source).read_bytes()
         else:
@@ -64,12 +60,7 @@ class Row:
         return UserInputError.make("E_DATA", f"{self.describe()} changed while it was packed")
 
     def parse(self, data: bytes | memoryview, codec: str, limits: Limits) -> ImageShape:
-        """Check its bytes as full verification does, and against the limits.
-
-        Raises:
-            UserInputError: it is damaged or outside the profile (E_DATA).
-            LimitError: it is above a limit.
-        """
+        """Check its bytes as full verification does, and against the limits."""
         try:
             shape = parse_image(data, codec)
             self.check_limits(shape, len(data), limits)
@@ -82,11 +73,7 @@ class Row:
         return shape
 
     def check_limits(self, shape: ImageShape, size: int, limits: Limits) -> None:
-        """Refuse an image above a limit, and name it.
-
-        Raises:
-            LimitError: it is above a limit.
-        """
+        """Refuse an image above a limit, and name it."""
         try:
             check_image_limits(shape, size, limits)
         except LimitError:
@@ -96,11 +83,7 @@ class Row:
 
 
 def measured(item: ImageItem, position: int) -> Row:
-    """Measure an item without keeping its bytes; hash them if they had to be made.
-
-    Raises:
-        UserInputError: it is not a regular file (E_DATA).
-    """
+    """Measure an item, a regular file, but keep no bytes; hash them if they had to be made."""
     source, known = item.source, (item.walked, item.walked is not None)
     if isinstance(source, bytes):
         return Row(item.label, source, position, len(source), *known)

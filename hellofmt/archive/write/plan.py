@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import hashlib
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from hellofmt.archive.format.classes import class_bytes
 from hellofmt.archive.format.columns import check_columns
-from hellofmt.archive.format.compress import decompress
+from hellofmt.archive.format.compress import stored_section
 from hellofmt.archive.format.digest import content_id
 from hellofmt.archive.format.functions import FUNCTION_SECTIONS, section_order
 from hellofmt.archive.format.images import ImageShape, decode_parsed, parse_png_header
@@ -22,7 +22,9 @@ from hellofmt.archive.format.layout import (
     BLOCK,
     ID_SIZE,
     TRAILER,
+    front_members,
     header,
+    member_parts,
     padded,
     section_member,
 )
@@ -42,24 +44,21 @@ from hellofmt.archive.format.parse import manifest_bytes, parse_manifest
 from hellofmt.archive.format.record import parse_record, record_bytes
 from hellofmt.archive.format.tensors import (
     StoredTensor,
-    expected_tensors,
-    parse_tensors,
+    section_tensors,
     serialize_tensors,
     tensor_header,
     tensor_places,
-    validate_nibbles,
 )
 from hellofmt.archive.format.validate import check_manifest_limits
 from hellofmt.archive.parallel import map_chunks
-from hellofmt.archive.write.images import FLUSH_BYTES, ImageWriter
+from hellofmt.archive.write.images import ImageWriter
 from hellofmt.archive.write.measure import Row, measured
-from hellofmt.archive.write.members import front_members, member_parts, stored_section, write_parts
-from hellofmt.archive.write.whole_file import write_all
+from hellofmt.archive.write.whole_file import FLUSH_BYTES, write_all, write_parts
 from hellofmt.errors import HelloError, SpecError, UserInputError, printable
 from hellofmt.version import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -74,8 +73,6 @@ _COLUMN_DTYPES: Final[dict[str, Literal["F32", "I32", "U8", "U64"]]] = {
     "uint8": "U8",
     "uint64": "U64",
 }
-
-
 # Pixels that a thread decodes at a time.
 _CHUNK_BYTES: Final = 1 << 18
 
@@ -84,7 +81,7 @@ class Plan:
     """Sizes, sections and layout of a file, known before its first byte is written."""
 
     def __init__(self, draft: Draft, limits: Limits, *, divided: bool = False) -> None:
-        """Plan a file, or the data set of which ``part`` plans the files.
+        """Plan a file, or the data set whose files are planned by ``narrow``.
 
         Raises:
             UserInputError: the draft cannot be an archive (E_DATA, E_OPTION).
@@ -104,25 +101,32 @@ class Plan:
         self._store("classes", class_bytes(draft.classes))
         first = draft.projector
         self._parts = [] if first is None else [first, *draft.further]
+        tensors: dict[str, bytes] = {}
         for part in self._parts:
             end = "" if part is first else f"_{part.name}"
             probes = {"logits": StoredTensor.from_numpy(part.probe_logits)}
-            tensors = (part.adapter_tensors, part.head_tensors, probes)
-            for kind, stored in zip(FUNCTION_SECTIONS, tensors, strict=True):
-                self._store(f"{kind}{end}", serialize_tensors(stored))
+            kinds = zip(
+                FUNCTION_SECTIONS, (part.adapter_tensors, part.head_tensors, probes), strict=True
+            )
+            tensors |= {f"{kind}{end}": serialize_tensors(stored) for kind, stored in kinds}
         if first is not None and first.base_tensors is not None:
-            self._store("base", serialize_tensors(first.base_tensors))
+            tensors["base"] = serialize_tensors(first.base_tensors)
+        for name, raw in tensors.items():
+            self._store(name, raw)
         if draft.record is not None:
             self._store("record", record_bytes(draft.record))
         for name, text in (("card", draft.card), ("license", draft.license)):
-            if text:
-                self._store(name, _text_bytes(name, text))
+            try:
+                if text:
+                    self._store(name, text.encode("utf-8"))
+            except UnicodeEncodeError:
+                text = f"`{name}` contains a lone surrogate"
+                raise UserInputError.make("E_DATA", text) from None
         if draft.images is not None:
             self._measure_images(draft.images)
-        self._check()
+        self._check(tensors)
 
     def _store(self, name: str, raw: bytes) -> None:
-        """Keep a section in its stored form."""
         self._stored[name] = stored_section(name, raw)
 
     def _measure_images(self, images: ImageSet) -> None:
@@ -134,10 +138,8 @@ class Plan:
         classes = len(self._draft.classes)
         for position, item in enumerate(images.items):
             if not 0 <= item.label < classes:
-                raise UserInputError.make(
-                    "E_DATA",
-                    f"image {position} has label {item.label}; expected 0 to {classes - 1}",
-                )
+                text = f"image {position} has label {item.label}; expected 0 to {classes - 1}"
+                raise UserInputError.make("E_DATA", text)
             row = measured(item, position)
             if row.size == 0:
                 raise UserInputError.make("E_DATA", f"{row.describe()} is empty")
@@ -147,11 +149,8 @@ class Plan:
         self._rows.sort(key=lambda row: row.label)
         self._columns = self._in_order(images)
         if images.layout == "packed" and images.codec != "png":
-            raise UserInputError.make(
-                "E_OPTION",
-                f"packed needs codec png, whose pixels are exact everywhere, got {images.codec}",
-                argument="layout",
-            )
+            text = f"packed needs codec png, whose pixels are exact everywhere, got {images.codec}"
+            raise UserInputError.make("E_OPTION", text, argument="layout")
         if images.layout != "files" and images.codec == "png":
             self._shape = self._packed_shape(images.layout)
         self._store_blanks()
@@ -167,49 +166,36 @@ class Plan:
             self._store_pixels("sha256:" + "0" * 64, size)
 
     def _pixel_kinds(self, shape: ImageShape) -> dict[str, TensorKind]:
-        sides = (len(self._rows), shape.height, shape.width, shape.channels)
-        return {"pixels": ("U8", sides)}
+        return {"pixels": ("U8", (len(self._rows), *shape))}
 
     def _store_pixels(self, digest: str, size: int) -> None:
         """Keep the manifest's entry; the pixels themselves are written with the images."""
         section = Section(digest=digest, encoding="none", name="pixels", size=size)
         self._stored["pixels"] = section, b""
 
-    def part(self, shard: Shard, end: int) -> Plan:
-        """Plan one file of a divided data set; it shares what all of them store.
+    def narrow(self, shard: Shard, end: int) -> None:
+        """Make the plan of a data set, a copy of it, that of one file: rows ``shard.first`` to end.
 
-        Args:
-            shard: which file; its ``content_id`` is not known yet.
-            end: row after its last.
+        Copies share what all files store. The ``content_id`` is not known yet.
 
         Raises:
             LimitError: the file would be above the limits.
         """
-        made = copy.copy(self)
-        made.narrow(shard, end)
-        return made
-
-    def narrow(self, shard: Shard, end: int) -> None:
-        """Keep the rows of one shard; see ``part``."""
-        draft, images = self._draft, self._draft.images
+        draft, images, rows = self._draft, self._draft.images, slice(shard.first, end)
         if images is not None:
             # A shard may be written by another process, which needs its own rows alone.
             images = replace(images, items=(), columns={})
         dataset, extras = self._dataset(), dict(draft.extras)
         self._draft = replace(draft, dataset=dataset, extras=extras, images=images, shard=shard)
-        self._divided = False
-        self._rows = self._rows[shard.first : end]
-        self._columns = {n: values[shard.first : end] for n, values in self._columns.items()}
+        self._rows = self._rows[rows]
+        self._columns = {name: values[rows] for name, values in self._columns.items()}
         self._stored = dict(self._stored)
         self._store_blanks()
         check_limit(self._limits, "images", len(self._rows))
         check_manifest_limits(self.manifest(), self._limits)
 
     def join(self, parts: Sequence[Plan]) -> str:
-        """Take over what the files of the data set found in their images.
-
-        Args:
-            parts: all files in order, their images written.
+        """Take over what all files of the data set, in order, found in their images.
 
         Returns:
             The content_id of the data set.
@@ -230,11 +216,11 @@ class Plan:
         for name, values in sorted(images.columns.items()):
             dtype = np.asarray(values).dtype
             if dtype.name not in _COLUMN_DTYPES or len(values) != len(position):
-                raise UserInputError.make(
-                    "E_DATA",
+                text = (
                     f"column {printable(name)}: expected {len(position)} rows of "
-                    f"{', '.join(_COLUMN_DTYPES)}, got {len(values)} of {dtype.name}",
+                    f"{', '.join(_COLUMN_DTYPES)}, got {len(values)} of {dtype.name}"
                 )
+                raise UserInputError.make("E_DATA", text)
             ordered[name] = np.asarray(values)[position]
         return ordered
 
@@ -259,38 +245,33 @@ class Plan:
             common = shape
         if common is None:
             return None
-        pixels = common.height * common.width * common.channels * len(self._rows)
         # A packed archive has one header and the few bytes of one tensor header.
-        packed_size = 2 * BLOCK + padded(pixels)
+        packed_size = 2 * BLOCK + padded(math.prod(common) * len(self._rows))
         files_size = sum(BLOCK + padded(row.size) for row in self._rows)
         return common if layout == "packed" or packed_size < files_size else None
 
     def _store_index(
         self, height: NDArray[Any], width: NDArray[Any], sha256s: NDArray[np.uint8]
     ) -> None:
-        shape = self._shape
-        if shape is None:
-            size = np.array([row.size for row in self._rows], np.int64)
-        else:
-            one = shape.height * shape.width * shape.channels
-            size = np.full(len(self._rows), one, np.int64)
+        size = np.array([row.size for row in self._rows], np.int64)
+        if self._shape is not None:
+            size[:] = math.prod(self._shape)
         label = np.array([row.label for row in self._rows], np.int64)
         tensors = index_tensors(size, label, height, width, sha256s, self._columns)
         self._store("index", serialize_tensors(tensors))
 
-    def _images(self) -> Images:
+    def _images(self, images: ImageSet) -> Images:
         """Build the manifest's group `images`."""
-        images, shape = self._draft.images, self._shape
+        shape = self._shape
         columns = [
             Column(dtype=_COLUMN_DTYPES[v.dtype.name], name=name, shape=list(v.shape[1:]))
             for name, v in self._columns.items()
         ]
         about: dict[str, Any] = {"count": len(self._rows), "columns": columns or UNSET}
-        if images is not None and images.order is not None:
+        if images.order is not None:
             about["order"] = images.order
-        if shape is not None or images is None:
-            dimensions = [] if shape is None else [shape.height, shape.width, shape.channels]
-            return Images(codec="raw", layout="packed", span=0, shape=dimensions, **about)
+        if shape is not None:
+            return Images(codec="raw", layout="packed", span=0, shape=list(shape), **about)
         span = sum(BLOCK + padded(row.size) for row in self._rows)
         return Images(codec=images.codec, layout="files", span=span, **about)
 
@@ -313,11 +294,9 @@ class Plan:
         bases = [part.base for part in self._parts]
         other = next((base for base in bases if base.digest != bases[0].digest), None)
         if other is not None:
-            raise UserInputError.make(
-                "E_DATA",
-                "label functions of one archive have one base; "
-                f"got {bases[0].digest} and {other.digest}",
-            )
+            digests = f"{bases[0].digest} and {other.digest}"
+            text = f"label functions of one archive have one base; got {digests}"
+            raise UserInputError.make("E_DATA", text)
         return next((base for base in bases if base.text is not UNSET), bases[0])
 
     def manifest(self) -> Manifest:
@@ -343,7 +322,7 @@ class Plan:
             views=draft.views,
             base=self._base() if functions else UNSET,
             functions=functions or UNSET,
-            images=self._images() if self._rows else UNSET,
+            images=self._images(draft.images) if draft.images is not None else UNSET,
             label_function=draft.label_function or UNSET,
             shard=draft.shard or UNSET,
         )
@@ -354,13 +333,8 @@ class Plan:
         """Return the sections that are stored, in file order."""
         return [name for name in section_order(manifest) if name in self._stored]
 
-    def _check(self) -> None:
-        """Refuse early what the reader would refuse in the finished file.
-
-        Raises:
-            UserInputError: the draft cannot be an archive (E_DATA).
-            LimitError: it is above the limits.
-        """
+    def _check(self, tensors: Mapping[str, bytes]) -> None:
+        """Refuse early what the reader would refuse in the finished file."""
         manifest = self.manifest()
         data = manifest_bytes(manifest, self._draft.extras)
         try:
@@ -368,58 +342,30 @@ class Plan:
             check_columns(self._columns, manifest.classes)
             if self._draft.record is not None:
                 parse_record(record_bytes(self._draft.record))
-            for name in self._stored:
-                if name.partition("_")[0] in (*FUNCTION_SECTIONS, "base"):
-                    self._check_tensors(manifest, name)
+            for name, raw in tensors.items():
+                section_tensors(raw, manifest, name)
         except SpecError as error:
             raise UserInputError.make("E_DATA", f"cannot be packed: {error}") from None
         if not self._divided:
             check_manifest_limits(manifest, self._limits)
 
-    def _check_tensors(self, manifest: Manifest, name: str) -> None:
-        section, stored = self._stored[name]
-        raw = stored
-        if section.raw_size is not UNSET:
-            raw = decompress(stored, section.raw_size, member=section_member(name))
-        tensors = parse_tensors(raw, name, expected_tensors(manifest, name))
-        problems = validate_nibbles(tensors, manifest, name)
-        if problems:
-            raise SpecError.make("E_TENSOR", problems[0], member=section_member(name))
-
     def write(self, fd: int, progress: Callable[[int, int], None] | None) -> str:
-        """Write the archive.
-
-        Args:
-            fd: an empty file.
-            progress: see ``write_archive``.
-
-        Returns:
-            The id of the archive.
-        """
+        """Write the archive into an empty file; return its id."""
         self.write_images(fd, progress)
         return self.write_front(fd)
 
     def write_images(self, fd: int, progress: Callable[[int, int], None] | None) -> None:
-        """Write the images in place, which leaves room for the front of the file.
-
-        Args:
-            fd: an empty file.
-            progress: see ``write_archive``.
-        """
+        """Write the images in place, which leaves room for the front of the file."""
         if self._shape is not None:
             self._write_pixels(fd, self._shape, progress)
-        elif self._rows:
-            self._write_files(fd, progress)
+        elif self._draft.images is not None:
+            self._write_files(fd, self._draft.images, progress)
 
     def write_front(self, fd: int, whole: str | None = None) -> str:
-        """Write all but the images.
+        """Write all but the images; return the id of the archive.
 
-        Args:
-            fd: the file with its images.
-            whole: content_id of the data set of which this is a shard; None keeps the draft's.
-
-        Returns:
-            The id of the archive.
+        ``whole`` is the content_id of the data set of which this is a shard; None keeps the
+        draft's.
         """
         if whole is not None and self._draft.shard is not None:
             shard = msgspec.structs.replace(self._draft.shard, content_id=whole)
@@ -445,12 +391,13 @@ class Plan:
         sizes += [len(stored) for name, (_, stored) in self._stored.items() if name != "pixels"]
         return sum(BLOCK + padded(size) for size in sizes)
 
-    def _write_files(self, fd: int, progress: Callable[[int, int], None] | None) -> None:
+    def _write_files(
+        self, fd: int, images: ImageSet, progress: Callable[[int, int], None] | None
+    ) -> None:
         """Write every image in place and store their index."""
-        images, shard = self._draft.images, self._draft.shard
-        codec = "png" if images is None else images.codec
+        shard = self._draft.shard
         first, total = (0, len(self._rows)) if shard is None else (shard.first, shard.total)
-        writer = ImageWriter(fd, self._rows, codec, self._front_size(), self._limits)
+        writer = ImageWriter(fd, self._rows, images.codec, self._front_size(), self._limits)
         self._end = writer.write(first, len(self._draft.classes), total, progress)
         self.found = writer.height, writer.width, writer.sha256
         self._store_index(*self.found)
@@ -475,7 +422,7 @@ class Plan:
 
         # Read in this thread: what a caller's function is allowed to expect.
         read = ((row, row.read()) for row in self._rows)
-        chunk = max(1, _CHUNK_BYTES // (shape.height * shape.width * shape.channels))
+        chunk = max(1, _CHUNK_BYTES // math.prod(shape))
         with contextlib.closing(map_chunks(decoded, read, chunk)) as done:
             for i, (pixels, digest) in enumerate(done):
                 digests[i] = np.frombuffer(digest, np.uint8)
@@ -489,16 +436,6 @@ class Plan:
                     progress(i + 1, count)
         write_all(fd, bytes(waiting) + bytes(padded(size) - size), at)
         self._store_pixels(f"sha256:{whole.hexdigest()}", size)
-        self.found = (
-            np.full(count, shape.height, np.int64),
-            np.full(count, shape.width, np.int64),
-            digests,
-        )
+        height, width = (np.full(count, side, np.int64) for side in shape[:2])
+        self.found = height, width, digests
         self._store_index(*self.found)
-
-
-def _text_bytes(name: str, text: str) -> bytes:
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UserInputError.make("E_DATA", f"`{name}` contains a lone surrogate") from None

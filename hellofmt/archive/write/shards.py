@@ -8,9 +8,11 @@ refuse.
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +28,7 @@ from hellofmt.errors import UserInputError, printable, target_exists
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from hellofmt.archive.write.draft import Draft
 
@@ -91,13 +93,11 @@ def write_shards(
         raise target_exists(others[0])
     whole = Plan(draft, limits, divided=True)
     firsts = [index * total // count for index in range(count + 1)]
-    plans = [
-        whole.part(
-            Shard(content_id=_UNKNOWN, count=count, first=firsts[i], index=i, total=total),
-            firsts[i + 1],
-        )
-        for i in range(count)
-    ]
+    plans: list[Plan] = []
+    for index, (first, end) in enumerate(pairwise(firsts)):
+        plans.append(copy.copy(whole))
+        shard = Shard(content_id=_UNKNOWN, count=count, first=first, index=index, total=total)
+        plans[-1].narrow(shard, end)
     with published_together(paths, force=force) as staged:
         begun = spread(_begin, list(zip(staged, plans, strict=True)))
         plans = []
@@ -146,11 +146,6 @@ def _other_shards(target: Path, count: int) -> list[Path]:
     form = re.compile(
         rf"{re.escape(target.stem)}-[0-9]{{5}}-of-([0-9]{{5}}){re.escape(target.suffix)}"
     )
-
-    def found() -> Iterator[Path]:
-        for path in target.parent.iterdir():
-            match = form.fullmatch(path.name)
-            if match is not None and int(match[1]) != count:
-                yield path
-
-    return sorted(found()) if target.parent.is_dir() else []
+    paths = sorted(target.parent.iterdir()) if target.parent.is_dir() else []
+    found = [(path, form.fullmatch(path.name)) for path in paths]
+    return [path for path, match in found if match is not None and int(match[1]) != count]

@@ -1,24 +1,28 @@
-"""A file that is complete and verified before it has its name."""
+"""A file that is complete and verified before it has its name.
+
+It has a temporary name, a lock for as long as it is open, and is synced before it is renamed.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 
 from hellofmt.archive.parallel import beside
-from hellofmt.archive.storage.local_files import temporary_path
-from hellofmt.archive.write.whole_file import (
-    close_file,
-    create_temporary,
-    publish,
-    remove_stale,
-    reopen_temporary,
-    synchronise_directory,
-    synchronise_file,
+from hellofmt.archive.storage.local_files import (
+    create_new,
+    is_locked,
+    leftovers,
+    lock_file,
+    open_new,
+    sync_directory,
+    sync_file,
+    temporary_path,
 )
-from hellofmt.errors import HelloIOError
+from hellofmt.archive.write.whole_file import is_full, no_directory, writing
+from hellofmt.errors import HelloIOError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -38,15 +42,19 @@ class Staged:
     """
 
     def __init__(self, path: Path) -> None:
-        """Choose a name, and remove files that killed writers left.
+        """Choose a name, and remove files that killed writers left; the target is not looked at.
 
-        Args:
-            path: the target, which is not looked at.
+        A file whose lock is held belongs to a writer in another container or on another host.
         """
         self.path = path
         self.id = ""
         self._temporary = temporary_path(path)
-        remove_stale(path)
+        # If the directory cannot be listed, creating the file reports what is wrong with it.
+        with contextlib.suppress(OSError):
+            for stale in leftovers(path):
+                if not is_locked(stale):
+                    with contextlib.suppress(OSError):
+                        stale.unlink(missing_ok=True)
 
     def begin(
         self, write: Callable[[int], str], verify: Callable[[Path, str], None] | None = None
@@ -66,13 +74,8 @@ class Staged:
         self._fill(create_temporary, write, verify)
 
     def finish(self, write: Callable[[int], str], verify: Callable[[Path, str], None]) -> None:
-        """Write the rest of a file that was written in part, sync and verify it.
-
-        Raises:
-            HelloError: as ``begin``.
-            OSError: as ``begin``.
-        """
-        self._fill(reopen_temporary, write, verify)
+        """Write the rest of a file that was begun, sync and verify it; see ``begin``."""
+        self._fill(_reopened, write, verify)
 
     def _fill(
         self,
@@ -81,16 +84,24 @@ class Staged:
         verify: Callable[[Path, str], None] | None,
     ) -> None:
         fd = -1
+
+        def sync() -> None:
+            with writing():
+                sync_file(fd)
+
         with self._named():
             try:
                 fd = opened(self._temporary)
+                # Not every file system has locks; the process id in the name remains.
+                lock_file(fd)
                 self.id = write(fd)
                 if verify is not None:
-                    with beside(partial(synchronise_file, fd)):
+                    with beside(sync):
                         verify(self._temporary, self.id)
                 # Closed before the rename, because some file systems report a lost write only here.
                 closing, fd = fd, -1
-                close_file(closing)
+                with writing():
+                    os.close(closing)
             finally:
                 if fd >= 0:
                     os.close(fd)
@@ -103,9 +114,23 @@ class Staged:
                 (E_WRITE); or the file is in place but its directory could not be synced
                 (E_DURABILITY).
         """
-        with self._named():
-            publish(self._temporary, self.path, force)
-        synchronise_directory(self.path)
+        with self._named(), writing():
+            if force:
+                self._temporary.replace(self.path)
+            else:
+                create_new(self._temporary, self.path)
+                # If the second name cannot be removed, the next writer removes it.
+                with contextlib.suppress(OSError):
+                    self.discard()
+        try:
+            # The new name is to survive a power cut.
+            sync_directory(self.path.parent)
+        except OSError as error:
+            text = (
+                f"{printable(self.path)} is written, but its directory could not be synced: "
+                f"{error.strerror}; durability unknown"
+            )
+            raise HelloIOError.make("E_DURABILITY", text) from error
 
     def discard(self) -> None:
         """Remove the file."""
@@ -128,6 +153,23 @@ class Staged:
             raise
 
 
+def create_temporary(path: Path) -> int:
+    """Create a temporary file; its folder may be missing (E_TARGET), the disk full (E_NOSPACE)."""
+    try:
+        return open_new(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise no_directory(path.parent) from None
+    except OSError as error:
+        if not is_full(error):
+            raise
+        with writing():
+            raise
+
+
+def _reopened(path: Path) -> int:
+    return os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0) | os.O_CLOEXEC)
+
+
 @contextmanager
 def published_together(paths: Sequence[Path], *, force: bool) -> Generator[list[Staged]]:
     """Files of one data set, which are written inside and get their names at the end.
@@ -135,12 +177,8 @@ def published_together(paths: Sequence[Path], *, force: bool) -> Generator[list[
     After an error no new file is left behind; one that replaced another stays, because the other is
     gone.
 
-    Args:
-        paths: the targets.
-        force: replace existing files.
-
     Yields:
-        The files to write, in the order of ``paths``.
+        The files to write, in the order of ``paths``, the targets.
 
     Raises:
         HelloIOError: see ``Staged.publish``.
