@@ -109,6 +109,9 @@ class OneArray:
     def name_of(self, row):
         return str(row)
 
+    def labels_of(self, rows):
+        return self.labels[rows]
+
     def note(self, _row, _kinds=()):
         pass
 

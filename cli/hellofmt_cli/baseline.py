@@ -44,9 +44,10 @@ def random_images(
     if ipc is not None:
         wanted[:] = ipc
     shuffled = rng.order(seed, 0, len(source))
+    labels = source.labels[shuffled]
     chosen: list[tuple[NDArray[np.uint8], int]] = []
     for label, count in enumerate(wanted.tolist()):
-        rows = shuffled[source.labels[shuffled] == label][:count]
+        rows = shuffled[labels == label][:count]
         if len(rows) < count:
             raise UserInputError.make(
                 "E_DATA",

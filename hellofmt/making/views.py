@@ -209,7 +209,7 @@ class ViewBatches:
         weight = table[:, ViewColumn.WEIGHT] / WEIGHT_ONE
         share = weight * (1.0 - area / float(self.views.size) ** 2)
         pair = table[:, [ViewColumn.IMAGE, ViewColumn.PARTNER_IMAGE]]
-        labels = self.source.labels[plan.places[pair, 0]]
+        labels = self.source.labels_of(plan.places[pair, 0])
         device = squares.device
         return ViewBatch(
             draw(squares, table, self.views.size),

@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import mmap
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from hellofmt.archive.format.classes import ClassLine
 from hellofmt.archive.storage.local_files import write_small_file
 from hellofmt.archive.storage.source import is_url
 from hellofmt.errors import printable
-from hellofmt.sources.listing import Listing, Names, ends_of
+from hellofmt.sources.listing import Listing, Names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,10 +37,12 @@ __all__ = ["KEPT_PATTERN", "Watched", "kept_listing"]
 KEPT_PATTERN: Final = "listing-*.safetensors"
 """Names of kept listings in a work folder."""
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _WORTH_KEEPING: Final = 20_000
 """Images from which listing takes longer than a blink."""
 _COARSE_NS: Final = 2_000_000_000
+_DTYPES: Final = {"U8": "u1", "I32": "<i4", "U32": "<u4", "I64": "<i8"}
+"""What safetensors calls the types of our arrays."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,11 @@ def kept_listing(
     if len(listing.key_of) >= _WORTH_KEEPING:
         work.mkdir(parents=True, exist_ok=True)
         _write(path, listing, watched)
+        # What is in memory can go.
+        written = _read(path)
+        if written is not None:
+            listing = written[0]
+        del written, watched
     if kept is None or (kept[0].digest, kept[0].times) == (listing.digest, listing.times):
         return listing
     then, now = len(kept[0].key_of), len(listing.key_of)
@@ -122,8 +130,7 @@ def _write(path: Path, listing: Listing, watched: Watched) -> None:
         "key_of": listing.key_of,
         "starts": names.starts,
         "text": names.text,
-        # No file system has longer names, but a tar file may.
-        "lengths": np.diff(names.ends, prepend=0).astype(np.int32),
+        "ends": names.ends,
         "spans": listing.spans,
         "stamps": watched.stamps,
     }
@@ -145,11 +152,21 @@ def _write(path: Path, listing: Listing, watched: Watched) -> None:
 
 
 def _read(path: Path) -> tuple[Listing, Watched] | None:
-    """Read a kept listing; None if there is none that can be read, since it is made again."""
+    """Read a kept listing; None if there is none that can be read, since it is made again.
+
+    Arrays stay in the file and are mapped: the processes of a machine share what they look at.
+    """
     try:
-        with safe_open(path, "numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            facts = json.loads(file.metadata()["facts"])
+        with path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        start = 8 + int.from_bytes(mapped[:8], "little")
+        header: dict[str, Any] = json.loads(mapped[8:start])
+        facts = json.loads(header.pop("__metadata__")["facts"])
+        arrays: dict[str, NDArray[Any]] = {}
+        for name, tensor in header.items():
+            shape, dtype = tensor["shape"], np.dtype(_DTYPES[tensor["dtype"]])
+            offset = start + tensor["data_offsets"][0]
+            arrays[name] = np.frombuffer(mapped, dtype, math.prod(shape), offset).reshape(shape)
         lines = facts["lines"]
         listing = Listing(
             facts["name"],
@@ -158,16 +175,11 @@ def _read(path: Path) -> tuple[Listing, Watched] | None:
             is_numbered=facts["is_numbered"],
             notes=tuple(facts["notes"]),
             key_of=arrays["key_of"],
-            names=Names(
-                tuple(facts["folders"]),
-                arrays["starts"],
-                arrays["text"],
-                ends_of(arrays["lengths"]),
-            ),
+            names=Names(tuple(facts["folders"]), arrays["starts"], arrays["text"], arrays["ends"]),
             spans=arrays["spans"],
             digest=facts["digest"],
             times=facts["times"],
         )
         return listing, Watched(facts["watched"], arrays["stamps"], facts["started"])
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -47,7 +47,6 @@ class Source(ABC):
     Attributes:
         name: name of the data set, for the manifest.
         classes: one line per class, in label order.
-        labels: int64 (N,), each in [0, number of classes).
         notes: what the listing skipped or took otherwise than it looks, one sentence each.
         skips_unreadable: whether an image that cannot be read is left out, and not an error. Its
             row then shows the next readable image of its class.
@@ -74,18 +73,27 @@ class Source(ABC):
         places = np.array([place[key] for key in listing.keys], np.int64)
         self.name = listing.name
         self.classes: tuple[ClassLine, ...] = tuple(lines)
-        self.labels: NDArray[np.int64] = places[listing.key_of]
+        self._places, self._key_of = places, listing.key_of
         self.notes: tuple[str, ...] = (*listing.notes, *notes)
         self.skips_unreadable = skips_unreadable
         self._listing_digest, self._times = listing.digest, listing.times
         self._rows: NDArray[np.uint32] | None = None
         # Forks write to the same pages; a copy sent to another process has its own.
-        room = mmap.mmap(-1, max(1, 2 * len(self.labels)))
-        self._marks: NDArray[np.uint16] = np.frombuffer(room, np.uint16, len(self.labels))
+        room = mmap.mmap(-1, max(1, 2 * len(self._key_of)))
+        self._marks: NDArray[np.uint16] = np.frombuffer(room, np.uint16, len(self._key_of))
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return len(self.labels)
+        return len(self._key_of if self._rows is None else self._rows)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """All labels, int64 (N,), each in [0, number of classes); made anew at every call."""
+        return self._places[self._key_of if self._rows is None else self._key_of[self._rows]]
+
+    def labels_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the labels of some rows, int64 of their shape."""
+        return self._places[self._key_of[rows if self._rows is None else self._rows[rows]]]
 
     def read(self, row: int) -> bytes | NDArray[np.uint8]:
         """Return an image as it is stored: a PNG, JPEG or WebP file, or pixels (H, W, 3).
@@ -126,7 +134,6 @@ class Source(ABC):
     def subset(self, rows: NDArray[np.int64]) -> Self:
         """Return a view of these rows, in this order, with the same classes; copies no image."""
         part = copy.copy(self)
-        part.labels = self.labels[rows]
         part._rows = np.asarray(rows if self._rows is None else self._rows[rows], np.uint32)  # noqa: SLF001
         return part
 
@@ -168,15 +175,27 @@ class Source(ABC):
         Raises:
             UserInputError: the class has none left (E_DATA).
         """
-        label = self.labels[row]
-        rest = np.flatnonzero((self.labels == label) & ~self.unreadable())
+        labels = self.labels
+        label = labels[row]
+        rest = np.flatnonzero((labels == label) & ~self.unreadable())
         if not rest.size:
             key = printable(self.classes[int(label)].key)
             raise UserInputError.make("E_DATA", f"no image of class `{key}` can be read")
         return int(rest[np.searchsorted(rest, row) % len(rest)])
 
+    def marked(self) -> tuple[NDArray[np.int64], NDArray[np.uint16]]:
+        """Return what was read here and in forks, for another process's ``add_marks``."""
+        rows = np.flatnonzero(self._marks)
+        return rows, self._marks[rows]
+
+    def add_marks(self, rows: NDArray[np.int64], marks: NDArray[np.uint16]) -> None:
+        """Count what another process read of the same listing."""
+        self._marks[rows] |= marks
+
     def conversion_notes(self) -> list[str]:
         """Say what was changed so far, here and in forks, and name what was left out.
+
+        What other processes read counts after ``add_marks``.
 
         Returns:
             A sentence per kind of change, and one per image that is left out.

@@ -77,7 +77,7 @@ def evaluate(
             ):
                 shown = pixels.to(device).permute(0, 3, 1, 2).float().div_(255)
                 predicted = network(normalise(shown, views)).argmax(1).cpu().numpy()
-                is_right[batch - rows[0]] = predicted == images.labels[batch]
+                is_right[batch - rows[0]] = predicted == images.labels_of(batch)
     finally:
         network.train(was_training)
     counted = ~images.unreadable()[rows]
