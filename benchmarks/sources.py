@@ -13,12 +13,13 @@ import torch
 from setting import TEMPERATURE
 
 import hellofmt
-from hellofmt.archive import Draft, ImageItem, ImageSet, Texts, encode_image, write_archive
+from hellofmt.archive import Draft, ImageItem, ImageSet, Texts, write_archive
 from hellofmt.archive.format.manifest import Dataset
 from hellofmt.distillation import (
     DistillSettings,
     Selection,
     SelectSettings,
+    StoredImages,
     select_images,
     write_distilled,
 )
@@ -60,7 +61,8 @@ def size_of(path):
 
 def taken(chosen, rows):
     """Return some of the chosen images."""
-    return Selection(**{name: values[rows] for name, values in vars(chosen).items()})
+    found = {n: None if v is None else v[rows] for n, v in vars(chosen).items()}
+    return Selection(**found)
 
 
 def first_of_each(chosen, count):
@@ -84,7 +86,7 @@ def select(setting, ipc, *, factor=1, random=False):
 
     def make():
         chosen = select_images(setting.train, setting.teacher, setting.views, settings)
-        return Result(dict(vars(chosen)), {})
+        return Result({n: v for n, v in vars(chosen).items() if v is not None}, {})
 
     return Selection(**Stages(setting.work / "selections").run("select", inputs, make).tensors)
 
@@ -183,11 +185,11 @@ def labels_for(setting, kind, ipc, seed, steps):
     return {"stored": files}
 
 
-def write_images(path, selection, classes, views):
-    """Write an archive of images with hard labels only."""
+def write_images(path, selection, source, classes, views):
+    """Write an archive of images chosen from a source, with hard labels only."""
+    files = StoredImages(selection, source, views).files()
     items = [
-        ImageItem(int(label), encode_image(pixels, "png"))
-        for pixels, label in zip(selection.pixels, selection.labels, strict=True)
+        ImageItem(int(label), data) for data, label in zip(files, selection.labels, strict=True)
     ]
     draft = Draft(
         dataset=Dataset(

@@ -215,7 +215,7 @@ def continual_cell(setting, kind, step, seed, _):
     classes = [setting.train.classes[k] for k in seen]
     path = kept(
         setting.work / "archives" / f"continual-{step}.hello",
-        lambda to: write_images(to, part, classes, setting.views),
+        lambda to: write_images(to, part, setting.train, classes, setting.views),
     )
     given = {}
     if kind == "hello":
@@ -310,7 +310,7 @@ def rded_cell(setting, seed, _):
     chosen = select_images(setting.train, teacher, views, SelectSettings(RDED_IPC, 1, seed=seed))
     path = kept(
         setting.work / "archives" / f"rded-seed{seed}.hello",
-        lambda to: write_images(to, chosen, setting.train.classes, views),
+        lambda to: write_images(to, chosen, setting.train, setting.train.classes, views),
     )
     images = RDED_IPC * len(setting.train.classes)
     per_epoch = images // RDED_BATCH

@@ -6,6 +6,7 @@ Everything said while working goes to stderr; stdout holds the result alone.
 from __future__ import annotations
 
 import shlex
+import time
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -21,7 +22,6 @@ from hellofmt.distillation import (
     check_settings,
     distill,
     fidelity_table,
-    predicted_seconds,
     quality_of,
     split_validation,
 )
@@ -74,6 +74,8 @@ _DOING: Final = {
 
 _EVALUATIONS: Final = 10
 _STEPS_PER_EVALUATION: Final = 20
+_PREDICTED_AFTER: Final = 5.0
+"""Seconds of steps from which the time of the others is told."""
 
 
 def make_archive(
@@ -148,6 +150,8 @@ def _make_archive(
     if kind != HELD_OUT:
         console.warn(f"a class has too few images to hold one out: accuracies are of {kind}")
     plan = fit_settings(options, len(train), run)
+    # `distill` splits again; until then a million rows need not be kept.
+    del train, held_out
     handed(partial(check_target, options.output, force=options.force))
     settings = replace(
         chosen,
@@ -170,16 +174,23 @@ def _make_archive(
     rows: list[Precision] = []
 
     def before(projector: Projector) -> None:
-        seconds = predicted_seconds(
-            projector, teacher, train, data.views, plan, workers=data.workers
-        )
         console.say(
             f"fit: {projector.trained_count():,} values, {plan.steps:,} steps of"
-            f" {plan.batch_size} views, about {duration(seconds)}"
+            f" {plan.batch_size} views"
         )
+
+    first: list[tuple[int, float]] = []
 
     def on_step(done: int, _: Tensor) -> None:
         console.step(done, plan.steps)
+        now = time.monotonic()
+        if not first:
+            first.append((done, now))
+        # The first step waits for the workers to start. Said once.
+        elif len(first) == 1 and now - first[0][1] > _PREDICTED_AFTER:
+            first.append((done, now))
+            seconds = (plan.steps - done) * (now - first[0][1]) / (done - first[0][0])
+            console.say(f"fit: about {duration(seconds)} left")
 
     def on_fidelity(done: int, got: Fidelity) -> None:
         console.say(f"fit: step {done:,}: agreement {got.agreement:.1f} %, KL {got.kl:.3f}")

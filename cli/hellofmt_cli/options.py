@@ -398,7 +398,8 @@ data_options = grouped(
     click.option(
         "--bfloat16",
         is_flag=True,
-        help="Train in bfloat16 autocast: faster on GPUs and on CPUs with AMX, slower elsewhere.",
+        help="Train, and ask teachers, in bfloat16 autocast: faster on GPUs and on CPUs with AMX,"
+        " slower elsewhere.",
     ),
     click.option(
         "--workers",

@@ -6,13 +6,12 @@ from hellofmt.distillation.archive_of import check_settings, write_distilled
 from hellofmt.distillation.distill import distill
 from hellofmt.distillation.fidelity import Fidelity, Precision, fidelity, fidelity_table
 from hellofmt.distillation.fit import FitSettings, default_steps, fit_projector
-from hellofmt.distillation.fit_cost import predicted_seconds
 from hellofmt.distillation.refine import Refinement, RefineSettings, refine_images
 from hellofmt.distillation.report import DistillReport
 from hellofmt.distillation.select import Selection, SelectSettings, select_images
 from hellofmt.distillation.settings import DistillSettings, FitHooks, ProjectorSettings
 from hellofmt.distillation.stage_calls import fitted_projector
-from hellofmt.distillation.stored_images import quality_of
+from hellofmt.distillation.stored_images import StoredImages, quality_of
 from hellofmt.distillation.validation import split_validation
 
 __all__ = [
@@ -27,6 +26,7 @@ __all__ = [
     "Refinement",
     "SelectSettings",
     "Selection",
+    "StoredImages",
     "check_settings",
     "default_steps",
     "distill",
@@ -34,7 +34,6 @@ __all__ = [
     "fidelity_table",
     "fit_projector",
     "fitted_projector",
-    "predicted_seconds",
     "quality_of",
     "refine_images",
     "select_images",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -18,8 +22,9 @@ from hellofmt.archive import (
 )
 from hellofmt.archive.format.manifest import Dataset
 from hellofmt.archive.write.plan import Plan
+from hellofmt.archive.write.whole_file import check_target
 from hellofmt.distillation.select import check_selection
-from hellofmt.distillation.stored_images import check_quality, encoded
+from hellofmt.distillation.stored_images import StoredImages, check_quality
 from hellofmt.errors import UserInputError
 
 if TYPE_CHECKING:
@@ -45,18 +50,22 @@ def write_distilled(
     record: Record | None = None,
     *,
     force: bool = False,
+    workers: int = 0,
 ) -> str:
     """Write the chosen images and the label function as one archive.
+
+    The encoded images wait in a file beside the target that has no name, and not in memory.
 
     Args:
         target: path of the new archive.
         selection: chosen images, sorted by class; None writes the label function alone.
         projector: the fitted projector.
-        source: real images, for their classes and their name.
+        source: real images, for the pixels that were chosen, their classes and their name.
         views: views that the projector was fitted for.
         settings: name, texts and number format.
         record: how it was made.
         force: replace an existing file.
+        workers: number of processes that cut and encode images ahead.
 
     Returns:
         Id of the archive, ``sha256:...``.
@@ -65,19 +74,11 @@ def write_distilled(
         HelloIOError: the target exists (E_TARGET) or cannot be written.
         HelloError: what was written does not verify.
     """
-    images, facts = None, _facts(source, settings)
+    check_target(target, force=force)
+    facts = _facts(source, settings)
     if selection is not None:
         ipc = len(selection.labels) // len(source.classes)
         facts = msgspec.structs.replace(facts, ipc=ipc)
-        files = encoded(selection.pixels, settings.codec, settings.quality)
-        images = ImageSet(
-            settings.codec,
-            [
-                ImageItem(int(label), data)
-                for label, data in zip(selection.labels, files, strict=True)
-            ],
-            order="value",
-        )
     part = projector.part(settings.storage)
     card = settings.texts.card
     if card is None and record is not None:
@@ -87,14 +88,33 @@ def write_distilled(
         facts,
         classes=source.classes,
         views=views,
-        images=images,
         projector=part,
         card=card,
         license=settings.texts.license_text,
         extras=settings.texts.extras,
         record=record,
     )
-    return write_archive(target, draft, force=force)
+    if selection is None:
+        return write_archive(target, draft, force=force)
+    stored = StoredImages(selection, source, views, settings.codec, settings.quality)
+    with TemporaryFile(dir=Path(target).parent) as spool:
+        items = _spooled(stored, spool, workers)
+        images = ImageSet(settings.codec, items, order="value")
+        return write_archive(target, replace(draft, images=images), force=force)
+
+
+def _spooled(stored: StoredImages, spool: IO[bytes], workers: int) -> list[ImageItem]:
+    """Write images to a file, of which the items are parts."""
+
+    def part(start: int, size: int) -> bytes:
+        spool.seek(start)
+        return spool.read(size)
+
+    items: list[ImageItem] = []
+    for label, data in zip(stored.selection.labels, stored.files(workers=workers), strict=True):
+        items.append(ImageItem(int(label), partial(part, spool.tell(), len(data)), len(data)))
+        spool.write(data)
+    return items
 
 
 def _facts(source: Source, settings: DistillSettings) -> Dataset:

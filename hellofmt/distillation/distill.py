@@ -26,7 +26,7 @@ from hellofmt.distillation.stage_calls import (
     refined_images,
     selected_images,
 )
-from hellofmt.distillation.stored_images import read_back
+from hellofmt.distillation.stored_images import StoredImages
 from hellofmt.distillation.validation import split_validation
 from hellofmt.runs import ranks
 from hellofmt.runs.cost import network_gflop
@@ -135,7 +135,9 @@ def distill(
     keep_text_rows(base, source, settings.projector.prompts, stages)
     # Also refuses what does not fit the base, before the hour of the fit.
     start = settings.projector.build(base, source)
-    accuracy = checked_teacher(teacher, source, measured, views, stages, workers)
+    accuracy = checked_teacher(
+        teacher, source, measured, views, stages, workers, bfloat16=fit.bfloat16
+    )
     fitted, fidelity = fitted_projector(
         train,
         views,
@@ -151,7 +153,9 @@ def distill(
     )
     chosen, losses = None, None
     if settings.select is not None:
-        chosen = selected_images(source, views, teacher, settings.select, stages, workers)
+        chosen = selected_images(
+            source, views, teacher, settings.select, stages, workers, bfloat16=fit.bfloat16
+        )
         if settings.refine is not None:
             chosen, losses = refined_images(
                 chosen, source, views, fitted, settings.refine, stages, hooks.on_refine, workers
@@ -165,9 +169,14 @@ def distill(
         own = teacher_accuracy(logits, measured, views.size, workers=workers)
         stored = None
         if chosen is not None and settings.codec != "png":
-            images = read_back(chosen, source, settings.codec, settings.quality)
+            images = StoredImages(chosen, source, views, settings.codec, settings.quality)
             stored = measured_fidelity(
-                logits, teacher, images, views, workers=workers, device=device
+                logits,
+                teacher,
+                images.read_back(workers=workers),
+                views,
+                workers=workers,
+                device=device,
             )
     stages.meter.set_gflop(network_gflop(fitted, views.size, len(measured)))
     report = DistillReport(
@@ -184,7 +193,15 @@ def distill(
         with stages.meter.stage("write"):
             record = distillation_record(settings, fit, report, fitted, teacher, source, measured)
             return write_distilled(
-                target, chosen, fitted, source, views, settings, record, force=force
+                target,
+                chosen,
+                fitted,
+                source,
+                views,
+                settings,
+                record,
+                force=force,
+                workers=workers,
             )
 
     identity = ranks.handed(write)

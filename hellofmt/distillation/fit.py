@@ -72,7 +72,8 @@ class FitSettings:
         warmup: fraction of the steps that warm up.
         clip: largest norm of the gradient.
         seed: seed of order and views.
-        bfloat16: run the towers in bfloat16 autocast. Fidelity is measured in float32 regardless.
+        bfloat16: run the networks in bfloat16 autocast, the teacher also where it is checked and
+            where it scores images. What labels are worth is measured in float32 regardless.
     """
 
     loss: Literal["kl", "mse_ce"] = "kl"

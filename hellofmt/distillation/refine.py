@@ -19,6 +19,7 @@ ablation is 0.1 points, so it is off unless asked for, and both losses are repor
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Literal
 
@@ -164,13 +165,16 @@ def refine_images(
     device = next(projector.parameters()).device
     crops = np.concatenate([selection.rows[..., None], selection.crops], 2)
     crops = crops.reshape(-1, 5).astype(np.int64)
-    cells = _cells(selection.pixels, factor)
-    arrays = {"cells": np.zeros_like(cells), "losses": np.zeros((len(cells), 2))}
+    side = views.size // factor
+    arrays = {
+        "cells": np.zeros((len(crops), side, side, 3), np.uint8),
+        "losses": np.zeros((len(crops), 2)),
+    }
     progress = Progress(arrays, settings.batch_size, path)
     total = settings.steps * len(progress.units)
-    cutter = CropSquares(source, views.size, views.interpolation)
-    stream = made(cutter, (crops[unit] for unit in progress.units), workers=workers)
-    for number, (unit, squares) in enumerate(zip(progress.filled(), stream, strict=True)):
+    cut = partial(_at_both_sizes, source, views.interpolation, (views.size, side))
+    stream = made(cut, (crops[unit] for unit in progress.units), workers=workers)
+    for number, (unit, (squares, cells)) in enumerate(zip(progress.filled(), stream, strict=True)):
         with torch.no_grad():
             wanted = encode(shown(squares, device))
 
@@ -178,13 +182,13 @@ def refine_images(
             if on_step is not None:
                 on_step(offset + done, total)
 
-        stored = torch.from_numpy(cells[unit]).permute(0, 3, 1, 2)
+        stored = cells.permute(0, 3, 1, 2)
         moved, loss = _refine_batch(encode, wanted, stored.to(device), views.size, settings, report)
         arrays["cells"][unit] = moved.permute(0, 2, 3, 1).cpu().numpy()
         arrays["losses"][unit] = loss.cpu().double().numpy()
     whole = progress.whole()
     before, after = whole["losses"].mean(0).tolist()
-    pixels = mosaics(whole["cells"].reshape(-1, factor**2, *cells.shape[1:]))
+    pixels = mosaics(whole["cells"].reshape(-1, factor**2, side, side, 3))
     return Refinement(replace(selection, pixels=pixels), before, after)
 
 
@@ -257,8 +261,8 @@ def _refine_batch(
         return kept, torch.stack([before, torch.where(better, after, before)], dim=1)
 
 
-def _cells(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    """(N * factor**2, s, s, 3) of mosaics (N, S, S, 3), row-major within each."""
-    n, size = len(pixels), pixels.shape[1] // factor
-    parts = pixels.reshape(n, factor, size, factor, size, 3).transpose(0, 1, 3, 2, 4, 5)
-    return np.ascontiguousarray(parts.reshape(-1, size, size, 3))
+def _at_both_sizes(
+    source: Source, interpolation: str, sizes: tuple[int, int], crops: NDArray[np.int64]
+) -> list[Tensor]:
+    """Crops at the size of a view, and at that of a stored cell: uint8 (M, s, s, 3) each."""
+    return [CropSquares(source, size, interpolation)(crops) for size in sizes]

@@ -26,8 +26,7 @@ from torch.nn import functional
 from hellofmt import rng
 from hellofmt.archive.format.canonical import decimal_value
 from hellofmt.errors import UserInputError, printable
-from hellofmt.making import CropSquares, made, shown
-from hellofmt.runs import ranks
+from hellofmt.making import made, shown
 from hellofmt.runs.cost import network_gflop
 from hellofmt.runs.progress import Progress
 from hellofmt.sources import decode_crops
@@ -59,8 +58,6 @@ CROPS: Final = 5
 
 _UNIT: Final = 64
 """Images whose crops are cut and scored at once."""
-_CUT: Final = 32
-"""Chosen crops that are cut at once."""
 
 
 @dataclass(frozen=True)
@@ -87,22 +84,23 @@ class SelectSettings:
 
 @dataclass(frozen=True)
 class Selection:
-    """The chosen images, sorted by class.
+    """The chosen images, sorted by class: where their pixels are, see ``StoredImages``.
 
     Attributes:
-        pixels: uint8 (classes * ipc, S, S, 3).
         labels: int64 (classes * ipc,), ascending.
         rows: int64 (classes * ipc, factor**2), source row of each cell, row-major.
         losses: float64, the same shape, teacher's cross-entropy of each cell's crop in nats.
         crops: int32 (classes * ipc, factor**2, 4), the crop of each cell in its source image: top,
             left, height and width in pixels.
+        pixels: uint8 (classes * ipc, S, S, 3), pixels that are stored instead of these crops; None
+            if they were not refined.
     """
 
-    pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
     rows: NDArray[np.int64]
     losses: NDArray[np.float64]
     crops: NDArray[np.int32]
+    pixels: NDArray[np.uint8] | None = None
 
 
 def crop_boxes(
@@ -278,7 +276,7 @@ def select_images(
     cutter = _Candidates(source, settings, views, side)
     stream = made(cutter, (rows[unit] for unit in progress.units), workers=workers)
     for unit, (squares, boxes) in zip(progress.filled(), stream, strict=True):
-        labels = np.repeat(source.labels[rows[unit]], crops)
+        labels = np.repeat(source.labels_of(rows[unit]), crops)
         losses = _losses(teacher, squares, labels, views).reshape(-1, crops)
         # What cannot be read showed another image instead.
         losses[source.unreadable()[rows[unit]]] = np.inf
@@ -291,18 +289,15 @@ def select_images(
     ranked = np.lexsort((best, source.labels[rows]))
     chosen = ranked[_place_in_class(source.labels[rows[ranked]]) < needed]
     _check_finite(source, rows[chosen], best[chosen])
-    boxes = whole["boxes"][chosen, best_crop[chosen]]
-    cells = _cut(source, np.column_stack([rows[chosen], boxes]), side, views, workers)
 
     def by_image(values: NDArray[Any]) -> NDArray[Any]:
         return values.reshape(-1, settings.factor**2, *values.shape[1:])
 
     return Selection(
-        mosaics(by_image(cells)),
         np.repeat(np.arange(len(source.classes), dtype=np.int64), settings.ipc),
         by_image(rows[chosen]),
         by_image(best[chosen]),
-        by_image(boxes),
+        by_image(whole["boxes"][chosen, best_crop[chosen]]),
     )
 
 
@@ -316,21 +311,6 @@ def _check_finite(source: Source, rows: NDArray[np.int64], losses: NDArray[np.fl
             f"class `{printable(source.classes[label].key)}` has too few candidates that can be"
             " read and scored",
         )
-
-
-def _cut(
-    source: Source, crops: NDArray[np.int64], side: int, views: Views, workers: int
-) -> NDArray[np.uint8]:
-    """Cut crops (M, 5), each process its share: uint8 (M, s, s, 3)."""
-    cells = np.zeros((len(crops), side, side, 3), np.uint8)
-    share = ranks.share(len(crops))
-    parts = [slice(at, min(at + _CUT, share.stop)) for at in range(share.start, share.stop, _CUT)]
-    cutter = CropSquares(source, side, views.interpolation)
-    stream = made(cutter, (crops[part] for part in parts), workers=workers)
-    for part, squares in zip(parts, stream, strict=True):
-        cells[part] = squares.numpy()
-    ranks.wait()
-    return ranks.sum_rows_(cells)
 
 
 def select_gflop(source: Source, teacher: nn.Module, size: int, settings: SelectSettings) -> float:

@@ -48,7 +48,7 @@ __all__ = [
 _ENOUGH_PER_CLASS: Final = 10
 _FEWEST_PER_CLASS: Final = 4
 """Of many classes: two images to read their order off, and two to judge it by."""
-_WORTH_KEEPING: Final = 10.0
+_WORTH_KEEPING: Final = 1.0
 """Seconds: what is made in less leaves no file behind when something is refused after it."""
 _FEWEST_CHECKED: Final = 2_000
 _MOST_CHECKED: Final = 20_000
@@ -78,6 +78,11 @@ def keep_text_rows(
     base.keep_text_rows(names, prompts, torch.from_numpy(rows))
 
 
+def autocast(teacher: Callable[[Tensor], Tensor], bfloat16: bool) -> torch.autocast:
+    """Run a teacher in bfloat16, or as it is, where this context is entered."""
+    return torch.autocast(device_of(teacher).type, torch.bfloat16, enabled=bfloat16)
+
+
 def checked_teacher(
     teacher: Callable[[Tensor], Tensor],
     source: Source,
@@ -85,6 +90,8 @@ def checked_teacher(
     views: Views,
     stages: Stages,
     workers: int = 0,
+    *,
+    bfloat16: bool = False,
 ) -> float:
     """Check a teacher as ``check_predictions`` does, on outputs that are read if they are kept.
 
@@ -95,6 +102,7 @@ def checked_teacher(
         views: how students will see the images.
         stages: work folder.
         workers: number of processes that decode images ahead.
+        bfloat16: run the teacher in bfloat16 autocast.
 
     Returns:
         Top-1 on ``measured``, in percent.
@@ -115,11 +123,13 @@ def checked_teacher(
                 "rows": rows,
                 "size": views.size,
                 "teacher": teacher,
+                "bfloat16": bfloat16,
             }
 
         def make() -> Result:
             path = stages.path("check", inputs)
-            found = predictions(teacher, images, views.size, rows, workers=workers, path=path)
+            with autocast(teacher, bfloat16):
+                found = predictions(teacher, images, views.size, rows, workers=workers, path=path)
             gflop = None
             if isinstance(teacher, torch.nn.Module):
                 gflop = network_gflop(teacher, views.size, len(rows))
@@ -243,6 +253,8 @@ def selected_images(
     settings: SelectSettings,
     stages: Stages,
     workers: int = 0,
+    *,
+    bfloat16: bool = False,
 ) -> Selection:
     """Choose images as ``select_images`` does, or read an earlier choice."""
     inputs: dict[str, Any] = {}
@@ -252,17 +264,23 @@ def selected_images(
             "views": views,
             "teacher": teacher,
             "select": settings,
+            "bfloat16": bfloat16,
         }
 
     def make() -> Result:
         path = stages.path("select", inputs)
-        chosen = select_images(source, teacher, views, settings, workers=workers, path=path)
+        with autocast(teacher, bfloat16):
+            chosen = select_images(source, teacher, views, settings, workers=workers, path=path)
         gflop = None
         if isinstance(teacher, torch.nn.Module):
             gflop = select_gflop(source, teacher, views.size, settings)
-        return Result(dict(vars(chosen)), {"gflop": gflop})
+        return Result(_arrays(chosen), {"gflop": gflop})
 
     return Selection(**stages.run("select", inputs, make).tensors)
+
+
+def _arrays(selection: Selection) -> dict[str, NDArray[Any]]:
+    return {name: array for name, array in vars(selection).items() if array is not None}
 
 
 def refined_images(
@@ -300,7 +318,7 @@ def refined_images(
         )
         gflop = refine_gflop(projector, selection.rows.size, views.size, settings)
         facts = {"before": done.before, "after": done.after, "gflop": gflop}
-        return Result(dict(vars(done.selection)), facts)
+        return Result(_arrays(done.selection), facts)
 
     result = stages.run("refine", inputs, make)
     losses = float(result.facts["before"]), float(result.facts["after"])

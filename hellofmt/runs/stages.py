@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Stages"]
 
-_VERSION: Final = 2
+_VERSION: Final = 3
 """Increase it when a stage computes something else from the same inputs."""
 
 _DIGITS: Final = 20

@@ -183,19 +183,8 @@ class Source(ABC):
             raise UserInputError.make("E_DATA", f"no image of class `{key}` can be read")
         return int(rest[np.searchsorted(rest, row) % len(rest)])
 
-    def marked(self) -> tuple[NDArray[np.int64], NDArray[np.uint16]]:
-        """Return what was read here and in forks, for another process's ``add_marks``."""
-        rows = np.flatnonzero(self._marks)
-        return rows, self._marks[rows]
-
-    def add_marks(self, rows: NDArray[np.int64], marks: NDArray[np.uint16]) -> None:
-        """Count what another process read of the same listing."""
-        self._marks[rows] |= marks
-
     def conversion_notes(self) -> list[str]:
         """Say what was changed so far, here and in forks, and name what was left out.
-
-        What other processes read counts after ``add_marks``.
 
         Returns:
             A sentence per kind of change, and one per image that is left out.

@@ -93,7 +93,7 @@ def test_fit_writes_a_label_function_that_pack_takes(images, teacher, tmp_path, 
     done = invoke("fit", images, "--teacher", teacher, "-o", path, *QUICK, "--precision", "int8")
     assert done.exit_code == 0, done.stderr
     assert "fit: " in done.stderr
-    assert "3 steps of 16 views, about" in done.stderr
+    assert "3 steps of 16 views" in done.stderr
     with open_archive(path) as file:
         assert len(file) == 0
         assert file.classes.keys == list(KEYS)

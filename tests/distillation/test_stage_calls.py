@@ -137,3 +137,25 @@ def test_a_long_check_is_read_and_judged_again(make, arguments, tmp_path, monkey
     other = arguments["teacher"].network
     with pytest.raises(Killed):
         make("c", work=work, teacher=other)
+
+
+def test_the_teacher_is_checked_and_scores_in_the_chosen_precision(make, monkeypatch):
+    seen = {}
+
+    def watch(name):
+        real = getattr(stage_calls, name)
+
+        def watched(*given, **named):
+            seen[name] = torch.is_autocast_enabled("cpu")
+            return real(*given, **named)
+
+        monkeypatch.setattr(stage_calls, name, watched)
+
+    names = ("predictions", "select_images", "fit_projector")
+    for name in names:
+        watch(name)
+    make("x.hello", fit=FitSettings(steps=1, batch_size=8, bfloat16=True), refine=None)
+    # A fit knows its own precision, and measures in float32.
+    assert [seen[name] for name in names] == [True, True, False]
+    make("y.hello", fit=FitSettings(steps=1, batch_size=8), refine=None)
+    assert not any(seen.values())

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hellofmt.archive import ClassLine, open_archive
+from hellofmt.archive import ClassLine, default_views, open_archive
 from hellofmt.distillation import Selection, fidelity
-from hellofmt.distillation.stored_images import check_quality, encoded, quality_of, read_back
+from hellofmt.distillation.archive_of import _spooled
+from hellofmt.distillation.stored_images import StoredImages, check_quality, quality_of
 from hellofmt.errors import UserInputError
 from hellofmt.projector import Labeler
 from hellofmt.sources import ArrayImages
@@ -24,6 +25,21 @@ def pixels():
     return images
 
 
+def stored(pixels, codec, quality, labels=None):
+    """Images whose pixels are given, of two classes that are no images."""
+    count = len(pixels)
+    labels = np.zeros(count, np.int64) if labels is None else labels
+    rows, crops = np.zeros((count, 1), np.int64), np.zeros((count, 1, 4), np.int32)
+    lines = tuple(ClassLine(key, (key,)) for key in ("a", "b"))
+    source = ArrayImages(np.zeros((2, 1, 1, 3), np.uint8), np.arange(2), lines)
+    selection = Selection(labels, rows, rows.astype(float), crops, pixels)
+    return StoredImages(selection, source, default_views(16), codec, quality)
+
+
+def encoded(pixels, codec, quality, workers=0):
+    return list(stored(pixels, codec, quality).files(workers=workers))
+
+
 def decoded(data):
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
@@ -35,6 +51,7 @@ def test_files_are_in_order_and_of_the_codec(pixels, codec, form, quality):
         assert Image.open(io.BytesIO(data)).format == form
         assert abs(decoded(data)[..., 1].astype(int).mean() - image[0, 0, 1]) < 15
     assert files == encoded(pixels, codec, quality)
+    assert files == encoded(pixels, codec, None, workers=1)
     assert sum(map(len, encoded(pixels, codec, 20))) < sum(map(len, files))
 
 
@@ -64,16 +81,8 @@ def test_a_quality_that_means_nothing():
 def test_what_is_read_back_is_spread_over_the_classes(pixels):
     many = 1026
     labels = np.repeat(np.arange(2), many // 2)
-    selection = Selection(
-        np.broadcast_to(pixels[:1, :2, :2], (many, 2, 2, 3)),
-        labels,
-        np.zeros((many, 1), np.int64),
-        np.zeros((many, 1)),
-        np.zeros((many, 1, 4), np.int32),
-    )
-    lines = tuple(ClassLine(key, (key,)) for key in ("a", "b"))
-    source = ArrayImages(pixels[:2], np.arange(2), lines)
-    read = read_back(selection, source, "jpeg", 90)
+    small = np.broadcast_to(pixels[:1, :2, :2], (many, 2, 2, 3))
+    read = stored(small, "jpeg", 90, labels).read_back()
     assert np.bincount(read.labels).tolist() == [512, 512]
     assert np.array_equal(read.pixels[5], decoded(encoded(pixels[:1, :2, :2], "jpeg", 90)[0]))
 
@@ -91,3 +100,11 @@ def test_a_distillation_stores_and_measures_what_it_says(make, arguments, tmp_pa
     assert report.stored.kl == pytest.approx(expected.kl, rel=0.02)
     assert report.stored.agreement == pytest.approx(expected.agreement, abs=1)
     assert make("y.hello", refine=None).stored is None
+
+
+def test_files_wait_on_the_disk_in_any_order(pixels, tmp_path):
+    images = stored(pixels, "jpeg", 90)
+    with (tmp_path / "spool").open("w+b") as spool:
+        items = _spooled(images, spool, 0)
+        assert [item.source() for item in items[::-1]] == list(images.files())[::-1]
+        assert [item.size for item in items] == [len(data) for data in images.files()]

@@ -32,7 +32,7 @@ def archive(tmp_path, stripes, views):
     )
     rows = np.arange(6).reshape(6, 1)
     chosen = Selection(
-        source.pixels, source.labels, rows, rows.astype(float), np.zeros((6, 1, 20), np.int32)
+        source.labels, rows, rows.astype(float), np.zeros((6, 1, 4), np.int32), source.pixels
     )
     path = tmp_path / "stripes.hello"
     settings = DistillSettings(None, texts=Texts(name="stripes"))
