@@ -48,8 +48,8 @@ __all__ = [
 _ENOUGH_PER_CLASS: Final = 10
 _FEWEST_PER_CLASS: Final = 4
 """Of many classes: two images to read their order off, and two to judge it by."""
-_WORTH_KEEPING: Final = 1.0
-"""Seconds: what is made in less leaves no file behind when something is refused after it."""
+_WORTH_KEEPING: Final = 100
+"""Images or texts: fewer leave no file behind when something is refused after them."""
 _FEWEST_CHECKED: Final = 2_000
 _MOST_CHECKED: Final = 20_000
 """Images of the source that a teacher is checked on, of each class by its share."""
@@ -74,7 +74,8 @@ def keep_text_rows(
     def make() -> Result:
         return Result({"rows": base.text_rows(names, prompts).numpy()}, {})
 
-    rows = stages.run("text", inputs, make, worth=_WORTH_KEEPING).tensors["rows"]
+    keep = len(names) * len(prompts) >= _WORTH_KEEPING
+    rows = stages.run("text", inputs, make, keep=keep).tensors["rows"]
     base.keep_text_rows(names, prompts, torch.from_numpy(rows))
 
 
@@ -126,8 +127,10 @@ def checked_teacher(
                 "bfloat16": bfloat16,
             }
 
+        keep = len(rows) >= _WORTH_KEEPING
+
         def make() -> Result:
-            path = stages.path("check", inputs)
+            path = stages.path("check", inputs) if keep else None
             with autocast(teacher, bfloat16):
                 found = predictions(teacher, images, views.size, rows, workers=workers, path=path)
             gflop = None
@@ -135,7 +138,7 @@ def checked_teacher(
                 gflop = network_gflop(teacher, views.size, len(rows))
             return Result({"predicted": found}, {"gflop": gflop})
 
-        return stages.run("check", inputs, make, worth=_WORTH_KEEPING).tensors["predicted"]
+        return stages.run("check", inputs, make, keep=keep).tensors["predicted"]
 
     is_enough = len(measured) >= enough
     images = measured if is_enough else source

@@ -85,7 +85,7 @@ class Stages:
         return self._root / f"{name}-{digest_of([_VERSION, inputs])[:_DIGITS]}.safetensors"
 
     def run(
-        self, name: str, inputs: object, make: Callable[[], Result], *, worth: float = 0.0
+        self, name: str, inputs: object, make: Callable[[], Result], *, keep: bool = True
     ) -> Result:
         """Return the result of a stage: read it if finished, else make and keep it.
 
@@ -93,20 +93,18 @@ class Stages:
             name: name of the stage.
             inputs: everything that the result depends on; see ``digest_of``.
             make: makes the result; every process calls it.
-            worth: seconds from which on a result is worth a file.
+            keep: False for a result that is not worth a file.
 
         Returns:
             The result, the same whether made now or earlier.
         """
-        path = self.path(name, inputs)
+        path = self.path(name, inputs) if keep else None
         if path is None:
             return self._measured(name, make)
         self._written.append(path)
         holder = ranks.holder(path.exists())
         if holder is None:
             made = self._measured(name, make)
-            if not ranks.handed(lambda: self.meter.costs[-1].seconds >= worth):
-                return made
             cost = self.meter.costs.pop().facts()
 
             def read() -> Result:

@@ -109,7 +109,7 @@ def test_a_full_disk_keeps_what_is_finished(make, tmp_path, monkeypatch):
 
 
 def test_text_rows_are_kept_in_the_work_folder(stripes, tmp_path, monkeypatch):
-    monkeypatch.setattr(stage_calls, "_WORTH_KEEPING", 0.0)
+    monkeypatch.setattr(stage_calls, "_WORTH_KEEPING", 0)
     asked = []
 
     def texts(lines):
@@ -126,7 +126,7 @@ def test_text_rows_are_kept_in_the_work_folder(stripes, tmp_path, monkeypatch):
 
 
 def test_a_long_check_is_read_and_judged_again(make, arguments, tmp_path, monkeypatch):
-    monkeypatch.setattr(stage_calls, "_WORTH_KEEPING", 0.0)
+    monkeypatch.setattr(stage_calls, "_WORTH_KEEPING", 0)
     work = tmp_path / "work"
     make("a", work=work)
     # Of the source, for the order of the classes, and of the few that are held out.
