@@ -13,7 +13,6 @@ size, or of a size that the factor does not divide) is drawn on the CPU and copi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
@@ -34,53 +33,46 @@ if TYPE_CHECKING:
     from hellofmt.loading.epoch_index import EpochIndex
     from hellofmt.loading.labelling import FunctionLabeler
 
-__all__ = ["BatchMaker", "Making"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Making:
-    """How batches are made, as ``HelloLoader`` documents it.
-
-    Attributes:
-        device: where batches are made.
-        compile: whether to run the image tower through ``torch.compile``.
-        channels_last: memory format of the images handed out.
-        resident: bytes of images kept on a GPU, or ``"auto"``.
-    """
-
-    device: torch.device
-    compile: bool = False
-    channels_last: bool = False
-    resident: int | Literal["auto"] = "auto"
+__all__ = ["BatchMaker"]
 
 
 class BatchMaker:
-    """Makes batches of a dataset's rows.
+    """Makes batches of a dataset's rows on its device.
 
     Attributes:
         resident: images on the device, if the fused kernel draws them; else None.
     """
 
-    def __init__(self, dataset: HelloDataset, making: Making) -> None:
+    def __init__(
+        self,
+        dataset: HelloDataset,
+        *,
+        compile: bool = False,
+        channels_last: bool = False,
+        resident: int | Literal["auto"] = "auto",
+    ) -> None:
         """Build the labeler, check its probes, and make room for the images on the device.
 
         Args:
-            dataset: gives images, view parameters and labels; without transforms.
-            making: how to make batches.
+            dataset: gives images, view parameters and labels; its transforms are not applied.
+            compile: as for ``HelloLoader``, like ``channels_last`` and ``resident``.
+            channels_last: see there.
+            resident: see there.
 
         Raises:
             HelloError: the archive cannot give these labels.
         """
         self._dataset = dataset
-        self._making = making
+        self._device = dataset.device
+        self._is_channels_last = channels_last
         self._stream: torch.cuda.Stream | None = None
         self._source: Labeler | FunctionLabeler | None = None
         if dataset.labels in ("soft", "logits") and dataset.stored is None:
-            self._source = dataset.label_source(compile=making.compile)
+            self._source = dataset.label_source(compile=compile)
         if dataset.labels == "none":
-            form = ViewForm(is_channels_last=making.channels_last)
+            form = ViewForm(is_channels_last=channels_last)
         else:
-            form = student_form(dataset.views, channels_last=making.channels_last)
+            form = student_form(dataset.views, channels_last=channels_last)
         # What the kernel writes: for the student, and for the encoder. Views of another size than
         # the base's are resized, which takes them plain.
         self._forms: tuple[ViewForm, ViewForm | None] = (form, None)
@@ -93,8 +85,8 @@ class BatchMaker:
                     self._embed = self._source.embeddings_of_inputs
             self._forms = (form, entered or ViewForm())
         self.resident: Resident | None = None
-        if making.device.type == "cuda" and is_drawable(dataset):
-            self.resident = Resident(dataset, making.device, making.resident)
+        if self._device.type == "cuda" and is_drawable(dataset):
+            self.resident = Resident(dataset, self._device, resident)
 
     @property
     def kernel(self) -> dict[str, str]:
@@ -107,27 +99,21 @@ class BatchMaker:
         return names
 
     def make(self, indices: Sequence[int]) -> list[Tensor]:
-        """Make a batch.
-
-        Args:
-            indices: rows, as ``EpochIndex``.
-
-        Returns:
-            Images (N, 3, S, S) and labels, or images alone for labels ``"none"``.
+        """Make a batch of ``EpochIndex``: images and labels, or images alone for ``"none"``.
 
         Raises:
-            HelloError: an image cannot be read or decoded.
+            HelloError: an image cannot be read or decoded, or its label cannot be made.
         """
         rows = np.array(indices, np.int64)
         epochs = np.array([cast("EpochIndex", i).epoch for i in indices], np.int64)
         dataset = self._dataset
         if self.resident is None:
             views, table = dataset.draw(rows, epochs)
-            images = views.to(self._making.device, non_blocking=True)
+            images = views.to(self._device, non_blocking=True)
             labels = dataset.labels_of(rows, epochs, table, images, source=self._source)
             if labels is not None:
                 normalise_(images, dataset.views)
-            if self._making.channels_last:
+            if self._is_channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
         else:
             check_limit(dataset.file.limits, "batch_pixels", len(rows) * dataset.views.size**2)
@@ -142,26 +128,19 @@ class BatchMaker:
             )
         if labels is None:
             return [images]
-        return [images, labels.to(self._making.device, non_blocking=True)]
+        return [images, labels.to(self._device, non_blocking=True)]
 
     def batches(self, indices: Iterable[Sequence[int]]) -> Iterator[list[Tensor]]:
-        """Make batches in order; on a GPU each is queued before the one ahead of it is used.
-
-        Args:
-            indices: of each batch, as for ``make``.
-
-        Yields:
-            What ``make`` returns.
-        """
-        if self._making.device.type != "cuda":
+        """Make batches in order; on a GPU each is queued before the one ahead of it is used."""
+        if self._device.type != "cuda":
             yield from map(self.make, indices)
             return
         if self._stream is None:
             # One stream for all epochs: what an abandoned epoch has queued is ahead of the next.
-            self._stream = torch.cuda.Stream(self._making.device)
+            self._stream = torch.cuda.Stream(self._device)
         stream = self._stream
         # The second stream waits for what was built on the first.
-        stream.wait_stream(torch.cuda.current_stream(self._making.device))
+        stream.wait_stream(torch.cuda.current_stream(self._device))
         waiting: tuple[list[Tensor], torch.cuda.Event] | None = None
         for batch in indices:
             with torch.cuda.stream(stream):
@@ -175,7 +154,7 @@ class BatchMaker:
             yield self._received(*waiting)
 
     def _received(self, batch: list[Tensor], done: torch.cuda.Event) -> list[Tensor]:
-        current = torch.cuda.current_stream(self._making.device)
+        current = torch.cuda.current_stream(self._device)
         current.wait_event(done)
         for part in batch:
             # Its memory may be used again only after the student has read it.

@@ -54,13 +54,7 @@ class DecodedImages:
     """
 
     def __init__(self, heights: NDArray[np.int64], widths: NDArray[np.int64], budget: int) -> None:
-        """Plan the places; memory is taken as they are filled.
-
-        Args:
-            heights: (N,) pixels.
-            widths: (N,) pixels.
-            budget: bytes of pixels, >= 0.
-        """
+        """Plan places of so many bytes, for sizes (N,) in pixels; memory is taken as they fill."""
         self._shapes = np.stack([heights, widths], axis=1)
         sizes = 3 * heights * widths
         ends = np.cumsum(sizes)
@@ -84,15 +78,7 @@ class DecodedImages:
         return _sealed(self._place(row))
 
     def put(self, row: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Keep the pixels of a row if it has a place.
-
-        Args:
-            row: row of the dataset.
-            pixels: uint8 (H, W, 3), of the row's height and width.
-
-        Returns:
-            The pixels, from the cache if they are kept.
-        """
+        """Keep the pixels of a row if it has a place, and return them, from there if they have."""
         if row >= self.rows:
             return pixels
         np.copyto(self._place(row), pixels)
@@ -105,12 +91,7 @@ class PixelCache:
     """Images of a dataset by row, each decoded once while it fits in a budget."""
 
     def __init__(self, images: ArchiveImages | UserImages, budget: int) -> None:
-        """Plan the cache; it is empty at first, and again in a spawned worker.
-
-        Args:
-            images: where pixels come from.
-            budget: bytes of pixels, >= 0.
-        """
+        """Plan a cache of so many bytes; it is empty at first, and again in a spawned worker."""
         self._images = images
         self._budget = budget
         self._forget()
@@ -134,17 +115,7 @@ class PixelCache:
         self._forget()
 
     def read(self, rows: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
-        """Return images by row; those that are not here are read and decoded at once.
-
-        Args:
-            rows: each 0 <= row < number of images.
-
-        Returns:
-            uint8 (H, W, 3) per row, not to be written to.
-
-        Raises:
-            HelloError: an image cannot be read or decoded.
-        """
+        """Return images by row; those that are not here are read and decoded at once."""
         pixels: dict[int, NDArray[np.uint8]] = {}
         missing: list[int] = []
         for row in rows:

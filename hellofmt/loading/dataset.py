@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import operator
 import os
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from hellofmt.loading.epoch_counter import EpochCounter
 from hellofmt.loading.epoch_index import EpochIndex
 from hellofmt.loading.images import ArchiveImages, UserImages
 from hellofmt.loading.labelling import FunctionLabeler
-from hellofmt.loading.options import Options
+from hellofmt.loading.options import bytes_of, check_options, check_without_projector
 from hellofmt.loading.pool import LabelPool
 from hellofmt.loading.read_ahead import read_ahead
 from hellofmt.loading.source import opened
@@ -63,6 +63,9 @@ if TYPE_CHECKING:
     from hellofmt.projector.base import LoadedBase
 
 __all__ = ["HelloDataset"]
+
+_AUTO_CACHE_BYTES: Final = 512 << 20
+_AUTO_POOL_BYTES: Final = 2 << 30
 
 
 class HelloDataset(Dataset[Any]):
@@ -105,6 +108,8 @@ class HelloDataset(Dataset[Any]):
         classes: key of every class, in label order.
         class_to_idx: label of every key.
         views: the manifest's rules for views.
+        is_augmented: whether views follow them, rather than show whole images.
+        device: device on which ``__getitems__`` makes labels.
         stored: the labels that are read instead of made, or None.
         views_per_image: K, see below; of stored labels that start over, their epochs.
         pool: the labels kept of K views an image, or None.
@@ -195,26 +200,27 @@ class HelloDataset(Dataset[Any]):
         check_functions(
             transform=transform, target_transform=target_transform, label_function=function
         )
-        self._options = Options(
+        check_options(
             labels=labels,
-            temperature=temperature,
             views=views,
-            seed=seed,
-            cache=cache,
-            pool=pool,
             has_target_transform=target_transform is not None,
             as_dict=as_dict,
             is_stored=stored is not None,
             has_label_function=function is not None,
         )
+        cache_bytes = bytes_of(cache, "cache", _AUTO_CACHE_BYTES)
+        pool_bytes = bytes_of(pool, "pool", _AUTO_POOL_BYTES)
         self.file = opened(source, expect, storage_options, cache_dir, limits)
         self.label_function: str | None = None
         if self.file.manifest.functions is not UNSET:
             self.label_function = find_function(self.file.manifest, name).name
         elif name is not None:
             find_function(self.file.manifest, name)
-        else:
-            self._options.check_without_projector(self.file.manifest.label_function or "")
+        elif function is None and stored is None:
+            check_without_projector(labels, self.file.manifest.label_function or "")
+        elif labels == "soft" and stored is None and temperature is None:
+            text = "the archive has no projector and so no temperature; expected a number > 0"
+            raise UserInputError.make("E_OPTION", text, argument="temperature")
         self.labels: LabelKind = labels
         self.seed = seed
         self.transform = transform
@@ -223,13 +229,15 @@ class HelloDataset(Dataset[Any]):
         self.views: Views = self.file.manifest.views
         self.classes: list[str] = list(self.file.classes.keys)
         self.class_to_idx: dict[str, int] = {key: i for i, key in enumerate(self.classes)}
+        self.is_augmented = views is not None
+        self.device = device_of(device, is_used=False)
+        self._temperature = temperature
         self._base = base
-        self._device = device_of(device, is_used=False)
         self.dtype = torch.float32 if dtype is None else dtype
         self._labelers: dict[tuple[str, bool], Labeler] = {}
         self._function: FunctionLabeler | None = None
         if function is not None:
-            self._function = FunctionLabeler(function, len(self.classes), self._device)
+            self._function = FunctionLabeler(function, len(self.classes), self.device)
         if ipc is not None:
             ipc = whole(ipc, "ipc", 1)
         if images is None:
@@ -239,7 +247,7 @@ class HelloDataset(Dataset[Any]):
             raise UserInputError.make("E_OPTION", text, argument="ipc")
         else:
             self._images = UserImages(images, self.classes, needs_class=labels == "hard")
-        self._cache = PixelCache(self._images, self._options.cache_bytes)
+        self._cache = PixelCache(self._images, cache_bytes)
         self._counter = EpochCounter(self._images.heights.size)
         self.stored: StoredLabels | None = None
         if stored is not None:
@@ -255,8 +263,8 @@ class HelloDataset(Dataset[Any]):
                 len(self._images.heights),
                 self.views_per_image,
                 width,
-                budget=self._options.pool_bytes,
-                device=self._device,
+                budget=pool_bytes,
+                device=self.device,
             )
 
     def _cycle(self, views_per_image: int | None) -> int | None:
@@ -289,16 +297,6 @@ class HelloDataset(Dataset[Any]):
         return self.file.id
 
     @property
-    def device(self) -> torch.device:
-        """Device on which ``__getitems__`` makes labels."""
-        return self._device
-
-    @property
-    def is_augmented(self) -> bool:
-        """Whether views are augmented as the manifest says, rather than whole images."""
-        return self._options.views is not None
-
-    @property
     def sizes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Heights and widths of the images, (N,) pixels; 0 until an image of ``images`` is read."""
         return self._images.heights, self._images.widths
@@ -318,11 +316,10 @@ class HelloDataset(Dataset[Any]):
 
         None if there is none of these: an archive without a projector.
         """
-        own = self._options.temperature
-        if own is None and self.stored is not None:
+        if self._temperature is None and self.stored is not None:
             return self.stored.temperature
-        if own is not None or self.label_function is None:
-            return own
+        if self._temperature is not None or self.label_function is None:
+            return self._temperature
         head = find_function(self.file.manifest, self.label_function).head
         return decimal_value(head.temperature)
 
@@ -358,7 +355,7 @@ class HelloDataset(Dataset[Any]):
             SpecError: the projector does not fit its base.
             UserInputError: E_OPTION, no projector, or CUDA in a forked worker.
         """
-        where = self._device if device is None else device_of(device, is_used=False)
+        where = self.device if device is None else device_of(device, is_used=False)
         # Before a base is loaded in vain.
         refuse_fork(where, os.getpid())
         device_of(where)
@@ -614,10 +611,9 @@ class HelloDataset(Dataset[Any]):
             return self.hard_labels(table)
         if self.stored is not None:
             labeler = self.labeler() if self.stored.form == "embeddings" else None
-            temperature = self._options.temperature
             if self.views_per_image is not None:
                 epochs = epochs % self.views_per_image
-            return self.stored.labels(rows, epochs, labeler=labeler, temperature=temperature)
+            return self.stored.labels(rows, epochs, labeler=labeler, temperature=self._temperature)
         maker = self.label_source() if source is None else source
         embedded = maker.embeddings if embed is None else embed
 

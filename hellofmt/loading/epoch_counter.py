@@ -42,11 +42,7 @@ class EpochCounter:
     """How often each row of a dataset was served, in memory shared with its workers."""
 
     def __init__(self, rows: int) -> None:
-        """Start at epoch 0.
-
-        Args:
-            rows: number of rows in the dataset.
-        """
+        """Start at epoch 0, with so many rows."""
         # -1: `set_epoch` was never called.
         self._epoch = torch.full((1,), -1, dtype=torch.int64).share_memory_()
         self._served = torch.zeros(rows, dtype=torch.int32).share_memory_()
@@ -72,14 +68,7 @@ class EpochCounter:
             self._served = self._served.clone().share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Start counting from ``epoch``.
-
-        Args:
-            epoch: 0 <= epoch < 2**32.
-
-        Raises:
-            ValueError: ``epoch`` is out of range.
-        """
+        """Start counting from ``epoch``, 0 <= epoch < 2**32."""
         epoch = whole(epoch, "epoch", 0, 32)
         self.own()
         self._epoch.fill_(epoch)

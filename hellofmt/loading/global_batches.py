@@ -55,11 +55,7 @@ class GlobalBatches:
         return self.rows % self.size(world) if self.drop_last else 0
 
     def check(self, world: int) -> None:
-        """Check that an epoch has a batch.
-
-        Raises:
-            ValueError: ``drop_last`` leaves out the only batch.
-        """
+        """Raise ValueError if ``drop_last`` leaves out the only batch."""
         if self.drop_last and self.rows < self.size(world):
             raise ValueError(
                 f"`drop_last`: {self.rows} rows are fewer than one global batch; expected at"
@@ -67,15 +63,7 @@ class GlobalBatches:
             )
 
     def part(self, batch: int, place: Place) -> tuple[list[int], list[bool]]:
-        """Return the positions of a rank's batch in the epoch's order, and which are padding.
-
-        Args:
-            batch: number of the global batch, from 0.
-            place: the rank.
-
-        Returns:
-            Positions, each 0 <= position < ``rows``, and a flag for each.
-        """
+        """Return the positions of a rank's batch in the epoch's order, and which are padding."""
         first = batch * self.size(place.world)
         here = min(self.size(place.world), self.rows - first)
         each = -(-here // place.world)

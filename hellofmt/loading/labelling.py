@@ -28,7 +28,7 @@ __all__ = ["FunctionLabeler"]
 
 
 class FunctionLabeler:
-    """Labeler around a function from views to logits.
+    """Labeler around a function from views to logits, with its methods.
 
     It can be pickled if the function can, and so reaches spawned workers.
 
@@ -42,13 +42,7 @@ class FunctionLabeler:
     def __init__(
         self, function: Callable[[Tensor], Tensor], classes: int, device: str | torch.device = "cpu"
     ) -> None:
-        """Wrap ``function``.
-
-        Args:
-            function: function from views float32 (N, 3, S, S) in [0, 1] on ``device``, not
-                normalised, to logits (N, C).
-            classes: C, number of classes.
-            device: device on which the function runs.
+        """Wrap a function from views, float32 (N, 3, S, S) in [0, 1] on ``device``, to logits.
 
         Raises:
             UserInputError: E_OPTION, the function is a network in train mode.
@@ -62,13 +56,7 @@ class FunctionLabeler:
         self._pid = os.getpid()
 
     def logits(self, views: Tensor) -> Tensor:
-        """Return logits, before the temperature.
-
-        Args:
-            views: (N, 3, S, S) float32 in [0, 1].
-
-        Returns:
-            (N, C) float32 on ``device``, without gradient.
+        """Return logits (N, C), float32 on ``device``, without gradient.
 
         Raises:
             UserInputError: E_TEACHER, the function returned another shape, or numbers that are not
@@ -88,18 +76,7 @@ class FunctionLabeler:
         return logits.clone()
 
     def labels(self, views: Tensor, temperature: float) -> Tensor:
-        """Return soft labels: softmax(logits / T).
-
-        Args:
-            views: (N, 3, S, S) float32 in [0, 1].
-            temperature: T > 0.
-
-        Returns:
-            (N, C) float32 on ``device``, rows sum to 1, without gradient.
-
-        Raises:
-            UserInputError: as ``logits``.
-        """
+        """Return soft labels (N, C): softmax(logits / T)."""
         return self.labels_of(self.logits(views), temperature)
 
     def embeddings(self, views: Tensor) -> Tensor:

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 from hellofmt.archive.format.limits import check_limit
 from hellofmt.errors import UserInputError
 from hellofmt.loading.arguments import device_of
-from hellofmt.loading.batch_maker import BatchMaker, Making
+from hellofmt.loading.batch_maker import BatchMaker
 from hellofmt.loading.dataset import HelloDataset
+from hellofmt.loading.passes import Passes
 from hellofmt.loading.sampler import HelloSampler
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["HelloLoader"]
 
 
-class HelloLoader:
+class HelloLoader(Passes):
     """Batches of (images, labels) on a device; each ``for`` loop over it is one epoch.
 
     ::
@@ -170,15 +171,9 @@ class HelloLoader:
             drop_last=drop_last,
         )
         self.batch_size = batch_size
-        self.batches_done = 0
-        self._passes = 0
-        making = Making(
-            device=self.device,
-            compile=compile,
-            channels_last=channels_last,
-            resident=resident,
+        self._maker = BatchMaker(
+            self.dataset, compile=compile, channels_last=channels_last, resident=resident
         )
-        self._maker = BatchMaker(self.dataset, making)
 
     @property
     def batch_sampler(self) -> HelloSampler:
@@ -216,25 +211,8 @@ class HelloLoader:
         """
         self.sampler.set_epoch(epoch)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return where the epoch stands, including the batch handed out last.
-
-        Returns:
-            As ``HelloSampler.state_dict``: strings and integers, equal on all ranks.
-        """
-        return self.sampler.state_dict(self.batches_done)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Make the next epoch begin where ``state`` was taken.
-
-        Args:
-            state: as from ``state_dict``, on any number of ranks with the same global batch.
-
-        Raises:
-            StateError: see ``HelloSampler.load_state_dict``.
-        """
-        self.sampler.load_state_dict(state)
-        self.batches_done = 0
+    def _order(self) -> HelloSampler:
+        return self.sampler
 
     def __iter__(self) -> Iterator[Any]:
         """Yield the batches of one epoch, or of the rest of a resumed one.
@@ -242,12 +220,5 @@ class HelloLoader:
         Yields:
             (images, labels), or bare views.
         """
-        self.batches_done = 0
-        self._passes += 1
-        this_pass = self._passes
-        for count, batch in enumerate(self._maker.batches(self.sampler), 1):
-            # Counted before it is handed out: inside the loop's body this batch is in use. Of two
-            # passes at once, the one that began last is under way.
-            if this_pass == self._passes:
-                self.batches_done = count
+        for batch in self._counted(self._maker.batches(self.sampler)):
             yield batch[0] if self.dataset.labels == "none" else (batch[0], batch[1])

@@ -129,20 +129,26 @@ class LabelPool:
         Returns:
             (N, width) float16 on the device.
         """
-        places, first, back = np.unique(
-            self._places_of(rows, epochs), return_index=True, return_inverse=True
-        )
+        places = self._places_of(rows, epochs)
         is_known = self._has(places)
+        if self._labels is not None and is_known.all():
+            return self._labels[self._at(places)]
+        places, first, back = np.unique(places, return_index=True, return_inverse=True)
+        is_known = is_known[first]
         known, new = np.flatnonzero(is_known), np.flatnonzero(~is_known)
         out = torch.empty((places.size, self.width), dtype=torch.float16, device=self._device)
         if self._labels is None:
             self._labels = out.new_empty((self._places, self.width))
         if known.size:
-            out[torch.from_numpy(known)] = self._labels[torch.from_numpy(places[known])]
+            out[self._at(known)] = self._labels[self._at(places[known])]
         if new.size:
-            out[torch.from_numpy(new)] = make(first[new]).to(torch.float16)
+            out[self._at(new)] = make(first[new]).to(torch.float16)
             new = new[places[new] < self._places]
-            self._labels[torch.from_numpy(places[new])] = out[torch.from_numpy(new)]
+            self._labels[self._at(places[new])] = out[self._at(new)]
             fence()
             self._is_filled[places[new]] = 1
-        return out[torch.from_numpy(back)]
+        return out[self._at(back)]
+
+    def _at(self, places: NDArray[np.int64]) -> Tensor:
+        """Return indices where the labels are, without waiting for what is queued there."""
+        return torch.from_numpy(places).to(self._device, non_blocking=True)

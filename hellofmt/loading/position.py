@@ -49,13 +49,7 @@ class Position:
 
     @staticmethod
     def from_state(state: Mapping[str, Any]) -> Position:
-        """Read what ``to_state`` returned.
-
-        Args:
-            state: the dict, perhaps from an untrusted checkpoint.
-
-        Returns:
-            The position.
+        """Read what ``to_state`` returned, perhaps from an untrusted checkpoint.
 
         Raises:
             StateError: E_STATE_SHAPE, keys, version or a number differ from what is expected.
@@ -78,9 +72,6 @@ class Position:
 
     def check_same_order(self, run: Position) -> None:
         """Check that this position means the same rows in the run that goes on from it.
-
-        Args:
-            run: any position of that run.
 
         Raises:
             StateError: E_STATE_DIGEST, the position is of another archive; E_STATE_SHAPE, number

@@ -29,15 +29,8 @@ def read_ahead(
 ) -> Iterator[list[int]]:
     """Yield ``batches`` unchanged and fetch the images of the next ``READ_AHEAD`` meanwhile.
 
-    Args:
-        stream: fetches images of the archive.
-        shown: maps rows and epochs of views to the rows of the archive that they show.
-        batches: lists of ``EpochIndex``.
-        part: maps the number of a batch and the batch to what this process draws of it; None if
-            it draws all.
-
-    Yields:
-        The batches.
+    ``shown`` maps rows and epochs of views to the rows of the archive that they show; ``part`` is
+    that of ``HelloDataset.read_ahead``.
     """
     window: deque[tuple[list[int], NDArray[np.integer]]] = deque()
 

@@ -16,12 +16,13 @@ from torch.utils.data import DataLoader
 from hellofmt.errors import UserInputError
 from hellofmt.loading.arguments import positive
 from hellofmt.loading.dataset import HelloDataset
+from hellofmt.loading.passes import Passes
 from hellofmt.loading.sampler import HelloSampler
 from hellofmt.loading.views.normalise import normalise
 from hellofmt.projector.labeler import Labeler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from torch import Tensor
 
@@ -53,12 +54,8 @@ def _dataset_of(loader: object) -> HelloDataset:
     return dataset
 
 
-class SoftBatches:
-    """Batches of (images, labels) from a loader of views; each ``for`` loop over it is one pass.
-
-    Attributes:
-        batches_done: batches handed out in the pass under way.
-    """
+class SoftBatches(Passes):
+    """Batches of (images, labels) from a loader of views; each ``for`` loop over it is one pass."""
 
     def __init__(
         self,
@@ -82,8 +79,6 @@ class SoftBatches:
         if temperature is not None:
             self._temperature = positive(temperature, "temperature")
         self._views = dataset.views
-        self.batches_done = 0
-        self._passes = 0
 
     def __len__(self) -> int:
         """Return the number of batches of a whole pass."""
@@ -91,51 +86,20 @@ class SoftBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield a pass: images float32 (N, 3, S, S), normalised, and labels float32 (N, C)."""
-        self.batches_done = 0
-        self._passes += 1
-        this_pass = self._passes
-        for count, views in enumerate(self._loader, 1):
+        for views in self._counted(self._loader):
             here = views.to(self._labeler.device, non_blocking=True)
             if self._labels == "soft":
                 labels = self._labeler.labels(here, self._temperature)
             else:
                 labels = self._labeler.logits(here)
-            # Counted before it is handed out: inside the loop's body this batch is in use. Of two
-            # passes at once, the one that began last is under way.
-            if this_pass == self._passes:
-                self.batches_done = count
             yield normalise(here, self._views), labels
 
-    def _sampler(self) -> HelloSampler:
+    def _order(self) -> HelloSampler:
         sampler: object = self._loader.batch_sampler
         if not isinstance(sampler, HelloSampler):
             text = "the loader's batch sampler; expected a HelloSampler, which has a state, got"
             raise UserInputError.make("E_OPTION", f"{text} {type(sampler).__name__}")
         return sampler
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return where the pass stands, including the batch handed out last.
-
-        Returns:
-            As ``HelloSampler.state_dict``.
-
-        Raises:
-            UserInputError: E_OPTION, the loader has no ``HelloSampler``.
-        """
-        return self._sampler().state_dict(self.batches_done)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Make the next pass begin where ``state`` was taken.
-
-        Args:
-            state: as from ``state_dict``.
-
-        Raises:
-            StateError: see ``HelloSampler.load_state_dict``.
-            UserInputError: E_OPTION, the loader has no ``HelloSampler``.
-        """
-        self._sampler().load_state_dict(state)
-        self.batches_done = 0
 
 
 def soft_batches(

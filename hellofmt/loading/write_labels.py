@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,6 @@ from hellofmt.loading.stored_labels import (
     record_type,
 )
 from hellofmt.loading.views.table import ViewColumn
-from hellofmt.projector.labeler import Labeler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hellofmt.loading.dataset import HelloDataset
+    from hellofmt.projector.labeler import Labeler
 
 __all__ = ["write_labels"]
 
@@ -138,43 +139,30 @@ def write_labels(
         return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+@dataclass(frozen=True)
 class _Writer:
     """Writer of one schedule into a directory."""
 
-    def __init__(
-        self,
-        target: Path,
-        dataset: HelloDataset,
-        source: Labeler | FunctionLabeler,
-        temperature: float,
-        form: Form,
-        k: int,
-        batch_size: int,
-    ) -> None:
-        self._target = target
-        self._dataset = dataset
-        self._source = source
-        is_labeler = isinstance(source, Labeler)
-        self._embedder = source if is_labeler and form == "embeddings" else None
-        self._temperature = temperature
-        self._form: Form = form
-        self._k = k
-        self._batch_size = batch_size
-        self._rows = np.arange(len(dataset), dtype=np.int64)
+    target: Path
+    dataset: HelloDataset
+    source: Labeler | FunctionLabeler
+    temperature: float
+    form: Form
+    k: int
+    batch_size: int
 
     def epoch(self, epoch: int) -> Iterator[int]:
         """Write one epoch; yield the number of rows done after each step."""
-        if self._form == "fkd":
+        if self.form == "fkd":
             yield from self._batches(epoch)
             return
-        path = self._target / file_name(self._form, epoch)
-        if self._form in TOP_K_FORMS:
+        path = self.target / file_name(self.form, epoch)
+        if self.form in TOP_K_FORMS:
             with path.open("xb") as stream:
                 for rows, labels in self._steps(epoch):
                     stream.write(self._records(rows, labels).tobytes())
                     yield rows.size
             return
-        width = len(self._dataset.classes) if self._embedder is None else self._embedder.features
         # An epoch may not fit in memory, so a file gathers it, from which the library writes.
         gathered = path.with_suffix(".gathered")
         # Written, not mapped: a mapped page that finds the disk full ends the process.
@@ -182,45 +170,42 @@ class _Writer:
             for rows, labels in self._steps(epoch):
                 stream.write(labels.float().cpu().numpy().astype("<f2").tobytes())
                 yield rows.size
-        whole = np.memmap(gathered, "<f2", "r", shape=(self._rows.size, width))
-        _save({"views": self._dataset.table(self._rows, epoch), "labels": whole}, path)
+        rows = np.arange(len(self.dataset), dtype=np.int64)
+        whole = np.memmap(gathered, "<f2", "r").reshape(rows.size, -1)
+        _save({"views": self.dataset.table(rows, epoch), "labels": whole}, path)
         del whole
         gathered.unlink()
 
     def _steps(self, epoch: int) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
         """Yield rows in order, with their labels or embeddings."""
-        for first in range(0, self._rows.size, self._batch_size):
-            rows = self._rows[first : first + self._batch_size]
-            drawn, _ = self._dataset.draw(rows, epoch)
-            if self._embedder is not None:
-                yield rows, self._embedder.embeddings(drawn)
+        count = len(self.dataset)
+        for first in range(0, count, self.batch_size):
+            rows = np.arange(first, min(first + self.batch_size, count), dtype=np.int64)
+            drawn, _ = self.dataset.draw(rows, epoch)
+            if self.form == "embeddings":
+                yield rows, self.source.embeddings(drawn)
             else:
-                yield rows, self._source.labels(drawn, self._temperature)
+                yield rows, self.source.labels(drawn, self.temperature)
 
     def _records(self, rows: NDArray[np.int64], labels: Tensor) -> NDArray[Any]:
-        values, classes = labels.cpu().topk(self._k, dim=1)
-        records = np.empty(rows.size, record_type(self._form, self._k))
-        if self._form == "topk":
+        values, classes = labels.cpu().topk(self.k, dim=1)
+        records = np.empty(rows.size, record_type(self.form, self.k))
+        if self.form == "topk":
             records["row"] = rows
         records["class"], records["value"] = classes.numpy(), values.numpy()
         return records
 
     def _batches(self, epoch: int) -> Iterator[int]:
-        (self._target / f"epoch_{epoch}").mkdir()
+        (self.target / f"epoch_{epoch}").mkdir()
         sampler = HelloSampler(
-            self._dataset,
-            batch_size=self._batch_size,
-            seed=self._dataset.seed,
-            num_replicas=1,
-            rank=0,
+            self.dataset, batch_size=self.batch_size, seed=self.dataset.seed, num_replicas=1, rank=0
         )
         sampler.set_epoch(epoch)
         for batch, indices in enumerate(sampler):
             rows = np.array(indices, np.int64)
-            drawn, table = self._dataset.draw(rows, epoch)
-            tensors = _fkd_tensors(self._dataset, rows, table, self._source.logits(drawn))
-            path = self._target / file_name("fkd", epoch, batch)
-            _save(tensors, path)
+            drawn, table = self.dataset.draw(rows, epoch)
+            tensors = _fkd_tensors(self.dataset, rows, table, self.source.logits(drawn))
+            _save(tensors, self.target / file_name("fkd", epoch, batch))
             yield rows.size
 
 

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from hellofmt.errors import UserInputError
 from hellofmt.loading import HelloDataset
-from hellofmt.loading.batch_maker import BatchMaker, Making
+from hellofmt.loading.batch_maker import BatchMaker
 from hellofmt.runs import ranks
 from hellofmt.runs.loop import descend
 from hellofmt.runs.results import digest_of
@@ -282,7 +282,7 @@ def train_from_dataset(
     has_transform = dataset.transform is not None or dataset.target_transform is not None
     if dataset.device.type == "cuda" and not has_transform:
         # A forked worker cannot label on a GPU, nor need it: the batches are made there.
-        maker = BatchMaker(dataset, Making(device=dataset.device, channels_last=True))
+        maker = BatchMaker(dataset, channels_last=True)
     return train_student(
         network,
         ArchiveBatches(dataset, plan, steps, seed, workers, share=share, maker=maker),

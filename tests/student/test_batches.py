@@ -7,7 +7,7 @@ import torch
 
 from hellofmt.archive import open_archive
 from hellofmt.loading import HelloDataset, normalise, write_labels
-from hellofmt.loading.batch_maker import BatchMaker, Making
+from hellofmt.loading.batch_maker import BatchMaker
 from hellofmt.loading.resident import Resident
 from hellofmt.runs.order import Order
 from hellofmt.student.batches import ArchiveBatches, PassSampler
@@ -39,7 +39,7 @@ def test_batches_are_the_same_wherever_they_are_made(archive, name):
     dataset = HelloDataset(archive, labels=plan.labels, temperature=plan.temperature, seed=4)
     here = ArchiveBatches(dataset, plan, 2, seed=4)
     # The way of a GPU, on a CPU.
-    maker = BatchMaker(dataset, Making(device=torch.device("cpu"), channels_last=True))
+    maker = BatchMaker(dataset, channels_last=True)
     maker.resident = Resident(dataset, torch.device("cpu"), 10**9)
     for other in (replace(here, workers=2), replace(here, maker=maker)):
         made = list(other)
@@ -62,7 +62,7 @@ def test_other_labels_reach_batches_of_a_maker(archive, tmp_path):
     for options in ({"label_function": function}, {"stored": tmp_path / "stored"}):
         dataset = HelloDataset(archive, temperature=plan.temperature, seed=4, **options)
         here = ArchiveBatches(dataset, plan, 2, seed=4)
-        maker = BatchMaker(dataset, Making(device=torch.device("cpu")))
+        maker = BatchMaker(dataset)
         for is_resident in (False, True):
             if is_resident:
                 maker.resident = Resident(dataset, torch.device("cpu"), 0)
