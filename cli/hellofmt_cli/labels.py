@@ -130,7 +130,8 @@ def labels(file: str, options: LabelOptions, teacher_input: TeacherOptions, as_j
     embeddings   float16 embeddings: reading costs the head, at any temperature
 
     A training run does not need this: the archive makes the same labels as it goes. `hello train
-    --labels DIR` and HelloDataset(..., stored=DIR) read it back. TEACHER is what `hello distill`
+    --labels DIR` and HelloDataset(..., stored=DIR) read it back, for any number of epochs with
+    --views-per-image EPOCHS. TEACHER is what `hello distill`
     takes, or a directory of hellofmt.teacher.write_teacher; FILE needs no label function then, but
     --temperature if it has none.
     """  # noqa: D301 - click wants the character

@@ -614,13 +614,18 @@ class HelloDataset(Dataset[Any]):
             if self.views_per_image is not None:
                 epochs = epochs % self.views_per_image
             return self.stored.labels(rows, epochs, labeler=labeler, temperature=self._temperature)
-        maker = self.label_source() if source is None else source
-        embedded = maker.embeddings if embed is None else embed
+
+        # Built when it is needed: the workers of a later pass may find every label in the pool.
+        def maker() -> Labeler | FunctionLabeler:
+            return self.label_source() if source is None else source
+
+        def embedded(some: Tensor) -> Tensor:
+            return maker().embeddings(some) if embed is None else embed(some)
 
         def finished(x: Tensor) -> Tensor:
             if self.labels == "logits":
-                return maker.logits_of(x)
-            return maker.labels_of(x, self.temperature)
+                return maker().logits_of(x)
+            return maker().labels_of(x, self.temperature)
 
         if self.pool is None:
             return finished(embedded(views))

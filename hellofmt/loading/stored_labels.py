@@ -228,7 +228,8 @@ class StoredLabels:
             raise UserInputError.make("E_OPTION", text, argument="temperature")
         if epochs.size and int(epochs.max()) >= self.epochs:
             text = f"labels of {self.epochs} epochs are stored; expected epochs below that, got"
-            raise UserInputError.make("E_OPTION", f"{text} {int(epochs.max())}")
+            advice = f"{self.epochs} views per image show them over and over"
+            raise UserInputError.make("E_OPTION", f"{text} {int(epochs.max())}", advice=advice)
         if self.form == "embeddings":
             if labeler is None:
                 text = "stored embeddings; expected a labeler, whose head makes labels of them"

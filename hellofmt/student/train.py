@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch.nn import functional
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hellofmt.archive import Archive
-    from hellofmt.projector import LoadedBase
     from hellofmt.runs.resume import Keeper
     from hellofmt.student.average import Average
     from hellofmt.student.batches import Batch
@@ -304,18 +303,11 @@ def train_from_archive(
     *,
     steps: int,
     seed: int = 0,
-    base: str | Path | LoadedBase | nn.Module | None = None,
-    expect: str | None = None,
-    device: str | torch.device | None = None,
     workers: int = 0,
     on_step: Callable[[int, Tensor], None] | None = None,
-    stored: str | os.PathLike[str] | None = None,
-    label_function: str | Callable[[Tensor], Tensor] | None = None,
-    ipc: int | None = None,
-    views_per_image: int | None = None,
-    dtype: torch.dtype | None = None,
     bfloat16: bool = False,
     average: Average | None = None,
+    **options: Any,
 ) -> nn.Module:
     """Train ``network`` in place from an archive alone.
 
@@ -325,18 +317,11 @@ def train_from_archive(
         recipe: loss, labels, optimiser, schedule; without a temperature it takes the archive's.
         steps: number of gradient steps, >= 1.
         seed: seed of order, views and the network's random numbers.
-        base: base encoder, as for ``HelloDataset``; not needed for seeded and embedded bases.
-        expect: id that the archive must have.
-        device: device that makes the labels; None means the CPU.
         workers: number of processes that decode images and make views and labels.
         on_step: called after each step with the number of steps done and the detached loss.
-        stored: directory of ``write_labels`` to read soft labels from instead of making them.
-        label_function: as for ``HelloDataset``.
-        ipc: as for ``HelloDataset``.
-        views_per_image: as for ``HelloDataset``.
-        dtype: as for ``HelloDataset``.
-        bfloat16: as for ``train_student``; labels are in ``dtype``.
+        bfloat16: as for ``train_student``; labels are in the data set's ``dtype``.
         average: as for ``train_student``.
+        options: of ``HelloDataset``, such as ``base``, ``stored``, ``ipc`` or ``views_per_image``.
 
     Returns:
         The same network, in train mode.
@@ -349,15 +334,8 @@ def train_from_archive(
         source,
         labels=recipe.labels,
         temperature=recipe.temperature,
-        base=base,
         seed=seed,
-        expect=expect,
-        device=device,
-        dtype=dtype,
-        stored=stored,
-        label_function=label_function,
-        ipc=ipc,
-        views_per_image=views_per_image,
+        **options,
     )
     return train_from_dataset(
         network,

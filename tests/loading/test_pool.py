@@ -65,9 +65,13 @@ def test_workers_label_each_view_once_among_them(mixing, options):
     dataset, made = counting(HelloDataset(mixing, views_per_image=2))
     alone = HelloDataset(mixing, views_per_image=2)
     passes = epochs_of(dataset, 4, num_workers=2, **options)
-    for (_, images, got), (_, *expected) in zip(passes, epochs_of(alone, 4), strict=True):
+    for epoch, (_, *expected) in enumerate(epochs_of(alone, 4)):
+        _, images, got = next(passes)
         assert torch.equal(images, expected[0])
         assert (got - expected[1]).abs().max() < 1e-3
+        if epoch == 1:
+            # Who finds every label needs no labeler; persistent workers have theirs.
+            dataset.label_source = None
     assert int(made) == 22
 
 
