@@ -36,6 +36,7 @@ from hellofmt.archive import (
     Draft,
     ImageItem,
     ImageSet,
+    Limits,
     Preprocess,
     VisionArch,
     encode_image,
@@ -47,6 +48,8 @@ from hellofmt.student import build_student, recipe
 from hellofmt.student.train import loss_of, optimiser_of
 
 CLASSES, SIDE, GOAL = 1000, 224, 0.03
+# A generated base of RN50's size is larger than a reader takes from a stranger.
+ROOM = Limits(parameters=1 << 26)
 
 
 def build(path, images):
@@ -71,10 +74,8 @@ def build(path, images):
     ]
     facts = Dataset(name="step", version="1", license="CC0-1.0", method="noise", sources=[])
     views = view_recipe("rded", SIDE, 1)
-    write_archive(
-        path,
-        Draft(facts, classes, views, images=ImageSet("png", items), projector=projector.part()),
-    )
+    draft = Draft(facts, classes, views, images=ImageSet("png", items), projector=projector.part())
+    write_archive(path, draft, limits=ROOM)
 
 
 class Clock:
@@ -117,7 +118,13 @@ def endless(loader):
 def measured(path, batch, rounds, device):
     is_cuda = device.type == "cuda"
     dtype = torch.float16 if is_cuda else torch.float32
-    options = {"batch_size": batch, "device": device, "dtype": dtype, "channels_last": True}
+    options = {
+        "batch_size": batch,
+        "device": device,
+        "dtype": dtype,
+        "channels_last": True,
+        "limits": ROOM,
+    }
     loader = HelloLoader(path, **options)
     pooled = HelloLoader(path, views_per_image=1, **options)
     hard = HelloLoader(path, labels="hard", **options)
