@@ -14,11 +14,12 @@ ResNet-18 teacher in each.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from hellofmt.archive import record_rows
+from hellofmt.archive import UNSET, record_rows
+from hellofmt_cli.console import console
 from hellofmt_cli.inspect_document import DEFAULT_EPOCHS, describe
 from hellofmt_cli.inspect_rows import (
     avoided_rows,
@@ -29,9 +30,16 @@ from hellofmt_cli.inspect_rows import (
     views_line,
 )
 from hellofmt_cli.options import expect_option, json_option, limit_option
-from hellofmt_cli.output import echo_json, echo_page, opened, size
+from hellofmt_cli.output import echo_json, echo_page, opened, size, write_text
+
+if TYPE_CHECKING:
+    from hellofmt.archive import Archive
+    from hellofmt_cli.labelled import Labelled
 
 __all__ = ["inspect"]
+
+_LABELLED: Final = 4
+"""Images on the page whose labels are shown."""
 
 
 @click.command("inspect")
@@ -46,7 +54,7 @@ __all__ = ["inspect"]
     help="Epochs of training that stored labels would have to cover.",
 )
 @expect_option
-@click.option("--html", metavar="OUT", help="Also write a self-contained page with the images.")
+@click.option("--html", metavar="OUT", help="Also write a self-contained page with images and labels.")
 @click.option("--force", is_flag=True, help="Replace an existing page.")
 @limit_option
 @json_option
@@ -70,13 +78,30 @@ def inspect(
             archive, epochs=epochs, with_classes=with_classes, with_tensors=with_tensors
         )
         if html is not None:
-            from hellofmt_cli.inspect_page import write_page
+            from hellofmt_cli.pages import inspect_page
 
-            write_page(archive, document, html, force=force)
+            write_text(html, inspect_page(archive, document, _labelled(archive)), force=force)
     if as_json:
         echo_json(document)
     else:
         _echo_document(document)
+
+
+def _labelled(archive: Archive) -> list[Labelled]:
+    """A few images with their labels, where nothing has to be fetched to make these."""
+    base = archive.manifest.base
+    if archive.index is None or not archive.manifest.functions:
+        return []
+    if base is UNSET or base.kind not in ("embedded", "seeded"):
+        console.say(
+            "the page shows no labels, since their base encoder is not in the file;"
+            " `hello show FILE --base BASE -o PAGE` does"
+        )
+        return []
+    with console.stage("loading PyTorch"):
+        from hellofmt_cli.labelled import LabelledImages, spread_rows
+    with console.stage("labels"):
+        return LabelledImages(archive).of(spread_rows(archive, _LABELLED))
 
 
 def _echo_document(document: dict[str, Any]) -> None:

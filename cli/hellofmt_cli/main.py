@@ -60,6 +60,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "teach": Entry("teach", "Train a teacher and keep its trajectory."),
     "pack": Entry("pack", "Pack images, with a label function or without, into an archive."),
     "inspect": Entry("inspect", "Show what an archive holds, what it weighs and what it saves."),
+    "show": Entry("show", "Show images with their views and soft labels."),
     "verify": Entry("verify", "Check every byte of an archive; pins, signatures, label function."),
     "ls": Entry("ls", "List the members of an archive."),
     "cat": Entry("cat", "Write one verified member to stdout."),

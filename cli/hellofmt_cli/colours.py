@@ -1,0 +1,14 @@
+"""One colour for each source of labels, in every picture (Okabe and Ito's palette)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["FULL", "HARD", "INK", "OTHER", "OURS", "TEACHER"]
+
+OURS: Final = "#D55E00"
+TEACHER: Final = "#0072B2"
+HARD: Final = "#999999"
+FULL: Final = "#555555"
+OTHER: Final = "#A9B3BA"
+INK: Final = "#222222"

@@ -1,0 +1,129 @@
+"""Images of an archive with views and their soft labels, for whatever shows them.
+
+An image is seen in its first views, those of epochs 0, 1, ...; each has the label that a student
+would get for it, mixed partners included.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from hellofmt.errors import UserInputError, did_you_mean, printable
+from hellofmt.loading import EpochIndex, HelloDataset
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from hellofmt.archive import Archive
+
+__all__ = ["Labelled", "LabelledImages", "View", "rows_of_classes", "spread_rows"]
+
+LOOKED_AT: Final = 512
+"""Images that the largest errors are looked for among, evenly spread."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A view, uint8 (S, S, 3), with the largest probabilities of its label by class name."""
+
+    pixels: NDArray[np.uint8]
+    label: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """An image's class, its views, and what their labels give to that class on average."""
+
+    row: int
+    name: str
+    views: tuple[View, ...]
+    share: float
+
+
+class LabelledImages:
+    """Draws and labels images of an archive.
+
+    Args:
+        archive: open archive with images and a label function.
+        views: number of views of an image, >= 1.
+        classes: number of classes named for each view, the likeliest.
+        base: as for ``HelloDataset``.
+        label_function: name of the label function; None takes the first.
+
+    Raises:
+        HelloError: there are no images or no label function, or the base does not fit.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        *,
+        views: int = 3,
+        classes: int = 4,
+        base: str | None = None,
+        label_function: str | None = None,
+    ) -> None:
+        self._views, self._classes = views, classes
+        # The view itself is shown, not its normalised form.
+        self._dataset: Any = HelloDataset(
+            archive, base=base, label_function=label_function, transform=lambda view: view
+        )
+        self._names = [names[0] for names in archive.classes.names]
+        assert archive.index is not None  # noqa: S101 - HelloDataset has refused it
+        self._labels = archive.index.label
+
+    def of(self, rows: Sequence[int]) -> list[Labelled]:
+        """Draw and label these rows."""
+        return [self._labelled(row) for row in rows]
+
+    def largest_errors(self, most: int) -> list[Labelled]:
+        """The rows whose labels give least to their own class, among ``LOOKED_AT`` or all."""
+        rows = np.linspace(0, len(self._labels) - 1, min(LOOKED_AT, len(self._labels)))
+        looked = [self._labelled(int(row)) for row in np.unique(rows.astype(int))]
+        return sorted(looked, key=lambda one: one.share)[:most]
+
+    def _labelled(self, row: int) -> Labelled:
+        label, views, shares = int(self._labels[row]), [], []
+        for epoch in range(self._views):
+            view, soft = self._dataset[EpochIndex(row, epoch)]
+            pixels = (view.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+            likeliest = soft.topk(min(self._classes, len(self._names)))
+            named = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
+            views.append(View(pixels, tuple((self._names[one], value) for one, value in named)))
+            shares.append(float(soft[label]))
+        return Labelled(row, self._names[label], tuple(views), float(np.mean(shares)))
+
+
+def spread_rows(archive: Archive, most: int) -> list[int]:
+    """The first image of each class, of classes that are evenly spread over the list."""
+    assert archive.index is not None  # noqa: S101 - callers have images
+    _, first = np.unique(archive.index.label, return_index=True)
+    chosen = np.linspace(0, len(first) - 1, min(most, len(first)))
+    return [int(first[place]) for place in np.unique(chosen.astype(int))]
+
+
+def rows_of_classes(archive: Archive, words: Sequence[str], most: int) -> list[int]:
+    """The first images of the classes with these keys or names.
+
+    Raises:
+        UserInputError: E_OPTION, a word names no class.
+    """
+    assert archive.index is not None  # noqa: S101 - callers have images
+    keys, names = archive.classes.keys, archive.classes.names
+    rows: list[int] = []
+    for word in words:
+        labels = [n for n, key in enumerate(keys) if word == key or word in names[n]]
+        if not labels:
+            known = [*keys, *(name for each in names for name in each)]
+            raise UserInputError.make(
+                "E_OPTION",
+                f"`--class {printable(word, 80)}` is no key or name of a class",
+                advice=did_you_mean(word, known),
+            )
+        rows += np.flatnonzero(np.isin(archive.index.label, labels)).tolist()[:most]
+    return rows
