@@ -1,4 +1,7 @@
-"""One colour for each source of labels, in every picture (Okabe and Ito's palette)."""
+"""One colour for each source of labels, in every picture.
+
+Of Okabe and Ito's palette, which stays distinct for colour-blind readers.
+"""
 
 from __future__ import annotations
 

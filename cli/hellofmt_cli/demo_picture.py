@@ -1,7 +1,6 @@
 """The picture of ``hello demo``: images with their soft labels, accuracies, bytes.
 
-The label bars are made from the archive alone, as a reader would make them. Colours are from the
-Okabe-Ito palette, which stays distinct for colour-blind readers.
+The label bars are made from the archive alone, as a reader would make them.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from hellofmt.loading import HelloDataset
+from hellofmt_cli.colours import FULL, HARD, INK, OURS, TEACHER
 from hellofmt_cli.demo_report import ipcs_of
 from hellofmt_cli.demo_settings import archive_path
 from hellofmt_cli.demo_students import COLUMNS
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_report"]
 
-_COLOURS: Final = {"hard": "#999999", "hello": "#D55E00", "teacher": "#0072B2", "full": "#555555"}
-_INK: Final = "#222222"
+_COLOURS: Final = {"hard": HARD, "hello": OURS, "teacher": TEACHER, "full": FULL}
 
 
 def draw_report(out: Path, result: dict[str, Any]) -> None:
@@ -50,7 +49,7 @@ def draw_report(out: Path, result: dict[str, Any]) -> None:
         y=0.98,
         ha="left",
         fontsize=16,
-        color=_INK,
+        color=INK,
         weight="bold",
     )
     top = figure.add_gridspec(1, 1, left=left, right=right, top=0.895, bottom=0.575)
@@ -98,14 +97,14 @@ def _draw_labelled(figure: Figure, place: Any, out: Path, ipc: int) -> None:
         " with a box from another image)",
         loc="left",
         fontsize=11,
-        color=_INK,
+        color=INK,
         pad=15,
     )
     cells = place.subgridspec(passes + 1, 2 * classes, wspace=0.12, hspace=0.18)
     for label, row in enumerate(firsts):
         axes = figure.add_subplot(cells[0, 2 * label : 2 * label + 2])
         axes.imshow(dataset.pixels(row), interpolation="nearest")
-        axes.set_title(dataset.classes[label], fontsize=9, color=_INK, pad=2)
+        axes.set_title(dataset.classes[label], fontsize=9, color=INK, pad=2)
         _plain(axes)
     for k in range(passes):
         items = dataset.__getitems__(firsts)
@@ -143,7 +142,7 @@ def _draw_images(axes: Axes, out: Path, ipc: int) -> None:
         f"All {len(dataset)} images of digits-ipc{ipc}.hello, a row per class",
         loc="left",
         fontsize=11,
-        color=_INK,
+        color=INK,
     )
     _plain(axes)
 
@@ -164,7 +163,7 @@ def _draw_accuracy(axes: Axes, result: dict[str, Any]) -> None:
                 width=0.86,
                 color=_COLOURS[column],
                 capsize=4,
-                ecolor=_INK,
+                ecolor=INK,
                 label=COLUMNS[column] if group == 0 else None,
             )
             axes.text(
@@ -195,11 +194,11 @@ def _draw_accuracy(axes: Axes, result: dict[str, Any]) -> None:
         + ("" if axes.get_ylim()[0] == 0 else f" (the axis starts at {axes.get_ylim()[0]:.0f})"),
         loc="left",
         fontsize=11,
-        color=_INK,
+        color=INK,
     )
     axes.legend(loc="upper left", fontsize=8.5, frameon=False, ncols=2)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=_INK, length=0)
+    axes.tick_params(colors=INK, length=0)
 
 
 def _draw_bytes(axes: Axes, result: dict[str, Any]) -> None:
@@ -245,8 +244,8 @@ def _draw_bytes(axes: Axes, result: dict[str, Any]) -> None:
         "KiB. Ten classes show the mechanism, not the saving: labels of ten numbers are small",
         loc="left",
         fontsize=11,
-        color=_INK,
+        color=INK,
     )
     axes.legend(loc="upper left", bbox_to_anchor=(-0.01, -0.3), fontsize=8, frameon=False, ncols=7)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=_INK, length=0)
+    axes.tick_params(colors=INK, length=0)

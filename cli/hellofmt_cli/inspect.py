@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from hellofmt.archive import UNSET, record_rows
+from hellofmt.errors import HelloError
 from hellofmt_cli.console import console
 from hellofmt_cli.inspect_document import DEFAULT_EPOCHS, describe
 from hellofmt_cli.inspect_rows import (
@@ -54,7 +55,9 @@ _LABELLED: Final = 4
     help="Epochs of training that stored labels would have to cover.",
 )
 @expect_option
-@click.option("--html", metavar="OUT", help="Also write a self-contained page with images and labels.")
+@click.option(
+    "--html", metavar="OUT", help="Also write a self-contained page with images and labels."
+)
 @click.option("--force", is_flag=True, help="Replace an existing page.")
 @limit_option
 @json_option
@@ -100,8 +103,13 @@ def _labelled(archive: Archive) -> list[Labelled]:
         return []
     with console.stage("loading PyTorch"):
         from hellofmt_cli.labelled import LabelledImages, spread_rows
-    with console.stage("labels"):
-        return LabelledImages(archive).of(spread_rows(archive, _LABELLED))
+    try:
+        with console.stage("labels"):
+            return LabelledImages(archive).of(spread_rows(archive, _LABELLED))
+    except HelloError as error:
+        # A damaged image stops the page itself; a function that cannot be built is worth a line.
+        console.say(f"the page shows no labels: {error}")
+        return []
 
 
 def _echo_document(document: dict[str, Any]) -> None:

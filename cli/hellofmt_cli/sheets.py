@@ -31,8 +31,15 @@ def write_sheet(path: str, images: Sequence[Labelled], *, force: bool) -> None:
     figure = Figure(figsize=(3.4 * columns, 1.7 * len(images)), facecolor="white")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
-        len(images), 2 * columns, width_ratios=[1, 1.2] * columns, wspace=0.05, hspace=0.35,
-        left=0.02, right=0.98, top=0.95, bottom=0.03,
+        len(images),
+        2 * columns,
+        width_ratios=[1, 1.2] * columns,
+        wspace=0.05,
+        hspace=0.35,
+        left=0.02,
+        right=0.98,
+        top=0.95,
+        bottom=0.03,
     )
     for row, image in enumerate(images):
         for column, view in enumerate(image.views):

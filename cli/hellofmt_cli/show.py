@@ -78,7 +78,7 @@ def show(
     label_function: str | None,
     expect: str | None,
 ) -> None:
-    """Show images of FILE in their first views, with the soft label of each view.
+    r"""Show images of FILE in their first views, with the soft label of each view.
 
     Labels are those that a student gets for exactly these views, mixed ones included. Last come the
     images whose labels give least to their own class: where the teacher disagrees, where a crop
@@ -91,7 +91,8 @@ def show(
     ending = Path(output).suffix.lower() if output else ""
     if output and ending not in (".html", ".png"):
         raise UserInputError.make(
-            "E_OPTION", f"`--output {printable(output)}`: expected a name that ends in .html or .png"
+            "E_OPTION",
+            f"`--output {printable(output)}`: expected a name in .html or .png",
         )
     with console.stage("loading PyTorch"):
         from hellofmt_cli.labelled import LOOKED_AT, LabelledImages, rows_of_classes, spread_rows
@@ -100,9 +101,7 @@ def show(
             rows_of_classes(archive, classes, images) if classes else spread_rows(archive, images)
         )
         with console.stage("labels"):
-            source = LabelledImages(
-                archive, views=views, base=base, label_function=label_function
-            )
+            source = LabelledImages(archive, views=views, base=base, label_function=label_function)
             shown, wrong = source.of(rows), source.largest_errors(errors)
         if ending == ".html":
             from hellofmt_cli.pages import show_page

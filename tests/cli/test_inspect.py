@@ -433,7 +433,7 @@ class TestHtml:
         assert [hashlib.sha256(b).digest() for b in shown] == [
             hashlib.sha256(b).digest() for b in stored
         ]
-        assert "Images: all 6" in page
+        assert "All 6 images" in page
         assert "10,800 bytes" in page
 
     def test_nothing_from_outside_and_no_script(self, full, tmp_path, invoke):
@@ -453,7 +453,7 @@ class TestHtml:
         page = out.read_text()
         assert "<script" not in page
         assert 'onload="x' not in page
-        assert "&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#x27;&amp;" in page
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;&#34;&#39;&amp;" in page
 
     def test_names_keep_their_script_and_their_direction(self, image_folder, tmp_path, invoke):
         path, out = tmp_path / "\u732b.hello", tmp_path / "\u732b.html"
@@ -513,7 +513,7 @@ class TestHtml:
         assert base64.b64decode(shown[0]).startswith(b"\x89PNG")
 
     def test_many_images_show_some_of_every_class(self):
-        from hellofmt_cli.inspect_page import MAX_IMAGES, _rows_shown
+        from hellofmt_cli.pages import MAX_IMAGES, _rows_shown
 
         labels = sorted([0] * 500 + [1] * 3 + [2] * 200)
         shown = _rows_shown(labels)
