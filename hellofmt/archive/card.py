@@ -28,31 +28,12 @@ if TYPE_CHECKING:
 __all__ = ["generated_card", "renewed_card"]
 
 # SPDX identifiers that the Hub knows, in its spelling.
-_LICENSES: Final = frozenset(
-    {
-        "apache-2.0",
-        "mit",
-        "cc0-1.0",
-        "cc-by-2.0",
-        "cc-by-3.0",
-        "cc-by-4.0",
-        "cc-by-sa-3.0",
-        "cc-by-sa-4.0",
-        "cc-by-nc-2.0",
-        "cc-by-nc-3.0",
-        "cc-by-nc-4.0",
-        "cc-by-nd-4.0",
-        "cc-by-nc-nd-4.0",
-        "cc-by-nc-sa-4.0",
-        "bsd-2-clause",
-        "bsd-3-clause",
-        "gpl-3.0",
-        "lgpl-3.0",
-        "agpl-3.0",
-        "mpl-2.0",
-        "unlicense",
-    }
-)
+_LICENSES: Final = {
+    *("apache-2.0", "mit", "mpl-2.0", "unlicense", "bsd-2-clause", "bsd-3-clause"),
+    *("gpl-3.0", "lgpl-3.0", "agpl-3.0", "cc0-1.0", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0"),
+    *("cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0"),
+    *("cc-by-nc-4.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-4.0"),
+}
 _SIZES: Final = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))
 _LARGE: Final = "100K<n<1M"
 _MOST_CLASSES: Final = 20

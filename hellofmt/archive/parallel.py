@@ -36,15 +36,10 @@ def map_ordered(
 ) -> Generator[Result]:
     """Yield ``work(item)`` for every item in order, computing some ahead in threads.
 
-    A single item, or anything on a single core, runs in the caller's thread.
-
-    Args:
-        work: must be safe to call from several threads at once.
-        items: drawn in the caller's thread, at most one per thread and one more ahead.
-        alone: tells whether an item is so large that no other may be held at the same time.
-
-    Yields:
-        The results. Close the generator if you may leave early; it then waits for its threads.
+    A single item, or anything on a single core, runs in the caller's thread. Items are drawn there
+    too, at most one per thread and one more ahead; ``alone`` tells of which none other may be held
+    at the same time, because it is so large. Close the generator if you may leave early; it then
+    waits for its threads.
 
     Raises:
         BaseException: whatever ``work`` raised, in place of the result.

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hellofmt.archive import Limits, open_archive, parse_manifest
-from hellofmt.archive.format.index import index_tensors, parse_index
+from hellofmt.archive.format.index import parse_index
 from hellofmt.archive.format.manifest import UNSET, Images
 from hellofmt.archive.format.parse import manifest_bytes
 from hellofmt.archive.format.tensors import StoredTensor, serialize_tensors
@@ -31,13 +31,14 @@ def manifest_for(template, count, span, **images):
 
 def columns(sizes, labels, height=None, width=None):
     count = len(sizes)
-    return index_tensors(
-        np.array(sizes, np.uint64),
-        np.array(labels, np.int64),
-        np.array(height if height is not None else [8] * count),
-        np.array(width if width is not None else [9] * count),
-        np.arange(count * 32, dtype=np.uint8).reshape(count, 32),
-    )
+    found = {
+        "size": np.array(sizes, np.uint64),
+        "label": np.array(labels, np.int32),
+        "height": np.array(height if height is not None else [8] * count, np.uint16),
+        "width": np.array(width if width is not None else [9] * count, np.uint16),
+        "sha256": np.arange(count * 32, dtype=np.uint8).reshape(count, 32),
+    }
+    return {name: StoredTensor.from_numpy(values) for name, values in found.items()}
 
 
 @settings(max_examples=50)

@@ -25,10 +25,16 @@ __all__ = [
     "columns_of",
     "row_bytes",
 ]
-INDEX_COLUMNS: Final = ("size", "label", "height", "width", "sha256")
-"""Columns of every index."""
+INDEX_COLUMNS: Final[dict[str, tuple[str, tuple[int, ...]]]] = {
+    "size": ("U64", ()),
+    "label": ("I32", ()),
+    "height": ("U16", ()),
+    "width": ("U16", ()),
+    "sha256": ("U8", (32,)),
+}
+"""Dtype and shape of the columns of every index."""
 
-DTYPES: Final = {"F32": "<f4", "I32": "<i4", "U8": "|u1", "U64": "<u8"}
+DTYPES: Final = {"F32": "<f4", "I32": "<i4", "U8": "|u1", "U16": "<u2", "U64": "<u8"}
 """NumPy's name of each dtype, which ends with its bytes."""
 ROW_BYTES: Final = 4096
 """Most bytes of all columns of one row."""

@@ -51,15 +51,9 @@ def compress(raw: bytes) -> bytes | None:
 
 
 def decompress(stored: bytes, raw_size: int, *, member: str) -> bytes:
-    """Decompress a section stored as one zstd frame.
+    """Decompress a section stored as one zstd frame, whose digest is checked already.
 
-    Args:
-        stored: the frame, its digest already checked.
-        raw_size: bytes the manifest states, already within the limits.
-        member: archive member, for the error.
-
-    Returns:
-        ``raw_size`` bytes.
+    ``raw_size`` is what the manifest states, within the limits.
 
     Raises:
         CorruptError: it is anything but one frame of exactly that size, with a checksum, a window

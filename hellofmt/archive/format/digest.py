@@ -118,13 +118,6 @@ def content_id(data: bytes, *, whole: Whole | None = None) -> str:
 
 
 def set_id(ids: Sequence[str]) -> str:
-    r"""Identify a set: SHA-256 over ``hello/set/1\n`` and its ids in order, a line each.
-
-    Args:
-        ids: ``sha256:...`` of every shard.
-
-    Returns:
-        ``sha256:`` and 64 hex digits.
-    """
+    r"""Identify a set: SHA-256 over ``hello/set/1\n`` and its ids in order, a line each."""
     text = "hello/set/1\n" + "".join(f"{one}\n" for one in ids)
     return sha256(text.encode("ascii"))

@@ -63,13 +63,7 @@ def find_function(manifest: Manifest, name: str | None = None) -> LabelFunction:
 def function_section(manifest: Manifest, name: str | None, kind: str) -> str:
     """Return the section ``kind`` of a label function: ``head`` of the first, else ``head_NAME``.
 
-    Args:
-        manifest: a valid manifest.
-        name: of the label function; None is the default.
-        kind: one of ``FUNCTION_SECTIONS``.
-
-    Raises:
-        UserInputError: see ``find_function``.
+    The name None is the default's; see ``find_function`` for others.
     """
     function = find_function(manifest, name)
     return kind if function is functions_of(manifest)[0] else f"{kind}_{function.name}"

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from hellofmt.archive.format.columns import DTYPES, check_columns, columns_of
+from hellofmt.archive.format.columns import DTYPES, INDEX_COLUMNS, check_columns, columns_of
 from hellofmt.archive.format.layout import BLOCK
 from hellofmt.archive.format.limits import IMAGE_SIDE, Limits, check_fixed, check_limit
-from hellofmt.archive.format.manifest import UNSET, Images, Manifest
+from hellofmt.archive.format.manifest import UNSET, Manifest
 from hellofmt.archive.format.tensors import (
     StoredTensor,
     check_tensor_header,
@@ -35,18 +35,10 @@ __all__ = [
     "Index",
     "check_labels",
     "index_section",
-    "index_tensors",
     "parse_index",
 ]
 
 _MEMBER: Final = "__hello__/index"
-_COLUMNS: Final = {
-    "size": "<u8",
-    "label": "<i4",
-    "height": "<u2",
-    "width": "<u2",
-    "sha256": "|u1",
-}
 # Rows summed at a time, so that the sum needs little memory.
 _CHUNK_ROWS: Final = 1 << 16
 
@@ -77,6 +69,10 @@ class Index:
         """Number of rows."""
         return len(self.size)
 
+    def all_columns(self) -> dict[str, NDArray[Any]]:
+        """The columns of the section by name: all but ``offset``."""
+        return {name: getattr(self, name) for name in INDEX_COLUMNS} | dict(self.columns)
+
     def numbers_in_class(self) -> NDArray[np.int64]:
         """Number every row within its class, from 0: int64 (N,)."""
         starts = np.searchsorted(self.label, self.label)
@@ -84,31 +80,15 @@ class Index:
         return numbers
 
 
-def index_tensors(
-    size: NDArray[Any],
-    label: NDArray[Any],
-    height: NDArray[Any],
-    width: NDArray[Any],
-    sha256: NDArray[np.uint8],
-    columns: Mapping[str, NDArray[Any]] | None = None,
-) -> dict[str, StoredTensor]:
-    """Arrange columns of N rows as the tensors of the index section."""
-    return {
-        "size": StoredTensor.from_numpy(size.astype(np.uint64)),
-        "label": StoredTensor.from_numpy(label.astype(np.int32)),
-        "height": StoredTensor.from_numpy(height.astype(np.uint16)),
-        "width": StoredTensor.from_numpy(width.astype(np.uint16)),
-        "sha256": StoredTensor.from_numpy(sha256),
-        **{name: StoredTensor.from_numpy(values) for name, values in (columns or {}).items()},
-    }
-
-
-def index_section(index: Index) -> bytes:
-    """Serialise the rows of an index as one section."""
+def index_section(columns: Mapping[str, NDArray[Any]]) -> bytes:
+    """Serialise columns of N rows as the index section; all of ``INDEX_COLUMNS`` are there."""
     return serialize_tensors(
-        index_tensors(
-            index.size, index.label, index.height, index.width, index.sha256, index.columns
-        )
+        {
+            name: StoredTensor.from_numpy(
+                values.astype(DTYPES[INDEX_COLUMNS[name][0]]) if name in INDEX_COLUMNS else values
+            )
+            for name, values in columns.items()
+        }
     )
 
 
@@ -126,7 +106,7 @@ def parse_index(data: bytes, manifest: Manifest, start: int, limits: Limits) -> 
     if images is UNSET:
         raise _fault("index without images")
     # Checks read the bytes in place; only a valid index is copied.
-    columns = _columns(data, manifest, images)
+    columns = _columns(data, manifest)
     size, label, sha256 = columns["size"], columns["label"], columns["sha256"]
     height, width = columns["height"], columns["width"]
     check_labels(label, manifest)
@@ -176,14 +156,13 @@ def parse_index(data: bytes, manifest: Manifest, start: int, limits: Limits) -> 
     return index
 
 
-def _columns(data: bytes, manifest: Manifest, images: Images) -> dict[str, NDArray[Any]]:
+def _columns(data: bytes, manifest: Manifest) -> dict[str, NDArray[Any]]:
     """Return the columns as views of the section; a copy would be 48 MB for a million rows."""
     kinds = expected_tensors(manifest, "index") or {}
     places = check_tensor_header(data, len(data), "index", kinds)
-    dtypes = _COLUMNS | {c.name: DTYPES[c.dtype] for c in columns_of(images)}
     return {
-        name: np.frombuffer(data, dtypes[name], math.prod(shape), places[name][0]).reshape(shape)
-        for name, (_, shape) in kinds.items()
+        name: np.frombuffer(data, DTYPES[dtype], math.prod(shape), places[name][0]).reshape(shape)
+        for name, (dtype, shape) in kinds.items()
     }
 
 

@@ -7,7 +7,7 @@ length. All caps are defined here; errors name the value, the cap and the option
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Final
 
 from hellofmt.errors import LimitError, UserInputError
@@ -37,27 +37,10 @@ TEXT_BYTES: Final = {"record": 64 << 10, "card": _MIB, "license": _MIB}
 IMAGE_SIDE: Final = 4096
 """Most pixels along one side of an image; fixed."""
 
-_HARD: Final = {
-    "images": 10_000_000,
-    "index_bytes": 512 * _MIB,
-    "image_bytes": _MEMBER,
-    "image_pixels": 16_777_216,
-    "section_bytes": _MEMBER,
-    "sections_bytes": _MEMBER,
-    "zstd_bytes": _GIB,
-    "zstd_ratio": 1000,
-    "probes": 64,
-    "rank": 1024,
-    "file_bytes": 1 << 40,
-    "classes": 4_194_304,
-    "class_bytes": 64 * _MIB,
-    "parameters": 1 << 31,
-    "gflop": 1_000_000,
-    "base_side": IMAGE_SIDE,
-    "text_characters": _GIB,
-    "view_side": IMAGE_SIDE,
-    "batch_pixels": 1 << 34,
-}
+
+def _limit(default: int, hard: int) -> int:
+    """A field with the value that no option goes past."""
+    return field(default=default, metadata={"hard": hard})
 
 
 @dataclass(frozen=True)
@@ -94,36 +77,35 @@ class Limits:
         UserInputError: a field is below 1 or above its hard cap (E_OPTION).
     """
 
-    images: int = 2_000_000
-    index_bytes: int = 128 * _MIB
-    image_bytes: int = 64 * _MIB
-    image_pixels: int = 16_777_216
-    section_bytes: int = _GIB
-    sections_bytes: int = 2 * _GIB
-    zstd_bytes: int = 64 * _MIB
-    zstd_ratio: int = 200
-    probes: int = 16
-    rank: int = 256
-    file_bytes: int = 64 * _GIB
-    classes: int = 131_072
-    class_bytes: int = 4 * _MIB
-    parameters: int = 24_000_000
-    gflop: int = 128
-    base_side: int = 512
-    text_characters: int = 8 * _MIB
-    view_side: int = 1024
-    batch_pixels: int = 1 << 27
+    images: int = _limit(2_000_000, 10_000_000)
+    index_bytes: int = _limit(128 * _MIB, 512 * _MIB)
+    image_bytes: int = _limit(64 * _MIB, _MEMBER)
+    image_pixels: int = _limit(16_777_216, 16_777_216)
+    section_bytes: int = _limit(_GIB, _MEMBER)
+    sections_bytes: int = _limit(2 * _GIB, _MEMBER)
+    zstd_bytes: int = _limit(64 * _MIB, _GIB)
+    zstd_ratio: int = _limit(200, 1000)
+    probes: int = _limit(16, 64)
+    rank: int = _limit(256, 1024)
+    file_bytes: int = _limit(64 * _GIB, 1 << 40)
+    classes: int = _limit(131_072, 4_194_304)
+    class_bytes: int = _limit(4 * _MIB, 64 * _MIB)
+    parameters: int = _limit(24_000_000, 1 << 31)
+    gflop: int = _limit(128, 1_000_000)
+    base_side: int = _limit(512, IMAGE_SIDE)
+    text_characters: int = _limit(8 * _MIB, _GIB)
+    view_side: int = _limit(1024, IMAGE_SIDE)
+    batch_pixels: int = _limit(1 << 27, 1 << 34)
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value: int = getattr(self, field.name)
-            if not 1 <= value <= _HARD[field.name]:
-                raise UserInputError.make(
-                    "E_OPTION",
-                    f"limit `{field.name}`; expected 1 to {_HARD[field.name]}, got {value}",
-                )
+        for name, hard in _HARD.items():
+            value: int = getattr(self, name)
+            if not 1 <= value <= hard:
+                text = f"limit `{name}`; expected 1 to {hard}, got {value}"
+                raise UserInputError.make("E_OPTION", text)
 
 
+_HARD: Final[dict[str, int]] = {one.name: one.metadata["hard"] for one in fields(Limits)}
 DEFAULT_LIMITS: Final = Limits()
 """Limits for callers that name none."""
 
@@ -137,15 +119,12 @@ def check_limit(limits: Limits, name: str, value: int, *, member: str = "") -> N
     cap: int = getattr(limits, name)
     if value > cap:
         hard = _HARD[name]
-        fact = f"`{name}` is {value}, cap {cap}"
+        fact, advice = f"`{name}` is {value}, cap {cap}", ""
         if value > hard:
             fact += f"; no option goes past {hard}"
-        raise LimitError.make(
-            f"E_LIMIT_{name.upper()}",
-            fact,
-            member=member,
-            advice=f"{{limits:{name}={value}}} raises it" if value <= hard else "",
-        )
+        else:
+            advice = f"{{limits:{name}={value}}} raises it"
+        raise LimitError.make(f"E_LIMIT_{name.upper()}", fact, member=member, advice=advice)
 
 
 def check_fixed(name: str, value: int, cap: int, *, member: str = "") -> None:
@@ -155,8 +134,5 @@ def check_fixed(name: str, value: int, cap: int, *, member: str = "") -> None:
         LimitError: E_LIMIT_<NAME>.
     """
     if value > cap:
-        raise LimitError.make(
-            f"E_LIMIT_{name.upper()}",
-            f"`{name}` is {value}, cap {cap}; no option raises it",
-            member=member,
-        )
+        text = f"`{name}` is {value}, cap {cap}; no option raises it"
+        raise LimitError.make(f"E_LIMIT_{name.upper()}", text, member=member)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from hellofmt.archive.format.canonical import canonical
-from hellofmt.archive.format.columns import columns_of
+from hellofmt.archive.format.columns import INDEX_COLUMNS, columns_of
 from hellofmt.archive.format.digest import tensors_digest
 from hellofmt.archive.format.functions import section_owner
 from hellofmt.archive.format.layout import section_member
@@ -171,15 +171,8 @@ def expected_tensors(manifest: Manifest, section: str) -> dict[str, TensorKind] 
         return {"logits": ("F32", (function.probes.count, manifest.classes))}
     images = manifest.images
     if section == "index" and images is not UNSET:
-        columns = {column.name: column for column in columns_of(images)}
-        return {
-            "size": ("U64", (images.count,)),
-            "label": ("I32", (images.count,)),
-            "height": ("U16", (images.count,)),
-            "width": ("U16", (images.count,)),
-            "sha256": ("U8", (images.count, 32)),
-            **{name: (c.dtype, (images.count, *c.shape)) for name, c in columns.items()},
-        }
+        columns = INDEX_COLUMNS | {c.name: (c.dtype, tuple(c.shape)) for c in columns_of(images)}
+        return {name: (dtype, (images.count, *shape)) for name, (dtype, shape) in columns.items()}
     if section == "pixels" and images is not UNSET and images.shape is not UNSET:
         return {"pixels": ("U8", (images.count, *images.shape))}
     return {}
@@ -224,17 +217,10 @@ def serialize_tensors(tensors: Mapping[str, StoredTensor]) -> bytes:
 def check_tensor_header(
     head: bytes, size: int, section: str, kinds: Mapping[str, TensorKind]
 ) -> dict[str, tuple[int, int]]:
-    """Compare the header of a tensor section with the only one it may have.
+    """Compare the header of a tensor section of ``size`` bytes with the only one it may have.
 
-    Args:
-        head: the first bytes of the section, at least as many as ``tensor_header(kinds)`` has if
-            the section has them.
-        size: bytes of the whole section.
-        section: its name.
-        kinds: dtype and shape of its tensors.
-
-    Returns:
-        First byte and end of every tensor within the section, in file order.
+    ``head`` has at least as many bytes as ``tensor_header(kinds)``, if the section has them.
+    Returns first byte and end of every tensor within the section, in file order.
 
     Raises:
         SpecError: it differs, or the section ends elsewhere (E_TENSOR).
@@ -296,11 +282,7 @@ def parse_tensors(
 ) -> dict[str, StoredTensor]:
     """Parse a tensor section and check all values; the tensors come in file order.
 
-    Args:
-        data: the raw section, its digest already checked.
-        section: its name.
-        expected: dtype and shape by name, which the manifest implies; None for section ``base``,
-            where the header states them.
+    ``expected`` is what the manifest implies; None for ``base``, whose header states its tensors.
 
     Raises:
         LimitError: the header of ``base`` exceeds 1 MiB (E_LIMIT_TENSOR_HEADER).

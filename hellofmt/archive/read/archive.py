@@ -110,12 +110,6 @@ class Archive(ABC):
     def section(self, name: str) -> bytes:
         """Return the raw bytes of a section, after checking digest, compression and content.
 
-        Args:
-            name: one of ``section_sizes()``.
-
-        Returns:
-            Decompressed bytes.
-
         Raises:
             CorruptError: it changed (E_DIGEST_INDEX), or its frame is damaged (E_ZSTD).
             SpecError: the format forbids its content (E_TENSOR, E_CLASSES, E_SCHEMA).
@@ -124,26 +118,17 @@ class Archive(ABC):
 
     @abstractmethod
     def tensors(self, name: str) -> dict[str, NDArray[Any]]:
-        """Return the tensors of a section as NumPy arrays; BF16 as float32, which is exact.
+        """Return the tensors of a section by name; BF16 as float32, which is exact.
 
-        Args:
-            name: a section of tensors, such as ``index`` or ``head``.
-
-        Returns:
-            By name; arrays may be read-only.
+        Arrays may be read-only.
 
         Raises:
-            CorruptError: it changed (E_DIGEST_INDEX), or its frame is damaged (E_ZSTD).
-            SpecError: it fails the strict check (E_TENSOR).
-            UserInputError: there is no such tensor section (E_OPTION).
+            HelloError: as ``section``; the section has no tensors (E_OPTION).
         """
 
     @abstractmethod
     def image_name(self, row: int) -> str:
-        """Return the name of an image: its member name, also for a packed archive.
-
-        Returns:
-            ``images/<label>/<number>.<extension>``.
+        """Return ``images/<label>/<number>.<extension>``, the name of an image, packed or not.
 
         Raises:
             UserInputError: no such row (E_OPTION).
@@ -151,37 +136,22 @@ class Archive(ABC):
 
     @abstractmethod
     def read_images(self, rows: Sequence[int], *, exact: bool = False) -> list[bytes]:
-        """Read the stored bytes of many images, neighbours at once; see ``read_image``.
+        """Read the stored bytes of many images, in any order, neighbours at once.
 
-        Args:
-            rows: each 0 <= row < ``len(self)``, in any order, with repetitions.
-            exact: read nothing between them, even where that would save a request.
-
-        Returns:
-            One file per row.
+        ``exact`` reads nothing between them, even where that would save a request.
 
         Raises:
-            CorruptError: an image changed (E_DIGEST_MEMBER, E_PADDING).
-            SpecError: a header is wrong (E_HEADER).
-            HelloIOError: reading failed.
-            UserInputError: there is no such row (E_OPTION).
+            HelloError: as ``read_image``, for the first row that fails.
         """
 
     @abstractmethod
     def check_image(self, row: int, block: bytes) -> bytes:
-        """Verify header, digest and padding of an image member and return the stored bytes.
+        """Verify header, digest and padding of an image and return the stored bytes.
 
-        Args:
-            row: 0 <= row < ``len(self)``.
-            block: the whole member; for a packed archive the pixels of the row.
-
-        Returns:
-            The image file, or the pixels.
+        ``block`` is the whole member; of a packed archive the pixels of the row.
 
         Raises:
-            CorruptError: the image changed (E_DIGEST_MEMBER, E_PADDING).
-            SpecError: its header is wrong (E_HEADER).
-            UserInputError: there is no such row (E_OPTION).
+            HelloError: as ``read_image``, except for reading.
         """
 
     @abstractmethod
@@ -231,17 +201,12 @@ class Archive(ABC):
     ) -> bytes:
         """Return ``check(blocks)``; remote bytes that it refuses are fetched once more.
 
-        Args:
-            blocks: the bytes of ``ranges``.
-            ranges: (offset, length) pairs.
-            check: returns the verified bytes or raises a ``CorruptError`` or ``SpecError``.
+        ``blocks`` are the bytes of ``ranges``, (offset, length) pairs; ``check`` returns the
+        verified bytes or raises a ``CorruptError`` or ``SpecError``.
 
         Raises:
-            CorruptError: ``check`` refused the bytes.
-            SpecError: ``check`` refused the bytes.
-            HelloIOError: ``check`` refused the bytes, and the server shows that the file was
-                replaced (E_READ); or reading failed.
-            UserInputError: the archive is a set (E_OPTION).
+            HelloError: ``check`` refused the bytes.
+            HelloIOError: the server shows that the file was replaced (E_READ); or reading failed.
         """
         raise self._one_per_shard("range of bytes")
 
@@ -254,7 +219,7 @@ class Archive(ABC):
         return 0 if self.manifest.images is UNSET else self.manifest.images.count
 
     def row_of(self, row: int) -> tuple[Images, Index]:
-        """Check that row ``row`` exists; return the manifest's entry for the images and the index.
+        """Return the manifest's entry for the images and the index.
 
         Raises:
             UserInputError: there are no images, or no such row (E_OPTION).
@@ -271,11 +236,7 @@ class Archive(ABC):
     def read_image(self, row: int) -> bytes:
         """Read the stored bytes of an image and verify header, digest and padding.
 
-        Args:
-            row: 0 <= row < ``len(self)``.
-
-        Returns:
-            The image file; for a packed archive its pixels, row by row.
+        Of a packed archive they are its pixels, row by row.
 
         Raises:
             CorruptError: the image changed (E_DIGEST_MEMBER, E_PADDING).
@@ -288,14 +249,8 @@ class Archive(ABC):
     def plain_images(self, rows: Sequence[int]) -> list[bytes]:
         """Read images as files that any viewer opens: the stored bytes, or PNG of packed pixels.
 
-        Args:
-            rows: each 0 <= row < ``len(self)``.
-
-        Returns:
-            One file per row.
-
         Raises:
-            HelloError: as ``read_images``.
+            HelloError: as ``read_image``.
         """
         images, files = self.manifest.images, self.read_images(rows)
         if images is UNSET or images.shape is UNSET:
@@ -308,48 +263,22 @@ class Archive(ABC):
         return [encode_image(np.frombuffer(file, np.uint8).reshape(shape), "png") for file in files]
 
     def decode_image(self, row: int) -> NDArray[np.uint8]:
-        """Verify and decode an image.
-
-        Args:
-            row: 0 <= row < ``len(self)``.
-
-        Returns:
-            uint8 (H, W, 3) RGB; grey is replicated.
+        """Verify and decode an image: uint8 (H, W, 3) RGB; grey is replicated.
 
         Raises:
-            CorruptError: the image changed or cannot be decoded (E_DIGEST_MEMBER, E_IMAGE,
-                E_PADDING).
+            HelloError: as ``read_image``.
+            CorruptError: it cannot be decoded (E_IMAGE).
             SpecError: it is outside the codec's profile, or its dimensions differ from the index.
-            LimitError: it is above the limits.
-            HelloIOError: reading failed.
-            UserInputError: there is no such row (E_OPTION).
         """
         return self.decode_images([row])[0]
 
     def decode_images(self, rows: Sequence[int]) -> list[NDArray[np.uint8]]:
-        """Decode many images, reading neighbours at once; see ``decode_image``.
-
-        Args:
-            rows: each 0 <= row < ``len(self)``.
-
-        Returns:
-            uint8 (H, W, 3) RGB per row.
-
-        Raises:
-            HelloError: as ``decode_image``, for the first row that fails.
-        """
+        """Decode many images, reading neighbours at once; see ``decode_image``."""
         files = self.read_images(rows)
         return [self.decode_bytes(int(row), data) for row, data in zip(rows, files, strict=True)]
 
     def decode_bytes(self, row: int, data: bytes) -> NDArray[np.uint8]:
         """Decode the bytes of an image that ``read_image`` has read and so verified.
-
-        Args:
-            row: 0 <= row < ``len(self)``.
-            data: bytes from ``read_image``.
-
-        Returns:
-            uint8 (H, W, 3) RGB; grey is replicated.
 
         Raises:
             HelloError: as ``decode_image``, except for reading.

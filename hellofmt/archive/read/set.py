@@ -156,7 +156,7 @@ class HelloSet(Archive):
         from hellofmt.archive.format.index import index_section
 
         images = _images_of(self)
-        whole = Whole(images.count, images.span, index_section(self.index))
+        whole = Whole(images.count, images.span, index_section(self.index.all_columns()))
         content = content_id(self.shards[0].manifest_bytes, whole=whole)
         if content != self.content_id:
             raise CorruptError.make(

@@ -79,11 +79,7 @@ def signature_path(path: str | os.PathLike[str]) -> Path:
 def create_key(path: str | os.PathLike[str]) -> str:
     """Write a new private key to ``path`` (PEM, mode 0600) and its public key to ``path.pub``.
 
-    Args:
-        path: new file; neither it nor ``path.pub`` may exist.
-
-    Returns:
-        The key id, ``sha256:...``.
+    Neither may exist. Returns the key id, ``sha256:...``.
 
     Raises:
         HelloIOError: E_TARGET, a file exists.

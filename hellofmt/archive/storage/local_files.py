@@ -67,11 +67,7 @@ _positioning: Final = threading.Lock()
 
 
 def open_to_read(path: str | os.PathLike[str], *, follow: bool = True) -> int:
-    """Open anything for reading, without waiting for the writer of a pipe.
-
-    Raises:
-        OSError: it is missing, not permitted, or a link although ``follow`` is false.
-    """
+    """Open anything for reading, without waiting for the writer of a pipe."""
     return os.open(path, os.O_RDONLY | _BINARY | _NO_WAIT | (0 if follow else _NO_FOLLOW))
 
 
@@ -93,12 +89,7 @@ def open_regular(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """Read a regular file; refuse pipes and devices instead of waiting for them.
-
-    Raises:
-        OSError: missing, a directory, not permitted.
-        HelloIOError: it is not a regular file (E_READ).
-    """
+    """Read a regular file, refusing pipes and devices; see ``open_regular``."""
     fd, _ = open_regular(path)
     with os.fdopen(fd, "rb") as stream:
         return stream.read()
@@ -258,11 +249,7 @@ def write_small_file(
 ) -> None:
     """Write a small file atomically: the name holds the old file, the new one or nothing.
 
-    Args:
-        path: path of the file.
-        data: its contents.
-        mode: permissions before the umask.
-        force: replace an existing file.
+    ``mode`` is the permissions before the umask; ``force`` replaces an existing file.
 
     Raises:
         HelloIOError: E_TARGET, the file exists.
@@ -315,12 +302,6 @@ def new_directory(directory: str | os.PathLike[str]) -> Generator[Path]:
 
     It is filled inside a directory of mode 0700, where no other user can plant a link; its own mode
     follows the umask. Leftovers of killed processes for the same name are removed first.
-
-    Args:
-        directory: its final name, which must be free.
-
-    Yields:
-        The path to write to.
 
     Raises:
         HelloIOError: E_TARGET, the name is taken.

@@ -27,12 +27,13 @@ import os
 import re
 import secrets
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from hellofmt.archive.storage.source import (
     LocalSource,
+    Source,
     cut_ranges,
     display_name,
     is_url,
@@ -42,8 +43,6 @@ from hellofmt.errors import HelloError, HelloIOError, UserInputError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from hellofmt.archive.storage.source import Source
 
 __all__ = ["RemoteSource", "list_urls", "open_source"]
 
@@ -132,18 +131,13 @@ class _Answer:
     passes: bool = False
 
 
-class RemoteSource(ABC):
+class RemoteSource(Source):
     """A file behind a URL; see ``Source``."""
 
     is_remote = True
 
     def __init__(self, url: str, options: Mapping[str, Any], timeout: float) -> None:
-        """Ask for the length and the first bytes of ``url``.
-
-        Raises:
-            OSError: missing, not permitted.
-            HelloIOError: it cannot be read.
-        """
+        """Ask for the length and the first bytes of ``url``."""
         self.name = url
         self._options = options
         self._timeout = timeout
@@ -194,12 +188,7 @@ class RemoteSource(ABC):
         ]
 
     def _fetch_all(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Fetch all bytes of (start, end) ranges, with retries.
-
-        Raises:
-            OSError: missing, not permitted.
-            HelloIOError: an answer cannot be used, or attempts or time ran out.
-        """
+        """Fetch all bytes of (start, end) ranges, with retries."""
         parts = [bytearray() for _ in ranges]
         waiting = list(range(len(ranges)))
         total = sum(end - start for start, end in ranges)
@@ -227,10 +216,6 @@ class RemoteSource(ABC):
     def forget(self) -> None:
         """See ``Source.forget``."""
         self._first = b""
-
-    def describe_change(self) -> str:
-        """See ``Source.describe_change``; most storages cannot tell."""
-        return ""
 
     def close(self) -> None:
         """See ``Source.close``; connections are shared and stay with fsspec."""
@@ -456,11 +441,10 @@ class _Storage(RemoteSource):
 
 
 def _place(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
-    """Return the fsspec file system of a URL, which fsspec keeps one of per options, and the path.
+    """Return the fsspec file system of a URL, one per set of options, and the path in it.
 
     Raises:
-        UserInputError: it is unknown, its package is missing, or it refuses the options
-            (E_OPTION).
+        UserInputError: it is unknown, its package is missing, or it refuses the options (E_OPTION).
     """
     fsspec, core = importlib.import_module("fsspec"), importlib.import_module("fsspec.core")
     protocol = url.partition("://")[0]

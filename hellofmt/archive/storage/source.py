@@ -11,10 +11,11 @@ import bisect
 import os
 import re
 import weakref
+from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from hellofmt.archive.storage.local_files import open_regular, read_at
 from hellofmt.errors import HelloIOError, printable
@@ -63,7 +64,7 @@ def display_name(name: str) -> str:
     return "::".join(shown)
 
 
-class Source(Protocol):
+class Source(ABC):
     """Random access to bytes of known length.
 
     Attributes:
@@ -76,14 +77,15 @@ class Source(Protocol):
     size: int
     is_remote: bool
 
+    @abstractmethod
     def read(self, offset: int, length: int) -> bytes:
         """Read exactly ``length`` bytes from ``offset``.
 
         Raises:
             HelloIOError: they cannot be had (E_READ, E_SHORT_READ).
         """
-        ...
 
+    @abstractmethod
     def read_ranges(self, ranges: Sequence[tuple[int, int]], *, exact: bool = False) -> list[bytes]:
         """Read several (offset, length) pairs, in any order, in as few round trips as possible.
 
@@ -92,22 +94,20 @@ class Source(Protocol):
         Raises:
             HelloIOError: they cannot be had (E_READ, E_SHORT_READ).
         """
-        ...
 
-    def forget(self) -> None:
+    def forget(self) -> None:  # noqa: B027 - a file keeps nothing
         """Drop bytes kept in memory, after they turned out to be wrong."""
-        ...
 
     def describe_change(self) -> str:
         """Describe evidence that the file was replaced since it was opened; empty if none."""
-        ...
+        return ""
 
+    @abstractmethod
     def close(self) -> None:
         """Release the file; reading afterwards is an error."""
-        ...
 
 
-class LocalSource:
+class LocalSource(Source):
     """A regular file, read by position."""
 
     is_remote = False
@@ -176,13 +176,6 @@ class LocalSource:
         """See ``Source.read_ranges``."""
         with self._descriptor() as fd:
             return read_merged(ranges, partial(self._read, fd), 0 if exact else _LOCAL_GAP)
-
-    def forget(self) -> None:
-        """See ``Source.forget``; nothing is kept."""
-
-    def describe_change(self) -> str:
-        """See ``Source.describe_change``; a local file cannot tell."""
-        return ""
 
     def close(self) -> None:
         """See ``Source.close``."""

@@ -17,7 +17,7 @@ from hellofmt.archive.format.compress import stored_section
 from hellofmt.archive.format.digest import content_id
 from hellofmt.archive.format.functions import FUNCTION_SECTIONS, section_order
 from hellofmt.archive.format.images import ImageShape, decode_parsed, parse_png_header
-from hellofmt.archive.format.index import index_tensors
+from hellofmt.archive.format.index import index_section
 from hellofmt.archive.format.layout import (
     BLOCK,
     ID_SIZE,
@@ -257,8 +257,8 @@ class Plan:
         if self._shape is not None:
             size[:] = math.prod(self._shape)
         label = np.array([row.label for row in self._rows], np.int64)
-        tensors = index_tensors(size, label, height, width, sha256s, self._columns)
-        self._store("index", serialize_tensors(tensors))
+        found = {"size": size, "label": label, "height": height, "width": width, "sha256": sha256s}
+        self._store("index", index_section({**found, **self._columns}))
 
     def _images(self, images: ImageSet) -> Images:
         """Build the manifest's group `images`."""
