@@ -15,7 +15,7 @@ import numpy as np
 
 from hellofmt.archive.format.classes import ClassLine
 from hellofmt.archive.storage.local_files import read_file
-from hellofmt.errors import UserInputError, foreign_text, printable
+from hellofmt.errors import HelloIOError, UserInputError, foreign_text, printable
 from hellofmt.sources.columns import Columns
 from hellofmt.sources.listing import Listing
 from hellofmt.sources.source import Source
@@ -43,6 +43,7 @@ def open_hugging_face(
     Raises:
         UserInputError: the library is not installed (E_OPTION); it cannot open the data set, or
             the data set has no column of images or of classes, or several (E_DATA).
+        HelloIOError: the hub cannot be reached (E_HTTP).
     """
     datasets = _library()
     name, _, split = text.partition(":")
@@ -55,6 +56,10 @@ def open_hugging_face(
             table = table[split or "train"] if isinstance(table, dict) else table
         else:
             table = datasets.load_dataset(name, split=split or "train")
+    except ConnectionError as error:
+        raise HelloIOError.make(
+            "E_HTTP", f"cannot fetch `hf:{printable(text)}`: {foreign_text(error)}"
+        ) from error
     except Exception as error:
         # What each builder raises is its own business.
         raise UserInputError.make(
