@@ -122,8 +122,12 @@ def list_source(
                 "E_DATA",
                 f"several sources, and `{printable(path)}` is an archive; expected it alone",
             )
-    inputs = ["shards", *(path if is_url(path) else os.path.abspath(path) for path in paths)]  # noqa: PTH100
-    listing = kept_listing(kept, inputs, lambda: list_shards(paths))
+    places = [path if is_url(path) else os.path.abspath(path) for path in paths]  # noqa: PTH100
+    listing = kept_listing(
+        kept,
+        ["shards", *places, str(skips_unreadable)],
+        lambda: list_shards(paths, skips_unreadable=skips_unreadable),
+    )
     return ShardSource(listing, classes, skips_unreadable=skips_unreadable)
 
 

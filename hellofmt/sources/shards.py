@@ -112,11 +112,12 @@ def _remote(url: str, _process: int) -> Bytes:
     return open_source(url)
 
 
-def list_shards(paths: Sequence[str]) -> tuple[Listing, Watched]:
+def list_shards(paths: Sequence[str], *, skips_unreadable: bool = False) -> tuple[Listing, Watched]:
     """List the samples of WebDataset shards.
 
     Args:
         paths: uncompressed tar files or their URLs, in order.
+        skips_unreadable: leave out images that are of another type by their first bytes.
 
     Returns:
         The listing, its images in the order of the shards, and what tells that it is out of date.
@@ -145,7 +146,8 @@ def list_shards(paths: Sequence[str]) -> tuple[Listing, Watched]:
             builder.add(path, [image.name for image in images])
             spans.append(np.array([image.place for image in images], np.int64))
             labels.append(np.array([image.label for image in images], np.int64))
-    notes.refuse_foreign()
+    if not skips_unreadable:
+        notes.refuse_foreign()
     if not labels:
         shown = printable(display_name(paths[0]))
         raise UserInputError.make("E_DATA", f"`{shown}`: no image with a `.cls`")

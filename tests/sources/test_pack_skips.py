@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hellofmt.archive import ClassLine
+from hellofmt.archive import ClassLine, open_archive
 from hellofmt.errors import LimitError, UserInputError
 from hellofmt.sources import pack_archive
 
@@ -56,6 +56,18 @@ def test_what_can_be_read_is_refused_all_the_same(tree, tmp_path, reencode):
             pack_archive(root, tmp_path / "x.hello", **options)
     else:
         pack_archive(root, tmp_path / "x.hello", **options)
+
+
+def test_members_of_shards(shard, image, tmp_path):
+    fine, page, cut = image(), b"<html></html>", image()[:50]
+    members = [("0.png", fine), ("0.cls", b"0"), ("1.png", page), ("1.cls", b"1")]
+    path = shard([*members, ("2.png", cut), ("2.cls", b"1"), ("3.png", fine), ("3.cls", b"1")])
+    said = []
+    pack_archive(path, tmp_path / "x.hello", skips_unreadable=True, say=said.append)
+    names = [line for line in said if line.startswith("left out: ")]
+    assert names == [f"left out: `{path}:{name}`" for name in ("1.png", "2.png")]
+    with open_archive(tmp_path / "x.hello") as file:
+        assert file.index.label.tolist() == [0, 1]
 
 
 def test_nothing_is_left(tmp_path, tree):
