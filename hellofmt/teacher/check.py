@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hellofmt.archive import ClassLine
-    from hellofmt.making import Square
     from hellofmt.sources import Source
 
 __all__ = ["check_predictions", "predictions", "teacher_accuracy", "top1"]
@@ -38,15 +37,7 @@ _UNIT: Final = 128
 
 
 def _members(teacher: Callable[[Tensor], Tensor]) -> list[Callable[[Tensor], Tensor]]:
-    """The networks of a teacher, each with a rule of its own."""
     return list(teacher.teachers) if isinstance(teacher, TeacherPool) else [teacher]
-
-
-def _way(member: Callable[[Tensor], Tensor], size: int) -> Square:
-    """How a network wants whole images; see ``InputRule.whole``."""
-    if isinstance(member, Teacher):
-        return member.rule.whole(size)
-    return InputRule().whole(size)
 
 
 def _logits(
@@ -56,29 +47,24 @@ def _logits(
     units: Iterable[NDArray[np.int64]],
     workers: int,
 ) -> Iterator[list[Tensor]]:
-    """Logits of each network for whole images, on the networks' device, a unit at a time.
-
-    Raises:
-        UserInputError: E_TEACHER: a network raised anything.
-    """
-    device, members = device_of(teacher), _members(teacher)
-    wanted = [_way(member, size) for member in members]
-    ways = tuple(dict.fromkeys(wanted))
-    stream = made(CentreSquares(images, ways), units, workers=workers)
+    """Yield the logits of each network for whole images, on their device, a unit at a time."""
+    device = device_of(teacher)
+    ways = [
+        (member, (member.rule if isinstance(member, Teacher) else InputRule()).whole(size))
+        for member in _members(teacher)
+    ]
+    cuts = tuple(dict.fromkeys(way for _, way in ways))
     with torch.inference_mode():
-        for squares in stream:
-            views = {way: shown(s, device) for way, s in zip(ways, squares, strict=True)}
+        for squares in made(CentreSquares(images, cuts), units, workers=workers):
+            views = {cut: shown(s, device) for cut, s in zip(cuts, squares, strict=True)}
             try:
-                yield [
-                    member(views[way]).float() for member, way in zip(members, wanted, strict=True)
-                ]
+                logits = [member(views[way]).float() for member, way in ways]
             except Exception as error:
-                # What a network that wants other images raises is its own business.
-                text = f"{type(error).__name__}: {foreign_text(error)}"
-                raise UserInputError.make(
-                    "E_TEACHER",
-                    f"the teacher cannot run on views of {size} x {size} pixels: {text}",
-                ) from error
+                # A network that expects other images may raise anything.
+                text = f"the teacher cannot run on views of {size} x {size} pixels:"
+                text += f" {type(error).__name__}: {foreign_text(error)}"
+                raise UserInputError.make("E_TEACHER", text) from error
+            yield logits
 
 
 def predictions(
@@ -90,7 +76,7 @@ def predictions(
     workers: int = 0,
     path: Path | None = None,
 ) -> NDArray[np.int64]:
-    """Compute the largest output for real images, of each network of a teacher and of their mean.
+    """Find the largest output for real images, of each network of a teacher and of their mean.
 
     Under ``torchrun`` every process must call this, and each takes its share of the images.
 
@@ -107,8 +93,8 @@ def predictions(
         cannot be read and is left out.
 
     Raises:
-        UserInputError: E_TEACHER: a network cannot run on such views, has another number of classes
-            or logits that are not finite.
+        UserInputError: a network cannot run on such views, has another number of classes or logits
+            that are not finite (E_TEACHER).
         HelloError: an image cannot be used.
         OSError: an image cannot be read, or a part cannot be written.
     """
@@ -120,10 +106,15 @@ def predictions(
     stream = _logits(teacher, images, size, units, workers)
     for unit, logits in zip(progress.filled(), stream, strict=True):
         for each in logits:
-            _check_logits(each, classes)
+            if each.ndim != 2 or each.shape[1] != classes:
+                raise UserInputError.make(
+                    "E_TEACHER",
+                    f"logits of the teacher: expected shape ({len(each)}, {classes}) for"
+                    f" {len(each)} images of {classes} classes, got {tuple(each.shape)}",
+                )
         every = torch.stack([*logits, torch.stack(logits).mean(0)])
         broken = ~torch.isfinite(every).all(2)
-        # One word for both facts, since each makes the host wait for a GPU.
+        # Both facts in one tensor, since reading each would make the host wait for a GPU.
         found = torch.where(broken, -1, every.argmax(2)).T.cpu().numpy()
         if (found < 0).any():
             count = int((found < 0).any(1).sum())
@@ -137,32 +128,10 @@ def predictions(
     return progress.whole()["predicted"]
 
 
-def _check_logits(logits: Tensor, classes: int) -> None:
-    if logits.ndim != 2 or logits.shape[1] != classes:
-        raise UserInputError.make(
-            "E_TEACHER",
-            f"logits of the teacher: expected shape ({len(logits)}, {classes}) for"
-            f" {len(logits)} images of {classes} classes, got {tuple(logits.shape)}",
-        )
-
-
 def teacher_accuracy(
     teacher: Callable[[Tensor], Tensor], images: Source, size: int, *, workers: int = 0
 ) -> float:
-    """Top-1 of a function from views to logits on real images, in percent.
-
-    Args:
-        teacher: views (N, 3, S, S) in [0, 1] to logits (N, C); a projector fits as well.
-        images: real images.
-        size: side of the views in pixels.
-        workers: number of processes that decode images ahead.
-
-    Returns:
-        Percent, 0 to 100; images that the source leaves out do not count.
-
-    Raises:
-        UserInputError: as ``predictions``, or all images are left out (E_DATA).
-    """
+    """Measure top-1 on real images as ``predictions`` and ``top1`` do, in percent."""
     return top1(predictions(teacher, images, size, workers=workers), images.labels)
 
 
@@ -193,21 +162,18 @@ def _counted(
 def check_predictions(
     predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: Sequence[ClassLine]
 ) -> float:
-    """Accuracy of a teacher, refused if its class order is not the data set's.
+    """Compute top-1 of a teacher in percent; refuse one whose class order is not the data set's.
 
     Each network of a pool is checked for its own order: the mean of three hides one that is wrong.
 
     Args:
         predicted: int64 (N, networks + 1) as from ``predictions``.
         labels: int64 (N,), in the data set's class order.
-        classes: the data set's.
-
-    Returns:
-        Top-1 of the mean in percent.
+        classes: of the data set.
 
     Raises:
-        UserInputError: E_TEACHER: a network is significantly better with its outputs in another
-            order, or their mean is not above chance; E_DATA: all images are left out.
+        UserInputError: a network is significantly better with its outputs in another order, or
+            their mean is not above chance (E_TEACHER); all images are left out (E_DATA).
     """
     predicted, labels = _counted(predicted, labels)
     # The mean of one network is that network.
@@ -232,7 +198,7 @@ def _accuracy_text(predicted: NDArray[np.int64], labels: NDArray[np.int64], clas
 def _check_order(
     predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: Sequence[ClassLine]
 ) -> None:
-    """Refuse outputs that another order of the classes explains better."""
+    """Refuse predictions that another order of the classes explains better."""
     order = _recognised_order(predicted, labels, len(classes))
     if order is None:
         return
@@ -254,11 +220,11 @@ def _check_order(
 def _recognised_order(
     predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: int
 ) -> NDArray[np.int64] | None:
-    """Output that stands for each class, where another order than 0, 1, 2, ... explains more.
+    """Find the output for each class, if another order than 0, 1, 2, ... explains more; else None.
 
     The order is read off every second image of each class, largest counts first, and judged on the
-    others (McNemar's test, three standard deviations), so that a weak teacher that merely confuses
-    two classes is not accused.
+    others (McNemar's test, three standard deviations): a weak teacher that merely confuses two
+    classes passes.
     """
     by_class = np.argsort(labels, kind="stable")
     starts = np.searchsorted(labels[by_class], np.arange(classes))

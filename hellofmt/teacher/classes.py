@@ -1,4 +1,4 @@
-"""Which outputs of a teacher stand for the data set's classes."""
+"""Choose the outputs of a teacher that stand for the data set's classes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,10 @@ __all__ = ["columns_of", "imagenet_keys"]
 
 
 def imagenet_keys(outputs: int) -> tuple[str, list[str]] | None:
-    """WordNet ids of ImageNet's classes in the order of published networks.
+    """Return the name and the WordNet ids of the selection of ImageNet with so many classes.
 
-    Args:
-        outputs: of the teacher; 1,000 is ImageNet-1K, 21,841 all of ImageNet, and timm knows three
-            more selections by their size.
-
-    Returns:
-        Name of the selection and its ids; None for another number.
+    1,000 is ImageNet-1K, 21,841 all of ImageNet, and timm knows three more by their size; None for
+    any other number. Ids are in the order of published networks.
     """
     # Half a second, so only where it is needed.
     from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
@@ -34,11 +30,11 @@ def imagenet_keys(outputs: int) -> tuple[str, list[str]] | None:
 def columns_of(
     teacher: str, outputs: int, keys: Sequence[str], named: Sequence[str] | None
 ) -> tuple[list[int] | None, str]:
-    """Outputs of a teacher for the classes of the data set.
+    """Choose one output of a teacher for each class of the data set.
 
-    A teacher of as many outputs as the data has classes is taken as it is; its order is checked
-    against the images later. Any other needs keys: the ones that the user lists, or ImageNet's
-    WordNet ids.
+    A teacher with as many outputs as the data has classes is taken as it is; its order is checked
+    against the images later. Any other needs keys: those that the user lists, or ImageNet's WordNet
+    ids.
 
     Args:
         teacher: as the user named it, for messages.
@@ -50,41 +46,36 @@ def columns_of(
         One output for each key, None for all in their order; and what to tell the user, or "".
 
     Raises:
-        UserInputError: E_TEACHER: the list is not of the teacher, the teacher lacks a class, or
-            nothing says what its outputs mean.
+        UserInputError: the list is not of the teacher, the teacher lacks a class, or nothing says
+            what its outputs mean (E_TEACHER).
     """
-    where = f"teacher `{printable(teacher)}`"
-    source = "its class list"
+    where, source = f"teacher `{printable(teacher)}`", "its class list"
     if named is None:
         if outputs == len(keys):
             return None, ""
         imagenet = imagenet_keys(outputs)
-        if imagenet is None or set(keys).isdisjoint(imagenet[1]):
-            raise UserInputError.make(
-                "E_TEACHER",
-                f"{where} has {outputs:,} outputs for {len(keys):,} classes of the data",
-                advice="{teacher_classes:FILE} says which, a class key a line in their order",
-            )
-        source, named = imagenet
-    if len(named) != outputs:
-        raise UserInputError.make(
-            "E_TEACHER",
-            f"classes of {where}: {len(named):,} in the list; expected {outputs:,}, one per output",
-        )
+        if imagenet is not None and not set(keys).isdisjoint(imagenet[1]):
+            source, named = imagenet
+    if named is None:
+        fact = f"{where} has {outputs:,} outputs for {len(keys):,} classes of the data"
+        advice = "{teacher_classes:FILE} says which, a class key a line in their order"
+        raise UserInputError.make("E_TEACHER", fact, advice=advice)
     place = {key: k for k, key in enumerate(named)}
     lacking = [key for key in keys if key not in place]
-    if lacking:
-        raise UserInputError.make(
-            "E_TEACHER",
-            f"{where} lacks {len(lacking):,} of {len(keys):,} classes by {source}:"
-            f" {listed(lacking)}",
-        )
     counts = Counter(named)
     twice = [key for key in keys if counts[key] > 1]
-    if twice:
-        raise UserInputError.make(
-            "E_TEACHER", f"classes of {where}: more than one output is {listed(twice)}"
-        )
+    if len(named) != outputs:
+        fact = f"classes of {where}: {len(named):,} in the list; expected {outputs:,}, one per"
+        fact += " output"
+    elif lacking:
+        fact = f"{where} lacks {len(lacking):,} of {len(keys):,} classes by {source}:"
+        fact += f" {listed(lacking)}"
+    elif twice:
+        fact = f"classes of {where}: more than one output is {listed(twice)}"
+    else:
+        fact = ""
+    if fact:
+        raise UserInputError.make("E_TEACHER", fact)
     columns = [place[key] for key in keys]
     if columns == list(range(outputs)):
         return None, ""

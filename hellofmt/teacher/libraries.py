@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from hellofmt.errors import HelloIOError, UserInputError, foreign_text, printable
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
 
 __all__ = ["factory_rule", "library_network", "pretrained_network"]
 
-# Their published weights were trained on mean and std 0.5: torchvision's own constructor converts
-# ImageNet's inside (`transform_input`) where it loads them, which a bare state dict cannot say.
+# Their published weights expect mean and std 0.5: torchvision's own constructor converts ImageNet's
+# inside (`transform_input`) when it loads them, which a bare state dict cannot say.
 _HALVES: Final = {"inception_v3", "googlenet"}
 
 
 def _said_in_training(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What timm's training program was told of the input; anything but numbers is not it."""
+    """What timm's training program was told of the input, where that is numbers."""
     said: dict[str, Any] = {}
     for name in ("img_size", "crop_pct", "input_size", "mean", "std"):
         value: Any = arguments.get(name)
@@ -63,7 +64,7 @@ def _timm_rule(network: nn.Module, arguments: Mapping[str, Any]) -> InputRule:
 
 
 def factory_rule(network: nn.Module) -> InputRule:
-    """The rule of a network from the user's code: timm's if timm made it, else ImageNet's."""
+    """State the rule of a network from the user's code: timm's if timm made it, else ImageNet's."""
     return _timm_rule(network, {}) if hasattr(network, "pretrained_cfg") else InputRule()
 
 
@@ -90,10 +91,10 @@ def _weights(name: str) -> Any:
 def library_network(
     name: str, classes: int, side: int, change: RuleChange, arguments: Mapping[str, Any]
 ) -> tuple[nn.Module, InputRule]:
-    """A network with fresh weights, built as its library publishes it, and its input rule.
+    """Build a network with fresh weights as its library publishes it, and state its input rule.
 
     Args:
-        name: what ``build_student`` knows.
+        name: for ``build_student``.
         classes: number of logits.
         side: of the views in pixels, for networks of our own, which take any.
         change: what the user says of the input; a transformer is built for its size.
@@ -109,8 +110,7 @@ def library_network(
     if plain in torchvision_names() and name not in STUDENTS:
         rule = _torchvision_rule(_weights(plain))
         if plain in _HALVES:
-            half = (0.5, 0.5, 0.5)
-            rule = InputRule(half, half, rule.size, rule.interpolation, rule.crop, rule.source)
+            rule = replace(rule, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
         rule = change.of(rule)
         return build_student(name, classes, rule.size or side), rule
     if name in STUDENTS or name.endswith(CIFAR) or not is_student(name):
@@ -126,14 +126,9 @@ def library_network(
 
 
 def pretrained_network(name: str, change: RuleChange) -> tuple[nn.Module, InputRule]:
-    """A library's network with the weights that it publishes, downloaded where they are not cached.
+    """Load ``timm:NAME`` or ``torchvision:NAME`` with the library's own weights, and their rule.
 
-    Args:
-        name: ``timm:NAME`` or ``torchvision:NAME``.
-        change: what the user says of the input.
-
-    Returns:
-        The network, and the rule of these weights with the changes.
+    They are downloaded where they are not cached.
 
     Raises:
         UserInputError: the library has no such weights (E_OPTION).

@@ -1,15 +1,15 @@
 """Find a network's tensors in a checkpoint, under whatever names its trainer gave them.
 
-Compiled modules (``_orig_mod``), DistributedDataParallel (``module``) and FSDP put a segment into
-names, Lightning and wrapper classes put a prefix before them, and trainers keep averaged weights
-beside the plain ones. Nothing is peeled blindly: a prefix counts only where what follows it is
-*every* name that the network has, so a network that really has a child called ``model`` keeps it.
+Compiled modules (``_orig_mod``), DistributedDataParallel (``module``) and FSDP insert a segment
+into names, Lightning and wrapper classes put a prefix before them, and trainers keep averaged
+weights beside the plain ones. A prefix is removed only if *every* name of the network follows it,
+so a network that really has a child called ``model`` keeps it.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Match", "find_weights", "listed"]
 
-# Segments that a wrapper puts anywhere into a name.
+# Segments that wrappers insert anywhere in a name.
 _WRAPPERS: Final = frozenset(
     {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 )
-# Averages of the plain weights, which evaluate better; DINO's `teacher` is one of its student.
+# Averages of the plain weights, which evaluate better; DINO's `teacher` averages its student.
 _AVERAGED: Final = re.compile(r"(^|[._])(ema|swa|averaged|average|teacher)([._]|$)")
-# What no label depends on: counters of averages and profilers, constants that are computed when the
-# network is built, and heads that only train (torchvision's Inceptions have them in their files).
+# No label depends on these: counters of averages and profilers, constants that are computed when
+# the network is built, and heads for training alone (torchvision's Inceptions store them).
 _IDLE: Final = re.compile(
     r"(^|\.)(n_averaged|total_ops|total_params|relative_position_index|attn_mask)$"
     r"|^(AuxLogits|aux[12])\."
@@ -43,7 +43,7 @@ _SHOWN: Final = 3
 
 @dataclass(frozen=True)
 class Match:
-    """What a checkpoint has for a network at one place.
+    """The tensors that a checkpoint has for a network at one place.
 
     Attributes:
         where: keys and prefix that lead to the tensors, such as ``state_dict.model.``; may be
@@ -53,18 +53,16 @@ class Match:
         unexpected: names at the place that the network lacks.
         shapes: (name, shape in the file, shape in the network) where these differ.
         left_out: names of the same dictionary that belong to something else.
-        others: places that fit as well and were not taken.
+        others: other places that fit as well.
     """
 
     where: str
     state: dict[str, Tensor]
-    missing: list[str] = field(default_factory=list[str])
-    unexpected: list[str] = field(default_factory=list[str])
-    shapes: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(
-        default_factory=list[tuple[str, tuple[int, ...], tuple[int, ...]]]
-    )
-    left_out: list[str] = field(default_factory=list[str])
-    others: list[str] = field(default_factory=list[str])
+    missing: list[str]
+    unexpected: list[str]
+    shapes: list[tuple[str, tuple[int, ...], tuple[int, ...]]]
+    left_out: list[str]
+    others: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -82,7 +80,7 @@ class Match:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Three names in order, and how many more there are."""
+    """Quote the first three names in order, and count the rest."""
     shown = ", ".join(f"`{printable(name, 80)}`" for name in sorted(names)[:_SHOWN])
     return shown + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
 
@@ -96,7 +94,7 @@ def _plain(names: Sequence[str]) -> dict[str, str]:
 def _matches(
     network: Mapping[str, Tensor], where: str, state: Mapping[str, Tensor]
 ) -> Iterator[Match]:
-    """The places of one dictionary that hold every name of the network; else the likeliest."""
+    """Yield the places of one dictionary with every name of the network; else the likeliest."""
     wanted, got = _plain(list(network)), _plain(list(state))
     found: dict[str, int] = {}
     for name in got:
@@ -111,42 +109,35 @@ def _matches(
     nearest = max(found, key=lambda prefix: found[prefix], default="")
     likely = whole or [nearest if 2 * found.get(nearest, 0) > len(needed) else ""]
     for prefix in likely:
-        inside = [name for name in got if name.startswith(prefix)]
         others = tuple(p for p in likely if p != prefix and p.startswith(prefix))
-        unexpected = [
-            got[name]
-            for name in inside
-            if name[len(prefix) :] not in wanted
-            and not _IDLE.search(name[len(prefix) :])
-            and not (others and name.startswith(others))
-        ]
+        unexpected: list[str] = []
+        left_out = [full for name, full in got.items() if not name.startswith(prefix)]
+        for name, full in got.items():
+            rest = name.removeprefix(prefix)
+            if not name.startswith(prefix) or rest in wanted:
+                continue
+            if _IDLE.search(rest):
+                left_out.append(full)
+            elif not (others and name.startswith(others)):
+                unexpected.append(full)
         pairs = {
             full: state[got[prefix + name]] for name, full in wanted.items() if prefix + name in got
         }
-        yield Match(
-            ".".join(filter(None, (where, prefix))),
-            pairs,
-            [wanted[name] for name in needed if prefix + name not in got],
-            unexpected,
-            [
-                (name, tuple(tensor.shape), tuple(network[name].shape))
-                for name, tensor in pairs.items()
-                if tensor.shape != network[name].shape
-            ],
-            [full for name, full in got.items() if not name.startswith(prefix)]
-            + [
-                got[name]
-                for name in inside
-                if name[len(prefix) :] not in wanted and _IDLE.search(name[len(prefix) :])
-            ],
-        )
+        shapes = [
+            (name, tuple(tensor.shape), tuple(network[name].shape))
+            for name, tensor in pairs.items()
+            if tensor.shape != network[name].shape
+        ]
+        missing = [wanted[name] for name in needed if prefix + name not in got]
+        at = ".".join(filter(None, (where, prefix)))
+        yield Match(at, pairs, missing, unexpected, shapes, left_out)
 
 
 def find_weights(network: nn.Module, checkpoint: Checkpoint, file: str) -> Match:
-    """The weights that a checkpoint has for a network, or the place that comes nearest.
+    """Find the weights that a checkpoint has for a network, or the place that comes nearest.
 
     Args:
-        network: whose names and shapes count.
+        network: its names and shapes are looked for.
         checkpoint: of any trainer.
         file: its path, for the message.
 
@@ -154,8 +145,8 @@ def find_weights(network: nn.Module, checkpoint: Checkpoint, file: str) -> Match
         A match that fits, averaged weights before plain ones; else the nearest.
 
     Raises:
-        UserInputError: E_TEACHER: two places fit, with other values, and nothing says which is
-            meant; or a tensor's values are not floating-point where the network's are.
+        UserInputError: two places fit, with different values, and nothing says which is meant; or a
+            tensor's values are not floating-point where the network's are (E_TEACHER).
     """
     own = network.state_dict()
     found = [m for where, state in checkpoint.states.items() for m in _matches(own, where, state)]
@@ -173,13 +164,13 @@ def find_weights(network: nn.Module, checkpoint: Checkpoint, file: str) -> Match
                 f" {listed([match.where for match in best])}; save the one you mean alone",
             )
     _check_types(best[0], own, file)
-    return replace(best[0], others=[m.where for m in fitting if m is not best[0]])
+    return replace(best[0], others=tuple(m.where for m in fitting if m is not best[0]))
 
 
 def _check_types(match: Match, own: Mapping[str, Tensor], file: str) -> None:
-    """Refuse integers, of a quantised file say, that would be copied as if they were weights."""
+    """Refuse integers, such as those of a quantised file, that would be copied as weights."""
     for name, tensor in match.state.items():
-        # Whoever casts a whole state dict casts its counters.
+        # Casting a whole state dict casts its counters as well.
         if name.endswith(_COUNTER):
             continue
         if tensor.is_floating_point() != own[name].is_floating_point() or tensor.is_complex():

@@ -40,9 +40,8 @@ from hellofmt.teacher.classes import columns_of
 from hellofmt.teacher.files import own_rule, refuse_match
 from hellofmt.teacher.libraries import factory_rule, library_network, pretrained_network
 from hellofmt.teacher.match import Match, find_weights, listed
-from hellofmt.teacher.network import Teacher, TeacherPool
+from hellofmt.teacher.network import Origin, Teacher, TeacherPool
 from hellofmt.teacher.networks import build_network, from_factory, is_factory, raised
-from hellofmt.teacher.origin import Origin
 from hellofmt.teacher.rule import InputRule, RuleChange
 from hellofmt.teacher.shipped import read_teacher
 from hellofmt.teacher.trajectory import TRAJECTORY_FILE, read_trajectory

@@ -1,29 +1,50 @@
 """The teacher as a function: views in [0, 1] to logits of the data set's classes.
 
-A teacher takes *views* and prepares them itself, so that fit, selection and students can hand the
-same tensor to teacher and projector. Several teachers give the mean of their logits, as the paper
+A teacher takes *views* and prepares them itself, so fit, selection and students can give the same
+tensor to teacher and projector. Several teachers give the mean of their logits, as the paper
 combines its weak teachers (arXiv 2408.08201).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor, nn
 
-from hellofmt.teacher.origin import Origin
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hellofmt.archive.format.record import Run, SourceRecord
     from hellofmt.teacher.rule import InputRule
 
-__all__ = ["Teacher", "TeacherPool", "device_of"]
+__all__ = ["Origin", "Teacher", "TeacherPool", "device_of"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a teacher's network comes from, for the record.
+
+    Attributes:
+        text: in the words of whoever named it, without paths.
+        network: the name it was built by; empty where nobody knows.
+        step: gradient steps it was trained for.
+        accuracy: percent, as measured when it was trained.
+        trained: the run that trained it.
+        trained_on: images of that run.
+    """
+
+    text: str
+    network: str = ""
+    step: int | None = None
+    accuracy: float | None = None
+    trained: Run | None = None
+    trained_on: SourceRecord | None = None
+
 
 _UNKNOWN: Final = Origin("a program that called the library")
-# Pixels of one call of a network: 128 images of 224 px. Views that a teacher enlarges come in
-# batches that suit their own size.
+# Most pixels in one call of a network, 128 images of 224 px; a teacher may enlarge its views.
 _CALL_PIXELS = 128 * 224 * 224
 
 
@@ -64,18 +85,18 @@ class Teacher(nn.Module):
         self.eval().requires_grad_(False)
 
     def extra_repr(self) -> str:
-        """Rule and columns: what is computed depends on them, so digests must."""
+        """Show rule and columns: what is computed depends on them, so digests must."""
         rule = self.rule.to_json()
         del rule["source"]
         return f"{rule}, columns={self.columns}"
 
     def train(self, mode: bool = True) -> Teacher:
-        """Stay in eval mode whatever is asked: running statistics must not move while labelling."""
+        """Stay in eval mode: running statistics must not move while labelling."""
         del mode
         return super().train(False)
 
     def forward(self, views: Tensor) -> Tensor:
-        """Logits (N, C) of views (N, 3, S, S), float32 in [0, 1]."""
+        """Return logits (N, C) of views (N, 3, S, S), float32 in [0, 1]."""
         side = self.rule.size or views.shape[-1]
         parts = [self._logits(part) for part in views.split(max(1, _CALL_PIXELS // side**2))]
         logits = parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -102,17 +123,17 @@ class TeacherPool(nn.Module):
         self.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> TeacherPool:
-        """Stay in eval mode whatever is asked."""
+        """Stay in eval mode."""
         del mode
         return super().train(False)
 
     def forward(self, views: Tensor) -> Tensor:
-        """Mean logits (N, C) of views (N, 3, S, S), float32 in [0, 1]."""
+        """Return mean logits (N, C) of views (N, 3, S, S), float32 in [0, 1]."""
         return torch.stack([teacher(views) for teacher in self.teachers]).mean(0)
 
 
 def device_of(function: object) -> torch.device:
-    """Where the tensors of a network lie; a bare function takes CPU tensors."""
+    """Return the device of a network's tensors; a bare function takes CPU tensors."""
     if isinstance(function, nn.Module):
         for tensor in (*function.parameters(), *function.buffers()):
             return tensor.device

@@ -1,6 +1,6 @@
-"""Networks by what a user types: a name, or code of the user's own.
+"""Build networks by what a user types: a name, or code of the user's own.
 
-A name is what ``build_student`` knows (``resnet18``, ``timm:NAME``, ``torchvision:NAME``).
+``build_student`` knows names such as ``resnet18``, ``timm:NAME`` and ``torchvision:NAME``.
 ``MODULE:FACTORY`` is a function of the user's that gets the number of classes.
 """
 
@@ -11,7 +11,7 @@ import inspect
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import torch
 from torch import nn
@@ -29,33 +29,19 @@ _BY_POSITION: Final = {
 
 
 def is_factory(name: str) -> bool:
-    """Whether ``name`` is ``MODULE:FACTORY``, code of the user's."""
+    """Tell whether ``name`` is ``MODULE:FACTORY``, code of the user's."""
     return ":" in name and not name.startswith((TIMM, TORCHVISION))
 
 
-def _factory(text: str) -> Any:
-    """The callable ``MODULE:FACTORY``; the current folder counts, after everything installed."""
-    module_name, _, name = text.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
-    try:
-        made = getattr(importlib.import_module(module_name), name)
-    except (Exception, SystemExit) as error:
-        # The module is the user's: a script that reads its own command line exits ours.
-        raise UserInputError.make(
-            "E_OPTION", f"network `{printable(text)}` cannot be imported: {raised(error)}"
-        ) from error
-    if not callable(made):
-        raise UserInputError.make("E_OPTION", f"network `{printable(text)}` cannot be called")
-    return made
-
-
 def raised(error: Exception | SystemExit) -> str:
-    """``KeyError: 'x' (net.py, line 3)``: the innermost line, which is rarely ours."""
+    """Say ``KeyError: 'x' (net.py, line 3)``: the innermost line, which is rarely ours."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(frame.filename).name}, line {frame.lineno}"
     return f"{type(error).__name__}: {foreign_text(error)} ({printable(where)})"
+
+
+def _refuse(name: str, fact: str, cause: BaseException | None = None) -> NoReturn:
+    raise UserInputError.make("E_OPTION", f"network `{printable(name)}`{fact}") from cause
 
 
 def _call(factory: Any, classes: int) -> Any:
@@ -78,34 +64,39 @@ def _call(factory: Any, classes: int) -> Any:
 
 
 def from_factory(text: str, classes: int) -> nn.Module:
-    """The network that ``MODULE:FACTORY`` returns for so many classes.
+    """Call ``MODULE:FACTORY``, which may lie in the current folder, for so many classes.
 
     The number is passed as ``num_classes`` where the function has such an argument, or takes any
     by keyword and none, or a flag such as ``pretrained``, by position; else as the first one; not
     at all to a function without arguments.
 
     Raises:
-        UserInputError: E_OPTION: it cannot be imported or made, or is no module.
+        UserInputError: it cannot be imported or called, or returns no module (E_OPTION).
     """
-    factory = _factory(text)
+    module_name, _, name = text.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        # Everything installed comes first.
+        sys.path.append(here)
+    try:
+        factory = getattr(importlib.import_module(module_name), name)
+    except (Exception, SystemExit) as error:
+        # The module is the user's: a script that reads its own command line exits ours.
+        _refuse(text, f" cannot be imported: {raised(error)}", error)
+    if not callable(factory):
+        _refuse(text, " cannot be called")
     try:
         made = _call(factory, classes)
     except (Exception, SystemExit) as error:
-        # Code of the user: what it raises is its own business, where it raised it is not.
-        raise UserInputError.make(
-            "E_OPTION", f"network `{printable(text)}` cannot be made: {raised(error)}"
-        ) from error
+        _refuse(text, f" cannot be made: {raised(error)}", error)
     if not isinstance(made, nn.Module):
-        raise UserInputError.make(
-            "E_OPTION",
-            f"network `{printable(text)}`: expected a torch.nn.Module for {classes} classes,"
-            f" got {type(made).__name__}",
-        )
+        got = type(made).__name__
+        _refuse(text, f": expected a torch.nn.Module for {classes} classes, got {got}")
     return made
 
 
 def build_network(name: str, classes: int, size: int, *, seed: int = 0) -> nn.Module:
-    """A network with fresh weights, by any name of this module.
+    """Build a network with fresh weights, by any name of this module.
 
     Args:
         name: for ``build_student``, or ``MODULE:FACTORY``.
@@ -132,29 +123,22 @@ def build_network(name: str, classes: int, size: int, *, seed: int = 0) -> nn.Mo
 def _try(network: nn.Module, name: str, classes: int, size: int) -> None:
     """Refuse a network of the user's that cannot be trained on such images."""
     if not any(parameter.requires_grad for parameter in network.parameters()):
-        raise UserInputError.make("E_OPTION", f"network `{printable(name)}` has nothing to train")
+        _refuse(name, " has nothing to train")
     mode = network.training
     network.eval()
     try:
         with torch.no_grad():
             shape = tuple(network(torch.zeros(2, 3, size, size)).shape)
     except Exception as error:
-        raise UserInputError.make(
-            "E_OPTION",
-            f"network `{printable(name)}` cannot run on images of {size} x {size} pixels:"
-            f" {raised(error)}",
-        ) from error
+        _refuse(name, f" cannot run on images of {size} x {size} pixels: {raised(error)}", error)
     network.train(mode)
     if shape != (2, classes):
-        raise UserInputError.make(
-            "E_OPTION",
-            f"network `{printable(name)}`: expected logits (2, {classes}) for 2 images of"
-            f" {classes} classes, got {shape}",
-        )
+        fact = f": expected logits (2, {classes}) for 2 images of {classes} classes, got {shape}"
+        _refuse(name, fact)
 
 
 def is_network(text: str) -> bool:
-    """Whether ``text`` names a network without weights, one that a teacher can be trained as."""
+    """Tell whether ``text`` names a network without weights, which can be trained as a teacher."""
     if ":" in text or "=" in text or "/" in text or Path(text).exists():
         return False
     return is_student(text)

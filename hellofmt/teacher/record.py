@@ -1,7 +1,7 @@
-"""What the record of an archive says about a teacher: which networks, from where, with which input.
+"""Describe a teacher in the record of an archive: its networks, their origin and their input.
 
-A teacher that was named, read or trained here knows where it is from (``Origin``); of any other
-module the record has the digest of its weights, and of a plain function only what was measured.
+A teacher that was named, read or trained here knows its ``Origin``; of any other module the record
+has the digest of its weights, and of a plain function only what was measured.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MOST: Final = 16
 
 
 def weights_digest(network: nn.Module) -> str:
-    """The tensors digest of a network, as the specification defines it for towers."""
+    """Compute the tensors digest of a network, as the specification defines it for towers."""
     lines: list[tuple[str, str, tuple[int, ...], bytes]] = []
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point():
@@ -38,12 +38,7 @@ def weights_digest(network: nn.Module) -> str:
 
 
 def teacher_record(teacher: object, measured: Measured) -> TeacherRecord:
-    """Describe a teacher.
-
-    Args:
-        teacher: what was imitated: a ``Teacher``, a ``TeacherPool``, a module, or any function.
-        measured: its accuracy.
-    """
+    """Describe what was imitated: a ``Teacher``, a ``TeacherPool``, a module, or any function."""
     networks = [_network(member) for member in _members(teacher)[:_MOST]]
     return TeacherRecord(measured=measured, networks=networks or UNSET)
 

@@ -11,8 +11,7 @@ from hellofmt.sources.record import source_record
 from hellofmt.student.networks import build_student
 from hellofmt.student.recipes import Recipe
 from hellofmt.student.train import train_student
-from hellofmt.teacher.network import Teacher
-from hellofmt.teacher.origin import Origin
+from hellofmt.teacher.network import Origin, Teacher
 from hellofmt.teacher.rule import InputRule
 
 if TYPE_CHECKING:

@@ -36,8 +36,7 @@ from hellofmt.student.networks import build_student
 from hellofmt.student.train import train_student
 from hellofmt.teacher.check import teacher_accuracy
 from hellofmt.teacher.files import load_teacher, save_network
-from hellofmt.teacher.network import Teacher, TeacherPool
-from hellofmt.teacher.origin import Origin
+from hellofmt.teacher.network import Origin, Teacher, TeacherPool
 from hellofmt.teacher.rule import InputRule
 from hellofmt.teacher.train import TEACHER_RECIPE
 

@@ -86,7 +86,7 @@ def test_a_network_that_has_such_children_keeps_them():
 def test_averages_are_taken_and_the_plain_weights_named():
     match = found(state_dict=STATE, state_dict_ema=prefixed("module.", OTHER))
     assert is_state(match, OTHER)
-    assert (match.where, match.others) == ("state_dict_ema", ["state_dict"])
+    assert (match.where, match.others) == ("state_dict_ema", ("state_dict",))
     both = {**prefixed("online_model."), **prefixed("ema_model.", OTHER), "step": torch.tensor(3)}
     match = found(s=both)
     assert is_state(match, OTHER)
