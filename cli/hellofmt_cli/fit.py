@@ -12,9 +12,9 @@ from hellofmt_cli.options import check_steps, data_options, json_option
 from hellofmt_cli.text_options import text_options
 
 if TYPE_CHECKING:
-    from hellofmt.archive import Texts
     from hellofmt_cli.fit_options import FitOptions
     from hellofmt_cli.options import DataOptions
+    from hellofmt_cli.text_options import TextOptions
 
 __all__ = ["fit"]
 
@@ -22,9 +22,9 @@ __all__ = ["fit"]
 @click.command("fit")
 @data_options
 @fit_options
-@text_options("DATA")
+@text_options
 @json_option
-def fit(data: DataOptions, fit: FitOptions, texts: Texts, as_json: bool) -> None:
+def fit(data: DataOptions, fit: FitOptions, texts: TextOptions, as_json: bool) -> None:
     """Fit a label function to a teacher on DATA and write it as an archive without images.
 
     DATA is as for `hello teach`.
@@ -39,4 +39,4 @@ def fit(data: DataOptions, fit: FitOptions, texts: Texts, as_json: bool) -> None
     with console.stage("loading PyTorch"):
         from hellofmt.distillation import DistillSettings
         from hellofmt_cli.making import make_archive
-    make_archive(data, fit, texts, as_json=as_json, chosen=DistillSettings(select=None))
+    make_archive(data, fit, texts.read(), as_json=as_json, chosen=DistillSettings(select=None))

@@ -25,8 +25,10 @@ from hellofmt_cli.options import (
     label_function_option,
     limit_option,
     limits,
+    option,
     output_option,
     seed_option,
+    shared,
 )
 from hellofmt_cli.output import count, echo_json, echo_page, reading, size
 
@@ -41,81 +43,39 @@ FORM_NAMES: Final = ("safetensors", "topk", "fkd", "embeddings", "pruned")
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """The labels that are written.
+    """The labels that are written."""
 
-    Attributes:
-        epochs: passes to label.
-        output: new directory.
-        form: of the files.
-        k: classes kept of a label.
-        teacher: whose labels are written; None takes the archive's.
-        seed: of the views.
-        temperature: of the soft labels; None takes the archive's.
-        batch_size: views in a batch.
-        base: encoder, for an archive that needs one.
-        label_function: name of the archive's function; None takes the first.
-        label_dtype: precision of its image tower.
-        ipc: images of each class; None takes all.
-        expect: id the archive must have.
-        device: that labels are made on.
-    """
-
-    epochs: int
-    output: str
-    form: Literal["safetensors", "topk", "fkd", "embeddings", "pruned"]
-    k: int
-    teacher: str | None
-    seed: int
-    temperature: float | None
-    batch_size: int
-    base: str | None
-    label_function: str | None
-    label_dtype: str
-    ipc: int | None
-    expect: str | None
-    device: str
+    epochs: int = option(type=click.IntRange(1), required=True, help="Passes to label.")
+    output: str = shared(output_option("DIR", "Write the labels into this new directory."))
+    form: Literal["safetensors", "topk", "fkd", "embeddings", "pruned"] = option(
+        type=Choice(FORM_NAMES), default="safetensors", help="Form of the files, as above."
+    )
+    k: int = option(
+        "-k",
+        type=click.IntRange(1),
+        default=10,
+        help="Classes kept of each label, by `topk` and `pruned`.",
+    )
+    teacher: str | None = option(
+        metavar="TEACHER",
+        help="Write this teacher's labels instead of the archive's; as for `hello fit`.",
+    )
+    seed: int = shared(seed_option("Seed of the views."))
+    temperature: float | None = option(
+        type=float, help="Temperature of the soft labels, instead of the archive's."
+    )
+    batch_size: int = shared(batch_size_option)
+    base: str | None = shared(base_option)
+    label_function: str | None = shared(label_function_option)
+    label_dtype: str = shared(label_dtype_option)
+    ipc: int | None = shared(ipc_option)
+    expect: str | None = shared(expect_option)
+    device: str = shared(device_option("Device that labels are made on."))
 
 
 @click.command("labels")
 @click.argument("file")
-@grouped(
-    "options",
-    LabelOptions,
-    click.option("--epochs", type=click.IntRange(1), required=True, help="Passes to label."),
-    output_option("DIR", "Write the labels into this new directory."),
-    click.option(
-        "--form",
-        type=Choice(FORM_NAMES),
-        default="safetensors",
-        show_default=True,
-        help="Form of the files, as above.",
-    ),
-    click.option(
-        "-k",
-        type=click.IntRange(1),
-        default=10,
-        show_default=True,
-        help="Classes kept of each label, by `topk` and `pruned`.",
-    ),
-    click.option(
-        "--teacher",
-        metavar="TEACHER",
-        help="Write this teacher's labels instead of the archive's; as for `hello fit`.",
-    ),
-    seed_option("Seed of the views."),
-    click.option(
-        "--temperature",
-        type=float,
-        help="Temperature of the soft labels, instead of the archive's.",
-    ),
-    batch_size_option,
-    base_option,
-    label_function_option,
-    label_dtype_option,
-    ipc_option,
-    expect_option,
-    device_option("Device that labels are made on."),
-)
+@grouped("options", LabelOptions)
 @teacher_options
 @limit_option
 @json_option

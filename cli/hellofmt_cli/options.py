@@ -1,13 +1,12 @@
 """Options that several commands share, each group as one object. No torch: ``--help`` is instant.
 
-``grouped`` joins click options into one decorator, and the command gets their values as one object.
+A group is a dataclass whose fields declare one option each; ``grouped`` hands it to a command.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 
 import click
@@ -25,6 +24,7 @@ __all__ = [
     "Choice",
     "DataOptions",
     "ViewOptions",
+    "argument",
     "base_option",
     "batch_size_option",
     "check_device",
@@ -41,10 +41,13 @@ __all__ = [
     "label_function_option",
     "limit_option",
     "limits",
+    "option",
     "output_option",
     "precision_option",
     "seed_option",
-    "view_options",
+    "shared",
+    "view_mix_option",
+    "view_size_option",
 ]
 
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
@@ -58,34 +61,63 @@ LIMITS_KEY: Final = "hellofmt.limits"
 PRECISIONS: Final[tuple[Storage, ...]] = get_args(Storage)
 """How numbers can be stored, in torch's words."""
 
+_OPTION: Final = "option"
+"""Key of a field's metadata: what makes the click option of its name."""
+
 _MIXED_SHARE: Final = "0.5"
 """Probability that ``--view-mix`` mixes a view, in every command."""
 
 
-def grouped(
-    name: str, kind: Callable[..., Any], *options: Callable[..., Any]
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Join options into one decorator that passes their values as one object.
+def option(*names: str, **attributes: Any) -> Any:
+    """Declare a field of an option group: the option of its name, or one with other ``names``."""
+    attributes.setdefault("show_default", "default" in attributes)
+
+    def decorated(field_name: str) -> Callable[[_Command], _Command]:
+        dashed = f"--{field_name.replace('_', '-')}"
+        return click.option(*(names or (dashed,)), field_name, **attributes)
+
+    return field(metadata={_OPTION: decorated})
+
+
+def argument(**attributes: Any) -> Any:
+    """Declare a field of an option group: the argument of its name."""
+
+    def decorated(field_name: str) -> Callable[[_Command], _Command]:
+        return click.argument(field_name, **attributes)
+
+    return field(metadata={_OPTION: decorated})
+
+
+def shared(decorator: Callable[..., Any]) -> Any:
+    """Declare a field of an option group: an option that other commands have as well."""
+
+    def decorated(_field_name: str) -> Callable[..., Any]:
+        return decorator
+
+    return field(metadata={_OPTION: decorated})
+
+
+def grouped(name: str, kind: type[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command the options that a dataclass declares, as one object.
 
     Args:
         name: argument of the command that gets the object.
-        kind: dataclass or function that takes the values, named as click names the parameters.
-        options: in the order of ``--help``.
-
-    Returns:
-        The decorator.
+        kind: dataclass of options; in ``--help`` its own come before those that it inherits.
     """
-    names = list(inspect.signature(kind).parameters)
+    declared = {each.name: each.metadata[_OPTION](each.name) for each in fields(kind)}
+    order = dict.fromkeys(
+        key for base in kind.__mro__ for key in vars(base).get("__annotations__", {})
+    )
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def with_group(*args: Any, **values: Any) -> Any:
-            group = kind(**{key: values.pop(key) for key in names if key in values})
+            group = kind(**{key: values.pop(key) for key in declared})
             return command(*args, **{name: group}, **values)
 
         decorated: Callable[..., Any] = with_group
-        for option in reversed(options):
-            decorated = option(decorated)
+        for key in reversed(order):
+            decorated = declared[key](decorated)
         return decorated
 
     return decorate
@@ -272,21 +304,39 @@ def seed_option(what: str) -> Callable[[_Command], _Command]:
     return click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help=what)
 
 
+def view_size_option(default: str, most: int) -> Any:
+    """``--view-size`` of a group, at most ``most`` pixels."""
+    return option(
+        type=click.IntRange(4, most), help=f"Side of a view in pixels.  [default: {default}]"
+    )
+
+
+def view_mix_option(default: str) -> Any:
+    """``--view-mix`` of a group."""
+    return option(
+        type=Choice(["none", "cutmix", "mixup"]),
+        help="Mix every second view, on average, with another one by CutMix or MixUp."
+        f"  [default: {default}]",
+    )
+
+
 @dataclass(frozen=True)
 class ViewOptions:
-    """How views are made from images; None leaves what the command does by default.
+    """How views are made from images; None leaves what the command does by default."""
 
-    Attributes:
-        view_size: side in pixels.
-        view_crop: smallest and largest area of a crop, as fractions of the image.
-        view_flip: probability of a horizontal flip.
-        view_mix: ``none``, ``cutmix`` or ``mixup``.
-    """
-
-    view_size: int | None
-    view_crop: tuple[float, float] | None
-    view_flip: float | None
-    view_mix: str | None
+    view_size: int | None = view_size_option(
+        "the median shorter side of the images, at most 224", 1024
+    )
+    view_crop: tuple[float, float] | None = option(
+        nargs=2,
+        type=click.FloatRange(0, 1, min_open=True),
+        help="Smallest and largest area of a crop, as fractions of the image.  [default: 0.08 1]",
+    )
+    view_flip: float | None = option(
+        type=click.FloatRange(0, 1),
+        help="Probability that a view is flipped from left to right.  [default: 0.5]",
+    )
+    view_mix: str | None = view_mix_option("cutmix")
 
     def changes(self, *, mix: str | None = None) -> dict[str, Any]:
         """Fields of the archive's ``Views`` that the options change, without the size.
@@ -312,43 +362,6 @@ class ViewOptions:
         return changes
 
 
-def view_options(
-    *, size: str, mix: str, most: int
-) -> tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...]:
-    """The options of ``ViewOptions``.
-
-    Args:
-        size: default of ``--view-size``, for its help.
-        mix: default of ``--view-mix``, for its help.
-        most: largest ``--view-size`` in pixels.
-    """
-    return (
-        click.option(
-            "--view-size",
-            type=click.IntRange(4, most),
-            help=f"Side of a view in pixels.  [default: {size}]",
-        ),
-        click.option(
-            "--view-crop",
-            nargs=2,
-            type=click.FloatRange(0, 1, min_open=True),
-            help="Smallest and largest area of a crop, as fractions of the image."
-            "  [default: 0.08 1]",
-        ),
-        click.option(
-            "--view-flip",
-            type=click.FloatRange(0, 1),
-            help="Probability that a view is flipped from left to right.  [default: 0.5]",
-        ),
-        click.option(
-            "--view-mix",
-            type=Choice(["none", "cutmix", "mixup"]),
-            help="Mix every second view, on average, with another one by CutMix or MixUp."
-            f"  [default: {mix}]",
-        ),
-    )
-
-
 skip_unreadable_option = click.option(
     "--skip-unreadable",
     is_flag=True,
@@ -358,25 +371,23 @@ skip_unreadable_option = click.option(
 
 @dataclass(frozen=True)
 class DataOptions(ViewOptions):
-    """DATA, how it is seen, and what networks run on; read by ``read_data``.
+    """DATA, how it is seen, and what networks run on; read by ``read_data``."""
 
-    Attributes:
-        data: paths or URLs, or one name of a data set of torchvision or Hugging Face.
-        skip_unreadable: leave out images that cannot be read.
-        classes: file of the class list.
-        seed: of everything random.
-        device: that networks run on.
-        bfloat16: whether networks are trained in bfloat16 autocast.
-        workers: processes that read and decode images; None is as many as suit the machine.
-    """
-
-    data: tuple[str, ...]
-    skip_unreadable: bool
-    classes: str | None
-    seed: int
-    device: str
-    bfloat16: bool
-    workers: int | None
+    data: tuple[str, ...] = argument(nargs=-1, required=True)
+    skip_unreadable: bool = shared(skip_unreadable_option)
+    classes: str | None = shared(classes_option)
+    seed: int = shared(seed_option("Seed of everything random."))
+    device: str = shared(device_option("Device that networks run on."))
+    bfloat16: bool = option(
+        is_flag=True,
+        help="Train, and ask teachers, in bfloat16 autocast: faster on GPUs and on CPUs with AMX,"
+        " slower elsewhere.",
+    )
+    workers: int | None = option(
+        type=click.IntRange(0),
+        help="Processes that read and decode images.  [default: the cores but one, at most 16; 0"
+        " for fewer than 256 images]",
+    )
 
     @property
     def arithmetic(self) -> str:
@@ -384,27 +395,4 @@ class DataOptions(ViewOptions):
         return "bfloat16" if self.bfloat16 else "float32"
 
 
-data_options = grouped(
-    "data",
-    DataOptions,
-    click.argument("data", nargs=-1, required=True),
-    skip_unreadable_option,
-    classes_option,
-    *view_options(
-        size="the median shorter side of the images, at most 224", mix="cutmix", most=1024
-    ),
-    seed_option("Seed of everything random."),
-    device_option("Device that networks run on."),
-    click.option(
-        "--bfloat16",
-        is_flag=True,
-        help="Train, and ask teachers, in bfloat16 autocast: faster on GPUs and on CPUs with AMX,"
-        " slower elsewhere.",
-    ),
-    click.option(
-        "--workers",
-        type=click.IntRange(0),
-        help="Processes that read and decode images.  [default: the cores but one, at most 16; 0"
-        " for fewer than 256 images]",
-    ),
-)
+data_options = grouped("data", DataOptions)

@@ -11,21 +11,19 @@ from hellofmt.errors import HelloIOError, TrustError, shown_path
 from hellofmt_cli.console import console
 from hellofmt_cli.options import (
     ViewOptions,
-    grouped,
     json_option,
     limit_option,
     limits,
-    view_options,
 )
 from hellofmt_cli.output import count, echo_json, echo_page, size
-from hellofmt_cli.pack_options import adapter_options, file_options
+from hellofmt_cli.pack_options import adapter_options, file_options, pack_view_options
 from hellofmt_cli.text_options import text_options
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from hellofmt.archive import Texts
     from hellofmt_cli.pack_options import AdapterOptions, FileOptions
+    from hellofmt_cli.text_options import TextOptions
 
 __all__ = ["pack"]
 
@@ -33,19 +31,17 @@ __all__ = ["pack"]
 @click.command("pack")
 @click.argument("source", nargs=-1)
 @file_options
-@text_options("SOURCE", click.option("--method", help="How the images were made."))
-@grouped(
-    "views",
-    ViewOptions,
-    *view_options(size="that of the images, at most 224", mix="none", most=4096),
-)
+@text_options
+@click.option("--method", help="How the images were made.")
+@pack_view_options
 @adapter_options
 @limit_option
 @json_option
 def pack(
     source: tuple[str, ...],
     files: FileOptions,
-    texts: Texts,
+    texts: TextOptions,
+    method: str | None,
     views: ViewOptions,
     adapter: AdapterOptions,
     as_json: bool,
@@ -91,7 +87,12 @@ def pack(
         with console.stage("loading PyTorch"):
             from hellofmt_cli.pack_adapter import pack_adapter
         archive_id = pack_adapter(
-            adapter, texts, files.output, classes=classes, views=changes, force=files.force
+            adapter,
+            texts.read(method),
+            files.output,
+            classes=classes,
+            views=changes,
+            force=files.force,
         )
     else:
         from hellofmt.sources import pack_archive
@@ -105,7 +106,7 @@ def pack(
                 ordered=files.ordered,
                 classes=classes,
                 views=changes,
-                texts=texts,
+                texts=texts.read(method),
                 reencode=files.reencode,
                 max_side=files.max_side,
                 skips_unreadable=files.skip_unreadable,

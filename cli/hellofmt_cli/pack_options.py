@@ -10,12 +10,17 @@ import click
 
 from hellofmt_cli.options import (
     Choice,
+    ViewOptions,
     classes_option,
     force_option,
     grouped,
+    option,
     output_option,
     precision_option,
+    shared,
     skip_unreadable_option,
+    view_mix_option,
+    view_size_option,
 )
 
 if TYPE_CHECKING:
@@ -32,33 +37,47 @@ __all__ = [
 
 @dataclass(frozen=True)
 class FileOptions:
-    """What is packed, and into which files.
+    """What is packed, and into which files."""
 
-    Attributes:
-        output: the archive.
-        projectors: archives whose label functions are copied, as ``FILE`` or ``NAME=FILE``.
-        belongs_to: archive with the label functions for the images, which stay there.
-        ordered: whether the images of a class come in order of value.
-        classes: file of the class list.
-        force: replace an existing archive.
-        reencode: codec that other images are converted to; None refuses them.
-        max_side: longest side that images are shrunk to; None shrinks none.
-        skip_unreadable: leave out images that cannot be read.
-        layout: of the images.
-        shards: number of files; None writes one.
-    """
-
-    output: str
-    projectors: tuple[str, ...]
-    belongs_to: str | None
-    ordered: bool
-    classes: str | None
-    force: bool
-    reencode: Literal["png", "jpeg", "webp"] | None
-    max_side: int | None
-    skip_unreadable: bool
-    layout: Literal["auto", "files", "packed"]
-    shards: int | None
+    output: str = shared(output_option("FILE", "Write this archive."))
+    projectors: tuple[str, ...] = option(
+        "--projector",
+        multiple=True,
+        metavar="[NAME=]FILE",
+        help="Copy the label functions of this archive; repeated, of all, the first as the default."
+        " NAME renames its one function.",
+    )
+    belongs_to: str | None = option(
+        "--for",
+        metavar="FILE",
+        help="Name this archive, whose label functions stay there; take its classes and views.",
+    )
+    ordered: bool = option(
+        is_flag=True,
+        help="The images of a class come in order of value, by name: the first k are the choice for"
+        " k, and --ipc may read them alone.",
+    )
+    classes: str | None = shared(classes_option)
+    force: bool = shared(force_option())
+    reencode: Literal["png", "jpeg", "webp"] | None = option(
+        type=Choice(["png", "jpeg", "webp"]),
+        help="Convert images of another codec or outside the profile.",
+    )
+    max_side: int | None = option(
+        type=click.IntRange(1, 4096),
+        metavar="PIXELS",
+        help="With --reencode: shrink images with a longer side to this many pixels.",
+    )
+    skip_unreadable: bool = shared(skip_unreadable_option)
+    layout: Literal["auto", "files", "packed"] = option(
+        type=Choice(["auto", "files", "packed"]),
+        default="auto",
+        help="One member per image, one array of all pixels, or the smaller of the two.",
+    )
+    shards: int | None = option(
+        type=click.IntRange(2, 99_999),
+        help="Spread the images over so many files, NAME-00000-of-00016.hello.",
+    )
 
     @property
     def projector(self) -> list[tuple[str, str]] | None:
@@ -74,106 +93,46 @@ class FileOptions:
 
 @dataclass(frozen=True)
 class AdapterOptions:
-    """An adapter of PEFT and how it becomes a projector.
+    """An adapter of PEFT and how it becomes a projector."""
 
-    Attributes:
-        adapter: its directory; None packs images.
-        base: the open_clip model it adapts.
-        prompts: templates with ``{}``; empty takes the default one.
-        temperature: default T of the labels.
-        precision: of the stored numbers.
-        peft_mha_fix: whether the deltas of ``out_proj`` acted twice.
-    """
-
-    adapter: str | None
-    base: str | None
-    prompts: tuple[str, ...]
-    temperature: float
-    precision: Storage
-    peft_mha_fix: MhaFix
-
-
-file_options = grouped(
-    "files",
-    FileOptions,
-    output_option("FILE", "Write this archive."),
-    click.option(
-        "--projector",
-        "projectors",
-        multiple=True,
-        metavar="[NAME=]FILE",
-        help="Copy the label functions of this archive; repeated, of all, the first as the default."
-        " NAME renames its one function.",
-    ),
-    click.option(
-        "--for",
-        "belongs_to",
-        metavar="FILE",
-        help="Name this archive, whose label functions stay there; take its classes and views.",
-    ),
-    click.option(
-        "--ordered",
-        is_flag=True,
-        help="The images of a class come in order of value, by name: the first k are the choice for"
-        " k, and --ipc may read them alone.",
-    ),
-    classes_option,
-    force_option(),
-    click.option(
-        "--reencode",
-        type=Choice(["png", "jpeg", "webp"]),
-        help="Convert images of another codec or outside the profile.",
-    ),
-    click.option(
-        "--max-side",
-        type=click.IntRange(1, 4096),
-        metavar="PIXELS",
-        help="With --reencode: shrink images with a longer side to this many pixels.",
-    ),
-    skip_unreadable_option,
-    click.option(
-        "--layout",
-        type=Choice(["auto", "files", "packed"]),
-        default="auto",
-        show_default=True,
-        help="One member per image, one array of all pixels, or the smaller of the two.",
-    ),
-    click.option(
-        "--shards",
-        type=click.IntRange(2, 99_999),
-        help="Spread the images over so many files, NAME-00000-of-00016.hello.",
-    ),
-)
-
-adapter_options = grouped(
-    "adapter",
-    AdapterOptions,
-    click.option("--adapter", metavar="DIR", help="Pack this adapter of PEFT, instead of SOURCE."),
-    click.option(
-        "--base", metavar="BASE", help="With --adapter: base encoder that it adapts, of open_clip."
-    ),
-    click.option(
+    adapter: str | None = option(
+        metavar="DIR", help="Pack this adapter of PEFT, instead of SOURCE."
+    )
+    base: str | None = option(
+        metavar="BASE", help="With --adapter: base encoder that it adapts, of open_clip."
+    )
+    prompts: tuple[str, ...] = option(
         "--prompt",
-        "prompts",
         multiple=True,
         metavar="TEXT",
         help="With --adapter: text for a class, where `{}` stands for its name.  [default: a photo"
         " of a {}.]",
-    ),
-    click.option(
-        "--temperature",
+    )
+    temperature: float = option(
         type=click.FloatRange(0.001, 100_000),
         default=1.0,
-        show_default=True,
         help="With --adapter: default temperature of the labels.",
-    ),
-    precision_option("With --adapter: "),
-    click.option(
-        "--peft-mha-fix",
+    )
+    precision: Storage = shared(precision_option("With --adapter: "))
+    peft_mha_fix: MhaFix = option(
         type=Choice(["auto", "on", "off"]),
         default="auto",
-        show_default=True,
         help="With --adapter: PEFT adds the delta of attention's out_proj twice (up to 0.21.2);"
         " keep what it did to the features.",
-    ),
-)
+    )
+
+
+file_options = grouped("files", FileOptions)
+
+adapter_options = grouped("adapter", AdapterOptions)
+
+
+@dataclass(frozen=True)
+class PackViewOptions(ViewOptions):
+    """How views are made, where nothing says which."""
+
+    view_size: int | None = view_size_option("that of the images, at most 224", 4096)
+    view_mix: str | None = view_mix_option("none")
+
+
+pack_view_options = grouped("views", PackViewOptions)

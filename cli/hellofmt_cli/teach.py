@@ -17,7 +17,9 @@ from hellofmt_cli.options import (
     data_options,
     grouped,
     json_option,
+    option,
     output_option,
+    shared,
 )
 from hellofmt_cli.output import echo_json, echo_page
 from hellofmt_cli.workers import worker_ends_in_one_line
@@ -33,53 +35,31 @@ DEFAULT_CHECKPOINTS = 9
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How the teacher is trained, and where it is written.
+    """How the teacher is trained, and where it is written."""
 
-    Attributes:
-        arch: name of the network.
-        epochs: passes over DATA.
-        batch_size: views in a batch.
-        evaluation: images that are measured on; None holds out a part of DATA.
-        checkpoints: how many are kept.
-        output: folder of the teacher.
-    """
-
-    arch: str
-    epochs: int
-    batch_size: int
-    evaluation: str | None
-    checkpoints: int
-    output: str
+    arch: str = option(
+        required=True,
+        metavar="NETWORK",
+        help="Network to train: `resnet10w32`, `resnet18-cifar`, `resnet18`, ...",
+    )
+    epochs: int = option(type=click.IntRange(1), required=True, help="Passes over DATA.")
+    batch_size: int = shared(batch_size_option)
+    evaluation: str | None = option(
+        "--eval",
+        metavar="DATA",
+        help="Images to measure on.  [default: 5 % of DATA, which are not trained on]",
+    )
+    checkpoints: int = option(
+        type=click.IntRange(1),
+        default=DEFAULT_CHECKPOINTS,
+        help="Checkpoints to keep, evenly spaced.",
+    )
+    output: str = shared(output_option("DIR", "Write the teacher into this folder."))
 
 
 @click.command("teach")
 @data_options
-@grouped(
-    "training",
-    TrainingOptions,
-    click.option(
-        "--arch",
-        required=True,
-        metavar="NETWORK",
-        help="Network to train: `resnet10w32`, `resnet18-cifar`, `resnet18`, ...",
-    ),
-    click.option("--epochs", type=click.IntRange(1), required=True, help="Passes over DATA."),
-    batch_size_option,
-    click.option(
-        "--eval",
-        "evaluation",
-        metavar="DATA",
-        help="Images to measure on.  [default: 5 % of DATA, which are not trained on]",
-    ),
-    click.option(
-        "--checkpoints",
-        type=click.IntRange(1),
-        default=DEFAULT_CHECKPOINTS,
-        show_default=True,
-        help="Checkpoints to keep, evenly spaced.",
-    ),
-    output_option("DIR", "Write the teacher into this folder."),
-)
+@grouped("training", TrainingOptions)
 @json_option
 def teach(data: DataOptions, training: TrainingOptions, as_json: bool) -> None:
     """Train a teacher on DATA with hard labels and keep its trajectory.

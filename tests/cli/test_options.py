@@ -17,9 +17,12 @@ from hellofmt_cli.options import (
     PRECISIONS,
     Choice,
     ViewOptions,
+    argument,
     check_device,
     check_steps,
     grouped,
+    option,
+    shared,
 )
 from hellofmt_cli.teach import DEFAULT_CHECKPOINTS
 from hellofmt_cli.train_options import RECIPE_NAMES
@@ -52,13 +55,13 @@ def commands():
 
 @pytest.mark.parametrize("command", commands(), ids=lambda command: command.name)
 def test_every_option_has_a_whole_phrase(command):
-    for option in command.params:
-        if not isinstance(option, click.Option):
+    for parameter in command.params:
+        if not isinstance(parameter, click.Option):
             continue
-        text = (option.help or "").partition("  [")[0]
-        assert re.match(r"[A-Z`]", text), (option.name, text)
-        assert text.endswith("."), (option.name, text)
-        assert not text.startswith("Of "), (option.name, text)
+        text = (parameter.help or "").partition("  [")[0]
+        assert re.match(r"[A-Z`]", text), (parameter.name, text)
+        assert text.endswith("."), (parameter.name, text)
+        assert not text.startswith("Of "), (parameter.name, text)
 
 
 def test_one_option_means_one_thing():
@@ -85,20 +88,26 @@ def test_names_without_torch_are_the_library_s():
 
 def test_a_group_arrives_as_one_object():
     @dataclass(frozen=True)
-    class Size:
-        width: int
-        height: int
+    class Side:
+        file: str = argument()
+        width: int = option("--wide", type=int)
+
+    @dataclass(frozen=True)
+    class Size(Side):
+        height: int = option(default=2)
+        depth: int = shared(click.option("--depth", type=int))
 
     @click.command()
-    @grouped("size", Size, click.option("--width", type=int), click.option("--height", default=2))
+    @grouped("size", Size)
     @click.option("--name")
     def program(size, name):
         click.echo(f"{size} {name}")
 
-    done = CliRunner().invoke(program, ["--width", "3", "--name", "x"])
-    assert done.output.endswith("Size(width=3, height=2) x\n")
+    done = CliRunner().invoke(program, ["a", "--wide", "3", "--name", "x"])
+    assert done.output.endswith("Size(file='a', width=3, height=2, depth=None) x\n")
     order = re.findall(r"^  --(\w+)", CliRunner().invoke(program, ["--help"]).output, re.MULTILINE)
-    assert order == ["width", "height", "name", "help"]
+    # Its own options come before those that it inherits.
+    assert order == ["height", "depth", "wide", "name", "help"]
 
 
 @pytest.mark.parametrize(
