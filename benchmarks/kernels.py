@@ -1,29 +1,31 @@
 """Time the label and view operators beside what one would write without them.
 
-On a CPU: the operators against eager torch, and against torchvision one sample at a time. On a CUDA
-device also: Triton against torch.compile with float32 logits, replayed from a CUDA graph to exclude
-dispatch; on an H200 also the floor set by arithmetic and memory. Every row first checks that the
-rivals agree; no time is reported for a wrong answer.
+    python benchmarks/kernels.py --out benchmarks/results/kernels-cpu [--device cuda]
 
-    python benchmarks/kernels.py --out benchmarks/results/kernels-cpu
-
-prints a table and JSON, and writes both.
+Rivals: eager torch; ``torch.compile`` with float32 logits; torchvision, one sample at a time; for
+the student's loss torch's ``linear_cross_entropy``, whole and in chunks, where this torch has it.
+On a CUDA device calls are replayed from a CUDA graph to exclude dispatch; on an H200 the floor set
+by arithmetic and memory is stated too. Every row first checks that the rivals agree; no time is
+reported for a wrong answer. `--only tiles` times other tiles of the label kernel on a GPU:
+entries for ``hellofmt_kernels/tiles.json``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
+import itertools
 import statistics
 import sys
 import time
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from times import facts, head, publish, rows, spent
 from torchvision.transforms.v2 import functional
 
+from hellofmt.student import recipe
+from hellofmt.student.train import loss_of
 from hellofmt_kernels import (
     WEIGHT_ONE,
     LabelOptions,
@@ -48,19 +50,31 @@ def floor(flop, moved_bytes):
     return {"floor_ms": max(flop / FLOP_PER_S, moved_bytes / BYTES_PER_S) * 1000}
 
 
-def time_cpu(call, repeats=15):
-    """Return the median seconds of a call after a warm-up call.
+def times_of(rivals, is_cuda):
+    """Return milliseconds by name, and why a rival has none; ours must not fail.
 
-    With one thread, measures that thread's time, so other work on the machine matters little.
+    On a CPU the least of interleaved rounds, of the thread's own time where there is one thread, so
+    that other work on the machine matters little.
     """
+    failed = {}
+    for name, call in list(rivals.items()):
+        try:
+            call()
+        except Exception as error:
+            if name == "hellofmt":
+                raise
+            failed[name] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            del rivals[name]
+    if is_cuda:
+        return {name: 1000 * time_graph(call) for name, call in rivals.items()}, failed
     now = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
-    call()
-    times = []
-    for _ in range(repeats):
-        start = now()
-        call()
-        times.append(now() - start)
-    return statistics.median(times)
+    least = dict.fromkeys(rivals, float("inf"))
+    for _ in range(15):
+        for name, call in rivals.items():
+            start = now()
+            call()
+            least[name] = min(least[name], 1000 * (now() - start))
+    return least, failed
 
 
 def time_graph(call, inner=20, repeats=15):
@@ -85,7 +99,7 @@ def time_graph(call, inner=20, repeats=15):
     return statistics.median(times)
 
 
-def head(n, c, d, dtype, device):
+def inputs(n, c, d, dtype, device):
     g = torch.Generator().manual_seed(0)
     x = torch.nn.functional.normalize(torch.randn(n, d, generator=g), dim=1)
     w = torch.nn.functional.normalize(torch.randn(c, d, generator=g), dim=1)
@@ -99,43 +113,126 @@ def eager_labels(x, w, bias):
 
 def wide_labels(x, w, bias):
     """Make labels as the strongest rival: float32 logits of a half-precision GEMM, then fused."""
-    z = torch.mm(x, w.T, out_dtype=torch.float32) if x.dtype != torch.float32 else x @ w.T
+    if x.dtype == torch.float32 or x.device.type == "cpu":
+        z = (x @ w.T).float()
+    else:
+        z = torch.mm(x, w.T, out_dtype=torch.float32)
     return torch.softmax((z * SCALE + bias) / TEMPERATURE, dim=1).to(x.dtype)
 
 
-def row(what, shape, milliseconds, agree, **more):
-    return {"what": what, "shape": shape, "ms": milliseconds, "difference": agree} | more
+def row(what, shape, milliseconds, failed, agree, **more):
+    return {
+        "what": what,
+        "shape": shape,
+        "ms": milliseconds,
+        "failed": failed,
+        "difference": agree,
+        **more,
+    }
 
 
-def label_rows(device, is_cuda):
-    clock = time_graph if is_cuda else time_cpu
-    shapes = [(128, 512, 10), (128, 1024, 100), (128, 512, 1000), (128, 512, 21841)]
+def shapes_of(device):
+    """Return the sizes (N, D, C) and dtypes of heads."""
+    if device.type == "cuda":
+        return [(1024, 768, c) for c in (10, 100, 1000, 21841)], (torch.float16, torch.bfloat16)
+    sizes = [(128, 512, 10), (128, 1024, 100), (128, 512, 1000), (128, 512, 21841)]
+    return sizes, (torch.float32, torch.bfloat16)
+
+
+def label_row(n, d, c, dtype, device):
+    is_cuda = device.type == "cuda"
+    x, w, bias = inputs(n, c, d, dtype, device)
+    options = LabelOptions(SCALE, TEMPERATURE, dtype)
+    compiled = torch.compile(wide_labels, mode="max-autotune-no-cudagraphs" if is_cuda else None)
+    calls = {
+        "hellofmt": lambda: soft_labels(x, w, bias, options),
+        "eager torch": lambda: eager_labels(x, w, bias),
+        "torch.compile": lambda: compiled(x, w, bias),
+    }
+    more = {"algorithm": algorithm(n, d, c, device, dtype, dtype)}
     if is_cuda:
-        shapes = [(1024, 768, c) for c in (10, 100, 1000, 21841)]
-    dtypes = [torch.float16, torch.bfloat16] if is_cuda else [torch.float32, torch.bfloat16]
-    for n, d, c in shapes:
-        for dtype in dtypes:
-            x, w, bias = head(n, c, d, dtype, device)
-            options = LabelOptions(SCALE, TEMPERATURE, dtype)
-            rivals = {
-                "hellofmt": lambda x=x, w=w, b=bias, o=options: soft_labels(x, w, b, o),
-                "eager torch": lambda x=x, w=w, b=bias: eager_labels(x, w, b),
-            }
-            more = {"algorithm": algorithm(n, d, c, device, dtype, dtype)}
-            if is_cuda:
-                compiled = torch.compile(wide_labels, mode="max-autotune-no-cudagraphs")
-                rivals["torch.compile"] = lambda x=x, w=w, b=bias, f=compiled: f(x, w, b)
-                moved = (n * d + c * d + n * c) * x.element_size()
-                more |= floor(2 * n * c * d, moved)
-            exact = torch.softmax(
-                (SCALE * x.double() @ w.double().T + bias.double()) / TEMPERATURE, dim=1
-            )
-            difference = {k: (f().double() - exact).abs().max().item() for k, f in rivals.items()}
-            if difference["hellofmt"] > 2e-2:
-                raise SystemExit(f"labels {n}x{d}x{c} {dtype}: wrong by {difference['hellofmt']}")
-            times = {name: clock(call) * 1000 for name, call in rivals.items()}
-            shape = f"{n}x{d}x{c} {str(dtype).removeprefix('torch.')}"
-            yield row("soft labels", shape, times, difference, **more)
+        more |= floor(2 * n * c * d, (n * d + c * d + n * c) * x.element_size())
+    milliseconds, failed = times_of(calls, is_cuda)
+    exact = torch.softmax((SCALE * x.double() @ w.double().T + bias.double()) / TEMPERATURE, dim=1)
+    difference = {k: (f().double() - exact).abs().max().item() for k, f in calls.items()}
+    if difference["hellofmt"] > 2e-2:
+        raise SystemExit(f"labels {n}x{d}x{c} {dtype}: wrong by {difference['hellofmt']}")
+    return row("soft labels", name_of(n, d, c, dtype), milliseconds, failed, difference, **more)
+
+
+def name_of(n, d, c, dtype):
+    return f"{n}x{d}x{c} {str(dtype).removeprefix('torch.')}"
+
+
+def loss_row(n, d, c, dtype, device):
+    """Time the student's last layer and its loss on soft labels, forward and backward."""
+    plan = replace(recipe("kl"), temperature=1.0)
+    functional = torch.nn.functional
+    x, w, bias = inputs(n, c, d, dtype, device)
+    q = torch.softmax(4 * functional.linear(x, w).float(), 1).to(dtype)
+    x, w = x.requires_grad_(), (8 * w).detach().requires_grad_()
+    bias = bias.to(dtype)
+
+    def ours():
+        return loss_of(plan, functional.linear(x, w, bias), q)
+
+    def theirs(options):
+        return functional.linear_cross_entropy(x, w, q, linear_bias=bias, options=options)
+
+    losses = {"hellofmt": ours, "torch.compile": torch.compile(ours)}
+    if hasattr(functional, "linear_cross_entropy"):
+        chunked = torch.nn.LinearCrossEntropyOptions()
+        losses["linear_cross_entropy"] = lambda: theirs(None)
+        losses["linear_cross_entropy, chunked"] = lambda: theirs(chunked)
+    # The gradients, which do not depend on the entropy of the labels.
+    calls = {k: lambda loss=loss: torch.autograd.grad(loss(), (x, w)) for k, loss in losses.items()}
+    milliseconds, failed = times_of(calls, device.type == "cuda")
+    wanted = calls["hellofmt"]()[1].double()
+    difference = {
+        name: ((call()[1].double() - wanted).norm() / wanted.norm()).item()
+        for name, call in calls.items()
+    }
+    if max(difference.values()) > 2e-2:
+        raise SystemExit(f"loss {n}x{d}x{c}: gradients differ by {difference}")
+    what = "student's loss and gradients"
+    return row(what, name_of(n, d, c, dtype), milliseconds, failed, difference)
+
+
+def tile_row(n, d, c, dtype, device):
+    """Time the label kernel with the table's tile and the four best others."""
+    from hellofmt_kernels.labels import fused
+    from hellofmt_kernels.tiles import LabelTile, table
+
+    x, w, bias = inputs(n, c, d, dtype, device)
+    options = LabelOptions(SCALE, TEMPERATURE, dtype)
+    blocks = [(64, 128), (64, 256), (128, 128), (128, 256), (256, 128)]
+    if c <= table().row_max_classes:
+        whole = table().labels(n, c, 2, torch.cuda.get_device_capability()).block_c
+        blocks = [(height, whole) for height in (16, 32, 64, 128)]
+    calls = {"hellofmt": lambda: fused.launch(x, w, bias, options)}
+    for (block_n, block_c), warps, stages in itertools.product(blocks, (4, 8), (2, 3, 4)):
+        tile = LabelTile(block_n, block_c, 64, warps, stages)
+        name = f"[{block_n}, {block_c}, 64, {warps}, {stages}]"
+        calls[name] = lambda tile=tile: fused.launch(x, w, bias, options, tile)
+    milliseconds, _ = times_of(calls, is_cuda=True)
+    ours = milliseconds.pop("hellofmt")
+    best = dict(sorted(milliseconds.items(), key=lambda item: item[1])[:4])
+    return row("tile of labels", name_of(n, d, c, dtype), {"hellofmt": ours, **best}, {}, {})
+
+
+def head_rows(make, device, least_classes=0, dtypes=2):
+    """Make a row for each size and dtype of a head."""
+    if device.type == "cuda":
+        sizes, kinds = (
+            [(1024, 768, c) for c in (10, 100, 1000, 21841)],
+            (torch.float16, torch.bfloat16),
+        )
+    else:
+        sizes = [(128, 512, 10), (128, 1024, 100), (128, 512, 1000), (128, 512, 21841)]
+        kinds = (torch.float32, torch.bfloat16)
+    for (n, d, c), dtype in itertools.product(sizes, kinds[:dtypes]):
+        if c >= least_classes:
+            yield make(n, d, c, dtype, device)
 
 
 def view_table(count, images, side, is_blended):
@@ -174,7 +271,8 @@ def one_by_one(images, rows, size, mean, std):
     return torch.stack(out)
 
 
-def view_rows(device, is_cuda):
+def view_rows(device):
+    is_cuda = device.type == "cuda"
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     for side in (32, 64, 224) if is_cuda else (16, 32, 64, 224):
         for is_blended in (False, True):
@@ -198,21 +296,25 @@ def view_rows(device, is_cuda):
             def resident(images=images, rows=on_device, side=side):
                 return views(images, rows, side, mean=mean, std=std, out_dtype=torch.float16)
 
-            # A loop of launches, one sample at a time, is bound by the host: no graph for it.
-            times = {
-                "hellofmt": (time_graph(resident) if is_cuda else time_cpu(ours)) * 1000,
-                "torchvision, one by one": time_cpu(
-                    (lambda f=theirs: (f(), torch.cuda.synchronize())) if is_cuda else theirs, 5
-                )
-                * 1000,
-            }
+            if is_cuda:
+                # A loop of launches, one sample at a time, is bound by the host: no graph for it.
+                def waited(theirs=theirs):
+                    theirs()
+                    torch.cuda.synchronize()
+
+                least = min(spent(waited)[0] for _ in range(3))
+                times = {"hellofmt": 1000 * time_graph(resident)}
+                times["torchvision, one by one"] = 1000 * least
+            else:
+                times, _ = times_of({"hellofmt": ours, "torchvision, one by one": theirs}, False)
             more = floor(0, count * side * side * 3 * (1 + 2)) if is_cuda else {}
             shape = f"{count} x {side} px{', CutMix' if is_blended else ''}"
-            yield row("views", shape, times, {"torchvision": difference}, **more)
+            yield row("views", shape, times, {}, {"torchvision": difference}, **more)
 
 
-def pair_rows(device, is_cuda):
+def pair_rows(device):
     """Time both networks' inputs in one pass beside views in [0, 1] normalised in two passes."""
+    is_cuda = device.type == "cuda"
     # A student's float32, and what CLIP's ResNets take: normalised otherwise, channels_last.
     student = ViewForm((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -242,95 +344,81 @@ def pair_rows(device, is_cuda):
         difference = max((a.float() - b.float()).abs().max().item() for a, b in pairs)
         if difference > (4e-3 if is_cuda else 1e-4):
             raise SystemExit(f"pairs of views {side} px: differ by {difference}")
-        clock = time_graph if is_cuda else time_cpu
-        times = {
-            "hellofmt": clock(ours) * 1000,
-            "views, then normalised for each": clock(twice) * 1000,
-            "one output alone": clock(
-                lambda i=images, r=rows, s=side: views(i, r, s, mean=student.mean, std=student.std)
-            )
-            * 1000,
+        calls = {
+            "hellofmt": ours,
+            "views, then normalised for each": twice,
+            "the same by torch.compile": torch.compile(twice),
+            "one output alone": lambda i=images, r=rows, s=side: views(
+                i, r, s, mean=student.mean, std=student.std
+            ),
         }
+        times, failed = times_of(calls, is_cuda)
         # Each pixel's bytes in, float32 and float16 out.
         more = floor(0, count * side * side * 3 * (1 + 4 + 2)) if is_cuda else {}
         kind = str(dtype).removeprefix("torch.")
         shape = f"{count} x {side} px, float32 and {kind}"
-        yield row("pair of views", shape, times, {"normalised apart": difference}, **more)
+        yield row("pair of views", shape, times, failed, {"normalised apart": difference}, **more)
 
 
-def device_facts(is_cuda):
-    if is_cuda:
-        name = torch.cuda.get_device_name()
-    else:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-        name = models[0] if models else platform.processor()
-    packages = ("torch", "torchvision", "triton", "numpy")
-    return {
-        "device": name,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": {package: version(package) for package in packages},
-    }
-
-
-def table(result):
-    facts = result["facts"]
-    versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
-    lines = [
-        "# Kernels: times",
-        "",
-        f"{facts['device']}, {facts['threads']} thread(s), Python {facts['python']}, {versions}.",
-        "Medians, milliseconds per call; with one thread, of that thread's own time.",
-        "Below 1 the rival wins.",
-        "",
-    ]
-    if not result["is_cuda"]:
-        lines += ["Run times on a GPU are unmeasured.", ""]
-    lines += [
-        "| what | shape | hellofmt | rival | times faster |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for one in result["rows"]:
+def page(document):
+    is_cuda = document["is_cuda"]
+    lines = head(
+        document,
+        "Kernels: times",
+        "Milliseconds a call: "
+        + (
+            "median of replays of a CUDA graph."
+            if is_cuda
+            else "least of 15 interleaved rounds, of"
+        )
+        + ("" if is_cuda else " the thread's own time. Below 1 the rival wins."),
+    )
+    cells = []
+    for one in document["rows"]:
         ours = one["ms"]["hellofmt"]
-        for rival, time_ms in one["ms"].items():
-            if rival != "hellofmt":
-                lines.append(
-                    f"| {one['what']} | {one['shape']} | {ours:.3f} | {rival}: {time_ms:.3f} "
-                    f"| {time_ms / ours:.2f} |"
-                )
+        rivals = {name: ms for name, ms in one["ms"].items() if name != "hellofmt"}
         if "floor_ms" in one:
-            lines.append(
-                f"| {one['what']} | {one['shape']} | {ours:.3f} | floor: {one['floor_ms']:.3f} "
-                f"| {one['floor_ms'] / ours:.2f} |"
-            )
-    return "\n".join(lines) + "\n"
+            rivals["floor"] = one["floor_ms"]
+        for rival, ms in rivals.items():
+            shown = (one["what"], one["shape"], f"{ours:.3f}", rival, f"{ms:.3f}")
+            cells.append((*shown, f"{ms / ours:.2f}"))
+        for rival, why in one["failed"].items():
+            cells.append((one["what"], one["shape"], f"{ours:.3f}", rival, f"failed: {why}", ""))
+    columns = ("what", "shape", "hellofmt:", "rival", "ms:", "times faster:")
+    return "\n".join([*lines, *rows(columns, cells)]) + "\n"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU")
+    parser.add_argument(
+        "--only", choices=PARTS, nargs="+", default=["labels", "loss", "views", "pair"]
+    )
     parser.add_argument("--out", type=Path, help="write OUT.json and OUT.md")
     options = parser.parse_args()
-    is_cuda = options.device.startswith("cuda")
-    if not is_cuda:
+    device = torch.device(options.device)
+    if device.type != "cuda":
         torch.set_num_threads(options.threads)
-    rows = []
-    for part in (label_rows, view_rows, pair_rows):
-        for one in part(torch.device(options.device), is_cuda):
-            sys.stderr.write(f"{one['what']} {one['shape']}: {one['ms']}\n")
-            rows.append(one)
-    result = {"facts": device_facts(is_cuda), "is_cuda": is_cuda, "rows": rows}
-    text = table(result)
-    print(json.dumps(result, indent=1))
-    print(text)
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-        options.out.with_suffix(".md").write_text(text)
+    found = []
+    for one in itertools.chain.from_iterable(PARTS[part](device) for part in options.only):
+        sys.stderr.write(f"{one['what']} {one['shape']}: {one['ms']} {one['failed'] or ''}\n")
+        found.append(one)
+    document = {
+        "facts": facts(("hellofmt", "torch", "torchvision", "triton", "numpy"), device.type),
+        "is_cuda": device.type == "cuda",
+        "rows": found,
+    }
+    publish(options.out, document, page)
 
+
+PARTS = {
+    "labels": lambda device: head_rows(label_row, device),
+    "loss": lambda device: head_rows(loss_row, device, least_classes=1000, dtypes=1),
+    "views": view_rows,
+    "pair": pair_rows,
+    "tiles": lambda device: head_rows(tile_row, device, dtypes=1),
+}
 
 if __name__ == "__main__":
     main()
