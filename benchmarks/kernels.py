@@ -38,6 +38,7 @@ from hellofmt_kernels import (
 )
 
 SCALE, TEMPERATURE = 100.0, 2.0
+SMALL = "--small" in sys.argv
 
 # One H200, measured: dense half-precision GEMM and copy.
 FLOP_PER_S, BYTES_PER_S = 790e12, 4.3e12
@@ -48,6 +49,11 @@ def floor(flop, moved_bytes):
     if "H200" not in torch.cuda.get_device_name():
         return {}
     return {"floor_ms": max(flop / FLOP_PER_S, moved_bytes / BYTES_PER_S) * 1000}
+
+
+def compiled(function, mode=None):
+    """Compile a rival, but not where the script itself is tried."""
+    return function if SMALL else torch.compile(function, mode=mode)
 
 
 def times_of(rivals, is_cuda):
@@ -69,7 +75,7 @@ def times_of(rivals, is_cuda):
         return {name: 1000 * time_graph(call) for name, call in rivals.items()}, failed
     now = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     least = dict.fromkeys(rivals, float("inf"))
-    for _ in range(15):
+    for _ in range(2 if SMALL else 15):
         for name, call in rivals.items():
             start = now()
             call()
@@ -143,11 +149,11 @@ def label_row(n, d, c, dtype, device):
     is_cuda = device.type == "cuda"
     x, w, bias = inputs(n, c, d, dtype, device)
     options = LabelOptions(SCALE, TEMPERATURE, dtype)
-    compiled = torch.compile(wide_labels, mode="max-autotune-no-cudagraphs" if is_cuda else None)
+    fused = compiled(wide_labels, "max-autotune-no-cudagraphs" if is_cuda else None)
     calls = {
         "hellofmt": lambda: soft_labels(x, w, bias, options),
         "eager torch": lambda: eager_labels(x, w, bias),
-        "torch.compile": lambda: compiled(x, w, bias),
+        "torch.compile": lambda: fused(x, w, bias),
     }
     more = {"algorithm": algorithm(n, d, c, device, dtype, dtype)}
     if is_cuda:
@@ -179,7 +185,7 @@ def loss_row(n, d, c, dtype, device):
     def theirs(options):
         return functional.linear_cross_entropy(x, w, q, linear_bias=bias, options=options)
 
-    losses = {"hellofmt": ours, "torch.compile": torch.compile(ours)}
+    losses = {"hellofmt": ours, "torch.compile": compiled(ours)}
     if hasattr(functional, "linear_cross_entropy"):
         chunked = torch.nn.LinearCrossEntropyOptions()
         losses["linear_cross_entropy"] = lambda: theirs(None)
@@ -230,7 +236,7 @@ def head_rows(make, device, least_classes=0, dtypes=2):
     else:
         sizes = [(128, 512, 10), (128, 1024, 100), (128, 512, 1000), (128, 512, 21841)]
         kinds = (torch.float32, torch.bfloat16)
-    for (n, d, c), dtype in itertools.product(sizes, kinds[:dtypes]):
+    for (n, d, c), dtype in itertools.product(sizes[:3] if SMALL else sizes, kinds[:dtypes]):
         if c >= least_classes:
             yield make(n, d, c, dtype, device)
 
@@ -274,7 +280,7 @@ def one_by_one(images, rows, size, mean, std):
 def view_rows(device):
     is_cuda = device.type == "cuda"
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    for side in (32, 64, 224) if is_cuda else (16, 32, 64, 224):
+    for side in (32,) if SMALL else (32, 64, 224) if is_cuda else (16, 32, 64, 224):
         for is_blended in (False, True):
             count = 1024 if is_cuda else 128 if side < 100 else 16
             g = torch.Generator().manual_seed(0)
@@ -321,7 +327,7 @@ def pair_rows(device):
     dtype = torch.float16 if is_cuda else torch.float32
     encoder = ViewForm(mean, std, dtype, is_channels_last=True)
 
-    for side in (32, 64, 224):
+    for side in (32,) if SMALL else (32, 64, 224):
         count = 1024 if is_cuda else 128 if side < 100 else 16
         g = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (50, side, side, 3), generator=g, dtype=torch.uint8)
@@ -347,7 +353,7 @@ def pair_rows(device):
         calls = {
             "hellofmt": ours,
             "views, then normalised for each": twice,
-            "the same by torch.compile": torch.compile(twice),
+            "the same by torch.compile": compiled(twice),
             "one output alone": lambda i=images, r=rows, s=side: views(
                 i, r, s, mean=student.mean, std=student.std
             ),
@@ -395,6 +401,7 @@ def main():
     parser.add_argument(
         "--only", choices=PARTS, nargs="+", default=["labels", "loss", "views", "pair"]
     )
+    parser.add_argument("--small", action="store_true", help="few sizes: tries this script")
     parser.add_argument("--out", type=Path, help="write OUT.json and OUT.md")
     options = parser.parse_args()
     device = torch.device(options.device)
