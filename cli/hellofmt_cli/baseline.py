@@ -23,20 +23,7 @@ __all__ = ["random_images"]
 def random_images(
     source: Source, archive: Archive, seed: int, ipc: int | None = None
 ) -> list[tuple[NDArray[np.uint8], int]]:
-    """Draw real images in the place of an archive's.
-
-    Args:
-        source: real images with the classes of the archive, in its order.
-        archive: gives the number of images of each class.
-        seed: of the draw.
-        ipc: images of each class, instead of the archive's number.
-
-    Returns:
-        Pixels and label of each, by label.
-
-    Raises:
-        UserInputError: a class has fewer real images than the archive has (E_DATA).
-    """
+    """Draw real images in the place of an archive's: pixels and label of each, by label."""
     index, side = archive.index, archive.manifest.views.size
     # With the border that `evaluate` cuts off, which small images go without.
     size = side if side <= SMALL_IMAGE_SIZE else side * 8 // 7

@@ -36,14 +36,7 @@ _WORDS: Final = frozenset(
 
 
 def recorded_command(reduced: Callable[[str], str]) -> str:
-    """The command line of the current command, in one order whatever was typed.
-
-    Args:
-        reduced: takes the paths out of a word, ``runs.without_paths``.
-
-    Returns:
-        Arguments, then options that were typed; what only says where to write is left out.
-    """
+    """The current command as typed, in one order, without what only says where to write."""
     ctx = click.get_current_context()
     arguments: list[str] = []
     options: list[str] = []

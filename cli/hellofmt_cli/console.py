@@ -156,15 +156,7 @@ class Console:
 
     @contextmanager
     def stage(self, label: str, unit: str = "step") -> Generator[Callable[[int, int], None]]:
-        """Show what is being done while the block runs.
-
-        Args:
-            label: what is being done, in a word or two.
-            unit: what is counted, in the singular.
-
-        Yields:
-            ``step(done, total)`` of this stage.
-        """
+        """Show what is being done while the block runs; yields ``step(done, total)``."""
         if not self.is_speaking:
             yield _count_nothing
             return

@@ -33,16 +33,7 @@ class Log:
     """A folder that a run is written to."""
 
     def __init__(self, folder: str, curve: Curve, title: str) -> None:
-        """Create the folder, and say at once what will be missing.
-
-        Args:
-            folder: created; files of an earlier log in it are replaced.
-            curve: of the run.
-            title: of the picture.
-
-        Raises:
-            OSError: the folder cannot be created.
-        """
+        """Create the folder, and say at once what will be missing."""
         self._folder, self._curve, self._title = Path(folder), curve, title
         self._folder.mkdir(parents=True, exist_ok=True)
         self._has_picture = _has("matplotlib", "curve.png")
@@ -78,14 +69,7 @@ class Log:
         write_file(self._folder / "curve.json", (json.dumps(document, indent=1) + "\n").encode())
 
     def finish(self, document: dict[str, Any]) -> None:
-        """Write what is written once: ``result.json``, the picture.
-
-        Args:
-            document: what ``--json`` prints.
-
-        Raises:
-            OSError: something cannot be written.
-        """
+        """Write what is written once: ``result.json``, the picture."""
         self._write_tables()
         text = json.dumps(document, indent=2, ensure_ascii=True) + "\n"
         write_file(self._folder / "result.json", text.encode())
@@ -129,16 +113,7 @@ def _draw_accuracy(axes: Axes, curve: Curve, measured: Sequence[Point]) -> None:
 
 
 def draw_curve(path: Path, curve: Curve, title: str) -> None:
-    """Draw loss and accuracy over the steps as a PNG.
-
-    Args:
-        path: of the picture; replaced.
-        curve: with at least one measurement.
-        title: one line above.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Draw loss and accuracy over the steps as a PNG."""
     from io import BytesIO
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg

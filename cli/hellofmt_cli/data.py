@@ -30,13 +30,7 @@ _WORTH_WORKERS: Final = 256
 
 @dataclass(frozen=True)
 class Data:
-    """DATA as a command works on it.
-
-    Attributes:
-        images: all of it.
-        views: how students will see it.
-        workers: processes that read and decode it.
-    """
+    """DATA as a command works on it."""
 
     images: Source
     views: Views
@@ -49,17 +43,8 @@ def read_data(options: DataOptions, work: Path | None = None) -> Data:
     Views are random crops with flips, every second one under CutMix, unless the options say
     otherwise.
 
-    Args:
-        options: what the user typed.
-        work: folder that keeps the listing.
-
-    Returns:
-        Images and views; without another wish, views have the median shorter side of some images,
-        at most 224 pixels.
-
-    Raises:
-        UserInputError: the data or an option cannot be used.
-        OSError: something cannot be read.
+    Views have the median shorter side of some images, at most 224 pixels, unless the options say
+    otherwise.
     """
     from hellofmt.making import default_workers
     from hellofmt.sources import default_side, sampled_sizes
@@ -95,19 +80,7 @@ def read_images(
     skips_unreadable: bool = False,
     work: Path | None = None,
 ) -> Source:
-    """List real images, and warn of what is skipped; of what is converted when the command ends.
-
-    Args:
-        data: paths or URLs, or one name of a data set of torchvision or Hugging Face.
-        classes: in label order; None takes those of the data.
-        skips_unreadable: leave out images that cannot be read.
-        work: folder that keeps the listing.
-
-    Raises:
-        UserInputError: the data cannot be used.
-        HelloError: an archive is damaged, or a URL cannot be read.
-        OSError: something cannot be read.
-    """
+    """List real images, and warn of what is skipped; of what is converted when the command ends."""
     from hellofmt.runs import current, first_on_machine, is_unanimous
     from hellofmt.sources import open_source
 

@@ -29,16 +29,7 @@ _COLOURS: Final = {"hard": HARD, "hello": OURS, "teacher": TEACHER, "full": FULL
 
 
 def draw_report(out: Path, result: dict[str, Any]) -> None:
-    """Write ``report.png``: images with soft labels, accuracies, bytes.
-
-    Args:
-        out: folder of the demo, with its archives.
-        result: document of ``result.json``.
-
-    Raises:
-        OSError: a file cannot be read or written.
-        HelloError: an archive is damaged.
-    """
+    """Write ``report.png``: images with soft labels, accuracies, bytes."""
     ipcs = ipcs_of(result)
     figure = Figure(figsize=(12.5, 11.0), facecolor="white")
     FigureCanvasAgg(figure)

@@ -28,10 +28,7 @@ def result_document(
 ) -> dict[str, Any]:
     """The document of ``result.json``, apart from what only the run knows.
 
-    Args:
-        out: folder of the demo, with its archives.
-        settings: settings of the demo.
-        scores: accuracies in percent by (column, ipc), one for each seed.
+    ``scores`` are accuracies in percent by (column, ipc), one for each seed.
     """
 
     def table(statistic: Callable[[list[float]], float]) -> dict[str, Any]:
@@ -150,9 +147,5 @@ def report_text(result: dict[str, Any]) -> str:
 
 
 def write_json(path: Path, result: dict[str, Any]) -> None:
-    """Write ``result`` as an indented JSON document.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Write ``result`` as an indented JSON document."""
     path.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")

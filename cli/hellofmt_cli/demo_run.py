@@ -41,19 +41,7 @@ __all__ = ["run_demo"]
 def run_demo(
     out: Path, settings: DemoSettings | None = None, *, say: Callable[[str], None] = console.write
 ) -> dict[str, Any]:
-    """Run the demo and write the archives, ``teacher.safetensors`` and ``data.npz``.
-
-    Args:
-        out: an existing folder.
-        settings: the constants; None takes the published ones.
-        say: called with each sentence.
-
-    Returns:
-        The document of ``result.json``.
-
-    Raises:
-        HelloError: a file cannot be written or does not verify.
-    """
+    """Run the demo and write the archives, ``teacher.safetensors`` and ``data.npz``."""
     settings = DemoSettings() if settings is None else settings
     start = time.monotonic()
     # One thread: these tensors are too small to share, two threads on a busy machine wait for each

@@ -94,14 +94,7 @@ def student_jobs(out: Path, settings: DemoSettings) -> list[Job]:
 
 
 def run_job(job: Job) -> float:
-    """Train one student and measure it: top-1 in percent.
-
-    Args:
-        job: what to do; it shares nothing but files with anyone.
-
-    Returns:
-        Percent, 0 to 100.
-    """
+    """Train one student and measure it: top-1 in percent."""
     settings, seed = job.settings, job.seed
     with np.load(job.data, allow_pickle=False) as arrays:
         data: dict[str, NDArray[Any]] = dict(arrays)

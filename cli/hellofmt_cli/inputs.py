@@ -67,12 +67,7 @@ def measured_kind(images: Source, held_out: Source) -> str:
 
 
 def read_base(text: str, views: Views) -> LoadedBase:
-    """The base that the user names; ``seeded`` is a small transformer with generated weights.
-
-    Raises:
-        HelloError: there is no such base, or it cannot be used.
-        OSError: a file cannot be read.
-    """
+    """The base that the user names; ``seeded`` is a small transformer with generated weights."""
     kind, _, seed = text.partition(":")
     if kind != _SEEDED:
         with console.stage("loading the base"):
@@ -113,16 +108,7 @@ def load_teacher(
 ) -> torch.nn.Module:
     """The teacher that the user names, with what it takes said on stderr.
 
-    Args:
-        text: value of ``--teacher``.
-        keys: of the data set's classes in label order.
-        side: of the views in pixels.
-        options: how it sees images and what its outputs mean.
-        fraction: of its final accuracy that a trajectory's weak teachers should have.
-
-    Raises:
-        HelloError: as ``load_named_teacher``, or the class list cannot be used.
-        OSError: a file cannot be read.
+    ``fraction`` is what a trajectory's weak teachers should have of its final accuracy.
     """
     named = None
     if options.teacher_classes is not None:
@@ -145,17 +131,7 @@ def read_teachers(
 ) -> torch.nn.Module:
     """The mean of the teachers that the user names; a bare network name is trained first.
 
-    Args:
-        data: what they are teachers of.
-        work: folder for a teacher that is trained.
-        run: seed, device and arithmetic.
-        options: the teachers.
-        ipc: images per class, by which a checkpoint is chosen; None takes the last.
-        meter: counts the training.
-
-    Raises:
-        HelloError: a teacher cannot be used.
-        OSError: a file cannot be read or written.
+    A checkpoint is chosen by ``ipc``, images per class; None takes the last.
     """
     keys = [line.key for line in data.images.classes]
     fraction = options.maturity

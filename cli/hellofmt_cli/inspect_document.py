@@ -23,17 +23,8 @@ def describe(
 ) -> dict[str, Any]:
     """Build the document ``hello.inspect/1``; groups missing from the archive are None.
 
-    Args:
-        archive: an open archive.
-        epochs: E >= 1, of the labels that would otherwise be stored.
-        with_classes: add ``class_list``.
-        with_tensors: add ``tensors``.
-
-    Returns:
-        Plain JSON values. Sizes are bytes, image sides pixels, ratios dimensionless.
-
-    Raises:
-        HelloError: a section that is needed is damaged.
+    Sizes are bytes, image sides pixels, ratios dimensionless; ``epochs`` are those of the labels
+    that would otherwise be stored.
     """
     from hellofmt.archive import decimal_value
     from hellofmt.ledger import ledger_of

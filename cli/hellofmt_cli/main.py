@@ -115,20 +115,12 @@ class _Hello(click.Group):
         return name, command, rest
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click does; ``--help`` and ``--version`` print, which may fail.
-
-        Raises:
-            click.exceptions.Exit: as ``invoke``.
-        """
+        """As click does; ``--help`` and ``--version`` print, which may fail."""
         with _exit_codes(ctx):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; exit with the code of whatever it raises.
-
-        Raises:
-            click.exceptions.Exit: with the exit code, after the error was printed.
-        """
+        """Run the command; exit with the code of whatever it raises."""
         with _exit_codes(ctx):
             return super().invoke(ctx)
 
@@ -171,13 +163,6 @@ def _check_words(ctx: click.Context, args: list[str]) -> None:
 
     An empty word is a shell's variable that was not set; as a path it would mean the current
     folder. Ranges let NaN pass. Of an option that is typed twice the first value is dropped.
-
-    Args:
-        ctx: of the command; it parses without running anything.
-        args: its words.
-
-    Raises:
-        click.BadParameter: an empty value, or a number that is not finite.
     """
     values, _, order = ctx.command.make_parser(ctx).parse_args(list(args))
     for parameter in set(order):

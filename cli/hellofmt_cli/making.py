@@ -86,19 +86,7 @@ def make_archive(
     as_json: bool,
     chosen: DistillSettings,
 ) -> None:
-    """Run ``hello fit`` (without ``select``) or ``hello distill`` and print what came of it.
-
-    Args:
-        data: DATA, and what networks run on.
-        fit: teacher, base, fit and archive.
-        texts: what the archive says of itself.
-        as_json: print one document.
-        chosen: how images are chosen, refined and stored; the rest comes from the other options.
-
-    Raises:
-        HelloError: anything the user gave cannot be used, or the target exists.
-        OSError: something cannot be read or written; finished stages stay.
-    """
+    """Run ``hello fit`` (without ``select``) or ``hello distill`` and print what came of it."""
     check_device(data.device)
     # The last word before the error, after what was converted on the way.
     kept: list[str] = []

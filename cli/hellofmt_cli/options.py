@@ -98,12 +98,7 @@ def shared(decorator: Callable[..., Any]) -> Any:
 
 
 def grouped(name: str, kind: type[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command the options that a dataclass declares, as one object.
-
-    Args:
-        name: argument of the command that gets the object.
-        kind: dataclass of options; in ``--help`` its own come before those that it inherits.
-    """
+    """Give a command the options that a dataclass declares, as one object."""
     declared = {each.name: each.metadata[_OPTION](each.name) for each in fields(kind)}
     order = dict.fromkeys(
         key for base in kind.__mro__ for key in vars(base).get("__annotations__", {})
@@ -127,11 +122,7 @@ class Choice(click.Choice[str]):
     """One of some words; a mistyped one is answered with the nearest."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The word.
-
-        Raises:
-            click.BadParameter: it is none of them.
-        """
+        """The word."""
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
@@ -203,11 +194,7 @@ def device_option(what: str) -> Callable[[_Command], _Command]:
 
 
 def check_device(text: str) -> None:
-    """Refuse a device that is not here, before anything is read for it. Imports torch.
-
-    Raises:
-        UserInputError: torch does not know the device, or cannot use it here (E_OPTION).
-    """
+    """Refuse a device that is not here, before anything is read for it. Imports torch."""
     import torch
 
     try:
@@ -230,11 +217,7 @@ def check_device(text: str) -> None:
 
 
 def check_steps(steps: int | None, epochs: int | None) -> None:
-    """Refuse both ``--steps`` and ``--epochs``.
-
-    Raises:
-        UserInputError: both are set (E_OPTION).
-    """
+    """Refuse both ``--steps`` and ``--epochs``."""
     if steps is not None and epochs is not None:
         raise UserInputError.make("E_OPTION", "`--steps` and `--epochs`: expected one, got both")
 
@@ -341,11 +324,7 @@ class ViewOptions:
     def changes(self, *, mix: str | None = None) -> dict[str, Any]:
         """Fields of the archive's ``Views`` that the options change, without the size.
 
-        Args:
-            mix: what to do unless ``view_mix`` says otherwise.
-
-        Raises:
-            click.BadParameter: the areas of crops are in the wrong order.
+        ``mix`` is what to do unless ``view_mix`` says otherwise.
         """
         changes: dict[str, Any] = {}
         if self.view_crop is not None:

@@ -98,19 +98,7 @@ def echo_json(document: dict[str, Any]) -> None:
 
 @contextmanager
 def opened(path: str, *, expect: str | None = None) -> Generator[Archive]:
-    """Open an archive for a command; an error names the file.
-
-    Args:
-        path: of the archive.
-        expect: the ``sha256:...`` id the user demands, if any.
-
-    Yields:
-        The open archive.
-
-    Raises:
-        HelloError: not an archive, or a damaged one.
-        OSError: missing, a directory, no permission.
-    """
+    """Open an archive for a command; an error names the file."""
     from hellofmt.archive import open_archive
 
     reading(path)
@@ -119,12 +107,7 @@ def opened(path: str, *, expect: str | None = None) -> Generator[Archive]:
 
 
 def write_text(path: str, text: str, *, force: bool) -> None:
-    """Write a whole UTF-8 file or none; an existing one is replaced only with ``force``.
-
-    Raises:
-        HelloIOError: E_TARGET, the file exists, or is the archive that the command reads.
-        OSError: it cannot be written.
-    """
+    """Write a whole UTF-8 file or none; an existing one is replaced only with ``force``."""
     from hellofmt.archive import write_small_file
 
     read = click.get_current_context().meta.get(FILE_KEY, "")

@@ -31,23 +31,7 @@ def pack_adapter(
     views: Mapping[str, Any],
     force: bool,
 ) -> str:
-    """Write the projector of an adapter, with a head from text, as an archive without images.
-
-    Args:
-        options: the adapter and its base.
-        texts: what the archive says of itself.
-        output: path of the archive.
-        classes: whose names go into the prompts.
-        views: fields of the default views to change.
-        force: replace an existing archive.
-
-    Returns:
-        The archive's id.
-
-    Raises:
-        HelloError: the adapter, the base or an option cannot be used, or the archive not written.
-        OSError: a file cannot be read.
-    """
+    """Write the projector of an adapter, with a head from text, as an archive without images."""
     directory, base = options.adapter or "", options.base or ""
     with console.stage("loading the base"):
         loaded = load_base(base)

@@ -165,16 +165,7 @@ def _head_rank(text: str | None) -> int | Literal["full"] | None:
 
 
 def describe_plan(made: Plan, dataset: str | None, note: str) -> dict[str, Any]:
-    """The document ``hello.plan/1``.
-
-    Args:
-        made: the plan.
-        dataset: name of the preset, if any.
-        note: the preset's own assumption, or empty.
-
-    Returns:
-        Plain JSON values. Sizes are bytes, ratios dimensionless.
-    """
+    """The document ``hello.plan/1``; sizes are bytes, ratios dimensionless."""
     ours = made.function
     return {
         "schema": "hello.plan/1",

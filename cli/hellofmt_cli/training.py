@@ -65,18 +65,7 @@ _WORTH_WORKERS: Final = 4096
 
 
 def train_student(options: TrainOptions) -> dict[str, Any]:
-    """Train and measure a student.
-
-    Args:
-        options: what the user typed.
-
-    Returns:
-        The document of ``--json``; empty except on rank 0.
-
-    Raises:
-        HelloError: the archive or an option cannot be used, or a worker ended.
-        OSError: a file cannot be read or written.
-    """
+    """Train and measure a student; the document of ``--json``, empty except on rank 0."""
     check_device(options.device)
     with (
         joined(options.device) as place,
@@ -236,11 +225,7 @@ def _train(
 
 
 def _remembered(archive: Archive, result: Result, target: str | None) -> dict[str, Any]:
-    """Compare a result with those of the archive, and record it in a copy.
-
-    Returns:
-        ``recorded``, the comparison, and ``copy``; None where there is none.
-    """
+    """Compare a result with those of the archive, and record it in a copy; None where not."""
     record = archive.record
     known = [] if record is None or record.results is UNSET else record.results
     found = compared(known, result)

@@ -19,7 +19,6 @@ from hellofmt.sources.source import Source
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hellofmt.archive.format.classes import ClassLine
     from hellofmt.sources.listing import Listing
 
 __all__ = ["FileSource", "list_files", "read_head"]
@@ -27,16 +26,6 @@ __all__ = ["FileSource", "list_files", "read_head"]
 
 class FileSource(Source):
     """Files of a folder, or of a data set of torchvision that names its files."""
-
-    def __init__(
-        self,
-        listing: Listing,
-        classes: Sequence[ClassLine] | None = None,
-        *,
-        skips_unreadable: bool = False,
-    ) -> None:
-        super().__init__(listing, classes, skips_unreadable=skips_unreadable)
-        self._names = listing.names
 
     def path_of(self, row: int) -> str:
         """See ``Source.path_of``."""

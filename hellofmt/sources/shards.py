@@ -73,16 +73,6 @@ class _Image(NamedTuple):
 class ShardSource(Source):
     """Members of tar files."""
 
-    def __init__(
-        self,
-        listing: Listing,
-        classes: Sequence[ClassLine] | None = None,
-        *,
-        skips_unreadable: bool = False,
-    ) -> None:
-        super().__init__(listing, classes, skips_unreadable=skips_unreadable)
-        self._names, self._spans = listing.names, listing.spans
-
     def _read(self, row: int) -> bytes:
         path = self._names.folders[self._names.folder(row)]
         offset, size = self._spans[row].tolist()

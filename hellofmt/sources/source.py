@@ -77,6 +77,7 @@ class Source(ABC):
         self.notes: tuple[str, ...] = (*listing.notes, *notes)
         self.skips_unreadable = skips_unreadable
         self._listing_digest, self._times = listing.digest, listing.times
+        self._names, self._spans = listing.names, listing.spans
         self._rows: NDArray[np.uint32] | None = None
         # Forks write to the same pages; a copy sent to another process has its own.
         room = mmap.mmap(-1, max(1, 2 * len(self._key_of)))
