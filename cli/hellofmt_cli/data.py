@@ -11,6 +11,7 @@ from hellofmt.archive import changed_views, default_views, read_class_lines
 from hellofmt.errors import UserInputError
 from hellofmt_cli.console import console
 from hellofmt_cli.output import count
+from hellofmt_cli.workers import workers_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +47,6 @@ def read_data(options: DataOptions, work: Path | None = None) -> Data:
     Views have the median shorter side of some images, at most 224 pixels, unless the options say
     otherwise.
     """
-    from hellofmt.making import default_workers
     from hellofmt.sources import default_side, sampled_sizes
 
     changes = options.changes(mix="cutmix")
@@ -66,11 +66,7 @@ def read_data(options: DataOptions, work: Path | None = None) -> Data:
     seen = "" if height == width == most_height == most_width == side else f"; views of {side}"
     console.say(f"data: {count(len(images), 'image')} of {number}, {shown} pixels{seen}")
     views = changed_views(default_views(side), changes)
-    workers = options.workers
-    if workers is None:
-        # Starting processes for each stage takes longer than decoding a handful of images.
-        workers = default_workers() if len(images) >= _WORTH_WORKERS else 0
-    return Data(images, views, workers)
+    return Data(images, views, workers_for(len(images), options.workers, worth=_WORTH_WORKERS))
 
 
 def read_images(

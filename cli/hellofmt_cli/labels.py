@@ -31,6 +31,7 @@ from hellofmt_cli.options import (
     shared,
 )
 from hellofmt_cli.output import count, echo_json, echo_page, reading, size
+from hellofmt_cli.workers import worker_ends_in_one_line, workers_for
 
 if TYPE_CHECKING:
     from hellofmt_cli.fit_options import TeacherOptions
@@ -70,6 +71,11 @@ class LabelOptions:
     label_dtype: str = shared(label_dtype_option)
     ipc: int | None = shared(ipc_option)
     expect: str | None = shared(expect_option)
+    workers: int | None = option(
+        type=click.IntRange(0),
+        help="Processes that read images and draw views; any number gives the same labels. "
+        " [default: the cores but one, at most 16; 0 for a short run]",
+    )
     device: str = shared(device_option("Device that labels are made on."))
 
 
@@ -116,7 +122,9 @@ def labels(file: str, options: LabelOptions, teacher_input: TeacherOptions, as_j
             keys, side = list(archive.classes.keys), archive.manifest.views.size
             function = load_teacher(options.teacher, keys, side, teacher_input)
             function = function.to(options.device)
-        with console.stage("labels", "label") as on_label:
+        rows = len(archive) if options.ipc is None else options.ipc * len(archive.classes.keys)
+        workers = workers_for(epochs * rows, options.workers)
+        with worker_ends_in_one_line(workers), console.stage("labels", "label") as on_label:
             dataset = HelloDataset(
                 archive,
                 seed=options.seed,
@@ -134,6 +142,7 @@ def labels(file: str, options: LabelOptions, teacher_input: TeacherOptions, as_j
                 form=form,
                 k=options.k,
                 batch_size=options.batch_size,
+                workers=workers,
                 progress=on_label,
             )
         made = epochs * len(dataset)

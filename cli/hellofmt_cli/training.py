@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
@@ -27,7 +27,6 @@ from hellofmt.archive import (
 )
 from hellofmt.errors import UserInputError, did_you_mean, shown_path
 from hellofmt.loading import HelloDataset, StoredLabels
-from hellofmt.making import default_workers
 from hellofmt.projector import Labeler
 from hellofmt.runs import device_name, joined, versions, without_paths
 from hellofmt.sources import source_record
@@ -48,7 +47,7 @@ from hellofmt_cli.data import read_images, share_findings
 from hellofmt_cli.inputs import advise
 from hellofmt_cli.options import check_device, limits
 from hellofmt_cli.output import count, size
-from hellofmt_cli.workers import worker_ends_in_one_line
+from hellofmt_cli.workers import worker_ends_in_one_line, workers_for
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,9 +58,6 @@ if TYPE_CHECKING:
     from hellofmt_cli.train_options import TrainOptions
 
 __all__ = ["train_student"]
-
-_WORTH_WORKERS: Final = 4096
-"""Views of a run from which they are drawn in processes of their own."""
 
 
 def train_student(options: TrainOptions) -> dict[str, Any]:
@@ -108,10 +104,7 @@ def _train(
     epochs: int = options.epochs or plan.epochs
     total: int = options.steps or -(-epochs * rows // plan.batch_size)
     dataset = _labelled(archive, plan, options, images)
-    workers = options.workers
-    if workers is None:
-        # Starting processes takes longer than drawing a few views.
-        workers = default_workers() if total * plan.batch_size >= _WORTH_WORKERS else 0
+    workers = workers_for(total * plan.batch_size, options.workers)
     source = None
     with console.stage("building networks"):
         # Built before any worker is, so that they inherit it.

@@ -25,6 +25,18 @@ _LESS: Final = "pass {workers:0} or a smaller {batch_size}"
 _NOTICE_SECONDS: Final = 5.0
 
 
+def workers_for(count: int, wanted: int | None, *, worth: int = 4096) -> int:
+    """How many workers make ``count`` views or images: as ``wanted``, else as suits the machine.
+
+    Of fewer than ``worth`` none, since starting processes takes longer.
+    """
+    from hellofmt.runs import default_workers
+
+    if wanted is not None:
+        return wanted
+    return default_workers() if count >= worth else 0
+
+
 @contextmanager
 def worker_ends_in_one_line(workers: int = 1) -> Generator[None]:
     """Around a loop over a loader with ``workers`` workers, or around loops over several.

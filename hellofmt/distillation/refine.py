@@ -29,11 +29,12 @@ from torch.nn import functional
 
 from hellofmt.distillation.select import mosaics
 from hellofmt.errors import UserInputError, printable
-from hellofmt.making import CropSquares, made, shown
+from hellofmt.making import CropSquares, shown
 from hellofmt.projector.lowrank import Delta
 from hellofmt.runs.cost import gflop_of
 from hellofmt.runs.loop import descend
 from hellofmt.runs.progress import Progress
+from hellofmt.runs.workers import made
 
 if TYPE_CHECKING:
     from collections.abc import Callable

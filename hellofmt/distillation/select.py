@@ -26,9 +26,10 @@ from torch.nn import functional
 from hellofmt import rng
 from hellofmt.archive.format.canonical import decimal_value
 from hellofmt.errors import UserInputError, printable
-from hellofmt.making import made, shown
+from hellofmt.making import shown
 from hellofmt.runs.cost import network_gflop
 from hellofmt.runs.progress import Progress
+from hellofmt.runs.workers import made
 from hellofmt.sources import decode_crops
 from hellofmt.teacher.network import device_of
 

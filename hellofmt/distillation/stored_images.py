@@ -19,7 +19,8 @@ from hellofmt.archive import DEFAULT_LIMITS, decode_image, encode_image
 from hellofmt.archive.parallel import map_ordered
 from hellofmt.distillation.select import mosaics
 from hellofmt.errors import UserInputError
-from hellofmt.making import CropSquares, made
+from hellofmt.making import CropSquares
+from hellofmt.runs.workers import made
 from hellofmt.sources import ArrayImages
 
 if TYPE_CHECKING:

@@ -6,7 +6,9 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from safetensors import SafetensorError
@@ -27,6 +29,7 @@ from hellofmt.loading.stored_labels import (
     record_type,
 )
 from hellofmt.loading.views.table import ViewColumn
+from hellofmt.runs.workers import made
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
 
     from hellofmt.loading.dataset import HelloDataset
     from hellofmt.projector.labeler import Labeler
+
+    _Drawn: TypeAlias = tuple[NDArray[np.int64], Tensor, NDArray[np.int32]]
 
 __all__ = ["write_labels"]
 
@@ -52,6 +57,7 @@ def write_labels(
     form: Form = "safetensors",
     k: int = 10,
     batch_size: int = 128,
+    workers: int = 0,
     label_function: Callable[[Tensor], Tensor] | None = None,
     temperature: float | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -66,6 +72,8 @@ def write_labels(
         form: one of ``FORMS``, see ``hellofmt.loading.stored_labels``.
         k: classes per label of ``topk`` and ``pruned``, 1 to C.
         batch_size: rows per step, and per file of ``fkd``.
+        workers: number of processes that read images and draw views ahead, >= 0; any number gives
+            the same labels.
         label_function: function that makes the labels instead: from views (N, 3, S, S), float32 in
             [0, 1] on the dataset's device, to logits (N, C). The archive then needs no projector,
             if the dataset is opened with ``labels="hard"``.
@@ -82,6 +90,7 @@ def write_labels(
         HelloIOError: E_TARGET, the directory exists.
         OSError: it cannot be written, for instance because the disk is full.
         HelloError: an image cannot be read.
+        RuntimeError: a worker was killed.
     """
     if not hasattr(dataset, "label_source"):
         text = f"`dataset`; expected a HelloDataset, got {type(dataset).__name__}"
@@ -90,6 +99,7 @@ def write_labels(
     if temperature is None:
         temperature = dataset.temperature
     epochs, batch_size = whole(epochs, "epochs", 1), whole(batch_size, "batch_size", 1)
+    workers = whole(workers, "workers", 0)
     temperature, k = positive(temperature, "temperature"), whole(k, "k", 0)
     checks = [
         (form in FORMS, "form", " or ".join(FORMS), form),
@@ -129,9 +139,11 @@ def write_labels(
     }
     with new_directory(directory) as folder:
         writer = _Writer(folder, dataset, source, temperature, form, k, batch_size)
+        schedule = (step for epoch in range(epochs) for step in writer.steps(epoch))
+        drawn = made(partial(_drawn, dataset), schedule, workers=workers)
         done = 0
         for epoch in range(epochs):
-            for rows in writer.epoch(epoch):
+            for rows in writer.epoch(epoch, islice(drawn, -(-count // batch_size))):
                 done += rows
                 if progress is not None:
                     progress(done, epochs * count)
@@ -151,15 +163,29 @@ class _Writer:
     k: int
     batch_size: int
 
-    def epoch(self, epoch: int) -> Iterator[int]:
-        """Write one epoch; yield the number of rows done after each step."""
+    def steps(self, epoch: int) -> Iterator[tuple[NDArray[np.int64], int]]:
+        """Yield the rows of each step, and the epoch."""
+        count = len(self.dataset)
+        if self.form != "fkd":
+            for first in range(0, count, self.batch_size):
+                last = min(first + self.batch_size, count)
+                yield np.arange(first, last, dtype=np.int64), epoch
+            return
+        sampler = HelloSampler(
+            self.dataset, batch_size=self.batch_size, seed=self.dataset.seed, num_replicas=1, rank=0
+        )
+        sampler.set_epoch(epoch)
+        yield from ((np.array(indices, np.int64), epoch) for indices in sampler)
+
+    def epoch(self, epoch: int, drawn: Iterator[_Drawn]) -> Iterator[int]:
+        """Write one epoch of what was drawn; yield the number of rows done after each step."""
         if self.form == "fkd":
-            yield from self._batches(epoch)
+            yield from self._batches(epoch, drawn)
             return
         path = self.target / file_name(self.form, epoch)
         if self.form in TOP_K_FORMS:
             with path.open("xb") as stream:
-                for rows, labels in self._steps(epoch):
+                for rows, labels in self._labelled(drawn):
                     stream.write(self._records(rows, labels).tobytes())
                     yield rows.size
             return
@@ -167,7 +193,7 @@ class _Writer:
         gathered = path.with_suffix(".gathered")
         # Written, not mapped: a mapped page that finds the disk full ends the process.
         with gathered.open("xb") as stream:
-            for rows, labels in self._steps(epoch):
+            for rows, labels in self._labelled(drawn):
                 stream.write(labels.float().cpu().numpy().astype("<f2").tobytes())
                 yield rows.size
         rows = np.arange(len(self.dataset), dtype=np.int64)
@@ -176,16 +202,13 @@ class _Writer:
         del whole
         gathered.unlink()
 
-    def _steps(self, epoch: int) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+    def _labelled(self, drawn: Iterator[_Drawn]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
         """Yield rows in order, with their labels or embeddings."""
-        count = len(self.dataset)
-        for first in range(0, count, self.batch_size):
-            rows = np.arange(first, min(first + self.batch_size, count), dtype=np.int64)
-            drawn, _ = self.dataset.draw(rows, epoch)
+        for rows, views, _ in drawn:
             if self.form == "embeddings":
-                yield rows, self.source.embeddings(drawn)
+                yield rows, self.source.embeddings(views)
             else:
-                yield rows, self.source.labels(drawn, self.temperature)
+                yield rows, self.source.labels(views, self.temperature)
 
     def _records(self, rows: NDArray[np.int64], labels: Tensor) -> NDArray[Any]:
         values, classes = labels.cpu().topk(self.k, dim=1)
@@ -195,18 +218,17 @@ class _Writer:
         records["class"], records["value"] = classes.numpy(), values.numpy()
         return records
 
-    def _batches(self, epoch: int) -> Iterator[int]:
+    def _batches(self, epoch: int, drawn: Iterator[_Drawn]) -> Iterator[int]:
         (self.target / f"epoch_{epoch}").mkdir()
-        sampler = HelloSampler(
-            self.dataset, batch_size=self.batch_size, seed=self.dataset.seed, num_replicas=1, rank=0
-        )
-        sampler.set_epoch(epoch)
-        for batch, indices in enumerate(sampler):
-            rows = np.array(indices, np.int64)
-            drawn, table = self.dataset.draw(rows, epoch)
-            tensors = _fkd_tensors(self.dataset, rows, table, self.source.logits(drawn))
+        for batch, (rows, views, table) in enumerate(drawn):
+            tensors = _fkd_tensors(self.dataset, rows, table, self.source.logits(views))
             _save(tensors, self.target / file_name("fkd", epoch, batch))
             yield rows.size
+
+
+def _drawn(dataset: HelloDataset, step: tuple[NDArray[np.int64], int]) -> _Drawn:
+    """Rows, their views in an epoch, and the parameters of these."""
+    return step[0], *dataset.draw(*step)
 
 
 def _save(tensors: dict[str, NDArray[Any]], path: Path) -> None:

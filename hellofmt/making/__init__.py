@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from hellofmt.making.squares import CentreSquares, CropSquares, Square, shown
 from hellofmt.making.views import HardBatches, ViewBatch, ViewBatches
-from hellofmt.making.workers import default_workers, made
 
 __all__ = [
     "CentreSquares",
@@ -13,7 +12,5 @@ __all__ = [
     "Square",
     "ViewBatch",
     "ViewBatches",
-    "default_workers",
-    "made",
     "shown",
 ]

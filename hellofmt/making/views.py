@@ -28,9 +28,9 @@ from hellofmt.loading.views.exact import beta_quantile
 from hellofmt.loading.views.normalise import normalise
 from hellofmt.loading.views.table import LAMBDA, MIX, PARTNER, ViewColumn, cut_boxes, mixing_words
 from hellofmt.making.squares import ViewSquares
-from hellofmt.making.workers import made
 from hellofmt.rng import below, uniform
 from hellofmt.runs.order import Order
+from hellofmt.runs.workers import made
 from hellofmt_kernels.views.row import VIEW_COLUMNS, WEIGHT_ONE
 
 if TYPE_CHECKING:

@@ -16,12 +16,14 @@ from hellofmt.runs.ranks import (
 from hellofmt.runs.results import digest_of, write_file
 from hellofmt.runs.run_record import device_name, versions, without_paths
 from hellofmt.runs.stages import Stages
+from hellofmt.runs.workers import default_workers
 
 __all__ = [
     "Meter",
     "StageCost",
     "Stages",
     "current",
+    "default_workers",
     "device_name",
     "digest_of",
     "first_on_machine",

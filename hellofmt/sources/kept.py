@@ -159,6 +159,9 @@ def _read(path: Path) -> tuple[Listing, Watched] | None:
     try:
         with path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if hasattr(mmap, "MADV_NOHUGEPAGE"):
+            # A few names would bring megabytes into the memory of a process.
+            mapped.madvise(mmap.MADV_NOHUGEPAGE)
         start = 8 + int.from_bytes(mapped[:8], "little")
         header: dict[str, Any] = json.loads(mapped[8:start])
         facts = json.loads(header.pop("__metadata__")["facts"])

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Sampler
 
 from hellofmt.loading import mixed_labels
 from hellofmt.loading.epoch_index import EpochIndex
-from hellofmt.making.workers import end_silently
 from hellofmt.runs.order import Order
+from hellofmt.runs.workers import end_silently
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

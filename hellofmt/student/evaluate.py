@@ -15,8 +15,9 @@ import torch
 
 from hellofmt.errors import UserInputError, printable
 from hellofmt.loading import normalise
-from hellofmt.making import CentreSquares, Square, made
+from hellofmt.making import CentreSquares, Square
 from hellofmt.runs import ranks
+from hellofmt.runs.workers import made
 from hellofmt.student.networks import SMALL_IMAGE_SIZE
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from hellofmt.errors import UserInputError, foreign_text, printable
-from hellofmt.making import CentreSquares, made, shown
+from hellofmt.making import CentreSquares, shown
 from hellofmt.runs.progress import Progress
+from hellofmt.runs.workers import made
 from hellofmt.teacher.network import Teacher, TeacherPool, device_of
 from hellofmt.teacher.rule import InputRule
 

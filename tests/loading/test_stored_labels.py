@@ -72,6 +72,16 @@ def test_replay_equals_the_labels_made_online(mixing, dataset, stored, online, f
         replay[0]
 
 
+@pytest.mark.parametrize("form", ["safetensors", "fkd"])
+def test_workers_change_no_bit(dataset, stored, tmp_path, form):
+    write_labels(dataset, tmp_path / form, epochs=EPOCHS, form=form, k=2, batch_size=4, workers=2)
+    files = sorted(path for path in (stored / form).rglob("*") if path.is_file())
+    assert len(files) > EPOCHS
+    for path in files:
+        other = tmp_path / form / path.relative_to(stored / form)
+        assert other.read_bytes() == path.read_bytes()
+
+
 def test_rows_of_several_epochs_come_in_the_order_asked_for(dataset, stored, online):
     rows, epochs = np.array([7, 1, 1, 10]), np.array([1, 0, 1, 0])
     for form in TOLERANCE:

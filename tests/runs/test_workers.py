@@ -2,7 +2,7 @@ import sys
 
 import torch
 
-from hellofmt.making.workers import made
+from hellofmt.runs.workers import made
 
 
 def test_a_worker_that_loses_its_parent_prints_no_traceback():
