@@ -63,8 +63,9 @@ def read_data(options: DataOptions, work: Path | None = None) -> Data:
     shown = f"{height} x {width}"
     if (height, width) != (most_height, most_width):
         shown = f"heights {height} to {most_height}, widths {width} to {most_width}"
+    some = f" ({len(sizes)} looked at)" if len(sizes) < len(images) else ""
     seen = "" if height == width == most_height == most_width == side else f"; views of {side}"
-    console.say(f"data: {count(len(images), 'image')} of {number}, {shown} pixels{seen}")
+    console.say(f"data: {count(len(images), 'image')} of {number}, {shown} pixels{some}{seen}")
     views = changed_views(default_views(side), changes)
     return Data(images, views, workers_for(len(images), options.workers, worth=_WORTH_WORKERS))
 
