@@ -50,7 +50,7 @@ class ImageOptions:
         default="png",
         help="How images are stored. `png` keeps every pixel: 89 kB at 224 pixels, 4.5 GB for"
         " ImageNet-1K at 50 per class; `jpeg` (4:4:4) and `webp` take less than 1 GB and lose"
-        " detail, and how well labels of what is left follow the teacher is then measured.",
+        " detail, and how far that moves the labels is then measured.",
     )
     quality: int | None = option(
         type=click.IntRange(1, 100),

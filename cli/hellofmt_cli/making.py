@@ -309,9 +309,9 @@ def _lines(
     ]
     if report.stored is not None:
         at = quality_of(settings.codec, settings.quality)
-        follows = f"agreement {report.stored.agreement:.1f} %, KL {report.stored.kl:.4f}"
-        how = f"on views of the stored images: {settings.codec}, quality {at}"
-        lines.append(("as stored", f"{follows} {how}"))
+        moved = f"agreement {report.stored.agreement:.1f} %, KL {report.stored.kl:.4f}"
+        how = f"with the labels of the images before encoding: {settings.codec}, quality {at}"
+        lines.append(("as stored", f"{moved} {how}"))
     if report.refined is not None:
         before, after = report.refined
         saved = 100 * (1 - after / before) if before else 0.0

@@ -170,13 +170,9 @@ def distill(
         stored = None
         if chosen is not None and settings.codec != "png":
             images = StoredImages(chosen, source, views, settings.codec, settings.quality)
+            before, after = images.read_back(workers=workers)
             stored = measured_fidelity(
-                logits,
-                teacher,
-                images.read_back(workers=workers),
-                views,
-                workers=workers,
-                device=device,
+                logits, logits, after, views, original=before, workers=workers, device=device
             )
     stages.meter.set_gflop(network_gflop(fitted, views.size, len(measured)))
     report = DistillReport(

@@ -17,11 +17,12 @@ from hellofmt.projector import STORAGES, stored_labelers
 from hellofmt.runs import ranks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
     from hellofmt.archive.format.manifest import Storage, Views
+    from hellofmt.making import ViewBatch
     from hellofmt.projector import Projector
     from hellofmt.sources import Source
 
@@ -49,6 +50,7 @@ def fidelity(
     source: Source,
     views: Views,
     *,
+    original: Source | None = None,
     count: int = 1024,
     batch_size: int = 256,
     seed: int = 1,
@@ -65,6 +67,7 @@ def fidelity(
         teacher: the same of the teacher.
         source: images that the views are made of, held out from the fit if there are any.
         views: how a view is made.
+        original: images of the same sizes, of whose views the teacher is asked instead.
         count: number of views to compare, rounded up to whole batches.
         batch_size: views in a batch.
         seed: seed of the views; another one than the fit's.
@@ -75,13 +78,20 @@ def fidelity(
         The fidelity.
     """
     rounds = -(-count // batch_size)
-    batches = ViewBatches(source, views, batch_size, seed)
     sums = torch.zeros(2, dtype=torch.float64)
-    with torch.inference_mode():
-        for batch in batches.stream(
+
+    def stream(images: Source) -> Iterator[ViewBatch]:
+        batches = ViewBatches(images, views, batch_size, seed)
+        return batches.stream(
             rows=ranks.share(batch_size), end=rounds, workers=workers, device=device
-        ):
-            target, logits = teacher(batch.views).float(), labels(batch.views).float()
+        )
+
+    pairs = ((batch, batch) for batch in stream(source))
+    if original is not None:
+        pairs = zip(stream(original), stream(source), strict=True)
+    with torch.inference_mode():
+        for asked, labelled in pairs:
+            target, logits = teacher(asked.views).float(), labels(labelled.views).float()
             divergence = functional.kl_div(
                 functional.log_softmax(logits, dim=1),
                 functional.log_softmax(target, dim=1),

@@ -23,8 +23,8 @@ class DistillReport:
         fidelity: how closely labels follow the teacher's on views that were not trained on.
         trained: number of values that the fit moved.
         refined: loss before and after refining; None if nothing was refined.
-        stored: fidelity on views of the images as a lossy codec stores them; None where there are
-            none, or their codec keeps every pixel.
+        stored: how closely labels of the images as a lossy codec stores them follow those of the
+            images before; None where there are none, or their codec keeps every pixel.
         costs: what each stage cost, in order.
     """
 

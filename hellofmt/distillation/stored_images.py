@@ -96,8 +96,11 @@ class StoredImages:
 
     def file(self, number: int) -> bytes:
         """Return one image as a file."""
+        return self._encoded(self.pixels(number))
+
+    def _encoded(self, pixels: NDArray[np.uint8]) -> bytes:
         quality = quality_of(self.codec, self.quality) or 100
-        return encode_image(self.pixels(number), self.codec, quality=quality, subsampling="4:4:4")
+        return encode_image(pixels, self.codec, quality=quality, subsampling="4:4:4")
 
     def files(self, numbers: Iterable[int] | None = None, *, workers: int = 0) -> Iterator[bytes]:
         """Yield files in order.
@@ -117,15 +120,18 @@ class StoredImages:
             else map_ordered(self.file, numbers)
         )
 
-    def read_back(self, *, workers: int = 0) -> ArrayImages:
-        """Return images as a reader of the archive sees them, at most 1,024 of them.
+    def read_back(self, *, workers: int = 0) -> tuple[ArrayImages, ArrayImages]:
+        """Return images before they are encoded and as a reader sees them, at most 1,024.
 
-        Returns:
-            The same images at every call, spread evenly over the classes.
+        They are the same at every call, and spread evenly over the classes.
         """
         count = min(len(self), _MOST_READ_BACK)
         rows = np.arange(count) * len(self) // count
-        files = self.files(rows.tolist(), workers=workers)
-        pixels = np.stack([decode_image(data, self.codec, DEFAULT_LIMITS) for data in files])
-        labels = self.selection.labels[rows]
-        return ArrayImages(pixels, labels, self.source.classes, self.source.name)
+        before = np.stack(list(made(self.pixels, rows.tolist(), workers=workers)))
+        files = map_ordered(self._encoded, before)
+        after = np.stack([decode_image(data, self.codec, DEFAULT_LIMITS) for data in files])
+        labels, source = self.selection.labels[rows], self.source
+        first, second = (
+            ArrayImages(pixels, labels, source.classes, source.name) for pixels in (before, after)
+        )
+        return first, second

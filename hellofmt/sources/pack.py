@@ -104,7 +104,8 @@ def pack_archive(
             target, which itself is not written.
         force: replace an existing target.
         limits: of the archive.
-        progress: called with images done and in all: of converting, if asked for, then of writing.
+        progress: called with images done and in all: of converting or checking, if asked for, then
+            of writing.
         say: called with a line for each kind of thing that was skipped, converted or dropped, and
             for each of several images that are refused; by default these are warnings of the logger
             ``hellofmt``.
@@ -186,8 +187,8 @@ def pack_archive(
         check_target(path, force=force)
     stored = StoredImages(images, limits, Path(target), reencode=reencode, max_side=max_side)
     with closing(stored):
-        # Without converting it takes no time that is worth a count.
-        stored.look(progress if reencode is not None else None, say)
+        # Where images are neither converted nor checked it takes no time that is worth a count.
+        stored.look(progress if reencode is not None or skips_unreadable else None, say)
         _check_left(images, say)
         if spread is not map and stored.has_converted:
             text = "images of a packed archive are encoded here; expected an archive of image files"
