@@ -67,6 +67,16 @@ def _view_pixels(dataset: HelloDataset, image: Any) -> NDArray[np.float64]:
     return np.clip(image.numpy().transpose(1, 2, 0) * std + mean, 0.0, 1.0)
 
 
+def _title(axes: Axes, text: str, pad: float = 6) -> None:
+    axes.set_title(text, loc="left", fontsize=11, color=INK, pad=pad)
+
+
+def _open(axes: Axes) -> None:
+    """Leave the axes below and to the left, without ticks."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=INK, length=0)
+
+
 def _plain(axes: Axes) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
@@ -82,13 +92,11 @@ def _draw_labelled(figure: Figure, place: Any, out: Path, ipc: int) -> None:
     passes = 3
     frame = figure.add_subplot(place)
     _plain(frame)
-    frame.set_title(
+    _title(
+        frame,
         f"{ipc} image per class (top), three of its views, and the soft labels that the file"
         " computes for them\n(orange: the image's own class; views are crops, most of them"
         " with a box from another image)",
-        loc="left",
-        fontsize=11,
-        color=INK,
         pad=15,
     )
     cells = place.subgridspec(passes + 1, 2 * classes, wspace=0.12, hspace=0.18)
@@ -129,12 +137,7 @@ def _draw_images(axes: Axes, out: Path, ipc: int) -> None:
         place[label] += 1
     axes.imshow(sheet, interpolation="nearest")
     axes.set_anchor("NW")
-    axes.set_title(
-        f"All {len(dataset)} images of digits-ipc{ipc}.hello, a row per class",
-        loc="left",
-        fontsize=11,
-        color=INK,
-    )
+    _title(axes, f"All {len(dataset)} images of digits-ipc{ipc}.hello, a row per class")
     _plain(axes)
 
 
@@ -180,16 +183,13 @@ def _draw_accuracy(axes: Axes, result: dict[str, Any]) -> None:
     axes.set_yticks(np.arange(axes.get_ylim()[0], 101, 10))
     names = [f"{ipc} image{'' if ipc == 1 else 's'} per class" for ipc in ipcs]
     axes.set_xticks([group * 4 + 1 for group in range(len(ipcs))], names)
-    axes.set_title(
+    _title(
+        axes,
         f"Accuracy of new networks on {result['measured_on']} images, %"
         + ("" if axes.get_ylim()[0] == 0 else f" (the axis starts at {axes.get_ylim()[0]:.0f})"),
-        loc="left",
-        fontsize=11,
-        color=INK,
     )
     axes.legend(loc="upper left", fontsize=8.5, frameon=False, ncols=2)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=INK, length=0)
+    _open(axes)
 
 
 def _draw_bytes(axes: Axes, result: dict[str, Any]) -> None:
@@ -231,12 +231,8 @@ def _draw_bytes(axes: Axes, result: dict[str, Any]) -> None:
     names.append("labels stored instead")
     axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.invert_yaxis()
-    axes.set_title(
-        "KiB. Ten classes show the mechanism, not the saving: labels of ten numbers are small",
-        loc="left",
-        fontsize=11,
-        color=INK,
+    _title(
+        axes, "KiB. Ten classes show the mechanism, not the saving: labels of ten numbers are small"
     )
     axes.legend(loc="upper left", bbox_to_anchor=(-0.01, -0.3), fontsize=8, frameon=False, ncols=7)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=INK, length=0)
+    _open(axes)

@@ -7,7 +7,8 @@ One document is built first; ``--json`` prints it, the page shows the same numbe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,7 +16,7 @@ from hellofmt.errors import UserInputError, printable
 from hellofmt.ledger import DATASETS, PRECISIONS, TOWERS
 from hellofmt.ledger import plan as make_plan
 from hellofmt_cli.inspect_rows import percent
-from hellofmt_cli.options import Choice, json_option
+from hellofmt_cli.options import Choice, grouped, json_option, option
 from hellofmt_cli.output import count, echo_json, echo_page, size
 
 if TYPE_CHECKING:
@@ -30,71 +31,43 @@ __all__ = ["plan"]
 DEFAULT_EPOCHS = 300
 
 
+@dataclass(frozen=True)
+class PlanOptions:
+    """What is planned, and for which device."""
+
+    dataset: str | None = option(
+        type=Choice(list(DATASETS)), help="Take the sizes of a known data set."
+    )
+    classes: int | None = option(type=int, help="Number of classes.")
+    ipc: int | None = option(type=int, help="Images per class.")
+    images: int | None = option(type=int, help="Number of all images, instead of --ipc.")
+    epochs: int | None = option(type=int, help="Passes over the images.  [default: 300]")
+    base: str = option(default="RN50", help=f"Base encoder: {', '.join(TOWERS)}.")
+    precision: Storage = option(
+        type=Choice(PRECISIONS),
+        default="int8",
+        help="How the numbers of the label function that is compared are stored.",
+    )
+    rank: int = option(default=8, help="Rank of the low-rank deltas.")
+    head_rank: str | None = option(
+        metavar="RANK", help="Rank of the head's delta, or `full`.  [default: the paper's]"
+    )
+    teacher_parameters: int | None = option(
+        type=int, help="Parameters of the teacher.  [default: those of a ResNet-18]"
+    )
+    device_tflops: float = option(
+        default=989.0,
+        help="Peak of the device in TFLOP/s; the default is an H100's in bfloat16 by its data"
+        " sheet.",
+    )
+    utilisation: float = option(default=0.4, help="Share of the peak that is reached.")
+    bandwidth: float = option(default=3.0, help="GB/s at which stored labels are read.")
+
+
 @click.command("plan")
-@click.option("--dataset", type=Choice(list(DATASETS)), help="Take the sizes of a known data set.")
-@click.option("--classes", type=int, help="Number of classes.")
-@click.option("--ipc", type=int, help="Images per class.")
-@click.option("--images", type=int, help="Number of all images, instead of --ipc.")
-@click.option("--epochs", type=int, help="Passes over the images.  [default: 300]")
-@click.option(
-    "--base", default="RN50", show_default=True, help=f"Base encoder: {', '.join(TOWERS)}."
-)
-@click.option(
-    "--precision",
-    type=Choice(PRECISIONS),
-    default="int8",
-    show_default=True,
-    help="How the numbers of the label function that is compared are stored.",
-)
-@click.option("--rank", type=int, default=8, show_default=True, help="Rank of the low-rank deltas.")
-@click.option(
-    "--head-rank",
-    metavar="RANK",
-    help="Rank of the head's delta, or `full`.  [default: the paper's]",
-)
-@click.option(
-    "--teacher-parameters",
-    type=int,
-    help="Parameters of the teacher.  [default: those of a ResNet-18]",
-)
-@click.option(
-    "--device-tflops",
-    type=float,
-    default=989.0,
-    show_default=True,
-    help="Peak of the device in TFLOP/s; the default is an H100's in bfloat16 by its data sheet.",
-)
-@click.option(
-    "--utilisation",
-    type=float,
-    default=0.4,
-    show_default=True,
-    help="Share of the peak that is reached.",
-)
-@click.option(
-    "--bandwidth",
-    type=float,
-    default=3.0,
-    show_default=True,
-    help="GB/s at which stored labels are read.",
-)
+@grouped("options", PlanOptions)
 @json_option
-def plan(
-    dataset: str | None,
-    classes: int | None,
-    ipc: int | None,
-    images: int | None,
-    epochs: int | None,
-    base: str,
-    precision: str,
-    rank: int,
-    head_rank: str | None,
-    teacher_parameters: int | None,
-    device_tflops: float,
-    utilisation: float,
-    bandwidth: float,
-    as_json: bool,
-) -> None:
+def plan(options: PlanOptions, as_json: bool) -> None:
     """Say what labels of a data set would cost, before anything is run.
 
     Bytes stored and moved, GFLOP and device-hours, break-even, for stored labels of every form, a
@@ -105,37 +78,31 @@ def plan(
     hello plan --dataset imagenet-1k --ipc 50
     hello plan --classes 500 --images 1000000 --epochs 90 --base ViT-B-16
     """  # noqa: D301 - click wants the character
-    classes, images, epochs, note = _sizes(dataset, classes, ipc, images, epochs)
+    classes, images, epochs, note = _sizes(options)
     made = make_plan(
         classes,
         images,
         epochs,
-        base,
-        # Choice has checked it.
-        precision=cast("Storage", precision),
-        rank=rank,
-        head_rank=_head_rank(head_rank),
-        teacher_parameters=teacher_parameters,
-        device_tflops=device_tflops,
-        utilisation=utilisation,
-        bandwidth=bandwidth,
+        options.base,
+        precision=options.precision,
+        rank=options.rank,
+        head_rank=_head_rank(options.head_rank),
+        teacher_parameters=options.teacher_parameters,
+        device_tflops=options.device_tflops,
+        utilisation=options.utilisation,
+        bandwidth=options.bandwidth,
     )
-    document = describe_plan(made, dataset, note)
+    document = describe_plan(made, options.dataset, note)
     if as_json:
         echo_json(document)
     else:
         _echo_plan(document)
 
 
-def _sizes(
-    dataset: str | None,
-    classes: int | None,
-    ipc: int | None,
-    images: int | None,
-    epochs: int | None,
-) -> tuple[int, int, int, str]:
+def _sizes(options: PlanOptions) -> tuple[int, int, int, str]:
     """Classes, images, epochs and the preset's note; options win over the preset."""
-    preset = DATASETS[dataset] if dataset else None
+    preset = DATASETS[options.dataset] if options.dataset else None
+    classes, epochs, ipc, images = options.classes, options.epochs, options.ipc, options.images
     if preset is not None:
         classes = preset.classes if classes is None else classes
         epochs = preset.epochs if epochs is None else epochs

@@ -46,11 +46,7 @@ class ArchiveSource(Source):
         *,
         skips_unreadable: bool = False,
     ) -> None:
-        """See ``Source``.
-
-        Raises:
-            UserInputError: it has no images, or the classes do not match (E_DATA).
-        """
+        """See ``Source``."""
         super().__init__(_listing(file), classes, skips_unreadable=skips_unreadable)
         self._file = file
 

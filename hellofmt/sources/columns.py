@@ -33,11 +33,6 @@ class Columns:
     def __init__(self, what: str, table: Any, *, needs_class: bool) -> None:
         """Find them.
 
-        Args:
-            what: the table is called in messages.
-            table: a ``datasets.Dataset``.
-            needs_class: whether there must be a column of classes.
-
         Raises:
             UserInputError: E_OPTION, the table has a transform; E_DATA, the columns do not say
                 which to read, or images are not as they are stored.
@@ -69,11 +64,7 @@ class Columns:
         return [name for name in self._names if type(self._features[name]).__name__ == kind]
 
     def _only(self, kind: str, cure: str) -> str:
-        """Return the one column of a type.
-
-        Raises:
-            UserInputError: E_DATA, there is no such column, or several.
-        """
+        """Return the one column of a type."""
         columns = self._of_type(kind)
         if len(columns) == 1:
             return columns[0]
@@ -87,11 +78,7 @@ class Columns:
         raise UserInputError.make("E_DATA", f"{text}; pass {cure}")
 
     def stored(self, row: int) -> Mapping[str, Any]:
-        """Return ``bytes`` of the image of a row, None if they are in the file at ``path``.
-
-        Raises:
-            UserInputError: E_DATA, the row has no image.
-        """
+        """Return ``bytes`` of the image of a row, None if they are in the file at ``path``."""
         stored = self._rows[row][self.image]
         if stored is None:
             raise UserInputError.make("E_DATA", f"row {row} of {self._what} has no image")

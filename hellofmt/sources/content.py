@@ -44,11 +44,7 @@ _ORIENTATION: Final = 0x0112
 
 
 def codec_of(head: bytes) -> Codec | None:
-    """The codec of an image file, or None for any other file.
-
-    Args:
-        head: its first 12 bytes or more.
-    """
+    """The codec of an image file, or None for any other file."""
     if head[:8] == b"\x89PNG\r\n\x1a\n":
         return "png"
     if head[:3] == b"\xff\xd8\xff":

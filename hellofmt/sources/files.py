@@ -45,11 +45,7 @@ class FileSource(Source):
 
 
 def list_files(listing: Listing, paths: Sequence[str]) -> Listing:
-    """Return a listing with the files that somebody else listed, in their order.
-
-    Raises:
-        OSError: one is missing.
-    """
+    """Return a listing with the files that somebody else listed, in their order."""
     builder = NamesBuilder()
     for folder, group in groupby(paths, lambda path: path.rpartition("/")[0]):
         builder.add(folder, [path.rpartition("/")[2] for path in group])
@@ -64,11 +60,7 @@ def list_files(listing: Listing, paths: Sequence[str]) -> Listing:
 
 
 def read_head(path: str) -> bytes:
-    """The first ``HEAD_BYTES`` of a file.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """The first ``HEAD_BYTES`` of a file."""
     fd = open_to_read(path)
     try:
         return os.read(fd, HEAD_BYTES)

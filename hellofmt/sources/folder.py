@@ -64,12 +64,7 @@ _SIDECAR_NAMES: Final = frozenset(_NAMES.split())
 def list_folder(root: Path, *, skips_unreadable: bool = False) -> tuple[Listing, Watched]:
     """List the images of a folder with one folder per class; see the module for the rule.
 
-    Args:
-        root: the folder.
-        skips_unreadable: leave out files that are no images that can be read.
-
-    Returns:
-        The listing, its images sorted by class and path; and what tells that it is out of date.
+    Images are sorted by class and path; ``Watched`` tells when the listing is out of date.
 
     Raises:
         UserInputError: E_DATA: no class folder, a class without an image, an image outside the
@@ -226,11 +221,7 @@ class _Walk:
         self._folders.append(folder)
 
     def _is_image(self, entry: os.DirEntry[str]) -> bool:
-        """Whether a file is called an image; what else it is goes into the notes.
-
-        Raises:
-            UserInputError: it is no regular file (E_DATA).
-        """
+        """Whether a file is called an image; what else it is goes into the notes."""
         # A pipe would be waited for, and a device may never end.
         if not entry.is_file():
             raise UserInputError.make("E_DATA", f"`{printable(entry.path)}`: no regular file")

@@ -31,14 +31,7 @@ def open_hugging_face(
 ) -> HuggingFaceSource:
     """Open ``NAME`` or ``NAME:SPLIT``: a data set of the hub, which is fetched, or a folder.
 
-    Args:
-        text: such as ``uoft-cs/cifar10:test``, or a folder that ``save_to_disk`` wrote; the split
-            ``train`` if none is named.
-        classes: the classes in label order; see ``placed``.
-        skips_unreadable: leave out images that cannot be read.
-
-    Returns:
-        The images.
+    A folder is what ``save_to_disk`` wrote; the split is ``train`` if none is named.
 
     Raises:
         UserInputError: the library is not installed (E_OPTION); it cannot open the data set, or
@@ -74,16 +67,7 @@ def open_parquet(
 ) -> HuggingFaceSource:
     """Open a folder of Parquet files, of which the library makes a table of its own in its cache.
 
-    Args:
-        root: a folder whose files, in the order of their names, are parts of one table.
-        classes: the classes in label order; see ``placed``.
-        skips_unreadable: leave out images that cannot be read.
-
-    Returns:
-        The images.
-
-    Raises:
-        UserInputError: as ``open_hugging_face``.
+    Its files, in the order of their names, are parts of one table.
     """
     datasets = _library()
     files = sorted(str(path) for path in root.iterdir() if path.suffix == ".parquet")
@@ -120,12 +104,7 @@ class HuggingFaceSource(Source):
         *,
         skips_unreadable: bool = False,
     ) -> None:
-        """See ``Source``.
-
-        Raises:
-            UserInputError: no column of images or of classes, or several; a row without a class; or
-                the classes do not match (E_DATA).
-        """
+        """See ``Source``."""
         columns = Columns(f"`{name}`", table, needs_class=True)
         labels = columns.labels()
         unknown = np.flatnonzero(labels < 0)

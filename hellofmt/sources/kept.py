@@ -89,16 +89,8 @@ def kept_listing(
 ) -> Listing:
     """Return the listing that was kept for these inputs, or make and keep it.
 
-    Args:
-        work: the work folder; None keeps nothing.
-        inputs: kind, absolute paths and options of the source.
-        make: lists it.
-
-    Returns:
-        The listing, with a note where it is another than the one that was kept.
-
-    Raises:
-        OSError: the work folder cannot be written.
+    ``inputs`` are kind, absolute paths and options of the source. A listing that is another than
+    the one that was kept has a note.
     """
     if work is None:
         return make()[0]

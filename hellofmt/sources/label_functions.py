@@ -44,13 +44,7 @@ _NAME: Final = re.compile(r"[a-z0-9_]{1,32}")
 class LabelFunctions:
     """What is taken over from archives with label functions on one base.
 
-    Attributes:
-        id: of the first archive.
-        parts: the functions, the default first.
-        lines: the classes.
-        dataset: description of the first archive.
-        views: of the first archive.
-        records: how each was fitted, as far as its archive says.
+    Id, data set and views are those of the first archive; the first part is the default.
     """
 
     id: str
@@ -66,14 +60,8 @@ def read_label_functions(
 ) -> LabelFunctions:
     """Read the label functions of archives, their tensors as they are stored.
 
-    Args:
-        paths: an archive, or several, each alone or in a pair after a new name for its one label
-            function; an empty name keeps the old one.
-        limits: of the archives.
-        say: called with a line if the views of a further archive are dropped.
-
-    Returns:
-        All functions, in order.
+    Each archive is alone or in a pair after a new name for its one label function; an empty name
+    keeps the old one.
 
     Raises:
         UserInputError: an archive has no label function (E_OPTION), or another base or other

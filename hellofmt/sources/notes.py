@@ -37,13 +37,7 @@ def is_hidden(name: str) -> bool:
 
 @dataclass
 class Met:
-    """How many entries of one kind were met, and the first few of them.
-
-    Attributes:
-        first: the first few, or all.
-        count: of all.
-        keeps_all: whether all are kept.
-    """
+    """How many entries of one kind were met, and the first few of them."""
 
     first: list[str] = field(default_factory=list[str])
     count: int = 0
@@ -89,11 +83,7 @@ class Notes:
         self._extensions[extension_of(name) or "no extension"] += 1
 
     def refuse_foreign(self) -> None:
-        """Refuse what is no image that can be read.
-
-        Raises:
-            UserInputError: E_DATA, with the number of files by extension and the first names.
-        """
+        """Refuse what is no image that can be read."""
         if not self.foreign.count:
             return
         first, *rest = self.foreign.first

@@ -35,13 +35,6 @@ def placed(
     order of their names by code points, as torchvision's ``ImageFolder`` numbers them: of folders
     ``0`` to ``10``, the third class is ``10``, which is said. So are classes without an image.
 
-    Args:
-        listing: of the source.
-        classes: the class list, if there is one.
-
-    Returns:
-        Class lines, label of each key, notes.
-
     Raises:
         UserInputError: a key is not in the list, a number is beyond it or ambiguous, or a class
             line cannot be stored in an archive (E_DATA).

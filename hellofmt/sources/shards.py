@@ -105,14 +105,9 @@ def _remote(url: str, _process: int) -> Bytes:
 def list_shards(paths: Sequence[str], *, skips_unreadable: bool = False) -> tuple[Listing, Watched]:
     """List the samples of WebDataset shards.
 
-    Args:
-        paths: uncompressed tar files or their URLs, in order.
-        skips_unreadable: leave out images that are of another type by their first bytes.
-
-    Returns:
-        The listing, its images in the order of the shards, and what tells that it is out of date.
-        Keys are labels; without a class list the classes are the numbers up to the largest, whether
-        or not each has an image.
+    Images are in the order of the shards, keys are labels; without a class list the classes are the
+    numbers up to the largest, whether or not each has an image. ``skips_unreadable`` leaves out
+    images that are of another type by their first bytes.
 
     Raises:
         UserInputError: E_DATA: not a whole tar file, a link or special file in it, a sample without

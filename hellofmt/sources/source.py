@@ -159,11 +159,7 @@ class Source(ABC):
         return self._marks
 
     def unreadable(self) -> NDArray[np.bool_]:
-        """Return which images turned out to be unreadable so far, in this process and its forks.
-
-        Returns:
-            bool (N,).
-        """
+        """Return which images turned out to be unreadable so far, in this process and its forks."""
         marks = self._marks if self._rows is None else self._marks[self._rows]
         return (marks & _UNREADABLE) != 0
 

@@ -93,14 +93,9 @@ class StoredImages:
     ) -> None:
         """Prepare to look at images.
 
-        Args:
-            images: the source; whether it skips what is unreadable is decided there. Images that
-                can be read, but are outside their profile or above a limit, are refused all the
-                same.
-            limits: of the archive.
-            target: the archive, beside which converted images wait to be written.
-            reencode: codec to convert to what cannot be stored as it is; None refuses it.
-            max_side: longest side in pixels; with ``reencode``, larger images are shrunk to it.
+        Whether unreadable images are skipped, the source says; such as can be read, but are outside
+        their profile or above a limit, are refused all the same. Converted images wait beside the
+        target to be written.
         """
         self.items: list[ImageItem] = []
         self.codecs: list[Codec] = []
@@ -125,10 +120,6 @@ class StoredImages:
 
     def look(self, progress: Callable[[int, int], None] | None, say: Callable[[str], None]) -> None:
         """Look at every image, and convert those that must be.
-
-        Args:
-            progress: called with images done and in all.
-            say: called with a line for each of several images that are refused.
 
         Raises:
             UserInputError: images are refused (E_DATA).
@@ -158,12 +149,7 @@ class StoredImages:
         self._refuse(refusals, say)
 
     def refuse_all(self, say: Callable[[str], None]) -> None:
-        """Raise for all images that a writer refuses, once it has refused one.
-
-        Raises:
-            UserInputError: as ``look``.
-            LimitError: as ``look``.
-        """
+        """Raise for all images that a writer refuses, once it has refused one."""
         if self._reencode is not None:
             # What it gets was checked here.
             return
@@ -234,14 +220,7 @@ class StoredImages:
             return _Seen(refusal=error)
 
     def _looked_at(self, row: int, *, is_checked: bool) -> _Seen:
-        """Look at one image, and at all of its bytes if that is asked for.
-
-        Raises:
-            UserInputError: it is gone, damaged, no image or, if checked, outside its profile
-                (E_DATA).
-            LimitError: it is above a limit.
-            OSError: it cannot be read.
-        """
+        """Look at one image, and at all of its bytes if that is asked for."""
         images, path = self._images, self._images.path_of(row)
         name = path or images.name_of(row)
         is_whole = is_checked or self._reencode is not None or row % self._step == 0
@@ -304,12 +283,7 @@ class StoredImages:
         return shape
 
     def _check(self, data: bytes, codec: Codec, name: str) -> None:
-        """Check an image as a writer does.
-
-        Raises:
-            UserInputError: it is damaged, or outside the profile of its codec (E_DATA).
-            LimitError: it is above a limit.
-        """
+        """Check an image as a writer does."""
         try:
             shape = parse_image(data, codec)
             check_image_limits(shape, len(data), self._limits, member=name)
@@ -351,11 +325,7 @@ def _digest(data: bytes) -> bytes:
 
 
 def _codec_of(data: bytes, name: str) -> Codec:
-    """Return the codec of an image.
-
-    Raises:
-        UserInputError: it is of no codec that is read (E_DATA).
-    """
+    """Return the codec of an image."""
     codec = codec_of(data)
     if codec is None:
         text = f"`{printable(name)}` is not an image in PNG, JPEG or WebP{fact_of(data)}"
@@ -384,11 +354,7 @@ def _side(data: bytes, codec: Codec) -> int:
 def _decoded(
     data: bytes, codec: Codec, name: str, kinds: tuple[str, ...], *, keeps_grey: bool
 ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """Decode an image to be encoded again, and count what is changed.
-
-    Raises:
-        UserInputError: it cannot be read in full (E_DATA).
-    """
+    """Decode an image to be encoded again, and count what is changed."""
     counted = Counter(kinds)
     with open_image(data, name) as image:
         if codec == "jpeg":

@@ -50,14 +50,6 @@ def open_torchvision(
     gives the same for eight images as the data set does; else every image is opened once for its
     label.
 
-    Args:
-        text: such as ``CIFAR10:data``, ``STL10:data:test``; the training split if none is named.
-        classes: the classes in label order; see ``placed``.
-        skips_unreadable: leave out images that cannot be read.
-
-    Returns:
-        The images.
-
     Raises:
         UserInputError: unknown name or split (E_OPTION), not on disk, no images with one class
             each, an image that cannot be read, or classes that do not match (E_DATA).
