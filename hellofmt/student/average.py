@@ -29,18 +29,13 @@ class Average(AveragedModel):
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        """Copy ``network``.
-
-        Args:
-            network: the network to be trained.
-            decay: share of the previous average, in (0, 1); 0.99 averages about a hundred steps.
+        """Copy the network to be trained; a decay of 0.99 averages about a hundred steps.
 
         Raises:
             UserInputError: the decay is out of range (E_OPTION).
         """
         if not 0 < decay < 1:
-            raise UserInputError.make(
-                "E_OPTION", f"decay of the average: expected a number between 0 and 1, got {decay}"
-            )
+            text = f"decay of the average: expected a number between 0 and 1, got {decay}"
+            raise UserInputError.make("E_OPTION", text)
         super().__init__(network, multi_avg_fn=get_ema_multi_avg_fn(decay))
         self.decay = decay

@@ -57,18 +57,9 @@ class PassSampler(Sampler[list[int]]):
         first: int = 0,
         share: slice | None = None,
     ) -> None:
-        """Choose the order.
+        """Choose the order of ``batches`` batches, whose size may exceed the number of rows.
 
-        Args:
-            rows: number of rows of the data set, >= 1.
-            batch_size: rows per batch, >= 1; may exceed ``rows``.
-            batches: number of batches.
-            seed: seed of the order.
-            first: number of batches to skip at the start.
-            share: rows of every batch to yield; None yields all.
-
-        Raises:
-            ValueError: rows or batch_size < 1.
+        The ``first`` are skipped; ``share`` are the rows of every batch to yield, None all.
         """
         if rows < 1 or batch_size < 1:
             raise ValueError(
@@ -120,11 +111,7 @@ class ArchiveBatches:
     maker: BatchMaker | None = None
 
     def __post_init__(self) -> None:
-        """Check that the data set provides what the recipe reads.
-
-        Raises:
-            ValueError: its labels are of another kind, or its items are dicts.
-        """
+        """Check that the data set provides what the recipe reads."""
         if self.dataset.as_dict is not None:
             raise ValueError("`as_dict` of the data set: expected None, got items that are dicts")
         if self.dataset.labels != self.recipe.labels:

@@ -8,7 +8,7 @@ last and the best accuracy are kept apart, because choosing the best uses the te
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,12 +47,7 @@ class Curve:
     """
 
     def __init__(self, recipe: Recipe, steps: int) -> None:
-        """Start without points.
-
-        Args:
-            recipe: determines the learning rate.
-            steps: number of steps of the run.
-        """
+        """Start a run of ``steps`` without points; the recipe determines the learning rate."""
         self.points: list[Point] = []
         self.seconds = 0.0
         self._recipe, self._steps = recipe, steps
@@ -61,12 +56,7 @@ class Curve:
         self._count = 0
 
     def add(self, step: int, loss: Tensor, accuracy: float | None = None) -> Point | None:
-        """Record one step.
-
-        Args:
-            step: number of gradient steps done.
-            loss: loss of the step, a detached scalar.
-            accuracy: accuracy in percent, if measured.
+        """Record a step: its number from 1 on, its detached loss, the accuracy if measured.
 
         Returns:
             The point that this step completes, or None.
@@ -75,10 +65,8 @@ class Curve:
         self._count += 1
         if accuracy is None and step % self._every and step != self._steps:
             return None
-        rate = self._recipe.rate(step - 1, self._steps)
-        point = Point(
-            step, float(self._sum) / self._count, self._recipe.learning_rate * rate, accuracy
-        )
+        rate = self._recipe.learning_rate * self._recipe.rate(step - 1, self._steps)
+        point = Point(step, float(self._sum) / self._count, rate, accuracy)
         self.points.append(point)
         self._sum, self._count = 0.0, 0
         return point
@@ -89,11 +77,7 @@ class Curve:
         return [point for point in self.points if point.accuracy is not None]
 
     def last(self) -> float:
-        """Return the accuracy of the last measurement, percent.
-
-        Raises:
-            ValueError: nothing was measured.
-        """
+        """Return the last accuracy in percent; ValueError if nothing was measured."""
         return self._accuracies()[-1][0]
 
     def best(self) -> tuple[float, int]:
@@ -105,10 +89,9 @@ class Curve:
         return max(self._accuracies(), key=lambda measured: (measured[0], -measured[1]))
 
     def _accuracies(self) -> list[tuple[float, int]]:
-        measured = [(p.accuracy, p.step) for p in self.points if p.accuracy is not None]
-        if not measured:
+        if not self.measured:
             raise ValueError("curve: expected at least one measurement, got none")
-        return measured
+        return [(cast("float", point.accuracy), point.step) for point in self.measured]
 
     def facts(self) -> Mapping[str, Any]:
         """Return what ``restore`` needs, as JSON values."""

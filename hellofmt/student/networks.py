@@ -21,6 +21,7 @@ only shapes: a one-line error now instead of a stack trace at the first step.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Final
 
 import torch
@@ -78,26 +79,19 @@ _FULL_STEM_SIZE: Final = 32
 class SmallCnn(nn.Module):
     """Three 3x3 convolutions with batch normalisation, global mean pooling, one linear layer.
 
-    94,986 parameters at 10 classes and the default widths. Accepts squares of at least 4 pixels.
+    94,986 parameters at 10 classes. Accepts squares of at least 4 pixels.
     """
 
-    def __init__(self, classes: int, widths: tuple[int, int, int] = (32, 64, 128)) -> None:
-        """Build the network.
-
-        Args:
-            classes: number of logits.
-            widths: channels of the three convolutions.
-        """
+    def __init__(self, classes: int) -> None:
+        """Build the network."""
         super().__init__()
         layers: list[nn.Module] = []
-        channels = 3
-        for i, width in enumerate(widths):
-            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
-            if i + 1 < len(widths):
-                layers.append(nn.MaxPool2d(2))
-            channels = width
-        self.features = nn.Sequential(*layers)
-        self.head = nn.Linear(channels, classes)
+        for before, width in pairwise((3, 32, 64, 128)):
+            layers += [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+            layers.append(nn.MaxPool2d(2))
+        # The last convolution is followed by the mean.
+        self.features = nn.Sequential(*layers[:-1])
+        self.head = nn.Linear(128, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of normalised images (N, 3, S, S)."""
@@ -105,44 +99,24 @@ class SmallCnn(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """The ConvNet of dataset condensation: ``depth`` blocks of 3x3 conv, norm, ReLU, mean pooling.
+    """The ConvNet of dataset condensation: three blocks of 3x3 convolution, norm, ReLU and pooling.
 
-    Instance normalisation as published by Zhao et al. (ICLR 2021); batch normalisation as RDED
-    evaluates it (``ConvNet-3-BN``).
+    128 channels, mean pooling; published by Zhao et al. (ICLR 2021) with instance normalisation.
+    With batch normalisation, as here, RDED evaluates it (``ConvNet-3-BN``). Accepts squares of at
+    least 8 pixels.
     """
 
-    def __init__(
-        self, classes: int, size: int, *, depth: int = 3, width: int = 128, norm: str = "batch"
-    ) -> None:
-        """Build the network.
-
-        Args:
-            classes: number of logits.
-            size: side of the images in pixels, at least ``2**depth``.
-            depth: number of blocks; each halves the side.
-            width: number of channels.
-            norm: ``"batch"`` or ``"instance"``.
-
-        Raises:
-            ValueError: the size is too small for the depth, or the norm is unknown.
-        """
+    def __init__(self, classes: int, size: int) -> None:
+        """Build the network for images of ``size`` pixels a side."""
         super().__init__()
-        if size < 2**depth:
-            raise ValueError(f"size: expected at least {2**depth} pixels, got {size}")
-        if norm not in {"batch", "instance"}:
-            raise ValueError(f"norm: expected `batch` or `instance`, got `{norm}`")
+        if size < 8:
+            raise ValueError(f"size: expected at least 8 pixels, got {size}")
         layers: list[nn.Module] = []
-        channels = 3
-        for _ in range(depth):
-            layers += [
-                nn.Conv2d(channels, width, 3, padding=1),
-                nn.BatchNorm2d(width) if norm == "batch" else nn.GroupNorm(width, width),
-                nn.ReLU(),
-                nn.AvgPool2d(2),
-            ]
-            channels = width
+        for channels in (3, 128, 128):
+            layers += [nn.Conv2d(channels, 128, 3, padding=1), nn.BatchNorm2d(128)]
+            layers += [nn.ReLU(), nn.AvgPool2d(2)]
         self.features = nn.Sequential(*layers)
-        self.head = nn.Linear(width * (size >> depth) ** 2, classes)
+        self.head = nn.Linear(128 * (size // 8) ** 2, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of normalised images (N, 3, S, S)."""
@@ -158,13 +132,7 @@ class SmallResNet(nn.Module):
     """
 
     def __init__(self, classes: int, size: int, width: int = 32) -> None:
-        """Build the network.
-
-        Args:
-            classes: number of logits.
-            size: side of the images in pixels.
-            width: number of channels of the stem and the first block.
-        """
+        """Build the network for images of ``size`` pixels a side."""
         from torchvision.models.resnet import BasicBlock
 
         super().__init__()
@@ -228,31 +196,19 @@ def is_student(name: str) -> bool:
 def family_of(name: str) -> list[str]:
     """List networks that a checkpoint may hold if it does not fit the ResNet ``name``.
 
-    Args:
-        name: name of any network.
-
-    Returns:
-        Every torchvision ResNet with either stem, ``name`` with the other stem first; empty for any
-        other network. timm's ResNets of the same names have the same tensors.
+    Every torchvision ResNet with either stem, ``name`` with the other stem first; empty for any
+    other network. timm's ResNets of the same names have the same tensors.
     """
     plain = name.rpartition(":")[2].removesuffix(CIFAR)
     if not _is_resnet(plain):
         return []
-    every = [
-        plain,
-        *(other for other in torchvision_names() if _is_resnet(other) and other != plain),
-    ]
-    names = [other + stem for other in every for stem in ("", CIFAR)]
+    others = [other for other in torchvision_names() if _is_resnet(other) and other != plain]
+    names = [other + stem for other in (plain, *others) for stem in ("", CIFAR)]
     return [other for other in names if other != name]
 
 
 def small_image_advice(name: str, size: int) -> str | None:
-    """Return one line of advice for training a stock ResNet on small images; else None.
-
-    Args:
-        name: name of the network.
-        size: side of the images in pixels.
-    """
+    """Return one line of advice for training a stock ResNet on small images; else None."""
     plain = name.removeprefix(TORCHVISION)
     if size > SMALL_IMAGE_SIZE or not _is_resnet(plain):
         return None

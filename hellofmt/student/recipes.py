@@ -25,6 +25,11 @@ __all__ = ["RECIPES", "Loss", "Recipe", "recipe"]
 
 Loss = Literal["kl", "mse_ce", "ce"]
 
+_LABELS: Final[dict[Loss, Literal["soft", "logits", "hard"]]] = {
+    "kl": "soft",
+    "mse_ce": "logits",
+    "ce": "hard",
+}
 _EVALUATIONS: Final = 10
 
 
@@ -79,12 +84,7 @@ class Recipe:
     @property
     def labels(self) -> Literal["soft", "logits", "hard"]:
         """The ``labels`` of ``HelloDataset`` that the loss reads."""
-        kinds: dict[Loss, Literal["soft", "logits", "hard"]] = {
-            "kl": "soft",
-            "mse_ce": "logits",
-            "ce": "hard",
-        }
-        return kinds[self.loss]
+        return _LABELS[self.loss]
 
     def rate(self, step: int, steps: int) -> float:
         """Return the learning rate at a step as a fraction of ``learning_rate``."""
@@ -92,15 +92,9 @@ class Recipe:
         return cosine(step, steps, warmup=self.warmup, span=span)
 
     def batch_size_for(self, images: int, classes: int) -> int:
-        """Return the number of views per step for a data set.
+        """Return the number of views per step for a data set of N >= 1 images; never more.
 
-        Args:
-            images: number of images of the distilled set, >= 1; a larger batch would only repeat
-                images within a step.
-            classes: number of classes.
-
-        Returns:
-            At least 1.
+        A larger batch would only repeat images within a step.
         """
         size = dict(self.batch_sizes_by_classes).get(classes, 0)
         if not size:
@@ -119,13 +113,7 @@ class Recipe:
     def settled(self, network: str, images: int, classes: int) -> Recipe:
         """Return the recipe with batch size and learning rate for one data set and one network.
 
-        Args:
-            network: name of the student.
-            images: number of images of the distilled set, >= 1.
-            classes: number of classes.
-
-        Returns:
-            The same recipe with these values in place of the tables.
+        ``network`` is the name of the student. The values stand in place of the tables.
         """
         return replace(
             self,
@@ -140,21 +128,15 @@ class Recipe:
     def evaluation_steps(self, steps: int, images: int) -> list[int]:
         """List the steps after which a student is measured, ascending, always including the last.
 
-        Args:
-            steps: number of steps of the run.
-            images: number of images of the distilled set; a pass is ``images / batch_size`` steps.
-
-        Returns:
-            At least ``[steps]``.
+        A pass is ``images / batch_size`` steps.
         """
         if self.evaluation_epochs is None:
             candidates = {max(1, steps * k // _EVALUATIONS) for k in range(1, _EVALUATIONS + 1)}
         else:
             apart = self.evaluation_epochs * images / self.batch_size
             candidates = {round(apart * k) for k in range(1, int(steps / apart) + 1)}
-        return sorted(
-            {k for k in candidates if self.evaluation_start * steps < k < steps} | {steps}
-        )
+        start = self.evaluation_start * steps
+        return sorted({k for k in candidates if start < k < steps} | {steps})
 
 
 # RDED (LINs-lab/RDED, argument.py and validation/main.py).

@@ -3,8 +3,8 @@
 A new run reproduces a recorded result if its accuracy lies in the 95 % prediction interval of one
 more seed: mean ± t * s * sqrt(1 + 1 / n), with t of Student's distribution for n - 1 degrees of
 freedom and s the standard deviation over the n recorded seeds; of k new seeds the mean is held
-against it, with 1 / k in the place of 1. One recorded seed says nothing of
-the spread; then the interval is that of the difference of two independent proportions on the M
+against it, with 1 / k in the place of 1. One recorded seed says nothing of the spread; then the
+interval is that of the difference of two independent proportions on the M
 images, mean ± 1.96 * sqrt(p (1 - p) (1 + 1 / k) / M). It is never less than one image.
 """
 
@@ -63,12 +63,9 @@ class Comparison:
 
 
 def prediction_interval(recorded: Sequence[float], images: int, new: int = 1) -> float:
-    """Half of the 95 % prediction interval of the mean of new seeds, in points; see the module.
+    """Half of the 95 % prediction interval of the mean of k new seeds, in points; see the module.
 
-    Args:
-        recorded: accuracies of n >= 1 seeds, percent.
-        images: number M of images that were measured on.
-        new: number k of new seeds.
+    ``recorded`` are accuracies of n >= 1 seeds, in percent of M images.
     """
     count = len(recorded)
     if count > 1:
@@ -128,10 +125,6 @@ def _facts(result: Result) -> dict[str, Any]:
 def with_result(record: Record | None, new: Result) -> Record:
     """A record with one more result; a seed that is there already gets the new accuracy.
 
-    Args:
-        record: what there is; None is nothing.
-        new: of one seed or more.
-
     Raises:
         UserInputError: the record has as many results as one can hold (E_DATA).
     """
@@ -141,16 +134,13 @@ def with_result(record: Record | None, new: Result) -> Record:
         if not _differences(result, new, _OWN):
             reached = dict(zip(result.seeds, result.accuracy, strict=True))
             reached |= dict(zip(new.seeds, new.accuracy, strict=True))
-            results[place] = msgspec.structs.replace(
-                result,
-                seeds=sorted(reached),
-                accuracy=[reached[seed] for seed in sorted(reached)],
-            )
+            seeds = sorted(reached)
+            accuracy = [reached[seed] for seed in seeds]
+            results[place] = msgspec.structs.replace(result, seeds=seeds, accuracy=accuracy)
             break
     else:
         results.append(new)
     if len(results) > _MOST or max(len(result.seeds) for result in results) > _MOST:
-        raise UserInputError.make(
-            "E_DATA", f"the record is full: expected at most {_MOST} results of {_MOST} seeds"
-        )
+        text = f"the record is full: expected at most {_MOST} results of {_MOST} seeds"
+        raise UserInputError.make("E_DATA", text)
     return msgspec.structs.replace(record, results=results)

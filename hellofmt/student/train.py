@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
@@ -94,20 +94,10 @@ def optimiser_of(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     )
 
 
-@runtime_checkable
-class Skipping(Protocol):
-    """Batches that can begin anywhere without being made up to there."""
-
-    def after(self, steps: int) -> Iterable[Batch]:
-        """Return the same batches without the first ``steps``."""
-        ...
-
-
 def _from_step(batches: Iterable[Batch], step: int) -> Iterator[Batch]:
     """Return the batches without the first ``step``, unmade if the stream can skip them."""
-    if isinstance(batches, Skipping):
-        return iter(batches.after(step))
-    return islice(batches, step, None)
+    after = getattr(batches, "after", None)
+    return islice(batches, step, None) if after is None else iter(after(step))
 
 
 def _moving(network: nn.Module, average: Average | None) -> dict[str, Tensor]:
@@ -259,19 +249,16 @@ def train_from_dataset(
     plan = replace(recipe, temperature=dataset.temperature)
     place = ranks.current()
     if place.world > plan.batch_size:
-        raise UserInputError.make(
-            "E_OPTION",
-            f"batch of {plan.batch_size} views; expected at least one for each of"
-            f" {place.world} processes",
-        )
+        each = f"at least one for each of {place.world} processes"
+        text = f"batch of {plan.batch_size} views; expected {each}"
+        raise UserInputError.make("E_OPTION", text)
     ranks.same_(network.state_dict().values())
     kept = None
     if checkpoint is not None:
         decay = None if average is None else average.decay
         settings = [plan, steps, seed, dataset.seed, bfloat16, decay, place.world, labels]
         settings += [len(dataset), dataset.label_function, dataset.views_per_image]
-        settings += [str(dataset.dtype)]
-        run = digest_of([dataset.id, network, *settings])
+        run = digest_of([dataset.id, network, *settings, str(dataset.dtype)])
         path = Path(checkpoint)
         if path.is_dir():
             path = path / f"student-{run[:20]}.safetensors"
@@ -309,7 +296,7 @@ def train_from_archive(
     average: Average | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Train ``network`` in place from an archive alone.
+    """Train ``network`` in place from an archive alone; see ``train_from_dataset``.
 
     Args:
         network: maps normalised images (N, 3, S, S) to logits (N, C); trained on its device.
@@ -317,10 +304,10 @@ def train_from_archive(
         recipe: loss, labels, optimiser, schedule; without a temperature it takes the archive's.
         steps: number of gradient steps, >= 1.
         seed: seed of order, views and the network's random numbers.
-        workers: number of processes that decode images and make views and labels.
-        on_step: called after each step with the number of steps done and the detached loss.
-        bfloat16: as for ``train_student``; labels are in the data set's ``dtype``.
-        average: as for ``train_student``.
+        workers: as for ``train_from_dataset``, and so are the three below.
+        on_step: called after each step.
+        bfloat16: autocast of the network.
+        average: moving average.
         options: of ``HelloDataset``, such as ``base``, ``stored``, ``ipc`` or ``views_per_image``.
 
     Returns:
@@ -330,16 +317,10 @@ def train_from_archive(
         HelloError: the archive is refused, or lacks what the recipe's labels need.
         ValueError: steps < 1, or the loss is not finite.
     """
-    dataset = HelloDataset(
-        source,
-        labels=recipe.labels,
-        temperature=recipe.temperature,
-        seed=seed,
-        **options,
-    )
+    labels, temperature = recipe.labels, recipe.temperature
     return train_from_dataset(
         network,
-        dataset,
+        HelloDataset(source, labels=labels, temperature=temperature, seed=seed, **options),
         recipe,
         steps=steps,
         seed=seed,
