@@ -24,21 +24,23 @@ __all__ = ["distill"]
 class ImageOptions:
     """How images are chosen and refined."""
 
-    ipc: int = option(type=click.IntRange(1), required=True, help="Images per class.")
+    ipc: int = option(
+        type=click.IntRange(1), required=True, help="Number of images to choose per class."
+    )
     factor: int = option(
         type=click.IntRange(1, 8),
         default=1,
-        help="Cells per side of an image; 2 suits images from 128 pixels.",
+        help="Number of cells per side of an image; 2 suits images from 128 pixels.",
     )
     candidates: int = option(
-        type=click.IntRange(1), default=300, help="Images per class that are looked at."
+        type=click.IntRange(1), default=300, help="Number of images per class to choose from."
     )
     crops: int = option(
-        type=click.IntRange(1), default=5, help="Crops that are tried of each candidate."
+        type=click.IntRange(1), default=5, help="Number of crops to try of each candidate."
     )
     refine: bool = option(is_flag=True, help="Move pixels towards their crops; needs --factor 2.")
     refine_steps: int = option(
-        type=click.IntRange(1), default=200, help="Steps of AdamW that move the pixels."
+        type=click.IntRange(1), default=200, help="Number of steps of AdamW that move the pixels."
     )
     refine_by: Literal["features", "labels"] = option(
         type=Choice(["features", "labels"]),

@@ -73,7 +73,7 @@ class FitOptions(TeacherOptions):
     teacher_epochs: int = option(
         type=click.IntRange(1),
         default=20,
-        help="Passes over DATA of a teacher that is trained first.",
+        help="Number of passes over DATA for a teacher that is trained first.",
     )
     maturity: float | None = option(
         type=click.FloatRange(0, 1, min_open=True),
@@ -120,10 +120,11 @@ class FitOptions(TeacherOptions):
         default="kl",
         help="Minimise KL at T = 2, or the paper's MSE of logits + 0.1 cross-entropy.",
     )
-    steps: int | None = option(type=click.IntRange(1), help="Gradient steps of the fit.")
+    steps: int | None = option(type=click.IntRange(1), help="Number of gradient steps of the fit.")
     epochs: int | None = option(
         type=click.IntRange(1),
-        help="Passes over DATA, instead of --steps.  [default: 50, but at most 4,000 steps]",
+        help="Number of passes over DATA, instead of --steps."
+        "  [default: 50, but at most 4,000 steps]",
     )
     batch_size: int = shared(batch_size_option)
     lr: float = option(

@@ -46,16 +46,16 @@ FORM_NAMES: Final = ("safetensors", "topk", "fkd", "embeddings", "pruned")
 class LabelOptions:
     """The labels that are written."""
 
-    epochs: int = option(type=click.IntRange(1), required=True, help="Passes to label.")
+    epochs: int = option(type=click.IntRange(1), required=True, help="Number of passes to label.")
     output: str = shared(output_option("DIR", "Write the labels into this new directory."))
     form: Literal["safetensors", "topk", "fkd", "embeddings", "pruned"] = option(
-        type=Choice(FORM_NAMES), default="safetensors", help="Form of the files, as above."
+        type=Choice(FORM_NAMES), default="safetensors", help="Write files of this form; see above."
     )
     k: int = option(
         "-k",
         type=click.IntRange(1),
         default=10,
-        help="Classes kept of each label, by `topk` and `pruned`.",
+        help="Number of classes to keep of each label, by `topk` and `pruned`.",
     )
     teacher: str | None = option(
         metavar="TEACHER",

@@ -54,8 +54,8 @@ class FileOptions:
     )
     ordered: bool = option(
         is_flag=True,
-        help="The images of a class come in order of value, by name: the first k are the choice for"
-        " k, and --ipc may read them alone.",
+        help="Declare the images of a class to be in order of value, by name: the first k are the"
+        " choice for k, and --ipc may read them alone.",
     )
     classes: str | None = shared(classes_option)
     force: bool = shared(force_option())
@@ -72,7 +72,7 @@ class FileOptions:
     layout: Literal["auto", "files", "packed"] = option(
         type=Choice(["auto", "files", "packed"]),
         default="auto",
-        help="One member per image, one array of all pixels, or the smaller of the two.",
+        help="Store one member per image, one array of all pixels, or whichever is smaller.",
     )
     shards: int | None = option(
         type=click.IntRange(2, 99_999),

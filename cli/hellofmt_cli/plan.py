@@ -39,9 +39,9 @@ class PlanOptions:
         type=Choice(list(DATASETS)), help="Take the sizes of a known data set."
     )
     classes: int | None = option(type=int, help="Number of classes.")
-    ipc: int | None = option(type=int, help="Images per class.")
+    ipc: int | None = option(type=int, help="Number of images per class.")
     images: int | None = option(type=int, help="Number of all images, instead of --ipc.")
-    epochs: int | None = option(type=int, help="Passes over the images.  [default: 300]")
+    epochs: int | None = option(type=int, help="Number of passes over the images.  [default: 300]")
     base: str = option(default="RN50", help=f"Base encoder: {', '.join(TOWERS)}.")
     precision: Storage = option(
         type=Choice(PRECISIONS),
@@ -53,7 +53,7 @@ class PlanOptions:
         metavar="RANK", help="Rank of the head's delta, or `full`.  [default: the paper's]"
     )
     teacher_parameters: int | None = option(
-        type=int, help="Parameters of the teacher.  [default: those of a ResNet-18]"
+        type=int, help="Number of parameters of the teacher.  [default: those of a ResNet-18]"
     )
     device_tflops: float = option(
         default=989.0,

@@ -13,8 +13,14 @@ __all__ = ["sign"]
 
 @click.command("sign")
 @click.argument("file", required=False)
-@click.option("--key", metavar="PEM", help="Private Ed25519 key, as PEM without passphrase.")
-@click.option("-o", "--output", metavar="SIG", help="Signature file.  [default: FILE.sig]")
+@click.option(
+    "--key",
+    metavar="PEM",
+    help="Sign with this private Ed25519 key, a PEM file without passphrase.",
+)
+@click.option(
+    "-o", "--output", metavar="SIG", help="Write the signature here.  [default: FILE.sig]"
+)
 @click.option("--force", is_flag=True, help="Replace an existing signature.")
 @click.option(
     "--new-key",

@@ -42,7 +42,7 @@ class TrainingOptions:
         metavar="NETWORK",
         help="Network to train: `resnet10w32`, `resnet18-cifar`, `resnet18`, ...",
     )
-    epochs: int = option(type=click.IntRange(1), required=True, help="Passes over DATA.")
+    epochs: int = option(type=click.IntRange(1), required=True, help="Number of passes over DATA.")
     batch_size: int = shared(batch_size_option)
     evaluation: str | None = option(
         "--eval",
@@ -52,7 +52,7 @@ class TrainingOptions:
     checkpoints: int = option(
         type=click.IntRange(1),
         default=DEFAULT_CHECKPOINTS,
-        help="Checkpoints to keep, evenly spaced.",
+        help="Number of checkpoints to keep, evenly spaced.",
     )
     output: str = shared(output_option("DIR", "Write the teacher into this folder."))
 

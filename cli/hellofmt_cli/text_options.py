@@ -20,19 +20,22 @@ class TextOptions:
     name: str | None = option(help="Name of the data set.  [default: that of the images]")
     version: str = option(default="1.0.0", help="Version of the data set.")
     license: str | None = option(
-        help="License of the data set, as an SPDX expression.  [default: that of an archive whose"
+        help="Licence of the data set, as an SPDX expression.  [default: that of an archive whose"
         " images are packed, else NOASSERTION]"
     )
-    license_file: str | None = option(metavar="FILE", help="Text of the licence.")
+    license_file: str | None = option(
+        metavar="FILE", help="Read the text of the licence from this file."
+    )
     card: str | None = option(
         metavar="FILE",
-        help="Data set card, in Markdown.  [default: `fit` and `distill` write one]",
+        help="Read the data set card, in Markdown, from this file."
+        "  [default: `fit` and `distill` write one]",
     )
     sources: tuple[str, ...] = option(
-        "--from", multiple=True, help="Data set the images come from."
+        "--from", multiple=True, help="Name a data set that the images come from; may be repeated."
     )
     note: tuple[str, ...] = option(
-        multiple=True, metavar="KEY=TEXT", help="Free text, kept as `x_KEY`."
+        multiple=True, metavar="KEY=TEXT", help="Keep a free text as `x_KEY`; may be repeated."
     )
 
     def read(self, method: str | None = None) -> Texts:

@@ -58,8 +58,10 @@ class TrainOptions:
         metavar="NAME",
         help=f"Training recipe: {', '.join(f'`{name}`' for name in RECIPE_NAMES)}.  [default: kl]",
     )
-    steps: int | None = option(type=click.IntRange(1), help="Gradient steps.")
-    epochs: int | None = option(type=click.IntRange(1), help="Passes instead of steps.")
+    steps: int | None = option(type=click.IntRange(1), help="Number of gradient steps.")
+    epochs: int | None = option(
+        type=click.IntRange(1), help="Number of passes over the images, instead of --steps."
+    )
     batch_size: int | None = option(
         type=click.IntRange(1), help="Number of views in a batch.  [default: the recipe's]"
     )
@@ -98,7 +100,9 @@ class TrainOptions:
         " runs.",
     )
     checkpoint_every: int = option(
-        type=click.IntRange(1), default=100, help="Steps between two states."
+        type=click.IntRange(1),
+        default=100,
+        help="Number of steps between two states that are kept.",
     )
     curve: str | None = option(
         metavar="DIR", help="Write the curve here: CSV, JSON, PNG, TensorBoard."

@@ -52,7 +52,9 @@ _VERDICTS: Final[dict[type[HelloError], str]] = {
 )
 @expect_option
 @click.option("--pubkey", metavar="PEM", help="Demand a signature by this Ed25519 key.")
-@click.option("--signature", metavar="SIG", help="Signature file.  [default: FILE.sig]")
+@click.option(
+    "--signature", metavar="SIG", help="Read the signature from this file.  [default: FILE.sig]"
+)
 @click.option(
     "--least-version", metavar="X.Y.Z", help="With --pubkey: refuse an older data set version."
 )
