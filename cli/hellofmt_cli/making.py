@@ -66,6 +66,7 @@ __all__ = ["make_archive"]
 _DOING: Final = {
     "teacher": "training the teacher",
     "check": "checking the teacher",
+    "check-held-out": "measuring the teacher",
     "select": "choosing images",
     "refine": "refining images",
     "write": "writing the archive",

@@ -116,7 +116,7 @@ def checked_teacher(
     # A handful of held-out images cannot tell one class order from another.
     enough = min(_ENOUGH_PER_CLASS * classes, max(_FEWEST_CHECKED, _FEWEST_PER_CLASS * classes))
 
-    def predicted(images: Source, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def predicted(name: str, images: Source, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         inputs: dict[str, Any] = {}
         if stages.is_kept:
             inputs = {
@@ -130,7 +130,7 @@ def checked_teacher(
         keep = len(rows) >= _WORTH_KEEPING
 
         def make() -> Result:
-            path = stages.path("check", inputs) if keep else None
+            path = stages.path(name, inputs) if keep else None
             with autocast(teacher, bfloat16):
                 found = predictions(teacher, images, views.size, rows, workers=workers, path=path)
             gflop = None
@@ -138,7 +138,7 @@ def checked_teacher(
                 gflop = network_gflop(teacher, views.size, len(rows))
             return Result({"predicted": found}, {"gflop": gflop})
 
-        return stages.run("check", inputs, make, keep=keep).tensors["predicted"]
+        return stages.run(name, inputs, make, keep=keep).tensors["predicted"]
 
     is_enough = len(measured) >= enough
     images = measured if is_enough else source
@@ -146,10 +146,12 @@ def checked_teacher(
     most = min(max(enough, _FEWEST_CHECKED), _MOST_CHECKED)
     if not is_enough and len(rows) > most:
         rows = stratified_split(images.labels, most, seed=0)[1]
-    accuracy = check_predictions(predicted(images, rows), images.labels[rows], images.classes)
+    accuracy = check_predictions(
+        predicted("check", images, rows), images.labels[rows], images.classes
+    )
     if is_enough or (measured is source and len(rows) == len(source)):
         return accuracy
-    return top1(predicted(measured, np.arange(len(measured))), measured.labels)
+    return top1(predicted("check-held-out", measured, np.arange(len(measured))), measured.labels)
 
 
 def fitted_projector(

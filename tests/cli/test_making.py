@@ -125,7 +125,7 @@ def test_distill_in_one_command(images, tmp_path, invoke, invoke_json):
     assert done["refined"][1] <= done["refined"][0]
     assert done["bfloat16"] is False
     assert [cost["stage"] for cost in done["cost"]] == [
-        *("teacher", "check", "check", "fit", "select", "refine", "accuracy", "write")
+        *("teacher", "check", "check-held-out", "fit", "select", "refine", "accuracy", "write")
     ]
     assert all(cost["seconds"] > 0 and cost["peak_bytes"] > 1e7 for cost in done["cost"])
     assert all(cost["gflop"] > 0 for cost in done["cost"][:-1])

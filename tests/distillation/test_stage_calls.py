@@ -24,7 +24,7 @@ class Killed(BaseException):
 
 
 def names(folder):
-    return sorted(path.name.split("-")[0] for path in folder.iterdir())
+    return sorted(path.name.rpartition("-")[0] for path in folder.iterdir())
 
 
 def kill_at(monkeypatch, module, name):
@@ -130,7 +130,7 @@ def test_a_long_check_is_read_and_judged_again(make, arguments, tmp_path, monkey
     work = tmp_path / "work"
     make("a", work=work)
     # Of the source, for the order of the classes, and of the few that are held out.
-    assert names(work) == ["check", "check", "fit", "refine", "select"]
+    assert names(work) == ["check", "check-held-out", "fit", "refine", "select"]
     kill_at(monkeypatch, stage_calls, "predictions")
     make("b", work=work, select=SelectSettings(2, 2, crops=2))
     # Another teacher is asked anew.
