@@ -47,18 +47,9 @@ def generated_card(
     base: Base | None,
     record: Record,
 ) -> str:
-    """Write the card of an archive.
+    """Write the card of an archive with ``images`` images: Markdown that begins with a YAML head.
 
-    Args:
-        dataset: its name, version, license and sources.
-        classes: in label order.
-        views: how views are made.
-        images: number of images, of all shards.
-        base: encoder of its label function; None without one.
-        record: how it was made.
-
-    Returns:
-        Markdown that begins with a YAML head.
+    ``base`` is the encoder of its label function, None without one; classes are in label order.
     """
     # As it is read again, keys in their order, so that the same record gives the same card.
     facts: dict[str, Any] = json.loads(record_bytes(record))

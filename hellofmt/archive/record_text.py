@@ -19,14 +19,7 @@ def _count(number: int, noun: str, plural: str = "") -> str:
 
 
 def record_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How the archive was made and what was reached with it, a line each.
-
-    Args:
-        record: section ``record`` as JSON values.
-
-    Returns:
-        Labels and texts, not escaped.
-    """
+    """How the archive was made and what was reached with it: a label and a text for each line."""
     functions: list[dict[str, Any]] = record.get("functions", [])
     rows: list[tuple[str, str]] = []
     for function in functions:

@@ -1,4 +1,6 @@
 import hashlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from hellofmt.archive import (
     ImageItem,
     ImageSet,
     Limits,
+    encode_image,
     open_archive,
     verify_archive,
     write_archive,
@@ -141,3 +144,24 @@ def test_image_limits(samples, tmp_path):
         verify_archive(path, limits=Limits(image_pixels=63))
     assert np.prod([8, 8]) == 64
     assert verify_archive(path, limits=Limits(image_pixels=64)).images == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_large_webp_pictures_take_their_pixels_few_times(samples, tmp_path):
+    pixels = np.zeros((4096, 4096, 3), np.uint8)
+    data = encode_image(pixels, "webp", quality=1)
+    images = ImageSet("webp", [ImageItem(label, data) for label in (0, 1)], layout="files")
+    write_archive(tmp_path / "large.hello", samples.draft(images=images))
+    write_archive(tmp_path / "small.hello", samples.draft(images=samples.images(2)))
+    program = (
+        "import sys\n"
+        "from hellofmt.archive import verify_archive\n"
+        "verify_archive(sys.argv[1], pixels=True)\n"
+        "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
+    )
+    peaks = [
+        int(subprocess.check_output([sys.executable, "-c", program, tmp_path / f"{name}.hello"]))  # noqa: S603
+        for name in ("small", "large")
+    ]
+    # 48 MiB of pixels each, of which the decoder takes five times as much.
+    assert peaks[1] - peaks[0] < 280 << 10

@@ -31,11 +31,7 @@ DECIMAL_FORM: Final = r"^(?!-0\.0(?![0-9]))-?(0|[1-9][0-9]{0,8})\.([0-9]{0,16}[1
 def canonical(value: Any) -> bytes:
     r"""Serialise ``value`` to its one JSON form: sorted keys, no white space, ASCII and ``\uXXXX``.
 
-    Args:
-        value: dicts, lists, strings, integers, booleans.
-
-    Returns:
-        ASCII bytes without a line end.
+    Values are dicts, lists, strings, integers and booleans; no line end follows.
     """
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
@@ -43,16 +39,11 @@ def canonical(value: Any) -> bytes:
 
 
 def decimal_string(x: float) -> str:
-    r"""Write ``x`` in the manifest's form for decimals: the shortest that reads back as ``x``.
+    r"""Write a finite ``x``, \|x\| < 1e9, as the shortest decimal that reads back as ``x``.
 
     A double that needs more than 17 digits after the point is rounded to 17 (half to even); the
-    decimal is then within 5e-18 of it.
-
-    Args:
-        x: finite, \|x\| < 1e9.
-
-    Returns:
-        For instance ``"1.0"``, ``"-0.25"``, ``"0.0000001"``; never ``"-0.0"``.
+    decimal is then within 5e-18 of it. For instance ``"1.0"``, ``"-0.25"``, ``"0.0000001"``; never
+    ``"-0.0"``.
 
     Raises:
         UserInputError: ``x`` is not finite or too large (E_OPTION).
@@ -69,14 +60,8 @@ def decimal_string(x: float) -> str:
 def decimal_value(s: str) -> float:
     """The double nearest to a decimal string of the manifest.
 
-    Args:
-        s: digits, a point, digits, in canonical form.
-
-    Returns:
-        A finite double.
-
     Raises:
-        SpecError: ``s`` is not in that form (E_SCHEMA).
+        SpecError: ``s`` is not in the canonical form, digits, a point, digits (E_SCHEMA).
     """
     if re.match(DECIMAL_FORM, s) is None:
         raise SpecError.make("E_SCHEMA", f"not a canonical decimal: {printable(s)}")

@@ -28,14 +28,9 @@ def tensors_digest(lines: Iterable[tuple[str, str, tuple[int, ...], bytes]]) -> 
     """Digest a set of tensors, whatever container they came from.
 
     SHA-256 over one line ``name|dtype|shape|sha256`` per tensor, sorted by name, each ended by a
-    line feed; the shape is written ``3x4x5``, the last field is the hex SHA-256 of the data.
-
-    Args:
-        lines: name, dtype in safetensors' spelling (``F32``), shape, little-endian row-major data.
-            Pass floating tensors of a base as F32 and leave out integer counters.
-
-    Returns:
-        ``sha256:`` and 64 hex digits.
+    line feed; the shape is written ``3x4x5``, the last field is the hex SHA-256 of the data,
+    little-endian and row-major. Dtypes are spelt as in safetensors (``F32``): pass floating tensors
+    of a base as F32 and leave out integer counters.
     """
     rows = sorted(
         (name, f"{dtype}|{'x'.join(map(str, shape))}|{hashlib.sha256(data).hexdigest()}")
@@ -60,17 +55,9 @@ class Whole:
 
 
 def base_digest(arch: Arch, preprocess: Preprocess, tensors: str) -> str:
-    r"""Digest a base encoder: its architecture, its preprocessing and its tensors.
+    r"""Digest a base encoder: its architecture, its preprocessing and its tensors' digest.
 
     SHA-256 over ``hello/base/1\n`` and the canonical JSON of the three.
-
-    Args:
-        arch: architecture, QuickGELU included.
-        preprocess: how a view enters the base.
-        tensors: ``tensors_digest`` of the image tower.
-
-    Returns:
-        ``sha256:`` and 64 hex digits.
     """
     document = {
         "arch": msgspec.to_builtins(arch),
@@ -89,13 +76,9 @@ def content_id(data: bytes, *, whole: Whole | None = None) -> str:
     ``id`` fixes the bytes. Keys that this reader does not know are included; otherwise readers of
     two versions would give one file two identities.
 
-    Args:
-        data: the stored bytes of a valid manifest.
-        whole: the images of the data set of which the manifest describes a shard; the result is
-            then what the manifest of one file with all of them would give.
-
-    Returns:
-        ``sha256:`` and 64 hex digits.
+    ``data`` is the stored bytes of a valid manifest; if it describes a shard, ``whole`` is the
+    images of the data set, and the result what the manifest of one file with all of them would
+    give.
     """
     stored: dict[str, Any] = json.loads(data)
     document = {k: v for k, v in stored.items() if k != "producer" and not k.startswith("x_")}

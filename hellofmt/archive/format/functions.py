@@ -30,14 +30,7 @@ def functions_of(manifest: Manifest) -> list[LabelFunction]:
 
 
 def find_function(manifest: Manifest, name: str | None = None) -> LabelFunction:
-    """Return a label function.
-
-    Args:
-        manifest: a valid manifest.
-        name: its name; None is the default.
-
-    Returns:
-        The manifest's entry.
+    """Return the manifest's entry for a label function; None names the default.
 
     Raises:
         UserInputError: the archive has no label function, or none of this name (E_OPTION).

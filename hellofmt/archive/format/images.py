@@ -28,6 +28,7 @@ from hellofmt.errors import (
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
 __all__ = [
     "DECODE_ERRORS",
@@ -62,6 +63,7 @@ _SAMPLINGS: Final = {
     *((factors, factors) for factors in ((1, 2), (2, 1), (1, 3), (3, 1))),
     *(((2, 2), (1, 2)), ((2, 2), (2, 1))),
 }
+_BAND: Final = 512
 # What Pillow's plugins raise on damaged input; anything else is a bug of ours and stays visible.
 DECODE_ERRORS: Final = (
     *(OSError, SyntaxError, MemoryError, EOFError, TypeError, OverflowError),
@@ -299,12 +301,7 @@ def check_image_limits(shape: ImageShape, size: int, limits: Limits, *, member: 
 def without_metadata(data: bytes | memoryview) -> bytes:
     """Strip a JPEG to what training decodes: no orientation, no profile, no comment.
 
-    Args:
-        data: a JPEG within the profile of the format.
-
-    Returns:
-        The file without comments and without application segments other than JFIF and Adobe's
-        colour flag.
+    Of application segments JFIF's and Adobe's colour flag stay.
     """
     parts = [data[:2]]
     for marker, begin, _, end in _segments(data):
@@ -315,24 +312,15 @@ def without_metadata(data: bytes | memoryview) -> bytes:
 
 
 def decode_image(data: bytes, codec: str, limits: Limits, *, member: str = "") -> NDArray[np.uint8]:
-    """Decode an image file.
+    """Decode an image file: uint8 (H, W, 3) RGB, or (H, W, 1) for grey.
 
     Exact for PNG and lossless WebP; JPEG decoders differ by small amounts between versions. EXIF
     orientation and colour profiles are ignored.
 
-    Args:
-        data: the whole file.
-        codec: ``png``, ``jpeg`` or ``webp``.
-        limits: the reader's limits, checked before decoding.
-        member: archive member, for the error.
-
-    Returns:
-        uint8 (H, W, 3) RGB, or (H, W, 1) for grey.
-
     Raises:
         SpecError: the file is outside the profile (E_CODEC).
         CorruptError: it cannot be decoded in full, or decodes to other dimensions (E_IMAGE).
-        LimitError: it is above the limits.
+        LimitError: it is above the limits, which are checked before decoding.
     """
     shape = parse_image(data, codec, member=member)
     check_image_limits(shape, len(data), limits, member=member)
@@ -350,7 +338,6 @@ def decode_parsed(
     Raises:
         CorruptError: it cannot be decoded in full, or decodes to other dimensions (E_IMAGE).
     """
-    import numpy as np
     from PIL import Image
     from simplejpeg import decode_jpeg
 
@@ -363,7 +350,7 @@ def decode_parsed(
                 mode = "L" if shape.channels == 1 else "RGB"
                 if image.mode != mode:
                     raise _DamagedError(f"decodes to mode {image.mode}; expected {mode}")
-                pixels = np.asarray(image, np.uint8)
+                pixels = _pixels(image)
         height, width = pixels.shape[:2]
         if (height, width) != (shape.height, shape.width):
             raise _DamagedError(f"decodes to {width} x {height} pixels")
@@ -372,6 +359,20 @@ def decode_parsed(
             "E_IMAGE", f"cannot be decoded: {foreign_text(error)}", member=member
         ) from None
     return pixels.reshape(shape.height, shape.width, shape.channels)
+
+
+def _pixels(image: Image) -> NDArray[np.uint8]:
+    """Copy pixels in bands: of a large image Pillow would hold another copy of all of them."""
+    import numpy as np
+
+    if image.height <= _BAND:
+        return np.asarray(image, np.uint8)
+    out = np.empty((image.height, image.width, len(image.getbands())), np.uint8)
+    for top in range(0, image.height, _BAND):
+        band = out[top : top + _BAND]
+        rows = image.crop((0, top, image.width, top + len(band)))
+        band[:] = np.asarray(rows).reshape(band.shape)
+    return out
 
 
 def encode_image(

@@ -30,12 +30,7 @@ def probe_images(size: int, count: int) -> NDArray[np.uint8]:
     colour the top 8 bits of word ``(y div cell * 8 + x div cell) * 3 + c`` of the picture, noise
     the top 5 bits of word ``192 + (y w + x) * 3 + c`` minus 16.
 
-    Args:
-        size: pixels, >= 1.
-        count: pictures, >= 1.
-
-    Returns:
-        uint8 (count, h, w, 3), h = w = 8 ceil(2 size / 8).
+    Returns: uint8 (count, h, w, 3), h = w = 8 ceil(2 size / 8).
     """
     cell = -(-2 * size // _GRID)
     side = _GRID * cell

@@ -94,11 +94,7 @@ class StoredTensor:
 
     @classmethod
     def from_numpy(cls, array: NDArray[Any]) -> StoredTensor:
-        """Store a copy of the values, in any layout.
-
-        Raises:
-            UserInputError: the format does not store this dtype (E_DATA).
-        """
+        """Store a copy of the values; UserInputError (E_DATA) for a dtype that no section has."""
         for name, (code, long_name) in _DTYPES.items():
             if array.dtype.name == long_name:
                 data = np.ascontiguousarray(array, dtype=np.dtype(code)).tobytes()

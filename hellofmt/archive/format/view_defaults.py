@@ -28,16 +28,10 @@ LARGEST_DEFAULT_VIEW: Final = 224
 
 
 def default_views(size: int) -> Views:
-    """Return default views: ``RandomResizedCrop`` and a flip, nothing mixed.
+    """Return default views of ``size`` pixels: ``RandomResizedCrop`` and a flip, nothing mixed.
 
     Crops of 8 to 100 % of the area and 3/4 to 4/3 in aspect are torchvision's defaults; mean and
     standard deviation are ImageNet's. The literature trains students with them.
-
-    Args:
-        size: side of a view in pixels, >= 1.
-
-    Returns:
-        The views.
     """
     return Views(
         antialias=True,

@@ -79,10 +79,10 @@ _BRACES: Final = re.compile(r"(.*)\{([0-9]{1,9})\.\.([0-9]{1,9})\}([^{}]*)", re.
 
 
 def find_shards(path: str | Sequence[str | os.PathLike[str]], access: Access) -> str | list[str]:
-    """Resolve a pattern or a list to one file or several, at least one.
+    """Resolve a pattern or a list to one file or several.
 
     A pattern has ``*``, ``?``, ``[...]`` or ``{00000..00015}``; in a URL only ``*`` and braces form
-    one. A file that has literally this name is meant itself.
+    one, and the literal name of a file is none.
 
     Raises:
         FileNotFoundError: no file matches.

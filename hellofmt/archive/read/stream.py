@@ -95,16 +95,11 @@ class _Folder:
 
 
 class _Tasks:
-    """The pending work of one process's threads.
+    """The pending work of one process's threads, guarded by ``changed``, which tells of done pages.
 
-    Attributes:
-        changed: guards all fields; notified whenever pages are done.
-        urgent: pages that a reader waits for, in order.
-        queue: pages needed later, in order.
-        busy: pages being fetched.
-        failed: pages that could not be fetched, with their errors.
-        settled: (P,) pages not to prefetch: they are here, or cannot be kept.
-        threads: number of running threads.
+    Pages are ``urgent`` if a reader waits for them, else in the ``queue``, in order; ``busy`` while
+    they are fetched; ``failed`` with an error; or ``settled`` (P,): here already, or impossible to
+    keep.
     """
 
     def __init__(self, settled: NDArray[np.bool_]) -> None:

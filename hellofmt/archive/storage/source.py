@@ -79,20 +79,13 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, offset: int, length: int) -> bytes:
-        """Read exactly ``length`` bytes from ``offset``.
-
-        Raises:
-            HelloIOError: they cannot be had (E_READ, E_SHORT_READ).
-        """
+        """Read exactly ``length`` bytes from ``offset``, or raise E_READ or E_SHORT_READ."""
 
     @abstractmethod
     def read_ranges(self, ranges: Sequence[tuple[int, int]], *, exact: bool = False) -> list[bytes]:
         """Read several (offset, length) pairs, in any order, in as few round trips as possible.
 
         ``exact`` fetches no byte between two ranges, even where that would save a round trip.
-
-        Raises:
-            HelloIOError: they cannot be had (E_READ, E_SHORT_READ).
         """
 
     def forget(self) -> None:  # noqa: B027 - a file keeps nothing

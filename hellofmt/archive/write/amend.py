@@ -46,11 +46,7 @@ _WINDOW_BYTES: Final = 8 << 20
 
 
 def check_amended_targets(archive: Archive, target: str | os.PathLike[str]) -> None:
-    """Refuse targets that ``amend_archive`` would refuse, before there is a result to record.
-
-    Raises:
-        HelloIOError: a target exists, or its directory does not (E_TARGET).
-    """
+    """Refuse targets that ``amend_archive`` would refuse, before there is a result to record."""
     for path in _targets(archive, target):
         try:
             check_target(path, force=False)

@@ -61,15 +61,13 @@ class Staged:
     ) -> None:
         """Write the file and, with ``verify``, sync and verify it; on any failure it is removed.
 
-        Args:
-            write: fills an empty file, given its descriptor; returns the id.
-            verify: reads the complete file, given its path and id; the disk is synced beside it.
+        ``write`` fills an empty file, given its descriptor, and returns the id. ``verify`` reads
+        the complete file, given its path and id, while the disk is synced.
 
         Raises:
             HelloIOError: its folder does not exist (E_TARGET), the disk is full (E_NOSPACE),
                 writing failed (E_WRITE).
             HelloError: from ``write`` or ``verify``.
-            OSError: access is denied.
         """
         self._fill(create_temporary, write, verify)
 
@@ -172,16 +170,10 @@ def _reopened(path: Path) -> int:
 
 @contextmanager
 def published_together(paths: Sequence[Path], *, force: bool) -> Generator[list[Staged]]:
-    """Files of one data set, which are written inside and get their names at the end.
+    """Files for ``paths``, which are written inside and get their names at the end.
 
     After an error no new file is left behind; one that replaced another stays, because the other is
     gone.
-
-    Yields:
-        The files to write, in the order of ``paths``, the targets.
-
-    Raises:
-        HelloIOError: see ``Staged.publish``.
     """
     taken = [path for path in paths if os.path.lexists(path)]
     staged: list[Staged] = []
