@@ -70,6 +70,9 @@ COMMANDS: Final[dict[str, Entry]] = {
     "labels": Entry("labels", "Write the labels of a finite schedule for other trainers."),
     "plan": Entry("plan", "Say what labels of a data set would cost, before anything is run."),
     "sign": Entry("sign", "Sign an archive with an Ed25519 key."),
+    "push": Entry("hub", "Upload a verified archive to the Hugging Face Hub."),
+    "pull": Entry("hub", "Download an archive from the Hugging Face Hub and verify it."),
+    "croissant": Entry("croissant", "Describe an archive for tools that read Croissant."),
     "schema": Entry("schema", "Print the JSON Schema of the manifest."),
 }
 """Every command, in the order of ``hello --help``: first making, then reading, then the rest."""
