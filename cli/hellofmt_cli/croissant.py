@@ -54,7 +54,7 @@ _ENDINGS: Final = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 def croissant(
     file: str, output: str | None, url: str | None, force: bool, expect: str | None
 ) -> None:
-    r"""Describe FILE in Croissant 1.0, JSON-LD that data set search engines and mlcroissant read.
+    """Describe FILE in Croissant 1.0, JSON-LD that data set search engines and mlcroissant read.
 
     Its rows are the images with the number and the name of their class. Soft labels are made, not
     stored, and have no row: the description says so. Images that are packed as one array cannot be
@@ -62,7 +62,7 @@ def croissant(
 
     \b
     hello croissant photos.hello -o croissant.json
-    """
+    """  # noqa: D301
     with opened(file, expect=expect) as archive:
         document = describe(archive, url or Path(file).name)
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"

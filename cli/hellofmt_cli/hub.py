@@ -79,7 +79,7 @@ def _hub() -> Generator[Any]:
 @expect_option
 @limit_option
 def push(file: str, place: str, private: bool, expect: str | None) -> None:
-    r"""Verify FILE and upload it to a data set repository of the Hugging Face Hub.
+    """Verify FILE and upload it to a data set repository of the Hugging Face Hub.
 
     A repository that does not exist is made. The archive's card becomes README.md, unless the
     repository has one already. FILE may be the pattern of a sharded set. Sign in with `hf auth
@@ -88,7 +88,7 @@ def push(file: str, place: str, private: bool, expect: str | None) -> None:
     \b
     hello push photos.hello hf://you/photos
     hello push "photos-*-of-00016.hello" hf://you/photos
-    """
+    """  # noqa: D301
     repository = _Place.read(place).repository
     with console.stage("verifying"):
         from hellofmt.archive import verify_archive
@@ -126,7 +126,7 @@ def push(file: str, place: str, private: bool, expect: str | None) -> None:
 @force_option()
 @limit_option
 def pull(place: str, output: str, expect: str | None, force: bool) -> None:
-    r"""Download an archive from the Hugging Face Hub and verify it.
+    """Download an archive from the Hugging Face Hub and verify it.
 
     Without FILE the repository must hold one archive. It has its name only after every byte was
     verified. To read a part of an archive, use it where it is: `HelloDataset("hf://datasets/...")`.
@@ -134,7 +134,7 @@ def pull(place: str, output: str, expect: str | None, force: bool) -> None:
     \b
     hello pull hf://you/photos
     hello pull hf://you/photos/photos.hello --expect sha256:...
-    """
+    """  # noqa: D301
     repository, name = _Place.read(place)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)

@@ -53,29 +53,41 @@ class Entry(NamedTuple):
     help: str
 
 
-COMMANDS: Final[dict[str, Entry]] = {
-    "demo": Entry("demo", "Distil and train on real digits in minutes; no download."),
-    "distill": Entry("distill", "Distil a data set and a teacher into one archive."),
-    "fit": Entry("fit", "Fit a label function to a teacher; an archive without images."),
-    "teach": Entry("teach", "Train a teacher and keep its trajectory."),
-    "pack": Entry("pack", "Pack images, with a label function or without, into an archive."),
-    "inspect": Entry("inspect", "Show what an archive holds, what it weighs and what it saves."),
-    "show": Entry("show", "Show images with their views and soft labels."),
-    "verify": Entry("verify", "Check every byte of an archive; pins, signatures, label function."),
-    "ls": Entry("ls", "List the members of an archive."),
-    "cat": Entry("cat", "Write one verified member to stdout."),
-    "extract": Entry("extract", "Unpack a verified archive into a new directory."),
-    "diff": Entry("diff", "Say in what two archives differ."),
-    "train": Entry("train", "Train a student from an archive and measure it."),
-    "labels": Entry("labels", "Write the labels of a finite schedule for other trainers."),
-    "plan": Entry("plan", "Say what labels of a data set would cost, before anything is run."),
-    "sign": Entry("sign", "Sign an archive with an Ed25519 key."),
-    "push": Entry("hub", "Upload a verified archive to the Hugging Face Hub."),
-    "pull": Entry("hub", "Download an archive from the Hugging Face Hub and verify it."),
-    "croissant": Entry("croissant", "Describe an archive for tools that read Croissant."),
-    "schema": Entry("schema", "Print the JSON Schema of the manifest."),
+GROUPS: Final[dict[str, dict[str, Entry]]] = {
+    "Make": {
+        "distill": Entry("distill", "Distil a data set and a teacher into one archive."),
+        "fit": Entry("fit", "Fit a label function to a teacher; an archive without images."),
+        "teach": Entry("teach", "Train a teacher and keep its trajectory."),
+        "pack": Entry("pack", "Pack images, with a label function or without, into an archive."),
+        "plan": Entry("plan", "Say what labels of a data set would cost, before anything is run."),
+        "demo": Entry("demo", "Distil and train on real digits in minutes; no download."),
+    },
+    "Read": {
+        "inspect": Entry(
+            "inspect", "Show what an archive holds, what it weighs and what it saves."
+        ),
+        "show": Entry("show", "Show images with their views and soft labels."),
+        "verify": Entry("verify", "Check every byte of an archive; pins, signatures, labels."),
+        "ls": Entry("ls", "List the members of an archive."),
+        "cat": Entry("cat", "Write one verified member to stdout."),
+        "extract": Entry("extract", "Unpack a verified archive into a new directory."),
+        "diff": Entry("diff", "Say in what two archives differ."),
+        "schema": Entry("schema", "Print the JSON Schema of the manifest."),
+    },
+    "Train": {
+        "train": Entry("train", "Train a student from an archive and measure it."),
+        "labels": Entry("labels", "Write the labels of a finite schedule for other trainers."),
+    },
+    "Share": {
+        "sign": Entry("sign", "Sign an archive with an Ed25519 key."),
+        "push": Entry("hub", "Upload a verified archive to the Hugging Face Hub."),
+        "pull": Entry("hub", "Download an archive from the Hugging Face Hub and verify it."),
+        "croissant": Entry("croissant", "Describe an archive for tools that read Croissant."),
+    },
 }
-"""Every command, in the order of ``hello --help``: first making, then reading, then the rest."""
+"""Every command, in the groups and the order of ``hello --help``."""
+
+COMMANDS: Final = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 
 
 class Terminated(BaseException):
@@ -101,8 +113,10 @@ class _Hello(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """One line per command from the table; click's own would import every module."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+        widest = max(map(len, COMMANDS))
+        for title, group in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{n:{widest}}", entry.help) for n, entry in group.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -118,7 +132,10 @@ class _Hello(click.Group):
         return name, command, rest
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click does; ``--help`` and ``--version`` print, which may fail."""
+        """As click does; ``hello help X`` is ``hello X --help``."""
+        if args[:1] == ["help"]:
+            args = [*args[1:], "--help"]
+        # What --help and --version print may fail.
         with _exit_codes(ctx):
             return super().parse_args(ctx, args)
 
@@ -250,17 +267,21 @@ def _silence_stdout() -> None:
 
 
 @click.group(cls=_Hello, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(hellofmt.__version__, "--version", message="hellofmt %(version)s")
+@click.version_option(hellofmt.__version__, "-V", "--version", message="hellofmt %(version)s")
 def hello() -> None:
     """Make, read and train from .hello archives.
 
     A .hello archive is a distilled dataset in one file: a few images, and instead of gigabytes of
     soft labels the small function that makes them.
 
+    \b
+    hello distill photos/ --teacher resnet18=best.pth --base BASE --ipc 10 -o photos.hello
+    hello train photos.hello --student resnet18 --eval photos-val/
+
     Where a command reads a FILE, that may be a URL (https://, s3://, hf://), read by ranges, or the
     quoted pattern of a sharded set ("x-*-of-00016.hello"). HELLOFMT_CACHE names a folder that keeps
     what came from URLs.
-    """
+    """  # noqa: D301
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
