@@ -21,7 +21,7 @@ import os
 import signal
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, cast
 
 import click
 
@@ -106,10 +106,7 @@ class _Hello(click.Group):
         entry = COMMANDS.get(cmd_name)
         if entry is None:
             return None
-        command = getattr(importlib.import_module(f"hellofmt_cli.{entry.module}"), cmd_name)
-        if not isinstance(command, click.Command):
-            raise TypeError(f"`{entry.module}.{cmd_name}`: expected a click command")
-        return command
+        return getattr(importlib.import_module(f"hellofmt_cli.{entry.module}"), cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """One line per command from the table; click's own would import every module."""
@@ -156,20 +153,16 @@ def _exit_codes(ctx: click.Context) -> Generator[None]:
     except HelloError as error:
         if error.file:
             ctx.meta.pop(FILE_KEY, None)
-        code = error.code, error.member, error.offset
-        _report(ctx, error.text(option_of), error.exit_code, *code)
-        ctx.exit(error.exit_code)
+        _fail(ctx, error.text(option_of), error.exit_code, error)
     except RuntimeError as error:
         # Raised by torch's handler of a signal, in whatever line it came.
         ended = worker_error(str(error))
         if ended is None:
             raise
-        _report(ctx, ended.text(option_of), ended.exit_code, ended.code)
-        ctx.exit(ended.exit_code)
+        _fail(ctx, ended.text(option_of), ended.exit_code, ended)
     except OSError as error:
         ctx.meta.pop(FILE_KEY, None)
-        _report(ctx, _os_error_text(error), EXIT_IO)
-        ctx.exit(EXIT_IO)
+        _fail(ctx, _os_error_text(error), EXIT_IO)
     except KeyboardInterrupt:
         click.echo("Interrupted.", err=True)
         ctx.exit(EXIT_SIGINT)
@@ -231,15 +224,10 @@ def _os_error_text(error: OSError) -> str:
     return f"{shown_path(name)}: {reason}"
 
 
-def _report(
-    ctx: click.Context,
-    text: str,
-    exit_code: int,
-    code: str = "",
-    member: str = "",
-    offset: int | None = None,
-) -> None:
-    """One line on stderr and, where ``--json`` was asked for, one document on stdout."""
+def _fail(
+    ctx: click.Context, text: str, exit_code: int, error: HelloError | None = None
+) -> NoReturn:
+    """Exit, after one line on stderr and, with ``--json``, one document on stdout."""
     path = ctx.meta.get(FILE_KEY)
     line = " ".join((f"{shown_path(path)}: {text}" if path else text).splitlines())
     click.echo(f"Error: {line}", err=True)
@@ -249,13 +237,14 @@ def _report(
                 {
                     "schema": "hello.error/1",
                     "ok": False,
-                    "code": code or None,
-                    "member": member or None,
-                    "offset": offset,
+                    "code": error.code if error else None,
+                    "member": (error.member or None) if error else None,
+                    "offset": error.offset if error else None,
                     "message": line,
                     "exit": exit_code,
                 }
             )
+    ctx.exit(exit_code)
 
 
 def _silence_stdout() -> None:
