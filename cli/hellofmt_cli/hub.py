@@ -17,6 +17,7 @@ from hellofmt.errors import (
     foreign_text,
     printable,
     shown_path,
+    target_exists,
 )
 from hellofmt_cli.console import console
 from hellofmt_cli.options import expect_option, force_option, limit_option, limits
@@ -143,9 +144,7 @@ def pull(place: str, output: str, expect: str | None, force: bool) -> None:
             name = _only_archive(api, repository)
         target = folder / Path(name).name
         if target.exists() and not force:
-            raise HelloIOError.make(
-                "E_TARGET", f"`{shown_path(target)}` exists", advice="{force} replaces it"
-            )
+            raise target_exists(target)
         with console.stage("downloading"):
             path = Path(
                 api.hf_hub_download(repository, name, repo_type="dataset", local_dir=scratch)
