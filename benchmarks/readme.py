@@ -12,13 +12,15 @@ import json
 import re
 import sys
 
-from found import LONG_RIVALS, claims
+import pool_page
+from found import LONG_RIVALS, Found, claims
 from tables import RESULTS, mean_text, table
 
 from hellofmt.ledger import plan
 from hellofmt_cli.inspect_rows import percent
 
 ROOT = RESULTS.parents[1]
+POOL_COLUMNS = ("test top-1 %", "seeds", "labels add %")
 
 
 def demo():
@@ -80,17 +82,30 @@ def evidence():
     return table(rows, texts=1)
 
 
-TABLES = {"README.md": evidence, "docs/costs.md": weights, "docs/evidence.md": demo}
+def pools():
+    """Return the table of students with a pool of views, beside stored labels and hard ones."""
+    cells = json.loads(pool_page.RESULT.read_text())["cells"]
+    rows = []
+    for name in pool_page.data_sets(cells):
+        found = Found(name, cells)
+        for row in (pool_page.row(found, arm) for arm in pool_page.ARMS if found.seeds(arm)):
+            shown = {"data": name, "labels": row["labels"]}
+            rows.append(shown | {k: v for k, v in row.items() if k in POOL_COLUMNS})
+    return table(rows, texts=2)
+
+
+TABLES = {"README.md": [evidence], "docs/costs.md": [weights, pools], "docs/evidence.md": [demo]}
 
 
 def filled(page, text):
-    """Return the text of a page with its table rewritten."""
-    make = TABLES[page]
-    begin, end = f"<!-- table {make.__name__} -->", f"<!-- end {make.__name__} -->"
-    parts = re.split(f"({begin}|{end})", text)
-    if parts[1::2] != [begin, end]:
-        sys.exit(f"{page}: expected one `{begin}` and then one `{end}`")
-    return "".join([*parts[:2], f"\n{make()}\n", *parts[3:]])
+    """Return the text of a page with its tables rewritten."""
+    for make in TABLES[page]:
+        begin, end = f"<!-- table {make.__name__} -->", f"<!-- end {make.__name__} -->"
+        parts = re.split(f"({begin}|{end})", text)
+        if parts[1::2] != [begin, end]:
+            sys.exit(f"{page}: expected one `{begin}` and then one `{end}`")
+        text = "".join([*parts[:2], f"\n{make()}\n", *parts[3:]])
+    return text
 
 
 if __name__ == "__main__":

@@ -57,17 +57,20 @@ def measured(setting, student, images):
         return evaluate(student, images, setting.views)
 
 
-def train_one(setting, kind, path, *, network, steps, seed, plan=None, watch=None, **labels):
+def train_one(
+    setting, kind, path, *, network, steps, seed, plan=None, watch=None, also=None, **labels
+):
     """Train a new student from an archive; return top-1 on the test images and the cost.
 
-    ``watch`` is called after each step with the student and the number of steps done.
+    ``watch`` is called after each step with the student and the number of steps done. ``also`` are
+    validation images to measure.
     """
     classes, size = len(setting.train.classes), setting.size
     with hellofmt.open(path) as file:
         images = len(file)
     plan = student_plan(setting, kind, images) if plan is None else plan
     student = build_student(network, classes, size, seed=seed).to(setting.device)
-    start = time.monotonic()
+    start, processor = time.monotonic(), time.process_time()
     train_from_archive(
         student,
         path,
@@ -80,11 +83,14 @@ def train_one(setting, kind, path, *, network, steps, seed, plan=None, watch=Non
         on_step=None if watch is None else lambda step, _: watch(student, step),
         **labels,
     )
-    seconds = time.monotonic() - start
+    seconds, processor = time.monotonic() - start, time.process_time() - processor
     top1 = measured(setting, student, setting.test)
+    result = {} if also is None else {"validation": round(measured(setting, student, also), 2)}
     return {
+        **result,
         "top1": round(top1, 2),
         "train_seconds": round(seconds, 1),
+        "cpu_seconds": round(processor, 2),
         "steps": steps,
         "batch": plan.batch_size,
         "learning_rate": plan.learning_rate,

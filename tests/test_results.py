@@ -84,3 +84,41 @@ def test_a_cell_that_names_its_machine_is_not_said_to_be_of_another(report):
     cells = {"x": {"machine": {**old, "device": "B"}}, "y": {}}
     line = report.made_on(cells, {"machine": old})
     assert line == "Run on: A, 2 cores, torch 1, Python 3; B, 2 cores, torch 1, Python 3."
+
+
+@pytest.fixture
+def pool_page(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("pool_page")
+
+
+def test_the_page_of_pools_is_that_of_its_results_file(pool_page):
+    document = json.loads(pool_page.RESULT.read_text())
+    assert pool_page.page(document) == pool_page.RESULT.with_suffix(".md").read_text()
+    for name in pool_page.data_sets(document["cells"]):
+        assert (RESULTS / f"{pool_page.plot_name(name)}.png").is_file()
+
+
+def test_the_number_of_views_is_chosen_on_validation_images_of_every_data_set(pool_page):
+    # One view is far behind on `b`, and four are behind by half a point; tests say the opposite.
+    behind = {"a": {"k1": 0.1, "k4": 0.4, "k16": 0.0}, "b": {"k1": 2.0, "k4": 0.5, "k16": 0.0}}
+    cells = {
+        f"{name}/{arm}/seed{seed}": {
+            "seed": seed,
+            "top1": 9 * less,
+            "validation": 40 + seed - less,
+            "cpu_seconds": 10.0,
+            "label_seconds": 2.0 if arm == "k16" else 1.0,
+        }
+        for name, arms in behind.items()
+        for arm, less in {**arms, "unlimited": 0.0}.items()
+        for seed in (0, 1)
+    }
+    assert pool_page.chosen(cells) == ("k4", True)
+    cells["b/k4/seed1"]["validation"] -= 0.1
+    assert pool_page.chosen(cells) == ("k16", True)
+    # Where none is near, labels that add a quarter to all else cost too much, and a ninth does not.
+    cells["b/k16/seed1"]["validation"] -= 2.0
+    assert pool_page.chosen(cells) == ("k4", False)
+    del cells["a/k4/seed0"], cells["a/k4/seed1"]
+    assert pool_page.chosen(cells) == ("k1", False)

@@ -13,7 +13,6 @@ import click
 
 from hellofmt.archive import Storage, decimal_string
 from hellofmt.errors import UserInputError, did_you_mean, foreign_text, printable
-from hellofmt_cli.console import console
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,8 +27,8 @@ __all__ = [
     "argument",
     "base_option",
     "batch_size_option",
+    "check_device",
     "check_steps",
-    "chosen_device",
     "classes_option",
     "data_options",
     "device_option",
@@ -190,21 +189,14 @@ def limits() -> Limits:
 
 
 def device_option(what: str) -> Callable[[_Command], _Command]:
-    """``--device``, for ``chosen_device``; ``what`` is its help."""
-    auto = "  [default: a CUDA device if torch sees one, else cpu]"
-    return click.option("--device", default="auto", help=f"{what}{auto}")
+    """``--device``, which ``check_device`` checks; ``what`` is its help."""
+    return click.option("--device", default="cpu", show_default=True, help=what)
 
 
-def chosen_device(text: str) -> str:
-    """The device to use, refused if it is not here before anything is read. Imports torch."""
+def check_device(text: str) -> None:
+    """Refuse a device that is not here, before anything is read for it. Imports torch."""
     import torch
 
-    if text == "auto":
-        if not torch.cuda.is_available():
-            return "cpu"
-        # Under torchrun every process has a GPU of its own, chosen later.
-        console.say(f"device: cuda ({torch.cuda.get_device_name()}); --device chooses")
-        return "cuda"
     try:
         device = torch.device(text)
         if device.type == "cuda":
@@ -222,7 +214,6 @@ def chosen_device(text: str) -> str:
             f"device `{printable(text)}`: expected `cpu`, or another that torch can use here, such"
             f" as `cuda` or `cuda:1`: {foreign_text(error, 80)}",
         ) from error
-    return text
 
 
 def check_steps(steps: int | None, epochs: int | None) -> None:

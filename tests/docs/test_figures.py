@@ -1,5 +1,6 @@
 """The figures of README and documentation are those of the committed results."""
 
+import importlib
 import json
 import re
 import runpy
@@ -169,3 +170,13 @@ def test_the_words_on_the_ablation_are_those_of_the_evidence():
     own = f"{score('teacher', 1)} / {score('teacher', 10)}"
     assert f"{said}; the weak teachers' own labels {own}." in WORDS
     assert f"a teacher of {EVIDENCE['tiny100/teacher']['top1']:.1f} %" in WORDS
+
+
+def test_the_words_on_pools_are_those_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    page, found = (importlib.import_module(name) for name in ("pool_page", "found"))
+    cells = json.loads(page.RESULT.read_text())["cells"]
+    data = [found.Found(name, cells) for name in page.data_sets(cells)]
+    low, high = sorted(page.added(each, "k32").mean for each in data)
+    assert f"labels add {low:.0f} to {high:.0f} %" in WORDS
+    assert min(page.added(each, "unlimited").mean for each in data) > 100
