@@ -10,7 +10,7 @@ from sources import FORMS, TOP_K, archive_of, kept, label_files, probe
 import hellofmt
 from hellofmt.loading import HelloDataset, normalise, write_labels
 from hellofmt.making import ViewBatches
-from hellofmt.projector.precision import stored_labelers
+from hellofmt.projector import stored_labelers
 from hellofmt.student import build_student
 from hellofmt.teacher import label_source, teacher_accuracy
 

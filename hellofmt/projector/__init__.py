@@ -5,8 +5,7 @@ from __future__ import annotations
 from hellofmt.projector.base import Encoder, LoadedBase, base_of, load_base, seeded_base
 from hellofmt.projector.labeler import Labeler
 from hellofmt.projector.peft import MhaFix, read_peft, write_peft
-from hellofmt.projector.precision import STORAGES, stored_labelers
-from hellofmt.projector.projector import Projector
+from hellofmt.projector.projector import STORAGES, Projector, stored_labelers
 from hellofmt.projector.targets import PRESETS, TargetRule, parse_target
 
 __all__ = [

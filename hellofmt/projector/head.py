@@ -1,10 +1,10 @@
 """The linear head: ``z = exp(logit_scale) * x W^T + b``, with ``W = W_start + s * B A``.
 
 A head that starts from text stores no start matrix: its rows are rebuilt from class names, prompts
-and the base's text tower, which is pinned by a digest of its own because the base's digest covers
-the image tower alone. With no delta and no bias it *is* CLIP's zero-shot classifier. A low-rank
-delta pays only while ``r < C D / (C + D)``; below that, or where text rows mean nothing, the whole
-matrix is stored, and trained as it is.
+and the base's text tower, which has a digest of its own because the base's digest covers the image
+tower alone. Without a delta and a bias it *is* CLIP's zero-shot classifier. A low-rank delta pays
+only while ``r < C D / (C + D)``; beyond that, or where text rows mean nothing, the whole matrix is
+trained and stored.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ __all__ = ["LinearHead", "check_texts", "read_head"]
 
 _MEMBER = "__hello__/head"
 
-#: Largest size of a logit that any view can have, the largest number of float16: labels and logits
-#: are finite in every dtype that they are given in.
+#: Largest size of a logit of any view, the largest number of float16: labels and logits are finite
+#: in every dtype.
 MAX_LOGIT = 65_504.0
-#: Largest length of a row of the head, for the same reason in a half-precision product.
+#: Largest length of a row of the head, which keeps a half-precision product finite.
 MAX_ROW = 1000.0
-# Longest run of characters without white space: a tokenizer merges the pairs of a word one by one.
+# Longest word: a tokenizer merges the pairs of a word one by one.
 _WORD = 100
 
 
@@ -98,22 +98,19 @@ class LinearHead(nn.Module):
         seed: int,
         index: int,
     ) -> LinearHead:
-        """The head that training starts from.
+        """Build the head that training starts from.
 
         Args:
-            base: gives the text rows and the scale.
-            classes: their first names go into the prompts.
+            base: base that gives the text rows and the scale.
+            classes: classes whose first names go into the prompts.
             start: ``"text"`` or ``"stored"``. A stored start has the text rows of a base with a
                 text tower, else uniform rows from counter words.
             rank: rank of the delta; None means no delta (text) or a full trained matrix (stored).
             prompts: templates with ``{}``.
             bias: whether to train a bias; it starts at 0.
-            train_scale: whether ``logit_scale`` is trained; it starts at the base's.
+            train_scale: whether to train ``logit_scale``; it starts at the base's.
             seed: seed of the initial values.
             index: number of the head among the projector's initial matrices.
-
-        Returns:
-            The head.
 
         Raises:
             UserInputError: E_OPTION, an unknown start, a rank out of range, or a start from text
@@ -159,32 +156,22 @@ class LinearHead(nn.Module):
         return self.weight.shape[0]
 
     def merged(self) -> Tensor:
-        """(C, D) float32: the rows with their delta."""
+        """Return the rows with their delta, (C, D) float32."""
         return self.weight if self.delta is None else self.delta(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits before the temperature.
-
-        Args:
-            x: (N, D) float32 unit rows.
-
-        Returns:
-            (N, C) float32.
-        """
+        """Compute logits (N, C) float32, before the temperature, of unit rows (N, D) float32."""
         # Logits of CLIP reach 100, where bfloat16 counts in halves: never in a fit's autocast.
         with torch.autocast(x.device.type, enabled=False):
             logits = self.logit_scale.exp() * (x @ self.merged().T)
             return logits if self.bias is None else logits + self.bias
 
     def store(self, storage: Storage, temperature: float) -> tuple[Head, dict[str, StoredTensor]]:
-        """The head as manifest entry and section.
+        """Make the manifest's ``head`` and the tensors of section ``head``.
 
         Args:
             storage: storage of the factors and of a stored start.
             temperature: default T of the labels.
-
-        Returns:
-            The manifest's ``head`` and the tensors of section ``head``.
 
         Raises:
             UserInputError: E_OPTION, a value that ``storage`` cannot hold.
@@ -227,19 +214,16 @@ def read_head(
     base: LoadedBase,
     names: Sequence[str],
 ) -> LinearHead:
-    """The head of an archive, dequantised to float32.
+    """Dequantise the head of an archive to float32; its scale is trainable.
 
     Args:
         head: manifest entry.
         tensors: tensors of section ``head``, of the kinds that the manifest implies.
-        base: rebuilds the rows of a head that starts from text.
+        base: base that rebuilds the rows of a head that starts from text.
         names: first name of every class.
 
-    Returns:
-        The head; its scale is trainable, whether or not it was trained before.
-
     Raises:
-        BaseModelError: E_BASE_WEIGHTS, the base's text tower is missing or another one.
+        BaseModelError: E_BASE_WEIGHTS, the base's text tower is missing or differs.
         SpecError: E_TENSOR or E_RANK, tensors do not fit the classes and the base.
     """
     count, dim = len(names), base.embed_dim
@@ -281,7 +265,7 @@ def read_head(
 
 
 def _check_finite(head: LinearHead) -> None:
-    """Refuse a head that could give a view a logit which half precision cannot hold."""
+    """Refuse a head that could give a view a logit that half precision cannot hold."""
     with torch.no_grad():
         lengths = head.merged().double().norm(dim=1)
         most = head.logit_scale.double().exp() * lengths
@@ -298,12 +282,7 @@ def _check_finite(head: LinearHead) -> None:
 
 
 def check_texts(file: Archive, head: Head, names: Sequence[str]) -> None:
-    """Refuse a head whose sentences would take a text tower too long.
-
-    Args:
-        file: an archive with this head.
-        head: its manifest entry.
-        names: first name of every class.
+    """Refuse a head whose sentences, one per prompt and name, would take a text tower too long.
 
     Raises:
         LimitError: E_LIMIT_TEXT_CHARACTERS, too many sentences or too long ones; E_LIMIT_WORD, a
@@ -317,7 +296,7 @@ def check_texts(file: Archive, head: Head, names: Sequence[str]) -> None:
         len(names) * (32 + len(p) - 2 * p.count("{}")) + p.count("{}") * length for p in prompts
     )
     if base.kind == "seeded":
-        # The tower is small, so the tokenizer is what costs.
+        # The tower is small, so the tokenizer takes the time.
         characters *= 16
     check_limit(file.limits, "text_characters", characters, member=_MEMBER)
     words = (w for p in prompts for name in names for w in p.replace("{}", name).split())

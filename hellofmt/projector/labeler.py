@@ -1,14 +1,14 @@
-"""Serving labels: every delta merged once, then plain inference and one fused head.
+"""Labels from views: deltas merged once, then plain inference and one fused head.
 
 A labeler holds a copy of the image tower with merged weights, so no delta, dequantisation or file
-is left in the path of a batch; what else is constant is folded in (``hellofmt.projector.serving``).
-Labels are made without autograd and returned as ordinary tensors: an inference tensor could not be
-saved by the loss of the student that learns from it.
+is left in the path of a batch; other constants are folded in (``hellofmt.projector.serving``).
+Labels are made without autograd and returned as ordinary tensors: autograd cannot save an inference
+tensor for the loss of the student that learns from it.
 
-Probes guard what digests cannot see: another activation, another resize, another normalisation or a
-delta applied twice give plausible, wrong labels and no error. A labeler built from a file first
-labels generated pictures, takes them through the whole path, and compares with the logits that the
-writer stored. Tolerances are constants here, never values of the file.
+Probes catch what digests cannot: another activation, resize or normalisation, or a delta applied
+twice, gives plausible, wrong labels and no error. A labeler built from a file first sends generated
+pictures through the whole path and compares their logits with those that the writer stored.
+Tolerances are constants here, never values of the file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import copy
 import multiprocessing
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -37,9 +37,10 @@ from hellofmt.projector.lowrank import merge_, read_deltas
 from hellofmt.projector.probe_check import compare_labels, compare_probes, tolerance_of
 from hellofmt.projector.serving import ServingEncoder
 from hellofmt_kernels import LabelOptions, ViewForm
+from hellofmt_kernels.device import dtype_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hellofmt.archive import Archive
-    from hellofmt.archive.format.manifest import Adapter, Head
     from hellofmt.projector.base import LoadedBase
     from hellofmt.projector.head import LinearHead
     from hellofmt.projector.lowrank import Delta
@@ -61,7 +61,7 @@ class Labeler:
     Attributes:
         temperature: default T, dimensionless.
         classes: number of classes C.
-        device: where it runs; views are moved there.
+        device: device it runs on; views are moved there.
         dtype: dtype of the image tower and of the embeddings.
     """
 
@@ -76,15 +76,16 @@ class Labeler:
         dtype: torch.dtype | None = None,
         compile: bool = False,
     ) -> None:
-        """Merge ``deltas`` into a copy of the base, in float32, then move and cast.
+        """Merge ``deltas`` into a float32 copy of the base, then move and cast it.
 
         Args:
             base: float32 base; not modified.
             deltas: deltas of its image tower.
             head: head for its embeddings.
             temperature: default T, > 0.
-            device: where to run.
-            dtype: dtype of the image tower; None: float32.
+            device: device to run on.
+            dtype: dtype of the image tower; None means float32. On a CPU, bfloat16 is faster where
+                the processor multiplies it (AMX, AVX-512 BF16) and slower elsewhere.
             compile: run the image tower through ``torch.compile``.
 
         Raises:
@@ -124,24 +125,21 @@ class Labeler:
         check_probes: bool = True,
         compile: bool = False,
     ) -> Labeler:
-        """The labeler of an archive.
+        """Build the labeler of an archive and check its probes.
 
         Args:
             file: an open archive, or the path of one.
-            base: where its base is, as for `hellofmt.projector.load_base`; not needed for seeded
-                and embedded bases.
-            label_function: name of one of its label functions; None is the first.
-            device: where to run.
-            dtype: dtype of the image tower; None: float32.
+            base: where its base is, as for `hellofmt.projector.load_base`; seeded and embedded
+                bases need none.
+            label_function: name of one of its label functions; None means the first.
+            device: device to run on.
+            dtype: dtype of the image tower, as for ``Labeler``.
             check_probes: compare with the stored logits of the generated probes.
             compile: run the image tower through ``torch.compile``.
 
-        Returns:
-            The labeler, its probes checked.
-
         Raises:
             BaseModelError: E_BASE_MISSING, E_BASE_CONFIG, E_BASE_PREPROC, E_BASE_WEIGHTS: the base
-                is absent or another one; E_BASE_PROBES: it computes other logits.
+                is missing or differs; E_BASE_PROBES: it computes other logits.
             SpecError: E_TENSOR, E_RANK: tensors do not fit the base.
             UserInputError: E_OPTION, the archive has no projector or none of this name, or CUDA in
                 a forked worker.
@@ -157,13 +155,11 @@ class Labeler:
                 for kind in FUNCTION_SECTIONS
             )
             with foreign_calls("the label function cannot be computed"):
-                labeler = cls.assembled(
+                labeler = cls(
                     loaded,
-                    function.adapter,
-                    adapter,
-                    function.head,
-                    head,
-                    names,
+                    read_deltas(function.adapter, adapter, parameter_shapes(loaded.visual)),
+                    read_head(function.head, head, loaded, names),
+                    temperature=decimal_value(function.head.temperature),
                     device=device,
                     dtype=dtype,
                     compile=compile,
@@ -172,56 +168,9 @@ class Labeler:
                     labeler.check_probes(probes["logits"])
         return labeler
 
-    @classmethod
-    def assembled(
-        cls,
-        base: LoadedBase,
-        adapter: Adapter,
-        adapter_tensors: Mapping[str, NDArray[Any]],
-        head: Head,
-        head_tensors: Mapping[str, NDArray[Any]],
-        names: Sequence[str],
-        *,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype | None = None,
-        compile: bool = False,
-    ) -> Labeler:
-        """The labeler of stored parts, which is what a reader of them computes.
-
-        Args:
-            base: checked base.
-            adapter: manifest entry of the deltas.
-            adapter_tensors: section ``adapter``.
-            head: manifest entry of the head.
-            head_tensors: section ``head``.
-            names: first name of every class.
-            device: where to run.
-            dtype: dtype of the image tower; None: float32.
-            compile: run the image tower through ``torch.compile``.
-
-        Returns:
-            The labeler; no probes checked.
-
-        Raises:
-            SpecError: E_TENSOR, E_RANK: tensors do not fit the base.
-            BaseModelError: E_BASE_WEIGHTS, another text tower.
-            UserInputError: E_OPTION, CUDA in a forked worker.
-        """
-        deltas = read_deltas(adapter, adapter_tensors, parameter_shapes(base.visual))
-        linear = read_head(head, head_tensors, base, names)
-        return cls(
-            base,
-            deltas,
-            linear,
-            temperature=decimal_value(head.temperature),
-            device=device,
-            dtype=dtype,
-            compile=compile,
-        )
-
     @property
     def kernel(self) -> str:
-        """Name of the algorithm that makes the labels of a usual batch, such as ``"reference"``."""
+        """Name of the algorithm that labels a usual batch, such as ``"reference"``."""
         features = self._weight.shape[1]
         return hellofmt_kernels.algorithm(128, features, self.classes, self.device, self.dtype)
 
@@ -231,7 +180,7 @@ class Labeler:
         return int(self._weight.shape[1])
 
     def logits(self, views: Tensor) -> Tensor:
-        """Logits before the temperature.
+        """Compute logits, before the temperature.
 
         Args:
             views: (N, 3, S, S) float32 in [0, 1], finished views before any normalisation.
@@ -242,26 +191,26 @@ class Labeler:
         Raises:
             UserInputError: E_DATA, not such a batch; E_OPTION, CUDA in a forked worker.
         """
-        return self._run(views, 1.0, is_softmax=False)
+        return self.logits_of(self.embeddings(views))
 
     def labels(self, views: Tensor, temperature: float | None = None) -> Tensor:
-        """Soft labels: softmax(logits / T).
+        """Compute soft labels: softmax(logits / T).
 
         Args:
             views: (N, 3, S, S) float32 in [0, 1], finished views before any normalisation.
-            temperature: T > 0; None: the archive's.
+            temperature: T > 0; None means the archive's.
 
         Returns:
             (N, C) float32 on the labeler's device, rows sum to 1 within 1e-6, without gradient.
 
         Raises:
-            UserInputError: E_DATA, not such a batch; E_OPTION, CUDA in a forked worker.
+            UserInputError: as ``logits``.
             ValueError: the temperature is not a finite number > 0.
         """
-        return self._run(views, self._temperature(temperature), is_softmax=True)
+        return self.labels_of(self.embeddings(views), temperature)
 
     def embeddings(self, views: Tensor) -> Tensor:
-        """Unit embeddings of the adapted encoder: what is left to do for a label is the head.
+        """Compute unit embeddings; only the head separates them from a label.
 
         Args:
             views: (N, 3, S, S) float32 in [0, 1], finished views before any normalisation.
@@ -270,26 +219,22 @@ class Labeler:
             (N, D) in the labeler's dtype, on its device, without gradient.
 
         Raises:
-            UserInputError: E_DATA, not such a batch; E_OPTION, CUDA in a forked worker.
+            UserInputError: as ``logits``.
         """
-        refuse_fork(self.device, self._pid)
-        with torch.inference_mode():
-            x = self._encoder(views.to(self.device)).to(self.dtype)
-        # A clone made outside is an ordinary tensor, which autograd may save.
-        return x.clone()
+        return self._embeddings(self._encoder, views)
 
     def input_form(self, size: int) -> ViewForm | None:
-        """How views of S x S pixels enter the image tower: what a second output may give it.
+        """Return the form in which views of S x S pixels enter the image tower.
 
-        The base's mean and std, or 0 and 1 where they are folded into the first weights (a padded
-        stem's cannot be); the tower's dtype and memory format.
+        Its mean and std are the base's, or 0 and 1 where they are folded into the first weights (a
+        padded stem cannot take them).
 
         Args:
             size: S, pixels.
 
         Returns:
-            For ``hellofmt_kernels.view_pair`` and then ``embeddings_of_inputs``; None where S is
-            not the base's size, so that the view is resized before it is normalised.
+            For ``hellofmt_kernels.view_pair`` and then ``embeddings_of_inputs``; None if S is not
+            the base's size, since such a view is resized before it is normalised.
         """
         preprocess, encoder = self._preprocess, self._encoder
         if size != preprocess.size:
@@ -301,11 +246,11 @@ class Labeler:
         return replace(form, mean=mean, std=std)
 
     def embeddings_of_inputs(self, inputs: Tensor) -> Tensor:
-        """Unit embeddings of views that are in ``input_form`` already, as ``embeddings`` gives.
+        """Compute the ``embeddings`` of views that are in ``input_form`` already.
 
         Args:
-            inputs: (N, 3, S, S) in the form of ``input_form(S)``, S the base's size. Whether the
-                values are normalised as they should be cannot be seen here.
+            inputs: (N, 3, S, S) in the form of ``input_form(S)``, S the base's size. Nothing here
+                can tell whether the values were normalised as they should be.
 
         Returns:
             (N, D) in the labeler's dtype, on its device, without gradient.
@@ -313,25 +258,28 @@ class Labeler:
         Raises:
             UserInputError: E_DATA, another shape or dtype; E_OPTION, CUDA in a forked worker.
         """
-        refuse_fork(self.device, self._pid)
         size = self._preprocess.size
         if inputs.shape[1:] != (3, size, size) or inputs.dtype != self.dtype or not len(inputs):
             raise UserInputError.make(
                 "E_DATA",
-                f"inputs: expected (N, 3, {size}, {size}) {_dtype_name(self.dtype)}, N >= 1, "
-                f"got {tuple(inputs.shape)} {_dtype_name(inputs.dtype)}",
+                f"inputs: expected (N, 3, {size}, {size}) {dtype_name(self.dtype)}, N >= 1, "
+                f"got {tuple(inputs.shape)} {dtype_name(inputs.dtype)}",
             )
+        return self._embeddings(self._encoder.embedded, inputs)
+
+    def _embeddings(self, tower: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
+        refuse_fork(self.device, self._pid)
         with torch.inference_mode():
-            x = self._encoder.embedded(inputs.to(self.device)).to(self.dtype)
+            x = tower(views.to(self.device)).to(self.dtype)
         # A clone made outside is an ordinary tensor, which autograd may save.
         return x.clone()
 
     def labels_of(self, embeddings: Tensor, temperature: float | None = None) -> Tensor:
-        """Soft labels of embeddings, as ``labels`` makes them of views.
+        """Compute the ``labels`` of views from their embeddings.
 
         Args:
             embeddings: (N, D) as from ``embeddings``, of any floating dtype and device.
-            temperature: T > 0; None: the archive's.
+            temperature: T > 0; None means the archive's.
 
         Returns:
             (N, C) float32 on the labeler's device, rows sum to 1 within 1e-6, without gradient.
@@ -339,10 +287,11 @@ class Labeler:
         Raises:
             ValueError: another shape, or the temperature is not a finite number > 0.
         """
-        return self._head(embeddings, self._temperature(temperature), is_softmax=True)
+        temperature = self.temperature if temperature is None else temperature
+        return self._head(embeddings, temperature, is_softmax=True)
 
     def logits_of(self, embeddings: Tensor) -> Tensor:
-        """Logits of embeddings, as ``logits`` makes them of views.
+        """Compute the ``logits`` of views from their embeddings.
 
         Args:
             embeddings: (N, D) as from ``embeddings``, of any floating dtype and device.
@@ -355,15 +304,6 @@ class Labeler:
         """
         return self._head(embeddings, 1.0, is_softmax=False)
 
-    def _temperature(self, temperature: float | None) -> float:
-        return self.temperature if temperature is None else temperature
-
-    def _run(self, views: Tensor, temperature: float, *, is_softmax: bool) -> Tensor:
-        refuse_fork(self.device, self._pid)
-        with torch.inference_mode():
-            x = self._encoder(views.to(self.device)).to(self.dtype)
-        return self._head(x, temperature, is_softmax=is_softmax)
-
     def _head(self, x: Tensor, temperature: float, *, is_softmax: bool) -> Tensor:
         with torch.inference_mode():
             out = hellofmt_kernels.soft_labels(
@@ -372,37 +312,27 @@ class Labeler:
                 self._bias,
                 LabelOptions(self._scale, temperature, torch.float32, is_softmax),
             )
-        # Weights may overflow for one view and not for the probes. Not on a GPU: it would
+        # Weights may overflow for one view and not for the probes. On a GPU the check would
         # synchronise.
         if out.device.type == "cpu" and not bool(torch.isfinite(out).all()):
             raise BaseModelError.make(
-                "E_BASE_PROBES", "labels of these views are not finite; the base is broken"
+                "E_BASE_PROBES", "the labels of these views are not finite; the base is broken"
             )
         # A clone made outside is an ordinary tensor, which autograd may save.
         return out.clone()
 
     def probe_logits(self, count: int) -> NDArray[np.float32]:
-        """Logits of the generated probes, as an archive stores them.
-
-        Args:
-            count: number of probes P.
-
-        Returns:
-            (P, C) float32.
-        """
+        """Compute the (P, C) float32 logits of ``count`` generated probes, as an archive does."""
         return self.logits_of(self._probe_embeddings(count)).cpu().numpy()
 
     def _probe_embeddings(self, count: int) -> Tensor:
         pictures = probe_images(self._preprocess.size, count)
         views = torch.from_numpy(pictures).permute(0, 3, 1, 2)
-        # One at a time: probes are larger than views, and few.
+        # One at a time: probes are few, and larger than views.
         return torch.cat([self.embeddings(view[None].to(torch.float32) / 255.0) for view in views])
 
     def check_probes(self, stored: NDArray[np.float32]) -> None:
-        """Compare with stored probe logits, and the labels of both at the archive's temperature.
-
-        Args:
-            stored: (P, C) float32.
+        """Compare logits and labels of the probes with the stored (P, C) logits.
 
         Raises:
             BaseModelError: E_BASE_PROBES, a difference is above the tolerance of this device and
@@ -425,21 +355,13 @@ class Labeler:
         )
 
 
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def parameter_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    """State-dict names and shapes of the parameters of ``module``."""
+    """Return the shape of every parameter of ``module`` by its state-dict name."""
     return {name: tuple(p.shape) for name, p in module.named_parameters()}
 
 
 def refuse_fork(device: torch.device, pid: int) -> None:
-    """Refuse CUDA in a worker that was forked.
-
-    Args:
-        device: where labels are to be made.
-        pid: process that built the labeler.
+    """Refuse CUDA in a forked worker; ``pid`` is the process that built the labeler.
 
     Raises:
         UserInputError: E_OPTION, CUDA cannot work here.

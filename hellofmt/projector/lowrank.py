@@ -1,16 +1,16 @@
 """Low-rank deltas of base parameters: ``W = W0 + s * reshape(B A, W0.shape)``.
 
-A delta belongs to a *parameter*, by its state-dict name, never to a module class. One rule so
-covers linear layers, convolutions, the packed ``in_proj_weight`` of attention, attention pools that
-call the functional attention with raw weights, and bare parameters such as ``proj``; wrapping
-modules misses some of these and applies others twice (huggingface/peft#3774).
+A delta belongs to a *parameter*, by its state-dict name, never to a module class. One rule
+therefore covers linear layers, convolutions, the packed ``in_proj_weight`` of attention, attention
+pools that call the functional attention with raw weights, and bare parameters such as ``proj``;
+wrapping modules misses some of these and applies others twice (huggingface/peft#3774).
 
 While fitting, the sum is formed once per step and handed to the tower with
 ``torch.func.functional_call``: the base is never modified, so several projectors share one, and
-each weight is computed once however often the forward reads it.
-``torch.nn.utils.parametrize`` was rejected: it swaps the classes of the base's modules, and
-computes at every access unless cached. When serving, deltas are merged once, in float32 (adding a
-small delta in bfloat16 loses an eighth of its entries), and are gone.
+each weight is computed once however often the forward reads it. Rejected:
+``torch.nn.utils.parametrize``, which swaps the classes of the base's modules and computes at every
+access unless cached. For serving, deltas are merged once, in float32 (a small delta added in
+bfloat16 loses an eighth of its entries), and are gone.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Delta", "initial_matrix", "merge_", "read_deltas"]
 
-# The initial factors have a key of their own, so that they cannot meet other words of the fit.
+# The initial factors have an epoch of their own, whose words nothing else in a fit uses.
 _EPOCH = 2**32 - 1
 
 
@@ -52,7 +52,7 @@ class Delta(nn.Module):
     """
 
     def __init__(self, param: str, a: Tensor, b: Tensor, scale: float = 1.0) -> None:
-        """Take the factors as they are; `check_shapes` comes before."""
+        """Take the factors as they are; `check_shapes` comes first."""
         super().__init__()
         self.param = param
         self.scale = scale
@@ -61,57 +61,29 @@ class Delta(nn.Module):
 
     @classmethod
     def start(cls, shape: DeltaShape, *, seed: int, index: int) -> Delta:
-        """The delta that training starts from: B zero, A Kaiming-uniform with a = sqrt(5).
+        """Start a delta that changes nothing yet: B zero, A Kaiming-uniform with a = sqrt(5).
 
         That is uniform in +-1/sqrt(columns of A), as in LoRA (arXiv 2106.09685), but from counter
-        words, so that it depends on nothing but its coordinates.
-
-        Args:
-            shape: shapes of the factors.
-            seed: 0 <= seed < 2**64.
-            index: number of the delta in the projector.
-
-        Returns:
-            A delta that changes nothing yet.
+        words, so that it depends on the seed and on its number in the projector alone.
         """
         a = initial_matrix(shape.a, seed=seed, index=index)
         return cls(shape.param, a, torch.zeros(shape.b), shape.scale)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """W + s * reshape(B A, W.shape), in W's shape; differentiable in A and B.
-
-        Args:
-            weight: the base parameter, any shape of the right number of entries.
-
-        Returns:
-            The adapted weight.
-        """
+        """Compute W + s * reshape(B A, W.shape), in W's shape; differentiable in A and B."""
         base = weight.reshape(self.b.shape[0], self.a.shape[1])
         return torch.addmm(base, self.b, self.a, alpha=self.scale).reshape(weight.shape)
 
 
 def initial_matrix(shape: tuple[int, int], *, seed: int, index: int) -> Tensor:
-    """(rows, columns) float32, uniform in +-1/sqrt(columns), from counter words.
-
-    Args:
-        shape: rows, columns.
-        seed: 0 <= seed < 2**64.
-        index: number of the matrix.
-
-    Returns:
-        The matrix.
-    """
+    """Draw (rows, columns) float32, uniform in +-1/sqrt(columns), from the words of ``index``."""
     u = uniform(words(seed, _EPOCH, Stream.FIT, index, math.prod(shape)))
     values = (2.0 * u - 1.0) / math.sqrt(shape[1])
     return torch.from_numpy(values.reshape(shape)).to(torch.float32)
 
 
 def merge_(module: nn.Module, deltas: Sequence[Delta]) -> None:
-    """Add every delta to the parameter it names, in float32, in place.
-
-    Args:
-        module: image tower with float32 parameters.
-        deltas: at most one per parameter; their shapes fit.
+    """Add every delta to the parameter of ``module`` that it names, in float32, in place.
 
     Raises:
         SpecError: E_TENSOR, a merged weight is not finite.
@@ -126,7 +98,7 @@ def merge_(module: nn.Module, deltas: Sequence[Delta]) -> None:
                     f"the delta of `{printable(delta.param)}` makes the weight infinite",
                     member="__hello__/adapter",
                 )
-            # copy_ crosses devices: a base may be elsewhere than its deltas.
+            # copy_ crosses devices: a base need not be where its deltas are.
             parameter.copy_(merged)
 
 
@@ -135,15 +107,12 @@ def read_deltas(
     tensors: Mapping[str, NDArray[Any]],
     parameters: Mapping[str, tuple[int, ...]],
 ) -> list[Delta]:
-    """The deltas of section ``adapter``, dequantised to float32.
+    """Dequantise the deltas of section ``adapter`` to float32, in the manifest's order.
 
     Args:
         adapter: manifest entry.
         tensors: ``<param>::A``, ``<param>::B`` and scales, of the kinds that ``adapter`` implies.
         parameters: names and shapes of the real base.
-
-    Returns:
-        One delta per target, in the manifest's order.
 
     Raises:
         SpecError: E_TENSOR or E_RANK, a delta fits no parameter of the base.

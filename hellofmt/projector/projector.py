@@ -1,23 +1,25 @@
 """The label function during fitting: base, trainable deltas, trainable head.
 
-``forward`` is differentiable in the low-rank factors, the head and nothing else; the tower stays in
-eval mode whatever mode the projector is put in, because batch-norm statistics that moved during a
-fit would silently become part of the payload. ``part`` quantises, reads its own bytes back the way
-a reader will, and stores *those* logits as probes: they promise what a reader computes, not what
-the writer had in float32.
+``forward`` is differentiable in the low-rank factors, the head and nothing else. The tower stays in
+eval mode whatever mode the projector is in: batch-norm statistics that moved during a fit would
+silently become part of the payload. ``part`` quantises, reads its own bytes back as a reader will,
+and stores *those* logits as probes: they promise what a reader computes, not what the writer had in
+float32.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
 from hellofmt.archive import ProjectorPart
 from hellofmt.archive.format.canonical import decimal_string, decimal_value
+from hellofmt.archive.format.compress import compress
 from hellofmt.archive.format.functions import find_function, function_section
-from hellofmt.archive.format.manifest import Adapter, Target
+from hellofmt.archive.format.manifest import Adapter, Storage, Target
+from hellofmt.archive.format.tensors import serialize_tensors
 from hellofmt.errors import UserInputError
 from hellofmt.projector import quantise
 from hellofmt.projector.base import base_of
@@ -30,18 +32,23 @@ from hellofmt.projector.targets import delta_shapes, is_paper
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from hellofmt.archive import Archive
     from hellofmt.archive.format.classes import ClassLine
-    from hellofmt.archive.format.manifest import Storage
+    from hellofmt.archive.format.manifest import Head
     from hellofmt.archive.format.tensors import StoredTensor
     from hellofmt.projector.base import LoadedBase
     from hellofmt.projector.peft import MhaFix
     from hellofmt.projector.targets import TargetRule
 
-__all__ = ["Projector"]
+__all__ = ["STORAGES", "Projector", "stored_labelers"]
+
+#: Every storage of the format, largest first.
+STORAGES: tuple[Storage, ...] = get_args(Storage)
 
 
 class Projector(nn.Module):
@@ -64,7 +71,7 @@ class Projector(nn.Module):
         names: Sequence[str],
         temperature: float,
     ) -> None:
-        """Join the parts; see `build` and `from_file`."""
+        """Join the parts; ``build``, ``from_file`` and ``from_peft`` make them."""
         super().__init__()
         self.base = base
         self.encoder = base.encoder
@@ -90,27 +97,25 @@ class Projector(nn.Module):
         temperature: float,
         seed: int,
     ) -> Self:
-        """A projector before training: CLIP's zero-shot classifier where it starts from text.
+        """Build a projector before training: CLIP's zero-shot classifier if it starts from text.
 
         Args:
             base: frozen base.
-            classes: their first names go into the prompts.
+            classes: classes whose first names go into the prompts.
             targets: parameters to adapt: ``"paper"``, ``"transformer"``, ``"all"`` or rules
-                ``PATTERN[:RANK[:SCALE]]`` over state-dict names; see
+                ``PATTERN[:RANK[:SCALE]]`` over state-dict names, see
                 `hellofmt.projector.targets.delta_shapes`.
             rank: rank of the deltas whose rule states none.
             head_rank: rank of the head's delta; None leaves text rows frozen and trains a stored
                 matrix in full.
             start: ``"text"``, or ``"stored"`` for a base without a useful text tower.
             prompts: templates in which ``{}`` becomes the class name.
-            bias: train a bias; None: unless the preset is ``paper``.
-            train_scale: train ``logit_scale``, else it stays the base's; None: unless the preset is
-                ``paper`` (816,856 values for RN50 leave no room for either, arXiv 2408.08201).
+            bias: whether to train a bias; None means unless the preset is ``paper``.
+            train_scale: whether to train ``logit_scale`` or keep the base's; None means unless the
+                preset is ``paper`` (816,856 values for RN50 leave no room for either, arXiv
+                2408.08201).
             temperature: default T of the labels, from 0.001 to 100,000.
             seed: seed of the initial factors, 0 <= seed < 2**64.
-
-        Returns:
-            The projector.
 
         Raises:
             UserInputError: E_OPTION, an argument does not fit the base.
@@ -145,18 +150,15 @@ class Projector(nn.Module):
         *,
         label_function: str | None = None,
     ) -> Self:
-        """The projector of an archive, dequantised, ready to be trained further.
+        """Rebuild the projector of an archive, dequantised, ready to be trained further.
 
         Args:
-            file: an open archive.
-            base: where its base is; see `hellofmt.projector.base_of`.
-            label_function: name of one of its label functions; None is the first.
-
-        Returns:
-            The projector; probes are not checked.
+            file: an open archive; its probes are not checked.
+            base: where its base is, see `hellofmt.projector.base_of`.
+            label_function: name of one of its label functions; None means the first.
 
         Raises:
-            BaseModelError: the base is absent or another one.
+            BaseModelError: the base is missing or differs.
             SpecError: E_TENSOR, E_RANK: tensors do not fit the base.
             UserInputError: E_OPTION, the archive has no projector, or none of this name.
         """
@@ -167,12 +169,30 @@ class Projector(nn.Module):
             for kind in ("adapter", "head")
         )
         names = [names[0] for names in file.classes.names]
+        return cls.assembled(loaded, function.adapter, adapter, function.head, head, names)
+
+    @classmethod
+    def assembled(
+        cls,
+        base: LoadedBase,
+        adapter: Adapter,
+        adapter_tensors: Mapping[str, NDArray[Any]],
+        head: Head,
+        head_tensors: Mapping[str, NDArray[Any]],
+        names: Sequence[str],
+    ) -> Self:
+        """Join the manifest's entries and the tensors of their sections, as every reader does.
+
+        Raises:
+            SpecError: E_TENSOR, E_RANK: tensors do not fit the base.
+            BaseModelError: E_BASE_WEIGHTS, another text tower.
+        """
         return cls(
-            loaded,
-            read_deltas(function.adapter, adapter, parameter_shapes(loaded.visual)),
-            read_head(function.head, head, loaded, names),
+            base,
+            read_deltas(adapter, adapter_tensors, parameter_shapes(base.visual)),
+            read_head(head, head_tensors, base, names),
             names=names,
-            temperature=decimal_value(function.head.temperature),
+            temperature=decimal_value(head.temperature),
         )
 
     @classmethod
@@ -187,19 +207,16 @@ class Projector(nn.Module):
         temperature: float,
         mha_fix: MhaFix = "auto",
     ) -> Self:
-        """The projector of an image tower that PEFT adapted, with a head that was not trained.
+        """Build the projector of an image tower that PEFT adapted, with an untrained head.
 
         Args:
-            directory: folder of the adapter; see `hellofmt.projector.peft.read_peft`.
+            directory: folder of the adapter, see `hellofmt.projector.peft.read_peft`.
             base: the base that was adapted.
-            classes: their first names go into the prompts.
-            start: start of the head, ``"text"`` or ``"stored"``; neither bias nor delta.
+            classes: classes whose first names go into the prompts.
+            start: start of the head, ``"text"`` or ``"stored"``; it has neither bias nor delta.
             prompts: templates in which ``{}`` becomes the class name.
             temperature: default T of the labels, > 0.
             mha_fix: ``auto``, ``on`` or ``off``, for the deltas that PEFT applies twice.
-
-        Returns:
-            The projector, ready to be stored or trained further.
 
         Raises:
             UserInputError: E_DATA, E_OPTION: the adapter is not plain LoRA of this base, or another
@@ -221,17 +238,7 @@ class Projector(nn.Module):
         return cls(base, deltas, built.head, names=built.names, temperature=temperature)
 
     def to_peft(self, directory: str | os.PathLike[str], *, mha_fix: MhaFix = "auto") -> None:
-        """Write the deltas as an adapter of PEFT; see `hellofmt.projector.peft.write_peft`.
-
-        Args:
-            directory: a new directory.
-            mha_fix: ``off`` for a PEFT that adds the delta of ``out_proj`` once.
-
-        Raises:
-            UserInputError: E_DATA, a delta that PEFT has no form for or would leave without effect.
-            HelloIOError: E_TARGET, the directory exists.
-            OSError: it cannot be written.
-        """
+        """Write the deltas as a PEFT adapter; arguments and errors are those of ``write_peft``."""
         write_peft(directory, self.base, self._deltas(), mha_fix=mha_fix)
 
     def train(self, mode: bool = True) -> Self:
@@ -241,7 +248,7 @@ class Projector(nn.Module):
         return self
 
     def forward(self, views: Tensor) -> Tensor:
-        """Logits, differentiable in factors, bias, scale and a full stored head.
+        """Compute logits, differentiable in factors, bias, scale and a full stored head.
 
         Args:
             views: (N, 3, S, S) float32 in [0, 1], finished views before any normalisation.
@@ -263,28 +270,21 @@ class Projector(nn.Module):
         return [delta for delta in self.deltas if isinstance(delta, Delta)]
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """What an optimiser gets: factors, bias, scale, and the matrix of a full stored head."""
+        """List what an optimiser trains: factors, bias, scale, the matrix of a full stored head."""
         return [p for p in self.parameters() if p.requires_grad]
 
     def trained_count(self) -> int:
-        """Number of trained values."""
+        """Count the trained values."""
         return sum(p.numel() for p in self.trained_parameters())
 
     def labeler(self, device: str | torch.device = "cpu") -> Labeler:
-        """A labeler of the present, unquantised factors; later training does not change it.
-
-        Args:
-            device: where it runs.
-
-        Returns:
-            The labeler.
-        """
+        """Make a labeler of the present, unquantised factors; later training does not change it."""
         return Labeler(
             self.base, self._deltas(), self.head, temperature=self.temperature, device=device
         )
 
     def part(self, storage: Storage = "float16", probes: int = 2) -> ProjectorPart:
-        """Everything an archive stores of this projector.
+        """Make everything that an archive stores of this projector.
 
         Args:
             storage: storage of every factor and of a stored start.
@@ -315,24 +315,62 @@ class Projector(nn.Module):
             )
         adapter = Adapter(targets=targets)
         head, head_tensors = self.head.store(storage, self.temperature)
-        reader = Labeler.assembled(
-            self.base,
-            adapter,
-            {name: tensor.numpy() for name, tensor in adapter_tensors.items()},
-            head,
-            {name: tensor.numpy() for name, tensor in head_tensors.items()},
-            self.names,
-        )
         spec = self.base.spec
         is_embedded = spec.kind == "embedded"
         if head.start == "stored":
             spec = without_text(spec)
+        reader = self.assembled(
+            self.base, adapter, _arrays(adapter_tensors), head, _arrays(head_tensors), self.names
+        )
         return ProjectorPart(
             base=spec,
             adapter=adapter,
             head=head,
             adapter_tensors=adapter_tensors,
             head_tensors=head_tensors,
-            probe_logits=reader.probe_logits(probes),
+            probe_logits=reader.labeler().probe_logits(probes),
             base_tensors=self.base.stored_tensors() if is_embedded else None,
         )
+
+
+def _arrays(tensors: Mapping[str, StoredTensor]) -> dict[str, NDArray[Any]]:
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def stored_labelers(
+    projector: Projector,
+    storages: Sequence[Storage] = STORAGES,
+    device: torch.device | str = "cpu",
+) -> Iterator[tuple[Storage, int, Labeler]]:
+    """Rebuild a projector from each storage as a reader would, without writing a file.
+
+    A storage is chosen by labels, not by weights: a delta may be a percent off and change no label,
+    or the reverse. And by the bytes of whole sections: where deltas are tiny, scales and their
+    names make int8 larger than float16.
+
+    Args:
+        projector: trained projector; not changed.
+        storages: storages to rebuild it from.
+        device: device of the labelers.
+
+    Yields:
+        Storage, bytes of sections ``adapter`` and ``head`` as an archive stores them, labeler.
+
+    Raises:
+        UserInputError: E_OPTION, no or unknown storages, or a value that a storage cannot hold.
+    """
+    unknown = [storage for storage in storages if storage not in STORAGES]
+    if unknown or not storages:
+        raise UserInputError.make(
+            "E_OPTION",
+            f"storages: expected some of {', '.join(STORAGES)}, got {unknown or 'none'}",
+        )
+    for storage in storages:
+        part = projector.part(storage, probes=1)
+        sections = part.adapter_tensors, part.head_tensors
+        raw = [serialize_tensors(section) for section in sections]
+        size = sum(len(compress(section) or section) for section in raw)
+        adapter, head = map(_arrays, sections)
+        base, names = projector.base, projector.names
+        made = Projector.assembled(base, part.adapter, adapter, part.head, head, names)
+        yield storage, size, made.labeler(device)

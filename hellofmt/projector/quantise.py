@@ -1,10 +1,10 @@
 """Matrices at 32, 16, 8 or 4 bits per value, with one float32 scale per row below 16.
 
-Per row, because the rows of a low-rank factor differ in size by orders of magnitude once the
-product is balanced: with ``B A = U S V^T``, the factors ``B' = U sqrt(S)`` and ``A' = sqrt(S) V^T``
-share the singular values evenly, so that neither side's rounding dominates. Symmetric, without a
-zero point: factors are centred, and 0 stays 0. Rejected: scales per tensor (small singular
-directions vanish at 8 bits), scales per group (more bytes than they save at ranks this small).
+Scales are per row because the rows of a balanced low-rank factor differ in size by orders of
+magnitude: with ``B A = U S V^T``, the factors ``B' = U sqrt(S)`` and ``A' = sqrt(S) V^T`` share the
+singular values evenly, so that neither side's rounding dominates. There is no zero point: factors
+are centred, and 0 stays 0. Rejected: scales per tensor (small singular directions vanish at 8
+bits), scales per group (more bytes than they save at ranks this small).
 """
 
 from __future__ import annotations
@@ -32,18 +32,11 @@ _FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 
 
 def balance(b: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-    """Factors of the same product that share its singular values: B' = U sqrt(S), A' = sqrt(S) V^T.
+    """Share the singular values of B A evenly: B' = U sqrt(S), A' = sqrt(S) V^T, in float32.
 
-    Computed in float64 from QR of the two factors, without forming the product. A product of zero
-    is returned as it came, because two zero factors could never be trained again.
-
-    Args:
-        b: (rows, r) float.
-        a: (r, columns) float.
-
-    Returns:
-        B' (rows, r) and A' (r, columns) float32; columns of B' and rows of A' beyond the rank of
-        the product are zero.
+    Computed in float64 from QR of the two factors, without forming the product. Beyond the rank of
+    the product, columns of B' and rows of A' are zero. A product of zero comes back unchanged,
+    because two zero factors could never be trained again.
     """
     if not bool(b.any()) or not bool(a.any()):
         return b, a
@@ -62,14 +55,10 @@ def balance(b: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
 def quantise(
     matrix: NDArray[np.float32], storage: Storage
 ) -> tuple[NDArray[np.int8] | NDArray[np.uint8], NDArray[np.float32]]:
-    """Integers q and scales with ``matrix[i, j]`` about ``q[i, j] * scale[i]``.
+    """Find integers q and scales with ``matrix[i, j]`` about ``q[i, j] * scale[i]``.
 
-    ``scale[i] = max_j |matrix[i, j]| / L``, L = 127 or 7, so that every entry is within
-    ``scale[i] / 2`` of its value (and a relative 2**-22); a row of zeros has scale 1.
-
-    Args:
-        matrix: (rows, columns), finite.
-        storage: ``"int8"`` or ``"int4"``.
+    ``scale[i] = max_j |matrix[i, j]| / L``, L = 127 (int8) or 7 (int4), so that every entry is
+    within ``scale[i] / 2`` of its value (and a relative 2**-22); a row of zeros has scale 1.
 
     Returns:
         int8 (rows, columns) in -127..127; or uint8 (rows, ceil(columns / 2)), two values per byte,
@@ -92,17 +81,7 @@ def quantise(
 def dequantise(
     values: NDArray[Any], scale: NDArray[np.float32] | None, columns: int, storage: Storage
 ) -> NDArray[np.float32]:
-    """The float32 matrix that stored values stand for.
-
-    Args:
-        values: values from `quantise`, or a float matrix.
-        scale: (rows,), for int8 and int4.
-        columns: number of columns of the matrix.
-        storage: how it is stored.
-
-    Returns:
-        (rows, columns) float32.
-    """
+    """Return the float32 matrix of ``columns`` that floats, or values of `quantise`, stand for."""
     if scale is None:
         return values.astype(np.float32)
     if storage == "int4":
@@ -115,15 +94,7 @@ def dequantise(
 
 
 def write_matrix(name: str, matrix: Tensor, storage: Storage) -> dict[str, StoredTensor]:
-    """A matrix as the tensors of a section: ``name``, and ``name_scale`` when quantised.
-
-    Args:
-        name: tensor name.
-        matrix: (rows, columns) float.
-        storage: how to store it.
-
-    Returns:
-        Tensors by name.
+    """Store a matrix as tensor ``name``, and ``name_scale`` if quantised.
 
     Raises:
         UserInputError: E_OPTION, a value is not finite, or not in the range of float16.
@@ -145,16 +116,7 @@ def write_matrix(name: str, matrix: Tensor, storage: Storage) -> dict[str, Store
 
 
 def write_factors(param: str, b: Tensor, a: Tensor, storage: Storage) -> dict[str, StoredTensor]:
-    """Both factors of a delta, ``<param>::A`` and ``<param>::B``; balanced before 8 or 4 bits.
-
-    Args:
-        param: name of the adapted parameter.
-        b: (rows, r) float.
-        a: (r, columns) float.
-        storage: how to store them.
-
-    Returns:
-        Tensors by name.
+    """Store both factors of a delta, ``<param>::A`` and ``<param>::B``; balanced below 16 bits.
 
     Raises:
         UserInputError: E_OPTION, a value that ``storage`` cannot hold.
@@ -178,17 +140,6 @@ def _check_finite(name: str, values: Tensor, storage: str) -> None:
 def read_matrix(
     tensors: Mapping[str, NDArray[Any]], name: str, columns: int, storage: Storage
 ) -> Tensor:
-    """A matrix of a section, dequantised to float32.
-
-    Args:
-        tensors: tensors of the section, of the kinds that the manifest implies; bfloat16 as
-            float32.
-        name: tensor name.
-        columns: number of columns of the matrix.
-        storage: how it is stored.
-
-    Returns:
-        (rows, columns) float32, a copy.
-    """
+    """Dequantise a matrix of a section to float32, as a copy; bfloat16 comes as float32."""
     scale = tensors[f"{name}_scale"] if storage in _LEVELS else None
     return torch.from_numpy(dequantise(tensors[name], scale, columns, storage).copy())

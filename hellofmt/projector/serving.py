@@ -1,22 +1,20 @@
 """Image towers made ready to serve: folds that change the work and not the function.
 
-Serving runs one fixed tower millions of times, so whatever is a constant is multiplied out once, in
-float32, before the weights are cast:
+Serving runs one fixed tower millions of times, so constants are multiplied out once, in float32,
+before the weights are cast:
 
-- BatchNorm in eval mode is an affine map of each channel; it is folded into the convolution before
-  it.
-- The base's normalisation (v - mean) / std is an affine map too; it is folded into a patch
-  embedding without padding. A *padded* first convolution cannot take it: it pads the normalised
-  image with zeros, that is with the mean colour, and after the fold zeros would mean black. CLIP's
-  ResNets have such a stem, so they keep the separate step.
+- BatchNorm in eval mode is an affine map of each channel; the convolution before it absorbs it.
+- The base's normalisation (v - mean) / std is an affine map too; a patch embedding without padding
+  absorbs it. A *padded* first convolution cannot: it pads the normalised image with zeros, which
+  are the mean colour, and after the fold zeros would mean black. CLIP's ResNets have such a stem,
+  so they keep the separate step.
 
 Neither changes the function beyond rounding, and the probes of an archive are checked afterwards.
 
-What remains between a finished view and the tower (resize, normalise, cast) is a separate step,
-``prepared``: a loader that draws views of the base's size can write them as the tower takes them,
-and save these passes over the batch. Folding the *student's* normalisation into a patch embedding,
-so that both networks read one tensor, was rejected: a tower in half precision reads a copy anyway,
-and labels would depend on the student's input.
+What remains between a view and the tower (resize, normalise, cast) is ``prepared``: a loader that
+draws views of the base's size can write them as the tower takes them, and skip it. Rejected:
+folding the *student's* normalisation into a patch embedding, so that both networks read one tensor.
+A tower in half precision reads a copy anyway, and labels would depend on the student's input.
 """
 
 from __future__ import annotations
@@ -32,8 +30,6 @@ from hellofmt.projector.base.encoder import unit_rows
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from open_clip.modified_resnet import ModifiedResNet
-
     from hellofmt.projector.base import Encoder
 
 __all__ = [
@@ -45,13 +41,14 @@ __all__ = [
 
 
 def has_convolutions(visual: nn.Module) -> bool:
-    """Whether ``visual`` is a convolutional network, which runs faster in channels_last."""
-    from open_clip.modified_resnet import ModifiedResNet
+    """Whether ``visual`` is a convolutional network, which runs faster in channels_last.
 
-    return isinstance(visual, ModifiedResNet)
+    A vision transformer has one convolution, its patch embedding.
+    """
+    return sum(isinstance(module, nn.Conv2d) for module in visual.modules()) > 1
 
 
-def _pairs(visual: ModifiedResNet) -> Iterator[tuple[nn.Module, str, str]]:
+def _pairs(visual: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
     """(owner, convolution, BatchNorm) by attribute, for each pair that runs one after the other."""
     from open_clip.modified_resnet import Bottleneck, ModifiedResNet
 
@@ -68,38 +65,25 @@ def fold_batch_norms_(visual: nn.Module) -> int:
     """Fold every BatchNorm of a CLIP ResNet into the convolution before it, in place.
 
     ``conv(x) * g / sqrt(var + eps) + (beta - mean * g / sqrt(var + eps))`` as one convolution with
-    a bias (Jacob et al., arXiv 1712.05877, section 3.2).
-
-    Args:
-        visual: in eval mode; other towers are left alone.
+    a bias (Jacob et al., arXiv 1712.05877, section 3.2). Other towers are left alone.
 
     Returns:
         Number of BatchNorms folded.
     """
-    if not has_convolutions(visual):
-        return 0
-    folded = 0
-    for owner, conv, norm in list(_pairs(cast("ModifiedResNet", visual))):
-        pair = getattr(owner, conv), getattr(owner, norm)
-        setattr(owner, conv, fuse_conv_bn_eval(*pair))
+    pairs = list(_pairs(visual))
+    for owner, conv, norm in pairs:
+        setattr(owner, conv, fuse_conv_bn_eval(getattr(owner, conv), getattr(owner, norm)))
         setattr(owner, norm, nn.Identity())
-        folded += 1
-    return folded
+    return len(pairs)
 
 
 def fold_normalisation_(visual: nn.Module, mean: Tensor, std: Tensor) -> bool:
     """Let the first weights of ``visual`` take views in [0, 1], where that is exact, in place.
 
-    ``W (v - mean) / std`` is ``(W / std) v - sum(W mean / std)``, if no pixel of the input is
-    padding.
-
-    Args:
-        visual: image tower.
-        mean: three numbers.
-        std: three numbers > 0.
+    ``W (v - mean) / std`` is ``(W / std) v - sum(W mean / std)`` if no input pixel is padding.
 
     Returns:
-        Whether it was folded; false leaves the tower as it is, and the normalisation to the caller.
+        Whether it was folded; if not, the caller normalises.
     """
     from open_clip.transformer import VisionTransformer
 
@@ -137,11 +121,11 @@ class ServingEncoder(nn.Module):
         dtype: torch.dtype,
         compile: bool = False,
     ) -> None:
-        """Take over ``encoder``, whose deltas are merged: it is folded, moved and cast in place.
+        """Fold, move and cast ``encoder`` in place; nobody else may use it.
 
         Args:
-            encoder: float32, not used by anybody else.
-            device: where to run.
+            encoder: float32 encoder, its deltas merged.
+            device: device to run on.
             dtype: dtype of the image tower; views are resized and normalised in float32.
             compile: run the tower through ``torch.compile``.
         """
@@ -160,13 +144,7 @@ class ServingEncoder(nn.Module):
         self._tower: Callable[[Tensor], Any] = torch.compile(visual) if compile else visual
 
     def forward(self, views: Tensor) -> Tensor:
-        """Embeddings of views.
-
-        Args:
-            views: (N, 3, S, S) float32 in [0, 1], before any normalisation.
-
-        Returns:
-            (N, D) float32, rows of unit length.
+        """Embed views (N, 3, S, S), float32 in [0, 1]: (N, D) float32, rows of unit length.
 
         Raises:
             UserInputError: E_DATA, not such a batch.
@@ -174,16 +152,10 @@ class ServingEncoder(nn.Module):
         return self.embedded(self.prepared(views))
 
     def prepared(self, views: Tensor) -> Tensor:
-        """Prepare views for the tower: resize, normalise unless that is folded, and cast.
-
-        Args:
-            views: (N, 3, S, S) float32 in [0, 1], before any normalisation.
-
-        Returns:
-            (N, 3, size, size) in ``dtype``, of the base's size.
+        """Resize views, normalise them unless that is folded, and cast them for the tower.
 
         Raises:
-            UserInputError: E_DATA, not such a batch.
+            UserInputError: E_DATA, not a batch (N, 3, S, S) of float32 in [0, 1].
         """
         x = self._encoder.resized(views)
         if not self.is_folded:
@@ -193,12 +165,5 @@ class ServingEncoder(nn.Module):
         return x.to(dtype=self.dtype, memory_format=memory_format)
 
     def embedded(self, inputs: Tensor) -> Tensor:
-        """Embed views that are prepared for the tower.
-
-        Args:
-            inputs: prepared views, from ``prepared``.
-
-        Returns:
-            (N, D) float32, rows of unit length.
-        """
+        """Embed what ``prepared`` returned."""
         return unit_rows(self._tower(inputs))

@@ -1,7 +1,7 @@
 """Which parameters get a low-rank delta, of which rank and shape.
 
-A rule names parameters by a preset or by a pattern over state-dict names; shapes are those that
-spec/hello-1.md gives a delta of a matrix or of a convolution.
+A rule names parameters by a preset or by a pattern over state-dict names; spec/hello-1.md gives the
+shapes of a delta of a matrix or of a convolution.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ __all__ = [
 #: Largest inner dimension of a product B A that is written; readers refuse more by default.
 MAX_INNER = 256
 
-#: Largest inner dimension that is ever read, whatever the caller's limit (spec/hello-1.md,
-#: "Limits").
+#: Largest inner dimension of any reader, whatever its caller allows (spec/hello-1.md, "Limits").
 HARD_INNER = 1024
 
 #: Names that `delta_shapes` takes instead of patterns.
@@ -82,19 +81,19 @@ class DeltaShape:
 
     @property
     def count(self) -> int:
-        """Trained values."""
+        """Number of trained values."""
         return math.prod(self.a) + math.prod(self.b)
 
 
 def flat_shape(param: str, shape: tuple[int, ...], rank: int) -> DeltaShape:
-    """B (O, r), A (r, rest); a rank that no product could reach is cut to the full one."""
+    """Make B (O, r) and A (r, rest); a rank that no product could reach is cut to the full one."""
     rows, rest = shape[0], math.prod(shape[1:])
     r = min(rank, rows, rest)
     return DeltaShape(param, shape, (r, rest), (rows, r))
 
 
 def _convolution_shape(param: str, shape: tuple[int, ...], rank: int) -> DeltaShape:
-    """B (O k, r k), A (r k, I k): the convolution form of LoRA (arXiv 2106.09685, its code)."""
+    """Make B (O k, r k), A (r k, I k): LoRA's convolution form (arXiv 2106.09685, its code)."""
     outputs, inputs, k, _ = shape
     return DeltaShape(param, shape, (rank * k, inputs * k), (outputs * k, rank * k))
 
@@ -115,13 +114,9 @@ class TargetRule:
 
 
 def parse_target(text: str) -> TargetRule:
-    """``PATTERN[:RANK[:SCALE]]`` as a rule; the rank may be left empty (``*.mlp.*::0.5``).
+    """Parse ``PATTERN[:RANK[:SCALE]]``; the rank may be left empty (``*.mlp.*::0.5``).
 
-    Args:
-        text: the rule as typed by a user; state-dict names contain no colon.
-
-    Returns:
-        The rule.
+    State-dict names contain no colon.
 
     Raises:
         UserInputError: E_OPTION, not of this form, or a number out of range.
@@ -179,12 +174,6 @@ def _rules(targets: str | Sequence[str | TargetRule]) -> list[TargetRule]:
 def is_paper(targets: str | Sequence[str | TargetRule]) -> bool:
     """Whether ``targets`` are preset ``paper`` alone, which also fixes the scale and has no bias.
 
-    Args:
-        targets: rules as for `delta_shapes`.
-
-    Returns:
-        True for the preset, with or without a rank of its own.
-
     Raises:
         UserInputError: E_OPTION, a target that cannot be parsed.
     """
@@ -214,7 +203,7 @@ def delta_shapes(
     targets: str | Sequence[str | TargetRule],
     rank: int,
 ) -> list[DeltaShape]:
-    """Which parameters get a delta, and of which shapes and scales.
+    """Choose the parameters that get a delta, with shapes and scales, sorted by name.
 
     Args:
         parameters: state-dict names and shapes of the image tower's parameters.
@@ -226,9 +215,6 @@ def delta_shapes(
             dimensions except positions, tokens and vectors in disguise (such as (C, 1, 1)),
             flattened. Patterns choose among these and flatten too.
         rank: r >= 1 of rules that state none.
-
-    Returns:
-        Sorted by name.
 
     Raises:
         UserInputError: E_OPTION, an unknown preset, a rule that matches nothing, or a rank or scale
@@ -282,13 +268,6 @@ def check_shapes(
     """Refuse factors whose product is not a delta of ``shape``, before any product.
 
     Two small factors can have a product of terabytes.
-
-    Args:
-        param: name of the parameter, for the message.
-        shape: shape of the real parameter.
-        a: shape of A.
-        b: shape of B.
-        member: archive member of the factors.
 
     Raises:
         SpecError: E_TENSOR, the product has another shape; E_RANK, the inner dimension is 0, too

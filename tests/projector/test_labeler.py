@@ -21,14 +21,14 @@ from hellofmt_kernels import ViewForm
 
 
 def assemble(base, part, adapter=None):
-    return Labeler.assembled(
+    return Projector.assembled(
         base,
         adapter or part.adapter,
         {n: t.numpy() for n, t in part.adapter_tensors.items()},
         part.head,
         {n: t.numpy() for n, t in part.head_tensors.items()},
         ["a", "b", "c", "d"],
-    )
+    ).labeler()
 
 
 # What a reader may get wrong without any digest or shape noticing.
@@ -415,7 +415,7 @@ def test_head_tensors_that_do_not_fit_are_refused(trained, change, text):
     part = trained.part("float32")
     tensors = {n: t.numpy() for n, t in part.head_tensors.items()} | change
     with pytest.raises(SpecError, match=text) as info:
-        Labeler.assembled(
+        Projector.assembled(
             trained.base,
             part.adapter,
             {n: t.numpy() for n, t in part.adapter_tensors.items()},

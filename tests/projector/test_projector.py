@@ -360,14 +360,14 @@ def test_a_part_is_read_back_as_what_its_probes_say(
     )
     part = projector.part(storage, probes=2)
     assert part.probe_logits.shape == (2, 4)
-    reader = Labeler.assembled(
+    reader = Projector.assembled(
         vit,
         part.adapter,
         {n: t.numpy() for n, t in part.adapter_tensors.items()},
         part.head,
         {n: t.numpy() for n, t in part.head_tensors.items()},
         [line.names[0] for line in classes],
-    )
+    ).labeler()
     reader.check_probes(part.probe_logits)
     # How far labels move with the storage; float32 not at all.
     allowed = {"float32": 0, "float16": 2e-3, "bfloat16": 1e-2, "int8": 1e-2, "int4": 0.25}[storage]

@@ -67,7 +67,7 @@ _POOLER_KEYS = frozenset({"attn_pooler_queries", "attn_pooler_heads"})
 
 
 def arch_of_config(config: Mapping[str, Any]) -> Arch:
-    """An open_clip model config as the manifest's architecture."""
+    """Turn an open_clip model config into the manifest's architecture."""
     vision = _normal_vision(_flat_config(cast("Mapping[str, object]", config["vision_cfg"])))
     document = {
         "embed_dim": config["embed_dim"],
@@ -83,7 +83,7 @@ def arch_of_config(config: Mapping[str, Any]) -> Arch:
 
 
 def _normal_vision(config: Mapping[str, object]) -> dict[str, object]:
-    """Keys of a vision config that change the function, without those at open_clip's default."""
+    """Keep the keys of a vision config that change the function and are not at their default."""
     if config.get("timm_model_name") is not None:
         allowed, defaults = TIMM_KEYS, {"image_size": 224}
     elif isinstance(config.get("layers"), (list, tuple)):
@@ -110,7 +110,7 @@ def _normal_vision(config: Mapping[str, object]) -> dict[str, object]:
 
 
 def _config_value(key: str, value: object) -> object:
-    """One value of a vision config as the manifest spells it."""
+    """Spell one value of a vision config as the manifest does."""
     if key == "image_size" and isinstance(value, (list, tuple)):
         sides = set(cast("Sequence[int]", value))
         return sides.pop() if len(sides) == 1 else value
@@ -122,7 +122,7 @@ def _config_value(key: str, value: object) -> object:
 
 
 def _flat_config(config: Mapping[str, object]) -> dict[str, object]:
-    """open_clip's ``vision_cfg`` with its nested options as the manifest's flat keys."""
+    """Flatten open_clip's ``vision_cfg`` with its nested options to the manifest's keys."""
     flat = {k: v for k, v in config.items() if v is not None and k not in _VISION_IGNORED}
     act = cast("dict[str, object]", flat.pop("act_kwargs", None) or {})
     norm = cast("dict[str, object]", flat.pop("norm_kwargs", None) or {})
@@ -151,7 +151,7 @@ def _flat_config(config: Mapping[str, object]) -> dict[str, object]:
 
 
 def open_clip_config(arch: Arch) -> dict[str, object]:
-    """The manifest's architecture as keyword arguments of ``CLIPVisionCfg``."""
+    """Turn the manifest's architecture into keyword arguments of ``CLIPVisionCfg``."""
     stated = cast("dict[str, object]", msgspec.to_builtins(arch.vision))
     config: dict[str, object] = {}
     for key, value in stated.items():
@@ -164,7 +164,7 @@ def open_clip_config(arch: Arch) -> dict[str, object]:
 
 
 def normal_arch(arch: Arch) -> dict[str, object]:
-    """What ``arch`` builds, flat, so that two spellings of one architecture compare equal."""
+    """Flatten what ``arch`` builds, so that two spellings of one architecture compare equal."""
     config = open_clip_config(arch)
     normal = arch_of_config(
         {"embed_dim": arch.embed_dim, "quick_gelu": arch.quick_gelu, "vision_cfg": config}
@@ -173,7 +173,7 @@ def normal_arch(arch: Arch) -> dict[str, object]:
 
 
 def without_text(spec: Base) -> Base:
-    """The base of label functions whose heads are all stored: nobody reads its text tower.
+    """Strip a base of its text tower, which label functions whose heads are all stored never read.
 
     Of a base that is not named, ``quick_gelu`` then says something only of a transformer.
     """
@@ -185,7 +185,7 @@ def without_text(spec: Base) -> Base:
 
 
 def flatten(document: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Nested objects as one, with keys such as ``vision.width``."""
+    """Flatten nested objects to one, with keys such as ``vision.width``."""
     flat: dict[str, object] = {}
     for key, value in document.items():
         if isinstance(value, dict):

@@ -51,7 +51,7 @@ def seeded_base(
     name: str = "seeded",
     text: TextArch | None = None,
 ) -> LoadedBase:
-    """A base whose weights are generated from ``seed`` by rule ``uniform-1``: no download.
+    """Generate a base from ``seed`` by rule ``uniform-1``: no download.
 
     Bit-exact everywhere: counter-based random words, float64 arithmetic, one rounding to float32.
 
@@ -118,7 +118,7 @@ def seeded_base(
 def uniform_1(
     seed: int, first: int, names: Sequence[str]
 ) -> Callable[[str, tuple[int, ...]], NDArray[np.float32]]:
-    """Rule ``uniform-1`` of spec/hello-1.md: the tensor of a name, numbered from ``first``."""
+    """Apply rule ``uniform-1`` of spec/hello-1.md to tensors numbered from ``first``."""
     numbers = {name: first + i for i, name in enumerate(names)}
 
     def generate(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -148,7 +148,7 @@ def uniform_1(
 def embed_texts(
     model: nn.Module, tokenizer: Callable[[], Any]
 ) -> Callable[[Sequence[str]], Tensor]:
-    """Strings to text embeddings; a tokenizer may be a download, so it is made when first used."""
+    """Embed strings; the tokenizer may be a download, so it is made when first used."""
     model.eval().requires_grad_(requires_grad=False)
     made: list[Any] = []
 
@@ -161,7 +161,7 @@ def embed_texts(
 
 
 def text_module(model: Any) -> nn.Module | None:
-    """The text tower, under the names of open_clip's ``TextTransformer``, or None without one."""
+    """Return the text tower, under the names of open_clip's ``TextTransformer``, or None."""
     from open_clip.model import CLIP
 
     if isinstance(model, CLIP):
@@ -183,16 +183,11 @@ def text_module(model: Any) -> nn.Module | None:
 def build_checked(
     arch: Arch, text: TextArch | None, check: Callable[[nn.Module, int], None] | None = None
 ) -> CLIP:
-    """`build_clip` of an architecture that a file may have stated.
+    """Build an architecture that a file may have stated.
 
     A sketch on the meta device, which has no memory, is built and run on one view first, so that
-    what cannot be built or gives no vector costs next to nothing.
-
-    Args:
-        arch: the architecture.
-        text: of a text tower, or None.
-        check: called with the sketch of the image tower and the operations of one view, before
-            anything real is built.
+    what cannot be built or gives no vector costs next to nothing. ``check`` then gets the sketch
+    of the image tower and the operations of one view, before anything real is built.
 
     Raises:
         BaseModelError: E_BASE_CONFIG, open_clip cannot build or run it.
@@ -220,7 +215,7 @@ def build_checked(
 
 
 def build_clip(arch: Arch, text: TextArch | None) -> CLIP:
-    """An open_clip model with arbitrary weights; without ``text`` its text tower is a stub."""
+    """Build an open_clip model with any weights; without ``text``, its text tower is a stub."""
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
     config = open_clip_config(arch)

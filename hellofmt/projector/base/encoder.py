@@ -43,7 +43,7 @@ class Encoder(nn.Module):
     """
 
     def __init__(self, visual: nn.Module, preprocess: Preprocess) -> None:
-        """Wrap ``visual``; it is neither copied nor frozen here."""
+        """Wrap ``visual``, which is neither copied nor frozen here."""
         super().__init__()
         self.visual = visual
         self.preprocess = preprocess
@@ -53,11 +53,11 @@ class Encoder(nn.Module):
             self.register_buffer(name, tensor, persistent=False)
 
     def forward(self, views: Tensor) -> Tensor:
-        """Embeddings of views.
+        """Embed views.
 
         Args:
-            views: (N, 3, S, S) float32 in [0, 1], before any normalisation; resized where S is not
-                the base's size, antialiased as the base says, without clamping.
+            views: (N, 3, S, S) float32 in [0, 1], before any normalisation; resized if S is not the
+                base's size, antialiased as the base says, without clamping.
 
         Returns:
             (N, D) float32, rows of unit length.
@@ -71,13 +71,7 @@ class Encoder(nn.Module):
         return unit_rows(self.visual(x.to(next(self.visual.parameters()).dtype)))
 
     def resized(self, views: Tensor) -> Tensor:
-        """Views of the base's size, not normalised.
-
-        Args:
-            views: (N, 3, S, S) float32 in [0, 1], before any normalisation.
-
-        Returns:
-            float32 of the same form.
+        """Resize views, as for ``forward``, to the base's size; they are not normalised.
 
         Raises:
             UserInputError: E_DATA, not such a batch.
@@ -98,7 +92,7 @@ class Encoder(nn.Module):
 
 
 def unit_rows(features: object) -> Tensor:
-    """What an image tower returns, as float32 (N, D) with rows of unit length."""
+    """Make float32 (N, D) with rows of unit length of what an image tower returns."""
     # Towers configured for CoCa return (pooled, tokens).
     if isinstance(features, tuple):
         features = cast("tuple[Tensor, ...]", features)[0]
@@ -134,9 +128,9 @@ class LoadedBase:
         encoder: frozen, in eval mode, float32, on the CPU unless moved.
         logit_scale: logarithm of the base's own scale of cosines.
         text_digest: digest of the text tower, or None.
-        preprocess_declared: the source stated its preprocessing, rather than leaving it to
-            open_clip's defaults.
-        texts: class prompts (strings) to text embeddings (N, D), or None without a text tower.
+        preprocess_declared: whether the source states its preprocessing; if not, it is open_clip's
+            default.
+        texts: function from class prompts to text embeddings (N, D), or None without a text tower.
     """
 
     spec: Base
@@ -168,22 +162,12 @@ class LoadedBase:
         return self.texts is not None
 
     def encode(self, views: Tensor) -> Tensor:
-        """Unit embeddings of views, without gradient.
-
-        Args:
-            views: (N, 3, S, S) float32 in [0, 1], before any normalisation.
-
-        Returns:
-            (N, D) float32, rows of unit length.
-
-        Raises:
-            UserInputError: E_DATA, not such a batch.
-        """
+        """Embed views without gradient; arguments and errors are those of `Encoder.forward`."""
         with torch.no_grad():
             return self.encoder(views)
 
     def text_rows(self, names: Sequence[str], prompts: Sequence[str]) -> Tensor:
-        """Rows of a zero-shot head: normalise(mean over prompts of normalise(text embedding)).
+        """Make rows of a zero-shot head: normalise(mean over prompts of normalise(text embedding)).
 
         Equal to open_clip's ``build_zero_shot_classifier``, transposed. The rows of the last names
         and prompts are kept, since a thousand texts take a minute on a CPU.
@@ -225,18 +209,12 @@ class LoadedBase:
         return rows.clone()
 
     def keep_text_rows(self, names: Sequence[str], prompts: Sequence[str], rows: Tensor) -> None:
-        """Keep what ``text_rows`` gave for these names and prompts earlier, in place of the last.
-
-        Args:
-            names: one name per class.
-            prompts: templates.
-            rows: (C, D) float32, rows of unit length.
-        """
+        """Keep rows that ``text_rows`` made earlier, in place of the last."""
         self._rows.clear()
         self._rows[tuple(names), tuple(prompts)] = rows.clone()
 
     def embedded(self) -> LoadedBase:
-        """The same base as kind ``embedded``: its tensors will travel inside the archive.
+        """Turn the base into kind ``embedded``: its tensors will travel inside the archive.
 
         The text tower stays behind, so a head on an embedded base has start ``stored``.
         """
@@ -246,7 +224,7 @@ class LoadedBase:
         return replace(self, spec=spec, texts=None, text_digest=None)
 
     def stored_tensors(self) -> dict[str, StoredTensor]:
-        """The image tower's floating tensors, for section ``base``.
+        """Make section ``base``: the image tower's floating tensors.
 
         float16 where that is exact (OpenAI's weights were released so), else float32; the digest
         is over the float32 values either way.
@@ -263,7 +241,7 @@ class LoadedBase:
 def _mean_rows(
     embed: Callable[[Sequence[str]], Tensor], names: Sequence[str], prompts: Sequence[str]
 ) -> Tensor:
-    """The mean over prompts of the unit embeddings of every name, (len(names), D)."""
+    """Average the unit embeddings of every name over the prompts: (len(names), D)."""
     # str.replace, never str.format: a prompt from a file must not reach attributes.
     texts = [prompt.replace("{}", name) for name in names for prompt in prompts]
     parts = [

@@ -27,11 +27,7 @@ __all__ = ["cannot_load", "check_weights", "foreign_calls", "quiet_logs"]
 
 
 def check_weights(name: str, pretrained: str) -> None:
-    """Refuse weights that are neither a tag of the model nor a regular file.
-
-    Args:
-        name: name of an open_clip model.
-        pretrained: a tag or a path.
+    """Refuse weights that are neither a tag of open_clip model ``name`` nor a regular file.
 
     Raises:
         UserInputError: neither (E_OPTION).
@@ -55,13 +51,10 @@ def check_weights(name: str, pretrained: str) -> None:
 
 @contextmanager
 def foreign_calls(what: str) -> Generator[None]:
-    """Give one error for what torch, timm and open_clip raise about a base that a file states.
+    """Give one error for whatever torch, timm and open_clip raise about a base from a file.
 
     Their checks are assertions, lookups and shape errors of any type. The cause is kept, so that a
-    fault of ours is not hidden.
-
-    Args:
-        what: what is done, as in ``open_clip cannot build the base architecture``.
+    fault of ours is not hidden. ``what`` says what failed: ``open_clip cannot build the base``.
 
     Raises:
         BaseModelError: E_BASE_CONFIG, anything but a ``HelloError`` was raised; for want of memory
@@ -80,7 +73,7 @@ def foreign_calls(what: str) -> Generator[None]:
 
 @contextmanager
 def quiet_logs() -> Generator[None]:
-    """Keep open_clip's log off stderr: it logs to the root, and sets the root up if nobody has."""
+    """Keep open_clip's log off stderr: it logs to the root logger, and sets that up if needed."""
     root, before = logging.getLogger(), logging.root.manager.disable
     handler = logging.NullHandler()
     # With a handler there, `logging.error` adds none of its own.
@@ -94,15 +87,9 @@ def quiet_logs() -> Generator[None]:
 
 
 def cannot_load(name: str, pretrained: str | None, error: Exception) -> UserInputError:
-    """What an error of open_clip means; it is of any type, and long.
+    """Turn an error of open_clip, of any type and length, into one line: E_OPTION, not raised.
 
-    Args:
-        name: name of the model, or ``local-dir:...``, ``hf-hub:...``.
-        pretrained: tag or file; None where the name says it all.
-        error: the error that was raised.
-
-    Returns:
-        E_OPTION, not raised.
+    ``pretrained`` is a tag or a file, or None if ``name`` says it all.
     """
     if pretrained is None or not Path(pretrained).exists():
         text = f"open_clip cannot load base `{shown_path(name)}`: {foreign_text(error)}"

@@ -1,4 +1,4 @@
-"""Bases that the user names: open_clip by name and tag, a directory, the hub, a loaded model."""
+"""Bases that the user names: by open_clip name and tag, directory or hub, or a loaded model."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def load_base(
 
 
 def _from_name(name: str, pretrained: str | None, preprocess: Preprocess | None) -> LoadedBase:
-    """A model by open_clip name and pretrained tag or file, or by its own directory or hub name."""
+    """Load a model by open_clip name and pretrained tag or file, or by directory or hub name."""
     import open_clip
 
     _check_activation(name, pretrained)
@@ -270,7 +270,7 @@ def _finish(
 
 
 def _preprocess_of(visual: nn.Module, arch: Arch) -> Preprocess:
-    """Preprocessing that open_clip attached to a tower, with its defaults where it says nothing."""
+    """Read the preprocessing that open_clip attached to a tower, with defaults for the rest."""
     import open_clip
 
     stated = cast("dict[str, Any]", getattr(visual, "preprocess_cfg", None) or {})

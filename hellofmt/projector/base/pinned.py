@@ -1,8 +1,8 @@
 """The base that an archive pins, by digests over architecture, preprocessing and tensors.
 
-A mismatch is refused by the part that differs, because the same weights with another activation or
-another resize give other labels without any error. Nothing is downloaded because a file names it:
-the name in an archive is only printed, for the user to type.
+A mismatch is refused and the differing part named, because the same weights with another activation
+or resize give other labels without any error. Nothing is downloaded because a file names it: the
+name in an archive is only printed, for the user to type.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ __all__ = ["base_of"]
 
 
 def base_of(file: Archive, base: str | Path | LoadedBase | nn.Module | None = None) -> LoadedBase:
-    """The base that ``file`` pins, checked against its digests.
+    """Find the base that ``file`` pins, and check it against its digests.
 
     Args:
         file: an archive with a projector.
         base: where the base is, as for `load_base`, or a checkpoint file whose model name the
-            archive states; not needed for seeded and embedded bases.
+            archive states; seeded and embedded bases need none.
 
     Returns:
         The base, with the archive's own description of it.
@@ -76,7 +76,7 @@ def base_of(file: Archive, base: str | Path | LoadedBase | nn.Module | None = No
 
 
 def _limit_work(file: Archive) -> Callable[[int], None]:
-    """Check the operations of one view: what a timm model costs is not known from its name."""
+    """Make a check of the operations of one view, which the name of a timm model does not tell."""
     views = sum(function.probes.count for function in functions_of(file.manifest))
     size = file.section_sizes().get("base", 0)
 
@@ -147,7 +147,7 @@ def _embedded_base(
 
 
 def _check_base(spec: Base, loaded: LoadedBase) -> LoadedBase:
-    """``loaded`` under the archive's description, or the error naming the part that differs."""
+    """Put ``loaded`` under the archive's description, or raise for the part that differs."""
     got = loaded.spec
     if spec.kind != "open_clip" and spec.text is UNSET:
         got = without_text(msgspec.structs.replace(got, kind=spec.kind))
@@ -181,6 +181,6 @@ def _check_base(spec: Base, loaded: LoadedBase) -> LoadedBase:
 
 
 def _difference(pinned: Mapping[str, object], other: Mapping[str, object]) -> str:
-    """The first key in which two flat descriptions differ."""
+    """Name the first key in which two flat descriptions differ."""
     key = min(k for k in pinned.keys() | other.keys() if pinned.get(k) != other.get(k))
     return f"`{key}` {printable(pinned.get(key))} against {printable(other.get(key))}"

@@ -91,12 +91,12 @@ _WILD_PATTERNS = 64
 
 
 def refusal(fact: str) -> UserInputError:
-    """The error for an adapter that cannot be read or written: E_DATA and ``fact``."""
+    """Make the error for an adapter that cannot be read or written: E_DATA and ``fact``."""
     return UserInputError.make("E_DATA", f"PEFT adapter: {fact}")
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """The contents of a regular file of at most ``limit`` bytes, else the error of `refusal`."""
+    """Read a regular file of at most ``limit`` bytes, or raise the error of `refusal`."""
     with os.fdopen(open_regular(path)[0], "rb") as stream:
         data = stream.read(limit + 1)
     if len(data) > limit:
@@ -105,7 +105,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """``adapter_config.json``, once nothing in it is unknown, or the error of `refusal`."""
+    """Read ``adapter_config.json``, or raise the error of `refusal` if anything is unknown."""
     try:
         config = json.loads(
             read_bytes(path, _CONFIG_BYTES).decode("utf-8"),
@@ -175,7 +175,7 @@ def _check_patterns(patterns: object, key: str) -> None:
 
 
 def by_pattern(patterns: Mapping[str, float], module: str, default: float) -> float:
-    """The value of the first pattern that matches, by PEFT's rule (`get_pattern_key`)."""
+    """Return the value of the first pattern that matches, by PEFT's rule (`get_pattern_key`)."""
     for pattern, value in patterns.items():
         if re.match(rf"(.*\.)?({pattern})$", module):
             return value

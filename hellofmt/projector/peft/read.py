@@ -1,4 +1,4 @@
-"""PEFT adapters to deltas."""
+"""PEFT adapters read as deltas."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def read_peft(
     *,
     mha_fix: MhaFix = "auto",
 ) -> list[Delta]:
-    """The deltas of a PEFT adapter of an open_clip model or of its image tower.
+    """Read the deltas of a PEFT adapter of an open_clip model or of its image tower.
 
     ``s = lora_alpha / r`` (``/ sqrt(r)`` with ``use_rslora``), with ``rank_pattern``,
     ``alpha_pattern`` and ``fan_in_fan_out``. Convolutions are flattened: PEFT's (r, I, k, k) and
@@ -54,8 +54,8 @@ def read_peft(
         directory: folder of ``adapter_config.json`` and ``adapter_model.safetensors``.
         parameters: state-dict names and shapes of the base's image tower.
         mha_fix: whether the adapter's ``out_proj`` of `torch.nn.MultiheadAttention` acted twice
-            while it was trained: ``on`` doubles its s, ``off`` does not, ``auto`` is ``on`` for
-            releases that were measured and refuses later ones.
+            during training: ``on`` doubles its s, ``off`` does not; ``auto`` is ``on`` for releases
+            that were measured and refuses later ones.
 
     Returns:
         One delta per tensor pair, sorted by parameter.
@@ -96,7 +96,7 @@ def read_peft(
 
 
 def _read_factors(path: Path) -> dict[str, dict[str, Tensor]]:
-    """Tensors A and B by the name of the module that PEFT wrapped."""
+    """Read tensors A and B by the name of the module that PEFT wrapped."""
     try:
         tensors = safetensors.torch.load(read_bytes(path, _WEIGHTS_BYTES))
     except (OSError, UserInputError):
@@ -123,7 +123,7 @@ def _read_factors(path: Path) -> dict[str, dict[str, Tensor]]:
 
 
 def _prefix(modules: Iterable[str], config: Mapping[str, Any]) -> str:
-    """``visual.`` where a whole model was wrapped, nothing where the image tower was."""
+    """Return ``visual.`` if a whole model was wrapped, nothing if its image tower was."""
     mapping = config.get("auto_mapping")
     wrapped = cast("Any", mapping).get("base_model_class") if isinstance(mapping, dict) else None
     names = list(modules)
@@ -140,7 +140,7 @@ def _prefix(modules: Iterable[str], config: Mapping[str, Any]) -> str:
 def _matrices(
     param: str, pair: Mapping[str, Tensor], shape: tuple[int, ...], config: Mapping[str, Any]
 ) -> tuple[Tensor, Tensor]:
-    """A (r, rest) and B (O, r) of a module, by the shape of its weight."""
+    """Return A (r, rest) and B (O, r) of a module, by the shape of its weight."""
     a, b = pair["A"], pair["B"]
     factors = f"lora_A {tuple(a.shape)} and lora_B {tuple(b.shape)}"
     is_swapped = bool(config.get("fan_in_fan_out")) and len(shape) == 2
@@ -163,7 +163,7 @@ def _matrices(
 
 
 def _scale(module: str, rank: int, config: Mapping[str, Any]) -> float:
-    """Scale of a module, whose rank must be the one that the configuration states."""
+    """Compute the scale of a module, whose rank must be the one that the configuration states."""
     stated = by_pattern(config.get("rank_pattern") or {}, module, config.get("r", 8))
     if stated != rank:
         raise refusal(f"`{module}` has rank {rank}; expected {stated:g} from `{CONFIG_NAME}`")

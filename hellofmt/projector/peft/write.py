@@ -1,4 +1,4 @@
-"""Deltas as an adapter that PEFT loads."""
+"""Deltas written as an adapter that PEFT loads."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write_peft(
 
     Args:
         directory: a new directory.
-        base: whose image tower the deltas belong to.
+        base: base whose image tower the deltas belong to.
         deltas: in the flattened form.
         mha_fix: ``off`` for a PEFT that adds the delta of ``out_proj`` once.
 
@@ -87,7 +87,7 @@ def write_peft(
 
 
 def _called(base: LoadedBase, modules: Sequence[str]) -> set[str]:
-    """Those of ``modules`` whose ``forward`` runs when the tower sees a view."""
+    """Find those of ``modules`` whose ``forward`` runs when the tower sees a view."""
     seen: set[str] = set()
 
     def note(name: str, module: nn.Module, arguments: object) -> None:
@@ -109,7 +109,7 @@ def _called(base: LoadedBase, modules: Sequence[str]) -> set[str]:
 
 
 def _split(base: LoadedBase, param: str) -> tuple[str, nn.Module]:
-    """The module that PEFT would wrap for a parameter: an attention for both of its weights."""
+    """Find the module that PEFT would wrap for a parameter: an attention for both its weights."""
     name, _, leaf = param.rpartition(".")
     module = base.visual.get_submodule(name)
     parent_name, _, last = name.rpartition(".")
@@ -126,7 +126,7 @@ def _split(base: LoadedBase, param: str) -> tuple[str, nn.Module]:
 
 
 def _padded(delta: Delta | None, shape: tuple[int, int], rank: int) -> tuple[Tensor, Tensor]:
-    """A (rank, in) and B (out, rank) with s folded into B; zeros where there is no delta."""
+    """Make A (rank, in) and B (out, rank) with s folded into B; zeros if there is no delta."""
     a, b = torch.zeros(rank, shape[1]), torch.zeros(shape[0], rank)
     if delta is not None:
         inner = delta.a.shape[0]
@@ -136,7 +136,7 @@ def _padded(delta: Delta | None, shape: tuple[int, int], rank: int) -> tuple[Ten
 
 
 def _wrapped(name: str, module: nn.Module) -> list[tuple[str, str, Tensor]]:
-    """Key suffix, parameter and weight of what PEFT adapts when it wraps ``module``."""
+    """List key suffix, parameter and weight of what PEFT adapts when it wraps ``module``."""
     if isinstance(module, nn.MultiheadAttention):
         return [
             ("", f"{name}.in_proj_weight", module.in_proj_weight),
@@ -146,7 +146,7 @@ def _wrapped(name: str, module: nn.Module) -> list[tuple[str, str, Tensor]]:
 
 
 def _config(ranks: Mapping[str, int]) -> bytes:
-    """``adapter_config.json``: alpha equals the rank everywhere, so that PEFT's scale is 1."""
+    """Make ``adapter_config.json``: alpha equals the rank everywhere, so that PEFT's scale is 1."""
     ((usual, _),) = Counter(ranks.values()).most_common(1)
     odd = {f"^visual\\.{re.escape(n)}": rank for n, rank in ranks.items() if rank != usual}
     config = {
