@@ -145,10 +145,9 @@ def measured(path, batch, rounds, device):
         optimiser.step()
 
     ready = next(iter(loader))
-    form = labeler.input_form(SIDE)
     inputs = torch.rand(batch, 3, SIDE, SIDE, device=device).to(
         dtype,
-        memory_format=torch.channels_last if form.is_channels_last else torch.contiguous_format,
+        memory_format=torch.channels_last,
     )
     stream, pool, areas = endless(loader), endless(pooled), endless(hard)
     works = {

@@ -35,9 +35,9 @@ from triton.compiler import ASTSource
 
 from hellofmt_kernels import config
 from hellofmt_kernels.labels import fused as labels
-from hellofmt_kernels.labels.options import LabelOptions
+from hellofmt_kernels.labels.reference import LabelOptions
 from hellofmt_kernels.views import fused as views
-from hellofmt_kernels.views.form import ViewForm
+from hellofmt_kernels.views.reference import ViewForm
 from hellofmt_kernels.views.row import VIEW_COLUMNS
 
 if TYPE_CHECKING:

@@ -98,19 +98,10 @@ class LinearHead(nn.Module):
         seed: int,
         index: int,
     ) -> LinearHead:
-        """Build the head that training starts from.
+        """Build the head that training starts from; see ``Projector.build``.
 
-        Args:
-            base: base that gives the text rows and the scale.
-            classes: classes whose first names go into the prompts.
-            start: ``"text"`` or ``"stored"``. A stored start has the text rows of a base with a
-                text tower, else uniform rows from counter words.
-            rank: rank of the delta; None means no delta (text) or a full trained matrix (stored).
-            prompts: templates with ``{}``.
-            bias: whether to train a bias; it starts at 0.
-            train_scale: whether to train ``logit_scale``; it starts at the base's.
-            seed: seed of the initial values.
-            index: number of the head among the projector's initial matrices.
+        A stored start has the text rows of a base with a text tower, else uniform rows from counter
+        words. ``index`` is the head's number among the projector's initial matrices.
 
         Raises:
             UserInputError: E_OPTION, an unknown start, a rank out of range, or a start from text
@@ -169,10 +160,6 @@ class LinearHead(nn.Module):
     def store(self, storage: Storage, temperature: float) -> tuple[Head, dict[str, StoredTensor]]:
         """Make the manifest's ``head`` and the tensors of section ``head``.
 
-        Args:
-            storage: storage of the factors and of a stored start.
-            temperature: default T of the labels.
-
         Raises:
             UserInputError: E_OPTION, a value that ``storage`` cannot hold.
         """
@@ -215,12 +202,6 @@ def read_head(
     names: Sequence[str],
 ) -> LinearHead:
     """Dequantise the head of an archive to float32; its scale is trainable.
-
-    Args:
-        head: manifest entry.
-        tensors: tensors of section ``head``, of the kinds that the manifest implies.
-        base: base that rebuilds the rows of a head that starts from text.
-        names: first name of every class.
 
     Raises:
         BaseModelError: E_BASE_WEIGHTS, the base's text tower is missing or differs.

@@ -239,7 +239,7 @@ class Labeler:
         preprocess, encoder = self._preprocess, self._encoder
         if size != preprocess.size:
             return None
-        form = ViewForm(dtype=self.dtype, is_channels_last=encoder.is_channels_last)
+        form = ViewForm(dtype=self.dtype, is_channels_last=True)
         if encoder.is_folded:
             return form
         mean, std = (tuple(map(decimal_value, v)) for v in (preprocess.mean, preprocess.std))

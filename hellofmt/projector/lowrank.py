@@ -109,13 +109,8 @@ def read_deltas(
 ) -> list[Delta]:
     """Dequantise the deltas of section ``adapter`` to float32, in the manifest's order.
 
-    Args:
-        adapter: manifest entry.
-        tensors: ``<param>::A``, ``<param>::B`` and scales, of the kinds that ``adapter`` implies.
-        parameters: names and shapes of the real base.
-
     Raises:
-        SpecError: E_TENSOR or E_RANK, a delta fits no parameter of the base.
+        SpecError: E_TENSOR or E_RANK, a delta does not fit ``parameters``, the shapes of the base.
     """
     member = "__hello__/adapter"
     deltas: list[Delta] = []

@@ -63,12 +63,7 @@ def compare_probes(
 ) -> None:
     """Compare probe logits (P, C) on the cosine scale (z - b) / (exp(scale) |W_c|).
 
-    Args:
-        computed: logits of this label function.
-        stored: logits of its writer.
-        norms: (C,) lengths of the head's rows.
-        scale: exp(logit scale), > 0.
-        tolerance: largest difference.
+    ``norms`` are the lengths of the head's rows, (C,), and ``scale`` is exp(logit scale).
 
     Raises:
         BaseModelError: E_BASE_PROBES, another number of classes, or a difference above the

@@ -213,9 +213,9 @@ class Projector(nn.Module):
             directory: folder of the adapter, see `hellofmt.projector.peft.read_peft`.
             base: the base that was adapted.
             classes: classes whose first names go into the prompts.
-            start: start of the head, ``"text"`` or ``"stored"``; it has neither bias nor delta.
-            prompts: templates in which ``{}`` becomes the class name.
-            temperature: default T of the labels, > 0.
+            start: start of the head, as for ``build``; it has neither bias nor delta.
+            prompts: as for ``build``; likewise ``temperature``.
+            temperature: default T of the labels.
             mha_fix: ``auto``, ``on`` or ``off``, for the deltas that PEFT applies twice.
 
         Raises:

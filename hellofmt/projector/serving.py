@@ -36,16 +36,7 @@ __all__ = [
     "ServingEncoder",
     "fold_batch_norms_",
     "fold_normalisation_",
-    "has_convolutions",
 ]
-
-
-def has_convolutions(visual: nn.Module) -> bool:
-    """Whether ``visual`` is a convolutional network, which runs faster in channels_last.
-
-    A vision transformer has one convolution, its patch embedding.
-    """
-    return sum(isinstance(module, nn.Conv2d) for module in visual.modules()) > 1
 
 
 def _pairs(visual: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
@@ -110,7 +101,6 @@ class ServingEncoder(nn.Module):
     Attributes:
         dtype: dtype of the tower's input.
         is_folded: whether the tower takes views in [0, 1], otherwise normalised ones.
-        is_channels_last: memory format of the tower's input; contiguous if false.
     """
 
     def __init__(
@@ -135,10 +125,9 @@ class ServingEncoder(nn.Module):
         fold_batch_norms_(visual)
         mean, std = cast("Tensor", encoder.mean), cast("Tensor", encoder.std)
         self.is_folded = fold_normalisation_(visual, mean.flatten(), std.flatten())
-        self.is_channels_last = has_convolutions(visual)
+        # Convolutions take half the time so; a patch embedding does not care.
         visual.to(dtype)
-        if self.is_channels_last:
-            visual.to(memory_format=torch.channels_last)
+        visual.to(memory_format=torch.channels_last)
         self._encoder = encoder.to(device)
         self.dtype = dtype
         self._tower: Callable[[Tensor], Any] = torch.compile(visual) if compile else visual
@@ -161,8 +150,7 @@ class ServingEncoder(nn.Module):
         if not self.is_folded:
             # One new tensor, not two.
             x = (x - cast("Tensor", self._encoder.mean)).div_(cast("Tensor", self._encoder.std))
-        memory_format = torch.channels_last if self.is_channels_last else torch.contiguous_format
-        return x.to(dtype=self.dtype, memory_format=memory_format)
+        return x.to(dtype=self.dtype, memory_format=torch.channels_last)
 
     def embedded(self, inputs: Tensor) -> Tensor:
         """Embed what ``prepared`` returned."""

@@ -17,9 +17,9 @@ not.
 from __future__ import annotations
 
 from hellofmt_kernels.labels.ops import algorithm, soft_labels
-from hellofmt_kernels.labels.options import LabelOptions
-from hellofmt_kernels.views.form import ViewForm
+from hellofmt_kernels.labels.reference import LabelOptions
 from hellofmt_kernels.views.ops import view_pair, views
+from hellofmt_kernels.views.reference import ViewForm
 from hellofmt_kernels.views.row import (
     MAX_SHUFFLE_FACTOR,
     VIEW_COLUMNS,

@@ -39,9 +39,9 @@ def _has_triton() -> bool:
 
 @functools.cache
 def device_of(device: torch.device) -> config.Device:
-    """The facts about a device that choose an algorithm.
+    """Read the facts about a device that choose an algorithm.
 
-    Warns once for a CUDA device that the fused kernels cannot use.
+    Warns once about a CUDA device that the fused kernels cannot use.
     """
     if device.type != "cuda" or not torch.cuda.is_available():
         return config.Device(device.type)
@@ -59,17 +59,17 @@ def device_of(device: torch.device) -> config.Device:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """A dtype without its prefix, such as ``"float16"``."""
+    """Return a dtype without its prefix, such as ``"float16"``."""
     return str(dtype).removeprefix("torch.")
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that sums are kept in: float64 for float64, float32 for every other dtype."""
+    """Return the dtype that sums are kept in: float64 for float64, float32 for the others."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def check_float(name: str, dtype: torch.dtype) -> None:
-    """Raise `TypeError` unless ``dtype``, the dtype of argument ``name``, is floating point."""
+    """Raise `TypeError` unless ``dtype``, that of argument ``name``, is floating point."""
     if dtype not in FLOATS:
         msg = f"`{name}`: dtype {dtype}; expected float16, bfloat16, float32 or float64"
         raise TypeError(msg)

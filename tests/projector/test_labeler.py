@@ -208,7 +208,7 @@ def test_views_in_the_input_form_give_the_same_embeddings(trained, views, is_pad
     labeler = Labeler(base, [], head, temperature=1.0, dtype=dtype)
     form = labeler.input_form(preprocess.size)
     # A patch embedding took the normalisation over; a padded stem cannot.
-    assert (form == ViewForm(dtype=dtype)) is not is_padded
+    assert (form == ViewForm(dtype=dtype, is_channels_last=True)) is not is_padded
     if is_padded:
         numbers = tuple(float(v) for v in preprocess.mean), tuple(float(v) for v in preprocess.std)
         assert form == ViewForm(*numbers, dtype, is_channels_last=True)

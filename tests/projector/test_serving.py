@@ -67,7 +67,7 @@ def test_folds_leave_the_function_as_it_is(arch, norms, side):
     assert fold_batch_norms_(copy.deepcopy(base.visual)) == norms
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in encoder.modules())
     assert encoder.is_folded == (arch is VIT)
-    assert encoder.is_channels_last == (arch is RESNET)
+    assert encoder.prepared(pictures()).is_contiguous(memory_format=torch.channels_last)
     views = pictures(side=side)
     expected = truth(base, views)
     with torch.no_grad():

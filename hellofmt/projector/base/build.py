@@ -19,9 +19,16 @@ from hellofmt.archive.format.digest import base_digest
 from hellofmt.archive.format.manifest import UNSET, Arch, Base, Preprocess, TextArch
 from hellofmt.errors import BaseModelError, UserInputError, printable
 from hellofmt.projector.base.arch import open_clip_config
-from hellofmt.projector.base.encoder import Encoder, LoadedBase, unit_rows
+from hellofmt.projector.base.encoder import (
+    Encoder,
+    LoadedBase,
+    digest_of,
+    fill_,
+    float_state,
+    frozen,
+    unit_rows,
+)
 from hellofmt.projector.base.foreign import foreign_calls
-from hellofmt.projector.base.tensors import digest_of, fill_, float_state, frozen
 from hellofmt.rng import Stream, uniform, words
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import numpy as np
@@ -17,15 +17,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hellofmt.archive.format.canonical import decimal_value
+from hellofmt.archive.format.digest import tensors_digest
 from hellofmt.archive.format.manifest import UNSET, Base, Preprocess
 from hellofmt.archive.format.tensors import StoredTensor
 from hellofmt.errors import UserInputError, printable
-from hellofmt.projector.base.tensors import float_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["LOGIT_SCALE", "Encoder", "LoadedBase", "unit_rows"]
+    from numpy.typing import NDArray
+
+__all__ = [
+    "LOGIT_SCALE",
+    "Encoder",
+    "LoadedBase",
+    "digest_of",
+    "fill_",
+    "float_state",
+    "frozen",
+    "unit_rows",
+]
 
 #: exp(LOGIT_SCALE) = 1 / 0.07, the scale CLIP starts training from (arXiv 2103.00020, 2.5).
 LOGIT_SCALE = math.log(1 / 0.07)
@@ -230,7 +241,7 @@ class LoadedBase:
         is over the float32 values either way.
         """
         stored: dict[str, StoredTensor] = {}
-        for name, array in float_tensors(self.visual):
+        for name, array in _float_tensors(self.visual):
             with np.errstate(over="ignore"):
                 half = array.astype(np.float16)
             exact = np.array_equal(half.astype(np.float32), array)
@@ -249,3 +260,35 @@ def _mean_rows(
         for i in range(0, len(texts), _TEXTS_PER_BATCH)
     ]
     return torch.cat(parts).reshape(len(names), len(prompts), -1).mean(dim=1)
+
+
+def float_state(module: nn.Module) -> dict[str, Tensor]:
+    """Return the floating tensors of the state dict, sorted by name, without integer counters."""
+    state = module.state_dict()
+    return {name: state[name] for name in sorted(state) if state[name].is_floating_point()}
+
+
+def _float_tensors(module: nn.Module) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Yield the same tensors by name as float32 on the CPU, one at a time."""
+    for name, tensor in float_state(module).items():
+        yield name, tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+
+
+def digest_of(module: nn.Module) -> str:
+    """Compute the tensors digest of spec/hello-1.md over the floating tensors, as float32."""
+    return tensors_digest(
+        (name, "F32", array.shape, array.astype("<f4", copy=False).tobytes())
+        for name, array in _float_tensors(module)
+    )
+
+
+def fill_(module: nn.Module, values: Callable[[str, tuple[int, ...]], NDArray[Any]]) -> None:
+    """Overwrite every floating tensor of the state dict by ``values(name, shape)``."""
+    with torch.no_grad():
+        for name, tensor in float_state(module).items():
+            tensor.copy_(torch.from_numpy(values(name, tuple(tensor.shape))))
+
+
+def frozen(module: nn.Module) -> nn.Module:
+    """Return ``module`` itself in float32 on the CPU, in eval mode and without gradients."""
+    return module.to("cpu", torch.float32).eval().requires_grad_(requires_grad=False)

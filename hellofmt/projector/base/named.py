@@ -17,9 +17,15 @@ from hellofmt.archive.format.manifest import UNSET, Arch, Base, Preprocess
 from hellofmt.errors import BaseModelError, UserInputError, did_you_mean, foreign_text, printable
 from hellofmt.projector.base.arch import arch_of_config, open_clip_config
 from hellofmt.projector.base.build import build_checked, embed_texts, text_module
-from hellofmt.projector.base.encoder import LOGIT_SCALE, Encoder, LoadedBase, unit_rows
+from hellofmt.projector.base.encoder import (
+    LOGIT_SCALE,
+    Encoder,
+    LoadedBase,
+    digest_of,
+    frozen,
+    unit_rows,
+)
 from hellofmt.projector.base.foreign import cannot_load, check_weights, quiet_logs
-from hellofmt.projector.base.tensors import digest_of, frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

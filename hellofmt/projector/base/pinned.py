@@ -22,10 +22,16 @@ from hellofmt.archive.format.manifest import UNSET, Base
 from hellofmt.errors import BaseModelError, SpecError, UserInputError, printable
 from hellofmt.projector.base.arch import flatten, normal_arch, without_text
 from hellofmt.projector.base.build import build_checked, seeded_base
-from hellofmt.projector.base.encoder import Encoder, LoadedBase
+from hellofmt.projector.base.encoder import (
+    Encoder,
+    LoadedBase,
+    digest_of,
+    fill_,
+    float_state,
+    frozen,
+)
 from hellofmt.projector.base.foreign import foreign_calls
 from hellofmt.projector.base.named import load_base
-from hellofmt.projector.base.tensors import digest_of, fill_, float_state, frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -30,7 +30,7 @@ from hellofmt_kernels.launch import Launch
 from hellofmt_kernels.tiles import LabelTile, table
 
 if TYPE_CHECKING:
-    from hellofmt_kernels.labels.options import LabelOptions
+    from hellofmt_kernels.labels.reference import LabelOptions
 
 __all__ = ["launch", "plan"]
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from hellofmt_kernels import config
 from hellofmt_kernels.device import check_device, check_finite, check_float, device_of, dtype_name
 from hellofmt_kernels.labels import reference
-from hellofmt_kernels.labels.options import LabelOptions
+from hellofmt_kernels.labels.reference import LabelOptions
 
 if TYPE_CHECKING:
     from hellofmt_kernels.config import LabelAlgorithm
@@ -35,13 +35,13 @@ def algorithm(
     dtype: torch.dtype = torch.float32,
     out_dtype: torch.dtype = torch.float32,
 ) -> LabelAlgorithm:
-    """Name of the algorithm that `soft_labels` takes for (n, d) embeddings and c classes.
+    """Name the algorithm that `soft_labels` takes for (n, d) embeddings and c classes.
 
     Args:
         n: number of rows.
         d: number of features.
         c: number of classes.
-        device: where the tensors are.
+        device: device of the tensors.
         dtype: dtype of the embeddings and the weight.
         out_dtype: dtype of the labels.
 
@@ -53,10 +53,11 @@ def algorithm(
 
 
 def soft_labels(x: Tensor, weight: Tensor, bias: Tensor | None, options: LabelOptions) -> Tensor:
-    """Soft labels of embeddings: softmax((scale * x W^T + b) / temperature).
+    """Compute soft labels of embeddings: softmax((scale * x W^T + b) / temperature).
 
     Equal to `hellofmt_kernels.labels.reference.soft_labels`, which is what runs on a CPU: sums in
-    float32 (float64 for float64 input), one rounding, at the end. No gradient.
+    float32 (float64 for float64 input), one rounding at the end, and one of the products of
+    bfloat16 on a CPU. No gradient.
 
     Args:
         x: (N, D) float16, bfloat16, float32 or float64; N may be 0; CLIP's rows have unit length.
@@ -128,7 +129,7 @@ def _check_head(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
 
 
 def _empty(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Memory for a result, its rows as far apart as the kernels leave them."""
+    """Allocate a result, its rows as far apart as the kernels leave them."""
     stride = config.padded_row(weight.shape[0], x.device.type)
     return x.new_empty_strided((x.shape[0], weight.shape[0]), (stride, 1), dtype=dtype)
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from hellofmt_kernels.views.form import ViewForm
+    from hellofmt_kernels.views.reference import ViewForm
 
 __all__ = ["launch", "plan"]
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from hellofmt_kernels import config
 from hellofmt_kernels.device import check_float, device_of, dtype_name
 from hellofmt_kernels.views import reference
-from hellofmt_kernels.views.form import ViewForm
+from hellofmt_kernels.views.reference import ViewForm
 from hellofmt_kernels.views.row import VIEW_COLUMNS, validate_view_rows
 
 __all__ = ["view_pair", "views"]
@@ -34,7 +34,7 @@ def views(
     out_dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
 ) -> Tensor:
-    """Augmented views of resident images, (N, 3, S, S), one row of parameters each.
+    """Draw augmented views of resident images, (N, 3, S, S), one row of parameters each.
 
     Equal to torchvision's functional transforms of each sample in float32 (shuffle of patches,
     resized crop, flip, CutMix or MixUp with the partner's finished view, normalise) within 1e-4
@@ -87,26 +87,22 @@ def view_pair(
     *,
     antialias: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """The same augmented views in two forms, made in one pass over the pixels.
+    """Draw the same augmented views in two forms, in one pass over the pixels.
 
     Equal to `views` once with each form: a student's batch, and the input of the encoder that
-    labels it. Where one form is float64, both are computed in float64. No gradient.
+    labels it. Where one form is float64, both are computed in float64. Arguments and errors that
+    ``views`` has too are the same.
 
     Args:
         images: (M, H, W, 3) uint8.
-        rows: (N, 20) int32, as for `views`.
+        rows: (N, 20) int32.
         size: S > 0, pixels.
         first: mean, std, dtype and memory format of the first result.
         second: the same of the second result.
-        antialias: as torchvision's flag; without effect where no crop is larger than S.
+        antialias: as torchvision's flag.
 
     Returns:
         Two (N, 3, S, S), one of each form.
-
-    Raises:
-        ValueError: shapes, devices or numbers do not fit, or a row on the CPU does not fit the
-            images.
-        TypeError: images are not uint8, rows not int32, or a dtype is not floating point.
 
     Example:
         >>> import torch
@@ -150,7 +146,7 @@ def _check_views(images: Tensor, rows: Tensor, size: int) -> None:
 
 
 def _check_form(form: ViewForm, prefix: str = "", dtype: str = "dtype") -> None:
-    """Raise if a number or the dtype of a form is out of range, naming it as the caller does."""
+    """Check the numbers and the dtype of a form, naming it as the caller does."""
     for name, values in (("mean", form.mean), ("std", form.std)):
         if len(values) != 3 or not all(math.isfinite(value) for value in values):
             msg = f"`{prefix}{name}`: {tuple(values)}; expected 3 finite numbers"
@@ -162,13 +158,13 @@ def _check_form(form: ViewForm, prefix: str = "", dtype: str = "dtype") -> None:
 
 
 def _plain(form: ViewForm) -> tuple[list[float], list[float], torch.dtype, bool]:
-    """A form as a schema can say it."""
+    """Take a form apart into what a schema can say."""
     means, stds = [float(value) for value in form.mean], [float(value) for value in form.std]
     return means, stds, form.dtype, form.is_channels_last
 
 
 def _forms(*plain: Any) -> list[ViewForm]:
-    """The forms that `_plain` took apart, four arguments each."""
+    """Join the forms that `_plain` took apart, four arguments each."""
     return [
         ViewForm(tuple(mean), tuple(std), dtype, is_channels_last)
         for mean, std, dtype, is_channels_last in zip(*[iter(plain)] * 4, strict=True)
@@ -178,7 +174,7 @@ def _forms(*plain: Any) -> list[ViewForm]:
 def _views_in_forms(
     images: Tensor, rows: Tensor, size: int, antialias: bool, forms: Sequence[ViewForm]
 ) -> list[Tensor]:
-    """What both operators do on any device."""
+    """Draw views on any device, for both operators."""
     if rows.device.type == "cpu":
         count, height, width, _ = images.shape
         problems = validate_view_rows(rows, (count, height, width))

@@ -7,9 +7,11 @@ that was transposed while it was converted, then the rows, whose sums are the fi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from hellofmt_kernels.config import view_taps
 from hellofmt_kernels.device import accumulation_dtype
@@ -18,14 +20,37 @@ from hellofmt_kernels.views.row import WEIGHT_ONE, ViewColumn, is_blended, permu
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor
-
-    from hellofmt_kernels.views.form import ViewForm
-
-__all__ = ["views"]
+__all__ = ["ViewForm", "views"]
 
 #: Numbers of one intermediate of `views`: 512 KiB of float32, which stays in a core's own cache.
 _CHUNK_NUMBERS = 1 << 17
+
+
+@dataclass(frozen=True)
+class ViewForm:
+    """One output of `views`: (view - mean) / std per channel, rounded to a dtype.
+
+    A view is made once and read by two networks that normalise it differently, the student and the
+    encoder that labels it. The resampling is the work; a form is one more multiplication, addition
+    and store per value, so both leave in the one pass over the pixels.
+
+    Attributes:
+        mean: three finite numbers, subtracted from values in [0, 1].
+        std: three finite numbers > 0; divide the difference.
+        dtype: float16, bfloat16 or float32; float64 on the CPU.
+        is_channels_last: memory format, contiguous if false.
+    """
+
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    dtype: torch.dtype = torch.float32
+    is_channels_last: bool = False
+
+    def empty(self, n: int, size: int, device: torch.device | str) -> Tensor:
+        """Allocate n views of this form, (n, 3, size, size), not written."""
+        memory_format = torch.channels_last if self.is_channels_last else torch.contiguous_format
+        shape = (n, 3, size, size)
+        return torch.empty(shape, dtype=self.dtype, device=device, memory_format=memory_format)
 
 
 def _taps(
@@ -36,7 +61,7 @@ def _taps(
     antialias: bool,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """The source pixels that reach every output pixel along one axis, and their weights.
+    """Find the source pixels that reach every output pixel along one axis, and their weights.
 
     With n pixels in the crop, S outputs and m = max(n, S), or m = S without antialias, pixel j of
     the crop counts max(0, 2m - |(2j + 1) S - (2i + 1) n|) towards output i: a triangle filter as
@@ -71,7 +96,7 @@ def _taps(
 
 
 def _stored(positions: Tensor, factor: Tensor, rank: Tensor, extent: int) -> Tensor:
-    """Where the pixels at (P, S, K) positions of an axis of the shuffled image are stored."""
+    """Find where the pixels at (P, S, K) positions of an axis of the shuffled image are stored."""
     places = positions.clone()
     for cells in factor.unique().tolist():
         if cells > 1:
@@ -87,7 +112,7 @@ def _stored(positions: Tensor, factor: Tensor, rank: Tensor, extent: int) -> Ten
 def _axes(
     images: Tensor, crops: Tensor, shuffles: Tensor, size: int, antialias: bool, dtype: torch.dtype
 ) -> list[Tensor]:
-    """Image of every crop (P,); weights and stored places of rows, then of columns (P, S, K)."""
+    """Return image (P,), weights and stored places of rows, then of columns (P, S, K), per crop."""
     _, height, width, _ = images.shape
     index, top, left, crop_height, crop_width, flip = crops.unbind(1)
     weights_y, rows = _taps(top, crop_height, None, size, antialias, dtype)
@@ -102,10 +127,10 @@ def _axes(
 
 
 def _sums(lines: Tensor, weights: Tensor, at: Tensor) -> Tensor:
-    """Weighted sums of whole lines, sum over k of weights[..., k] * lines[at[..., k]]: (T, B).
+    """Sum weights[..., k] * lines[at[..., k]] over k: (T, B), each line by itself.
 
-    ``embedding_bag`` gathers, multiplies and adds in one pass, each line by itself. A matrix
-    product is no faster for two taps, and its last bit depends on the rest of the batch.
+    ``embedding_bag`` does it in one pass. A matrix product is no faster for two taps, and its last
+    bit depends on the rest of the batch.
     """
     offsets = torch.arange(0, at.numel(), at.shape[-1], device=at.device)
     bags = torch.embedding_bag(lines, at.reshape(-1), offsets, False, 0, False, weights.reshape(-1))
@@ -120,7 +145,7 @@ def _render(
     weights_x: Tensor,
     columns: Tensor,
 ) -> Tensor:
-    """Crops of stored images, resized and flipped: (P, Sy, 3, Sx) with values from 0 to 255."""
+    """Resize and flip crops of stored images: (P, Sy, 3, Sx) with values from 0 to 255."""
     count, tall, _ = rows.shape
     if count == 1:
         # Large views come one by one: of the image only what is seen is converted.
@@ -142,7 +167,7 @@ def _render(
 def views(
     images: Tensor, rows: Tensor, size: int, antialias: bool, forms: Sequence[ViewForm]
 ) -> list[Tensor]:
-    """Views of stored images: shuffle, crop, resize, flip, mix with a partner, normalise.
+    """Draw views of stored images: shuffle, crop, resize, flip, mix with a partner, normalise.
 
     What torchvision's functional transforms compute one sample at a time, in float from the
     start: ``to_dtype(float32, scale=True)``, shuffle of patches, ``resized_crop`` (bilinear),
@@ -216,7 +241,7 @@ def _paste(view: Tensor, images: Tensor, parts: Sequence[Tensor], row: Tensor) -
 
 
 def _mix(own: Tensor, partner: Tensor, rows: Tensor) -> Tensor:
-    """(P, Sy, 3, Sx) views with their partners pasted in the box, or blended by the weight."""
+    """Paste partners into the box of (P, Sy, 3, Sx) views, or blend them by the weight."""
     at = torch.arange(own.shape[-1], device=own.device)
     y0, x0, y1, x1 = rows[:, ViewColumn.Y0 : ViewColumn.X1 + 1, None].unbind(1)
     is_inside = ((at >= y0) & (at < y1))[:, :, None] & ((at >= x0) & (at < x1))[:, None, :]

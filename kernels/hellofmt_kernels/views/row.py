@@ -2,10 +2,10 @@
 
 One int32 row of 80 bytes per view, complete in itself: the stored image, its crop and flip, the
 partner's own crop and flip, how the two are mixed, and the shuffle of patches. A batch of rows is
-one small copy to the device, and a row means the same in any batch. The partner's own mixing is
-ignored, so that a row never depends on another row.
+one small copy to the device, and a row means the same in any batch: the partner's own mixing is
+ignored, so that no row depends on another.
 
-Checked on the host, where the rows are made: reading them back from a device would stall it.
+Rows are checked on the host, where they are made: reading them back from a device would stall it.
 """
 
 from __future__ import annotations
@@ -78,10 +78,7 @@ class ViewColumn(IntEnum):
 
 @functools.cache
 def permutations(factor: int) -> Tensor:
-    """Every permutation of ``factor`` cells, in the lexicographic order of the ranks.
-
-    Args:
-        factor: 1 to 8.
+    """List every permutation of 1 to 8 cells, in the lexicographic order of the ranks.
 
     Returns:
         (factor!, factor) int64; row r names the old cell at each place.
@@ -90,14 +87,7 @@ def permutations(factor: int) -> Tensor:
 
 
 def is_blended(rows: Tensor) -> Tensor:
-    """Which rows need their partner: a box that is not empty, or a weight below one.
-
-    Args:
-        rows: (N, 20) integers.
-
-    Returns:
-        (N,) bool.
-    """
+    """Whether each row needs its partner, (N,) bool: it has a box, or a weight below one."""
     box = (rows[:, ViewColumn.Y0] < rows[:, ViewColumn.Y1]) & (
         rows[:, ViewColumn.X0] < rows[:, ViewColumn.X1]
     )
@@ -130,20 +120,20 @@ def _first_problem(rows: Tensor, checks: tuple[tuple[Tensor, Tensor, str], ...])
     for is_bad, value, text in checks:
         if bool(is_bad.any()):
             at = int(is_bad.to(torch.uint8).argmax())
-            return f"{text.format(value[at].tolist())}"
+            return text.format(value[at].tolist())
     return None
 
 
 def validate_view_rows(rows: Tensor, shape: tuple[int, int, int]) -> list[str]:
-    """Problems of view parameters for images of a shape; none if the list is empty.
+    """List the problems of view parameters for images of a shape.
 
     Args:
         rows: (N, 20) int32 on the CPU.
         shape: (M, H, W) of the stored images, pixels.
 
     Returns:
-        At most one problem for the views themselves, one for the partners of mixed views, one for
-        mixing and one for shuffling: the first row's of each.
+        At most one problem of the views themselves, one of the partners of mixed views, one of
+        mixing and one of shuffling: the first row's of each.
     """
     rows = rows.to(torch.int64)
     _, height, width = shape
