@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
+from multiprocessing.util import get_temp_dir
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import torch
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["default_workers", "end_silently", "made"]
+__all__ = ["default_workers", "end_silently", "made", "own_sockets"]
 
 _MOST: Final = 16
 _AHEAD: Final = 2
@@ -80,6 +81,15 @@ def end_silently(_number: int) -> None:
     sys.excepthook = nothing
 
 
+def own_sockets() -> None:
+    """Let this process remove the folder in which its workers will keep their sockets.
+
+    Each would make one of its own in the folder for temporary files, and a worker that is ended
+    with this process, as after Ctrl-C, removes nothing.
+    """
+    get_temp_dir()
+
+
 def made(
     make: Callable[[_Key], _Made], keys: Iterable[_Key], *, workers: int = 0, pin: bool = False
 ) -> Iterator[_Made]:
@@ -101,6 +111,7 @@ def made(
     if not workers:
         yield from map(make, keys)
         return
+    own_sockets()
     loader = DataLoader(
         _Tasks(make),
         sampler=cast("Any", keys),

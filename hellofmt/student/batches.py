@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 from hellofmt.loading import mixed_labels
 from hellofmt.loading.epoch_index import EpochIndex
 from hellofmt.runs.order import Order
-from hellofmt.runs.workers import end_silently
+from hellofmt.runs.workers import end_silently, own_sockets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -138,6 +138,8 @@ class ArchiveBatches:
         if self.maker is not None:
             made = self.maker.batches(sampler)
         else:
+            if self.workers:
+                own_sockets()
             made = DataLoader(
                 self.dataset,
                 batch_sampler=sampler,
