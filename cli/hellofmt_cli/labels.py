@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 import click
@@ -15,7 +15,7 @@ from hellofmt_cli.options import (
     Choice,
     base_option,
     batch_size_option,
-    check_device,
+    chosen_device,
     device_option,
     expect_option,
     grouped,
@@ -110,7 +110,7 @@ def labels(file: str, options: LabelOptions, teacher_input: TeacherOptions, as_j
 
         from hellofmt.loading import HelloDataset, write_labels
         from hellofmt_cli.inputs import load_teacher
-    check_device(options.device)
+    options = replace(options, device=chosen_device(options.device))
     epochs, form = options.epochs, options.form
     with open_archive(file, expect=options.expect, limits=limits()) as archive:
         function = options.label_function

@@ -21,7 +21,7 @@ import os
 import signal
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, cast
 
 import click
 
@@ -53,26 +53,41 @@ class Entry(NamedTuple):
     help: str
 
 
-COMMANDS: Final[dict[str, Entry]] = {
-    "demo": Entry("demo", "Distil and train on real digits in minutes; no download."),
-    "distill": Entry("distill", "Distil a data set and a teacher into one archive."),
-    "fit": Entry("fit", "Fit a label function to a teacher; an archive without images."),
-    "teach": Entry("teach", "Train a teacher and keep its trajectory."),
-    "pack": Entry("pack", "Pack images, with a label function or without, into an archive."),
-    "inspect": Entry("inspect", "Show what an archive holds, what it weighs and what it saves."),
-    "show": Entry("show", "Show images with their views and soft labels."),
-    "verify": Entry("verify", "Check every byte of an archive; pins, signatures, label function."),
-    "ls": Entry("ls", "List the members of an archive."),
-    "cat": Entry("cat", "Write one verified member to stdout."),
-    "extract": Entry("extract", "Unpack a verified archive into a new directory."),
-    "diff": Entry("diff", "Say in what two archives differ."),
-    "train": Entry("train", "Train a student from an archive and measure it."),
-    "labels": Entry("labels", "Write the labels of a finite schedule for other trainers."),
-    "plan": Entry("plan", "Say what labels of a data set would cost, before anything is run."),
-    "sign": Entry("sign", "Sign an archive with an Ed25519 key."),
-    "schema": Entry("schema", "Print the JSON Schema of the manifest."),
+GROUPS: Final[dict[str, dict[str, Entry]]] = {
+    "Make": {
+        "distill": Entry("distill", "Distil a data set and a teacher into one archive."),
+        "fit": Entry("fit", "Fit a label function to a teacher; an archive without images."),
+        "teach": Entry("teach", "Train a teacher and keep its trajectory."),
+        "pack": Entry("pack", "Pack images, with a label function or without, into an archive."),
+        "plan": Entry("plan", "Say what labels of a data set would cost, before anything is run."),
+        "demo": Entry("demo", "Distil and train on real digits in minutes; no download."),
+    },
+    "Read": {
+        "inspect": Entry(
+            "inspect", "Show what an archive holds, what it weighs and what it saves."
+        ),
+        "show": Entry("show", "Show images with their views and soft labels."),
+        "verify": Entry("verify", "Check every byte of an archive; pins, signatures, labels."),
+        "ls": Entry("ls", "List the members of an archive."),
+        "cat": Entry("cat", "Write one verified member to stdout."),
+        "extract": Entry("extract", "Unpack a verified archive into a new directory."),
+        "diff": Entry("diff", "Say in what two archives differ."),
+        "schema": Entry("schema", "Print the JSON Schema of the manifest."),
+    },
+    "Train": {
+        "train": Entry("train", "Train a student from an archive and measure it."),
+        "labels": Entry("labels", "Write the labels of a finite schedule for other trainers."),
+    },
+    "Share": {
+        "sign": Entry("sign", "Sign an archive with an Ed25519 key."),
+        "push": Entry("hub", "Upload a verified archive to the Hugging Face Hub."),
+        "pull": Entry("hub", "Download an archive from the Hugging Face Hub and verify it."),
+        "croissant": Entry("croissant", "Describe an archive for tools that read Croissant."),
+    },
 }
-"""Every command, in the order of ``hello --help``: first making, then reading, then the rest."""
+"""Every command, in the groups and the order of ``hello --help``."""
+
+COMMANDS: Final = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 
 
 class Terminated(BaseException):
@@ -91,15 +106,14 @@ class _Hello(click.Group):
         entry = COMMANDS.get(cmd_name)
         if entry is None:
             return None
-        command = getattr(importlib.import_module(f"hellofmt_cli.{entry.module}"), cmd_name)
-        if not isinstance(command, click.Command):
-            raise TypeError(f"`{entry.module}.{cmd_name}`: expected a click command")
-        return command
+        return getattr(importlib.import_module(f"hellofmt_cli.{entry.module}"), cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """One line per command from the table; click's own would import every module."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+        widest = max(map(len, COMMANDS))
+        for title, group in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{n:{widest}}", entry.help) for n, entry in group.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -115,7 +129,10 @@ class _Hello(click.Group):
         return name, command, rest
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click does; ``--help`` and ``--version`` print, which may fail."""
+        """As click does; ``hello help X`` is ``hello X --help``."""
+        if args[:1] == ["help"]:
+            args = [*args[1:], "--help"]
+        # What --help and --version print may fail.
         with _exit_codes(ctx):
             return super().parse_args(ctx, args)
 
@@ -136,20 +153,16 @@ def _exit_codes(ctx: click.Context) -> Generator[None]:
     except HelloError as error:
         if error.file:
             ctx.meta.pop(FILE_KEY, None)
-        code = error.code, error.member, error.offset
-        _report(ctx, error.text(option_of), error.exit_code, *code)
-        ctx.exit(error.exit_code)
+        _fail(ctx, error.text(option_of), error.exit_code, error)
     except RuntimeError as error:
         # Raised by torch's handler of a signal, in whatever line it came.
         ended = worker_error(str(error))
         if ended is None:
             raise
-        _report(ctx, ended.text(option_of), ended.exit_code, ended.code)
-        ctx.exit(ended.exit_code)
+        _fail(ctx, ended.text(option_of), ended.exit_code, ended)
     except OSError as error:
         ctx.meta.pop(FILE_KEY, None)
-        _report(ctx, _os_error_text(error), EXIT_IO)
-        ctx.exit(EXIT_IO)
+        _fail(ctx, _os_error_text(error), EXIT_IO)
     except KeyboardInterrupt:
         click.echo("Interrupted.", err=True)
         ctx.exit(EXIT_SIGINT)
@@ -211,15 +224,10 @@ def _os_error_text(error: OSError) -> str:
     return f"{shown_path(name)}: {reason}"
 
 
-def _report(
-    ctx: click.Context,
-    text: str,
-    exit_code: int,
-    code: str = "",
-    member: str = "",
-    offset: int | None = None,
-) -> None:
-    """One line on stderr and, where ``--json`` was asked for, one document on stdout."""
+def _fail(
+    ctx: click.Context, text: str, exit_code: int, error: HelloError | None = None
+) -> NoReturn:
+    """Exit, after one line on stderr and, with ``--json``, one document on stdout."""
     path = ctx.meta.get(FILE_KEY)
     line = " ".join((f"{shown_path(path)}: {text}" if path else text).splitlines())
     click.echo(f"Error: {line}", err=True)
@@ -229,13 +237,14 @@ def _report(
                 {
                     "schema": "hello.error/1",
                     "ok": False,
-                    "code": code or None,
-                    "member": member or None,
-                    "offset": offset,
+                    "code": error.code if error else None,
+                    "member": (error.member or None) if error else None,
+                    "offset": error.offset if error else None,
                     "message": line,
                     "exit": exit_code,
                 }
             )
+    ctx.exit(exit_code)
 
 
 def _silence_stdout() -> None:
@@ -247,17 +256,21 @@ def _silence_stdout() -> None:
 
 
 @click.group(cls=_Hello, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(hellofmt.__version__, "--version", message="hellofmt %(version)s")
+@click.version_option(hellofmt.__version__, "-V", "--version", message="hellofmt %(version)s")
 def hello() -> None:
     """Make, read and train from .hello archives.
 
     A .hello archive is a distilled dataset in one file: a few images, and instead of gigabytes of
     soft labels the small function that makes them.
 
+    \b
+    hello distill photos/ --teacher resnet18=best.pth --base BASE --ipc 10 -o photos.hello
+    hello train photos.hello --student resnet18 --eval photos-val/
+
     Where a command reads a FILE, that may be a URL (https://, s3://, hf://), read by ranges, or the
     quoted pattern of a sharded set ("x-*-of-00016.hello"). HELLOFMT_CACHE names a folder that keeps
     what came from URLs.
-    """
+    """  # noqa: D301
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:

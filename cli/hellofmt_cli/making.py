@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from hellofmt.archive import check_target
+from hellofmt.archive import check_target, open_archive
 from hellofmt.distillation import (
     DistillSettings,
     FitHooks,
@@ -26,6 +26,7 @@ from hellofmt.distillation import (
     split_validation,
 )
 from hellofmt.errors import HelloError, HelloIOError, shown_path
+from hellofmt.ledger import ledger_of
 from hellofmt.runs import Stages, handed, joined, leads_machine, without_paths
 from hellofmt.sources import KEPT_PATTERN
 from hellofmt.teacher import is_network
@@ -41,7 +42,8 @@ from hellofmt_cli.inputs import (
     read_base,
     read_teachers,
 )
-from hellofmt_cli.options import check_device
+from hellofmt_cli.inspect_document import DEFAULT_EPOCHS
+from hellofmt_cli.options import chosen_device
 from hellofmt_cli.output import echo_json, echo_page, size
 from hellofmt_cli.workers import worker_ends_in_one_line
 
@@ -88,7 +90,7 @@ def make_archive(
     chosen: DistillSettings,
 ) -> None:
     """Run ``hello fit`` (without ``select``) or ``hello distill`` and print what came of it."""
-    check_device(data.device)
+    data = replace(data, device=chosen_device(data.device))
     # The last word before the error, after what was converted on the way.
     kept: list[str] = []
     click.get_current_context().call_on_close(lambda: [console.say(text) for text in kept])
@@ -233,6 +235,9 @@ def _make_archive(
     if rows:
         _print_precisions(rows, options.precision)
     if ipc is not None:
+        smaller = _smaller_labels(options.output)
+        if smaller:
+            click.echo(f"\nNote: {smaller}")
         click.echo(_next(options, base))
 
 
@@ -318,6 +323,19 @@ def _lines(
         saved = 100 * (1 - after / before) if before else 0.0
         lines.append(("refined", f"{before:.3g} to {after:.3g}, {saved:.0f} % lower"))
     return [*lines, ("trained in", run.arithmetic), *cost_lines(report.costs), ("id", report.id)]
+
+
+def _smaller_labels(path: str) -> str:
+    """Say so if stored labels of as many epochs as are usual weigh less than the label function."""
+    with open_archive(path) as archive:
+        ledger = ledger_of(archive)
+    stored = ledger.labels(DEFAULT_EPOCHS)
+    if stored >= ledger.payload:
+        return ""
+    return (
+        f"{DEFAULT_EPOCHS} epochs of stored labels would be smaller, {size(stored)};"
+        " `hello labels` writes them, `hello inspect` has the sums"
+    )
 
 
 def _next(options: FitOptions, base: LoadedBase) -> str:

@@ -13,6 +13,7 @@ import click
 
 from hellofmt.archive import Storage, decimal_string
 from hellofmt.errors import UserInputError, did_you_mean, foreign_text, printable
+from hellofmt_cli.console import console
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -27,8 +28,8 @@ __all__ = [
     "argument",
     "base_option",
     "batch_size_option",
-    "check_device",
     "check_steps",
+    "chosen_device",
     "classes_option",
     "data_options",
     "device_option",
@@ -189,14 +190,21 @@ def limits() -> Limits:
 
 
 def device_option(what: str) -> Callable[[_Command], _Command]:
-    """``--device``, which ``check_device`` checks; ``what`` is its help."""
-    return click.option("--device", default="cpu", show_default=True, help=what)
+    """``--device``, for ``chosen_device``; ``what`` is its help."""
+    auto = "  [default: a CUDA device if torch sees one, else cpu]"
+    return click.option("--device", default="auto", help=f"{what}{auto}")
 
 
-def check_device(text: str) -> None:
-    """Refuse a device that is not here, before anything is read for it. Imports torch."""
+def chosen_device(text: str) -> str:
+    """The device to use, refused if it is not here before anything is read. Imports torch."""
     import torch
 
+    if text == "auto":
+        if not torch.cuda.is_available():
+            return "cpu"
+        # Under torchrun every process has a GPU of its own, chosen later.
+        console.say(f"device: cuda ({torch.cuda.get_device_name()}); --device chooses")
+        return "cuda"
     try:
         device = torch.device(text)
         if device.type == "cuda":
@@ -214,6 +222,7 @@ def check_device(text: str) -> None:
             f"device `{printable(text)}`: expected `cpu`, or another that torch can use here, such"
             f" as `cuda` or `cuda:1`: {foreign_text(error, 80)}",
         ) from error
+    return text
 
 
 def check_steps(steps: int | None, epochs: int | None) -> None:

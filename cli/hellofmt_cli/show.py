@@ -78,7 +78,7 @@ def show(
     label_function: str | None,
     expect: str | None,
 ) -> None:
-    r"""Show images of FILE in their first views, with the soft label of each view.
+    """Show images of FILE in their first views, with the soft label of each view.
 
     Labels are those that a student gets for exactly these views, mixed ones included. Last come the
     images whose labels give least to their own class: where the teacher disagrees, where a crop
@@ -87,7 +87,7 @@ def show(
     \b
     hello show photos.hello
     hello show photos.hello --class cat -o cats.html
-    """
+    """  # noqa: D301
     ending = Path(output).suffix.lower() if output else ""
     if output and ending not in (".html", ".png"):
         raise UserInputError.make(

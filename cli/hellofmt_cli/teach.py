@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import click
@@ -13,7 +13,7 @@ from hellofmt_cli.console import console
 from hellofmt_cli.data import read_data, read_images, share_findings, steps_of
 from hellofmt_cli.options import (
     batch_size_option,
-    check_device,
+    chosen_device,
     data_options,
     grouped,
     json_option,
@@ -78,7 +78,7 @@ def teach(data: DataOptions, training: TrainingOptions, as_json: bool) -> None:
     """
     with console.stage("loading PyTorch"):
         from hellofmt.runs import joined
-    check_device(data.device)
+    data = replace(data, device=chosen_device(data.device))
     with joined(data.device), worker_ends_in_one_line():
         _teach(data, training, as_json)
 

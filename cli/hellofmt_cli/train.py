@@ -47,6 +47,8 @@ def train(options: TrainOptions, as_json: bool) -> None:
         raise UserInputError.make("E_OPTION", "`--recipe` with hard labels: expected none")
     if options.seeds > 1 and options.curve is not None:
         raise UserInputError.make("E_OPTION", "`--curve` is of one run; expected `--seeds 1`")
+    if options.seeds > 1 and options.output is not None:
+        raise UserInputError.make("E_OPTION", "`--output` is of one run; expected `--seeds 1`")
     with console.stage("loading PyTorch"):
         from hellofmt_cli.training import train_student
     document = train_student(options)

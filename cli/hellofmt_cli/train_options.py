@@ -12,6 +12,7 @@ from hellofmt_cli.options import (
     base_option,
     device_option,
     expect_option,
+    force_option,
     grouped,
     ipc_option,
     label_dtype_option,
@@ -94,6 +95,14 @@ class TrainOptions:
     )
     device: str = shared(device_option("Device that everything runs on."))
     bfloat16: bool = option(is_flag=True, help="Train the student in bfloat16.")
+    output: str | None = option(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="Write the trained weights here, in safetensors; the library of --student loads them"
+        " by its names, and --teacher NETWORK=FILE takes them.",
+    )
+    force: bool = shared(force_option("file of weights"))
     checkpoint: str | None = option(
         metavar="PATH",
         help="Keep the state here, and continue from it: a file, or an existing folder for many"

@@ -20,6 +20,7 @@ from hellofmt.archive import (
     amend_archive,
     as_line,
     check_amended_targets,
+    check_target,
     decimal_string,
     open_archive,
     percent,
@@ -39,13 +40,13 @@ from hellofmt.student import (
     train_from_dataset,
     with_result,
 )
-from hellofmt.teacher import build_network, label_source
+from hellofmt.teacher import InputRule, build_network, label_source, save_network
 from hellofmt_cli.baseline import random_images
 from hellofmt_cli.console import console
 from hellofmt_cli.curves import Log
 from hellofmt_cli.data import read_images, share_findings
 from hellofmt_cli.inputs import advise
-from hellofmt_cli.options import check_device, limits
+from hellofmt_cli.options import chosen_device, limits
 from hellofmt_cli.output import count, size
 from hellofmt_cli.workers import worker_ends_in_one_line, workers_for
 
@@ -62,7 +63,9 @@ __all__ = ["train_student"]
 
 def train_student(options: TrainOptions) -> dict[str, Any]:
     """Train and measure a student; the document of ``--json``, empty except on rank 0."""
-    check_device(options.device)
+    options = replace(options, device=chosen_device(options.device))
+    if options.output is not None:
+        check_target(options.output, force=options.force)
     with (
         joined(options.device) as place,
         open_archive(options.file, expect=options.expect, limits=limits()) as archive,
@@ -159,6 +162,8 @@ def _train(
     share_findings()
     if not console.is_speaking:
         return None
+    if options.output is not None:
+        save_network(measured, InputRule.of_views(views), Path(options.output))
     document = {
         "schema": "hello.train/1",
         "id": archive.id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hellofmt.teacher.check import teacher_accuracy
-from hellofmt.teacher.files import load_teacher, save_teacher
+from hellofmt.teacher.files import load_teacher, save_network, save_teacher
 from hellofmt.teacher.names import load_named_teacher
 from hellofmt.teacher.network import Teacher, TeacherPool, device_of
 from hellofmt.teacher.networks import build_network, is_network
@@ -45,6 +45,7 @@ __all__ = [
     "maturity",
     "read_teacher",
     "read_trajectory",
+    "save_network",
     "save_teacher",
     "teacher_accuracy",
     "train_teacher",

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["load_teacher", "own_rule", "refuse_match", "save_network", "save_teacher"]
 
 _RULE: Final = "hellofmt.teacher"
-_NETWORK: Final = "network."
 
 
 def save_teacher(teacher: Teacher, path: str | os.PathLike[str]) -> None:
@@ -41,8 +40,11 @@ def save_teacher(teacher: Teacher, path: str | os.PathLike[str]) -> None:
 
 
 def save_network(network: nn.Module, rule: InputRule, path: Path) -> None:
-    """Write a network as ``save_teacher`` does; it may go on training."""
-    state = {_NETWORK + n: t.cpu().contiguous() for n, t in network.state_dict().items()}
+    """Write a network as ``save_teacher`` does; it may go on training.
+
+    Tensors have the names of the network's own state dict, so that its library loads them.
+    """
+    state = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
     write_file(path, save(state, {_RULE: json.dumps(rule.to_json())}))
 
 

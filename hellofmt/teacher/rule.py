@@ -23,8 +23,6 @@ from hellofmt.making import Square
 from hellofmt.student.evaluate import evaluation_square
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from hellofmt.archive.format.manifest import Views
 
 __all__ = ["INTERPOLATIONS", "InputRule", "RuleChange"]
@@ -86,27 +84,10 @@ class InputRule:
     @classmethod
     def of_views(cls, views: Views) -> InputRule:
         """Return the rule of a network that was trained on these very views."""
-        mean, std = ([decimal_value(v) for v in values] for values in (views.mean, views.std))
-        return cls.of(mean, std, views.size, views.interpolation, "as it was trained")
-
-    @classmethod
-    def of(
-        cls,
-        mean: Sequence[float],
-        std: Sequence[float],
-        size: int,
-        interpolation: str,
-        source: str,
-    ) -> InputRule:
-        """Return a rule without a crop, of numbers that may be any; see the class."""
-        return cls(
-            cast("_Three", tuple(mean)),
-            cast("_Three", tuple(std)),
-            size,
-            interpolation,
-            None,
-            source,
+        mean, std = (
+            cast("_Three", tuple(map(decimal_value, each))) for each in (views.mean, views.std)
         )
+        return cls(mean, std, views.size, views.interpolation, source="as it was trained")
 
     @classmethod
     def from_json(cls, document: object) -> InputRule:

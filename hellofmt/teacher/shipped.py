@@ -35,7 +35,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from hellofmt.archive.format.canonical import decimal_string, decimal_value
 from hellofmt.archive.storage.local_files import new_directory, read_file
 from hellofmt.errors import UserInputError, foreign_text, printable
 from hellofmt.loading.stored_labels import LABELS_SCHEMA, StoredLabels
@@ -81,8 +80,8 @@ class _Facts(msgspec.Struct, kw_only=True):
     size: _Number
     # Files from before teachers had a rule do not say it.
     interpolation: str = "bilinear"
-    mean: list[str]
-    std: list[str]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
     storage: TeacherStorage
     order: str
 
@@ -180,8 +179,8 @@ def write_teacher(
         classes=len(classes),
         size=size,
         interpolation=rule.interpolation,
-        mean=[decimal_string(value) for value in rule.mean],
-        std=[decimal_string(value) for value in rule.std],
+        mean=rule.mean,
+        std=rule.std,
         storage=storage,
         order=_order(classes),
     )
@@ -199,15 +198,16 @@ def _refuse(path: Path, fact: str) -> NoReturn:
 
 def _read_facts(path: Path) -> tuple[_Facts, InputRule]:
     try:
-        facts = msgspec.json.decode(read_file(path), type=_Facts)
-        mean, std = ([decimal_value(text) for text in each] for each in (facts.mean, facts.std))
-        return facts, InputRule.of(mean, std, facts.size, facts.interpolation, "as it was written")
+        # Numbers may be strings, as they were.
+        facts = msgspec.json.decode(read_file(path), type=_Facts, strict=False)
+        source = "as it was written"
+        return facts, InputRule(
+            facts.mean, facts.std, facts.size, facts.interpolation, None, source
+        )
     except msgspec.MsgspecError as error:
         _refuse(path, foreign_text(error))
     except UserInputError as error:
         _refuse(path, error.message)
-    except ValueError:
-        _refuse(path, "`mean` and `std`; expected decimals")
 
 
 def _read_tensors(

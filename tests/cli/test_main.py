@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import hellofmt_cli.main
 from hellofmt.archive import open_archive
 from hellofmt.errors import HelloError
-from hellofmt_cli.main import COMMANDS, hello
+from hellofmt_cli.main import COMMANDS, GROUPS, hello
 
 
 def flip(path, offset, bit=0):
@@ -185,10 +185,18 @@ def test_every_command_loads_and_explains_itself(name, invoke):
     assert "Usage: " in result.stdout
 
 
-def test_help_lists_every_command_on_a_line(invoke):
+def test_help_lists_every_command_on_a_line_of_its_group(invoke):
     lines = invoke("--help").stdout.splitlines()
-    for name, entry in COMMANDS.items():
-        assert f"  {name:<7}  {entry.help}" in lines
+    for title, group in GROUPS.items():
+        start = lines.index(f"{title}:") + 1
+        listed = [f"  {name:<9}  {entry.help}" for name, entry in group.items()]
+        assert lines[start : start + len(group)] == listed
+
+
+def test_help_of_a_command_is_asked_for_in_both_ways(invoke):
+    assert invoke("help", "ls").stdout == invoke("ls", "--help").stdout
+    assert invoke("help").stdout == invoke("--help").stdout
+    assert invoke("-V").stdout == f"hellofmt {hello_version()}\n"
 
 
 def test_processes(packed, run_hello, tmp_path):

@@ -18,8 +18,8 @@ from hellofmt_cli.options import (
     Choice,
     ViewOptions,
     argument,
-    check_device,
     check_steps,
+    chosen_device,
     grouped,
     option,
     shared,
@@ -167,9 +167,9 @@ def test_steps_and_epochs_exclude_each_other():
 
 
 def test_a_device_is_checked():
-    check_device("cpu")
+    assert chosen_device("cpu") == "cpu"
     with pytest.raises(UserInputError, match="device `abacus`: expected `cpu`, or another"):
-        check_device("abacus")
+        chosen_device("abacus")
 
 
 def test_no_option_begins_one_of_torchrun():

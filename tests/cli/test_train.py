@@ -18,11 +18,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from safetensors.torch import load_file
 
 from hellofmt.archive import ClassLine, Dataset, Draft, open_archive, write_archive
 from hellofmt.loading import HelloDataset
 from hellofmt.projector import Projector, seeded_base
-from hellofmt.sources import ArrayImages
+from hellofmt.sources import ArrayImages, open_source
+from hellofmt.student import evaluate
+from hellofmt.teacher import build_network
 from hellofmt_cli.baseline import random_images
 from hellofmt_cli.main import hello
 from hellofmt_cli.train import _verdict
@@ -243,6 +246,20 @@ def test_the_average_is_what_is_measured(archive, folder):
     assert plain["accuracy"]["last"] == 100.0
     assert lazy["accuracy"]["last"] <= 75.0
     assert (plain["ema"], lazy["ema"]) == (None, 0.999999)
+
+
+def test_the_trained_weights_have_the_names_of_their_library(archive, folder, tmp_path):
+    out = tmp_path / "student.safetensors"
+    options = ["--student", "resnet18-cifar", "--steps", "2", "-o", str(out)]
+    made = document_of(archive, "--eval", folder, *options)
+    network = build_network("resnet18-cifar", 2, 8, seed=1)
+    network.load_state_dict(load_file(out))
+    images = open_source(folder)
+    accuracy = evaluate(network.eval(), images, HelloDataset(archive).views)
+    assert accuracy == pytest.approx(made["accuracy"]["last"], abs=0.01)
+    again = run(archive, "--eval", folder, *options)
+    assert (again.exit_code, again.stdout) == (10, "")
+    assert "exists; `--force` replaces it" in again.stderr
 
 
 def test_the_curve_is_written(archive, folder, tmp_path, monkeypatch):

@@ -31,6 +31,8 @@ STAND_INS = (
     (r"(--student|--arch) resnet18", r"\1 cnn"),
     (r"--device cuda", "--device cpu"),
     (r"hf://datasets/you/photos/", ""),
+    (r"hello push (\S+) .*", r"hello verify \1"),
+    (r"hello pull .*/(\S+\.hello).*", r"hello verify \1"),
     (r"^(hello (?:fit|distill|train) .*)", r"\1 --steps 4"),
 )
 
