@@ -151,6 +151,7 @@ def test_distill_in_one_command(images, tmp_path, invoke, invoke_json):
     assert (done["codec"], done["quality"], done["stored"]) == ("png", None, None)
     words = shlex.join(["hello", "train", str(tmp_path / "y.hello"), "--student", "NAME"])
     assert again.stdout.endswith(f"\nNext: {words} --eval DIR\n")
+    assert "\nNote: 300 epochs of stored labels would be smaller, " in again.stdout
     finished = set(work.iterdir())
     by_labels = invoke_json(
         *arguments, *options, "--refine-by", "labels", "-o", tmp_path / "l.hello", "--work", work
