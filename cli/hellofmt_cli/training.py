@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import torch
@@ -60,6 +60,9 @@ if TYPE_CHECKING:
 
 __all__ = ["train_student"]
 
+_VIEWS: Final = 32
+"""Views of an image whose labels are made, unless the user says otherwise."""
+
 
 def train_student(options: TrainOptions) -> dict[str, Any]:
     """Train and measure a student; the document of ``--json``, empty except on rank 0."""
@@ -106,7 +109,8 @@ def _train(
         plan = replace(plan, batch_size=options.batch_size)
     epochs: int = options.epochs or plan.epochs
     total: int = options.steps or -(-epochs * rows // plan.batch_size)
-    dataset = _labelled(archive, plan, options, images)
+    passes = -(-total * plan.batch_size // rows)
+    dataset = _labelled(archive, plan, options, images, passes)
     workers = workers_for(total * plan.batch_size, options.workers)
     source = None
     with console.stage("building networks"):
@@ -127,7 +131,7 @@ def _train(
         console.say(f"train: {name}, {total:,} steps of {plan.batch_size} views")
         if isinstance(source, Labeler):
             console.say(f"labels: made in {options.label_dtype}")
-        _say_pool(dataset)
+        _say_pool(dataset, passes)
 
         def on_step(done: int, loss: Tensor) -> None:
             nonlocal began
@@ -259,7 +263,7 @@ def _read_images(data: str, archive: Archive, options: TrainOptions) -> Source:
 
 
 def _labelled(
-    archive: Archive, plan: Recipe, options: TrainOptions, evaluated: Source
+    archive: Archive, plan: Recipe, options: TrainOptions, evaluated: Source, passes: int
 ) -> HelloDataset:
     """The archive's images, or random ones, with the labels that the user wants."""
     labels, device = options.labels, options.device
@@ -284,6 +288,11 @@ def _labelled(
             stored = found
         else:
             label_function = found
+    kept = options.views_per_image
+    if stored is None and plan.labels != "hard":
+        # A pool of as many views as there are passes would never be looked into.
+        kept = kept or _VIEWS
+        kept = kept if kept < passes else None
     images = None
     if options.random is not None:
         if stored is not None:
@@ -308,16 +317,16 @@ def _labelled(
         stored=stored,
         label_function=label_function,
         ipc=options.ipc if images is None else None,
-        views_per_image=options.views_per_image,
+        views_per_image=kept,
     )
 
 
-def _say_pool(dataset: HelloDataset) -> None:
-    """``labels: pool of 16 views an image, 3.05 MiB (3,200,000 bytes)``, and what does not fit."""
+def _say_pool(dataset: HelloDataset, passes: int) -> None:
+    """``labels: pool of 32 views an image, 3.05 MiB (3,200,000 bytes)``, and what does not fit."""
     pool = dataset.pool
     if pool is None:
         return
     line = f"labels: pool of {count(pool.views, 'view')} an image, {size(pool.needed)}"
     if pool.kept < pool.needed:
         line += f", of which {size(pool.kept)} are kept; the others are made again in every epoch"
-    console.say(line)
+    console.say(f"{line}; --views-per-image {passes} makes every view a new one")

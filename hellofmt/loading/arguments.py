@@ -23,16 +23,7 @@ def _refused(argument: str, expected: str, value: object) -> UserInputError:
 
 
 def whole(value: object, argument: str, least: int, bits: int | None = None) -> int:
-    """An integer from ``least`` on, below ``2**bits`` if that is given.
-
-    Args:
-        value: of any type with ``__index__``, but not a bool.
-        argument: its name, for the error.
-        least: smallest one allowed.
-        bits: exponent of the first power of two that is too large.
-
-    Returns:
-        A plain int.
+    """A plain int from ``least`` on, below ``2**bits`` if that is given; no bool is one.
 
     Raises:
         UserInputError: E_OPTION, it is something else or out of range.
@@ -49,14 +40,7 @@ def whole(value: object, argument: str, least: int, bits: int | None = None) -> 
 
 
 def positive(value: object, argument: str) -> float:
-    """A finite number above 0.
-
-    Args:
-        value: of any type of numbers.
-        argument: its name, for the error.
-
-    Returns:
-        A plain float.
+    """A finite number above 0, as a plain float.
 
     Raises:
         UserInputError: E_OPTION, it is something else or out of range.
@@ -82,11 +66,7 @@ def check_functions(**functions: object) -> None:
 
 
 def device_of(device: str | torch.device | None, *, is_used: bool = True) -> torch.device:
-    """A device of torch; None is the CPU.
-
-    Args:
-        device: its name, or itself.
-        is_used: whether it has to be here.
+    """A device of torch, which has to be here if it is used; None is the CPU.
 
     Raises:
         UserInputError: E_OPTION, torch knows no such device, or sees none here.

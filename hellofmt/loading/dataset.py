@@ -587,20 +587,19 @@ class HelloDataset(Dataset[Any]):
         source: Labeler | FunctionLabeler | None = None,
         embed: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor | None:
-        """Return the labels of a batch, of the kind ``labels``.
+        """Return the labels of a batch: read, taken from the pool, or made on the source's device.
 
         Args:
             rows: (N,), each in 0..len(self) - 1.
             epochs: (N,).
             table: (N, 20), from ``table``.
-            views: the views of the table, as ``embed`` takes them; labels that are known or hard
-                do not look at them.
+            views: the views of the table, as ``embed`` takes them; not looked at if they are known.
             source: what makes labels; by default ``label_source()``.
             embed: maps views to embeddings; by default the source's method for views in [0, 1].
 
         Returns:
-            (N, C) float32, or int64 (N,) of hard labels of views that do not mix; None for labels
-            ``"none"``. Those that are made are on the source's device.
+            (N, C) float32, or int64 (N,) of hard labels of views that do not mix; None for
+            ``"none"``.
 
         Raises:
             HelloError: they cannot be read or made.

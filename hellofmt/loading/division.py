@@ -45,14 +45,7 @@ class Divider:
 
 
 def divider_of(drawn: object) -> Divider | None:
-    """Look for Accelerate on the stack, drawing from ``drawn`` to divide it among processes.
-
-    Args:
-        drawn: batch sampler or dataset, one of whose methods calls this.
-
-    Returns:
-        How it divides; None, as a rule, if what is drawn is used as it is.
-    """
+    """Look for Accelerate on the stack, drawing from ``drawn``, one of whose methods calls this."""
     frame = inspect.currentframe()
     while frame is not None:
         if frame.f_globals.get("__name__") == _MODULE:

@@ -110,11 +110,6 @@ class UserImages:
     def __init__(self, images: ImageSource, classes: Sequence[str], *, needs_class: bool) -> None:
         """Check what can be checked before any image is read.
 
-        Args:
-            images: see ``ImageSource``.
-            classes: keys of the archive's classes, in label order.
-            needs_class: whether every image must have a class.
-
         Raises:
             UserInputError: E_OPTION, ``images`` is no dataset of images; E_DATA, it is empty, or
                 columns of a Hugging Face dataset do not say which to read.
@@ -179,11 +174,7 @@ class UserImages:
         return value
 
     def targets(self) -> list[int]:
-        """Return the class of every image.
-
-        Raises:
-            UserInputError: E_DATA, there are no ``targets``, or one is out of range.
-        """
+        """Return the class of every image."""
         if self._columns is not None:
             known = self._columns.targets()
         else:

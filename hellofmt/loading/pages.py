@@ -39,16 +39,7 @@ class Pages:
 def pages_of(
     heights: NDArray[np.int64], widths: NDArray[np.int64], height: int, width: int
 ) -> Pages:
-    """Lay images out on pages, none over another.
-
-    Args:
-        heights: (N,) pixels, N >= 1, each at most ``height``.
-        widths: (N,) pixels, each at most ``width``.
-        height: height of a page, pixels.
-        width: width of a page, pixels.
-
-    Returns:
-        Their places; a function of the arguments alone.
+    """Lay images of (N,) ``heights`` and ``widths``, pixels, out on pages, none over another.
 
     Example:
         >>> import numpy as np

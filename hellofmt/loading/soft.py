@@ -111,6 +111,9 @@ def soft_batches(
 ) -> SoftBatches:
     """Label the views of a loader in this process, on the labeler's device.
 
+    It is not told which views it gets, so there is no pool of labels, whatever ``views_per_image``
+    is; ``HelloLoader`` has one on the device.
+
     ::
 
         dataset = HelloDataset(path, labels="none")

@@ -152,10 +152,15 @@ def test_a_pool_of_views_is_said_recorded_and_compared(archive, folder, tmp_path
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["views_per_image"] == 2
     # 8 images, 2 views, 2 classes, 2 bytes.
-    assert "labels: pool of 2 views an image, 64 bytes\n" in done.stderr
+    line = "labels: pool of {} an image, {}; --views-per-image {} makes every view a new one\n"
+    assert line.format("2 views", "64 bytes", 3) in done.stderr
     done = run(str(tmp_path / "copy.hello"), *options[:-1], "1")
     assert done.exit_code == 0, done.output
     assert "the nearest differs in views per image (2 recorded, 1 here)" in done.stdout
+    # By default a pool, if it serves a view twice.
+    for views, said in ([], True), (["--views-per-image", "40"], False):
+        done = run(archive, "--student", "cnn", "--eval", folder, "--epochs", "40", *views)
+        assert (line.format("32 views", "1.00 KiB (1,024 bytes)", 40) in done.stderr) is said
 
 
 @pytest.mark.parametrize("views", ["0", "-1", "many", "1.5"])
