@@ -50,3 +50,5 @@ def test_one_seed_has_no_spread_and_baselines_are_named(record):
     assert spread([30.0]) == "30.0 %"
     line = result_line(result | {"labels": "hard", "recipe": "hard", "images": "random"})
     assert line.startswith("cnn, hard labels, random images, 300 steps of 50 views: 30.0 %")
+    line = result_line(result | {"ipc": 5, "views_per_image": 2})
+    assert ", 5 per class, 2 views each, 300 steps" in line
