@@ -101,7 +101,7 @@ def rate(clock, device, dtype):
     """Measure GFLOP/s of a square matrix product."""
     side = 8192 if device.type == "cuda" else 2048
     a = torch.ones(side, side, device=device, dtype=dtype)
-    seconds = min(clock(lambda: a @ a) for _ in range(5))
+    seconds = min(clock(lambda: a @ a) for _ in range(30))
     return 2 * side**3 / seconds / 1e9
 
 
@@ -227,7 +227,7 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/step-cpu"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, help="views [default: 8, on a GPU 256]")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=25)
     options = parser.parse_args()
     device = torch.device(options.device)
     batch = options.batch or (256 if device.type == "cuda" else 8)

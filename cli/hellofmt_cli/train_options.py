@@ -84,8 +84,8 @@ class TrainOptions:
     views_per_image: int | None = option(
         type=click.IntRange(1),
         metavar="K",
-        help="Show view e mod K in epoch e, and make the label of each view once.  [default: a new"
-        " view in every epoch]",
+        help="Show view e mod K in epoch e, and make the label of each view once.  [default: 32;"
+        " with hard or stored labels a new view in every epoch]",
     )
     expect: str | None = shared(expect_option)
     workers: int | None = option(
