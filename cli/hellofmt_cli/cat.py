@@ -10,7 +10,7 @@ import click
 
 from hellofmt.archive import UNSET
 from hellofmt.errors import UserInputError, did_you_mean, printable, shown_path
-from hellofmt_cli.options import expect_option, limit_option
+from hellofmt_cli.options import command, expect_option, limit_option
 from hellofmt_cli.output import opened
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ __all__ = ["cat"]
 _TEXTS: Final = frozenset({"card", "classes", "license", "record"})
 
 
-@click.command("cat")
+@command("cat")
 @click.argument("file")
 @click.argument("member")
 @expect_option
@@ -35,7 +35,11 @@ def cat(file: str, member: str, expect: str | None) -> None:
 
     On a terminal texts are shown with their control characters escaped, and binary members are
     refused: redirect them into a file.
-    """
+
+    \b
+    hello cat x.hello card
+    hello cat x.hello images/0003/000042.png > image.png
+    """  # noqa: D301 - click wants the character
     with opened(file, expect=expect) as archive:
         data, is_text = _read(archive, member)
     if sys.stdout.isatty():

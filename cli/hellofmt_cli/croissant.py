@@ -11,7 +11,7 @@ import click
 
 from hellofmt.archive import UNSET
 from hellofmt.errors import UserInputError
-from hellofmt_cli.options import expect_option, force_option, limit_option
+from hellofmt_cli.options import command, expect_option, force_option, limit_option
 from hellofmt_cli.output import opened, write_text
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _CONTEXT: Final = {
 _ENDINGS: Final = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 
 
-@click.command("croissant")
+@command("croissant")
 @click.argument("file")
 @click.option("-o", "--output", metavar="JSON", help="Write here.  [default: stdout]")
 @click.option(

@@ -8,19 +8,23 @@ import click
 
 from hellofmt.errors import UserInputError
 from hellofmt_cli.console import console
-from hellofmt_cli.options import output_option
+from hellofmt_cli.options import command, output_option
 
 __all__ = ["demo"]
 
 
-@click.command("demo")
+@command("demo")
 @output_option("DIR", "Write the archives, report.png and result.json into this folder.")
 def demo(output: str) -> None:
     """Distil real digits, train from the file, and compare; about two minutes on a laptop.
 
     Needs `pip install 'hellofmt[demo]'` (scikit-learn, matplotlib), no download and no GPU. Writes
     one archive with 1 and one with 10 images per class, result.json and report.png.
-    """
+
+    \b
+    hello demo -o demo
+    hello inspect demo/digits-ipc10.hello
+    """  # noqa: D301 - click wants the character
     # Fail before two minutes of work, not after.
     try:
         with console.stage("loading PyTorch"):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from hellofmt_cli.options import json_option, limit_option
+from hellofmt_cli.options import command, json_option, limit_option
 from hellofmt_cli.output import count, echo_json, echo_page, opened
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ __all__ = ["diff"]
 _SHOWN = 20
 
 
-@click.command("diff")
+@command("diff")
 @click.argument("file_a", metavar="A")
 @click.argument("file_b", metavar="B")
 @click.option("--exit-code", is_flag=True, help="Exit with 1 where the archives differ.")
@@ -37,7 +37,11 @@ def diff(ctx: click.Context, file_a: str, file_b: str, exit_code: bool, as_json:
 
     Exits with 0 whether they differ or not, since 1 is kept for faults of the program; with
     --exit-code a difference gives 1, as `diff` and `git diff --exit-code` do.
-    """
+
+    \b
+    hello diff a.hello b.hello
+    hello diff a.hello b.hello --json --exit-code
+    """  # noqa: D301 - click wants the character
     with opened(file_a) as a:
         facts_a = _facts(a)
     with opened(file_b) as b:

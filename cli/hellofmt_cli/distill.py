@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import click
 
 from hellofmt_cli.console import console
 from hellofmt_cli.fit_options import fit_options
-from hellofmt_cli.options import Choice, check_steps, data_options, grouped, json_option, option
+from hellofmt_cli.options import (
+    Choice,
+    check_steps,
+    command,
+    data_options,
+    grouped,
+    json_option,
+    option,
+)
 from hellofmt_cli.text_options import text_options
 
 if TYPE_CHECKING:
@@ -23,6 +31,8 @@ __all__ = ["distill"]
 @dataclass(frozen=True)
 class ImageOptions:
     """How images are chosen and refined."""
+
+    HEADING: ClassVar[str] = "Image"
 
     ipc: int = option(
         type=click.IntRange(1), required=True, help="Number of images to choose per class."
@@ -61,7 +71,7 @@ class ImageOptions:
     )
 
 
-@click.command("distill")
+@command("distill")
 @data_options
 @fit_options
 @grouped("images", ImageOptions)
@@ -79,7 +89,11 @@ def distill(
     it is made (--work keeps them for good, and several --ipc share them): killed anywhere, the same
     command ends in the same file. `torchrun -m hellofmt distill ...` divides fit, choice and
     refinement among processes, and the training of a teacher that has to be trained first.
-    """
+
+    \b
+    hello distill photos --teacher resnet18=best.pth --base seeded --ipc 10 -o x.hello
+    hello distill train/ --teacher t/ --base open_clip:RN50:openai --ipc 50 -o x.hello
+    """  # noqa: D301 - click wants the character
     check_steps(fit.steps, fit.epochs)
     if images.quality is not None and images.codec == "png":
         raise click.UsageError("--quality needs --codec jpeg or webp: PNG keeps every pixel")

@@ -13,6 +13,7 @@ from hellofmt.errors import UserInputError, shown_path, target_exists
 from hellofmt_cli.console import console
 from hellofmt_cli.options import (
     Choice,
+    command,
     expect_option,
     json_option,
     label_function_option,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["extract"]
 
 
-@click.command("extract")
+@command("extract")
 @click.argument("file")
 @click.argument("directory")
 @expect_option
@@ -80,7 +81,11 @@ def extract(
 
     With --peft, DIRECTORY holds adapter_config.json and adapter_model.safetensors, which PEFT loads
     onto the open_clip model. The head of the projector is not part of an adapter.
-    """
+
+    \b
+    hello extract x.hello folder
+    hello extract x.hello folder --as imagefolder
+    """  # noqa: D301 - click wants the character
     if os.path.lexists(directory):
         raise target_exists(Path(directory), can_replace=False)
     if peft and form != "members":

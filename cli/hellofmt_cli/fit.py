@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import click
-
 from hellofmt_cli.console import console
 from hellofmt_cli.fit_options import fit_options
-from hellofmt_cli.options import check_steps, data_options, json_option
+from hellofmt_cli.options import check_steps, command, data_options, json_option
 from hellofmt_cli.text_options import text_options
 
 if TYPE_CHECKING:
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["fit"]
 
 
-@click.command("fit")
+@command("fit")
 @data_options
 @fit_options
 @text_options
@@ -34,7 +32,11 @@ def fit(data: DataOptions, fit: FitOptions, texts: TextOptions, as_json: bool) -
 
     A fit that was killed continues where it was. `torchrun -m hellofmt fit ...` divides each batch
     among processes, also of a teacher that has to be trained first.
-    """
+
+    \b
+    hello fit photos --teacher timm:resnet18=best.pth --base seeded -o labels.hello
+    hello pack photos --projector labels.hello -o photos.hello
+    """  # noqa: D301 - click wants the character
     check_steps(fit.steps, fit.epochs)
     with console.stage("loading PyTorch"):
         from hellofmt.distillation import DistillSettings

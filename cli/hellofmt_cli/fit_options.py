@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import click
 
@@ -27,6 +27,8 @@ __all__ = ["FitOptions", "TeacherOptions", "fit_options", "teacher_options"]
 @dataclass(frozen=True)
 class TeacherOptions:
     """How a teacher sees images and what its outputs mean; None is the teacher's own rule."""
+
+    HEADING: ClassVar[str] = "Teacher"
 
     teacher_mean: tuple[float, float, float] | None = option(
         nargs=3,
@@ -59,8 +61,11 @@ teacher_options = grouped("teacher_input", TeacherOptions)
 class FitOptions(TeacherOptions):
     """Teacher, base, fit and archive of ``hello fit`` and ``hello distill``."""
 
+    HEADING: ClassVar[str] = "Label function"
+
     teachers: tuple[str, ...] = option(
         "--teacher",
+        heading="Teacher",
         multiple=True,
         required=True,
         metavar="TEACHER",
@@ -71,11 +76,13 @@ class FitOptions(TeacherOptions):
         " that returns it. A bare NETWORK is trained first. Several teachers give their mean.",
     )
     teacher_epochs: int = option(
+        heading="Teacher",
         type=click.IntRange(1),
         default=20,
         help="Number of passes over DATA for a teacher that is trained first.",
     )
     maturity: float | None = option(
+        heading="Teacher",
         type=click.FloatRange(0, 1, min_open=True),
         help="Fraction of its final accuracy at which a teacher of `hello teach` is taken."
         "  [default: by --ipc, else 1]",
@@ -116,31 +123,39 @@ class FitOptions(TeacherOptions):
         help="Default temperature of the labels.",
     )
     loss: Literal["kl", "mse_ce"] = option(
+        heading="Fit",
         type=Choice(["kl", "mse_ce"]),
         default="kl",
         help="Minimise KL at T = 2, or the paper's MSE of logits + 0.1 cross-entropy.",
     )
-    steps: int | None = option(type=click.IntRange(1), help="Number of gradient steps of the fit.")
+    steps: int | None = option(
+        heading="Fit", type=click.IntRange(1), help="Number of gradient steps of the fit."
+    )
     epochs: int | None = option(
+        heading="Fit",
         type=click.IntRange(1),
         help="Number of passes over DATA, instead of --steps."
         "  [default: 50, but at most 4,000 steps]",
     )
-    batch_size: int = shared(batch_size_option)
+    batch_size: int = shared(batch_size_option, "Fit")
     lr: float = option(
-        type=click.FloatRange(0, min_open=True), default=3e-3, help="Learning rate of the fit."
+        heading="Fit",
+        type=click.FloatRange(0, min_open=True),
+        default=3e-3,
+        help="Learning rate of the fit.",
     )
     precision: Storage = shared(precision_option())
     table: bool = option(
         "--precision-table/--no-precision-table",
+        heading="Output",
         default=True,
         help="Print bytes and fidelity of every precision, measured on 512 new views.",
     )
     work: str | None = option(
-        metavar="DIR", help="Keep finished stages here, also when all is done."
+        heading="Output", metavar="DIR", help="Keep finished stages here, also when all is done."
     )
-    force: bool = shared(force_option())
-    output: str = shared(output_option("FILE", "Write this archive."))
+    force: bool = shared(force_option(), "Output")
+    output: str = shared(output_option("FILE", "Write this archive."), "Output")
 
 
 fit_options = grouped("fit", FitOptions)

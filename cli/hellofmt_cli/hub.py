@@ -20,7 +20,7 @@ from hellofmt.errors import (
     target_exists,
 )
 from hellofmt_cli.console import console
-from hellofmt_cli.options import expect_option, force_option, limit_option, limits
+from hellofmt_cli.options import command, expect_option, force_option, limit_option, limits
 from hellofmt_cli.output import opened
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _hub() -> Generator[Any]:
         raise HelloIOError.make("E_HTTP", f"the Hub: {foreign_text(error, 200)}") from error
 
 
-@click.command("push")
+@command("push")
 @click.argument("file")
 @click.argument("place", metavar="hf://ORG/NAME")
 @click.option("--private", is_flag=True, help="Make a new repository private.")
@@ -118,7 +118,7 @@ def push(file: str, place: str, private: bool, expect: str | None) -> None:
     console.write(f"Next: hello pull hf://{repository}/{paths[0].name} --expect {report.id}")
 
 
-@click.command("pull")
+@command("pull")
 @click.argument("place", metavar="hf://ORG/NAME[/FILE]")
 @click.option(
     "-o", "--output", metavar="DIR", default=".", help="Write into this folder.  [default: here]"

@@ -30,7 +30,7 @@ from hellofmt_cli.inspect_rows import (
     tensor_row,
     views_line,
 )
-from hellofmt_cli.options import expect_option, json_option, limit_option
+from hellofmt_cli.options import command, expect_option, json_option, limit_option
 from hellofmt_cli.output import echo_json, echo_page, opened, size, write_text
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ _LABELLED: Final = 4
 """Images on the page whose labels are shown."""
 
 
-@click.command("inspect")
+@command("inspect")
 @click.argument("file")
 @click.option("--classes", "with_classes", is_flag=True, help="List the classes.")
 @click.option("--tensors", "with_tensors", is_flag=True, help="List the adapted parameters.")
@@ -75,7 +75,11 @@ def inspect(
 
     Everything shown has been checked against the archive's digests; images are not read (`hello
     verify` does). Only --expect or a signature says who made the file.
-    """
+
+    \b
+    hello inspect x.hello
+    hello inspect x.hello --epochs 90 --json
+    """  # noqa: D301 - click wants the character
     with opened(file, expect=expect) as archive:
         document = describe(
             archive, epochs=epochs, with_classes=with_classes, with_tensors=with_tensors

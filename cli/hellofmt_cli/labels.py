@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 import click
 
@@ -16,6 +16,7 @@ from hellofmt_cli.options import (
     base_option,
     batch_size_option,
     chosen_device,
+    command,
     device_option,
     expect_option,
     grouped,
@@ -46,8 +47,12 @@ FORM_NAMES: Final = ("safetensors", "topk", "fkd", "embeddings", "pruned")
 class LabelOptions:
     """The labels that are written."""
 
+    HEADING: ClassVar[str] = "Label"
+
     epochs: int = option(type=click.IntRange(1), required=True, help="Number of passes to label.")
-    output: str = shared(output_option("DIR", "Write the labels into this new directory."))
+    output: str = shared(
+        output_option("DIR", "Write the labels into this new directory."), "Output"
+    )
     form: Literal["safetensors", "topk", "fkd", "embeddings", "pruned"] = option(
         type=Choice(FORM_NAMES), default="safetensors", help="Write files of this form; see above."
     )
@@ -61,25 +66,25 @@ class LabelOptions:
         metavar="TEACHER",
         help="Write this teacher's labels instead of the archive's; as for `hello fit`.",
     )
-    seed: int = shared(seed_option("Seed of the views."))
+    seed: int = shared(seed_option("Seed of the views."), "Run")
     temperature: float | None = option(
         type=float, help="Temperature of the soft labels, instead of the archive's."
     )
-    batch_size: int = shared(batch_size_option)
-    base: str | None = shared(base_option)
-    label_function: str | None = shared(label_function_option)
-    label_dtype: str = shared(label_dtype_option)
-    ipc: int | None = shared(ipc_option)
-    expect: str | None = shared(expect_option)
+    batch_size: int = shared(batch_size_option, "Run")
+    base: str | None = shared(base_option, "Label function")
+    label_function: str | None = shared(label_function_option, "Label function")
+    label_dtype: str = shared(label_dtype_option, "Label function")
+    ipc: int | None = shared(ipc_option, "Data")
+    expect: str | None = shared(expect_option, "Data")
     workers: int | None = option(
         type=click.IntRange(0),
         help="Processes that read images and draw views; any number gives the same labels. "
         " [default: the cores but one, at most 16; 0 for a short run]",
     )
-    device: str = shared(device_option("Device that labels are made on."))
+    device: str = shared(device_option("Device that labels are made on."), "Run")
 
 
-@click.command("labels")
+@command("labels")
 @click.argument("file")
 @grouped("options", LabelOptions)
 @teacher_options
@@ -100,6 +105,10 @@ def labels(file: str, options: LabelOptions, teacher_input: TeacherOptions, as_j
     --views-per-image EPOCHS. TEACHER is what `hello distill`
     takes, or a directory of hellofmt.teacher.write_teacher; FILE needs no label function then, but
     --temperature if it has none.
+
+    \b
+    hello labels x.hello --epochs 300 -o labels
+    hello labels x.hello --epochs 30 --form pruned -k 5 -o labels
     """  # noqa: D301 - click wants the character
     if options.teacher is not None and options.form == "embeddings":
         text = "`--form embeddings` of a teacher, which has none; expected another form"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import click
 
 from hellofmt.errors import printable
-from hellofmt_cli.options import expect_option, json_option, limit_option
+from hellofmt_cli.options import command, expect_option, json_option, limit_option
 from hellofmt_cli.output import echo_json, opened
 
 __all__ = ["ls"]
 
 
-@click.command("ls")
+@command("ls")
 @click.argument("file")
 @click.option(
     "-l", "--long", "long_form", is_flag=True, help="Sizes in bytes, labels and SHA-256 too."
@@ -25,7 +25,11 @@ def ls(file: str, long_form: bool, expect: str | None, as_json: bool) -> None:
     With -l one line is: size, class number (- for a section), first 16 digits of the SHA-256, name.
     Images of a packed archive lie in one section, `pixels`, and are listed by the names under which
     `hello cat` and `hello extract` know them.
-    """
+
+    \b
+    hello ls x.hello
+    hello ls -l https://example.org/x.hello
+    """  # noqa: D301 - click wants the character
     with opened(file, expect=expect) as archive:
         members: list[tuple[str, int, int | None, str]] = [
             (f"__hello__/{section.name}", section.size, None, section.digest)

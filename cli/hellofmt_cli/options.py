@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, get_args
 
 import click
 
@@ -31,6 +31,7 @@ __all__ = [
     "check_steps",
     "chosen_device",
     "classes_option",
+    "command",
     "data_options",
     "device_option",
     "expect_option",
@@ -63,21 +64,58 @@ PRECISIONS: Final[tuple[Storage, ...]] = get_args(Storage)
 """How numbers can be stored, in torch's words."""
 
 _OPTION: Final = "option"
-"""Key of a field's metadata: what makes the click option of its name."""
+_HEADING: Final = "heading"
+"""Keys of a field's metadata: what makes the click option of its name, and where help lists it."""
 
 _MIXED_SHARE: Final = "0.5"
 """Probability that ``--view-mix`` mixes a view, in every command."""
 
 
-def option(*names: str, **attributes: Any) -> Any:
-    """Declare a field of an option group: the option of its name, or one with other ``names``."""
+class Option(click.Option):
+    """An option that ``--help`` lists under a heading."""
+
+    heading: str = ""
+
+
+_shared: Final = functools.partial(click.option, cls=Option)
+
+
+class Command(click.Command):
+    """A command whose ``--help`` lists options under the headings of their groups."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a section for each heading; what is written comes late, what has none last."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if isinstance(parameter, click.Option) and record is not None:
+                heading = parameter.heading if isinstance(parameter, Option) else ""
+                sections.setdefault(heading, []).append(record)
+        names = [name for rows in sections.values() for name, _ in rows]
+        # One column for all sections, as wide as click makes it at most.
+        width = min(30, max(map(len, names)))
+        for heading in sorted(sections, key=lambda heading: {"Output": 1, "": 2}.get(heading, 0)):
+            with formatter.section(f"{heading} options".strip().capitalize()):
+                formatter.write_dl([(f"{name:{width}}", text) for name, text in sections[heading]])
+
+
+def command(name: str) -> Callable[[Callable[..., Any]], Command]:
+    """Make a function the command ``name``."""
+    return click.command(name, cls=Command)
+
+
+def option(*names: str, heading: str = "", **attributes: Any) -> Any:
+    """Declare a field of an option group: the option of its name, or one with other ``names``.
+
+    It is listed under ``heading``, else under that of the group.
+    """
     attributes.setdefault("show_default", "default" in attributes)
 
     def decorated(field_name: str) -> Callable[[_Command], _Command]:
         dashed = f"--{field_name.replace('_', '-')}"
-        return click.option(*(names or (dashed,)), field_name, **attributes)
+        return click.option(*(names or (dashed,)), field_name, cls=Option, **attributes)
 
-    return field(metadata={_OPTION: decorated})
+    return field(metadata={_OPTION: decorated, _HEADING: heading})
 
 
 def argument(**attributes: Any) -> Any:
@@ -86,34 +124,49 @@ def argument(**attributes: Any) -> Any:
     def decorated(field_name: str) -> Callable[[_Command], _Command]:
         return click.argument(field_name, **attributes)
 
-    return field(metadata={_OPTION: decorated})
+    return field(metadata={_OPTION: decorated, _HEADING: ""})
 
 
-def shared(decorator: Callable[..., Any]) -> Any:
+def shared(decorator: Callable[..., Any], heading: str = "") -> Any:
     """Declare a field of an option group: an option that other commands have as well."""
 
     def decorated(_field_name: str) -> Callable[..., Any]:
         return decorator
 
-    return field(metadata={_OPTION: decorated})
+    return field(metadata={_OPTION: decorated, _HEADING: heading})
 
 
 def grouped(name: str, kind: type[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command the options that a dataclass declares, as one object."""
-    declared = {each.name: each.metadata[_OPTION](each.name) for each in fields(kind)}
+    """Give a command the options that a dataclass declares, as one object.
+
+    Args:
+        name: argument of the command that gets the object.
+        kind: dataclass of options; in ``--help`` its own come before those that it inherits, under
+            the heading ``HEADING`` of the class that declares them.
+    """
+    declared = {each.name: each for each in fields(kind)}
+    heading_of = {
+        key: declared[key].metadata[_HEADING] or vars(base).get("HEADING", "")
+        for base in reversed(kind.__mro__)
+        for key in vars(base).get("__annotations__", {})
+        if key in declared
+    }
     order = dict.fromkeys(
         key for base in kind.__mro__ for key in vars(base).get("__annotations__", {})
     )
 
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(command)
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
         def with_group(*args: Any, **values: Any) -> Any:
             group = kind(**{key: values.pop(key) for key in declared})
-            return command(*args, **{name: group}, **values)
+            return function(*args, **{name: group}, **values)
 
-        decorated: Callable[..., Any] = with_group
-        for key in reversed(order):
-            decorated = declared[key](decorated)
+        decorated: Any = with_group
+        for key in [key for key in reversed(order) if key in declared]:
+            decorated = declared[key].metadata[_OPTION](key)(decorated)
+            made = decorated.__click_params__[-1]
+            if isinstance(made, Option):
+                made.heading = heading_of[key]
         return decorated
 
     return decorate
@@ -142,7 +195,7 @@ def _remember_json(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
     return value
 
 
-json_option = click.option(
+json_option = _shared(
     "--json",
     "as_json",
     is_flag=True,
@@ -171,7 +224,7 @@ def _parse_limits(ctx: click.Context, _: click.Parameter, values: tuple[str, ...
     ctx.meta[LIMITS_KEY] = replace(DEFAULT_LIMITS, **changed)
 
 
-limit_option = click.option(
+limit_option = _shared(
     "--limit",
     multiple=True,
     metavar="NAME=NUMBER",
@@ -192,7 +245,7 @@ def limits() -> Limits:
 def device_option(what: str) -> Callable[[_Command], _Command]:
     """``--device``, for ``chosen_device``; ``what`` is its help."""
     auto = "  [default: a CUDA device if torch sees one, else cpu]"
-    return click.option("--device", default="auto", help=f"{what}{auto}")
+    return _shared("--device", default="auto", help=f"{what}{auto}")
 
 
 def chosen_device(text: str) -> str:
@@ -233,13 +286,13 @@ def check_steps(steps: int | None, epochs: int | None) -> None:
 
 def output_option(metavar: str, what: str) -> Callable[[_Command], _Command]:
     """``-o``/``--output``, required; ``what`` is its help."""
-    return click.option("-o", "--output", required=True, metavar=metavar, help=what)
+    return _shared("-o", "--output", required=True, metavar=metavar, help=what)
 
 
 def precision_option(prefix: str = "") -> Callable[[_Command], _Command]:
     """``--precision``; ``prefix`` starts its help."""
     what = "How the numbers of the label function are stored."
-    return click.option(
+    return _shared(
         "--precision",
         type=Choice(PRECISIONS),
         default="float16",
@@ -248,23 +301,23 @@ def precision_option(prefix: str = "") -> Callable[[_Command], _Command]:
     )
 
 
-classes_option = click.option(
+classes_option = _shared(
     "--classes",
     metavar="FILE",
     help="Class list in label order: `key TAB name` a line, or a published list.",
 )
-expect_option = click.option(
+expect_option = _shared(
     "--expect", metavar="ID", help="Refuse any archive but the one with this sha256 id."
 )
-base_option = click.option(
+base_option = _shared(
     "--base", metavar="BASE", help="Base encoder of the label function, if the archive needs one."
 )
-label_function_option = click.option(
+label_function_option = _shared(
     "--label-function",
     metavar="NAME",
     help="Label function of an archive that has several.  [default: the first]",
 )
-label_dtype_option = click.option(
+label_dtype_option = _shared(
     "--label-dtype",
     type=Choice(("float32", "bfloat16")),
     default="float32",
@@ -272,12 +325,12 @@ label_dtype_option = click.option(
     help="Precision of the label function's image tower. bfloat16 is faster on a GPU and on"
     " processors that multiply it (AMX, AVX-512 BF16), and slower on every other.",
 )
-ipc_option = click.option(
+ipc_option = _shared(
     "--ipc",
     type=click.IntRange(1),
     help="Read only the first images of each class, of an archive in order of value.",
 )
-batch_size_option = click.option(
+batch_size_option = _shared(
     "--batch-size",
     type=click.IntRange(1),
     default=128,
@@ -288,12 +341,12 @@ batch_size_option = click.option(
 
 def force_option(what: str = "archive") -> Callable[[_Command], _Command]:
     """``--force``, for an existing ``what``."""
-    return click.option("--force", is_flag=True, help=f"Replace an existing {what}.")
+    return _shared("--force", is_flag=True, help=f"Replace an existing {what}.")
 
 
 def seed_option(what: str) -> Callable[[_Command], _Command]:
     """``--seed``, 0 by default; ``what`` is its help."""
-    return click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help=what)
+    return _shared("--seed", type=click.IntRange(0), default=0, show_default=True, help=what)
 
 
 def view_size_option(default: str, most: int) -> Any:
@@ -315,6 +368,8 @@ def view_mix_option(default: str) -> Any:
 @dataclass(frozen=True)
 class ViewOptions:
     """How views are made from images; None leaves what the command does by default."""
+
+    HEADING: ClassVar[str] = "View"
 
     view_size: int | None = view_size_option(
         "the median shorter side of the images, at most 224", 1024
@@ -350,7 +405,7 @@ class ViewOptions:
         return changes
 
 
-skip_unreadable_option = click.option(
+skip_unreadable_option = _shared(
     "--skip-unreadable",
     is_flag=True,
     help="Leave out images that cannot be read, and list them, instead of stopping.",
@@ -361,17 +416,21 @@ skip_unreadable_option = click.option(
 class DataOptions(ViewOptions):
     """DATA, how it is seen, and what networks run on; read by ``read_data``."""
 
+    HEADING: ClassVar[str] = "Data"
+
     data: tuple[str, ...] = argument(nargs=-1, required=True)
     skip_unreadable: bool = shared(skip_unreadable_option)
     classes: str | None = shared(classes_option)
-    seed: int = shared(seed_option("Seed of everything random."))
-    device: str = shared(device_option("Device that networks run on."))
+    seed: int = shared(seed_option("Seed of everything random."), "Run")
+    device: str = shared(device_option("Device that networks run on."), "Run")
     bfloat16: bool = option(
+        heading="Run",
         is_flag=True,
         help="Train, and ask teachers, in bfloat16 autocast: faster on GPUs and on CPUs with AMX,"
         " slower elsewhere.",
     )
     workers: int | None = option(
+        heading="Run",
         type=click.IntRange(0),
         help="Processes that read and decode images.  [default: the cores but one, at most 16; 0"
         " for fewer than 256 images]",

@@ -9,12 +9,7 @@ import click
 from hellofmt.archive import open_archive, read_class_lines, shard_path
 from hellofmt.errors import HelloIOError, TrustError, shown_path
 from hellofmt_cli.console import console
-from hellofmt_cli.options import (
-    ViewOptions,
-    json_option,
-    limit_option,
-    limits,
-)
+from hellofmt_cli.options import ViewOptions, command, json_option, limit_option, limits
 from hellofmt_cli.output import count, echo_json, echo_page, size
 from hellofmt_cli.pack_options import adapter_options, file_options, pack_view_options
 from hellofmt_cli.text_options import text_options
@@ -28,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["pack"]
 
 
-@click.command("pack")
+@command("pack")
 @click.argument("source", nargs=-1)
 @file_options
 @text_options
@@ -68,7 +63,11 @@ def pack(
     With --adapter, --base and --classes, and without SOURCE, the archive is a projector: the base's
     image tower as PEFT adapted it, with the zero-shot head of the class names. Images are joined to
     it by `hello pack SOURCE --projector`.
-    """
+
+    \b
+    hello pack images/ -o x.hello
+    hello pack images/ --projector labels.hello --reencode jpeg -o x.hello
+    """  # noqa: D301 - click wants the character
     if (adapter.adapter is None) == (not (source or files.projectors)):
         raise click.UsageError("expected SOURCE, --projector, or --adapter alone")
     changes = views.changes()

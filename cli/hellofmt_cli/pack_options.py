@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import click
 
@@ -39,9 +39,12 @@ __all__ = [
 class FileOptions:
     """What is packed, and into which files."""
 
-    output: str = shared(output_option("FILE", "Write this archive."))
+    HEADING: ClassVar[str] = "Image"
+
+    output: str = shared(output_option("FILE", "Write this archive."), "Output")
     projectors: tuple[str, ...] = option(
         "--projector",
+        heading="Label function",
         multiple=True,
         metavar="[NAME=]FILE",
         help="Copy the label functions of this archive; repeated, of all, the first as the default."
@@ -49,6 +52,7 @@ class FileOptions:
     )
     belongs_to: str | None = option(
         "--for",
+        heading="Label function",
         metavar="FILE",
         help="Name this archive, whose label functions stay there; take its classes and views.",
     )
@@ -58,7 +62,7 @@ class FileOptions:
         " choice for k, and --ipc may read them alone.",
     )
     classes: str | None = shared(classes_option)
-    force: bool = shared(force_option())
+    force: bool = shared(force_option(), "Output")
     reencode: Literal["png", "jpeg", "webp"] | None = option(
         type=Choice(["png", "jpeg", "webp"]),
         help="Convert images of another codec or outside the profile.",
@@ -75,6 +79,7 @@ class FileOptions:
         help="Store one member per image, one array of all pixels, or whichever is smaller.",
     )
     shards: int | None = option(
+        heading="Output",
         type=click.IntRange(2, 99_999),
         help="Spread the images over so many files, NAME-00000-of-00016.hello.",
     )
@@ -94,6 +99,8 @@ class FileOptions:
 @dataclass(frozen=True)
 class AdapterOptions:
     """An adapter of PEFT and how it becomes a projector."""
+
+    HEADING: ClassVar[str] = "Adapter"
 
     adapter: str | None = option(
         metavar="DIR", help="Pack this adapter of PEFT, instead of SOURCE."

@@ -16,7 +16,7 @@ from hellofmt.errors import UserInputError, printable
 from hellofmt.ledger import DATASETS, PRECISIONS, TOWERS
 from hellofmt.ledger import plan as make_plan
 from hellofmt_cli.inspect_rows import percent
-from hellofmt_cli.options import Choice, grouped, json_option, option
+from hellofmt_cli.options import Choice, command, grouped, json_option, option
 from hellofmt_cli.output import count, echo_json, echo_page, size
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class PlanOptions:
     bandwidth: float = option(default=3.0, help="GB/s at which stored labels are read.")
 
 
-@click.command("plan")
+@command("plan")
 @grouped("options", PlanOptions)
 @json_option
 def plan(options: PlanOptions, as_json: bool) -> None:

@@ -11,6 +11,7 @@ from hellofmt.errors import UserInputError, printable, shown_path
 from hellofmt_cli.console import console
 from hellofmt_cli.options import (
     base_option,
+    command,
     expect_option,
     force_option,
     label_function_option,
@@ -27,7 +28,7 @@ _BAR = 20
 """Characters of a bar that stands for all of the probability."""
 
 
-@click.command("show")
+@command("show")
 @click.argument("file")
 @click.option(
     "--class",

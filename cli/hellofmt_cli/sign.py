@@ -5,13 +5,13 @@ from __future__ import annotations
 import click
 
 from hellofmt.errors import printable
-from hellofmt_cli.options import json_option, limit_option, limits
+from hellofmt_cli.options import command, json_option, limit_option, limits
 from hellofmt_cli.output import echo_json, echo_page, reading
 
 __all__ = ["sign"]
 
 
-@click.command("sign")
+@command("sign")
 @click.argument("file", required=False)
 @click.option(
     "--key",
@@ -41,7 +41,11 @@ def sign(
 
     The signature covers the archive's id, and so every byte of it, together with the name and the
     version of the data set. Readers check it with `hello verify FILE --pubkey KEY.pub`.
-    """
+
+    \b
+    hello sign x.hello --new-key me.pem
+    hello verify x.hello --pubkey me.pem.pub
+    """  # noqa: D301 - click wants the character
     from hellofmt.archive import create_key, sign_archive, signature_path
 
     if (key is None) == (new_key is None):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import click
 
@@ -14,6 +14,7 @@ from hellofmt_cli.data import read_data, read_images, share_findings, steps_of
 from hellofmt_cli.options import (
     batch_size_option,
     chosen_device,
+    command,
     data_options,
     grouped,
     json_option,
@@ -37,6 +38,8 @@ DEFAULT_CHECKPOINTS = 9
 class TrainingOptions:
     """How the teacher is trained, and where it is written."""
 
+    HEADING: ClassVar[str] = "Teacher"
+
     arch: str = option(
         required=True,
         metavar="NETWORK",
@@ -54,10 +57,10 @@ class TrainingOptions:
         default=DEFAULT_CHECKPOINTS,
         help="Number of checkpoints to keep, evenly spaced.",
     )
-    output: str = shared(output_option("DIR", "Write the teacher into this folder."))
+    output: str = shared(output_option("DIR", "Write the teacher into this folder."), "Output")
 
 
-@click.command("teach")
+@command("teach")
 @data_options
 @grouped("training", TrainingOptions)
 @json_option
@@ -75,7 +78,11 @@ def teach(data: DataOptions, training: TrainingOptions, as_json: bool) -> None:
     The folder gets evenly spaced checkpoints, since small distilled sets want weak teachers. A run
     that was killed continues from its last checkpoint. `torchrun -m hellofmt teach ...` divides
     each batch among processes.
-    """
+
+    \b
+    hello teach photos --arch resnet18 --epochs 20 -o teacher
+    hello teach photos --arch cnn --epochs 5 --eval val -o teacher
+    """  # noqa: D301 - click wants the character
     with console.stage("loading PyTorch"):
         from hellofmt.runs import joined
     data = replace(data, device=chosen_device(data.device))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import click
 
@@ -16,6 +17,8 @@ __all__ = ["TextOptions", "text_options"]
 @dataclass(frozen=True)
 class TextOptions:
     """What the archive says of itself."""
+
+    HEADING: ClassVar[str] = "Text"
 
     name: str | None = option(help="Name of the data set.  [default: that of the images]")
     version: str = option(default="1.0.0", help="Version of the data set.")

@@ -9,12 +9,10 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from hellofmt.archive import spread
 from hellofmt.errors import UserInputError, shown_path
 from hellofmt_cli.console import console
-from hellofmt_cli.options import check_steps, json_option, limit_option
+from hellofmt_cli.options import check_steps, command, json_option, limit_option
 from hellofmt_cli.output import count, echo_json, echo_page
 from hellofmt_cli.train_options import train_options
 
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["train"]
 
 
-@click.command("train")
+@command("train")
 @train_options
 @limit_option
 @json_option
@@ -41,7 +39,11 @@ def train(options: TrainOptions, as_json: bool) -> None:
     recorded seed has no spread; then two accuracies on as many images may differ by chance, 1.96
     sqrt(2 p (1 - p) / images). --record adds the result to a copy of FILE; with --labels hard and
     with --random DATA, too, it has the baselines.
-    """
+
+    \b
+    hello train x.hello --student resnet18 --eval val
+    hello train x.hello --student cnn --eval val --seeds 3 --record copy.hello
+    """  # noqa: D301 - click wants the character
     check_steps(options.steps, options.epochs)
     if options.labels == "hard" and options.recipe is not None:
         raise UserInputError.make("E_OPTION", "`--recipe` with hard labels: expected none")

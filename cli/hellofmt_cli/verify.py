@@ -24,7 +24,7 @@ from hellofmt.errors import (
     shown_path,
 )
 from hellofmt_cli.console import console
-from hellofmt_cli.options import expect_option, json_option, limit_option, limits
+from hellofmt_cli.options import command, expect_option, json_option, limit_option, limits
 from hellofmt_cli.output import count, echo_json, echo_page, reading, size
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ _VERDICTS: Final[dict[type[HelloError], str]] = {
 """What an error says about the file, before it says why."""
 
 
-@click.command("verify")
+@command("verify")
 @click.argument("file")
 @click.option("--fast", is_flag=True, help="Stop before the images.")
 @click.option(
@@ -86,7 +86,11 @@ def verify(
 
     BASE is what `HelloDataset(base=...)` takes: "open_clip:NAME:PRETRAINED", a path,
     "local-dir:..." or "hf-hub:...". Seeded and embedded bases need none.
-    """
+
+    \b
+    hello verify x.hello
+    hello verify x.hello --pubkey maker.pub --probes
+    """  # noqa: D301 - click wants the character
     if pubkey is None and (signature is not None or least_version is not None):
         raise click.UsageError("--signature and --least-version need --pubkey")
     if pixels and fast:

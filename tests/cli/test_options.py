@@ -1,6 +1,7 @@
 """Options without torch: every ``--help`` and every usage error is instant; groups and words."""
 
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -62,6 +63,29 @@ def test_every_option_has_a_whole_phrase(command):
         assert re.match(r"[A-Z`]", text), (parameter.name, text)
         assert text.endswith("."), (parameter.name, text)
         assert not text.startswith("Of "), (parameter.name, text)
+
+
+@pytest.mark.parametrize("command", commands(), ids=lambda command: command.name)
+def test_examples_are_commands_that_parse(command):
+    lines = [line.strip() for line in (command.help or "").splitlines()]
+    examples = [line.partition(" > ")[0] for line in lines if line.startswith("hello ")]
+    assert examples, command.name
+    assert any(example.split()[1] == command.name for example in examples)
+    for example in examples:
+        _, name, *words = shlex.split(example)
+        hello.get_command(click.Context(hello), name).make_context(name, words)
+
+
+def test_options_stand_under_the_headings_of_their_groups():
+    help_text = CliRunner().invoke(hello, ["distill", "--help"]).output
+    sections = re.findall(r"^(\S.*):$", help_text, re.MULTILINE)
+    assert sections[:3] == ["Data options", "Run options", "View options"]
+    assert sections[-2:] == ["Output options", "Options"]
+    listed = re.split(r"^\S.*:$", help_text, flags=re.MULTILINE)[1:]
+    assert "--teacher-mean" in listed[sections.index("Teacher options")]
+    assert "  --ipc" in listed[sections.index("Image options")]
+    shown = re.findall(r"^  (?:-\w, )?--([\w-]+)", help_text, re.MULTILINE)
+    assert len(shown) == len(set(shown))
 
 
 def test_one_option_means_one_thing():
