@@ -38,9 +38,9 @@ def columns_of(
 
     Args:
         teacher: as the user named it, for messages.
-        outputs: logits of the teacher.
+        outputs: number of its logits.
         keys: of the data set's classes in label order.
-        named: keys of the teacher's classes in the order of its outputs, where they are known.
+        named: keys of the teacher's classes in the order of its outputs, if known.
 
     Returns:
         One output for each key, None for all in their order; and what to tell the user, or "".

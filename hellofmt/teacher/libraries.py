@@ -91,17 +91,11 @@ def _weights(name: str) -> Any:
 def library_network(
     name: str, classes: int, side: int, change: RuleChange, arguments: Mapping[str, Any]
 ) -> tuple[nn.Module, InputRule]:
-    """Build a network with fresh weights as its library publishes it, and state its input rule.
+    """Build a network as its library publishes it, with fresh weights, and state its input rule.
 
-    Args:
-        name: for ``build_student``.
-        classes: number of logits.
-        side: of the views in pixels, for networks of our own, which take any.
-        change: what the user says of the input; a transformer is built for its size.
-        arguments: of the training program, as far as the checkpoint keeps them.
-
-    Returns:
-        The network, and the library's rule with the changes.
+    Networks of our own take views of any ``side``; a transformer is built for the size in
+    ``change``, else for that in ``arguments``, those of the training program that a checkpoint
+    keeps.
 
     Raises:
         UserInputError: unknown name, or a size that the network does not take (E_OPTION).

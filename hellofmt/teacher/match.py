@@ -134,15 +134,9 @@ def _matches(
 
 
 def find_weights(network: nn.Module, checkpoint: Checkpoint, file: str) -> Match:
-    """Find the weights that a checkpoint has for a network, or the place that comes nearest.
+    """Find the weights that a checkpoint has for a network: averaged before plain ones.
 
-    Args:
-        network: its names and shapes are looked for.
-        checkpoint: of any trainer.
-        file: its path, for the message.
-
-    Returns:
-        A match that fits, averaged weights before plain ones; else the nearest.
+    Where none fit, the place that comes nearest is returned. Messages name ``file``.
 
     Raises:
         UserInputError: two places fit, with different values, and nothing says which is meant; or a

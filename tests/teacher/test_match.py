@@ -90,7 +90,7 @@ def test_averages_are_taken_and_the_plain_weights_named():
     both = {**prefixed("online_model."), **prefixed("ema_model.", OTHER), "step": torch.tensor(3)}
     match = found(s=both)
     assert is_state(match, OTHER)
-    assert (match.where, match.others) == ("s.ema_model.", ["s.online_model."])
+    assert (match.where, match.others) == ("s.ema_model.", ("s.online_model.",))
     # Beside each other in one dictionary.
     assert is_state(found(s={**STATE, **prefixed("ema.", OTHER)}), OTHER)
 
