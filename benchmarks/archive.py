@@ -18,18 +18,18 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
-import time
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from times import best, interleaved, publish
 
 from hellofmt.archive import (
     ClassLine,
@@ -52,24 +52,6 @@ ROOT = Path(__file__).resolve().parents[1]
 CLASSES = 100
 PICTURES = 50
 LATENCY = 0.01
-
-
-def best(call, repeats):
-    """Return the least wall and processor seconds of a call, child processes included."""
-    walls, cpus = [], []
-    for _ in range(repeats):
-        before, start = used(), time.perf_counter()
-        call()
-        walls.append(time.perf_counter() - start)
-        cpus.append(used() - before)
-    return min(walls), min(cpus)
-
-
-def used():
-    """Return the processor seconds of this process and its children so far."""
-    own = resource.getrusage(resource.RUSAGE_SELF)
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
 def processor():
@@ -184,13 +166,13 @@ def bench_startup(table, archive):
     tab = {"_HELLO_COMPLETE": "bash_complete", "COMP_WORDS": "hello train --", "COMP_CWORD": "2"}
     for what, ours, rival in rows:
         env = {**os.environ, **(tab if "TAB" in what else {})}
-        times = {"ours": [], "rival": []}
-        for _ in range(5):
-            for key, words in (("ours", ours), ("rival", rival)):
-                times[key].append(
-                    best(lambda: subprocess.run(words, capture_output=True, env=env), 1)  # noqa: B023, S603
-                )
-        least = {key: tuple(map(min, zip(*t, strict=True))) for key, t in times.items()}
+        least = interleaved(
+            {
+                key: lambda words=words: subprocess.run(words, capture_output=True, env=env)  # noqa: B023, S603
+                for key, words in (("ours", ours), ("rival", rival))
+            },
+            5,
+        )
         goal = "goal: 300 ms" if rival is nothing else "goal: 1.15x of torch, so 0.87x"
         name = f"python -c '{rival[-1]}'"
         table.add(what, least["ours"], name, least["rival"], goal)
@@ -231,7 +213,7 @@ def bench_pack(table, folder, source):
         run("sync", tar)
         run("openssl", "dgst", "-sha256", tar)
 
-    times = [best(lambda: pack_archive(source, packed, **options), 1) for _ in range(5)]
+    ours = best(lambda: pack_archive(source, packed, **options), 5)
     plain = best(archive, 5)
     safe = best(archive_and_hash, 5)
     with open_archive(packed) as file:
@@ -243,7 +225,6 @@ def bench_pack(table, folder, source):
             check_image_data(data, codec, parse_image(data, codec))
 
     looked = best(look, 5)
-    ours = tuple(map(min, zip(*times, strict=True)))
     least = tuple(a + b for a, b in zip(safe, looked, strict=True))
     size = sum(map(len, images))
     what = f"pack {len(images):,} JPEG files, {size / 1e6:.0f} MB"
@@ -275,10 +256,7 @@ def bench_verify(table, path):
 
         with open_archive(path) as file:
             for row in range(count):
-                data = file.read_image(row)
-                import io
-
-                with Image.open(io.BytesIO(data)) as image:
+                with Image.open(io.BytesIO(file.read_image(row))) as image:
                     np.asarray(image)
 
     decoded = best(decode, 1)
@@ -357,23 +335,23 @@ def bench_remote(table, path):
         server.stop()
 
 
-def page(rows, head):
+def page(document):
     """Return the table as Markdown."""
-    lines = ["# Archive: times", "", *head, ""]
+    lines = ["# Archive: times", "", *document["head"], ""]
     lines += ["| what | ms | CPU ms | beside | ms | CPU ms | speed | CPU speed | |"]
     lines += ["| --- " * 9 + "|"]
     lines += [
         f"| {r['what']} | {r['wall_s'] * 1e3:.1f} | {r['cpu_s'] * 1e3:.1f} | {r['rival']} | "
         f"{r['rival_wall_s'] * 1e3:.1f} | {r['rival_cpu_s'] * 1e3:.1f} | "
         f"{r['speed_of_rival']:.2f}x | {r['cpu_speed_of_rival']:.2f}x | {r['note']} |"
-        for r in rows
+        for r in document["rows"]
     ]
     return "\n".join(lines) + "\n"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", help="prefix of the .json and .md to write")
+    parser.add_argument("--out", type=Path, help="prefix of the .json and .md to write")
     parser.add_argument("--small", action="store_true", help="a tenth of the images")
     parser.add_argument("--codecs", action="store_true", help="verify by codec, nothing else")
     parser.add_argument("--startup", action="store_true", help="start-up times, nothing else")
@@ -422,11 +400,7 @@ def main():
         "slower. A load above the number of cores makes wall times worse, and ours, which use the",
         "second core where it is free, worse than those beside; `CPU speed` compares CPU times.",
     ]
-    document = {"command": sys.argv[1:], "versions": versions, "load": load, "rows": table.rows}
-    print(page(table.rows, head))
-    if options.out:
-        Path(f"{options.out}.json").write_text(json.dumps(document, indent=1) + "\n")
-        Path(f"{options.out}.md").write_text(page(table.rows, head))
+    publish(options.out, {"head": head, "rows": table.rows}, page)
 
 
 if __name__ == "__main__":

@@ -10,18 +10,16 @@ one thread, forward, backward and AdamW, on a ready batch. The heap is set as fo
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import sys
 import time
 from pathlib import Path
 
 import torch
-from cells import MALLOC, processor
+from cells import MALLOC
+from times import facts, head, publish, rows
 
-import hellofmt
 from hellofmt.student import build_student
 
 CLASSES, SIDE, BATCH = 100, 64, 50
@@ -69,20 +67,18 @@ def measured(name, rounds):
 
 def page(document):
     """Return the results as Markdown."""
-    rows = "".join(
-        f"| {row['network']} | {row['float32']:.0f} | {row['bfloat16']:.0f} | {row['gain']:.2f} |\n"
-        for row in document["rows"]
+    lines = head(
+        document,
+        "bfloat16 beside float32",
+        f"A training step of {BATCH} images of {SIDE} px; median of {document['rounds']} rounds,"
+        " interleaved. A gain below 1 is a loss.",
     )
-    return f"""# bfloat16 beside float32
-
-`{document["command"]}`: {document["machine"]}. {document["versions"]}.
-
-A training step of {BATCH} images of {SIDE} px; median of {document["rounds"]} rounds, interleaved.
-A gain below 1 is a loss.
-
-| network | float32 ms | bfloat16 ms | gain |
-| --- | ---: | ---: | ---: |
-{rows}"""
+    cells = [
+        (r["network"], f"{r['float32']:.0f}", f"{r['bfloat16']:.0f}", f"{r['gain']:.2f}")
+        for r in document["rows"]
+    ]
+    columns = ("network", "float32 ms:", "bfloat16 ms:", "gain:")
+    return "\n".join([*lines, *rows(columns, cells)]) + "\n"
 
 
 def main():
@@ -92,24 +88,12 @@ def main():
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error(f"--rounds: expected at least 1, got {options.rounds}")
-    if not options.out.parent.is_dir():
-        parser.error(f"--out: no folder {options.out.parent}")
     if MALLOC.items() - os.environ.items():
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **MALLOC})  # noqa: S606
     torch.set_num_threads(1)
-    document = {
-        "schema": "hello.bench.bfloat16/1",
-        "command": f"python benchmarks/bfloat16.py --rounds {options.rounds}",
-        "machine": f"{processor()}, one thread of {os.cpu_count()} cores, "
-        f"load {os.getloadavg()[0]:.1f}",
-        "versions": f"Python {platform.python_version()}, torch {torch.__version__}, "
-        f"hellofmt {hellofmt.__version__}",
-        "rounds": options.rounds,
-        "rows": [measured(name, options.rounds) for name in NETWORKS],
-    }
-    options.out.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
-    options.out.with_suffix(".md").write_text(page(document))
-    print(page(document))
+    found = [measured(name, options.rounds) for name in NETWORKS]
+    document = {"facts": facts(("hellofmt", "torch")), "rounds": options.rounds, "rows": found}
+    publish(options.out, document, page)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from times import facts, head, publish, rows, spent
+from times import best, facts, head, publish, rows
 from torchvision.transforms.v2 import functional
 
 from hellofmt.student import recipe
@@ -222,8 +222,8 @@ def tile_row(n, d, c, dtype, device):
         calls[name] = lambda tile=tile: fused.launch(x, w, bias, options, tile)
     milliseconds, _ = times_of(calls, is_cuda=True)
     ours = milliseconds.pop("hellofmt")
-    best = dict(sorted(milliseconds.items(), key=lambda item: item[1])[:4])
-    return row("tile of labels", name_of(n, d, c, dtype), {"hellofmt": ours, **best}, {}, {})
+    fastest = dict(sorted(milliseconds.items(), key=lambda item: item[1])[:4])
+    return row("tile of labels", name_of(n, d, c, dtype), {"hellofmt": ours, **fastest}, {}, {})
 
 
 def head_rows(make, device, least_classes=0, dtypes=2):
@@ -277,48 +277,42 @@ def one_by_one(images, rows, size, mean, std):
     return torch.stack(out)
 
 
-def view_rows(device):
-    is_cuda = device.type == "cuda"
+def pictures(side, is_blended, device):
+    """Return bytes of 50 images and a table of their views, both on the device."""
+    count = 1024 if device.type == "cuda" else 128 if side < 100 else 16
+    g = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (50, side, side, 3), generator=g, dtype=torch.uint8)
+    return images.to(device), view_table(count, 50, side, is_blended)
+
+
+def view_row(side, is_blended, device):
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    for side in (32,) if SMALL else (32, 64, 224) if is_cuda else (16, 32, 64, 224):
-        for is_blended in (False, True):
-            count = 1024 if is_cuda else 128 if side < 100 else 16
-            g = torch.Generator().manual_seed(0)
-            images = torch.randint(0, 256, (50, side, side, 3), generator=g, dtype=torch.uint8)
-            images = images.to(device)
-            rows = view_table(count, 50, side, is_blended)
+    images, table = pictures(side, is_blended, device)
+    count, on_device = len(table), table.to(device)
 
-            def ours(images=images, rows=rows, side=side):
-                return views(images, rows, side, mean=mean, std=std)
+    def ours(dtype=torch.float32):
+        return views(images, on_device, side, mean=mean, std=std, out_dtype=dtype)
 
-            def theirs(images=images, rows=rows, side=side):
-                return one_by_one(images, rows, side, mean, std)
+    def theirs():
+        return one_by_one(images, table, side, mean, std)
 
-            difference = (ours() - theirs()).abs().max().item()
-            if difference > 1e-3:
-                raise SystemExit(f"views {side} px: differ by {difference}")
-            on_device = rows.to(device)
-
-            def resident(images=images, rows=on_device, side=side):
-                return views(images, rows, side, mean=mean, std=std, out_dtype=torch.float16)
-
-            if is_cuda:
-                # A loop of launches, one sample at a time, is bound by the host: no graph for it.
-                def waited(theirs=theirs):
-                    theirs()
-                    torch.cuda.synchronize()
-
-                least = min(spent(waited)[0] for _ in range(3))
-                times = {"hellofmt": 1000 * time_graph(resident)}
-                times["torchvision, one by one"] = 1000 * least
-            else:
-                times, _ = times_of({"hellofmt": ours, "torchvision, one by one": theirs}, False)
-            more = floor(0, count * side * side * 3 * (1 + 2)) if is_cuda else {}
-            shape = f"{count} x {side} px{', CutMix' if is_blended else ''}"
-            yield row("views", shape, times, {}, {"torchvision": difference}, **more)
+    difference = (ours() - theirs()).abs().max().item()
+    if difference > 1e-3:
+        raise SystemExit(f"views {side} px: differ by {difference}")
+    more = {}
+    if device.type == "cuda":
+        # A loop of launches, one sample at a time, is bound by the host: no graph for it.
+        waited = best(lambda: (theirs(), torch.cuda.synchronize()), 3)[0]
+        resident = time_graph(lambda: ours(torch.float16))
+        times = {"hellofmt": 1000 * resident, "torchvision, one by one": 1000 * waited}
+        more = floor(0, count * side * side * 3 * (1 + 2))
+    else:
+        times, _ = times_of({"hellofmt": ours, "torchvision, one by one": theirs}, False)
+    shape = f"{count} x {side} px{', CutMix' if is_blended else ''}"
+    return row("views", shape, times, {}, {"torchvision": difference}, **more)
 
 
-def pair_rows(device):
+def pair_row(side, device):
     """Time both networks' inputs in one pass beside views in [0, 1] normalised in two passes."""
     is_cuda = device.type == "cuda"
     # A student's float32, and what CLIP's ResNets take: normalised otherwise, channels_last.
@@ -326,44 +320,37 @@ def pair_rows(device):
     mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
     dtype = torch.float16 if is_cuda else torch.float32
     encoder = ViewForm(mean, std, dtype, is_channels_last=True)
+    images, table = pictures(side, False, device)
+    table = table.to(device)
+    (student_mean, student_std), (mean, std) = (
+        [torch.tensor(v, device=device).view(3, 1, 1) for v in (form.mean, form.std)]
+        for form in (student, encoder)
+    )
 
-    for side in (32,) if SMALL else (32, 64, 224):
-        count = 1024 if is_cuda else 128 if side < 100 else 16
-        g = torch.Generator().manual_seed(0)
-        images = torch.randint(0, 256, (50, side, side, 3), generator=g, dtype=torch.uint8)
-        images, rows = images.to(device), view_table(count, 50, side, is_blended=False).to(device)
-        affines = [
-            [torch.tensor(v, device=device).view(3, 1, 1) for v in (form.mean, form.std)]
-            for form in (student, encoder)
-        ]
+    def twice():
+        batch = views(images, table, side)
+        inputs = (batch - mean).div_(std).to(dtype, memory_format=torch.channels_last)
+        return batch.sub_(student_mean).div_(student_std), inputs
 
-        def ours(images=images, rows=rows, side=side):
-            return view_pair(images, rows, side, student, encoder)
+    calls = {
+        "hellofmt": lambda: view_pair(images, table, side, student, encoder),
+        "views, then normalised for each": twice,
+        "the same by torch.compile": compiled(twice),
+        "one output alone": lambda: views(images, table, side, mean=student.mean, std=student.std),
+    }
+    pairs = zip(calls["hellofmt"](), twice(), strict=True)
+    difference = max((a.float() - b.float()).abs().max().item() for a, b in pairs)
+    if difference > (4e-3 if is_cuda else 1e-4):
+        raise SystemExit(f"pairs of views {side} px: differ by {difference}")
+    times, failed = times_of(calls, is_cuda)
+    # Each pixel's bytes in, float32 and float16 out.
+    more = floor(0, len(table) * side * side * 3 * (1 + 4 + 2)) if is_cuda else {}
+    shape = f"{len(table)} x {side} px, float32 and {str(dtype).removeprefix('torch.')}"
+    return row("pair of views", shape, times, failed, {"normalised apart": difference}, **more)
 
-        def twice(images=images, rows=rows, side=side, affines=affines):
-            batch = views(images, rows, side)
-            (student_mean, student_std), (mean, std) = affines
-            inputs = (batch - mean).div_(std).to(dtype, memory_format=torch.channels_last)
-            return batch.sub_(student_mean).div_(student_std), inputs
 
-        pairs = zip(ours(), twice(), strict=True)
-        difference = max((a.float() - b.float()).abs().max().item() for a, b in pairs)
-        if difference > (4e-3 if is_cuda else 1e-4):
-            raise SystemExit(f"pairs of views {side} px: differ by {difference}")
-        calls = {
-            "hellofmt": ours,
-            "views, then normalised for each": twice,
-            "the same by torch.compile": compiled(twice),
-            "one output alone": lambda i=images, r=rows, s=side: views(
-                i, r, s, mean=student.mean, std=student.std
-            ),
-        }
-        times, failed = times_of(calls, is_cuda)
-        # Each pixel's bytes in, float32 and float16 out.
-        more = floor(0, count * side * side * 3 * (1 + 4 + 2)) if is_cuda else {}
-        kind = str(dtype).removeprefix("torch.")
-        shape = f"{count} x {side} px, float32 and {kind}"
-        yield row("pair of views", shape, times, failed, {"normalised apart": difference}, **more)
+def sides(*all_):
+    return all_[:1] if SMALL else all_
 
 
 def page(document):
@@ -422,8 +409,12 @@ def main():
 PARTS = {
     "labels": lambda device: head_rows(label_row, device),
     "loss": lambda device: head_rows(loss_row, device, least_classes=1000, dtypes=1),
-    "views": view_rows,
-    "pair": pair_rows,
+    "views": lambda device: (
+        view_row(side, is_blended, device)
+        for side in sides(16, 32, 64, 224)
+        for is_blended in (False, True)
+    ),
+    "pair": lambda device: (pair_row(side, device) for side in sides(32, 64, 224)),
     "tiles": lambda device: head_rows(tile_row, device, dtypes=1),
 }
 

@@ -169,7 +169,7 @@ def measured(kind, argument, scratch):
     return json.loads(done.stdout)
 
 
-def table(document):
+def page(document):
     """Return the document as a page."""
     lines = [
         "# Making at the size of ImageNet",
@@ -237,11 +237,11 @@ def main():
         "listing": listing,
         "crops": measured("crops", images, scratch),
     }
-    page = table(document)
-    print(page)
+    text = page(document)
+    print(text)
     if options.out:
         options.out.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
-        options.out.with_suffix(".md").write_text(page)
+        options.out.with_suffix(".md").write_text(text)
 
 
 if __name__ == "__main__":

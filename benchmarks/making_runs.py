@@ -335,8 +335,8 @@ def page(facts):
         "# Making: runs",
         "",
         (
-            f"{facts['cpu']}, {facts['cores']} cores, which others used as well. Python"
-            f" {platform.python_version()}, torch {version('torch')}."
+            f"{facts['cpu']}, {facts['cores']} cores, which others used as well."
+            f" {facts['versions']}."
             " Each part by `python benchmarks/making_runs.py --sample DIR --out OUT` and:"
         ),
         "",
@@ -439,6 +439,7 @@ def main():
     file = options.out.with_suffix(".json")
     facts = json.loads(file.read_text()) if file.exists() else {}
     facts |= {"cpu": cpu(), "cores": len(os.sched_getaffinity(0))}
+    facts["versions"] = f"Python {platform.python_version()}, torch {version('torch')}"
     for part in options.only:
         own = {
             "views": ("--workers", *options.workers, "--rounds", options.rounds),

@@ -30,6 +30,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from times import publish
 
 RATE, LATENCY = 10e6, 0.05
 SIDE, CLASSES, BATCH = 224, 100, 64
@@ -243,7 +244,7 @@ def measure(source, batches, port):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", help="prefix of the .json and .md to write")
+    parser.add_argument("--out", type=Path, help="prefix of the .json and .md to write")
     parser.add_argument("--small", action="store_true", help="a tenth of the images")
     parser.add_argument("--first", action="store_true", help="no epoch, only the first batch")
     parser.add_argument("--client", help=argparse.SUPPRESS)
@@ -269,34 +270,50 @@ def main():
         server.kill()
         server.join()
     assert far.get("sha256") == near.get("sha256")
-    rows = [
-        (
-            "open to first batch",
-            min(r["first_s"] for r in firsts),
-            min(r["first_s"] for r in nears),
-            firsts[0]["needed_first"],
-        ),
-        ("of which open", min(r["open_s"] for r in firsts), min(r["open_s"] for r in nears), 0),
-    ]
-    alone = firsts[0]["needed_first"]
-    rows.append(("of which fetching", min(r["first_read_s"] for r in firsts), 0.0, alone))
-    if far:
-        rows.append(("an epoch, from open", far["total_s"], near["total_s"], far["needed"]))
     names = ("hellofmt", "torch", "numpy", "pillow", "fsspec", "aiohttp")
     versions = {name: version(name) for name in names} | {"python": platform.python_version()}
-    walls = [f"{r['first_s']:.2f}" for r in firsts]
+    document = {
+        "head": [
+            (
+                f"{size / 1e6:.0f} MB, {count:,} JPEG files of {SIDE} px, batches of {BATCH} with"
+                f" CutMix, soft labels. Server on the loopback: {RATE / 1e6:.0f} MB/s in all,"
+                f" {1e3 * LATENCY:.0f} ms before each answer."
+            ),
+            f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end. "
+            + ", ".join(f"{name} {value}" for name, value in versions.items())
+            + ".",
+            f"Command: `{' '.join(['python', 'benchmarks/streaming.py', *sys.argv[1:]])}`.",
+        ],
+        "rate": RATE,
+        "first": firsts,
+        "first_local": nears,
+        "epoch": far,
+        "epoch_local": near,
+    }
+    publish(options.out, document, page)
+
+
+def page(document):
+    """Return the results as Markdown."""
+    firsts, nears, far = document["first"], document["first_local"], document["epoch"]
+
+    def least(key, runs):
+        return min(run[key] for run in runs)
+
+    alone = firsts[0]["needed_first"]
+    rows = [
+        ("open to first batch", least("first_s", firsts), least("first_s", nears), alone),
+        ("of which open", least("open_s", firsts), least("open_s", nears), 0),
+        ("of which fetching", least("first_read_s", firsts), 0.0, alone),
+    ]
+    if far:
+        local = document["epoch_local"]["total_s"]
+        rows.append(("an epoch, from open", far["total_s"], local, far["needed"]))
+    walls = ", ".join(f"{run['first_s']:.2f}" for run in firsts)
     lines = [
         "# Streaming from a remote archive",
         "",
-        (
-            f"{size / 1e6:.0f} MB, {count:,} JPEG files of {SIDE} px, batches of {BATCH} "
-            f"with CutMix, soft labels. Server on the loopback: {RATE / 1e6:.0f} MB/s in all, "
-            f"{1e3 * LATENCY:.0f} ms before each answer."
-        ),
-        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end. "
-        + ", ".join(f"{name} {value}" for name, value in versions.items())
-        + ".",
-        f"Command: `{' '.join(['python', 'benchmarks/streaming.py', *sys.argv[1:]])}`.",
+        *document["head"],
         "",
         "| what | remote, s | local, s | remote / local | line alone, s |",
         "| --- | --- | --- | --- | --- |",
@@ -304,15 +321,15 @@ def main():
     lines += [
         f"| {what} | {ours:.2f} | "
         + (f"{local:.2f} | {ours / local:.1f} | " if local else "| | ")
-        + (f"{needed / RATE:.2f} |" if needed else "|")
+        + (f"{needed / document['rate']:.2f} |" if needed else "|")
         for what, ours, local, needed in rows
     ]
     lines += [
         "",
-        f"The first row is the best of 3 ({', '.join(walls)} s). Goal: 2 s.",
+        f"The first row is the best of 3 ({walls} s). Goal: 2 s.",
         (
-            f"It needs {firsts[0]['needed_first'] / 1e6:.1f} MB of images and "
-            f"{min(r['first_cpu_s'] for r in firsts):.2f} s of processor time."
+            f"It needs {alone / 1e6:.1f} MB of images and {least('first_cpu_s', firsts):.2f} s of"
+            " processor time."
         ),
     ]
     if far:
@@ -320,30 +337,13 @@ def main():
             "",
             f"The epoch asked for {far['bytes'] / 1e6:.1f} MB in {far['requests']:,} requests; its",
             (
-                f"images have {far['needed'] / 1e6:.1f} MB with their headers: ratio "
-                f"{far['bytes'] / far['needed']:.4f}. {far['twice']:,} bytes were asked for twice."
+                f"images have {far['needed'] / 1e6:.1f} MB with their headers: ratio"
+                f" {far['bytes'] / far['needed']:.4f}. {far['twice']:,} bytes were asked for twice."
             ),
             f"Of its time {far['read_s']:.1f} s were spent waiting for bytes.",
             "Pixels and labels of the epoch are bit-equal to those from the local file.",
         ]
-    page = "\n".join(lines) + "\n"
-    print(page)
-    if options.out:
-        document = {
-            "command": sys.argv[1:],
-            "versions": versions,
-            "bytes": size,
-            "images": count,
-            "batch_size": BATCH,
-            "rate": RATE,
-            "latency_s": LATENCY,
-            "first": firsts,
-            "first_local": nears,
-            "epoch": far,
-            "epoch_local": near,
-        }
-        Path(f"{options.out}.json").write_text(json.dumps(document, indent=1) + "\n")
-        Path(f"{options.out}.md").write_text(page)
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -37,6 +37,11 @@ def interleaved(calls, rounds):
     return {name: tuple(map(min, zip(*pairs, strict=True))) for name, pairs in found.items()}
 
 
+def best(call, rounds):
+    """Return the least wall and processor seconds of a call."""
+    return interleaved({"": call}, rounds)[""]
+
+
 def facts(packages, device="cpu"):
     """Return what ran, on what, and how busy it was; paths of the command lose their folders."""
     import torch
@@ -64,8 +69,9 @@ def head(document, title, *paragraphs):
     """Return the first lines of a page."""
     made = document["facts"]
     versions = ", ".join(f"{name} {number}" for name, number in made["versions"].items())
+    date = f", {made['date']}" if "date" in made else ""
     run = (
-        f"`{made['command']}`, {made['date']}: {made['device']}, {made['cores']} cores,"
+        f"`{made['command']}`{date}: {made['device']}, {made['cores']} cores,"
         f" {made['threads']} thread(s) of torch, load {made['load']} at the end. {versions}."
     )
     return [line for text in (f"# {title}", run, *paragraphs) for line in (text, "")]

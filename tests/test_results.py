@@ -25,6 +25,33 @@ def report(monkeypatch):
 PROFILES = sorted(path.stem.split("-", 1)[1] for path in RESULTS.glob("evidence-*.json"))
 
 
+#: Scripts whose module makes a page of times, and the results that they wrote.
+PAGES = {
+    "archive": ("archive-cpu", "archive-codecs-cpu", "pack-cpu", "startup-cpu"),
+    "bfloat16": ("bfloat16-cpu",),
+    "kernels": ("kernels-cpu",),
+    "loading": ("loading-cpu",),
+    "making": ("making-cpu",),
+    "making_runs": ("making-runs-cpu",),
+    "step": ("step-cpu",),
+    "streaming": ("streaming-cpu",),
+}
+
+
+@pytest.mark.parametrize("script", PAGES)
+def test_a_page_of_times_is_that_of_its_results_file(script, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    known = set(sys.modules)
+    module = importlib.import_module(script)
+    for name in PAGES[script]:
+        document = json.loads((RESULTS / f"{name}.json").read_text())
+        assert module.page(document) == (RESULTS / f"{name}.md").read_text(), name
+    # Their names are those of no package.
+    for name in set(sys.modules) - known:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(ROOT / "benchmarks")):
+            del sys.modules[name]
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_the_page_is_that_of_the_results_file(report, profile):
     document = json.loads((RESULTS / f"evidence-{profile}.json").read_text())
