@@ -179,18 +179,18 @@ def decoding(folder):
         Image.open(io.BytesIO(Path(path).read_bytes())).convert("RGB")
 
 
-def measured(side, count, workers, rounds):
-    """Measure all loaders on one size with so many workers."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        build(folder, count, side)
-        loaders, missing = contenders(folder, side, workers)
-        first = {
-            key: spent(lambda each=loader: drain(each, count)) for key, loader in loaders.items()
-        }
-        calls = {key: (lambda each=loader: drain(each)) for key, loader in loaders.items()}
-        best = interleaved({**calls, "floor": lambda: decoding(folder)}, rounds)
-        floor = best.pop("floor")
+def measured(folder, side, count, workers, rounds):
+    """Measure all loaders of one folder with so many workers."""
+    loaders, missing = contenders(folder, side, workers)
+    first = {key: spent(lambda each=loader: drain(each, count)) for key, loader in loaders.items()}
+    calls = {key: (lambda each=loader: drain(each)) for key, loader in loaders.items()}
+    best = interleaved({**calls, "floor": lambda: decoding(folder)}, rounds)
+    setting = {
+        "side_px": side,
+        "workers": workers,
+        "images": count,
+        "floor_cpu_ms": round(1e3 * best.pop("floor")[1] / count, 4),
+    }
     found = [
         {
             "side_px": side,
@@ -203,7 +203,7 @@ def measured(side, count, workers, rounds):
         }
         for (work, name), (wall, cpu) in best.items()
     ]
-    return found, missing, round(1e3 * floor[1] / count, 4)
+    return setting, found, missing
 
 
 def is_ours(row):
@@ -282,16 +282,16 @@ def main():
     torch.set_num_threads(1)
     settings, found, missing = [], [], {}
     for side in options.sizes:
-        count = 1920 if side < 100 else 512
-        for workers in options.workers:
-            start = time.perf_counter()
-            more, missing, floor = measured(side, count, workers, options.rounds)
-            found += more
-            settings.append(
-                {"side_px": side, "workers": workers, "images": count, "floor_cpu_ms": floor}
-            )
-            seconds = time.perf_counter() - start
-            print(f"{side} px, {workers} workers: {seconds:.0f} s", file=sys.stderr)
+        count = 1280 if side < 100 else 384
+        with tempfile.TemporaryDirectory() as name:
+            build(Path(name), count, side)
+            for workers in options.workers:
+                start = time.perf_counter()
+                setting, more, missing = measured(Path(name), side, count, workers, options.rounds)
+                settings.append(setting)
+                found += more
+                seconds = time.perf_counter() - start
+                print(f"{side} px, {workers} workers: {seconds:.0f} s", file=sys.stderr)
     document = {
         "schema": "hello.bench.loading/2",
         "facts": facts(PACKAGES),

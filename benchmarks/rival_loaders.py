@@ -7,6 +7,7 @@ library has views of its own (SPDL). Every loader gives batches (images, labels)
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import tarfile
@@ -145,7 +146,8 @@ def litdata(folder, side, workers):
     if not path.exists():
         samples = ImageFolder(folder / "images").samples
         ld.optimize(_sample, samples, str(path), num_workers=1, chunk_bytes="64MB", verbose=False)
-
+        # It has chosen `spawn` for all of this process; workers here are forked, as by default.
+        multiprocessing.set_start_method("fork", force=True)
     data = ld.StreamingDataset(str(path), shuffle=True, transform=Viewed(side))
     return Pairs(ld.StreamingDataLoader(data, batch_size=BATCH, num_workers=workers))
 

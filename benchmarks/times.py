@@ -84,11 +84,12 @@ def rows(columns, cells):
     return [f"| {' | '.join(map(str, line))} |" for line in (names, marks, *cells)]
 
 
-def publish(out, document, page):
-    """Print the page of a document, and write both beside each other if ``out`` is a prefix."""
+def publish(out, document, page, *, is_last=True):
+    """Write a document and its page beside each other if ``out`` is a prefix; print the last."""
     # What is written is what the file says, so that a test can make the page again from it.
     document = json.loads(json.dumps(document))
-    print(page(document))
+    if is_last:
+        print(page(document))
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.with_name(f"{out.name}.json").write_text(json.dumps(document, indent=1) + "\n")
