@@ -367,8 +367,8 @@ def page(document):
         "Kernels: times",
         "Milliseconds a call, "
         + ("median of replays of a CUDA graph" if is_cuda else CPU_CLOCK)
-        + ". Below 1 the rival wins. The student's loss is KL, whose value needs the labels' entropy;"
-        " torch's is cross-entropy, of the same gradient.",
+        + ". Below 1 the rival wins. The student's loss is KL, whose value needs the labels'"
+        " entropy; torch's is cross-entropy, of the same gradient.",
     )
     cells = []
     for one in document["rows"]:
