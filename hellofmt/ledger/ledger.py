@@ -31,8 +31,7 @@ class Ledger:
 
     Attributes:
         total: bytes of the file.
-        images: number of images N.
-        classes: number of classes C.
+        images, classes: N and C.
         pixels: stored bytes of the images, without headers and padding.
         sections: stored bytes of each section, by name.
         values: trained values (``factor_values``), 0 without a label function.

@@ -49,12 +49,8 @@ _LIMIT: Final = 10**15
 class DataSet:
     """A data set by name: what a plan takes from it unless told otherwise.
 
-    Attributes:
-        classes: C.
-        ipc: images per class that are kept, or 0 where every image is.
-        images: N where every image is kept, else 0.
-        epochs: E.
-        note: assumption in one sentence, or empty.
+    ``ipc`` images of each class are kept, or all ``images``; the other of the two is 0. ``note``
+    is an assumption in one sentence, or empty.
     """
 
     classes: int
@@ -93,15 +89,11 @@ class Plan:
     """What labels of one data set cost, either way.
 
     Attributes:
-        classes: C.
-        images: N.
-        epochs: E.
+        classes, images, epochs: C, N and E.
         tower: the base.
         precision: storage of the label function that is compared with the rivals.
-        rank: r of the deltas.
-        head_rank: rank of the head, None for a full one.
-        values: trained values, without scale and bias.
-        targets: adapted weights.
+        rank, head_rank: of the deltas and of the head, None for a full one.
+        values, targets: trained values, without scale and bias; adapted weights.
         functions: the label function in each of ``PRECISIONS``.
         rivals: every other way, stored labels first, then teachers.
         teacher_parameters: parameters of the teacher that could be shipped instead.
@@ -109,8 +101,7 @@ class Plan:
             everything in ``precision``; keys ``image tower``, ``and text rows`` (each data set also
             stores its C x D text embeddings), ``and text tower``. None: never.
         gflop_total: GFLOP of all labels.
-        device_tflops: peak of the device, TFLOP/s.
-        utilisation: share of the peak that is reached, in (0, 1].
+        device_tflops, utilisation: peak of the device, and the share of it that is reached.
         bandwidth: speed at which stored labels are read, GB/s.
     """
 
@@ -201,13 +192,6 @@ def paper_head_rank(classes: int, dim: int) -> int | None:
     """The paper's rank of the head: 128 from 1,000 classes on, else 64; None where full is smaller.
 
     A low-rank head pays only below ``C D / (C + D)`` (arXiv 2408.08201 states the two ranks).
-
-    Args:
-        classes: C.
-        dim: D.
-
-    Returns:
-        The rank, or None for a full head.
     """
     rank = 128 if classes >= 1000 else 64
     return rank if rank * (classes + dim) < classes * dim else None
@@ -271,13 +255,10 @@ def plan(
     if not 0 < utilisation <= 1:
         raise _wrong("utilisation", "more than 0 and at most 1", f"{utilisation:g}")
     largest = min(classes, tower.dim, DEFAULT_LIMITS.rank)
-    if head_rank is None:
-        rank_of_head = paper_head_rank(classes, tower.dim)
-    elif head_rank == "full":
-        rank_of_head = None
-    elif 1 <= head_rank <= largest:
+    rank_of_head = paper_head_rank(classes, tower.dim) if head_rank is None else None
+    if isinstance(head_rank, int):
         rank_of_head = head_rank
-    else:
+    if isinstance(head_rank, int) and not 1 <= head_rank <= largest:
         raise _wrong("head-rank", f"full, or from 1 to {largest:,} here", f"{head_rank:,}")
     functions = tuple(_function(tower, classes, rank, rank_of_head, s) for s in PRECISIONS)
     chosen = next(f for f in functions if f.precision == precision)

@@ -31,9 +31,7 @@ class LabelFunction:
     Attributes:
         precision: storage of its values.
         values: how many are trained, without scale and bias.
-        adapter: bytes of the section ``adapter``, scales and header included.
-        head: bytes of the section ``head``.
-        probes: bytes of the section ``probes``.
+        adapter, head, probes: bytes of these sections, scales and headers included.
         base: bytes of the image tower in the same precision.
     """
 
@@ -68,10 +66,9 @@ class Rival:
         name: name of the stored form.
         size_bytes: bytes for all epochs.
         epoch_bytes: bytes read in each epoch; 0 for a teacher, which is read once.
-        public: label function over this, dimensionless; base public.
-        charged: the same, base charged.
-        break_even_public: first number of epochs at which this weighs more; None for a teacher.
-        break_even_charged: the same, base charged.
+        public, charged: label function over this, dimensionless; base public or charged.
+        break_even_public, break_even_charged: first number of epochs at which this weighs more;
+            None for a teacher.
     """
 
     name: str

@@ -36,12 +36,10 @@ class Tower:
 
     Attributes:
         name: open_clip's name of the model.
-        size: side of its input, in pixels.
-        dim: D, features of an embedding.
+        size, dim: side of its input in pixels, and D, features of an embedding.
         layers: blocks of a transformer, or of each of the four stages of a ResNet.
         width: channels of a transformer, or of the first stage of a ResNet.
-        parameters: number of parameters of the image tower.
-        buffers: statistics of batch normalisation, values.
+        parameters, buffers: numbers of the image tower, and its statistics of batch normalisation.
         text_parameters: everything of the model but the image tower.
         flop: floating-point operations of one image, two for a multiply-add.
     """
@@ -80,10 +78,6 @@ class Tower:
 
         ``paper`` for a ResNet (every 3 x 3 convolution, in the convolution form), ``transformer``
         for a ViT (attention and MLP weights of every block).
-
-        Args:
-            rank: r >= 1.
-            storage: storage of every factor.
         """
         k = self._kernel
         targets = [

@@ -85,7 +85,6 @@ def evaluate(
     counts = torch.tensor([is_right[counted].sum(), counted.sum()], device=device)
     right, total = ranks.sum_(counts).tolist()
     if not total:
-        raise UserInputError.make(
-            "E_DATA", f"`{printable(images.name)}`: no image to measure on can be read"
-        )
+        text = f"`{printable(images.name)}`: no image to measure on can be read"
+        raise UserInputError.make("E_DATA", text)
     return 100.0 * right / total

@@ -279,12 +279,11 @@ def _made(name: str, classes: int, size: int) -> nn.Module:
         if _is_of_torchvision(plain):
             return _from_torchvision(plain, classes, size)
         return _from_timm(name.removeprefix(TIMM), classes, size)
-    raise UserInputError.make(
-        "E_OPTION",
+    text = (
         f"unknown network `{printable(name)}`; expected {', '.join(STUDENTS)} or a"
-        " classification model of torchvision or timm",
-        advice=similar_names(name),
+        " classification model of torchvision or timm"
     )
+    raise UserInputError.make("E_OPTION", text, advice=similar_names(name))
 
 
 def _check_size(network: nn.Module, classes: int, size: int) -> None:

@@ -204,9 +204,6 @@ def recipe(name: str) -> Recipe:
     """
     result = RECIPES.get(name)
     if result is None:
-        raise UserInputError.make(
-            "E_OPTION",
-            f"unknown recipe `{printable(name)}`; expected one of {', '.join(RECIPES)}",
-            advice=did_you_mean(name, RECIPES),
-        )
+        text = f"unknown recipe `{printable(name)}`; expected one of {', '.join(RECIPES)}"
+        raise UserInputError.make("E_OPTION", text, advice=did_you_mean(name, RECIPES))
     return result

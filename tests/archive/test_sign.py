@@ -18,17 +18,18 @@ from hellofmt.archive import (
     signature_path,
     verify_signature,
 )
+from hellofmt.archive.write.draft import Texts
 from hellofmt.errors import CorruptError, HelloIOError, TrustError, UserInputError
 from hellofmt.sources import pack_archive
 
 
-def write_archive(root, file_name, **options):
+def write_archive(root, file_name, **texts):
     for label in range(2):
         folder = root / "images" / f"class{label}"
         folder.mkdir(parents=True, exist_ok=True)
         pixels = np.full((4, 4), 100 * label, np.uint8)
         (folder / "a.png").write_bytes(encode_image(pixels, "png"))
-    pack_archive(root / "images", root / file_name, layout="files", **options)
+    pack_archive(root / "images", root / file_name, layout="files", texts=Texts(**texts))
     return root / file_name
 
 

@@ -37,9 +37,8 @@ def find_function(manifest: Manifest, name: str | None = None) -> LabelFunction:
     """
     functions = functions_of(manifest)
     if not functions:
-        raise UserInputError.make(
-            "E_OPTION", "the archive has no projector; expected one to make soft labels"
-        )
+        text = "the archive has no projector; expected one to make soft labels"
+        raise UserInputError.make("E_OPTION", text)
     if name is None:
         return functions[0]
     names = [function.name for function in functions]

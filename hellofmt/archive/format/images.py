@@ -355,9 +355,8 @@ def decode_parsed(
         if (height, width) != (shape.height, shape.width):
             raise _DamagedError(f"decodes to {width} x {height} pixels")
     except DECODE_ERRORS as error:
-        raise CorruptError.make(
-            "E_IMAGE", f"cannot be decoded: {foreign_text(error)}", member=member
-        ) from None
+        text = f"cannot be decoded: {foreign_text(error)}"
+        raise CorruptError.make("E_IMAGE", text, member=member) from None
     return pixels.reshape(shape.height, shape.width, shape.channels)
 
 

@@ -89,13 +89,11 @@ def header(name: str, size: int) -> bytes:
         SpecError: the name is not 1 to 99 ASCII characters, or the size not below 8 GiB (E_HEADER).
     """
     if not (0 < len(name) < 100 and name.isascii() and name.isprintable()):
-        raise SpecError.make(
-            "E_HEADER", f"member name; expected 1 to 99 ASCII characters, got {printable(name)}"
-        )
+        text = f"member name; expected 1 to 99 ASCII characters, got {printable(name)}"
+        raise SpecError.make("E_HEADER", text)
     if not 0 <= size <= _MAX_SIZE:
-        raise SpecError.make(
-            "E_HEADER", f"member size; expected at most {_MAX_SIZE} bytes, got {size}", member=name
-        )
+        text = f"member size; expected at most {_MAX_SIZE} bytes, got {size}"
+        raise SpecError.make("E_HEADER", text, member=name)
     raw = name.encode("ascii")
     digits = b"%011o\0" % size
     checksum = b"%06o\0 " % (_BASE_SUM + sum(raw) + sum(digits))

@@ -263,9 +263,6 @@ def parse_record(data: bytes, *, newer: bool = False) -> Record:
         ) from None
     for number, result in enumerate([] if record.results is UNSET else record.results):
         if len(result.seeds) != len(result.accuracy) or len({*result.seeds}) != len(result.seeds):
-            raise SpecError.make(
-                "E_SCHEMA",
-                f"`results.{number}.seeds`: expected one for each accuracy, each once",
-                member=member,
-            )
+            text = f"`results.{number}.seeds`: expected one for each accuracy, each once"
+            raise SpecError.make("E_SCHEMA", text, member=member)
     return record

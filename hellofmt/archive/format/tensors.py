@@ -228,13 +228,12 @@ def check_tensor_header(
         # Where the texts differ says more than their lengths, which stand first.
         pairs = enumerate(zip(head[8:], expected[8:], strict=False), 8)
         at = next((i for i, (a, b) in pairs if a != b), min(len(head), start))
-        raise SpecError.make(
-            "E_TENSOR",
+        text = (
             f"the header differs at byte {at} from the one that the manifest implies; expected "
             f"{printable(expected[at : at + 40].decode('latin-1'))}, got "
-            f"{printable(head[at : at + 40].decode('latin-1')) or 'the end of the section'}",
-            member=member,
+            f"{printable(head[at : at + 40].decode('latin-1')) or 'the end of the section'}"
         )
+        raise SpecError.make("E_TENSOR", text, member=member)
     places = {name: (start + a, start + b) for name, (a, b) in tensor_places(kinds).items()}
     end = max((end for _, end in places.values()), default=start)
     if end != size:
@@ -264,12 +263,11 @@ def _stated_kinds(data: bytes, section: str) -> dict[str, TensorKind]:
     for name, (dtype, shape) in kinds.items():
         is_shape = 1 <= len(shape) <= 5 and all(type(n) is int and n >= 1 for n in shape)
         if not (is_shape and dtype in _BASE_DTYPES and _TENSOR_NAME.fullmatch(name)):
-            raise SpecError.make(
-                "E_TENSOR",
+            text = (
                 f"tensor {printable(name)}; expected F32, F16 or BF16, 1 to 5 dimensions and a "
-                "name of 1 to 512 ASCII characters without spaces",
-                member=member,
+                "name of 1 to 512 ASCII characters without spaces"
             )
+            raise SpecError.make("E_TENSOR", text, member=member)
     return kinds
 
 

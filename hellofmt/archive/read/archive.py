@@ -228,9 +228,8 @@ class Archive(ABC):
         if images is UNSET or index is None:
             raise UserInputError.make("E_OPTION", "the archive has no images")
         if not 0 <= row < images.count:
-            raise UserInputError.make(
-                "E_OPTION", f"row; expected 0 to {images.count - 1}, got {row}"
-            )
+            text = f"row; expected 0 to {images.count - 1}, got {row}"
+            raise UserInputError.make("E_OPTION", text)
         return images, index
 
     def read_image(self, row: int) -> bytes:

@@ -113,9 +113,8 @@ def _expanded(path: str, before: str, low: str, high: str, after: str) -> list[s
     """Expand ``a-{00..03}-b``."""
     first, last = int(low), int(high)
     if len(low) != len(high) or not first <= last < first + MOST_SHARDS:
-        raise UserInputError.make(
-            "E_OPTION", f"`{printable(display_name(path))}`; expected digits like {{00000..00015}}"
-        )
+        text = f"`{printable(display_name(path))}`; expected digits like {{00000..00015}}"
+        raise UserInputError.make("E_OPTION", text)
     return [f"{before}{number:0{len(low)}d}{after}" for number in range(first, last + 1)]
 
 

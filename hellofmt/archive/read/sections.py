@@ -90,12 +90,11 @@ class StoredArchive(Archive):
 
     def _find(self, name: str) -> Section:
         if name not in self._by_name:
-            raise UserInputError.make(
-                "E_OPTION",
+            text = (
                 f"the archive has no section {printable(name, 40)}; "
-                f"it has {', '.join(self._by_name)}",
-                advice=did_you_mean(name, self._by_name),
+                f"it has {', '.join(self._by_name)}"
             )
+            raise UserInputError.make("E_OPTION", text, advice=did_you_mean(name, self._by_name))
         return self._by_name[name]
 
     @property

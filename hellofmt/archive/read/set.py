@@ -159,10 +159,8 @@ class HelloSet(Archive):
         whole = Whole(images.count, images.span, index_section(self.index.all_columns()))
         content = content_id(self.shards[0].manifest_bytes, whole=whole)
         if content != self.content_id:
-            raise CorruptError.make(
-                "E_DIGEST_ROOT",
-                f"content of the set; its shards name {self.content_id}, but hold {content}",
-            )
+            text = f"content of the set; its shards name {self.content_id}, but hold {content}"
+            raise CorruptError.make("E_DIGEST_ROOT", text)
 
     @property
     def classes(self) -> Classes:
@@ -332,11 +330,8 @@ def _in_order(files: Sequence[HelloFile]) -> list[HelloFile]:
                 f"({ordered[0].id}): `{key}` differs",
             )
         if _shard_of(file).first != row:
-            raise SpecError.make(
-                "E_INDEX",
-                f"{_shown(file)} begins at image {_shard_of(file).first}; expected {row}",
-                member="__hello__/manifest",
-            )
+            text = f"{_shown(file)} begins at image {_shard_of(file).first}; expected {row}"
+            raise SpecError.make("E_INDEX", text, member="__hello__/manifest")
         row += _images_of(file).count
     # The last shard ends at `total`, says its own manifest.
     return ordered

@@ -88,9 +88,8 @@ def verify_archive(
         UserInputError: unknown level, or ``pixels`` without ``full`` (E_OPTION).
     """
     if level not in ("full", "fast") or (pixels and level == "fast"):
-        raise UserInputError.make(
-            "E_OPTION", f"`level`; expected full, or fast without `pixels`, got {level}"
-        )
+        text = f"`level`; expected full, or fast without `pixels`, got {level}"
+        raise UserInputError.make("E_OPTION", text)
     with open_archive(
         path, expect=expect, limits=limits, storage_options=storage_options, cache_dir=""
     ) as file:

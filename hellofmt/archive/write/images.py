@@ -177,7 +177,6 @@ class ImageWriter:
         # As eight-byte numbers: byte views are compared one byte at a time.
         same = np.array_equal(np.frombuffer(stored, np.uint64), np.frombuffer(written, np.uint64))
         if count < len(stored) or not same:
-            raise HelloIOError.make(
-                "E_WRITE", "the file does not hold what was written to it", offset=offset
-            )
+            text = "the file does not hold what was written to it"
+            raise HelloIOError.make("E_WRITE", text, offset=offset)
         return stored
