@@ -117,8 +117,13 @@ def describe_header(block: bytes, name: str, size: int) -> SpecError:
 
     E_HEADER, not raised; it shows the actual name or size if they can be read.
     """
-    other, other_size = _read_header(block)
-    if other is None:
+    try:
+        other, other_size = block[:100].rstrip(b"\0").decode("ascii"), int(block[124:135], 8)
+        is_canonical = header(other, other_size) == block
+    except (ValueError, SpecError):
+        # Only words the error; the header is refused already.
+        other, other_size, is_canonical = "", 0, False
+    if not is_canonical:
         at = next(
             (i for i, (a, b) in enumerate(zip(block, header(name, size), strict=False)) if a != b),
             len(block),
@@ -129,19 +134,6 @@ def describe_header(block: bytes, name: str, size: int) -> SpecError:
     else:
         fact = f"expected this member, got {printable(other)}"
     return SpecError.make("E_HEADER", fact, member=name)
-
-
-def _read_header(block: bytes) -> tuple[str | None, int]:
-    """Read name and size of a canonical header; ``(None, 0)`` for any other."""
-    name = block[:100].rstrip(b"\0")
-    try:
-        text, size = name.decode("ascii"), int(block[124:135], 8)
-        if header(text, size) == block:
-            return text, size
-    except (ValueError, SpecError):
-        # Only words the error; the header is refused already.
-        return None, 0
-    return None, 0
 
 
 MOST_SHARDS: Final = 99_999

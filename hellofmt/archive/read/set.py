@@ -211,13 +211,11 @@ class HelloSet(Archive):
 
     def check_image(self, row: int, block: bytes) -> bytes:
         """Verify an image member; see ``HelloFile.check_image``."""
-        self.row_of(row)
         shard, local = self._place(row)
         return self.shards[shard].check_image(local, block)
 
     def image_name(self, row: int) -> str:
         """Return the name of an image, numbered over the set; see ``HelloFile.image_name``."""
-        self.row_of(row)
         shard, local = self._place(row)
         return self.shards[shard].image_name(local)
 
@@ -231,7 +229,6 @@ class HelloSet(Archive):
         rows_of: dict[int, list[int]] = {}
         places: list[tuple[int, int]] = []
         for row in map(int, rows):
-            self.row_of(row)
             shard, local = self._place(row)
             places.append((shard, len(rows_of.setdefault(shard, []))))
             rows_of[shard].append(local)
@@ -247,7 +244,8 @@ class HelloSet(Archive):
         return [files[shard][at] for shard, at in places]
 
     def _place(self, row: int) -> tuple[int, int]:
-        """Return the shard of a row, and its row there."""
+        """Return the shard of a row, and its row there; see ``row_of``."""
+        self.row_of(row)
         shard = bisect.bisect_right(self._firsts, row) - 1
         return shard, row - self._firsts[shard]
 
@@ -322,7 +320,9 @@ def _in_order(files: Sequence[HelloFile]) -> list[HelloFile]:
     known = _common(ordered[0])
     row = 0
     for file in ordered:
-        key = _difference(known, _common(file))
+        common = _common(file)
+        keys = sorted(known.keys() | common.keys())
+        key = printable(next((k for k in keys if known.get(k) != common.get(k)), ""), 80)
         if key:
             raise CorruptError.make(
                 "E_DIGEST_ROOT",
@@ -349,12 +349,6 @@ def _common(file: HelloFile) -> dict[str, Any]:
     for key in ("count", "span"):
         document["images"].pop(key)
     return document
-
-
-def _difference(one: dict[str, Any], other: dict[str, Any]) -> str:
-    """Return the first key in which two documents differ; empty if they agree."""
-    keys = sorted(one.keys() | other.keys())
-    return printable(next((key for key in keys if one.get(key) != other.get(key)), ""), 80)
 
 
 def _joined(parts: Sequence[Index], manifest: Manifest) -> Index:

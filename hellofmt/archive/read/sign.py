@@ -21,7 +21,7 @@ import re
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -30,12 +30,12 @@ from hellofmt.archive.format.canonical import canonical
 from hellofmt.archive.format.digest import sha256
 from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits
 from hellofmt.archive.format.manifest import Digest, Name  # noqa: TC001 - msgspec reads them
-from hellofmt.archive.storage.local_files import open_regular, read_file, write_small_file
-from hellofmt.archive.storage.source import display_name, is_url
+from hellofmt.archive.storage.local_files import read_file, write_small_file
+from hellofmt.archive.storage.source import LocalSource, display_name, is_url
 from hellofmt.errors import TrustError, UserInputError, foreign_text, printable, target_exists
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import (
         Ed25519PrivateKey,
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     )
 
     from hellofmt.archive.read.archive import Archive
+    from hellofmt.archive.storage.source import Source
 
 __all__ = ["Signature", "create_key", "sign_archive", "signature_path", "verify_signature"]
 
@@ -186,9 +187,12 @@ def verify_signature(
     """
     public = _public_key(Path(key))
     if signature is None and is_url(file.path):
-        claimed = _fetch_signature(file)
+        # The query belongs to the request, not to the name.
+        name, mark, query = file.path.partition("?")
+        claimed = _read_signature(f"{name}.sig{mark}{query}", file.storage_options)
     else:
-        claimed = _read_signature(Path(signature or signature_path(file.path)))
+        path = Path(signature or signature_path(file.path))
+        claimed = _read_signature(os.fspath(path), {})
     dataset = file.manifest.dataset
     known = (
         ("id", claimed.id, file.id),
@@ -235,39 +239,23 @@ def _message(file: Archive) -> bytes:
     return "\n".join((_DOMAIN, file.id, dataset.name, dataset.version)).encode()
 
 
-def _read_signature(path: Path) -> Signature:
-    """Read and parse a signature file; anything but the canonical form is E_SIG_BAD."""
+def _read_signature(path: str, options: Mapping[str, Any]) -> Signature:
+    """Read and parse a signature file or URL; anything but the canonical form is E_SIG_BAD."""
+    source: Source
     try:
-        fd, _ = open_regular(path)
+        if is_url(path):
+            from hellofmt.archive.storage.remote import open_source
+
+            source = open_source(path, options)
+        else:
+            source = LocalSource(path)
     except FileNotFoundError:
-        raise _missing(path) from None
-    with os.fdopen(fd, "rb") as stream:
-        return _parse_signature(stream.read(_MAX_BYTES + 1))
-
-
-def _fetch_signature(file: Archive) -> Signature:
-    """Read and parse the signature beside an archive behind a URL."""
-    from hellofmt.archive.storage.remote import open_source
-
-    # The query belongs to the request, not to the name.
-    name, mark, query = file.path.partition("?")
-    url = f"{name}.sig{mark}{query}"
+        text = f"no signature; expected `{printable(display_name(path))}`"
+        raise TrustError.make("E_SIG_MISSING", text) from None
     try:
-        source = open_source(url, file.storage_options)
-    except FileNotFoundError:
-        raise _missing(display_name(url)) from None
-    try:
-        return _parse_signature(source.read(0, min(source.size, _MAX_BYTES + 1)))
+        data = source.read(0, min(source.size, _MAX_BYTES + 1))
     finally:
         source.close()
-
-
-def _missing(path: object) -> TrustError:
-    return TrustError.make("E_SIG_MISSING", f"no signature; expected `{printable(path)}`")
-
-
-def _parse_signature(data: bytes) -> Signature:
-    """Parse the bytes of a signature file."""
     if len(data) > _MAX_BYTES:
         raise TrustError.make("E_SIG_BAD", f"signature file: expected at most {_MAX_BYTES} bytes")
     try:

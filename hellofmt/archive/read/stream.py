@@ -271,8 +271,10 @@ class ImageStream:
         waiting = list(pages)
         deadline = time.monotonic() + _LOCK_SECONDS
         while waiting:
-            mine = [page for page in waiting if self._lock(page)]
-            locked = list(mine)
+            # Without a file to lock, each process fetches for itself.
+            fd = self._store.lock_fd
+            mine = [page for page in waiting if fd < 0 or lock_byte(fd, page)]
+            locked = list(mine) if fd >= 0 else []
             if not mine and time.monotonic() > deadline:
                 mine = waiting
             try:
@@ -283,7 +285,7 @@ class ImageStream:
                     self._store.put(row, data)
             finally:
                 for page in locked:
-                    self._unlock(page)
+                    unlock_byte(fd, page)
             # No process waits while holding a lock, so there are no deadlocks.
             waiting = [page for page in waiting if page not in mine and self._missing(page)]
             if waiting:
@@ -292,11 +294,3 @@ class ImageStream:
     def _missing(self, page: int) -> list[int]:
         rows = range(int(self._firsts[page]), int(self._firsts[page + 1]))
         return [row for row in rows if not self._store.has(row)]
-
-    def _lock(self, page: int) -> bool:
-        """Lock a page; False if another process is fetching it. Without locks, always True."""
-        return self._store.lock_fd < 0 or lock_byte(self._store.lock_fd, page)
-
-    def _unlock(self, page: int) -> None:
-        if self._store.lock_fd >= 0:
-            unlock_byte(self._store.lock_fd, page)

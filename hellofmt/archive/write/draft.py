@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:
@@ -52,10 +51,6 @@ class ImageItem:
     walked: bytes | None = None
 
 
-def _no_columns() -> Mapping[str, NDArray[Any]]:
-    return MappingProxyType({})
-
-
 @dataclass(frozen=True)
 class ImageSet:
     """The images to pack, in any order; the writer sorts them by label, stably.
@@ -75,7 +70,7 @@ class ImageSet:
     codec: Codec
     items: Sequence[ImageItem]
     layout: Literal["auto", "files", "packed"] = "auto"
-    columns: Mapping[str, NDArray[Any]] = field(default_factory=_no_columns)
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict[str, "NDArray[Any]"])
     order: Literal["value"] | None = None
 
 
@@ -104,10 +99,6 @@ class ProjectorPart:
     name: str = DEFAULT_NAME
 
 
-def _no_extras() -> Mapping[str, str]:
-    return MappingProxyType({})
-
-
 @dataclass(frozen=True)
 class Texts:
     """What an archive says of itself; None leaves it to whoever makes the archive.
@@ -130,7 +121,7 @@ class Texts:
     card: str | None = None
     method: str | None = None
     sources: Sequence[str] | None = None
-    extras: Mapping[str, str] = field(default_factory=_no_extras)
+    extras: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True)
@@ -162,7 +153,7 @@ class Draft:
     card: str | None = None
     license: str | None = None
     record: Record | None = None
-    extras: Mapping[str, str] = field(default_factory=_no_extras)
+    extras: Mapping[str, str] = field(default_factory=dict[str, str])
     shard: Shard | None = None
     producer: Producer | None = None
     further: Sequence[ProjectorPart] = ()

@@ -85,21 +85,13 @@ def extract_archive(
     if form != "members" and not len(archive):
         raise UserInputError.make("E_OPTION", f"no images to write as {form}")
     _check_space(archive, Path(directory).absolute().parent, form)
-    say = say or _say_nothing
+    say = say or (lambda _line: None)
     index = archive.index
     if form != "members" and index is not None and index.columns:
         say(f"further columns of the index are left out: {', '.join(index.columns)}")
     write = {"members": _members, "imagefolder": _image_folder, "webdataset": _tar_files}[form]
     with new_directory(directory) as folder:
-        write(folder, archive, progress or _count_nothing, say)
-
-
-def _count_nothing(_done: int, _total: int) -> None:
-    pass
-
-
-def _say_nothing(_line: str) -> None:
-    pass
+        write(folder, archive, progress or (lambda _done, _total: None), say)
 
 
 def _members(
