@@ -227,14 +227,9 @@ class Labeler:
         """Return the form in which views of S x S pixels enter the image tower.
 
         Its mean and std are the base's, or 0 and 1 where they are folded into the first weights (a
-        padded stem cannot take them).
-
-        Args:
-            size: S, pixels.
-
-        Returns:
-            For ``hellofmt_kernels.view_pair`` and then ``embeddings_of_inputs``; None if S is not
-            the base's size, since such a view is resized before it is normalised.
+        padded stem cannot take them). It is for ``hellofmt_kernels.view_pair`` and then
+        ``embeddings_of_inputs``; None if S is not the base's size, since such a view is resized
+        before it is normalised.
         """
         preprocess, encoder = self._preprocess, self._encoder
         if size != preprocess.size:

@@ -27,12 +27,12 @@ _FUSED_DTYPES = ("float16", "bfloat16", "float32")
 
 @dataclass(frozen=True)
 class Device:
-    """What a choice may depend on: facts of a device, none of them read while choosing.
+    """Facts of a device, none of them read while choosing.
 
     Attributes:
         kind: torch's device type, ``"cpu"`` or ``"cuda"``.
         capability: CUDA compute capability (major, minor); (0, 0) without CUDA.
-        has_triton: Triton can be imported.
+        has_triton: whether Triton can be imported.
     """
 
     kind: str
@@ -41,22 +41,14 @@ class Device:
 
     @property
     def is_fused(self) -> bool:
-        """The Triton kernels can run here."""
+        """Whether the Triton kernels run here."""
         return self.kind == "cuda" and self.has_triton and self.capability >= MIN_CAPABILITY
 
 
 def choose_labels(
     n: int, d: int, c: int, dtype: str, device: Device, out_dtype: str = "float32"
 ) -> LabelAlgorithm:
-    """Algorithm for (n, d) embeddings against c classes.
-
-    Args:
-        n: number of rows.
-        d: number of features.
-        c: number of classes.
-        dtype: name of the operands' dtype, such as ``"float16"``.
-        device: where the tensors are.
-        out_dtype: name of the result's dtype.
+    """Choose the algorithm for (n, d) embeddings against c classes; dtypes by name.
 
     Returns:
         ``"reference"``: torch, the definition. ``"row"``: a whole row of classes in one program,
@@ -69,38 +61,22 @@ def choose_labels(
 
 
 def choose_views(n: int, out_dtype: str, device: Device) -> Literal["reference", "fused"]:
-    """Algorithm for n views.
-
-    Args:
-        n: number of views.
-        out_dtype: name of the result's dtype.
-        device: where the images are.
-
-    Returns:
-        ``"reference"``: torch. ``"fused"``: one Triton kernel.
-    """
+    """Choose torch (``"reference"``) or one Triton kernel (``"fused"``) for n views."""
     is_fused = device.is_fused and out_dtype in _FUSED_DTYPES and n > 0
     return "fused" if is_fused else "reference"
 
 
 def view_taps(extent: int, size: int, antialias: bool) -> int:
-    """Source pixels that can reach one output pixel along an axis.
+    """Count the source pixels that can reach one output pixel along an axis.
 
-    The triangle filter is open on both sides and 2 max(n, S) / S source pixels wide.
-
-    Args:
-        extent: side of the stored image, pixels; the largest possible crop n.
-        size: S, output pixels.
-        antialias: widen the filter where the crop is larger than the output.
-
-    Returns:
-        2 up to the output size, else ceil(2 extent / S).
+    The triangle filter is open on both sides and 2 max(n, S) / S source pixels wide, n the largest
+    possible crop: 2 up to the output size, else ceil(2 extent / S).
     """
     return -(-2 * max(extent, size) // size) if antialias else 2
 
 
 def padded_row(c: int, device_kind: str) -> int:
-    """Elements from one output row to the next.
+    """Count the elements from one output row to the next.
 
     On CUDA a multiple of 16: Triton knows the divisibility of a stride only in multiples of 16,
     and with 1000 classes in rows of 1000 a tile leaves in 66 narrow stores instead of 8 of 128

@@ -1,8 +1,8 @@
 """One kernel launch as a value: planned in one place, run, compiled ahead of time or inspected.
 
 The ``plan`` functions of the ``fused`` modules return launches; ``run`` makes the call on a device
-and in the interpreter, ``tools/aot.py`` compiles the very same arguments without a device. Planning
-twice would let the two drift apart, and the budget would be checked on a kernel that never runs.
+and in the interpreter, ``tools/aot.py`` compiles the very same arguments without a device, so that
+the budget is checked on the kernel that runs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Launch:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Compiler options; fusion of a product and a sum is set, for its default is in flux."""
+        """Compiler options; fusion of a product and a sum is set, since its default is in flux."""
         return {
             "num_warps": self.num_warps,
             "num_stages": self.num_stages,

@@ -141,19 +141,10 @@ def plan(
     tile: LabelTile | None = None,
     capability: tuple[int, int] = (9, 0),
 ) -> list[Launch]:
-    """Launches that fill ``out`` with soft labels or logits.
+    """Plan the launches that fill ``out`` with soft labels or logits: one, or two with statistics.
 
-    Args:
-        x: (N, D) float16, bfloat16 or float32; N > 0.
-        weight: (C, D) of x's dtype.
-        bias: (C,) floating point, or None.
-        options: scale, temperature, labels or logits.
-        out: (N, padded row) of the options' dtype, see `hellofmt_kernels.config.padded_row`.
-        tile: replaces the table's choice.
-        capability: CUDA compute capability of the device, for the table.
-
-    Returns:
-        One launch, or two: statistics, then normalisation.
+    ``out`` is (N, padded row) of the options' dtype, see `hellofmt_kernels.config.padded_row`;
+    ``tile`` replaces the table's choice for ``capability``. The rest is as for ``launch``.
     """
     n, c = x.shape[0], weight.shape[0]
     if tile is None:
@@ -178,8 +169,8 @@ def _product(
     epilogue: Literal["row", "stats", "logits"],
     tile: LabelTile,
 ) -> Launch:
-    """The matrix product with one of its epilogues; ``stats`` are k and s of epilogue ``stats``."""
-    x, weight = _rows_contiguous(x), _rows_contiguous(weight)
+    """Plan the product with one of its epilogues; ``stats`` are k and s of epilogue ``stats``."""
+    x, weight = (t if t.stride(1) == 1 else t.contiguous() for t in (x, weight))
     (n, d), c = x.shape, weight.shape[0]
     k, s = (out, out) if stats is None else stats
     base = _LOG2_E / options.temperature if options.is_softmax else 1.0
@@ -217,10 +208,6 @@ def _product(
     )
 
 
-def _rows_contiguous(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor if tensor.stride(1) == 1 else tensor.contiguous()
-
-
 def _normalise(out: torch.Tensor, k: torch.Tensor, s: torch.Tensor, block_c: int) -> Launch:
     tiles = k.shape[1]
     group = min(triton.next_power_of_2(tiles), max(1, table().normalise_classes // block_c))
@@ -252,15 +239,9 @@ def launch(
     tile: LabelTile | None = None,
     capability: tuple[int, int] = (9, 0),
 ) -> torch.Tensor:
-    """Soft labels or logits of embeddings, as `labels.reference.soft_labels` defines them.
+    """Compute what `hellofmt_kernels.labels.reference.soft_labels` defines, but in no float64.
 
-    Args:
-        x: (N, D) float16, bfloat16 or float32; N > 0.
-        weight: (C, D) of x's dtype.
-        bias: (C,) floating point, or None.
-        options: scale, temperature, labels or logits; no float64.
-        tile: replaces the table's choice.
-        capability: CUDA compute capability of the device, for the table.
+    ``tile`` replaces the table's choice for ``capability``; N > 0.
 
     Returns:
         (N, C), a view of rows padded to a multiple of 16 elements.

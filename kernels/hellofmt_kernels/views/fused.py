@@ -62,7 +62,7 @@ def _factorial(factor):
 
 @triton.jit
 def _packed_permutation(rank, factor, orders):
-    """The permutation of a lexicographic rank, four bits per cell, place 0 in the lowest bits."""
+    """Unpack a lexicographic rank into a permutation, four bits a cell, place 0 lowest."""
     left = tl.full((), _IN_ORDER, tl.int64)
     packed = tl.zeros((), tl.int64)
     for k in tl.static_range(8):
@@ -87,7 +87,7 @@ def _reach(length, SIZE: tl.constexpr, ANTIALIAS: tl.constexpr):
 
 @triton.jit
 def _first_tap(i, length, SIZE: tl.constexpr, ANTIALIAS: tl.constexpr):
-    """First pixel j of the crop with (2j + 1) S > (2i + 1) n - 2m."""
+    """Find the first pixel j of the crop with (2j + 1) S > (2i + 1) n - 2m."""
     low = (2 * i + 1) * length - 2 * _reach(length, SIZE, ANTIALIAS) - SIZE
     return tl.where(low < 0, 0, low // (2 * SIZE) + 1)
 
@@ -101,7 +101,7 @@ def _tap_weight(i, j, length, SIZE: tl.constexpr, ANTIALIAS: tl.constexpr):
 
 @triton.jit
 def _stored(position, extent, factor, packed):
-    """Where the pixel at a position of the shuffled image is stored."""
+    """Find where the pixel at a position of the shuffled image is stored."""
     if factor > 1:
         side = extent // factor
         cell = position // side
@@ -124,7 +124,7 @@ def _tap(
     ANTIALIAS: tl.constexpr,
     TAPS: tl.constexpr,
 ):
-    """Weight of one tap of every output along an axis, and where its pixel is stored."""
+    """Return the weight of one tap of every output along an axis, and where its pixel is stored."""
     if TAPS == 2:
         # The filter spans two pixels and the weights sum to 2S, but where one is cut off.
         numerator = tl.maximum((2 * i + 1) * length - SIZE, 0)
@@ -147,7 +147,7 @@ def _total_weight(
     ANTIALIAS: tl.constexpr,
     TAPS: tl.constexpr,
 ):
-    """Sum of the weights of every output; two taps need none."""
+    """Sum the weights of every output; two taps need no sum."""
     total = tl.zeros_like(i).to(tl.float32)
     if TAPS > 2:
         first = _first_tap(i, length, SIZE, ANTIALIAS)
@@ -158,7 +158,7 @@ def _total_weight(
 
 @triton.jit
 def _part(value, share):
-    """Share of a channel in [0, 1]: share * value / 255."""
+    """Return the share of a channel in [0, 1]: share * value / 255."""
     # Reciprocal, then one correction with the exact remainder: the correctly rounded quotient
     # (Markstein 1990) for a third of the cost of a division.
     quotient = value * 0.003921568859368563
@@ -347,7 +347,7 @@ def _views_kernel(
 
 
 def _affines(forms: Sequence[ViewForm]) -> dict[str, float]:
-    """Per channel (view - mean) / std as one product and one sum."""
+    """Write (view - mean) / std per channel as one product and one sum."""
     # Without a second form the kernel has no second store, and reads none of its numbers.
     affines = zip(("", "second_"), (forms[0], forms[-1]), strict=True)
     return {
@@ -369,18 +369,10 @@ def plan(
     forms: Sequence[ViewForm],
     tile: ViewTile | None = None,
 ) -> Launch:
-    """The launch that fills ``outs`` with the same views.
+    """Plan the launch that fills ``outs``, one or two (N, 3, S, S), with the same views.
 
-    Args:
-        images: (M, H, W, 3) uint8, contiguous.
-        rows: (N, 20) int32, contiguous, N > 0.
-        outs: one or two (N, 3, S, S), of the forms.
-        antialias: widen the filter where a crop is larger than S.
-        forms: form of each of ``outs``.
-        tile: instead of the one the table gives.
-
-    Returns:
-        One launch.
+    Images and rows are contiguous and N > 0; ``tile`` replaces the table's choice. The rest is as
+    for ``launch``.
     """
     _, height, width, _ = images.shape
     n, _, size, _ = outs[0].shape
@@ -428,18 +420,9 @@ def launch(
     forms: Sequence[ViewForm],
     tile: ViewTile | None = None,
 ) -> list[torch.Tensor]:
-    """Views of stored images, as `hellofmt_kernels.views.reference.views` defines them.
+    """Draw what `hellofmt_kernels.views.reference.views` defines, (N, 3, S, S) of each form.
 
-    Args:
-        images: (M, H, W, 3) uint8.
-        rows: (N, 20) int32 on the same device, N > 0; trusted.
-        size: S, pixels.
-        antialias: widen the filter where a crop is larger than S.
-        forms: one or two; no float64.
-        tile: instead of the one the table gives.
-
-    Returns:
-        (N, 3, S, S) of each form.
+    Rows are trusted, and N > 0; there are one or two forms, none in float64.
     """
     outs = [form.empty(rows.shape[0], size, images.device) for form in forms]
     plan(images.contiguous(), rows.contiguous(), outs, antialias, forms, tile).run()

@@ -90,19 +90,19 @@ def view_pair(
     """Draw the same augmented views in two forms, in one pass over the pixels.
 
     Equal to `views` once with each form: a student's batch, and the input of the encoder that
-    labels it. Where one form is float64, both are computed in float64. Arguments and errors that
-    ``views`` has too are the same.
+    labels it. Where one form is float64, both are computed in float64. Images, rows, size,
+    antialias and errors are as for ``views``.
 
     Args:
         images: (M, H, W, 3) uint8.
         rows: (N, 20) int32.
         size: S > 0, pixels.
-        first: mean, std, dtype and memory format of the first result.
-        second: the same of the second result.
+        first: form of the first result.
+        second: form of the second result.
         antialias: as torchvision's flag.
 
     Returns:
-        Two (N, 3, S, S), one of each form.
+        Two (N, 3, S, S).
 
     Example:
         >>> import torch
