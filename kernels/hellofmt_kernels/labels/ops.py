@@ -119,8 +119,10 @@ def _check_head(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             msg = f"`bias`: shape {tuple(bias.shape)}; expected (C,) = {tuple(weight.shape[:1])}"
             raise ValueError(msg)
         check_device("bias", bias, x.device)
+    if not torch.is_grad_enabled():
+        return
     for name, tensor in (("x", x), ("weight", weight), ("bias", bias)):
-        if tensor is not None and tensor.requires_grad and torch.is_grad_enabled():
+        if tensor is not None and tensor.requires_grad:
             msg = (
                 f"`{name}`: requires a gradient, which this operator does not give; "
                 "expected a detached tensor"

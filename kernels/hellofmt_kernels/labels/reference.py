@@ -56,28 +56,30 @@ def soft_labels(x: Tensor, weight: Tensor, bias: Tensor | None, options: LabelOp
     dtype = accumulation_dtype(x.dtype)
     # The temperature divides two numbers instead of N x C of them.
     divisor = options.temperature if options.is_softmax else 1.0
-    scale = options.scale / divisor
-    shift = None if bias is None else bias.to(dtype) / divisor
-    if x.dtype == torch.bfloat16 and x.device.type == "cpu":
-        products = torch.mm(x, weight.T)
-        shift = products.new_zeros(len(weight), dtype=dtype) if shift is None else shift
-        rows = max(1, _BLOCK // len(weight))
-        if len(x) <= rows:
-            return _finished(torch.add(shift, products, alpha=scale), options)
-        labels = products.new_empty(products.shape, dtype=options.dtype)
-        for first in range(0, len(x), rows):
-            z = torch.add(shift, products[first : first + rows], alpha=scale)
-            labels[first : first + rows] = _finished(z, options)
-        return labels
-    x, weight = x.to(dtype), weight.to(dtype)
-    if shift is None:
-        return _finished(torch.mm(x, weight.T).mul_(scale), options)
-    return _finished(torch.addmm(shift, x, weight.T, alpha=scale), options)
+    scale, count = options.scale / divisor, len(weight)
+    shift = x.new_zeros(count, dtype=dtype) if bias is None else bias.to(dtype) / divisor
+    if options.is_softmax and count < _NARROW:
+        z = torch.softmax(_logits(weight, x.T, shift[:, None], scale), dim=0)
+        return z.T.to(options.dtype).contiguous()
+    if not _is_rounded(x) or len(x) * count <= _BLOCK:
+        return _finished(_logits(x, weight.T, shift, scale), options)
+    products, step = torch.mm(x, weight.T), max(1, _BLOCK // count)
+    labels = products.new_empty(products.shape, dtype=options.dtype)
+    for first in range(0, len(x), step):
+        z = torch.add(shift, products[first : first + step], alpha=scale)
+        labels[first : first + step] = _finished(z, options)
+    return labels
+
+
+def _is_rounded(x: Tensor) -> bool:
+    return x.dtype == torch.bfloat16 and x.device.type == "cpu"
+
+
+def _logits(a: Tensor, b: Tensor, shift: Tensor, scale: float) -> Tensor:
+    if _is_rounded(a):
+        return torch.add(shift, torch.mm(a, b), alpha=scale)
+    return torch.addmm(shift, a.to(shift.dtype), b.to(shift.dtype), alpha=scale)
 
 
 def _finished(z: Tensor, options: LabelOptions) -> Tensor:
-    if options.is_softmax and z.shape[1] < _NARROW:
-        z = torch.softmax(z.T, dim=0).T.contiguous()
-    elif options.is_softmax:
-        z = torch.softmax(z, dim=1)
-    return z.to(options.dtype)
+    return (torch.softmax(z, dim=1) if options.is_softmax else z).to(options.dtype)
