@@ -4,15 +4,15 @@
 
 `--sample` is a folder of real images, one folder a class (1,000 ImageNet images, one of each class,
 as they are: median 500 x 375 px, 110 kB). Folders of 10,000 and 1,281,167 names are hard links to
-them, made under `--scratch` and deleted. The label function adapts the smallest seeded base, so
+them, made under `--scratch` and kept. The label function adapts the smallest seeded base, so
 that the engine is what is measured.
 
 - Views a second: the engine beside torchvision's `ImageFolder` with v2's `RandomResizedCrop` and
   flip in a `DataLoader` of as many workers, interleaved, the same images and size.
 - Between networks: what the loop waits for a batch of 128 while a worker is ahead, at 1,281,167
   images that are one array of 8 x 8 px.
-- Memory and first step: `hello distill` in a process of its own, stopped after the fit; the largest
-  process, less one that imports the same. Twice: the second finds listing and check kept.
+- Memory and first step: `hello distill` in a process of its own; the largest of its processes, less
+  one that imports the same. Twice: the second finds listing and check kept.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -144,8 +143,16 @@ def between(count, steps=400):
 
 
 CHILD = """
-import sys, time
+import importlib, json, os, sys, time
 start = time.time()
+if len(sys.argv) == 1:
+    for name in json.load(open(os.environ["MODULES"])):
+        try:
+            importlib.import_module(name)
+        except Exception:
+            pass
+    print("imported", time.process_time(), file=sys.stderr)
+    raise SystemExit
 import hellofmt_cli.making as making
 from hellofmt_cli.main import hello
 seen = []
@@ -153,12 +160,13 @@ def step(done, total):
     if not seen:
         seen.append(time.time() - start)
         print("\\nfirst step", seen[0], file=sys.stderr)
+        print("first cpu", time.process_time(), file=sys.stderr)
 making.console.step = step
-imported = time.time() - start
-print("imported", imported, file=sys.stderr)
-if len(sys.argv) > 1:
-    hello(sys.argv[1:], standalone_mode=False)
+hello(sys.argv[1:], standalone_mode=False)
+with open(os.environ.get("MODULES", os.devnull), "w") as file:
+    json.dump([name for name in list(sys.modules) if name != "__main__"], file)
 """
+"""Without arguments: what a run has imported by its end, its own code and that of libraries."""
 
 
 def child(arguments):
@@ -175,14 +183,13 @@ def child(arguments):
     )
     out, err = process.communicate()
     lines = dict(
-        line.rsplit(" ", 1) for line in err.splitlines() if line.startswith(("first", "imported"))
+        line.rsplit(" ", 1) for line in err.splitlines() if line.startswith(("first ", "imported"))
     )
     if process.returncode:
         raise SystemExit(f"{arguments}: {err}")
     return {
         "seconds": time.perf_counter() - start,
-        "imports": float(lines["imported"]),
-        "first step": float(lines.get("first step", "nan")),
+        **{name: float(value) for name, value in lines.items()},
         "out": out,
     }
 
@@ -246,47 +253,38 @@ def nearest(classes):
 def distillations(sample, scratch, sizes, workers):
     """Peak memory and first step of ``hello distill`` at each size, listing new and kept."""
     rows = []
-    os.environ.update(SAMPLE=str(sample), PYTHONPATH=str(scratch))
+    modules = str(scratch / "modules.json")
+    path = os.pathsep.join([str(scratch), *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ.update(SAMPLE=str(sample), PYTHONPATH=path, MODULES=modules)
     (scratch / "nearest.py").write_text(TEACHER)
     # Reading the sample is no part of a run.
     subprocess.run([sys.executable, "-c", "import nearest; nearest.nearest(1)"], check=True)
-    imports = peak([])
     for count in sizes:
-        folder = Path(tempfile.mkdtemp(dir=scratch)) / "images"
-        start = time.perf_counter()
-        linked(sample, folder, count)
-        print(f"{count:,} links in {time.perf_counter() - start:.0f} s", file=sys.stderr)
-        try:
-            work = folder.parent / "work"
-            for listing in ("new", "kept"):
-                done = peak(
-                    [
-                        *("distill", str(folder), "--ipc", "1", "--view-size", "64"),
-                        *("--candidates", "2", "--crops", "1", "--workers", str(workers)),
-                        *("--teacher", "nearest:nearest", "--base", "seeded", "--rank", "1"),
-                        *("--head-start", "stored", "--steps", "10", "--batch-size", str(BATCH)),
-                        *("--teacher-mean", "0", "0", "0", "--teacher-std", "1", "1", "1"),
-                        *("--no-precision-table", "--json", "--work", str(work)),
-                        *("-o", str(folder.parent / f"{listing}.hello")),
-                    ]
-                )
-                rows.append(
-                    {
-                        "images": count,
-                        "listing": listing,
-                        "seconds": done["seconds"],
-                        "first step": done["first step"] - done["imports"],
-                        "peak less imports": done["peak"] - imports["peak"],
-                        "stages": json.loads(done["out"])["cost"],
-                    }
-                )
-                print(rows[-1], file=sys.stderr)
-                # A second run finds the listing, and what the teacher said when it was checked.
-                for stage in work.glob("*.safetensors"):
-                    if not stage.name.startswith("check"):
-                        stage.unlink()
-        finally:
-            shutil.rmtree(folder.parent)
+        folder = linked(sample, scratch.parent / f"links-{count}", count)
+        work = scratch / f"work-{count}"
+        for listing in ("new", "kept"):
+            done = peak(
+                [
+                    *("distill", str(folder), "--ipc", "1", "--view-size", "64"),
+                    *("--candidates", "2", "--crops", "1", "--workers", str(workers)),
+                    *("--teacher", "nearest:nearest", "--base", "seeded", "--rank", "1"),
+                    *("--head-start", "stored", "--steps", "10", "--batch-size", str(BATCH)),
+                    *("--teacher-mean", "0", "0", "0", "--teacher-std", "1", "1", "1"),
+                    *("--no-precision-table", "--json", "--work", str(work)),
+                    *("-o", str(scratch / f"{count}-{listing}.hello")),
+                ]
+            )
+            rows.append({"images": count, "listing": listing, "load": os.getloadavg()[0], **done})
+            rows[-1]["stages"] = json.loads(rows[-1].pop("out"))["cost"]
+            print(rows[-1], file=sys.stderr)
+            # A second run finds the listing, and what the teacher said when it was checked.
+            for stage in work.glob("*.safetensors"):
+                if not stage.name.startswith(("check", "listing")):
+                    stage.unlink()
+    imports = peak([])
+    for row in rows:
+        row["peak less imports"] = row["peak"] - imports["peak"]
+        row["imports cpu"] = imports["imported"]
     return rows
 
 
@@ -379,24 +377,20 @@ def page(facts):
         lines += [
             "## Memory and first step of `hello distill`",
             "",
-            "Peak memory is beyond that of the imports. The check decodes 4,000 images, and at",
-            "10,000 images 1,000 more; one of under ten seconds is not kept and made again.",
+            "Peak memory is of the largest process, beyond that of one that imports the same. The",
+            "first step is told from the start of the process, in seconds of the clock and of the",
+            "processor, and the processor's seconds of the imports alone beside it. The check",
+            "decodes 4,000 images, and at 10,000 images 1,000 more.",
             "",
-            "| images | listing, check | peak MB | first step s | check s | fit s | all s |",
-            "| ---: | --- | ---: | ---: | ---: | ---: | ---: |",
+            "| images | listing, check | peak MB | first step s | CPU s | imports | all s | load |",
+            "| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
         ]
-        for row in facts["distill"]:
-            stages = dict.fromkeys(("check", "fit"), 0.0)
-            for stage in row["stages"]:
-                # A set with few images a class is checked twice: for the order, and held out.
-                name = stage["stage"].removesuffix("-held-out")
-                if name in stages:
-                    stages[name] += stage["seconds"]
-            lines.append(
-                f"| {row['images']:,} | {row['listing']} | {row['peak less imports'] / 1e6:.0f}"
-                f" | {row['first step']:.1f} | {stages['check']:.1f} | {stages['fit']:.1f}"
-                f" | {row['seconds']:.0f} |"
-            )
+        lines += [
+            f"| {row['images']:,} | {row['listing']} | {row['peak less imports'] / 1e6:.0f}"
+            f" | {row['first step']:.1f} | {row['first cpu']:.1f} | {row['imports cpu']:.1f}"
+            f" | {row['seconds']:.0f} | {row['load']:.1f} |"
+            for row in facts["distill"]
+        ]
         lines.append("")
     if "whole" in facts:
         row = facts["whole"]
