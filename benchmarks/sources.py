@@ -84,7 +84,7 @@ def select(setting, ipc, *, factor=1, random=False):
         )
     inputs = {"data": setting.digest, "teacher": setting.teacher, "select": settings}
 
-    def make():
+    def make(_path):
         chosen = select_images(setting.train, setting.teacher, setting.views, settings)
         return Result({n: v for n, v in vars(chosen).items() if v is not None}, {})
 

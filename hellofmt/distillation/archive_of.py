@@ -75,25 +75,15 @@ def write_distilled(
         HelloError: what was written does not verify.
     """
     check_target(target, force=force)
-    facts = _facts(source, settings)
+    part, count = projector.part(settings.storage), 0
+    draft = replace(_draft(source, views, settings), projector=part, record=record)
     if selection is not None:
-        ipc = len(selection.labels) // len(source.classes)
-        facts = msgspec.structs.replace(facts, ipc=ipc)
-    part = projector.part(settings.storage)
-    card = settings.texts.card
-    if card is None and record is not None:
-        count = 0 if selection is None else len(selection.labels)
-        card = generated_card(facts, source.classes, views, count, part.base, record)
-    draft = Draft(
-        facts,
-        classes=source.classes,
-        views=views,
-        projector=part,
-        card=card,
-        license=settings.texts.license_text,
-        extras=settings.texts.extras,
-        record=record,
-    )
+        count = len(selection.labels)
+        facts = msgspec.structs.replace(draft.dataset, ipc=count // len(source.classes))
+        draft = replace(draft, dataset=facts)
+    if draft.card is None and record is not None:
+        card = generated_card(draft.dataset, source.classes, views, count, part.base, record)
+        draft = replace(draft, card=card)
     if selection is None:
         return write_archive(target, draft, force=force)
     stored = StoredImages(selection, source, views, settings.codec, settings.quality)
@@ -117,14 +107,23 @@ def _spooled(stored: StoredImages, spool: IO[bytes], workers: int) -> list[Image
     return items
 
 
-def _facts(source: Source, settings: DistillSettings) -> Dataset:
+def _draft(source: Source, views: Views, settings: DistillSettings) -> Draft:
+    """What is known of the archive before anything is made."""
     texts = settings.texts
-    return Dataset(
+    facts = Dataset(
         name=settings.name_for(source),
         version=texts.version,
         license=texts.license or "NOASSERTION",
         method=texts.method or "hello",
         sources=list(texts.sources or (source.name,)),
+    )
+    return Draft(
+        facts,
+        classes=source.classes,
+        views=views,
+        card=texts.card,
+        license=texts.license_text,
+        extras=texts.extras,
     )
 
 
@@ -143,16 +142,7 @@ def check_settings(source: Source, views: Views, settings: DistillSettings) -> N
     pixel = ImageItem(0, encode_image(np.zeros((1, 1), np.uint8), "png"))
     # An archive without a projector needs an image.
     images = ImageSet("png", [pixel])
-    draft = Draft(
-        _facts(source, settings),
-        classes=source.classes,
-        views=views,
-        images=images,
-        card=settings.texts.card,
-        license=settings.texts.license_text,
-        extras=settings.texts.extras,
-    )
-    Plan(draft, DEFAULT_LIMITS)
+    Plan(replace(_draft(source, views, settings), images=images), DEFAULT_LIMITS)
     check_quality(settings.codec, settings.quality)
     if settings.select is None:
         if settings.refine is not None:

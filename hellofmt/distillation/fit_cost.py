@@ -33,16 +33,8 @@ def fit_gflop(
     """Work of a whole fit and its teacher in 1e9 operations.
 
     A step costs so much for each view, and so much in each process, which merges the deltas anew.
-    Both follow from what steps of two and three blank views cost.
-
-    Args:
-        projector: the projector to fit; its tensors stay, its gradients are cleared.
-        teacher: views (N, 3, S, S) in [0, 1] to logits (N, C), without gradients.
-        size: side of the views in pixels.
-        settings: loss, optimiser, steps.
-
-    Returns:
-        The work of ``settings.steps`` steps in all processes.
+    Both follow from what steps of two and three blank views of ``size`` pixels cost. The
+    projector's tensors stay, its gradients are cleared.
     """
     device = device_of(projector)
 

@@ -198,14 +198,7 @@ def refine_gflop(
 ) -> float:
     """Work of refining in 1e9 operations, counted on one step of one cell.
 
-    Args:
-        projector: as for ``refine_images``.
-        cells: stored cells.
-        size: side of a view in pixels.
-        settings: as for ``refine_images``.
-
-    Returns:
-        Of the gradient steps, and of the three measurements around them.
+    It is that of the gradient steps, and of the three measurements around them.
     """
     settings = RefineSettings() if settings is None else settings
     encode = _merged(projector, settings.objective)

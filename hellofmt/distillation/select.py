@@ -27,7 +27,6 @@ from hellofmt import rng
 from hellofmt.archive.format.canonical import decimal_value
 from hellofmt.errors import UserInputError, printable
 from hellofmt.making import shown
-from hellofmt.runs.cost import network_gflop
 from hellofmt.runs.progress import Progress
 from hellofmt.runs.workers import made
 from hellofmt.sources import decode_crops
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from hellofmt.archive.format.manifest import Views
     from hellofmt.sources import Source
@@ -50,7 +49,7 @@ __all__ = [
     "check_selection",
     "crop_boxes",
     "mosaics",
-    "select_gflop",
+    "scored_crops",
     "select_images",
 ]
 
@@ -314,20 +313,10 @@ def _check_finite(source: Source, rows: NDArray[np.int64], losses: NDArray[np.fl
         )
 
 
-def select_gflop(source: Source, teacher: nn.Module, size: int, settings: SelectSettings) -> float:
-    """Work of choosing in 1e9 operations: the teacher on every crop of every candidate.
-
-    Args:
-        source: real images.
-        teacher: views to logits.
-        size: side of the views in pixels.
-        settings: how many candidates, and crops of each.
-
-    Returns:
-        The work, counted on one view.
-    """
+def scored_crops(source: Source, settings: SelectSettings) -> int:
+    """How many crops ``select_images`` shows to the teacher."""
     candidates = np.minimum(np.bincount(source.labels), settings.candidates).sum()
-    return network_gflop(teacher, size, int(candidates) * settings.crops)
+    return int(candidates) * settings.crops
 
 
 def mosaics(cells: NDArray[np.uint8]) -> NDArray[np.uint8]:

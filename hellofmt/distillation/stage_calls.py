@@ -1,7 +1,6 @@
 """The stages of a distillation: each is read from the work folder if it is finished, else made.
 
-A stage's result is named by the digest of all its inputs, so here is where they are listed; the
-digests are taken only if there is a folder.
+A stage's result is named by the digest of all its inputs, so here is where they are listed.
 """
 
 from __future__ import annotations
@@ -16,11 +15,10 @@ from hellofmt.distillation.fidelity import Fidelity
 from hellofmt.distillation.fit import FitSettings, fit_projector, lay_out
 from hellofmt.distillation.fit_cost import fit_gflop
 from hellofmt.distillation.refine import RefineSettings, refine_gflop, refine_images
-from hellofmt.distillation.select import Selection, SelectSettings, select_gflop, select_images
+from hellofmt.distillation.select import Selection, SelectSettings, scored_crops, select_images
 from hellofmt.distillation.settings import FitHooks, ProjectorSettings
-from hellofmt.runs import ranks
 from hellofmt.runs.cost import network_gflop
-from hellofmt.runs.results import Result, digest_of
+from hellofmt.runs.results import Result
 from hellofmt.runs.resume import Checkpoint
 from hellofmt.runs.stages import Stages
 from hellofmt.sources import stratified_split
@@ -29,6 +27,7 @@ from hellofmt.teacher.check import check_predictions, predictions, top1
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -58,25 +57,25 @@ _MOST_CHECKED: Final = 20_000
 def keep_text_rows(
     base: LoadedBase, source: Source, prompts: Sequence[str], stages: Stages
 ) -> None:
-    """Compute the text rows of a base once for a work folder, not at every start.
-
-    Args:
-        base: remembers the rows; one without a text tower has none.
-        source: for the names of its classes.
-        prompts: templates with ``{}``.
-        stages: work folder; one that keeps nothing leaves the rows to whoever asks for them.
-    """
+    """Compute the text rows of a base once for a work folder; the base remembers them."""
     if not (base.has_text and stages.is_kept):
         return
     names = [line.names[0] for line in source.classes]
     inputs = {"tower": base.text_digest, "names": names, "prompts": list(prompts)}
 
-    def make() -> Result:
+    def make(_path: Path | None) -> Result:
         return Result({"rows": base.text_rows(names, prompts).numpy()}, {})
 
     keep = len(names) * len(prompts) >= _WORTH_KEEPING
     rows = stages.run("text", inputs, make, keep=keep).tensors["rows"]
     base.keep_text_rows(names, prompts, torch.from_numpy(rows))
+
+
+def _work(teacher: Callable[[Tensor], Tensor], size: int, views: int) -> dict[str, float]:
+    """The fact ``gflop`` of a result: a network's work on views; of a function nobody knows it."""
+    if not isinstance(teacher, torch.nn.Module):
+        return {}
+    return {"gflop": network_gflop(teacher, size, views)}
 
 
 def autocast(teacher: Callable[[Tensor], Tensor], bfloat16: bool) -> torch.autocast:
@@ -96,17 +95,8 @@ def checked_teacher(
 ) -> float:
     """Check a teacher as ``check_predictions`` does, on outputs that are read if they are kept.
 
-    Args:
-        teacher: views to logits; with a work folder, a module.
-        source: real images.
-        measured: held-out images, or the source itself.
-        views: how students will see the images.
-        stages: work folder.
-        workers: number of processes that decode images ahead.
-        bfloat16: run the teacher in bfloat16 autocast.
-
     Returns:
-        Top-1 on ``measured``, in percent.
+        Top-1 in percent on ``measured``: held-out images, or the source itself.
 
     Raises:
         UserInputError: E_TEACHER: the teacher cannot be used.
@@ -117,27 +107,20 @@ def checked_teacher(
     enough = min(_ENOUGH_PER_CLASS * classes, max(_FEWEST_CHECKED, _FEWEST_PER_CLASS * classes))
 
     def predicted(name: str, images: Source, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        inputs: dict[str, Any] = {}
-        if stages.is_kept:
-            inputs = {
-                "images": images.digest(),
-                "rows": rows,
-                "size": views.size,
-                "teacher": teacher,
-                "bfloat16": bfloat16,
-            }
+        inputs = {
+            "images": images,
+            "rows": rows,
+            "size": views.size,
+            "teacher": teacher,
+            "bfloat16": bfloat16,
+        }
 
-        keep = len(rows) >= _WORTH_KEEPING
-
-        def make() -> Result:
-            path = stages.path(name, inputs) if keep else None
+        def make(path: Path | None) -> Result:
             with autocast(teacher, bfloat16):
                 found = predictions(teacher, images, views.size, rows, workers=workers, path=path)
-            gflop = None
-            if isinstance(teacher, torch.nn.Module):
-                gflop = network_gflop(teacher, views.size, len(rows))
-            return Result({"predicted": found}, {"gflop": gflop})
+            return Result({"predicted": found}, _work(teacher, views.size, len(rows)))
 
+        keep = len(rows) >= _WORTH_KEEPING
         return stages.run(name, inputs, make, keep=keep).tensors["predicted"]
 
     is_enough = len(measured) >= enough
@@ -198,26 +181,24 @@ def fitted_projector(
     # Here as well, since a fit that was finished earlier is not run, and the order of a tower's
     # numbers decides the last bits of probes and of everything after the fit.
     lay_out(made)
-    inputs: dict[str, Any] = {}
-    if stages.is_kept:
-        inputs = {
-            "source": source.digest(),
-            "held_out": held_out.digest(),
-            "views": views,
-            "teacher": teacher,
-            "base": base.spec,
-            "text": base.text_digest,
-            "projector": projector,
-            "fit": fit,
-        }
-    state = stages.path("state", inputs)
+    inputs = {
+        "source": source,
+        "held_out": held_out,
+        "views": views,
+        "teacher": teacher,
+        "base": base.spec,
+        "text": base.text_digest,
+        "projector": projector,
+        "fit": fit,
+    }
 
-    def make() -> Result:
+    def make(path: Path | None) -> Result:
         if hooks.before is not None:
             hooks.before(made)
         checkpoint = None
-        if state is not None:
-            checkpoint = Checkpoint(state, digest_of(inputs))
+        if path is not None:
+            # Deleted with the other parts when the result is there.
+            checkpoint = Checkpoint(path.with_suffix(".part-state"), path.stem)
         gflop = fit_gflop(made, teacher, views.size, fit)
         fidelity = fit_projector(
             made,
@@ -239,8 +220,6 @@ def fitted_projector(
         return Result(tensors, facts)
 
     result = stages.run("fit", inputs, make)
-    if state is not None and ranks.leads_machine():
-        state.unlink(missing_ok=True)
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             if parameter.requires_grad:
@@ -262,24 +241,19 @@ def selected_images(
     bfloat16: bool = False,
 ) -> Selection:
     """Choose images as ``select_images`` does, or read an earlier choice."""
-    inputs: dict[str, Any] = {}
-    if stages.is_kept:
-        inputs = {
-            "source": source.digest(),
-            "views": views,
-            "teacher": teacher,
-            "select": settings,
-            "bfloat16": bfloat16,
-        }
+    inputs = {
+        "source": source,
+        "views": views,
+        "teacher": teacher,
+        "select": settings,
+        "bfloat16": bfloat16,
+    }
 
-    def make() -> Result:
-        path = stages.path("select", inputs)
+    def make(path: Path | None) -> Result:
         with autocast(teacher, bfloat16):
             chosen = select_images(source, teacher, views, settings, workers=workers, path=path)
-        gflop = None
-        if isinstance(teacher, torch.nn.Module):
-            gflop = select_gflop(source, teacher, views.size, settings)
-        return Result(_arrays(chosen), {"gflop": gflop})
+        count = scored_crops(source, settings)
+        return Result(_arrays(chosen), _work(teacher, views.size, count))
 
     return Selection(**stages.run("select", inputs, make).tensors)
 
@@ -299,18 +273,16 @@ def refined_images(
     workers: int = 0,
 ) -> tuple[Selection, tuple[float, float]]:
     """Refine as ``refine_images`` does, or read it; with the losses before and after."""
-    inputs: dict[str, Any] = {}
-    if stages.is_kept:
-        inputs = {
-            "selection": selection,
-            "source": source.digest(),
-            "views": views,
-            "base": projector.base.spec,
-            "trained": {n: p for n, p in projector.named_parameters() if p.requires_grad},
-            "refine": settings,
-        }
+    inputs = {
+        "selection": selection,
+        "source": source,
+        "views": views,
+        "base": projector.base.spec,
+        "trained": {n: p for n, p in projector.named_parameters() if p.requires_grad},
+        "refine": settings,
+    }
 
-    def make() -> Result:
+    def make(path: Path | None) -> Result:
         done = refine_images(
             selection,
             source,
@@ -318,7 +290,7 @@ def refined_images(
             views,
             settings,
             workers=workers,
-            path=stages.path("refine", inputs),
+            path=path,
             on_step=on_step,
         )
         gflop = refine_gflop(projector, selection.rows.size, views.size, settings)

@@ -17,8 +17,8 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -29,7 +29,7 @@ except ImportError:  # Windows
     resource = None
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Generator
 
     from torch import Tensor
 
@@ -58,26 +58,9 @@ class StageCost:
     device_peak_bytes: int | None = None
     gflop: float | None = None
 
-    def facts(self) -> dict[str, Any]:
-        """Return JSON values that ``from_facts`` reads back."""
-        return asdict(self)
-
-    @classmethod
-    def from_facts(cls, facts: Mapping[str, Any]) -> StageCost:
-        """Rebuild a cost from its ``facts``."""
-        return cls(**facts)
-
 
 def gflop_of(function: Callable[[], Tensor], *, backward: bool = False) -> float:
-    """Count the floating-point work of one call in 1e9 operations; the module says what counts.
-
-    Args:
-        function: called once.
-        backward: also count the gradients of the sum of its result.
-
-    Returns:
-        The work.
-    """
+    """Count the work of one call, and of the gradients of its sum, in 1e9 operations."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:

@@ -13,7 +13,7 @@ A database or a log of stages was rejected: it could disagree with the files.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -85,14 +85,16 @@ class Stages:
         return self._root / f"{name}-{digest_of([_VERSION, inputs])[:_DIGITS]}.safetensors"
 
     def run(
-        self, name: str, inputs: object, make: Callable[[], Result], *, keep: bool = True
+        self, name: str, inputs: object, make: Callable[[Path | None], Result], *, keep: bool = True
     ) -> Result:
         """Return the result of a stage: read it if finished, else make and keep it.
 
         Args:
             name: name of the stage.
-            inputs: everything that the result depends on; see ``digest_of``.
-            make: makes the result; every process calls it.
+            inputs: everything that the result depends on; see ``digest_of``. Without a folder they
+                are not looked at.
+            make: makes the result; every process calls it, with the path of the file, None for no
+                file. Parts beside it, named as ``Progress`` does, are deleted afterwards.
             keep: False for a result that is not worth a file.
 
         Returns:
@@ -100,12 +102,12 @@ class Stages:
         """
         path = self.path(name, inputs) if keep else None
         if path is None:
-            return self._measured(name, make)
+            return self._measured(name, make, None)
         self._written.append(path)
         holder = ranks.holder(path.exists())
         if holder is None:
-            made = self._measured(name, make)
-            cost = self.meter.costs.pop().facts()
+            made = self._measured(name, make, path)
+            cost = asdict(self.meter.costs.pop())
 
             def read() -> Result:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,12 +122,14 @@ class Stages:
         if ranks.leads_machine():
             remove_parts(path)
         if "cost" in result.facts:
-            self.meter.costs.append(StageCost.from_facts(result.facts["cost"]))
+            self.meter.costs.append(StageCost(**result.facts["cost"]))
         return result
 
-    def _measured(self, name: str, make: Callable[[], Result]) -> Result:
+    def _measured(
+        self, name: str, make: Callable[[Path | None], Result], path: Path | None
+    ) -> Result:
         with self.meter.stage(name):
-            result = make()
+            result = make(path)
         self.meter.set_gflop(result.facts.get("gflop"))
         return result
 

@@ -9,7 +9,7 @@ from hellofmt.distillation.select import (
     SelectSettings,
     crop_boxes,
     mosaics,
-    select_gflop,
+    scored_crops,
     select_images,
 )
 from hellofmt.distillation.stored_images import StoredImages
@@ -180,9 +180,9 @@ def test_impossible_choices(stripes, views, changes, message):
         select_images(stripes(), Brightness(), views(), settings(**changes))
 
 
-def test_work_is_that_of_the_teacher_on_every_crop(stripes):
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
-    settings = SelectSettings(ipc=1, candidates=5, crops=4)
-    # 3 classes of 5 candidates of 4 crops.
-    expected = 60 * 2 * 192 * 3 / 1e9
-    assert select_gflop(stripes(), network, 8, settings) == pytest.approx(expected)
+def test_the_teacher_scores_every_crop_of_every_candidate(stripes, views):
+    for candidates in (5, 300):
+        plan = settings(ipc=1, candidates=candidates, crops=4)
+        teacher = Brightness()
+        select_images(stripes(), teacher, views(), plan)
+        assert scored_crops(stripes(), plan) == sum(map(len, teacher.seen))

@@ -38,7 +38,7 @@ def kill_at(monkeypatch, module, name):
     ("where", "left"),
     [
         ("fit_projector", []),
-        ("step", ["state"]),
+        ("step", ["fit"]),
         ("select_images", ["fit"]),
         ("refine_images", ["fit", "select"]),
         ("write_archive", ["fit", "refine", "select"]),
@@ -63,6 +63,8 @@ def test_killed_anywhere_the_rerun_gives_the_same_file(make, tmp_path, monkeypat
         with pytest.raises(Killed):
             make(work=work, **changes)
     assert (names(work) if work.exists() else []) == left
+    is_whole = [path.suffix == ".safetensors" for path in work.glob("fit-*")]
+    assert is_whole == [where != "step"] * len(is_whole)
     assert not (tmp_path / "x.hello").exists()
     seen = []
     make(work=work, on_step=lambda done, _loss: seen.append(done))

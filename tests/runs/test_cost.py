@@ -40,7 +40,7 @@ def test_a_network_is_counted_and_left_as_it_was(network):
 
 
 def test_stages_are_measured_and_remember_what_they_cost(tmp_path):
-    def make():
+    def make(_path):
         held = np.ones(5_000_000)
         return Result({"x": held[:3]}, {"gflop": 4.5})
 
@@ -56,7 +56,7 @@ def test_stages_are_measured_and_remember_what_they_cost(tmp_path):
     (path,) = tmp_path.iterdir()
     assert read_result(path).facts["cost"]["seconds"] == cost.seconds
     alone = Stages(None)
-    alone.run("select", 1, lambda: Result({}, {}))
+    alone.run("select", 1, lambda _: Result({}, {}))
     assert [(c.stage, c.gflop) for c in alone.meter.costs] == [("select", None)]
 
 

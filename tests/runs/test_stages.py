@@ -16,7 +16,7 @@ from hellofmt.runs.stages import Stages
 def test_a_stage_is_made_once_for_its_inputs(tmp_path):
     made, said = [], []
 
-    def make():
+    def make(_path):
         made.append(1)
         return Result({"x": np.array([len(made)])}, {"n": len(made)})
 
@@ -33,8 +33,8 @@ def test_a_stage_is_made_once_for_its_inputs(tmp_path):
 def test_only_what_was_used_is_removed(tmp_path):
     root = tmp_path / "work"
     one, two = Stages(root), Stages(root)
-    one.run("a", 1, lambda: Result({}, {}))
-    two.run("b", 1, lambda: Result({}, {}))
+    one.run("a", 1, lambda _: Result({}, {}))
+    two.run("b", 1, lambda _: Result({}, {}))
     one.remove()
     assert [path.name[:2] for path in root.iterdir()] == ["b-"]
     two.remove()
@@ -44,7 +44,7 @@ def test_only_what_was_used_is_removed(tmp_path):
 def test_a_full_disk_leaves_finished_stages_and_nothing_half_written(tmp_path, monkeypatch):
     root = tmp_path / "work"
     work = Stages(root)
-    work.run("a", 1, lambda: Result({"x": np.zeros(3)}, {}))
+    work.run("a", 1, lambda _: Result({"x": np.zeros(3)}, {}))
     before = {path.name: path.read_bytes() for path in root.iterdir()}
 
     def full(_descriptor):
@@ -52,7 +52,7 @@ def test_a_full_disk_leaves_finished_stages_and_nothing_half_written(tmp_path, m
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left on device") as caught:
-        work.run("b", 1, lambda: Result({"x": np.zeros(3)}, {}))
+        work.run("b", 1, lambda _: Result({"x": np.zeros(3)}, {}))
     assert caught.value.filename == str(work.path("b", 1))
     assert {path.name: path.read_bytes() for path in root.iterdir()} == before
     assert Path(root).exists()
@@ -66,10 +66,10 @@ def of_two_machines(folder, rank):
     got = []
     for name in ("first", "second", "new"):
         made = Result({"x": np.array([rank + 10.0]), "n": np.array(rank)}, {"of": rank + 10})
-        result = stages.run(name, 1, lambda made=made: made)
+        result = stages.run(name, 1, lambda _, made=made: made)
         got.append((result.facts["of"], result.tensors["x"].tobytes(), len(result.tensors)))
     try:
-        stages.run("bad", 1, lambda: Result({}, {}))
+        stages.run("bad", 1, lambda _: Result({}, {}))
     except HelloIOError as error:
         got.append(error.code)
     return got
