@@ -144,6 +144,10 @@ class FitOptions(TeacherOptions):
         default=3e-3,
         help="Learning rate of the fit.",
     )
+    compile: bool = option(
+        is_flag=True,
+        help="Compile the networks of the fit by torch.compile; its first step then takes minutes.",
+    )
     precision: Storage = shared(precision_option())
     table: bool = option(
         "--precision-table/--no-precision-table",

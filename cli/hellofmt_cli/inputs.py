@@ -238,4 +238,5 @@ def fit_settings(options: FitOptions, images: int, run: DataOptions) -> FitSetti
         learning_rate=options.lr,
         seed=run.seed,
         bfloat16=run.bfloat16,
+        compile=options.compile,
     )

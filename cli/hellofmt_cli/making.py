@@ -167,7 +167,7 @@ def _make_archive(
     def before(projector: Projector) -> None:
         console.say(
             f"fit: {projector.trained_count():,} values, {plan.steps:,} steps of"
-            f" {plan.batch_size} views"
+            f" {plan.batch_size} views{', compiled first' if plan.compile else ''}"
         )
 
     first: list[tuple[int, float]] = []

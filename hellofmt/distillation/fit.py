@@ -74,6 +74,7 @@ class FitSettings:
         seed: seed of order and views.
         bfloat16: run the networks in bfloat16 autocast, the teacher also where it is checked and
             where it scores images. What labels are worth is measured in float32 regardless.
+        compile: compile the networks of the fit by ``torch.compile``.
     """
 
     loss: Literal["kl", "mse_ce"] = "kl"
@@ -87,6 +88,7 @@ class FitSettings:
     clip: float = 1.0
     seed: int = 0
     bfloat16: bool = False
+    compile: bool = False
 
 
 def fit_loss(
@@ -156,7 +158,7 @@ def lay_out(projector: Projector) -> None:
 
 
 def batch_loss(
-    projector: Projector,
+    projector: Callable[[Tensor], Tensor],
     teacher: Callable[[Tensor], Tensor],
     settings: FitSettings,
     batch: ViewBatch,
@@ -250,10 +252,13 @@ def fit_projector(
 
     projector.train()
     lay_out(projector)
+    step = partial(batch_loss, projector, teacher, settings)
+    if settings.compile:
+        step = partial(batch_loss, torch.compile(projector), torch.compile(teacher), settings)
     descend(
         optimiser,
         batches.stream(first, part, end=settings.steps, workers=workers, device=device),
-        partial(batch_loss, projector, teacher, settings),
+        step,
         steps=settings.steps,
         start=first,
         rate=partial(cosine, warmup=settings.warmup),

@@ -215,3 +215,14 @@ def test_fidelity_on_the_way_changes_nothing(make_projector, stripes, views):
     )
     assert seen == [(2, 256)]
     assert all(torch.equal(t, trained(watched)[n]) for n, t in trained(quiet).items())
+
+
+def test_the_networks_of_a_fit_are_compiled_where_that_is_asked_for(
+    projector, stripes, views, monkeypatch
+):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
+    for wanted in (False, True):
+        settings = FitSettings(steps=1, batch_size=4, compile=wanted)
+        fit_projector(projector, linear_teacher, stripes(), views(), settings)
+        assert compiled == [projector, linear_teacher] * wanted
