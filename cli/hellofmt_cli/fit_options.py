@@ -145,6 +145,7 @@ class FitOptions(TeacherOptions):
         help="Learning rate of the fit.",
     )
     compile: bool = option(
+        heading="Fit",
         is_flag=True,
         help="Compile the networks of the fit by torch.compile; its first step then takes minutes.",
     )
