@@ -86,7 +86,8 @@ class Labeler:
             device: device to run on.
             dtype: dtype of the image tower; None means float32. On a CPU, bfloat16 is faster where
                 the processor multiplies it (AMX, AVX-512 BF16) and slower elsewhere.
-            compile: run the image tower through ``torch.compile``.
+            compile: run the image tower through ``torch.compile``; on a CPU it gains a little for
+                convolutional towers and slows transformers down.
 
         Raises:
             UserInputError: E_OPTION, CUDA in a forked worker.
