@@ -373,14 +373,7 @@ class HelloDataset(Dataset[Any]):
         return self._labelers[key]
 
     def label_source(self, *, compile: bool = False) -> Labeler | FunctionLabeler:
-        """Return what makes the soft labels: the label function, else the labeler.
-
-        Args:
-            compile: as for ``labeler``.
-
-        Raises:
-            HelloError: as ``labeler``.
-        """
+        """Return what makes the soft labels: the label function, else the labeler."""
         return self.labeler(compile=compile) if self._function is None else self._function
 
     def pixels(self, row: int) -> NDArray[np.uint8]:
@@ -398,13 +391,7 @@ class HelloDataset(Dataset[Any]):
         return self.pixels_of([row])[row]
 
     def pixels_of(self, rows: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
-        """Return stored images by row; those that are not in the cache are read at once.
-
-        Args:
-            rows: each 0 <= row < len(self).
-
-        Returns:
-            uint8 (H, W, 3) per row, not to be written to.
+        """Return stored images by row, as ``pixels`` does; those not in the cache are read at once.
 
         Raises:
             HelloError: an image cannot be read or decoded.
@@ -455,15 +442,8 @@ class HelloDataset(Dataset[Any]):
         """Yield the same batches while the images of the next 8 are fetched in the background.
 
         A ``HelloSampler`` passes its batches through here. Nothing is fetched for local archives
-        and for ``images``.
-
-        Args:
-            batches: lists of ``EpochIndex``.
-            part: maps the number of a batch and the batch to what this process draws of it; by
-                default all.
-
-        Returns:
-            The batches, unchanged.
+        and for ``images``. ``part`` maps the number of a batch and the batch, a list of
+        ``EpochIndex``, to what this process draws of it; by default all.
         """
         images = self._images
         if isinstance(images, UserImages) or images.stream is None:

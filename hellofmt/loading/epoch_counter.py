@@ -75,15 +75,12 @@ class EpochCounter:
         self._served.zero_()
 
     def epochs(self, rows: list[int], drawn: object, *, is_finite: bool = False) -> list[int]:
-        """Count rows as served and return the epoch of each.
+        """Count rows, which may repeat, as served and return the epoch of each.
 
         Args:
-            rows: each 0 <= row < number of rows; may repeat.
+            rows: rows of the dataset.
             drawn: the dataset, by which ``divider_of`` knows who divides its rows.
             is_finite: whether labels are replayed, of epochs that exist and do not start over.
-
-        Returns:
-            One epoch per row.
 
         Raises:
             UserInputError: E_OPTION, the schedule is finite and no ``set_epoch`` says which epoch

@@ -104,9 +104,7 @@ class LabelPool:
 
     def has(self, rows: NDArray[np.int64], epochs: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which views have a label already, (N,); the arguments are those of ``labels``."""
-        return self._has(self._places_of(rows, epochs))
-
-    def _has(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
+        places = self._places_of(rows, epochs)
         known = places < self._places
         known[known] = self._is_filled[places[known]] != 0
         fence()
@@ -130,7 +128,7 @@ class LabelPool:
             (N, width) float16 on the device.
         """
         places = self._places_of(rows, epochs)
-        is_known = self._has(places)
+        is_known = self.has(rows, epochs)
         if self._labels is not None and is_known.all():
             return self._labels[self._at(places)]
         places, first, back = np.unique(places, return_index=True, return_inverse=True)
