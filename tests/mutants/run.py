@@ -75,7 +75,9 @@ def named(node):
 
 
 def is_problem(node):
-    """``problems.append(...)``, ``problems += ...``, ``problem = "..."``."""
+    """``problems.append(...)``, ``problems += ...``, ``problem = "..."``, ``yield Problem()``."""
+    if is_yielded(node):
+        return True
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
         function = node.value.func
         return isinstance(function, ast.Attribute) and ast.unparse(function) == "problems.append"
@@ -91,6 +93,17 @@ def is_problem(node):
         isinstance(node, ast.Return)
         and isinstance(node.value, ast.List)
         and any(named(item) == "Problem" for item in node.value.elts)
+    )
+
+
+def is_yielded(node):
+    """``yield Problem(...)``, or ``yield from`` a function of several."""
+    value = node.value if isinstance(node, ast.Expr) else None
+    if isinstance(value, ast.Yield):
+        return named(value.value) == "Problem"
+    names = ("_in_range", "_exactly")
+    return isinstance(value, ast.YieldFrom) and (
+        named(value.value) in names or named(value.value).endswith("_problems")
     )
 
 
@@ -150,6 +163,9 @@ class Sites(ast.NodeTransformer):
             return self._site(node, ast.Raise() if self._handlers else ast.Pass())
         if is_check(node) or is_problem(node):
             empty = ast.Return(ast.List([], ast.Load())) if isinstance(node, ast.Return) else None
+            if is_yielded(node):
+                # A function without a yield would be no generator.
+                empty = ast.If(ast.Constant(value=False), [node], [])
             if empty and isinstance(node.value, ast.Constant | ast.JoinedStr):
                 empty = ast.Pass()
             return self._site(node, empty or ast.Pass())
