@@ -26,6 +26,7 @@ from hellofmt.archive import ClassLine, Dataset, Draft, ImageItem, ImageSet, ope
 from hellofmt.archive.read import stream
 from hellofmt.archive.read.stream import open_stream
 from hellofmt.archive.storage import remote, spool
+from hellofmt.archive.storage.local_files import lock_byte, unlock_byte
 from hellofmt.archive.write.shards import write_shards
 from hellofmt.errors import CorruptError, HelloIOError
 from hellofmt.loading import HelloDataset, HelloLoader, HelloSampler
@@ -559,15 +560,15 @@ def test_a_stopped_process_is_not_waited_for_without_end(path, serve, tmp_path, 
         ready, go = os.pipe(), os.pipe()
         child = os.fork()
         if child == 0:
-            made._lock(page)
+            lock_byte(made._store.lock_fd, page)
             os.write(ready[1], b"x")
             os.read(go[0], 1)
             os._exit(0)
         os.read(ready[0], 1)
         try:
-            assert not made._lock(page)
-            assert made._lock(page - 1)
-            made._unlock(page - 1)
+            assert not lock_byte(made._store.lock_fd, page)
+            assert lock_byte(made._store.lock_fd, page - 1)
+            unlock_byte(made._store.lock_fd, page - 1)
             monkeypatch.setattr(stream, "_LOCK_SECONDS", 0.1)
             assert made.read([50]) == [open_archive(path).read_image(50)]
         finally:
