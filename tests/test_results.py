@@ -30,6 +30,7 @@ PAGES = {
     "archive": ("archive-cpu", "archive-codecs-cpu", "pack-cpu", "startup-cpu"),
     "bfloat16": ("bfloat16-cpu",),
     "kernels": ("kernels-cpu",),
+    "loading": ("loading-cpu",),
     "making": ("making-cpu",),
     "making_runs": ("making-runs-cpu",),
     "step": ("step-cpu",),
