@@ -10,6 +10,7 @@ from PIL import Image
 from simplejpeg import encode_jpeg
 
 from hellofmt.archive import Limits, decode_image, encode_image
+from hellofmt.archive.format.image_data import check_image_data
 from hellofmt.archive.format.images import parse_image, parse_png_header
 from hellofmt.errors import CorruptError, LimitError, SpecError, UserInputError
 
@@ -225,6 +226,10 @@ def test_jpeg_metadata_changes_no_pixel():
     assert (decode_image(rotated, "jpeg", Limits()) == plain).all()
     broken = with_segment(0xE1, b"Exif\0\0" + b"\xff" * 40)
     assert (decode_image(broken, "jpeg", Limits()) == plain).all()
+    # The second of two parts of a colour profile that has no first.
+    profile = with_segment(0xE2, b"ICC_PROFILE\0\x02\x02" + b"\xff" * 40)
+    check_image_data(profile, "jpeg", parse_image(profile, "jpeg"))
+    assert (decode_image(profile, "jpeg", Limits()) == plain).all()
 
 
 @pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "411"])

@@ -344,6 +344,8 @@ def decode_parsed(
     try:
         if codec == "jpeg":
             # The same library as Pillow's and the same bits, in half the time or less.
+            # Of a damaged colour profile it would refuse the image.
+            data = without_metadata(data)
             pixels = decode_jpeg(data, "GRAY" if shape.channels == 1 else "RGB")
         else:
             with Image.open(io.BytesIO(data), formats=(_PILLOW[codec],)) as image:
