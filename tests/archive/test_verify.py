@@ -90,6 +90,30 @@ def test_pixel_digest(samples, tmp_path, layout):
     assert "pixels" in report.checks
 
 
+def test_decoded_jpegs_are_not_walked_over_and_the_first_fault_is_named(
+    samples, tmp_path, monkeypatch
+):
+    path = tmp_path / "x.hello"
+    whole = encode_image(samples.pattern(0, 40, 40, 3), "jpeg")
+    cut = whole[:-40] + whole[-2:]
+    sources = [whole, cut, whole]
+    # Said to be walked over, so that the writer takes the damaged one.
+    items = [ImageItem(0, data, walked=hashlib.sha256(data).digest()) for data in sources]
+    items.append(ImageItem(1, whole))
+    write_archive(path, samples.draft(images=ImageSet("jpeg", items)))
+    data = bytearray(path.read_bytes())
+    with open_archive(path) as file:
+        data[int(file.index.offset[2]) + 5] ^= 1
+        path.write_bytes(data)
+        for pixels in (False, True):
+            with pytest.raises(CorruptError, match="E_IMAGE") as caught:
+                verify_archive(path, pixels=pixels)
+            assert caught.value.member == file.image_name(1)
+    write_archive(path, samples.draft(images=ImageSet("jpeg", items[::2])), force=True)
+    monkeypatch.delattr("hellofmt.archive.format.image_data._CHECKS")
+    assert verify_archive(path, pixels=True).images == 2
+
+
 @pytest.mark.parametrize("window", [1, 700, 2000, 10_000])
 @pytest.mark.parametrize("layout", ["files", "packed"])
 def test_windows_of_any_size(samples, tmp_path, monkeypatch, window, layout):

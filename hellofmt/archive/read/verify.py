@@ -158,7 +158,12 @@ def _verify(
         return checks
     if index is not None:
         is_packed = file.has_section("pixels")
-        rows = _verify_packed(file, index) if is_packed else _verify_files(file, index, contents)
+        decodes = digest is not None
+        rows = (
+            _verify_packed(file, index)
+            if is_packed
+            else _verify_files(file, index, contents=contents, decodes=decodes)
+        )
         with contextlib.closing(rows):
             for row in rows:
                 if digest is not None:
@@ -172,15 +177,21 @@ def _verify(
     return [*checks, "trailer"]
 
 
-def _verify_files(file: Archive, index: Index, contents: bool) -> Generator[int]:
-    """Verify image after image; yield each row once it is verified."""
+def _verify_files(file: Archive, index: Index, *, contents: bool, decodes: bool) -> Generator[int]:
+    """Verify image after image; yield each row once it is verified, for the caller to decode."""
     from hellofmt.archive.format.rows import cut_windows, padded_rows
 
     start = index.offset - BLOCK
     end = index.offset + padded_rows(index.size)
 
     def check(rows: tuple[int, int]) -> range:
-        _check_window(file, index, rows, contents=contents)
+        try:
+            _check_window(file, index, rows, contents=contents, decodes=decodes)
+        except (CorruptError, SpecError):
+            # An image before the one that failed may be damaged, and is not decoded yet.
+            if decodes:
+                _check_window(file, index, rows, contents=contents, decodes=False)
+            raise
         return range(*rows)
 
     def large(rows: tuple[int, int]) -> bool:
@@ -192,8 +203,12 @@ def _verify_files(file: Archive, index: Index, contents: bool) -> Generator[int]
             yield from rows
 
 
-def _check_window(file: Archive, index: Index, rows: tuple[int, int], *, contents: bool) -> None:
+def _check_window(
+    file: Archive, index: Index, rows: tuple[int, int], *, contents: bool, decodes: bool
+) -> None:
     """Verify neighbouring images; the error is that of the first row that fails.
+
+    JPEG images that are decoded next are not walked over: their decoder refuses the same.
 
     All rows are checked at once; only a row that fails goes to ``Archive.check_image``, which words
     the error.
@@ -241,7 +256,8 @@ def _check_window(file: Archive, index: Index, rows: tuple[int, int], *, content
             # Limits need no check: the index was checked with the same dimensions and sizes.
             if shape[:2] != (height, width):
                 check_dimensions(shape, height, width, file.image_name(row))
-            check_image_data(data, codec, shape)
+            if not (decodes and codec == "jpeg"):
+                check_image_data(data, codec, shape)
         except HelloError as error:
             # A name costs as much as the checks, so only a refused image gets one.
             error.member = error.member or file.image_name(row)
