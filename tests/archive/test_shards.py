@@ -385,6 +385,17 @@ def test_no_name_appears_before_all_are_complete(draft, tmp_path, monkeypatch):
     assert [sum(name.endswith(".hello") for name in names) for names in seen] == [0, 1, 2, 3]
 
 
+def test_a_directory_that_is_not_synced_holds_the_whole_set(draft, tmp_path, monkeypatch):
+    def fail(folder):
+        raise OSError(5, "directory lost")
+
+    monkeypatch.setattr("hellofmt.archive.write.staged.sync_directory", fail)
+    with pytest.raises(HelloIOError, match=r"E_DURABILITY: `?.*x-00000-of-00004.hello.* written"):
+        write_shards(tmp_path / "x.hello", draft, COUNT)
+    assert len(list(tmp_path.iterdir())) == COUNT
+    verify_archive(pattern(tmp_path).replace("tiny", "x"))
+
+
 def test_a_name_that_is_taken_meanwhile(draft, tmp_path):
     target = tmp_path / "x-00002-of-00004.hello"
 

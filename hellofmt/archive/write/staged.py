@@ -108,9 +108,8 @@ class Staged:
         """Give the file its name.
 
         Raises:
-            HelloIOError: another process created the target meanwhile (E_TARGET), the rename failed
-                (E_WRITE); or the file is in place but its directory could not be synced
-                (E_DURABILITY).
+            HelloIOError: another process created the target meanwhile (E_TARGET), or the rename
+                failed (E_WRITE).
         """
         with self._named(), writing():
             if force:
@@ -120,15 +119,6 @@ class Staged:
                 # If the second name cannot be removed, the next writer removes it.
                 with contextlib.suppress(OSError):
                     self.discard()
-        try:
-            # The new name is to survive a power cut.
-            sync_directory(self.path.parent)
-        except OSError as error:
-            text = (
-                f"{printable(self.path)} is written, but its directory could not be synced: "
-                f"{error.strerror}; durability unknown"
-            )
-            raise HelloIOError.make("E_DURABILITY", text) from error
 
     def discard(self) -> None:
         """Remove the file."""
@@ -174,6 +164,10 @@ def published_together(paths: Sequence[Path], *, force: bool) -> Generator[list[
 
     After an error no new file is left behind; one that replaced another stays, because the other is
     gone.
+
+    Raises:
+        HelloIOError: see ``Staged.publish``; or all files are in place but their directory could
+            not be synced (E_DURABILITY).
     """
     taken = [path for path in paths if os.path.lexists(path)]
     staged: list[Staged] = []
@@ -191,3 +185,12 @@ def published_together(paths: Sequence[Path], *, force: bool) -> Generator[list[
             if path not in taken:
                 path.unlink(missing_ok=True)
         raise
+    try:
+        # The new names are to survive a power cut.
+        sync_directory(paths[0].parent)
+    except OSError as error:
+        text = (
+            f"{printable(paths[0])} is written, but its directory could not be synced: "
+            f"{error.strerror}; durability unknown"
+        )
+        raise HelloIOError.make("E_DURABILITY", text) from error

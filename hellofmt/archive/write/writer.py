@@ -27,7 +27,7 @@ from hellofmt.archive.format.layout import ZIP_END, ZIP_TAIL
 from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits
 from hellofmt.archive.read.verify import verify_copy
 from hellofmt.archive.write.plan import Plan
-from hellofmt.archive.write.staged import Staged
+from hellofmt.archive.write.staged import published_together
 from hellofmt.archive.write.whole_file import check_target
 from hellofmt.errors import printable
 
@@ -73,12 +73,11 @@ def write_archive(
     path = Path(target)
     check_target(path, force=force)
     plan = Plan(draft, limits)
-    staged = Staged(path)
-    staged.begin(
-        partial(plan.write, progress=progress),
-        partial(verify_written, target=path, limits=limits),
-    )
-    staged.publish(force=force)
+    with published_together([path], force=force) as [staged]:
+        staged.begin(
+            partial(plan.write, progress=progress),
+            partial(verify_written, target=path, limits=limits),
+        )
     return staged.id
 
 
