@@ -554,7 +554,7 @@ class HelloDataset(Dataset[Any]):
         if counted:
             is_finite = self.stored is not None and self.views_per_image is None
             epochs[counted] = self._counter.epochs(
-                rows[counted].tolist(), self, is_finite=is_finite
+                rows[counted].tolist(), self, is_finite=is_finite, cycle=self.views_per_image
             )
         return rows, epochs
 
@@ -613,4 +613,8 @@ class HelloDataset(Dataset[Any]):
         if self.pool.width < len(self.classes):
             return finished(self.pool.labels(rows, epochs, lambda new: embedded(views[new])))
         kept = self.pool.labels(rows, epochs, lambda new: finished(embedded(views[new])))
+        # Only a function of the user's can give such; to look for them, a GPU is waited for.
+        if self.labels == "logits" and self._function is not None and kept.isinf().any():
+            text = "logits of the label function for `views_per_image`, kept in half precision;"
+            raise UserInputError.make("E_TEACHER", text + " expected at most 65,504, got others")
         return kept.float()

@@ -7,7 +7,8 @@ per pass, because a worker sees only its own batches and cannot tell where a pas
 
 Ranks share no memory, and which rank serves a row changes from pass to pass: alone, two ranks would
 count the same numbers and show the same views again. So on W ranks, what rank r serves for the k-th
-time (k = 0, 1, ...) is of epoch kW + r, which no other rank counts. After ``set_epoch`` the rows
+time (k = 0, 1, ...) is of epoch kW + r, which no other rank counts; of K views that come again, it
+begins with view rK / W, for kW + r would not reach them all. After ``set_epoch`` the rows
 are of that epoch on every rank, the same as on one; a row that is repeated meanwhile, to fill up
 the ranks' batches, gets an epoch beyond 2**31 that nothing else has.
 
@@ -74,13 +75,16 @@ class EpochCounter:
         self._epoch.fill_(epoch)
         self._served.zero_()
 
-    def epochs(self, rows: list[int], drawn: object, *, is_finite: bool = False) -> list[int]:
+    def epochs(
+        self, rows: list[int], drawn: object, *, is_finite: bool = False, cycle: int | None = None
+    ) -> list[int]:
         """Count rows, which may repeat, as served and return the epoch of each.
 
         Args:
             rows: rows of the dataset.
             drawn: the dataset, by which ``divider_of`` knows who divides its rows.
             is_finite: whether labels are replayed, of epochs that exist and do not start over.
+            cycle: K, epochs after which views come again, or None.
 
         Raises:
             UserInputError: E_OPTION, the schedule is finite and no ``set_epoch`` says which epoch
@@ -97,6 +101,8 @@ class EpochCounter:
             served[row] += 1
             if place.world == 1:
                 epochs.append(max(told, 0) + times)
+            elif told < 0 and cycle is not None:
+                epochs.append(times + place.rank * cycle // place.world)
             elif told < 0:
                 epochs.append(times * place.world + place.rank)
             elif times == 0 or is_finite:

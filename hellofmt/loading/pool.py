@@ -3,7 +3,8 @@
 A student need not see a new view in every epoch. With K views an image, epoch e shows view e mod K,
 and after K epochs every label is known. Which view that is depends on (e mod K, row) alone, so
 order, ranks and resuming are those of any run. Every label of a pool is rounded to float16, whether
-it was kept or has just been made: neither the budget nor a restart changes what a student sees.
+it was kept or has just been made, so that neither the budget nor a restart changes what a student
+sees; only the last bit of a few may differ, which some towers round otherwise in another batch.
 
 The places lie in one mapping without a name in ``/dev/shm``, which containers limit to 64 MB.
 Forked and spawned workers of one process share it, in every pass; it takes no memory until it is
@@ -67,25 +68,26 @@ class LabelPool:
 
     def _map(self, handed: int | None) -> None:
         """Map the places: those that a parent process handed on, or new ones."""
-        is_cpu = self._device.type == "cpu"
-        flags = self.kept if is_cpu else 0
-        # An empty mapping is an error.
-        size = flags + self._places + 1
         self._file = -1 if handed is None else handed
+        self._labels: Tensor | None = None
+        if self._device.type != "cpu":
+            # Forked ranks, each with labels on a GPU of its own, must not share these.
+            self._is_filled = np.zeros(self._places, np.uint8)
+            return
+        # An empty mapping is an error.
+        size = self.kept + self._places + 1
         if handed is None and hasattr(os, "memfd_create"):
             self._file = os.memfd_create("labels")
             os.ftruncate(self._file, size)
         memory = mmap.mmap(self._file, size)
-        self._is_filled = np.frombuffer(memory, np.uint8, self._places, flags)
-        self._labels: Tensor | None = None
-        if is_cpu:
-            labels = np.frombuffer(memory, np.float16, self._places * self.width)
-            self._labels = torch.from_numpy(labels.reshape(self._places, self.width))
+        self._is_filled = np.frombuffer(memory, np.uint8, self._places, self.kept)
+        labels = np.frombuffer(memory, np.float16, self._places * self.width)
+        self._labels = torch.from_numpy(labels.reshape(self._places, self.width))
 
     def __getstate__(self) -> dict[str, Any]:
         """Hand the places to a worker that is being spawned; any other copy starts empty."""
         state = {k: v for k, v in self.__dict__.items() if k not in ("_is_filled", "_labels")}
-        is_handed = self._device.type == "cpu" and self._file >= 0 and get_spawning_popen()
+        is_handed = self._file >= 0 and get_spawning_popen()
         return state | {"_file": reduction.DupFd(self._file) if is_handed else None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

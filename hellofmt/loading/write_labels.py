@@ -101,7 +101,9 @@ def write_labels(
     epochs, batch_size = whole(epochs, "epochs", 1), whole(batch_size, "batch_size", 1)
     workers = whole(workers, "workers", 0)
     temperature, k = positive(temperature, "temperature"), whole(k, "k", 0)
+    cycle = dataset.views_per_image or epochs
     checks = [
+        (epochs <= cycle, "epochs", f"at most {cycle}, the data set's `views_per_image`", epochs),
         (form in FORMS, "form", " or ".join(FORMS), form),
         (1 <= k <= classes or form not in TOP_K_FORMS, "k", f"1 to {classes}", k),
         (classes < _MOST_CLASSES or form not in TOP_K_FORMS, "form", "at most 32767 classes", form),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import functools
 import operator
+import os
 
 import builders
 import msgspec
@@ -192,6 +193,18 @@ def test_ranks_show_the_views_of_one_process(mixing):
         assert (labels - expected[1]).abs().max() < 1e-3
 
 
+def test_a_rank_that_is_told_no_epoch_shows_all_views(mixing, as_rank):
+    shown = []
+    for rank in range(2):
+        dataset = HelloDataset(mixing, views_per_image=4)
+        as_rank(rank, 2)
+        shown += [dataset[3][0] for _ in range(4)]
+    # The ranks, which draw half a run each, begin at different views.
+    for here, there in enumerate([2, 3, 0, 1]):
+        equal = [torch.equal(shown[here], other) for other in shown[4:]]
+        assert equal == [k == there for k in range(4)]
+
+
 def test_stored_labels_of_k_epochs_serve_any_number(mixing, tmp_path):
     dataset = HelloDataset(mixing, seed=5)
     write_labels(dataset, tmp_path / "x", epochs=3)
@@ -202,6 +215,9 @@ def test_stored_labels_of_k_epochs_serve_any_number(mixing, tmp_path):
         expected = [torch.stack(parts) for parts in zip(*dataset.__getitems__(rows), strict=True)]
         assert torch.equal(images, expected[0])
         assert (labels - expected[1]).abs().max() < 1e-3
+    repeating = HelloDataset(mixing, views_per_image=2)
+    with pytest.raises(UserInputError, match="`epochs`: expected at most 2, the data set's `views"):
+        write_labels(repeating, tmp_path / "y", epochs=3)
     message = "`views_per_image`: expected at most the 3 stored epochs, got 4"
     with pytest.raises(UserInputError, match=message):
         HelloDataset(mixing, seed=5, stored=tmp_path / "x", views_per_image=4)
@@ -239,6 +255,27 @@ def test_a_label_counts_once_it_is_whole():
     assert torch.equal(got, expected.half())
     assert torch.equal(pool.labels(rows, epochs % 2, killed), expected.half())
     assert pool.has(np.array([1, 1]), np.array([1, 0])).tolist() == [True, False]
+
+
+def test_forked_ranks_do_not_take_labels_on_a_gpu_for_their_own():
+    pool = LabelPool(4, 1, 3, budget=10**6, device=torch.device("meta"))
+    row = np.array([1]), np.array([0])
+    child = os.fork()
+    if child == 0:
+        pool.labels(*row, lambda new: torch.empty(len(new), 3, device="meta"))
+        os._exit(int(pool.has(*row)[0]))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    assert not pool.has(*row)[0]
+
+
+def test_logits_beyond_half_precision_are_refused(mixing):
+    def large(views):
+        return 1e6 * views.mean((2, 3))
+
+    dataset = HelloDataset(mixing, labels="logits", label_function=large, views_per_image=1)
+    for _ in range(2):
+        with pytest.raises(UserInputError, match=r"E_TEACHER: .*expected at most 65,504"):
+            dataset[0]
 
 
 def test_a_copy_has_a_pool_of_its_own(mixing):
