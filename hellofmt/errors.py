@@ -72,6 +72,10 @@ def printable(value: object, limit: int = 200) -> str:
     (``\xNN``, ``\uNNNN``): control and bidirectional characters, line ends, lone surrogates,
     zero-width and other invisible characters, and bytes beyond ASCII. A truncated value ends in
     ``...``.
+
+    Example:
+        >>> printable("two\nlines")
+        'two\\nlines'
     """
     # Truncate first: escaping a hostile megabyte to show 200 characters would be wasteful.
     if isinstance(value, bytes):
@@ -91,7 +95,12 @@ def _shown(character: str) -> str:
 
 
 def shown_path(path: object) -> str:
-    """Make a path safe to print, as ``printable`` does, but in full: users may copy it."""
+    """Make a path safe to print, as ``printable`` does, but in full: users may copy it.
+
+    Example:
+        >>> shown_path("photos/rows")
+        'photos/rows'
+    """
     return "".join(map(_shown, str(path)))
 
 
@@ -101,6 +110,10 @@ def foreign_text(error: BaseException, limit: int = 160) -> str:
     Removes colour sequences, dangerous advice (``weights_only=False``), everything after the first
     paragraph and a final full stop; truncates long texts at a word. An error without text gives the
     name of its class.
+
+    Example:
+        >>> foreign_text(KeyError())
+        'KeyError'
     """
     lines: list[str] = []
     for line in _ANSI.sub("", str(error)[: 64 * limit]).strip().splitlines():
@@ -116,7 +129,12 @@ def foreign_text(error: BaseException, limit: int = 160) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Suggest a known word for a mistyped one: ``did you mean `x`?``, or nothing."""
+    """Suggest a known word for a mistyped one: ``did you mean `x`?``, or nothing.
+
+    Example:
+        >>> did_you_mean("resent18", ["resnet18", "cnn"])
+        'did you mean `resnet18`?'
+    """
     by_lower = {each.lower(): each for each in known}
     near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     return f"did you mean `{by_lower[near[0]]}`?" if near else ""
@@ -151,6 +169,14 @@ class HelloError(Exception):
         advice: what to do, or an empty string; ``{name}`` stands for an argument of the call,
             ``{name:value}`` for an argument with a value.
         file: name of the file that was read or written, or an empty string; see ``naming``.
+
+    Example:
+        >>> import hellofmt
+        >>> try:
+        ...     hellofmt.open("photos.hello", expect="sha256:" + 64 * "0")
+        ... except hellofmt.HelloError as error:
+        ...     error.code
+        'E_PIN'
     """
 
     exit_code: ClassVar[int] = 1
@@ -230,6 +256,13 @@ def naming(file: str) -> Generator[None]:
     """Name the file in every error of what reads it that does not name it yet.
 
     ``file`` is its path or URL, without credentials.
+
+    Example:
+        >>> from hellofmt.errors import CorruptError
+        >>> with naming("photos.hello"):
+        ...     raise CorruptError("changed", code="E_DIGEST")
+        Traceback (most recent call last):
+        hellofmt.errors.CorruptError: ...
     """
     try:
         yield
@@ -325,6 +358,11 @@ class UserInputError(HelloError, ValueError):
 
 
 def target_exists(path: object, *, can_replace: bool = True) -> HelloIOError:
-    """Return the error for a target that exists already, which a call with ``force`` replaces."""
+    """Return the error for a target that exists already, which a call with ``force`` replaces.
+
+    Example:
+        >>> target_exists("photos.hello").code
+        'E_TARGET'
+    """
     advice = "{force} replaces it" if can_replace else "name a new one"
     return HelloIOError.make("E_TARGET", f"`{shown_path(path)}` exists", advice=advice)

@@ -23,7 +23,12 @@ __all__ = ["Stream", "below", "order", "uniform", "words"]
 
 
 class Stream(IntEnum):
-    """The purpose of a word; no two purposes share a stream."""
+    """The purpose of a word; no two purposes share a stream.
+
+    Example:
+        >>> Stream.ORDER
+        <Stream.ORDER: 1>
+    """
 
     ORDER = 1
     VIEWS = 2
@@ -102,6 +107,11 @@ def words(
 
     Raises:
         ValueError: a coordinate is out of range.
+
+    Example:
+        >>> from hellofmt.rng import Stream
+        >>> words(0, 3, Stream.ORDER, index=7, count=2).shape
+        (2,)
     """
     for name, value, bits in (("seed", seed, 64), ("epoch", epoch, 32), ("stream", stream, 32)):
         if not 0 <= value < 1 << bits:
@@ -131,7 +141,13 @@ def words(
 
 
 def uniform(word: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Map words to float64 in [0, 1) by their top 53 bits: ``(w >> 11) * 2**-53``; same shape."""
+    """Map words to float64 in [0, 1) by their top 53 bits: ``(w >> 11) * 2**-53``; same shape.
+
+    Example:
+        >>> import numpy as np
+        >>> uniform(np.array([0, 2**63], np.uint64)).tolist()
+        [0.0, 0.5]
+    """
     return (word >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
@@ -146,6 +162,11 @@ def below(word: NDArray[np.uint64], n: int | NDArray[np.integer]) -> NDArray[np.
 
     Returns:
         int64 of the broadcast shape.
+
+    Example:
+        >>> import numpy as np
+        >>> below(np.array([0, 2**63, 2**64 - 1], np.uint64), 10).tolist()
+        [0, 5, 9]
     """
     bound = np.asarray(n).astype(np.uint64)
     # w * n >> 64 with n < 2**32, from the 32-bit halves of w.
@@ -164,5 +185,9 @@ def order(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
 
     Returns:
         int64 (n,), a permutation.
+
+    Example:
+        >>> sorted(order(seed=0, epoch=3, n=5).tolist())
+        [0, 1, 2, 3, 4]
     """
     return np.argsort(words(seed, epoch, Stream.ORDER, 0, n), kind="stable").astype(np.int64)

@@ -64,6 +64,12 @@ def read_class_lines(
         UserInputError: the file is not UTF-8, has no class, an unknown form, duplicate keys, or a
             line that an archive cannot hold (E_DATA).
         OSError: the file cannot be read.
+
+    Example:
+        >>> from pathlib import Path
+        >>> _ = Path("classes.txt").write_text("n01440764 tench, Tinca tinca", "utf-8")
+        >>> read_class_lines("classes.txt")[0]
+        ClassLine(key='n01440764', names=('tench', 'Tinca tinca'))
     """
 
     def refuse(problem: str) -> UserInputError:

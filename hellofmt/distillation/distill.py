@@ -107,15 +107,15 @@ def distill(
         >>> settings = DistillSettings(SelectSettings(ipc=1), fit=FitSettings(steps=20))
         >>> report = hellofmt.distill(
         ...     source,
-        ...     "photos.hello",
+        ...     "distilled.hello",
         ...     settings,
         ...     teacher=train_teacher(source, views, steps=60, batch_size=32),
         ...     base=load_base("local-dir:clip"),
         ...     views=views,
         ... )
-        >>> report.id == hellofmt.verify("photos.hello").id
+        >>> report.id == hellofmt.verify("distilled.hello").id
         True
-        >>> dataset = hellofmt.HelloDataset("photos.hello", base="local-dir:clip")
+        >>> dataset = hellofmt.HelloDataset("distilled.hello", base="local-dir:clip")
         >>> view, label = dataset[0]
         >>> view.shape, label.shape
         (torch.Size([3, 16, 16]), torch.Size([3]))

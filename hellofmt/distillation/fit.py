@@ -75,6 +75,10 @@ class FitSettings:
         bfloat16: run the networks in bfloat16 autocast, the teacher also where it is checked and
             where it scores images. What labels are worth is measured in float32 regardless.
         compile: compile the networks of the fit by ``torch.compile``.
+
+    Example:
+        >>> FitSettings(loss="mse_ce", steps=1000).hard_weight
+        0.1
     """
 
     loss: Literal["kl", "mse_ce"] = "kl"
@@ -146,6 +150,10 @@ def default_steps(images: int, batch_size: int) -> int:
 
     Returns:
         At least 1.
+
+    Example:
+        >>> [default_steps(images, batch_size=100) for images in (1_000, 1_000_000)]
+        [500, 4000]
     """
     return max(1, min(-(-MOST_EPOCHS * images // batch_size), MOST_STEPS))
 
@@ -217,6 +225,20 @@ def fit_projector(
         UserInputError: the loss is not finite (E_OPTION).
         StateError: the state is of another run (E_STATE_DIGEST, E_STATE_SHAPE).
         OSError: the state cannot be written; the former one stays.
+
+    Example:
+        >>> import hellofmt
+        >>> from hellofmt.distillation import FitSettings
+        >>> from hellofmt.sources import open_source
+        >>> from hellofmt.teacher import train_teacher
+        >>> source = open_source("photos")
+        >>> with hellofmt.open("photos.hello") as archive:
+        ...     projector = hellofmt.Projector.from_file(archive)
+        ...     views = archive.manifest.views
+        >>> teacher, settings = train_teacher(source, views, steps=2), FitSettings(steps=2)
+        >>> fidelity = hellofmt.fit_projector(projector, teacher, source, views, settings)
+        >>> 0 <= fidelity.agreement <= 100
+        True
     """
     settings = FitSettings() if settings is None else settings
     if settings.steps < 1:

@@ -72,6 +72,10 @@ class SelectSettings:
         crop_scale: smallest and largest area of a crop, as a fraction of the image; RDED's are 0.08
             and 1. With (1, 1) whole images are chosen.
         seed: seed of candidates and crops.
+
+    Example:
+        >>> SelectSettings(ipc=10, factor=2).crop_scale
+        (0.08, 1.0)
     """
 
     ipc: int

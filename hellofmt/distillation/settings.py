@@ -47,6 +47,10 @@ class ProjectorSettings:
         prompts: sentences around a class name for a start from text; ``{}`` stands for the name.
         temperature: default temperature T of the labels.
         seed: seed of the initial factors.
+
+    Example:
+        >>> ProjectorSettings(targets="paper", rank=24).temperature
+        4.0
     """
 
     targets: str | tuple[str, ...] = "all"
@@ -166,6 +170,12 @@ class DistillSettings:
             the card is made of the record.
         command: what was typed, for the record; empty for a call of the library.
         seed: seed of the validation part, and of a fit that is None.
+
+    Example:
+        >>> from hellofmt.distillation import FitSettings, SelectSettings
+        >>> settings = DistillSettings(SelectSettings(ipc=10), fit=FitSettings(steps=1000))
+        >>> settings.storage
+        'float16'
     """
 
     select: SelectSettings | None

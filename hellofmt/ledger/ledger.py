@@ -106,6 +106,13 @@ def ledger_of(file: Archive) -> Ledger:
 
     Raises:
         HelloError: the index is damaged.
+
+    Example:
+        >>> import hellofmt
+        >>> with hellofmt.open("photos.hello") as archive:
+        ...     ledger = ledger_of(archive)
+        >>> ledger.values
+        2480
     """
     manifest = file.manifest
     sections, index = file.section_sizes(), file.index

@@ -173,5 +173,9 @@ def tower_named(name: str) -> Tower | None:
     """The tower of an open_clip model name, or None if the table does not have it.
 
     A ``-quickgelu`` twin has the same numbers, and ``ViT-B/32`` is ``ViT-B-32``.
+
+    Example:
+        >>> tower_named("ViT-B/32") == tower_named("ViT-B-32")
+        True
     """
     return TOWERS.get(name.replace("/", "-").removesuffix("-quickgelu"))

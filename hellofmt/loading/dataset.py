@@ -165,6 +165,13 @@ class HelloDataset(Dataset[Any]):
             argument is out of range or of a wrong kind, or a label function comes with other
             labels or without a temperature.
         TrustError: E_PIN, the archive is not ``expect``.
+
+    Example:
+        >>> import hellofmt
+        >>> dataset = hellofmt.HelloDataset("photos.hello")
+        >>> image, label = dataset[0]
+        >>> image.shape, label.shape
+        (torch.Size([3, 16, 16]), torch.Size([3]))
     """
 
     def __init__(

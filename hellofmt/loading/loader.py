@@ -47,13 +47,6 @@ __all__ = ["HelloLoader"]
 class HelloLoader(Passes):
     """Batches of (images, labels) on a device; each ``for`` loop over it is one epoch.
 
-    ::
-
-        loader = hellofmt.HelloLoader("my.hello", batch_size=128, device="cuda")
-        for epoch in range(300):
-            for images, soft in loader:
-                ...
-
     Images are float32 (N, 3, S, S), normalised by the manifest. ``labels`` is as for
     ``HelloDataset``; ``"none"`` gives the bare views in [0, 1].
 
@@ -70,6 +63,14 @@ class HelloLoader(Passes):
         batch_size: rows per rank and batch.
         device: where batches are made.
         batches_done: batches handed out in the epoch under way, since the resume if it was resumed.
+
+    Example:
+        >>> import hellofmt
+        >>> loader = hellofmt.HelloLoader("photos.hello", batch_size=40)
+        >>> for images, labels in loader:
+        ...     print(tuple(images.shape), tuple(labels.shape))
+        (40, 3, 16, 16) (40, 3)
+        (20, 3, 16, 16) (20, 3)
     """
 
     def __init__(

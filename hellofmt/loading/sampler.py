@@ -86,6 +86,14 @@ class HelloSampler(Sampler[list[int]]):
         ValueError: an argument is out of range, the dataset is empty, or ``drop_last`` would
             leave no batch at all.
         UserInputError: E_OPTION, ``dataset`` or a number is of a wrong kind.
+
+    Example:
+        >>> import hellofmt
+        >>> from torch.utils.data import DataLoader
+        >>> dataset = hellofmt.HelloDataset("photos.hello")
+        >>> sampler = hellofmt.HelloSampler(dataset, batch_size=40)
+        >>> [len(labels) for _, labels in DataLoader(dataset, batch_sampler=sampler)]
+        [40, 20]
     """
 
     def __init__(

@@ -114,13 +114,6 @@ def soft_batches(
     It is not told which views it gets, so there is no pool of labels, whatever ``views_per_image``
     is; ``HelloLoader`` has one on the device.
 
-    ::
-
-        dataset = HelloDataset(path, labels="none")
-        loader = DataLoader(dataset, batch_size=128, shuffle=True, num_workers=4, timeout=120)
-        for images, soft in soft_batches(loader, dataset.labeler("cuda")):
-            ...
-
     Args:
         loader: loader over a ``HelloDataset`` with ``labels="none"`` and no transform, or over a
             ``Subset`` of one.
@@ -135,5 +128,14 @@ def soft_batches(
 
     Raises:
         UserInputError: E_OPTION, the loader, the labeler or ``labels`` does not fit.
+
+    Example:
+        >>> import hellofmt
+        >>> from torch.utils.data import DataLoader
+        >>> dataset = hellofmt.HelloDataset("photos.hello", labels="none")
+        >>> loader = DataLoader(dataset, batch_size=40, shuffle=True)
+        >>> batches = hellofmt.soft_batches(loader, dataset.labeler("cpu"))
+        >>> [tuple(labels.shape) for images, labels in batches]
+        [(40, 3), (20, 3)]
     """
     return SoftBatches(loader, labeler, labels, temperature)

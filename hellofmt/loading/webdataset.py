@@ -75,11 +75,13 @@ def webdataset_samples(
     Example:
         >>> import hellofmt, webdataset
         >>> pipeline = webdataset.DataPipeline(
-        ...     hellofmt.webdataset_samples("my.hello", expect="sha256:..."),
-        ...     webdataset.shuffle(1000),
+        ...     hellofmt.webdataset_samples("photos.hello"),
         ...     webdataset.decode("pil"),
-        ...     webdataset.to_tuple("jpg", "cls"),
-        ... )  # doctest: +SKIP
+        ...     webdataset.to_tuple("png", "cls"),
+        ... )
+        >>> image, label = next(iter(pipeline))
+        >>> image.size, label
+        ((16, 16), 0)
     """
     source = opened(source, expect, storage_options, cache_dir)
     return WebdatasetSamples(source, rank=rank, num_replicas=num_replicas)

@@ -63,6 +63,12 @@ class Labeler:
         classes: number of classes C.
         device: device it runs on; views are moved there.
         dtype: dtype of the image tower and of the embeddings.
+
+    Example:
+        >>> import hellofmt, torch
+        >>> labeler = hellofmt.Labeler.from_file("photos.hello")
+        >>> labeler.labels(torch.rand(5, 3, 16, 16)).shape
+        torch.Size([5, 3])
     """
 
     def __init__(

@@ -60,6 +60,13 @@ class Projector(nn.Module):
         head: the linear head.
         names: first name of every class.
         temperature: default T of the labels.
+
+    Example:
+        >>> import hellofmt, torch
+        >>> with hellofmt.open("photos.hello") as archive:
+        ...     projector = hellofmt.Projector.from_file(archive)
+        >>> projector(torch.rand(5, 3, 16, 16)).shape
+        torch.Size([5, 3])
     """
 
     def __init__(

@@ -23,7 +23,16 @@ __all__ = ["ArrayImages", "stratified_split"]
 
 
 class ArrayImages(Source):
-    """Images in memory, uint8 (N, H, W, 3) RGB; a subset shares the pixels."""
+    """Images in memory, uint8 (N, H, W, 3) RGB; a subset shares the pixels.
+
+    Example:
+        >>> import numpy as np
+        >>> from hellofmt.archive import ClassLine
+        >>> pixels, labels = np.zeros((4, 8, 8, 3), np.uint8), np.array([0, 0, 1, 1])
+        >>> classes = [ClassLine("cat", ("cat",)), ClassLine("dog", ("dog",))]
+        >>> len(ArrayImages(pixels, labels, classes))
+        4
+    """
 
     def __init__(
         self,
@@ -105,6 +114,12 @@ def stratified_split(
 
     Raises:
         ValueError: ``held_out`` is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> rest, held_out = stratified_split(np.array([0, 0, 0, 0, 1, 1]), 3, seed=0)
+        >>> len(rest), len(held_out)
+        (3, 3)
     """
     n = len(labels)
     if not 0 <= held_out <= n:

@@ -123,6 +123,11 @@ def decode_centre(
         UserInputError: as ``decode_crops``.
         HelloError: as ``decode_crops``.
         OSError: as ``decode_crops``.
+
+    Example:
+        >>> from hellofmt.sources import open_source
+        >>> decode_centre(open_source("photos"), 0, 8).shape
+        (8, 8, 3)
     """
 
     def middle(height: int, width: int) -> Box:
@@ -148,6 +153,11 @@ def sampled_sizes(source: Source, most: int = 64) -> NDArray[np.int64]:
         UserInputError: an image cannot be read (E_DATA, naming it), or all of them are left out.
         HelloError: as ``decode_crops``.
         OSError: as ``decode_crops``.
+
+    Example:
+        >>> from hellofmt.sources import open_source
+        >>> sampled_sizes(open_source("photos"), most=2).tolist()
+        [[16, 16], [16, 16]]
     """
     sizes: list[tuple[int, int]] = []
     for row in range(0, len(source), -(-len(source) // most)):
@@ -172,6 +182,11 @@ def default_side(sizes: NDArray[np.int64]) -> int:
 
     Args:
         sizes: int64 (n, 2), from ``sampled_sizes``.
+
+    Example:
+        >>> import numpy as np
+        >>> default_side(np.array([[300, 400], [64, 100], [500, 90]]))
+        90
     """
     return min(int(np.sort(sizes.min(1))[len(sizes) // 2]), LARGEST_DEFAULT_VIEW)
 

@@ -133,6 +133,11 @@ def decode_rgb(
 
     Raises:
         UserInputError: as ``to_rgb``, or another type of file (E_DATA, naming it).
+
+    Example:
+        >>> from pathlib import Path
+        >>> decode_rgb(Path("photos/rows/0.png").read_bytes(), "0.png").shape
+        (16, 16, 3)
     """
     with open_image(data, name) as image:
         return to_rgb(image, name, converted)

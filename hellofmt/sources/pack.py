@@ -127,8 +127,9 @@ def pack_archive(
 
     Example:
         >>> import hellofmt
-        >>> hellofmt.pack("images/", "mine.hello", shards=16)  # doctest: +SKIP
-        'sha256:...'
+        >>> identity = hellofmt.pack("photos", "packed.hello")
+        >>> identity == hellofmt.verify("packed.hello").id
+        True
     """
     if max_side is not None and (reencode is None or not 1 <= max_side <= IMAGE_SIDE):
         text = f"expected 1 to {IMAGE_SIDE}, and a codec to reencode to, got {max_side}"

@@ -59,8 +59,9 @@ def open_source(
         OSError: as for ``list_source``; or the work folder cannot be written.
 
     Example:
-        >>> source = open_source("photos")  # doctest: +SKIP
-        >>> decode_centre(source, 0, 16).shape  # doctest: +SKIP
+        >>> from hellofmt.sources import decode_centre
+        >>> source = open_source("photos")
+        >>> decode_centre(source, 0, 16).shape
         (16, 16, 3)
     """
     opened = list_source(source, classes, skips_unreadable=skips_unreadable, work=work)
@@ -95,6 +96,11 @@ def list_source(
             such source (E_OPTION).
         HelloError: an archive is damaged, or a URL cannot be read.
         OSError: something is missing or cannot be read.
+
+    Example:
+        >>> source = list_source("photos")
+        >>> len(source), source.classes[0].key
+        (60, 'columns')
     """
     texts = [source] if isinstance(source, str | os.PathLike) else list(source)
     kept = None if work is None else Path(work)

@@ -61,6 +61,14 @@ def evaluate(
         ValueError: there are no images.
         HelloError: an image cannot be used, or all of them are left out (E_DATA).
         OSError: an image cannot be read.
+
+    Example:
+        >>> from hellofmt.archive import default_views
+        >>> from hellofmt.sources import open_source
+        >>> from hellofmt.student import build_student
+        >>> student = build_student("cnn", classes=3, size=16)
+        >>> 0 <= evaluate(student, open_source("photos"), default_views(16)) <= 100
+        True
     """
     if len(images) == 0:
         raise ValueError("images: expected at least one, got none")

@@ -329,6 +329,11 @@ def build_student(name: str, classes: int, size: int, *, seed: int = 0) -> nn.Mo
     Raises:
         UserInputError: the name is unknown, or the network does not accept images of this size
             (E_OPTION).
+
+    Example:
+        >>> import torch
+        >>> build_student("cnn", classes=3, size=16)(torch.zeros(2, 3, 16, 16)).shape
+        torch.Size([2, 3])
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -201,6 +201,10 @@ def recipe(name: str) -> Recipe:
 
     Raises:
         UserInputError: the name is unknown (E_OPTION).
+
+    Example:
+        >>> recipe("hello").loss
+        'mse_ce'
     """
     result = RECIPES.get(name)
     if result is None:

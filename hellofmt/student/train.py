@@ -149,6 +149,13 @@ def train_student(
         UserInputError: the checkpoint is damaged (E_DATA) or not visible to all processes, or the
             loss is not finite (E_OPTION).
         OSError: the checkpoint cannot be written; the previous one stays.
+
+    Example:
+        >>> import torch
+        >>> from hellofmt.student import build_student, recipe
+        >>> batch = torch.zeros(4, 3, 16, 16), torch.zeros(4, 3), torch.tensor([0, 1, 2, 0])
+        >>> student = build_student("cnn", classes=3, size=16)
+        >>> _ = train_student(student, [batch, batch], recipe("hello"), steps=2)
     """
     if steps < 1:
         raise ValueError(f"steps: expected at least 1, got {steps}")
@@ -316,6 +323,11 @@ def train_from_archive(
     Raises:
         HelloError: the archive is refused, or lacks what the recipe's labels need.
         ValueError: steps < 1, or the loss is not finite.
+
+    Example:
+        >>> from hellofmt.student import build_student, recipe
+        >>> student = build_student("cnn", classes=3, size=16)
+        >>> _ = train_from_archive(student, "photos.hello", recipe("hello"), steps=2)
     """
     labels, temperature = recipe.labels, recipe.temperature
     return train_from_dataset(

@@ -310,6 +310,14 @@ def load_named_teacher(
             or another network, or its file is not weights (E_TEACHER).
         HelloIOError: published weights cannot be downloaded (E_HTTP).
         OSError: a file cannot be read.
+
+    Example:
+        >>> import torch
+        >>> from hellofmt.teacher import build_network
+        >>> torch.save(build_network("cnn", classes=3, size=16).state_dict(), "best.pth")
+        >>> teacher = load_named_teacher("cnn=best.pth", ["rows", "columns", "grey"], 16)
+        >>> teacher(torch.rand(5, 3, 16, 16)).shape
+        torch.Size([5, 3])
     """
     reader = _Reader(text, list(classes), size, change, teacher_classes, say)
     path, shown = Path(text), printable(text)

@@ -110,6 +110,11 @@ def build_network(name: str, classes: int, size: int, *, seed: int = 0) -> nn.Mo
     Raises:
         UserInputError: unknown, not importable, without anything to train, or not for images of
             this size (E_OPTION).
+
+    Example:
+        >>> import torch
+        >>> build_network("cnn", classes=3, size=16)(torch.zeros(2, 3, 16, 16)).shape
+        torch.Size([2, 3])
     """
     if not is_factory(name):
         return build_student(name, classes, size, seed=seed)

@@ -59,6 +59,14 @@ def train_teacher(
     Raises:
         UserInputError: unknown network (E_OPTION).
         ValueError: steps < 1, or the loss is not finite.
+
+    Example:
+        >>> import torch
+        >>> from hellofmt.archive import default_views
+        >>> from hellofmt.sources import open_source
+        >>> teacher = train_teacher(open_source("photos"), default_views(16), steps=2, batch_size=8)
+        >>> teacher(torch.rand(5, 3, 16, 16)).shape
+        torch.Size([5, 3])
     """
     student = build_student(network, len(source.classes), views.size, seed=seed)
     stream = HardBatches(ViewBatches(source, views, batch_size, seed), steps, workers=workers)

@@ -1,14 +1,9 @@
 from __future__ import annotations
 
-import doctest
-
-import builders
 import pytest
 import torch
-from PIL import Image
 
 from hellofmt.archive import open_archive, verify_archive
-from hellofmt.distillation.distill import distill
 from hellofmt.distillation.select import SelectSettings
 from hellofmt.distillation.settings import ProjectorSettings
 from hellofmt.errors import HelloIOError, UserInputError
@@ -97,20 +92,3 @@ def test_the_target_is_looked_at_first(make, tmp_path):
     (tmp_path / "folder.hello").mkdir()
     with pytest.raises(HelloIOError, match=r"E_TARGET: .*folder\.hello is not a regular file"):
         make("folder.hello", teacher=None, force=True)
-
-
-def test_the_example_runs(tmp_path, monkeypatch):
-    source = builders.stripes(20, size=16)
-    for row, (pixels, label) in enumerate(zip(*source, strict=True)):
-        folder = tmp_path / "photos" / builders.STRIPES[label].key
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(folder / f"{row}.png")
-    builders.save_clip(tmp_path / "clip", 16)
-    monkeypatch.chdir(tmp_path)
-    (example,) = doctest.DocTestFinder().find(distill, "distill", globs={})
-    assert len(example.examples) > 10
-    said = []
-    doctest.DocTestRunner(verbose=False, optionflags=doctest.FAIL_FAST).run(
-        example, out=said.append
-    )
-    assert said == []

@@ -47,6 +47,10 @@ def decimal_string(x: float) -> str:
 
     Raises:
         UserInputError: ``x`` is not finite or too large (E_OPTION).
+
+    Example:
+        >>> decimal_string(1e-7)
+        '0.0000001'
     """
     x = float(x)
     if not math.isfinite(x) or abs(x) >= 1e9:
@@ -62,6 +66,10 @@ def decimal_value(s: str) -> float:
 
     Raises:
         SpecError: ``s`` is not in the canonical form, digits, a point, digits (E_SCHEMA).
+
+    Example:
+        >>> decimal_value("0.25")
+        0.25
     """
     if re.match(DECIMAL_FORM, s) is None:
         raise SpecError.make("E_SCHEMA", f"not a canonical decimal: {printable(s)}")

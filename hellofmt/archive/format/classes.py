@@ -30,6 +30,10 @@ class ClassLine:
     Attributes:
         key: its identifier, a WordNet id or a name; unique.
         names: human names, at least one; the first goes into prompts.
+
+    Example:
+        >>> ClassLine("n01440764", ("tench", "Tinca tinca")).names[0]
+        'tench'
     """
 
     key: str

@@ -321,6 +321,13 @@ def decode_image(data: bytes, codec: str, limits: Limits, *, member: str = "") -
         SpecError: the file is outside the profile (E_CODEC).
         CorruptError: it cannot be decoded in full, or decodes to other dimensions (E_IMAGE).
         LimitError: it is above the limits, which are checked before decoding.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from hellofmt.archive import Limits
+        >>> data = Path("photos/rows/0.png").read_bytes()
+        >>> decode_image(data, "png", Limits()).shape
+        (16, 16, 3)
     """
     shape = parse_image(data, codec, member=member)
     check_image_limits(shape, len(data), limits, member=member)
@@ -396,6 +403,11 @@ def encode_image(
 
     Raises:
         UserInputError: wrong dtype or shape (E_DATA), or quality out of range (E_OPTION).
+
+    Example:
+        >>> import numpy as np
+        >>> encode_image(np.zeros((2, 2, 3), np.uint8), "png")[1:4]
+        b'PNG'
     """
     import numpy as np
     from PIL import Image

@@ -141,7 +141,12 @@ MOST_SHARDS: Final = 99_999
 
 
 def shard_path(target: str | os.PathLike[str], index: int, count: int) -> Path:
-    """``name-00003-of-00016.hello`` of ``name.hello``."""
+    """``name-00003-of-00016.hello`` of ``name.hello``.
+
+    Example:
+        >>> shard_path("photos.hello", 3, 16).name
+        'photos-00003-of-00016.hello'
+    """
     path = Path(target)
     return path.with_name(f"{path.stem}-{index:05d}-of-{count:05d}{path.suffix}")
 

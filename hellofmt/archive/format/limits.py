@@ -75,6 +75,12 @@ class Limits:
 
     Raises:
         UserInputError: a field is below 1 or above its hard cap (E_OPTION).
+
+    Example:
+        >>> import hellofmt
+        >>> hellofmt.open("photos.hello", limits=Limits(images=10))
+        Traceback (most recent call last):
+        hellofmt.errors.LimitError: ...
     """
 
     images: int = _limit(2_000_000, 10_000_000)

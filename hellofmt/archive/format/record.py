@@ -228,7 +228,12 @@ class Record(Closed, frozen=True):
 
 
 def percent(value: float) -> str:
-    """Spell a percentage as the record does, rounded to two decimals."""
+    """Spell a percentage as the record does, rounded to two decimals.
+
+    Example:
+        >>> percent(71.3)
+        '71.3'
+    """
     return decimal_string(round(value, 2))
 
 

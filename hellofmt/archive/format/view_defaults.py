@@ -32,6 +32,11 @@ def default_views(size: int) -> Views:
 
     Crops of 8 to 100 % of the area and 3/4 to 4/3 in aspect are torchvision's defaults; mean and
     standard deviation are ImageNet's. The literature trains students with them.
+
+    Example:
+        >>> views = default_views(224)
+        >>> views.size, views.crop_scale, views.mix
+        (224, ['0.08', '1.0'], 'none')
     """
     return Views(
         antialias=True,
@@ -63,6 +68,7 @@ def changed_views(views: Views, changes: Mapping[str, Any]) -> Views:
         UserInputError: there is no such field (E_OPTION).
 
     Example:
+        >>> from hellofmt.archive import default_views
         >>> mixed = changed_views(default_views(32), {"mix": "cutmix"})
         >>> mixed.mix_alpha, mixed.mix_probability
         ('1.0', '1.0')

@@ -101,6 +101,12 @@ class HelloFile(StoredArchive):
         extras: free text under ``x_`` keys, never interpreted.
         limits: limits it was opened with.
         size_bytes: length of the file.
+
+    Example:
+        >>> import hellofmt
+        >>> with hellofmt.open("photos.hello") as file:
+        ...     file.classes.keys, len(file)
+        (['rows', 'columns', 'grey'], 60)
     """
 
     def __init__(

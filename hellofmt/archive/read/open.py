@@ -62,6 +62,12 @@ def open_archive(
         HelloIOError: reading failed.
         UserInputError: ``expect`` is not an id, or a package for the URL is missing (E_OPTION); or
             the files are not one complete set (E_DATA).
+
+    Example:
+        >>> import hellofmt
+        >>> with hellofmt.open("photos.hello") as archive:
+        ...     archive.manifest.dataset.name, len(archive)
+        ('photos', 60)
     """
     from hellofmt.archive.storage.cache import CACHE_VARIABLE
 

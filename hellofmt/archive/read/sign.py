@@ -73,7 +73,12 @@ class Signature(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 def signature_path(path: str | os.PathLike[str]) -> Path:
-    """Return the path of the signature of ``path``: ``path`` + ``.sig``."""
+    """Return the path of the signature of ``path``: ``path`` + ``.sig``.
+
+    Example:
+        >>> signature_path("photos.hello").name
+        'photos.hello.sig'
+    """
     return Path(f"{os.fspath(path)}.sig")
 
 
@@ -86,6 +91,10 @@ def create_key(path: str | os.PathLike[str]) -> str:
         HelloIOError: E_TARGET, a file exists.
         UserInputError: E_OPTION, the package ``cryptography`` is missing.
         OSError: the files cannot be written.
+
+    Example:
+        >>> create_key("you.pem")[:7]
+        'sha256:'
     """
     _require_cryptography()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -133,6 +142,15 @@ def sign_archive(
         HelloError: the archive fails its verification; E_TARGET, the signature exists.
         UserInputError: E_OPTION, not an Ed25519 key, or the package ``cryptography`` is missing.
         OSError: a file is missing or cannot be written.
+
+    Example:
+        >>> import hellofmt
+        >>> from hellofmt.archive import create_key, verify_signature
+        >>> key_id = create_key("me.pem")
+        >>> _ = sign_archive("photos.hello", "me.pem")
+        >>> with hellofmt.open("photos.hello") as archive:
+        ...     verify_signature(archive, "me.pem.pub").key_id == key_id
+        True
     """
     from hellofmt.archive.read.open import open_archive
     from hellofmt.archive.read.verify import verify_archive

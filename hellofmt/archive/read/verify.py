@@ -48,6 +48,12 @@ class VerifyReport:
         images: number of images that were read.
         bytes: length of the file in bytes.
         pixel_digest: ``sha256:...`` over the pixels of all images in order, if they were decoded.
+
+    Example:
+        >>> import hellofmt
+        >>> report = hellofmt.verify("photos.hello", pixels=True)
+        >>> report.images, report.pixel_digest[:7]
+        (60, 'sha256:')
     """
 
     id: str
@@ -86,6 +92,11 @@ def verify_archive(
         OSError: missing, a directory, not permitted.
         HelloError: the first fault in file order; see ``open_archive`` and ``Archive``.
         UserInputError: unknown level, or ``pixels`` without ``full`` (E_OPTION).
+
+    Example:
+        >>> import hellofmt
+        >>> hellofmt.verify("photos.hello").images
+        60
     """
     if level not in ("full", "fast") or (pixels and level == "fast"):
         text = f"`level`; expected full, or fast without `pixels`, got {level}"

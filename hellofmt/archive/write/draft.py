@@ -112,6 +112,14 @@ class Texts:
         method: how the images were made.
         sources: data sets that the images come from.
         extras: notes, keys starting ``x_``.
+
+    Example:
+        >>> import hellofmt
+        >>> texts = Texts(name="stripes", license="CC0-1.0")
+        >>> _ = hellofmt.pack("photos", "stripes.hello", texts=texts)
+        >>> with hellofmt.open("stripes.hello") as archive:
+        ...     archive.manifest.dataset.license
+        'CC0-1.0'
     """
 
     name: str | None = None

@@ -79,8 +79,11 @@ def extract_archive(
         OSError: a file cannot be written. Nothing is left behind.
 
     Example:
-        >>> with hellofmt.open("x.hello") as archive:  # doctest: +SKIP
-        ...     extract_archive(archive, "x", form="imagefolder")
+        >>> import hellofmt
+        >>> with hellofmt.open("photos.hello") as archive:
+        ...     extract_archive(archive, "extracted", form="imagefolder")
+        >>> len(hellofmt.sources.open_source("extracted"))
+        60
     """
     if form != "members" and not len(archive):
         raise UserInputError.make("E_OPTION", f"no images to write as {form}")

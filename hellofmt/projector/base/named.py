@@ -64,6 +64,11 @@ def load_base(
         BaseModelError: E_BASE_CONFIG, a loaded model is not of ``arch``.
         HelloIOError: a checkpoint is a pipe or a device (E_READ).
         OSError: a path does not exist.
+
+    Example:
+        >>> base = load_base("local-dir:clip")
+        >>> base.spec.preprocess.size
+        16
     """
     if isinstance(source, LoadedBase):
         return source

@@ -75,6 +75,7 @@ def soft_labels(x: Tensor, weight: Tensor, bias: Tensor | None, options: LabelOp
 
     Example:
         >>> import torch
+        >>> from hellofmt_kernels import LabelOptions
         >>> x, weight = torch.eye(2), torch.eye(3, 2)
         >>> soft_labels(x, weight, None, LabelOptions(scale=1.0, temperature=0.1)).argmax(dim=1)
         tensor([0, 1])

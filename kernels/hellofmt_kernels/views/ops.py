@@ -68,7 +68,7 @@ def views(
         >>> rows = torch.zeros(1, 20, dtype=torch.int32)
         >>> rows[0, ViewColumn.HEIGHT] = rows[0, ViewColumn.WIDTH] = 4
         >>> rows[0, ViewColumn.WEIGHT] = WEIGHT_ONE
-        >>> views(images, rows, size=2)[0, 0]
+        >>> views(images, rows, size=2)[0, 0].round()
         tensor([[1., 1.],
                 [1., 1.]])
     """
@@ -113,7 +113,7 @@ def view_pair(
         >>> rows[0, ViewColumn.WEIGHT] = WEIGHT_ONE
         >>> half = ViewForm((0.5,) * 3, (0.25,) * 3, torch.float16)
         >>> student, encoder = view_pair(images, rows, 2, ViewForm(), half)
-        >>> student[0, 0], encoder[0, 0]
+        >>> student[0, 0].round(), encoder[0, 0].round()
         (tensor([[1., 1.],
                 [1., 1.]]), tensor([[2., 2.],
                 [2., 2.]], dtype=torch.float16))
