@@ -8,13 +8,15 @@ Without EPOCHS it trains for 300.
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import transformers
-from torch import Tensor
 from torch.nn import functional
 
 import hellofmt
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def train(file: str, epochs: int = 300) -> None:

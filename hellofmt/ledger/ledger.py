@@ -31,7 +31,8 @@ class Ledger:
 
     Attributes:
         total: bytes of the file.
-        images, classes: N and C.
+        images: N.
+        classes: C.
         pixels: stored bytes of the images, without headers and padding.
         sections: stored bytes of each section, by name.
         values: trained values (``factor_values``), 0 without a label function.

@@ -89,7 +89,9 @@ class Plan:
     """What labels of one data set cost, either way.
 
     Attributes:
-        classes, images, epochs: C, N and E.
+        classes: C.
+        images: N.
+        epochs: E.
         tower: the base.
         precision: storage of the label function that is compared with the rivals.
         rank, head_rank: of the deltas and of the head, None for a full one.
