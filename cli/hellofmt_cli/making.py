@@ -93,6 +93,8 @@ def make_archive(
     data = replace(data, device=chosen_device(data.device))
     # The last word before the error, after what was converted on the way.
     kept: list[str] = []
+    work = _work(fit)
+    is_ours = fit.work is None or not work.exists()
     click.get_current_context().call_on_close(lambda: [console.say(text) for text in kept])
     with joined(data.device):
         try:
@@ -100,11 +102,10 @@ def make_archive(
             with worker_ends_in_one_line():
                 _make_archive(data, fit, texts, chosen, as_json=as_json)
         except BaseException as error:
-            work = _work(fit)
             if any(path.is_file() for path in work.rglob("*")):
                 how = "; the same command continues" if _can_succeed(error) else ""
                 kept.append(f"kept: what is finished, in {shown_path(work)}{how}")
-            elif fit.work is None:
+            elif is_ours:
                 with suppress(OSError):
                     work.rmdir()
             raise

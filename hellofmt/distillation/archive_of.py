@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryFile
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -21,11 +19,12 @@ from hellofmt.archive import (
     write_archive,
 )
 from hellofmt.archive.format.manifest import Dataset
+from hellofmt.archive.storage.local_files import read_at
 from hellofmt.archive.write.plan import Plan
-from hellofmt.archive.write.whole_file import check_target
+from hellofmt.archive.write.whole_file import check_target, waiting_file, write_all
 from hellofmt.distillation.select import check_selection
 from hellofmt.distillation.stored_images import StoredImages, check_quality
-from hellofmt.errors import UserInputError
+from hellofmt.errors import UserInputError, naming
 
 if TYPE_CHECKING:
     import os
@@ -87,23 +86,21 @@ def write_distilled(
     if selection is None:
         return write_archive(target, draft, force=force)
     stored = StoredImages(selection, source, views, settings.codec, settings.quality)
-    with TemporaryFile(dir=Path(target).parent) as spool:
-        items = _spooled(stored, spool, workers)
+    with waiting_file(target) as fd:
+        items = _waiting(stored, fd, str(target), workers)
         images = ImageSet(settings.codec, items, order="value")
         return write_archive(target, replace(draft, images=images), force=force)
 
 
-def _spooled(stored: StoredImages, spool: IO[bytes], workers: int) -> list[ImageItem]:
+def _waiting(stored: StoredImages, fd: int, target: str, workers: int) -> list[ImageItem]:
     """Write images to a file, of which the items are parts."""
-
-    def part(start: int, size: int) -> bytes:
-        spool.seek(start)
-        return spool.read(size)
-
     items: list[ImageItem] = []
+    end = 0
     for label, data in zip(stored.selection.labels, stored.files(workers=workers), strict=True):
-        items.append(ImageItem(int(label), partial(part, spool.tell(), len(data)), len(data)))
-        spool.write(data)
+        with naming(target):
+            write_all(fd, data, end)
+        items.append(ImageItem(int(label), partial(read_at, fd, len(data), end), len(data)))
+        end += len(data)
     return items
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections import Counter
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from hellofmt.archive.format.limits import IMAGE_SIDE, check_fixed, check_limit
 from hellofmt.archive.parallel import map_chunks
 from hellofmt.archive.storage.local_files import read_at
 from hellofmt.archive.write.draft import ImageItem
-from hellofmt.archive.write.whole_file import write_all
+from hellofmt.archive.write.whole_file import waiting_file, write_all
 from hellofmt.errors import HelloError, LimitError, UserInputError, naming, printable
 from hellofmt.sources.content import HEAD_BYTES, codec_of, fact_of, has_orientation, is_misnamed
 from hellofmt.sources.decode import GREY, MISNAMED, ORIENTED, SHRUNK, is_grey, open_image, to_rgb
@@ -190,8 +189,7 @@ class StoredImages:
         label, path = int(self._images.labels[row]), self._images.path_of(row)
         if seen.data is not None:
             if self._fd < 0:
-                spool = partial(tempfile.TemporaryFile, dir=self._target.parent, buffering=0)
-                self._fd = self._stack.enter_context(spool()).fileno()
+                self._fd = self._stack.enter_context(waiting_file(self._target))
             at, size = self._end, len(seen.data)
             with naming(str(self._target)):
                 write_all(self._fd, seen.data, at)

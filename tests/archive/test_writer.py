@@ -33,6 +33,7 @@ from hellofmt.archive.write import images as image_writer
 from hellofmt.archive.write import measure, plan
 from hellofmt.archive.write import staged as staged_module
 from hellofmt.archive.write import writer as writer_module
+from hellofmt.archive.write.whole_file import check_target, waiting_file
 from hellofmt.errors import HelloIOError, LimitError, SpecError, UserInputError
 
 
@@ -305,6 +306,24 @@ def test_a_folder_without_permission_names_the_target(samples, tmp_path, monkeyp
     with pytest.raises(PermissionError) as caught:
         write_archive(target, samples.draft(images=samples.images(1)))
     assert caught.value.filename == str(target)
+
+
+def test_a_folder_that_takes_no_file_is_refused_first(tmp_path, monkeypatch):
+    # Root may write anywhere, so permissions cannot show it.
+    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.R_OK)
+    with pytest.raises(HelloIOError, match="E_TARGET: no file can be made in"):
+        check_target(tmp_path / "x.hello", force=False)
+
+
+def test_a_file_that_waits_names_the_target(tmp_path, monkeypatch):
+    def fail(*_args, **_options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "tmp1234")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", fail)
+    target = tmp_path / "x.hello"
+    with pytest.raises(HelloIOError, match="E_WRITE") as caught, waiting_file(target):
+        pass
+    assert str(caught.value).startswith(f"{target}: ")
 
 
 def test_no_space_to_create(samples, tmp_path, monkeypatch):

@@ -213,6 +213,10 @@ def test_a_full_disk_names_the_file_and_keeps_what_is_finished(
     assert re.search(r"Error: .*x\.hello\.work/fit-\w+\.safetensors: No space left", nothing.stderr)
     assert "kept: " not in nothing.stderr
     assert tree(tmp_path) == before
+    # Nor does a work folder that was asked for stay if the run made it and kept nothing.
+    monkeypatch.setattr(os, "fsync", full_after(0))
+    assert invoke(*arguments, "-o", path, "--work", tmp_path / "kept").exit_code == 9
+    assert tree(tmp_path) == before
     monkeypatch.setattr(os, "fsync", full_after(1))
     half = invoke(*arguments, "-o", path)
     assert half.exit_code == 9

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import errno
 import io
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from hellofmt.archive import ClassLine, default_views, open_archive
+from hellofmt.archive.write.whole_file import waiting_file
 from hellofmt.distillation import Selection, fidelity
-from hellofmt.distillation.archive_of import _spooled
+from hellofmt.distillation.archive_of import _waiting
 from hellofmt.distillation.stored_images import StoredImages, check_quality, quality_of
-from hellofmt.errors import UserInputError
+from hellofmt.errors import HelloIOError, UserInputError
 from hellofmt.projector import Labeler
 from hellofmt.sources import ArrayImages
 
@@ -114,7 +117,18 @@ def test_a_distillation_stores_and_measures_what_it_says(make, arguments, tmp_pa
 
 def test_files_wait_on_the_disk_in_any_order(pixels, tmp_path):
     images = stored(pixels, "jpeg", 90)
-    with (tmp_path / "spool").open("w+b") as spool:
-        items = _spooled(images, spool, 0)
+    with waiting_file(tmp_path / "x.hello") as fd:
+        items = _waiting(images, fd, "x.hello", 0)
         assert [item.source() for item in items[::-1]] == list(images.files())[::-1]
         assert [item.size for item in items] == [len(data) for data in images.files()]
+
+
+def test_a_full_disk_is_named_while_files_wait(pixels, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", fail)
+    full = pytest.raises(HelloIOError, match=r"^x\.hello: E_NOSPACE: writing the archive failed")
+    with waiting_file(tmp_path / "x.hello") as fd, full:
+        _waiting(stored(pixels, "png", None), fd, "x.hello", 0)
+    assert list(tmp_path.iterdir()) == []

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hellofmt.archive.storage.local_files import write_at
-from hellofmt.errors import HelloIOError, printable, target_exists
+from hellofmt.errors import HelloIOError, naming, printable, target_exists
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Generator, Sequence
 
 # Parts are gathered into writes of this size, and images into a few buffers of it that are filled
@@ -50,6 +51,19 @@ def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> Non
             rest = rest[written:]
 
 
+@contextmanager
+def waiting_file(target: str | os.PathLike[str]) -> Generator[int]:
+    """Open a file without a name beside a target, for what waits to be written there.
+
+    Raises:
+        HelloIOError: it cannot be made (E_WRITE, E_NOSPACE); the target is named.
+    """
+    with naming(str(target)), writing():
+        file = tempfile.TemporaryFile(dir=Path(target).parent, buffering=0)  # noqa: SIM115
+    with file:
+        yield file.fileno()
+
+
 def write_parts(fd: int, parts: Sequence[bytes]) -> None:
     """Write ``parts`` from the start of a file, gathered into large writes."""
     at = 0
@@ -71,10 +85,14 @@ def check_target(target: str | os.PathLike[str], *, force: bool) -> None:
         force: whether an existing file will be replaced.
 
     Raises:
-        HelloIOError: the target exists, is not a file, or its directory does not exist (E_TARGET).
+        HelloIOError: the target exists, is not a file, or its directory does not exist or cannot be
+            written to (E_TARGET).
     """
     path = Path(target)
     shown = printable(path)
+    if path.parent.is_dir() and not os.access(path.parent, os.W_OK | os.X_OK):
+        text = f"no file can be made in {printable(path.parent)}; expected a directory to write to"
+        raise HelloIOError.make("E_TARGET", text)
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
