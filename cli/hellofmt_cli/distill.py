@@ -92,7 +92,7 @@ def distill(
 
     \b
     hello distill photos --teacher resnet18=best.pth --base seeded --ipc 10 -o x.hello
-    hello distill train/ --teacher t/ --base open_clip:RN50:openai --ipc 50 -o x.hello
+    hello distill train/ --teacher t/ --base open_clip:RN50-quickgelu:openai --ipc 50 -o x.hello
     """  # noqa: D301 - click wants the character
     check_steps(fit.steps, fit.epochs)
     if images.quality is not None and images.codec == "png":

@@ -140,8 +140,9 @@ def pull(place: str, output: str, expect: str | None, force: bool) -> None:
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     with _hub() as api, tempfile.TemporaryDirectory(prefix=".pull-", dir=folder) as scratch:
-        if name is None:
-            name = _only_archive(api, repository)
+        # Unlike a download this does not try again for half a minute without a network.
+        files = [file.rfilename for file in api.dataset_info(repository).siblings or []]
+        name = name or _only_archive(files, repository)
         target = folder / Path(name).name
         if target.exists() and not force:
             raise target_exists(target)
@@ -158,15 +159,13 @@ def pull(place: str, output: str, expect: str | None, force: bool) -> None:
     console.write(f"id        {report.id}")
 
 
-def _only_archive(api: Any, repository: str) -> str:
+def _only_archive(files: list[str], repository: str) -> str:
     """The one archive of a repository.
 
     Raises:
         UserInputError: it has none, or several (E_DATA).
     """
-    names = [
-        n for n in api.list_repo_files(repository, repo_type="dataset") if n.endswith(".hello")
-    ]
+    names = [name for name in files if name.endswith(".hello")]
     if len(names) != 1:
         found = ", ".join(printable(name, 60) for name in names[:5]) or "none"
         raise UserInputError.make(

@@ -131,7 +131,7 @@ class _Hello(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click does; ``hello help X`` is ``hello X --help``."""
         if args[:1] == ["help"]:
-            args = [*args[1:], "--help"]
+            args = [*(word for word in args[1:] if word != "help"), "--help"]
         # What --help and --version print may fail.
         with _exit_codes(ctx):
             return super().parse_args(ctx, args)

@@ -79,6 +79,8 @@ def train(options: TrainOptions, as_json: bool) -> None:
         rows[0] = "student", f"{document['student']}, {count(len(reached), 'seed')}"
     if document["recorded"] is not None:
         rows.append(("verdict", _verdict(document["recorded"], reached)))
+    if options.output is not None:
+        rows.append(("written", shown_path(options.output)))
     if document["copy"] is not None:
         rows.append(("recorded in", shown_path(document["copy"]["path"])))
         rows.append(("id", document["copy"]["id"]))

@@ -103,6 +103,12 @@ class _Reader:
         if others:
             self.note(f"{_names(others)} computed with in float32")
             network = network.float()
+        told = self.change.size or self.text.endswith("=pretrained") or "checkpoint" in rule.source
+        if not told and rule.size is not None and rule.size >= 2 * self.side:
+            self.note(
+                f"views of {self.side} px are enlarged to {rule.size}; if it was trained on images"
+                f" of {self.side} px, pass --teacher-size {self.side}"
+            )
         self.note(rule.text())
         buffers = {name.rpartition(".")[2]: b for name, b in network.named_buffers()}
         inside = [n for n in _INSIDE & set(buffers) if buffers[n].numel() == 3]

@@ -170,3 +170,23 @@ def test_who_has_not_signed_in_is_told_how(hub, photos, monkeypatch, invoke):
     result = invoke("push", photos, "hf://you/photos")
     assert result.exit_code == 9
     assert "`hf auth login` signs you in" in result.stderr
+
+
+@pytest.mark.parametrize("place", ["hf://you/photos", "hf://you/photos/photos.hello"])
+def test_without_a_network_a_pull_ends_at_once_in_one_line(
+    hub, tmp_path, monkeypatch, invoke, place
+):
+    import huggingface_hub.constants as constants
+
+    nobody = "http://127.0.0.1:9"
+    monkeypatch.setattr(constants, "ENDPOINT", nobody)
+    monkeypatch.setattr("huggingface_hub.hf_api.ENDPOINT", nobody, raising=False)
+    monkeypatch.setattr(
+        constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        nobody + "/{repo_id}/resolve/{revision}/{filename}",
+    )
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("the client tries again"))
+    result = invoke("pull", place, "-o", tmp_path / "in")
+    assert (result.exit_code, result.stderr.count("\n")) == (9, 1), result.stderr
+    assert "E_HTTP" in result.stderr

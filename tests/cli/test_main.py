@@ -196,6 +196,7 @@ def test_help_lists_every_command_on_a_line_of_its_group(invoke):
 def test_help_of_a_command_is_asked_for_in_both_ways(invoke):
     assert invoke("help", "ls").stdout == invoke("ls", "--help").stdout
     assert invoke("help").stdout == invoke("--help").stdout
+    assert invoke("help", "help").stdout == invoke("--help").stdout
     assert invoke("-V").stdout == f"hellofmt {hello_version()}\n"
 
 

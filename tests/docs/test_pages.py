@@ -26,7 +26,7 @@ NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 # What a page names and a test cannot have: downloads, large networks, GPUs, ranks, hours.
 STAND_INS = (
     (r"torchrun .*?-m hellofmt", "hello"),
-    (r"open_clip:RN50:openai", "seeded"),
+    (r"open_clip:RN50-quickgelu:openai", "seeded"),
     (r"resnet18=best\.pth", "cnn=best.pth"),
     (r"(--student|--arch) resnet18", r"\1 cnn"),
     (r"--device cuda", "--device cpu"),
@@ -49,6 +49,24 @@ def with_stand_ins(text):
     for pattern, stand_in in STAND_INS:
         text = re.sub(pattern, stand_in, text, flags=re.MULTILINE)
     return text
+
+
+def test_every_base_that_is_named_goes_with_its_weights():
+    """The stand-ins above would hide it: some weights of open_clip need another activation."""
+    import open_clip
+
+    pages = [*PAGES, *(ROOT / "cli").rglob("*.py")]
+    found = {
+        name
+        for page in pages
+        for name in re.findall(r"open_clip:[A-Z][\w-]*:\w+", page.read_text())
+    }
+    found -= {"open_clip:NAME:PRETRAINED"}
+    assert found
+    for name in found:
+        _, model, weights = name.split(":")
+        activation = open_clip.get_pretrained_cfg(model, weights)["quick_gelu"]
+        assert open_clip.get_model_config(model).get("quick_gelu", False) == activation, name
 
 
 @pytest.fixture(scope="module")

@@ -231,7 +231,8 @@ def test_the_rule_of_a_library_is_taken_and_said(tmp_path):
         tuple(preset.mean), tuple(preset.std), 224, "bilinear", 224 / 256, got.rule.source
     )
     stated = "input 224 px bilinear, mean 0.485 0.456 0.406, std 0.229 0.224 0.225"
-    assert lines == [f"teacher {text}: {stated} (torchvision's {weights})"]
+    assert lines[1:] == [f"teacher {text}: {stated} (torchvision's {weights})"]
+    assert lines[0].endswith("if it was trained on images of 32 px, pass --teacher-size 32")
     # The published transform, from bytes, is the independent reference.
     images = torch.from_numpy(smooth_image(256)[None])
     truth = got.network(preset(images.permute(0, 3, 1, 2)))
