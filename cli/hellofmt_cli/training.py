@@ -168,7 +168,7 @@ def _train(
     if not console.is_speaking:
         return None
     if options.output is not None:
-        save_network(measured, InputRule.of_views(views), Path(options.output))
+        save_network(measured, InputRule.of_views(views), Path(options.output), prefix="")
     document = {
         "schema": "hello.train/1",
         "id": archive.id,

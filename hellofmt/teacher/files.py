@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["load_teacher", "own_rule", "refuse_match", "save_network", "save_teacher"]
 
 _RULE: Final = "hellofmt.teacher"
+_NETWORK: Final = "network."
 
 
 def save_teacher(teacher: Teacher, path: str | os.PathLike[str]) -> None:
@@ -39,12 +40,21 @@ def save_teacher(teacher: Teacher, path: str | os.PathLike[str]) -> None:
     save_network(teacher.network, teacher.rule, Path(path))
 
 
-def save_network(network: nn.Module, rule: InputRule, path: Path) -> None:
+def save_network(
+    network: nn.Module, rule: InputRule, path: Path, *, prefix: str = _NETWORK
+) -> None:
     """Write a network as ``save_teacher`` does; it may go on training.
 
-    Tensors have the names of the network's own state dict, so that its library loads them.
+    Args:
+        network: whose state dict is written.
+        rule: how images reach it.
+        path: safetensors file, replaced.
+        prefix: before every name; empty keeps the names that its library loads.
+
+    Raises:
+        OSError: the file cannot be written.
     """
-    state = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+    state = {prefix + n: t.cpu().contiguous() for n, t in network.state_dict().items()}
     write_file(path, save(state, {_RULE: json.dumps(rule.to_json())}))
 
 
