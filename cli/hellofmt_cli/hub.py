@@ -115,7 +115,11 @@ def push(file: str, place: str, private: bool, expect: str | None) -> None:
             commit_message=f"{paths[0].name}, {report.id}",
         )
     console.write(f"uploaded  {done.commit_url}")
-    console.write(f"Next: hello pull hf://{repository}/{paths[0].name} --expect {report.id}")
+    if len(paths) > 1:
+        place = f"hf://datasets/{repository}/{Path(file).name}"
+        console.write(f'Next: hello inspect "{place}" --expect {report.id}')
+    else:
+        console.write(f"Next: hello pull hf://{repository}/{paths[0].name} --expect {report.id}")
 
 
 @command("pull")

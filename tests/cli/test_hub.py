@@ -133,6 +133,14 @@ def test_what_is_pushed_is_pulled(hub, photos, tmp_path, invoke):
     assert (again.exit_code, again.stdout) == (10, "")
 
 
+def test_a_pushed_set_is_read_where_it_is(hub, image_folder, tmp_path, invoke):
+    hellofmt.pack(image_folder, tmp_path / "x.hello", shards=2)
+    sent = invoke("push", tmp_path / "x-*-of-00002.hello", "hf://you/photos")
+    assert sent.exit_code == 0, sent.output
+    assert 'Next: hello inspect "hf://datasets/you/photos/x-*-of-00002.hello"' in sent.stdout
+    assert len(hub.repositories["you/photos"]) == 2
+
+
 def test_a_readme_of_the_repository_stays(hub, photos, invoke):
     hub.repositories["you/photos"] = {"README.md": b"mine"}
     sent = invoke("push", photos, "hf://you/photos")
