@@ -367,9 +367,9 @@ def received(path, in_ranks, tmp_path_factory):
     return in_ranks(WORLD, work)
 
 
-# Loops of the README's table, what each was given there, and what the passes have to count: views
-# served in an epoch by both ranks, and different ones in two epochs. What fills up the ranks shows
-# its view again where the epoch is known, else a new one.
+# Loops of the table in docs/howto/trainers.md, what each was given there, and what passes have to
+# count: views served in an epoch by both ranks, and different ones in two epochs. What fills up the
+# ranks shows its view again where the epoch is known, else a new one.
 USES = {
     "plain DDP": {
         "ddp, dataset": (PADDED, 2 * PADDED),
@@ -414,9 +414,10 @@ def test_every_row_comes_and_every_view_is_new(received, use, served, different)
         assert len({len(rank[use][0]) for rank in received}) == 1
 
 
-def test_the_readme_names_every_loop():
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-    table = readme.split("\n| loop |")[1].split("\n\n")[0]
+def test_the_documentation_names_every_loop():
+    root = Path(__file__).resolve().parents[2]
+    page = (root / "docs/howto/trainers.md").read_text(encoding="utf-8")
+    table = page.split("\n| loop |")[1].split("\n\n")[0]
     assert [line.split(" | ")[0].strip("| ") for line in table.splitlines()[2:]] == list(USES)
 
 

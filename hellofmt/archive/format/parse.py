@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +29,12 @@ def manifest_bytes(manifest: Manifest, extras: Mapping[str, str]) -> bytes:
     return canonical({**msgspec.to_builtins(manifest), **extras})
 
 
+@functools.cache
+def _described(kind: type[Any]) -> msgspec.inspect.Type:
+    """Describe a type as data; cached, because it evaluates our annotations."""
+    return msgspec.inspect.type_info(kind)
+
+
 def known_only(value: Any, kind: type[Any] | msgspec.inspect.Type) -> Any:
     """Drop the object keys, at any depth, that ``kind`` does not know.
 
@@ -35,7 +42,7 @@ def known_only(value: Any, kind: type[Any] | msgspec.inspect.Type) -> Any:
     ``requires``.
     """
     if isinstance(kind, type):
-        kind = msgspec.inspect.type_info(kind)
+        kind = _described(kind)
     for option in kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,):
         if isinstance(value, dict) and isinstance(option, msgspec.inspect.StructType):
             known = {field.encode_name: field.type for field in option.fields}
