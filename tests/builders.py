@@ -12,6 +12,7 @@ from hellofmt.archive import (
     Arch,
     ClassLine,
     Dataset,
+    Draft,
     Head,
     ImageItem,
     ImageSet,
@@ -21,6 +22,7 @@ from hellofmt.archive import (
     VisionArch,
     changed_views,
     encode_image,
+    write_archive,
 )
 from hellofmt.sources import ArrayImages
 
@@ -122,6 +124,19 @@ def image_set(pixels, labels, layout="auto") -> ImageSet:
     """The images as an archive stores them, in PNG."""
     pairs = zip(pixels, labels, strict=True)
     return ImageSet("png", [ImageItem(int(c), encode_image(p, "png")) for p, c in pairs], layout)
+
+
+def write_unfitted(path, images=None, temperature=3.0, **changes):
+    """Write an archive of `STRIPES` with an unfitted label function; return its path."""
+    from hellofmt.projector import Projector
+
+    projector = Projector.build(
+        tiny_base(), STRIPES, targets="all", rank=2, start="stored", temperature=temperature, seed=0
+    )
+    values = {"dataset": dataset("stripes"), "views": views(), **changes}
+    draft = Draft(classes=STRIPES, images=images, projector=projector.part("float32"), **values)
+    write_archive(path, draft)
+    return path
 
 
 def linear_teacher(views):

@@ -44,24 +44,7 @@ def images(tmp_path):
 @pytest.fixture
 def archive(tmp_path):
     """Path of an unfitted label function."""
-    projector = Projector.build(
-        builders.tiny_base(),
-        builders.STRIPES,
-        targets="all",
-        rank=2,
-        start="stored",
-        temperature=3.0,
-        seed=0,
-    )
-    path = tmp_path / "function.hello"
-    draft = Draft(
-        dataset=builders.dataset("stripes"),
-        classes=builders.STRIPES,
-        views=builders.views(),
-        projector=projector.part("float32"),
-    )
-    write_archive(path, draft)
-    return path
+    return builders.write_unfitted(tmp_path / "function.hello")
 
 
 def files(folder):

@@ -106,10 +106,11 @@ def _labelled(archive: Archive) -> list[Labelled]:
         )
         return []
     with console.stage("loading PyTorch"):
-        from hellofmt_cli.labelled import LabelledImages, spread_rows
+        from hellofmt_cli.labelled import LabelledImages
     try:
         with console.stage("labels"):
-            return LabelledImages(archive).of(spread_rows(archive, _LABELLED))
+            source = LabelledImages(archive)
+            return source.of(source.spread(_LABELLED))
     except HelloError as error:
         # A damaged image stops the page itself; a function that cannot be built is worth a line.
         console.say(f"the page shows no labels: {error}")

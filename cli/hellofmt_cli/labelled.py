@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from hellofmt.archive import Archive
 
-__all__ = ["Labelled", "LabelledImages", "View", "rows_of_classes", "spread_rows"]
+__all__ = ["Labelled", "LabelledImages", "View"]
 
 LOOKED_AT: Final = 512
 """Images that the largest errors are looked for among, evenly spread."""
@@ -68,14 +68,42 @@ class LabelledImages:
         base: str | None = None,
         label_function: str | None = None,
     ) -> None:
+        if archive.index is None or len(archive) == 0:
+            raise UserInputError.make("E_DATA", "the archive has no images to show")
         self._views, self._classes = views, classes
         # The view itself is shown, not its normalised form.
         self._dataset: Any = HelloDataset(
             archive, base=base, label_function=label_function, transform=lambda view: view
         )
-        self._names = [names[0] for names in archive.classes.names]
-        assert archive.index is not None  # noqa: S101 - HelloDataset has refused it
+        self._keys, self._all_names = archive.classes.keys, archive.classes.names
+        self._names = [names[0] for names in self._all_names]
         self._labels = archive.index.label
+
+    def spread(self, most: int) -> list[int]:
+        """The first image of each class, of classes that are evenly spread over the list."""
+        _, first = np.unique(self._labels, return_index=True)
+        chosen = np.linspace(0, len(first) - 1, min(most, len(first)))
+        return [int(first[place]) for place in np.unique(chosen.astype(int))]
+
+    def of_classes(self, words: Sequence[str], most: int) -> list[int]:
+        """The first images of the classes with these keys or names.
+
+        Raises:
+            UserInputError: E_OPTION, a word names no class.
+        """
+        rows: list[int] = []
+        for word in words:
+            named = zip(self._keys, self._all_names, strict=True)
+            labels = [n for n, (key, names) in enumerate(named) if word == key or word in names]
+            if not labels:
+                known = [*self._keys, *(name for names in self._all_names for name in names)]
+                raise UserInputError.make(
+                    "E_OPTION",
+                    f"`--class {printable(word, 80)}` is no key or name of a class",
+                    advice=did_you_mean(word, known),
+                )
+            rows += np.flatnonzero(np.isin(self._labels, labels)).tolist()[:most]
+        return rows
 
     def of(self, rows: Sequence[int]) -> list[Labelled]:
         """Draw and label these rows."""
@@ -83,6 +111,8 @@ class LabelledImages:
 
     def largest_errors(self, most: int) -> list[Labelled]:
         """The rows whose labels give least to their own class, among ``LOOKED_AT`` or all."""
+        if most == 0:
+            return []
         rows = np.linspace(0, len(self._labels) - 1, min(LOOKED_AT, len(self._labels)))
         looked = [self._labelled(int(row)) for row in np.unique(rows.astype(int))]
         return sorted(looked, key=lambda one: one.share)[:most]
@@ -97,33 +127,3 @@ class LabelledImages:
             views.append(View(pixels, tuple((self._names[one], value) for one, value in named)))
             shares.append(float(soft[label]))
         return Labelled(row, self._names[label], tuple(views), float(np.mean(shares)))
-
-
-def spread_rows(archive: Archive, most: int) -> list[int]:
-    """The first image of each class, of classes that are evenly spread over the list."""
-    assert archive.index is not None  # noqa: S101 - callers have images
-    _, first = np.unique(archive.index.label, return_index=True)
-    chosen = np.linspace(0, len(first) - 1, min(most, len(first)))
-    return [int(first[place]) for place in np.unique(chosen.astype(int))]
-
-
-def rows_of_classes(archive: Archive, words: Sequence[str], most: int) -> list[int]:
-    """The first images of the classes with these keys or names.
-
-    Raises:
-        UserInputError: E_OPTION, a word names no class.
-    """
-    assert archive.index is not None  # noqa: S101 - callers have images
-    keys, names = archive.classes.keys, archive.classes.names
-    rows: list[int] = []
-    for word in words:
-        labels = [n for n, key in enumerate(keys) if word == key or word in names[n]]
-        if not labels:
-            known = [*keys, *(name for each in names for name in each)]
-            raise UserInputError.make(
-                "E_OPTION",
-                f"`--class {printable(word, 80)}` is no key or name of a class",
-                advice=did_you_mean(word, known),
-            )
-        rows += np.flatnonzero(np.isin(archive.index.label, labels)).tolist()[:most]
-    return rows

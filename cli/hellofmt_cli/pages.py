@@ -90,7 +90,7 @@ def inspect_page(archive: Archive, document: dict[str, Any], images: Sequence[La
     Raises:
         HelloError: an image is damaged.
     """
-    record = document["record"] or {}
+    made = record_rows(document["record"]) if document["record"] else []
     sizes = byte_rows(document)
     avoided = document["labels_avoided"]
     rivals = []
@@ -106,14 +106,14 @@ def inspect_page(archive: Archive, document: dict[str, Any], images: Sequence[La
         images=_views(images),
         sheet=_sheet(archive),
         number=len(archive),
-        quality=_quality(record),
+        quality=_quality(made),
         commands=_commands(archive, document),
         weights=_bars([(name, number, "other") for name, number in sizes]),
         total=size(document["bytes"]["total"]),
         avoided=_bars(rivals),
         # The first row is the first bar.
         avoided_rows=avoided_rows(document)[1:],
-        made=record_rows(record) if record else [],
+        made=made,
         facts=_facts(document),
     )
 
@@ -128,9 +128,8 @@ def _summary(document: dict[str, Any]) -> str:
     return f"A .hello archive of {classes} with {what} and {labels}: {total}."
 
 
-def _quality(record: dict[str, Any]) -> list[str]:
-    """A sentence for each label function and each recorded result."""
-    rows = record_rows(record) if record else []
+def _quality(rows: list[tuple[str, str]]) -> list[str]:
+    """One sentence of provenance and quality, of the lines that say how it was made."""
     kept = ("from", "teacher", "fitted", "fidelity", "student")
     facts = [f"{name}: {text}" for name, text in rows if name.split(" of ")[0] in kept]
     return ["; ".join(facts) + "."] if facts else []

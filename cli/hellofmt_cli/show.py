@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hellofmt.archive import check_target
 from hellofmt.errors import UserInputError, printable, shown_path
 from hellofmt_cli.console import console
 from hellofmt_cli.options import (
@@ -95,14 +96,15 @@ def show(
             "E_OPTION",
             f"`--output {printable(output)}`: expected a name in .html or .png",
         )
+    if output:
+        # Before the labels of hundreds of views are made.
+        check_target(output, force=force)
     with console.stage("loading PyTorch"):
-        from hellofmt_cli.labelled import LOOKED_AT, LabelledImages, rows_of_classes, spread_rows
+        from hellofmt_cli.labelled import LOOKED_AT, LabelledImages
     with opened(file, expect=expect) as archive:
-        rows = (
-            rows_of_classes(archive, classes, images) if classes else spread_rows(archive, images)
-        )
         with console.stage("labels"):
             source = LabelledImages(archive, views=views, base=base, label_function=label_function)
+            rows = source.of_classes(classes, images) if classes else source.spread(images)
             shown, wrong = source.of(rows), source.largest_errors(errors)
         if ending == ".html":
             from hellofmt_cli.pages import show_page

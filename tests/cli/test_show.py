@@ -8,33 +8,14 @@ import pytest
 from PIL import Image
 
 import hellofmt
-from hellofmt.archive import Draft, write_archive
 from hellofmt.loading import EpochIndex
-from hellofmt.projector import Projector
 
 
 @pytest.fixture
 def photos(tmp_path):
     """An archive of two images for each of three classes, with an unfitted label function."""
-    projector = Projector.build(
-        builders.tiny_base(),
-        builders.STRIPES,
-        targets="all",
-        rank=2,
-        start="stored",
-        temperature=0.05,
-        seed=0,
-    )
-    path = tmp_path / "photos.hello"
-    draft = Draft(
-        dataset=builders.dataset("stripes"),
-        classes=builders.STRIPES,
-        views=builders.views(),
-        projector=projector.part("float32"),
-        images=builders.image_set(*builders.stripes(2)),
-    )
-    write_archive(path, draft)
-    return path
+    images = builders.image_set(*builders.stripes(2))
+    return builders.write_unfitted(tmp_path / "photos.hello", images, temperature=0.05)
 
 
 class Page(HTMLParser):
@@ -105,6 +86,19 @@ def test_wrong_words_get_one_line(photos, invoke, options, code, text):
     result = invoke("show", photos, *options)
     assert (result.exit_code, result.stdout) == (code, "")
     assert text in result.stderr
+
+
+def test_an_archive_without_images_is_refused(tmp_path, invoke):
+    result = invoke("show", builders.write_unfitted(tmp_path / "function.hello"))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "the archive has no images to show" in result.stderr
+
+
+def test_a_page_that_exists_is_refused_before_labels_are_made(photos, tmp_path, invoke):
+    (tmp_path / "page.html").write_text("mine")
+    result = invoke("show", photos, "--base", "none", "-o", tmp_path / "page.html")
+    assert result.exit_code == 10
+    assert (tmp_path / "page.html").read_text() == "mine"
 
 
 def test_an_archive_without_labels_is_refused(image_folder, tmp_path, invoke):

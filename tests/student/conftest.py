@@ -7,9 +7,6 @@ from functools import partial
 import builders
 import pytest
 
-from hellofmt.archive import Draft, write_archive
-from hellofmt.projector import Projector
-
 
 @pytest.fixture
 def views():
@@ -24,22 +21,9 @@ def stripes():
 @pytest.fixture
 def archive(tmp_path, views):
     """Path of an archive of six striped images with an unfitted label function."""
-    projector = Projector.build(
-        builders.tiny_base(),
-        builders.STRIPES,
-        targets="all",
-        rank=2,
-        start="stored",
-        temperature=3.0,
-        seed=0,
-    )
-    draft = Draft(
+    return builders.write_unfitted(
+        tmp_path / "stripes.hello",
+        builders.image_set(*builders.stripes(per_class=2)),
         dataset=builders.dataset("stripes", ipc=2),
-        classes=builders.STRIPES,
         views=views(),
-        images=builders.image_set(*builders.stripes(per_class=2)),
-        projector=projector.part("float32"),
     )
-    path = tmp_path / "stripes.hello"
-    write_archive(path, draft)
-    return path
