@@ -45,7 +45,8 @@ from hellofmt.archive import (
 from hellofmt.loading import HelloLoader, view_recipe
 from hellofmt.projector import Labeler, Projector, seeded_base
 from hellofmt.student import build_student, recipe
-from hellofmt.student.train import loss_of, optimiser_of
+from hellofmt.student.optimiser import optimiser_of
+from hellofmt.student.train import loss_of
 
 CLASSES, SIDE, GOAL = 1000, 224, 0.03
 # A generated base of RN50's size is larger than a reader takes from a stranger.

@@ -25,7 +25,7 @@ from hellofmt_cli.options import (
 
 __all__ = ["RECIPE_NAMES", "TrainOptions", "train_options"]
 
-RECIPE_NAMES: Final = ("hello", "rded", "sre2l", "kl")
+RECIPE_NAMES: Final = ("hello", "rded", "sre2l", "kl", "strong")
 """Recipes with soft labels, without their torch."""
 
 

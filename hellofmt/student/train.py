@@ -28,6 +28,7 @@ from hellofmt.runs.loop import descend
 from hellofmt.runs.results import digest_of
 from hellofmt.runs.resume import Checkpoint, State
 from hellofmt.student.batches import ArchiveBatches
+from hellofmt.student.optimiser import optimiser_of
 
 if TYPE_CHECKING:
     import os
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "loss_of",
-    "optimiser_of",
     "train_from_archive",
     "train_from_dataset",
     "train_student",
@@ -80,18 +80,6 @@ def loss_of(recipe: Recipe, logits: Tensor, targets: Tensor, hard: Tensor | None
             raise ValueError("recipe: `mse_ce` needs hard labels beside the logits, got none")
         loss = loss + recipe.hard_weight * functional.cross_entropy(logits, hard)
     return loss
-
-
-def optimiser_of(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Build the AdamW of a recipe, with decay only on weights of two or more dimensions."""
-    trained = [p for p in network.parameters() if p.requires_grad]
-    return torch.optim.AdamW(
-        [
-            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-        ],
-        lr=recipe.learning_rate,
-    )
 
 
 def _from_step(batches: Iterable[Batch], step: int) -> Iterator[Batch]:

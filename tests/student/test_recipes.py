@@ -12,6 +12,7 @@ def test_names_and_kinds_of_label():
         "rded": "soft",
         "sre2l": "soft",
         "kl": "soft",
+        "strong": "soft",
         "hard": "hard",
     }
     assert all(name == r.name for name, r in RECIPES.items())
@@ -30,6 +31,16 @@ def test_published_constants():
     )
     sre2l = recipe("sre2l")
     assert (sre2l.temperature, sre2l.schedule, sre2l.batch_size) == (20.0, "cosine", 1024)
+    strong = recipe("strong")
+    assert (strong.muon, strong.batch_size, strong.epochs) == (True, 50, 1000)
+    assert [name for name, plan in RECIPES.items() if plan.muon] == ["strong"]
+
+
+def test_the_smoothed_rate_falls_to_nothing_after_five_sixths():
+    rates = [recipe("strong").rate(step, 12) for step in range(13)]
+    assert rates[:11] == [recipe("rded").rate(step, 12) for step in range(11)]
+    # 0.5 (1 + cos(5 pi / 12)) of what is left of the run.
+    assert rates[11:] == pytest.approx([0.6294095 / 12, 0.0])
 
 
 @pytest.mark.parametrize(

@@ -144,13 +144,14 @@ def test_a_folder_keeps_many_runs(run, tmp_path):
     assert len(list(tmp_path.glob("student-*"))) == 2
 
 
-def test_batches_that_cannot_be_skipped_are_drawn(tmp_path):
+@pytest.mark.parametrize("name", ["hard", "strong"])
+def test_batches_that_cannot_be_skipped_are_drawn(tmp_path, name):
     from hellofmt.runs.resume import Checkpoint
     from hellofmt.student.train import train_student
 
     torch.manual_seed(0)
     batches = [(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])) for _ in range(4)]
-    plan = recipe("hard")
+    plan = replace(recipe(name), loss="ce")
     whole = train_student(build_student("cnn", 3, 8), batches, plan, steps=4)
     kept = Checkpoint(tmp_path / "s.safetensors", "run", 2)
 

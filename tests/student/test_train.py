@@ -12,8 +12,9 @@ from hellofmt.making import HardBatches, ViewBatches
 from hellofmt.sources import ArrayImages
 from hellofmt.student.evaluate import evaluate
 from hellofmt.student.networks import build_student
+from hellofmt.student.optimiser import optimiser_of
 from hellofmt.student.recipes import Recipe, recipe
-from hellofmt.student.train import loss_of, optimiser_of, train_student
+from hellofmt.student.train import loss_of, train_student
 
 
 def softmax64(x):
