@@ -25,16 +25,18 @@ ALLOWED = {
     "sources": LEAVES | {"archive"},
     "ledger": LEAVES | {"archive"},
     "checkpoint": {"errors"},
-    "projector": LEAVES | {"archive", "checkpoint"},
+    "weights": {"errors", "checkpoint"},
+    "projector": LEAVES | {"archive", "checkpoint", "weights"},
     "runs": LEAVES | {"archive"},
     "loading": LEAVES | {"archive", "sources", "projector", "runs"},
     "making": LEAVES | {"archive", "sources", "runs", "loading"},
     "student": LEAVES | {"archive", "sources", "projector", "loading", "runs", "making"},
     "teacher": LEAVES
-    | {"archive", "sources", "checkpoint", "projector", "loading", "runs", "making", "student"},
+    | {"archive", "sources", "checkpoint", "weights", "projector", "loading", "runs", "making"}
+    | {"student"},
     "distillation": LEAVES
     | {"archive", "sources", "ledger", "projector", "loading", "runs", "making", "student"}
-    | {"teacher"},
+    | {"teacher", "weights"},
 }
 KERNEL_USERS = {
     "projector/labeler.py",

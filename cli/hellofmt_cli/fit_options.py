@@ -90,8 +90,8 @@ class FitOptions(TeacherOptions):
     base: str = option(
         required=True,
         metavar="BASE",
-        help="Base encoder to adapt: open_clip:NAME:PRETRAINED, local-dir:PATH, hf-hub:ORG/NAME, or"
-        " seeded[:SEED].",
+        help="Base encoder to adapt: open_clip:NAME:PRETRAINED, timm:NAME=FILE, timm:NAME, which"
+        " downloads, local-dir:PATH, hf-hub:ORG/NAME, or seeded[:SEED].",
     )
     rank: int = option(type=click.IntRange(1), default=8, help="Rank of the low-rank deltas.")
     head_rank: int | None = option(

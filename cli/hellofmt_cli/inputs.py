@@ -71,7 +71,7 @@ def read_base(text: str, views: Views) -> LoadedBase:
     kind, _, seed = text.partition(":")
     if kind != _SEEDED:
         with console.stage("loading the base"):
-            return load_base(text)
+            return load_base(text, say=console.say)
     if not (seed == "" or (seed.isascii() and seed.isdigit() and len(seed) < 19)):
         raise UserInputError.make(
             "E_OPTION", f"base `{shown_path(text)}`: expected `seeded` or `seeded:NUMBER`"

@@ -67,7 +67,9 @@ def label_rows(document: dict[str, Any]) -> list[tuple[str, str] | None]:
         return [
             ("labels", f"hard ones here; the label function is in {document['label_function']}")
         ]
-    name = f"{base['kind']} {base['name']}"
+    # A name with a colon says its library: `timm:resnet50`, `hf-hub:ORG/NAME`.
+    kind = "" if base["kind"] == "open_clip" and ":" in base["name"] else f"{base['kind']} "
+    name = f"{kind}{base['name']}"
     if base["pretrained"] is not None:
         name += f" ({base['pretrained']})"
     rows: list[tuple[str, str] | None] = [("base", name), ("base digest", base["digest"])]

@@ -84,8 +84,8 @@ def verify(
     with hellofmt. Who made it, only --expect or --pubkey can tell; whether its images and labels
     are any good, no check can.
 
-    BASE is what `HelloDataset(base=...)` takes: "open_clip:NAME:PRETRAINED", a path,
-    "local-dir:..." or "hf-hub:...". Seeded and embedded bases need none.
+    BASE is what `HelloDataset(base=...)` takes: "open_clip:NAME:PRETRAINED", "timm:NAME=FILE", a
+    path, "local-dir:..." or "hf-hub:...". Seeded and embedded bases need none.
 
     \b
     hello verify x.hello

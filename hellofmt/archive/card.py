@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.record import Record
     from hellofmt.archive.read.archive import Archive
 
-__all__ = ["generated_card", "renewed_card"]
+__all__ = ["base_argument", "generated_card", "renewed_card"]
 
 # SPDX identifiers that the Hub knows, in its spelling.
 _LICENSES: Final = {
@@ -69,6 +69,16 @@ def generated_card(
         _usage(dataset, images, base),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def base_argument(base: Base) -> str:
+    """Spell a base that is not in the file as ``base`` of every reader takes it."""
+    name, tag = printable(base.name, 80), base.pretrained
+    if base.name.startswith("hf-hub:"):
+        return name
+    if base.arch.vision.timm_proj == "none":
+        return f"{name}=FILE" if tag is UNSET else f"{name}.{printable(tag, 80)}"
+    return "local-dir:PATH" if tag is UNSET else f"open_clip:{name}:{printable(tag, 80)}"
 
 
 def renewed_card(archive: Archive, record: Record) -> str | None:
@@ -178,8 +188,7 @@ def _usage(dataset: Dataset, images: int, base: Base | None) -> str:
     if base is None:
         options.append('labels="hard"')
     elif base.kind == "open_clip":
-        tag = f":{base.pretrained}" if base.pretrained is not UNSET else ""
-        options.append(f'base="open_clip:{printable(base.name, 80)}{tag}"')
+        options.append(f'base="{base_argument(base)}"')
     lines = [
         "import hellofmt, torch",
         f"dataset = hellofmt.HelloDataset({', '.join(options)})",

@@ -11,7 +11,7 @@ from hellofmt.errors import UserInputError, printable
 from hellofmt.ledger import paper_head_rank
 from hellofmt.projector import Projector
 from hellofmt.projector.lowrank import Delta
-from hellofmt.teacher.match import listed
+from hellofmt.weights import listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -122,7 +122,8 @@ class HelloDataset(Dataset[Any]):
         labels: kind of label, see above.
         temperature: T > 0 of soft labels; by default the manifest's.
         base: the base encoder, for a base that is neither seeded nor embedded: a path,
-            ``"open_clip:NAME:PRETRAINED"``, ``"hf-hub:..."``, ``"local-dir:..."`` or a loaded one.
+            ``"open_clip:NAME:PRETRAINED"``, ``"timm:NAME=FILE"``, ``"hf-hub:..."``,
+            ``"local-dir:..."`` or a loaded one.
         transform: called with each view instead of the normalisation.
         target_transform: called with each label.
         views: ``"manifest"`` augments as the manifest says; None resizes whole images to the

@@ -86,7 +86,11 @@ class DeltaShape:
 
 
 def flat_shape(param: str, shape: tuple[int, ...], rank: int) -> DeltaShape:
-    """Make B (O, r) and A (r, rest); a rank that no product could reach is cut to the full one."""
+    """Make B (O, r) and A (r, rest); a rank that no product could reach is cut to the full one.
+
+    Of a depthwise filter (O, 1, k, k) that is r (O + k^2) values where the convolution form has
+    r k^2 (O + 1), which at r = 1 is the whole filter already.
+    """
     rows, rest = shape[0], math.prod(shape[1:])
     r = min(rank, rows, rest)
     return DeltaShape(param, shape, (r, rest), (rows, r))
@@ -181,14 +185,14 @@ def is_paper(targets: str | Sequence[str | TargetRule]) -> bool:
     return bool(rules) and all(rule.pattern == "paper" for rule in rules)
 
 
+def _is_depthwise(shape: tuple[int, ...]) -> bool:
+    """Whether each filter sees one channel: (O, 1, k, k), k > 1."""
+    return len(shape) == 4 and shape[1] == 1 and shape[2] > 1
+
+
 def _matches(rule: TargetRule, maps: Mapping[str, tuple[int, ...]]) -> set[str]:
     if rule.pattern == "paper":
-        # A depthwise filter has one input channel, and so no rank to lower.
-        return {
-            name
-            for name, shape in maps.items()
-            if len(shape) == 4 and shape[2:] == (3, 3) and shape[1] > 1
-        }
+        return {n for n, shape in maps.items() if shape[2:] == (3, 3) or _is_depthwise(shape)}
     if rule.pattern == "transformer":
         names = {n for n, shape in maps.items() if len(shape) == 2 and _BLOCK.fullmatch(n)}
         # MLPs alone are no transformer: ConvNeXt has such blocks too.
@@ -235,8 +239,9 @@ def delta_shapes(
         names = _matches(rule, maps)
         if not names:
             missing.append(rule.pattern)
-        form = _convolution_shape if rule.pattern == "paper" else flat_shape
         for name in names:
+            is_flat = rule.pattern != "paper" or _is_depthwise(maps[name])
+            form = flat_shape if is_flat else _convolution_shape
             shape = form(name, maps[name], rule.rank or rank)
             chosen[name] = replace(shape, scale=rule.scale)
     if missing:

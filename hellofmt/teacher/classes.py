@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from hellofmt.errors import UserInputError, printable
-from hellofmt.teacher.match import listed
+from hellofmt.weights import listed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

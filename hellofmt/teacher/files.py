@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from safetensors.torch import save
 
-from hellofmt.checkpoint import Checkpoint, read_checkpoint
+from hellofmt.checkpoint import RULE_KEY, Checkpoint, read_checkpoint
 from hellofmt.errors import UserInputError, printable
 from hellofmt.runs.results import write_file
 from hellofmt.student.networks import build_student
-from hellofmt.teacher.match import Match, find_weights, listed
 from hellofmt.teacher.network import Teacher
 from hellofmt.teacher.rule import InputRule
+from hellofmt.weights import Match, find_weights
 
 if TYPE_CHECKING:
     import os
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["load_teacher", "own_rule", "refuse_match", "save_network", "save_teacher"]
 
-_RULE: Final = "hellofmt.teacher"
 _NETWORK: Final = "network."
 
 
@@ -55,7 +54,7 @@ def save_network(
         OSError: the file cannot be written.
     """
     state = {prefix + n: t.cpu().contiguous() for n, t in network.state_dict().items()}
-    write_file(path, save(state, {_RULE: json.dumps(rule.to_json())}))
+    write_file(path, save(state, {RULE_KEY: json.dumps(rule.to_json())}))
 
 
 def own_rule(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> InputRule | None:
@@ -64,7 +63,7 @@ def own_rule(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> InputRule 
     Raises:
         UserInputError: the rule is damaged (E_TEACHER).
     """
-    text = checkpoint.metadata.get(_RULE)
+    text = checkpoint.metadata.get(RULE_KEY)
     if text is None:
         return None
     try:
@@ -118,21 +117,9 @@ def refuse_match(match: Match, path: str, network: str, classes: int, advice: st
         UserInputError: E_TEACHER, always.
     """
     count = match.head_classes(classes)
+    fact = match.difference()
     if count is not None:
         fact = f"has a head of {count:,} classes; expected {classes:,}"
-    elif match.missing or match.unexpected:
-        facts: list[str] = []
-        if match.missing:
-            facts.append(f"lacks {len(match.missing):,} of its names ({listed(match.missing)})")
-        if match.unexpected:
-            others = f"{len(match.unexpected):,} other names ({listed(match.unexpected)})"
-            facts.append(f"has {others}")
-        fact = " and ".join(facts)
-    else:
-        name, got, expected = sorted(match.shapes)[0]
-        more = f", and {len(match.shapes) - 1:,} more differ" if len(match.shapes) > 1 else ""
-        fact = f"size mismatch for `{printable(name)}`: {list(got)}; expected {list(expected)}"
-        fact += more
     raise UserInputError.make(
         "E_TEACHER",
         f"`{printable(path)}` does not hold a `{printable(network)}` for {classes:,} classes:"

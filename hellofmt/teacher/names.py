@@ -39,12 +39,12 @@ from hellofmt.student.networks import (
 from hellofmt.teacher.classes import columns_of
 from hellofmt.teacher.files import own_rule, refuse_match
 from hellofmt.teacher.libraries import factory_rule, library_network, pretrained_network
-from hellofmt.teacher.match import Match, find_weights, listed
 from hellofmt.teacher.network import Origin, Teacher, TeacherPool
 from hellofmt.teacher.networks import build_network, from_factory, is_factory, raised
 from hellofmt.teacher.rule import InputRule, RuleChange
 from hellofmt.teacher.shipped import read_teacher
 from hellofmt.teacher.trajectory import TRAJECTORY_FILE, read_trajectory
+from hellofmt.weights import Match, find_weights, listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -121,7 +121,10 @@ def test_weights_that_are_no_maps_get_no_delta():
         "trunk.depthwise.weight",
         "trunk.stem.weight",
     ]
-    assert [s.param for s in delta_shapes(parameters, "paper", 8)] == ["trunk.stem.weight"]
+    depthwise, stem = delta_shapes(parameters, "paper", 8)
+    # Flattened it costs 8 x (24 + 9) values; the convolution form 24 x (72 + 3).
+    assert (depthwise.b, depthwise.a, depthwise.count) == ((24, 8), (8, 9), 264)
+    assert (stem.param, stem.b[1]) == ("trunk.stem.weight", 24)
 
 
 def test_the_transformer_preset_knows_timm_s_names():

@@ -1,4 +1,4 @@
-"""Bases that the user names: by open_clip name and tag, directory or hub, or a loaded model."""
+"""Bases that the user names: of open_clip or timm, directory or hub, or a loaded model."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from hellofmt.projector.base.encoder import (
     unit_rows,
 )
 from hellofmt.projector.base.foreign import cannot_load, check_weights, quiet_logs
+from hellofmt.projector.base.timm_tower import TIMM, timm_tower
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,7 +37,7 @@ __all__ = ["load_base"]
 _SAME_FUNCTION = 1e-4
 
 # How the name of a base begins; `seeded` is the command line's.
-_KINDS = ("open_clip", "local-dir", "hf-hub", "seeded")
+_KINDS = ("open_clip", "timm", "local-dir", "hf-hub", "seeded")
 
 
 def load_base(
@@ -44,16 +45,20 @@ def load_base(
     *,
     arch: Arch | str | None = None,
     preprocess: Preprocess | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> LoadedBase:
-    """Load an open_clip base that the user names.
+    """Load a base that the user names.
 
     Args:
         source: ``"open_clip:NAME:PRETRAINED"`` (a tag, which open_clip may download, or a
-            checkpoint file), ``"local-dir:PATH"`` or the path of such a directory,
-            ``"hf-hub:ORG/NAME"``, or a loaded open_clip model. A `LoadedBase` is returned as it is.
+            checkpoint file), ``"timm:NAME"`` (the library's weights, which may be downloaded) or
+            ``"timm:NAME=FILE"`` (a checkpoint of anybody; the classifier is left out),
+            ``"local-dir:PATH"`` or the path of such a directory, ``"hf-hub:ORG/NAME"``, or a loaded
+            open_clip model. A `LoadedBase` is returned as it is.
         arch: architecture of a loaded model, as open_clip's name of it or as an archive states it;
             ignored for every other source.
         preprocess: replaces the source's own.
+        say: called with a line about what timm, or the file, says of the input.
 
     Returns:
         The base, kind ``open_clip``, frozen, float32, on the CPU; a copy of a loaded model.
@@ -62,7 +67,8 @@ def load_base(
         UserInputError: E_OPTION, the source cannot be understood or loaded, or a loaded model comes
             without ``arch``.
         BaseModelError: E_BASE_CONFIG, a loaded model is not of ``arch``.
-        HelloIOError: a checkpoint is a pipe or a device (E_READ).
+        HelloIOError: a checkpoint is a pipe or a device (E_READ), or weights of timm cannot be
+            downloaded (E_HTTP).
         OSError: a path does not exist.
 
     Example:
@@ -79,6 +85,17 @@ def load_base(
     text = str(source)
     if text.startswith(("local-dir:", "hf-hub:")):
         return _from_name(text, None, preprocess)
+    if text.startswith(TIMM):
+        tower = timm_tower(text, preprocess, say)
+        return _finish(
+            tower.visual,
+            arch=tower.arch,
+            preprocess=tower.preprocess,
+            name=tower.name,
+            pretrained=tower.pretrained,
+            tokenizer=None,
+            declared=True,
+        )
     if text.startswith("open_clip:"):
         name, _, pretrained = text.removeprefix("open_clip:").partition(":")
         if not pretrained or name not in open_clip.list_models():
@@ -105,7 +122,8 @@ def load_base(
         raise UserInputError.make(
             "E_OPTION",
             f"base `{printable(text)}`: no such folder, nor a kind of base; expected "
-            "open_clip:NAME:PRETRAINED, local-dir:PATH, hf-hub:ORG/NAME or seeded",
+            "open_clip:NAME:PRETRAINED, timm:NAME[=FILE], local-dir:PATH, hf-hub:ORG/NAME or "
+            "seeded",
             advice=nearest,
         )
     # A missing file stays the OSError it is.

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from torch import nn
 
+from hellofmt.archive.card import base_argument
 from hellofmt.archive.format.digest import base_digest
 from hellofmt.archive.format.functions import functions_of
 from hellofmt.archive.format.limits import check_limit
@@ -32,6 +33,7 @@ from hellofmt.projector.base.encoder import (
 )
 from hellofmt.projector.base.foreign import foreign_calls
 from hellofmt.projector.base.named import load_base
+from hellofmt.projector.base.timm_tower import TIMM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -95,12 +97,9 @@ def _limit_work(file: Archive) -> Callable[[int], None]:
 def _missing(spec: Base) -> BaseModelError:
     import open_clip
 
-    pretrained = "PRETRAINED" if spec.pretrained is UNSET else printable(spec.pretrained)
-    name = printable(spec.name)
-    known = spec.name in open_clip.list_models()
-    value = f"open_clip:{name}:{pretrained}" if known else "local-dir:PATH"
-    if spec.name.startswith("hf-hub:"):
-        value = name
+    name, value = printable(spec.name), base_argument(spec)
+    if spec.pretrained is UNSET and spec.name in open_clip.list_models():
+        value = f"open_clip:{name}:PRETRAINED"
     return BaseModelError.make(
         "E_BASE_MISSING",
         f"the labels need base `{name}` with digest {spec.digest}; nothing is downloaded because a "
@@ -118,9 +117,13 @@ def _load_for(spec: Base, base: str | Path | LoadedBase | nn.Module) -> LoadedBa
     if isinstance(base, LoadedBase):
         return base
     text = str(base)
-    if ":" not in text and Path(text).is_file() and spec.name in open_clip.list_models():
-        text = f"open_clip:{spec.name}:{text}"
-    return load_base(text)
+    if ":" not in text and Path(text).is_file():
+        if spec.name.startswith(TIMM):
+            text = f"{spec.name}={text}"
+        elif spec.name in open_clip.list_models():
+            text = f"open_clip:{spec.name}:{text}"
+    # Files of timm's networks seldom say what input they were trained on; the archive does.
+    return load_base(text, preprocess=spec.preprocess if text.startswith(TIMM) else None)
 
 
 def _embedded_base(

@@ -78,6 +78,21 @@ class Match:
         is_head = not (self.missing or self.unexpected) and len(counts) == 1
         return counts.pop() if is_head else None
 
+    def difference(self) -> str:
+        """Say what keeps the network from being loaded: names first, else a shape."""
+        facts: list[str] = []
+        if self.missing:
+            facts.append(f"lacks {len(self.missing):,} of its names ({listed(self.missing)})")
+        if self.unexpected:
+            others = f"{len(self.unexpected):,} other names ({listed(self.unexpected)})"
+            facts.append(f"has {others}")
+        if facts:
+            return " and ".join(facts)
+        name, got, expected = sorted(self.shapes)[0]
+        more = f", and {len(self.shapes) - 1:,} more differ" if len(self.shapes) > 1 else ""
+        fact = f"size mismatch for `{printable(name)}`: {list(got)}; expected {list(expected)}"
+        return fact + more
+
 
 def listed(names: Sequence[str]) -> str:
     """Quote the first three names in order, and count the rest."""
@@ -92,7 +107,7 @@ def _plain(names: Sequence[str]) -> dict[str, str]:
 
 
 def _matches(
-    network: Mapping[str, Tensor], where: str, state: Mapping[str, Tensor]
+    network: Mapping[str, Tensor], where: str, state: Mapping[str, Tensor], idle: tuple[str, ...]
 ) -> Iterator[Match]:
     """Yield the places of one dictionary with every name of the network; else the likeliest."""
     wanted, got = _plain(list(network)), _plain(list(state))
@@ -116,7 +131,7 @@ def _matches(
             rest = name.removeprefix(prefix)
             if not name.startswith(prefix) or rest in wanted:
                 continue
-            if _IDLE.search(rest):
+            if _IDLE.search(rest) or rest.startswith(idle):
                 left_out.append(full)
             elif not (others and name.startswith(others)):
                 unexpected.append(full)
@@ -133,17 +148,24 @@ def _matches(
         yield Match(at, pairs, missing, unexpected, shapes, left_out)
 
 
-def find_weights(network: nn.Module, checkpoint: Checkpoint, file: str) -> Match:
+def find_weights(
+    network: nn.Module, checkpoint: Checkpoint, file: str, *, idle: tuple[str, ...] = ()
+) -> Match:
     """Find the weights that a checkpoint has for a network: averaged before plain ones.
 
-    Where none fit, the place that comes nearest is returned. Messages name ``file``.
+    Where none fit, the place that comes nearest is returned. Messages name ``file``. Modules of the
+    file that are named in ``idle`` are left out, such as the classifier of a network without one.
 
     Raises:
         UserInputError: two places fit, with different values, and nothing says which is meant; or a
             tensor's values are not floating-point where the network's are (E_TEACHER).
     """
     own = network.state_dict()
-    found = [m for where, state in checkpoint.states.items() for m in _matches(own, where, state)]
+    found = [
+        match
+        for where, state in checkpoint.states.items()
+        for match in _matches(own, where, state, tuple(f"{name}." for name in idle))
+    ]
     fitting = [match for match in found if match.fits]
     if not fitting:
         return min(found, key=lambda m: (len(m.missing), len(m.unexpected), len(m.shapes)))

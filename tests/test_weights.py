@@ -8,7 +8,7 @@ from torch import nn
 
 from hellofmt.checkpoint import Checkpoint
 from hellofmt.errors import UserInputError
-from hellofmt.teacher.match import find_weights, listed
+from hellofmt.weights import find_weights, listed
 
 
 def network(seed=0):
