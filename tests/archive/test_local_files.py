@@ -18,7 +18,6 @@ from hellofmt.archive.storage.local_files import (
     open_regular,
     read_at,
     read_file,
-    read_into_at,
     sync_directory,
     sync_file,
     temporary_path,
@@ -31,7 +30,7 @@ from hellofmt.errors import HelloIOError
 @pytest.fixture(params=["here", "without positioned calls and locks"])
 def system(request, monkeypatch):
     if request.param != "here":
-        for name in ("pread", "preadv", "pwrite"):
+        for name in ("pread", "pwrite"):
             monkeypatch.delattr(os, name)
         monkeypatch.setattr(local_files, "fcntl", None)
         monkeypatch.setattr(local_files, "_DIRECTORY", 0)
@@ -46,9 +45,6 @@ def test_reads_and_writes_at_an_offset(tmp_path):
         assert read_at(fd, 4, 3) == b"3ab6"
         assert read_at(fd, 9, 8) == b"89"
         assert read_at(fd, 9, 10) == b""
-        room = bytearray(b"______")
-        assert read_into_at(fd, memoryview(room)[:5], 7) == 3
-        assert room == b"789___"
         assert lock_file(fd)
         assert lock_byte(fd, 3)
         sync_file(fd)

@@ -242,8 +242,8 @@ def test_closed_pipe_before_the_first_byte():
 # Stops in the middle of writing, says so, and waits there for the signal.
 SLOW_PACK = """
 import sys, time
-from hellofmt.archive.write import images
-real = images.read_into
+from hellofmt.archive.write.measure import Row
+real = Row.read
 def slow(*arguments):
     slow.calls += 1
     if slow.calls == 4:
@@ -251,7 +251,7 @@ def slow(*arguments):
         time.sleep(60)
     return real(*arguments)
 slow.calls = 0
-images.read_into = slow
+Row.read = slow
 from hellofmt_cli.main import main
 main()
 """

@@ -19,7 +19,7 @@ from packing import pack, temporary
 
 CALLS = (
     *("open", "pwrite", "fsync", "close", "link", "rename", "replace", "unlink", "listdir"),
-    *("pread", "preadv", "fstat", "lstat", "stat"),
+    *("pread", "fstat", "lstat", "stat"),
 )
 ERRORS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "EINTR": errno.EINTR}
 FAULTS = (*ERRORS, "interrupt", "late interrupt", "kill", "late kill", "short")

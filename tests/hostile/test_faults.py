@@ -106,7 +106,6 @@ SYSCALLS = {
     "link": ("EIO", "ENOSPC"),
     "unlink": ("EIO",),
     "pread64": ("EIO",),
-    "preadv": ("EIO",),
     "flock": ("EIO",),
 }
 

@@ -132,17 +132,17 @@ def verify_archive(
 
 
 def verify_copy(path: str | os.PathLike[str], expect: str, limits: Limits) -> None:
-    """Verify an archive whose images were checked, compared and hashed while they were written.
+    """Verify an archive whose images were walked over while they were written.
 
-    Makes every check of ``verify_archive`` except digest and profile of images that are files:
-    their bytes are read, but only headers and padding are checked.
+    Makes every check of ``verify_archive`` but for the profile of images that are files, whose
+    digests say that they are those images.
 
     Raises:
         OSError: the file is missing.
         HelloError: see ``verify_archive``.
     """
     with open_archive(path, expect=expect, limits=limits, cache_dir="") as file:
-        _verify(file, "full", [], None, None, contents=False)
+        _verify(file, "full", [], None, None, walks=False)
 
 
 def _verify(
@@ -152,7 +152,7 @@ def _verify(
     advance: Callable[[int], None] | None,
     digest: Any,
     *,
-    contents: bool = True,
+    walks: bool = True,
 ) -> list[str]:
     """Verify one file; return the names of the checks that it passed."""
     import numpy as np
@@ -173,7 +173,7 @@ def _verify(
         rows = (
             _verify_packed(file, index)
             if is_packed
-            else _verify_files(file, index, contents=contents, decodes=decodes)
+            else _verify_files(file, index, walks=walks, decodes=decodes)
         )
         with contextlib.closing(rows):
             for row in rows:
@@ -188,7 +188,7 @@ def _verify(
     return [*checks, "trailer"]
 
 
-def _verify_files(file: Archive, index: Index, *, contents: bool, decodes: bool) -> Generator[int]:
+def _verify_files(file: Archive, index: Index, *, walks: bool, decodes: bool) -> Generator[int]:
     """Verify image after image; yield each row once it is verified, for the caller to decode."""
     from hellofmt.archive.format.rows import cut_windows, padded_rows
 
@@ -197,11 +197,11 @@ def _verify_files(file: Archive, index: Index, *, contents: bool, decodes: bool)
 
     def check(rows: tuple[int, int]) -> range:
         try:
-            _check_window(file, index, rows, contents=contents, decodes=decodes)
+            _check_window(file, index, rows, walks=walks, decodes=decodes)
         except (CorruptError, SpecError):
             # An image before the one that failed may be damaged, and is not decoded yet.
             if decodes:
-                _check_window(file, index, rows, contents=contents, decodes=False)
+                _check_window(file, index, rows, walks=walks, decodes=False)
             raise
         return range(*rows)
 
@@ -215,7 +215,7 @@ def _verify_files(file: Archive, index: Index, *, contents: bool, decodes: bool)
 
 
 def _check_window(
-    file: Archive, index: Index, rows: tuple[int, int], *, contents: bool, decodes: bool
+    file: Archive, index: Index, rows: tuple[int, int], *, walks: bool, decodes: bool
 ) -> None:
     """Verify neighbouring images; the error is that of the first row that fails.
 
@@ -251,16 +251,15 @@ def _check_window(
     begin = (member + 1) * BLOCK
     places = zip(begin.tolist(), (begin + size).tolist(), strict=True)
     payloads: list[bytes | memoryview] = [view[at:end] for at, end in places]
-    if contents:
-        digests = b"".join([hashlib.sha256(data).digest() for data in payloads])
-        actual = np.frombuffer(digests, np.uint8).reshape(-1, 32)
-        wrong |= (actual != index.sha256[span]).any(axis=1)
+    digests = b"".join([hashlib.sha256(data).digest() for data in payloads])
+    actual = np.frombuffer(digests, np.uint8).reshape(-1, 32)
+    wrong |= (actual != index.sha256[span]).any(axis=1)
     columns = wrong.tolist(), index.height[span].tolist(), index.width[span].tolist()
     for row, data, fault, height, width in zip(range(*rows), payloads, *columns, strict=True):
         if fault:
             at, stop = (int(places[row - rows[0]]) * BLOCK for places in (member, after))
             data = _check_member(file, row, window[at:stop], base + at)
-        if not contents:
+        if not walks:
             continue
         try:
             shape = parse_image(data, codec)

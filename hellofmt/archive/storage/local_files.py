@@ -43,7 +43,6 @@ __all__ = [
     "open_to_read",
     "read_at",
     "read_file",
-    "read_into_at",
     "sync_directory",
     "sync_file",
     "temporary_path",
@@ -107,15 +106,6 @@ def read_at(fd: int, length: int, offset: int) -> bytes:
     with _positioning:
         os.lseek(fd, offset, os.SEEK_SET)
         return os.read(fd, length)
-
-
-def read_into_at(fd: int, room: memoryview, offset: int) -> int:
-    """Read from ``offset`` into the start of ``room``; return the number of bytes read."""
-    if hasattr(os, "preadv"):
-        return os.preadv(fd, [room], offset)
-    data = read_at(fd, len(room), offset)
-    room[: len(data)] = data
-    return len(data)
 
 
 def write_at(fd: int, data: bytes | memoryview, offset: int) -> int:

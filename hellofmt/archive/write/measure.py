@@ -44,14 +44,14 @@ class Row:
         return self.read()[:length]
 
     def read(self) -> bytes:
-        """Read its bytes; refuse others than those that were measured."""
+        """Read its bytes, as many as were measured."""
         if isinstance(self.source, str):
-            data = Path(self.source).read_bytes()
+            with open(self.source, "rb") as file:  # noqa: PTH123 - a Path a picture costs
+                # It may have grown, perhaps without end.
+                data = file.read(self.size + 1)
         else:
             data = self.source if isinstance(self.source, bytes) else self.source()
         if len(data) != self.size:
-            raise self.changed()
-        if self.sha256 is not None and hashlib.sha256(data).digest() != self.sha256:
             raise self.changed()
         return data
 
@@ -59,8 +59,11 @@ class Row:
         """Return the error for bytes that differ from those measured."""
         return UserInputError.make("E_DATA", f"{self.describe()} changed while it was packed")
 
-    def parse(self, data: bytes | memoryview, codec: str, limits: Limits) -> ImageShape:
-        """Check its bytes as full verification does, and against the limits."""
+    def check(self, data: bytes, codec: str, limits: Limits) -> tuple[ImageShape, bytes]:
+        """Check its bytes as full verification does, and against the limits; hash them."""
+        digest = hashlib.sha256(data).digest()
+        if self.sha256 not in (None, digest):
+            raise self.changed()
         try:
             shape = parse_image(data, codec)
             self.check_limits(shape, len(data), limits)
@@ -70,7 +73,7 @@ class Row:
             raise
         except HelloError as error:
             raise UserInputError.make("E_DATA", f"{self.describe()}: {error}") from error
-        return shape
+        return shape, digest
 
     def check_limits(self, shape: ImageShape, size: int, limits: Limits) -> None:
         """Refuse an image above a limit, and name it."""
@@ -100,12 +103,3 @@ def measured(item: ImageItem, position: int) -> Row:
     data = source()
     digest = hashlib.sha256(data).digest()
     return Row(item.label, source, position, len(data), digest, known[1])
-
-
-def read_into(path: str, room: memoryview) -> int:
-    """Read a file into ``room``; return its size, counted up to one byte more than fits."""
-    count = 0
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a Path a picture costs
-        while count < len(room) and (more := file.readinto(room[count:])):
-            count += more
-        return count + len(file.read(1))

@@ -24,6 +24,7 @@ from hellofmt.archive.format.layout import (
     TRAILER,
     front_members,
     header,
+    image_name,
     member_parts,
     padded,
     section_member,
@@ -51,7 +52,7 @@ from hellofmt.archive.format.tensors import (
 )
 from hellofmt.archive.format.validate import check_manifest_limits
 from hellofmt.archive.parallel import map_chunks
-from hellofmt.archive.write.images import ImageWriter
+from hellofmt.archive.write.images import Found, write_images
 from hellofmt.archive.write.measure import Row, measured
 from hellofmt.archive.write.whole_file import FLUSH_BYTES, write_all, write_parts
 from hellofmt.errors import HelloError, SpecError, UserInputError, printable
@@ -93,7 +94,7 @@ class Plan:
         self._divided = divided
         self._end = -1
         # Height, width and digest of every image, once they are written.
-        self.found: tuple[NDArray[Any], NDArray[Any], NDArray[np.uint8]] | None = None
+        self.found: Found | None = None
         self._rows: list[Row] = []
         self._shape: ImageShape | None = None
         self._columns: dict[str, NDArray[Any]] = {}
@@ -395,11 +396,16 @@ class Plan:
         self, fd: int, images: ImageSet, progress: Callable[[int, int], None] | None
     ) -> None:
         """Write every image in place and store their index."""
-        shard = self._draft.shard
+        shard, classes = self._draft.shard, len(self._draft.classes)
         first, total = (0, len(self._rows)) if shard is None else (shard.first, shard.total)
-        writer = ImageWriter(fd, self._rows, images.codec, self._front_size(), self._limits)
-        self._end = writer.write(first, len(self._draft.classes), total, progress)
-        self.found = writer.height, writer.width, writer.sha256
+
+        def name_of(number: int) -> str:
+            label = self._rows[number].label
+            return image_name(label, first + number, images.codec, classes, total)
+
+        self._end, self.found = write_images(
+            fd, self._rows, name_of, images.codec, self._front_size(), self._limits, progress
+        )
         self._store_index(*self.found)
 
     def _write_pixels(
@@ -415,7 +421,7 @@ class Plan:
 
         def decoded(pair: tuple[Row, bytes]) -> tuple[bytes, bytes]:
             row, data = pair
-            if row.parse(data, "png", self._limits) != shape:
+            if row.check(data, "png", self._limits)[0] != shape:
                 raise row.changed()
             pixels = decode_parsed(data, "png", shape).tobytes()
             return pixels, hashlib.sha256(pixels).digest()

@@ -6,13 +6,11 @@ left for it. All this happens in a temporary file in the target's directory, whi
 only after everything was read back. Any failure before that, including an interrupt, removes it.
 Nothing about the machine enters the bytes: no time, user, path or host.
 
-An image is read into the buffer that will be written, and checked there. After the write its bytes
-are read back from the file, hashed, and compared with the buffer. So the digest in the index is
-that of the bytes a reader gets, and no image is hashed twice, which would cost as much as all the
-rest. Finally the strict reader goes through the complete file and makes every check of a full
-verification except the digest and the profile of each image. Threads fill and write a few buffers
-at once, each at its own offset, and the disk is synced while the strict reader reads; neither
-changes a byte, and both have ended before the file gets its name.
+An image is checked and hashed before it is written. Finally the strict reader goes through the
+complete file and makes every check of a full verification except the walk over the data of each
+image, whose digest says that it is the image that was walked over. Threads check and write a few
+windows at once, each at its own offset, and the disk is synced while the strict reader reads;
+neither changes a byte, and both have ended before the file gets its name.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ from hellofmt.archive.read.verify import verify_copy
 from hellofmt.archive.write.plan import Plan
 from hellofmt.archive.write.staged import published_together
 from hellofmt.archive.write.whole_file import check_target
-from hellofmt.errors import printable
+from hellofmt.errors import CorruptError, HelloIOError, SpecError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,9 +83,15 @@ def verify_written(temporary: Path, archive_id: str, *, target: Path, limits: Li
     """Read the complete file before it gets its name; warn if it also passes for a ZIP file.
 
     Raises:
-        HelloError: the file does not verify.
+        HelloIOError: the file does not hold what was written to it (E_WRITE).
     """
-    verify_copy(temporary, archive_id, limits)
+    try:
+        verify_copy(temporary, archive_id, limits)
+    except (CorruptError, SpecError) as error:
+        text = f"the file does not hold what was written to it: {error.code}: {error.message}"
+        raise HelloIOError.make(
+            "E_WRITE", text, member=error.member, offset=error.offset
+        ) from error
     with temporary.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - ZIP_TAIL))
         if ZIP_END in file.read():
