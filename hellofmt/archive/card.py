@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.record import Record
     from hellofmt.archive.read.archive import Archive
 
-__all__ = ["base_argument", "generated_card", "renewed_card"]
-
 # SPDX identifiers that the Hub knows, in its spelling.
 _LICENSES: Final = {
     *("apache-2.0", "mit", "mpl-2.0", "unlicense", "bsd-2-clause", "bsd-3-clause"),

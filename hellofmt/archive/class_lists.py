@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable
 
-__all__ = ["read_class_lines"]
-
 _ACCEPTED: Final = "expected one class a line in label order, `key TAB name[, synonym...]`"
 _WORDNET: Final = re.compile(r"n[0-9]{8}")
 _WORDNET_NAMED: Final = re.compile(r"(n[0-9]{8})[ ]+(?![0-9]+ )(\S.*)")

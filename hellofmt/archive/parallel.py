@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterable
     from concurrent.futures import Future
 
-__all__ = ["beside", "map_chunks", "map_ordered"]
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from hellofmt.archive import Archive
 
-__all__ = ["Ledger", "ledger_of"]
-
 
 @dataclass(frozen=True)
 class Ledger:

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.manifest import Storage
 
-__all__ = ["DATASETS", "PRECISIONS", "DataSet", "Plan", "paper_head_rank", "plan"]
-
 PRECISIONS: Final[tuple[Storage, ...]] = ("float32", "float16", "int8", "int4")
 """Storages a plan compares; bfloat16 weighs what float16 does."""
 

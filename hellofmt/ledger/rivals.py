@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.manifest import Storage
     from hellofmt.ledger.towers import Tower
 
-__all__ = ["LabelFunction", "Rival", "rivals_of", "shared_data_sets"]
-
 _TOP_K: Final = (10, 100)
 
 

@@ -27,22 +27,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.manifest import Adapter, Head, Storage
     from hellofmt.archive.format.tensors import TensorKind
 
-__all__ = [
-    "PRUNING_RATIOS",
-    "VIEW_RECORD_BYTES",
-    "adapter_bytes",
-    "break_even_data_sets",
-    "factor_values",
-    "head_bytes",
-    "model_bytes",
-    "probe_bytes",
-    "pruned_label_bytes",
-    "resnet18_parameters",
-    "stored_label_bytes",
-    "top_k_label_bytes",
-    "view_record_bytes",
-]
-
 VIEW_RECORD_BYTES: Final = 29
 """Bytes per stored label row that say which view it belongs to (crop, flip, mixing).
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.manifest import Storage
 
-__all__ = ["GIGA", "RESNET18_GFLOP", "TOWERS", "Tower", "tower_named"]
-
 RESNET18_GFLOP: Final = 3.628146688
 """GFLOP of one 224 px image through torchvision's ResNet-18, counted like ``TOWERS``."""
 

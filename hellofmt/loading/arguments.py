@@ -14,8 +14,6 @@ import torch
 
 from hellofmt.errors import UserInputError, foreign_text, printable
 
-__all__ = ["check_functions", "device_of", "positive", "whole"]
-
 
 def _refused(argument: str, expected: str, value: object) -> UserInputError:
     text = f"expected {expected}, got {printable(repr(value))}"

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from hellofmt.loading.epoch_index import EpochIndex
     from hellofmt.loading.labelling import FunctionLabeler
 
-__all__ = ["BatchMaker"]
-
 
 class BatchMaker:
     """Makes batches of a dataset's rows on its device.

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from hellofmt.loading.images import UserImages
 
-__all__ = ["DecodedImages", "PixelCache", "fence"]
-
 
 def fence() -> None:
     """Keep memory accesses before and after in this order, on machines that may reorder them.

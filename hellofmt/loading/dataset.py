@@ -62,8 +62,6 @@ if TYPE_CHECKING:
     from hellofmt.loading.options import LabelKind
     from hellofmt.projector.base import LoadedBase
 
-__all__ = ["HelloDataset"]
-
 _AUTO_CACHE_BYTES: Final = 512 << 20
 _AUTO_POOL_BYTES: Final = 4 << 30
 

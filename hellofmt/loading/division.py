@@ -13,8 +13,6 @@ import inspect
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["Divider", "divider_of"]
-
 _MODULE: Final = "accelerate.data_loader"
 # Classes that divide, and where each keeps what it draws from.
 _DRAWN: Final = {"BatchSamplerShard": "batch_sampler", "IterableDatasetShard": "dataset"}

@@ -33,8 +33,6 @@ from hellofmt.loading.arguments import whole
 from hellofmt.loading.division import divider_of
 from hellofmt.runs.ranks import InheritedPlace, Place
 
-__all__ = ["EpochCounter"]
-
 # Where the epochs of repeated rows begin: the upper half of all epochs.
 _REPEATED: Final = 1 << 31
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Self
 
-__all__ = ["EpochIndex"]
-
 
 class EpochIndex(int):
     """Row of a dataset, together with the epoch in which it is read.

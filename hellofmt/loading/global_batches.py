@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hellofmt.runs.ranks import Place
 
-__all__ = ["GlobalBatches"]
-
 
 @dataclass(frozen=True)
 class GlobalBatches:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.index import Index
     from hellofmt.archive.read.archive import Archive
 
-__all__ = ["ArchiveImages", "ImageSource", "UserImages"]
-
 _logger: Final = logging.getLogger("hellofmt")
 
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["FunctionLabeler"]
-
 
 class FunctionLabeler:
     """Labeler around a function from views to logits, with its methods.

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from hellofmt.loading.options import LabelKind
     from hellofmt.projector.base import LoadedBase
 
-__all__ = ["HelloLoader"]
-
 
 class HelloLoader(Passes):
     """Batches of (images, labels) on a device; each ``for`` loop over it is one epoch.

@@ -9,8 +9,6 @@ from hellofmt.errors import UserInputError, printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["LabelKind", "bytes_of", "check_options", "check_without_projector"]
-
 LabelKind = Literal["soft", "logits", "hard", "none"]
 _KINDS: Final = ("soft", "logits", "hard", "none")
 

@@ -20,8 +20,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Pages", "pages_of"]
-
 
 @dataclass(frozen=True)
 class Pages:

@@ -9,8 +9,6 @@ if TYPE_CHECKING:
 
     from hellofmt.loading.sampler import HelloSampler
 
-__all__ = ["Passes"]
-
 _Batch = TypeVar("_Batch")
 
 

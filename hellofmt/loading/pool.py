@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["LabelPool"]
-
 
 class LabelPool:
     """Labels of the first views of every row, or embeddings, as many as fit in a budget.

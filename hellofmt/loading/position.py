@@ -9,8 +9,6 @@ from typing import Any, Final, cast
 
 from hellofmt.errors import StateError, printable
 
-__all__ = ["Position"]
-
 _VERSION: Final = 1
 _ENDS: Final = {
     "rows": 1 << 53,

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.read.stream import ImageStream
     from hellofmt.loading.epoch_index import EpochIndex
 
-__all__ = ["READ_AHEAD", "read_ahead"]
-
 #: Batches of a remote archive that are fetched before they are asked for.
 READ_AHEAD = 8
 

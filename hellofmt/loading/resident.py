@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from hellofmt.loading.dataset import HelloDataset
 
-__all__ = ["RESIDENT_SHARE", "Resident", "is_drawable"]
-
 #: Share of a GPU's free memory that resident images may take by default.
 RESIDENT_SHARE = 0.5
 

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     Part = Callable[[int, list[int]], list[int]]
     ReadAhead = Callable[[Iterator[list[int]], Part | None], Iterator[list[int]]]
 
-__all__ = ["HelloSampler"]
-
 
 class Identified(Protocol):
     """Dataset that names its archive, as a ``HelloDataset`` does."""

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["SoftBatches", "soft_batches"]
-
 
 def _dataset_of(loader: object) -> HelloDataset:
     """Return the dataset that the loader reads, through any ``Subset``."""

@@ -13,8 +13,6 @@ from hellofmt.errors import TrustError, UserInputError, printable
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["opened"]
-
 
 def opened(
     source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Archive,

@@ -59,17 +59,6 @@ if TYPE_CHECKING:
 
     from hellofmt.projector.labeler import Labeler
 
-__all__ = [
-    "CYCLING_FORMS",
-    "FORMS",
-    "LABELS_SCHEMA",
-    "TOP_K_FORMS",
-    "Form",
-    "StoredLabels",
-    "file_name",
-    "record_type",
-]
-
 Form = Literal["safetensors", "topk", "fkd", "embeddings", "pruned"]
 FORMS: tuple[Form, ...] = ("safetensors", "topk", "fkd", "embeddings", "pruned")
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["WebdatasetSamples", "webdataset_samples"]
-
 # Images read at once: over a network one request per run of neighbours instead of one per image.
 _BATCH_ROWS: Final = 64
 

@@ -18,8 +18,6 @@ from hellofmt.errors import HelloError
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["errors_arrive_whole"]
-
 
 class _ClassOfOne(type):
     """Type of a class that stands for one error."""

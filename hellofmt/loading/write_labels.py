@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
     _Drawn: TypeAlias = tuple[NDArray[np.int64], Tensor, NDArray[np.int32]]
 
-__all__ = ["write_labels"]
-
 # int16 indices of the top-k form.
 _MOST_CLASSES = 1 << 15
 

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["Meter", "StageCost", "gflop_of", "network_gflop"]
-
 
 Show = Callable[[str], AbstractContextManager[object]]
 """Shows what is being done, by the name of a stage, for as long as it is entered."""

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["hand_folder", "handed_result"]
-
 
 def handed_result(make: Callable[[], Result], holder: int = 0) -> Result:
     """Return, in every process, the result that ``make`` returns in one of them.

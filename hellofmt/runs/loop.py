@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from hellofmt.runs.resume import State
     from hellofmt.runs.schedule import Rate
 
-__all__ = ["descend"]
-
 _CHECK_EVERY: Final = 64
 
 _Batch = TypeVar("_Batch")

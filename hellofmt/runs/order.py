@@ -16,8 +16,6 @@ from hellofmt import rng
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Order"]
-
 _KEPT: Final = 2
 
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Progress", "remove_parts"]
-
 _SECONDS: Final = 20.0
 _UNITS: Final = ".units"
 

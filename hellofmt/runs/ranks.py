@@ -31,27 +31,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch.distributed.distributed_c10d import Store
 
-__all__ = [
-    "InheritedPlace",
-    "Place",
-    "current",
-    "first_on_machine",
-    "hand_",
-    "handed",
-    "holder",
-    "holders",
-    "is_unanimous",
-    "joined",
-    "leads_machine",
-    "same_",
-    "share",
-    "sum_",
-    "sum_gradients",
-    "sum_rows_",
-    "union_",
-    "wait",
-]
-
 _Fact = TypeVar("_Fact")
 
 _MESSAGE_BYTES: Final = 1 << 26

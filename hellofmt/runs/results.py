@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Result", "digest_of", "read_result", "write_file", "write_result"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Result:

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["Checkpoint", "Keeper", "State"]
-
 
 class Keeper(Protocol):
     """Facts of a caller that must survive a kill, such as a curve."""

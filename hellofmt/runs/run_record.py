@@ -20,8 +20,6 @@ from hellofmt.version import VERSION
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["device_name", "run_record", "versions", "without_paths"]
-
 _PACKAGES: Final = ("numpy", "open_clip_torch", "pillow", "timm", "torchvision")
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S*")
 _HUB: Final = re.compile(r"hf-hub:[\w.-]+/[\w.-]+")

@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-__all__ = ["Rate", "constant", "cosine"]
-
 Rate = Callable[[int, int], float]
 """Maps (step, number of steps) to a fraction of the full learning rate."""
 

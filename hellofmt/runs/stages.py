@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
-__all__ = ["Stages"]
-
 _VERSION: Final = 3
 """Increase it when a stage computes something else from the same inputs."""
 

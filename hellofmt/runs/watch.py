@@ -15,8 +15,6 @@ from hellofmt.errors import HelloIOError
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
-__all__ = ["PATIENCE", "Watch"]
-
 PATIENCE: Final = 540.0
 """Seconds without a sign of life, or in one message, after which a process counts as hung.
 

@@ -20,8 +20,6 @@ from torch.utils.data import DataLoader, Dataset
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["default_workers", "end_silently", "made", "own_sockets"]
-
 _MOST: Final = 16
 _AHEAD: Final = 2
 """Tasks that wait for each worker."""

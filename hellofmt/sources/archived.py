@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.record import Record
     from hellofmt.archive.read.archive import Archive
 
-__all__ = ["ArchiveSource", "class_lines", "is_archive"]
-
 _BEGIN = b"__hello__/manifest"
 
 

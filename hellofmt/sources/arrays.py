@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.classes import ClassLine
 
-__all__ = ["ArrayImages", "stratified_split"]
-
 
 class ArrayImages(Source):
     """Images in memory, uint8 (N, H, W, 3) RGB; a subset shares the pixels.

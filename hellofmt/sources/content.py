@@ -8,17 +8,6 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from hellofmt.archive.format.images import Codec
 
-__all__ = [
-    "CODECS",
-    "HEAD_BYTES",
-    "IMAGE_EXTENSIONS",
-    "codec_of",
-    "extension_of",
-    "fact_of",
-    "has_orientation",
-    "is_misnamed",
-]
-
 HEAD_BYTES: Final = 4096
 """How much of a file is read to know its type, and the orientation that a camera wrote."""
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     Box: TypeAlias = tuple[int, int, int, int]
     Arrange: TypeAlias = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
-__all__ = ["decode_centre", "decode_crop", "decode_crops", "default_side", "sampled_sizes"]
-
 _FILTERS: Final = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,

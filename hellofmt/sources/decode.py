@@ -39,20 +39,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "GREY",
-    "KINDS",
-    "MISNAMED",
-    "ORIENTED",
-    "SHRUNK",
-    "conversion_notes",
-    "convert",
-    "decode_rgb",
-    "is_grey",
-    "open_image",
-    "to_rgb",
-]
-
 ORIENTED: Final = "with an EXIF orientation: ignored, pixels stay as they are stored"
 """How an image is counted whose camera says that it lies on its side."""
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from hellofmt.sources.listing import Listing
 
-__all__ = ["FileSource", "list_files", "read_head"]
-
 
 class FileSource(Source):
     """Files of a folder, or of a data set of torchvision that names its files."""

@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["list_folder"]
-
 _SNIFFED: Final = 10_000
 _WATCHED: Final = 1_000
 # Text and metadata, by extension and by name.

@@ -23,8 +23,6 @@ from hellofmt.sources.source import Source
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["HuggingFaceSource", "open_hugging_face", "open_parquet"]
-
 
 def open_hugging_face(
     text: str, classes: Sequence[ClassLine] | None = None, *, skips_unreadable: bool = False

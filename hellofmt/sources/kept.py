@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["KEPT_PATTERN", "Watched", "kept_listing"]
-
 KEPT_PATTERN: Final = "listing-*.safetensors"
 """Names of kept listings in a work folder."""
 

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     Path = str | os.PathLike[str]
     Paths = Path | Sequence[Path | tuple[str, Path]]
 
-__all__ = ["LabelFunctions", "read_label_functions"]
-
 _NAME: Final = re.compile(r"[a-z0-9_]{1,32}")
 
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.classes import ClassLine
 
-__all__ = ["Listing", "Names", "NamesBuilder", "ends_of", "some"]
-
 _SHOWN: Final = 5
 
 

@@ -13,8 +13,6 @@ from hellofmt.sources.listing import some
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Met", "Notes", "is_hidden", "left_out"]
-
 # Written by operating systems and file servers into every folder they touch.
 _HIDDEN: Final = frozenset(
     {

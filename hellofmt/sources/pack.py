@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from hellofmt.sources.label_functions import LabelFunctions, Paths
     from hellofmt.sources.source import Source
 
-__all__ = ["pack_archive"]
-
 _logger = logging.getLogger("hellofmt")
 _NO_TEXTS: Final = Texts()
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from hellofmt.sources.listing import Listing
 
-__all__ = ["placed"]
-
 _NUMBERED: Final = re.compile(r"([^0-9]*)([0-9]{1,9})")
 # A synset of WordNet is a name, whatever number it holds.
 _SYNSET: Final = re.compile(r"n[0-9]{8}")

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.classes import ClassLine
     from hellofmt.sources.source import Source
 
-__all__ = ["list_source", "open_source"]
-
 _LIBRARIES: Final = ("torchvision", "hf")
 # A scheme of two letters or more, or a pattern that no shell has expanded; or nothing at all.
 _NO_PATH: Final = re.compile(r"^$|^\w\w+:|[*?{}]")

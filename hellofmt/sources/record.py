@@ -11,8 +11,6 @@ from hellofmt.archive.format.record import SourceRecord, as_line
 if TYPE_CHECKING:
     from hellofmt.sources.source import Source
 
-__all__ = ["source_record"]
-
 
 def source_record(source: Source) -> SourceRecord:
     """Name, counts and digest of ``source``."""

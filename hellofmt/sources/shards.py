@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.storage.source import Source as Bytes
 
-__all__ = ["ShardSource", "list_shards"]
-
 _BLOCK: Final = 512
 # A list of classes is made up to the largest label, so a label must not be able to fill the memory.
 _LABEL_DIGITS: Final = 6

@@ -11,8 +11,6 @@ from hellofmt.archive.format.classes import ClassLine
 from hellofmt.errors import UserInputError
 from hellofmt.sources.arrays import ArrayImages
 
-__all__ = ["digits"]
-
 _NAMES: Final = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.classes import ClassLine
     from hellofmt.sources.listing import Listing
 
-__all__ = ["Source", "check_classes"]
-
 _KIND_BITS: Final = {kind: 1 << bit for bit, kind in enumerate(KINDS)}
 _READ: Final = 1 << 14
 _UNREADABLE: Final = 1 << 15

@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.limits import Limits
     from hellofmt.sources.source import Source
 
-__all__ = ["StoredImages"]
-
 # Images whose sides are looked at to choose the size of a default view.
 _SAMPLED: Final = 64
 

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["open_torchvision"]
-
 # Where its data sets keep their labels: no part of its interface, so compared.
 _LABELS: Final = ("targets", "labels", "_labels", "y")
 _COMPARED: Final = 8

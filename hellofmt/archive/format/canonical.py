@@ -15,14 +15,6 @@ from typing import Any, Final
 from hellofmt.archive.format.layout import MANIFEST_MEMBER
 from hellofmt.errors import SpecError, UserInputError, printable
 
-__all__ = [
-    "DECIMAL_FORM",
-    "END",
-    "canonical",
-    "decimal_string",
-    "decimal_value",
-    "parse_canonical",
-]
 # Patterns end in "no character follows": in Python, "$" would let a line feed through.
 END = r"(?![\s\S])"
 DECIMAL_FORM: Final = r"^(?!-0\.0(?![0-9]))-?(0|[1-9][0-9]{0,8})\.([0-9]{0,16}[1-9]|0)" + END

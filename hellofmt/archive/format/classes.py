@@ -15,8 +15,6 @@ from hellofmt.errors import SpecError, UserInputError, printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ClassLine", "Classes", "class_bytes", "parse_classes"]
-
 _MEMBER: Final = "__hello__/classes"
 _LINE_BYTES: Final = 4096
 # Control characters, and the two separators that many tools take for line ends.

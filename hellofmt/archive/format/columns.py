@@ -16,15 +16,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "DTYPES",
-    "INDEX_COLUMNS",
-    "ROW_BYTES",
-    "check_columns",
-    "column_fault",
-    "columns_of",
-    "row_bytes",
-]
 INDEX_COLUMNS: Final[dict[str, tuple[str, tuple[int, ...]]]] = {
     "size": ("U64", ()),
     "label": ("I32", ()),

@@ -17,8 +17,6 @@ from hellofmt.archive.format.limits import DEFAULT_LIMITS
 from hellofmt.archive.format.manifest import Section
 from hellofmt.errors import CorruptError
 
-__all__ = ["compress", "decompress", "stored_section"]
-
 _FRAME_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _WINDOW_BYTES: Final = 8 << 20
 _LEVEL: Final = 19

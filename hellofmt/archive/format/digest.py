@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.manifest import Arch, Preprocess
 
-__all__ = ["Whole", "base_digest", "content_id", "set_id", "sha256", "tensors_digest"]
-
 
 def sha256(data: bytes | memoryview) -> str:
     """Return the digest of ``data`` as the manifest spells it."""

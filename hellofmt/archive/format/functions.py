@@ -11,15 +11,6 @@ from hellofmt.errors import UserInputError, did_you_mean, printable
 if TYPE_CHECKING:
     from hellofmt.archive.format.manifest import LabelFunction, Manifest
 
-__all__ = [
-    "FUNCTION_SECTIONS",
-    "find_function",
-    "function_section",
-    "functions_of",
-    "section_order",
-    "section_owner",
-]
-
 FUNCTION_SECTIONS: Final = ("adapter", "head", "probes")
 """Sections of every label function."""
 

@@ -28,8 +28,6 @@ from hellofmt.errors import CorruptError, foreign_text
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["check_image_data"]
-
 # Bytes inflated at a time.
 _PART: Final = 1 << 16
 _FILTERS: Final = 4

@@ -30,19 +30,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-__all__ = [
-    "DECODE_ERRORS",
-    "Codec",
-    "ImageShape",
-    "check_image_limits",
-    "decode_image",
-    "decode_parsed",
-    "encode_image",
-    "parse_image",
-    "parse_png_header",
-    "without_metadata",
-]
-
 Codec = Literal["png", "jpeg", "webp"]
 
 # The signature, then size and name of the first chunk.

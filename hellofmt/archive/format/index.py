@@ -31,13 +31,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "Index",
-    "check_labels",
-    "index_section",
-    "parse_index",
-]
-
 _MEMBER: Final = "__hello__/index"
 # Rows summed at a time, so that the sum needs little memory.
 _CHUNK_ROWS: Final = 1 << 16

@@ -19,26 +19,6 @@ if TYPE_CHECKING:
     import os
 
 
-__all__ = [
-    "BLOCK",
-    "EXTENSIONS",
-    "ID_MEMBER",
-    "ID_SIZE",
-    "MAGIC",
-    "MANIFEST_MEMBER",
-    "SECTION_ORDER",
-    "TRAILER",
-    "ZIP_END",
-    "ZIP_TAIL",
-    "describe_header",
-    "front_members",
-    "header",
-    "image_name",
-    "member_parts",
-    "padded",
-    "section_member",
-]
-
 BLOCK: Final = 512
 """Bytes of a header; payloads are padded with zeros to a multiple of it."""
 MANIFEST_MEMBER: Final = "__hello__/manifest"

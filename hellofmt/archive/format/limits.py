@@ -12,17 +12,6 @@ from typing import Final
 
 from hellofmt.errors import LimitError, UserInputError
 
-__all__ = [
-    "DEFAULT_LIMITS",
-    "IMAGE_SIDE",
-    "MANIFEST_BYTES",
-    "SAFETENSORS_HEADER_BYTES",
-    "TEXT_BYTES",
-    "Limits",
-    "check_fixed",
-    "check_limit",
-]
-
 _MIB: Final = 1 << 20
 _GIB: Final = 1 << 30
 # A member's size field holds 11 octal digits.

@@ -15,31 +15,6 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from hellofmt.archive.format.canonical import DECIMAL_FORM, END
 
-__all__ = [
-    "KNOWN_FEATURES",
-    "KNOWN_MINOR",
-    "UNSET",
-    "Adapter",
-    "Arch",
-    "Base",
-    "Column",
-    "Dataset",
-    "Head",
-    "HeadText",
-    "Images",
-    "LabelFunction",
-    "Manifest",
-    "Preprocess",
-    "Probes",
-    "Producer",
-    "Section",
-    "Shard",
-    "Storage",
-    "Target",
-    "TextArch",
-    "Views",
-    "VisionArch",
-]
 Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}" + END)]
 DecimalString = Annotated[str, Meta(pattern=DECIMAL_FORM)]
 Text = Annotated[str, Meta(max_length=4096)]

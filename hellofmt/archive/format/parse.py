@@ -19,8 +19,6 @@ from hellofmt.errors import NotHelloError, SpecError, printable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["known_only", "manifest_bytes", "parse_manifest", "problem_of"]
-
 _CODES: Final = {"order": "E_ORDER", "duplicate": "E_DUPLICATE", "rank": "E_RANK"}
 
 

@@ -17,8 +17,6 @@ from hellofmt.rng import Stream, words
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["probe_images"]
-
 _GRID: Final = 8
 _COLOURS: Final = _GRID * _GRID * 3
 

@@ -34,23 +34,6 @@ from hellofmt.archive.format.manifest import (
 from hellofmt.archive.format.parse import known_only, problem_of
 from hellofmt.errors import SpecError
 
-__all__ = [
-    "ChosenImages",
-    "FittedFunction",
-    "InputRecord",
-    "Measured",
-    "Network",
-    "Record",
-    "Result",
-    "Run",
-    "SourceRecord",
-    "TeacherRecord",
-    "as_line",
-    "parse_record",
-    "percent",
-    "record_bytes",
-]
-
 _PERCENT: Final = r"^(100\.0|(0|[1-9][0-9]?)\.([0-9]?[1-9]|0))" + END
 
 Percent = Annotated[str, Meta(pattern=_PERCENT)]

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["cut_windows", "image_headers", "padded_rows", "padding_faults"]
-
 # Row u has the bits of all bytes from u on, as eight-byte numbers.
 _AFTER: Final = np.where(np.arange(BLOCK) < np.arange(BLOCK + 1)[:, None], 0, 255).astype(np.uint8)
 _AFTER_WORDS: Final = _AFTER.view(np.uint64)

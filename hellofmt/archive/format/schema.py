@@ -18,8 +18,6 @@ import msgspec
 from hellofmt.archive.format.manifest import Manifest
 from hellofmt.archive.format.record import Record
 
-__all__ = ["json_schema", "record_schema"]
-
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 

@@ -32,24 +32,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "StoredTensor",
-    "TensorKind",
-    "adapter_matrices",
-    "base_tensors_digest",
-    "check_tensor_header",
-    "expected_tensors",
-    "head_matrices",
-    "head_tensors",
-    "matrix_tensors",
-    "parse_tensors",
-    "section_tensors",
-    "serialize_tensors",
-    "tensor_header",
-    "tensor_places",
-    "validate_values",
-]
-
 TensorKind = tuple[str, tuple[int, ...]]
 """Dtype as safetensors spells it, and shape."""
 Matrix = tuple[list[int], Storage]

@@ -20,20 +20,6 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.manifest import Arch, TextArch, VisionArch
 
-__all__ = [
-    "LAYER_SCALE",
-    "RESNET_KEYS",
-    "TIMM_KEYS",
-    "VISION_DEFAULTS",
-    "TowerSize",
-    "arch_problems",
-    "has_activation",
-    "shortest_ratio",
-    "text_problems",
-    "text_size",
-    "vision_size",
-]
-
 LAYER_SCALE: Final = "0.00001"
 """The one value of ``ls_init_value``: the initial value is gone once weights are loaded."""
 TIMM_KEYS: Final = frozenset(

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.manifest import Adapter, Base, Head, Images, Manifest, Views
 
-__all__ = ["Problem", "check_manifest_limits", "validate_extras", "validate_manifest"]
-
 # Most characters of all ``x_`` keys and values together.
 _EXTRAS_BYTES: Final = 64 << 10
 

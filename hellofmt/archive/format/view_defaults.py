@@ -13,14 +13,6 @@ from hellofmt.errors import UserInputError, printable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = [
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
-    "LARGEST_DEFAULT_VIEW",
-    "changed_views",
-    "default_views",
-]
-
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 LARGEST_DEFAULT_VIEW: Final = 224

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.storage.cache import DigestCache
     from hellofmt.archive.storage.source import Source
 
-__all__ = ["Archive"]
-
 
 class Archive(ABC):
     """An open archive, one file or a set of shards: read-only, usable from threads and workers.

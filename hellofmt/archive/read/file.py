@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.storage.cache import DigestCache
     from hellofmt.archive.storage.source import Source
 
-__all__ = ["Access", "HelloFile"]
 # One read that holds the manifest and the small sections of most archives.
 _HEAD_BYTES: Final = 1 << 16
 # Remote metadata up to this size is fetched in one more request.

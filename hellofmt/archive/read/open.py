@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.read.archive import Archive
 
-__all__ = ["find_shards", "open_archive"]
 # Characters of shard patterns, which hardly any path contains.
 _PATTERN: Final = re.compile(r"[*?\[{]")
 

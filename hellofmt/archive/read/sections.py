@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.storage.cache import DigestCache
     from hellofmt.archive.storage.source import Source
 
-__all__ = ["StoredArchive"]
-
 # Largest read before the digest is known: as much as the default limit of an image.
 _WHOLE_BYTES: Final = 64 << 20
 _WINDOW_BYTES: Final = 8 << 20

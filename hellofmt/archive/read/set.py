@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.read.file import Access, HelloFile
     from hellofmt.archive.storage.cache import DigestCache
 
-__all__ = ["HelloSet", "open_set"]
 _OWN_SECTIONS: Final = frozenset({"index", "pixels"})
 _THREADS: Final = 8
 # Local shards whose descriptors are held; a process may often have no more than 1,024.

@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.read.archive import Archive
     from hellofmt.archive.storage.source import Source
 
-__all__ = ["Signature", "create_key", "sign_archive", "signature_path", "verify_signature"]
-
 _MAX_BYTES = 4096
 _DOMAIN = "hello/sig/v1"
 _VERSION = re.compile(r"(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){0,7}")

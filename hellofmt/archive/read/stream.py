@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.read.archive import Archive
     from hellofmt.archive.storage.cache import DigestCache
 
-__all__ = ["ImageStream", "open_stream"]
-
 _PAGE_BYTES: Final = 1 << 15
 # Bytes that a thread fetches at a time: enough to be worth a round trip, but little enough that
 # urgent pages do not share the line with many later ones.

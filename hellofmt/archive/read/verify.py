@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.index import Index
     from hellofmt.archive.read.archive import Archive
 
-__all__ = ["VerifyReport", "verify_archive", "verify_copy"]
-
 # Size of a window; one per thread and one ahead are in memory.
 _WINDOW_BYTES: Final = 2 << 20
 # Below this mean member size, copies are cheaper than views.

@@ -21,8 +21,6 @@ from typing import Final
 
 from hellofmt.archive.storage.local_files import open_to_read, temporary_path
 
-__all__ = ["CACHE_BYTES", "CACHE_VARIABLE", "DigestCache"]
-
 CACHE_VARIABLE: Final = "HELLOFMT_CACHE"
 """Environment variable that names the folder if the caller does not."""
 CACHE_BYTES: Final = 16 << 30

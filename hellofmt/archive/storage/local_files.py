@@ -29,28 +29,6 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = [
-    "create_new",
-    "free_bytes",
-    "is_alive",
-    "is_locked",
-    "leftovers",
-    "lock_byte",
-    "lock_file",
-    "new_directory",
-    "open_new",
-    "open_regular",
-    "open_to_read",
-    "read_at",
-    "read_file",
-    "sync_directory",
-    "sync_file",
-    "temporary_path",
-    "unlock_byte",
-    "write_at",
-    "write_small_file",
-]
-
 # Python closes every descriptor at exec, so O_CLOEXEC is not needed.
 _BINARY: Final[int] = getattr(os, "O_BINARY", 0)
 _NO_WAIT: Final[int] = getattr(os, "O_NONBLOCK", 0)

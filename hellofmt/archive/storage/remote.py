@@ -44,8 +44,6 @@ from hellofmt.errors import HelloError, HelloIOError, UserInputError, printable
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["RemoteSource", "list_urls", "open_source"]
-
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
 _EMPTY_RANGE: Final = re.compile(r"bytes \*/0")
 _HEAD_BYTES: Final = 1 << 16

@@ -23,17 +23,6 @@ from hellofmt.errors import HelloIOError, printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-__all__ = [
-    "LocalSource",
-    "Source",
-    "close_with",
-    "cut_ranges",
-    "display_name",
-    "is_url",
-    "merge_ranges",
-    "read_merged",
-]
-
 _URL: Final = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::)*[A-Za-z][A-Za-z0-9+.-]*://")
 # Reading a gap of one page costs less than a system call.
 _LOCAL_GAP: Final = 4096

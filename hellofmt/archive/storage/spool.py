@@ -26,8 +26,6 @@ from hellofmt.archive.storage.source import close_with
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SPOOL_BYTES", "Spool"]
-
 SPOOL_BYTES: Final = 16 << 30
 """Largest size of a spool in bytes, if at least twice as much is free."""
 

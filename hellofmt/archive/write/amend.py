@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.read.archive import Archive
 
-__all__ = ["amend_archive", "check_amended_targets"]
-
 _AFTER: Final = {"record": ("card", "license", "pixels"), "card": ("license", "pixels")}
 """Sections that come after one that is put in."""
 _WINDOW_BYTES: Final = 8 << 20

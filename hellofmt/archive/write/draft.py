@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.record import Record
     from hellofmt.archive.format.tensors import StoredTensor
 
-__all__ = ["DEFAULT_NAME", "Draft", "ImageItem", "ImageSet", "ProjectorPart", "Texts"]
-
 DEFAULT_NAME: Final = "default"
 """Name of a label function that its writer did not name."""
 

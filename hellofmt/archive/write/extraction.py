@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.read.archive import Archive
 
-__all__ = ["PlainForm", "extract_archive"]
-
 PlainForm = Literal["members", "imagefolder", "webdataset"]
 """What an archive can be written as."""
 

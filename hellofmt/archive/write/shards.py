@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     Spread = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
-__all__ = ["write_shards"]
 _logger = logging.getLogger(__name__)
 _UNKNOWN = "sha256:" + "0" * 64
 

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
-__all__ = ["Staged", "published_together"]
-
 
 class Staged:
     """A complete file under a temporary name beside its target.

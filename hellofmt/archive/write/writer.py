@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.write.draft import Draft
 
 
-__all__ = ["verify_written", "write_archive"]
 _logger = logging.getLogger(__name__)
 
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["CHUNK", "new_batch", "scratch"]
-
 #: Floats of one intermediate, 512 KiB: it stays in a core's own cache.
 CHUNK = 1 << 17
 

@@ -24,16 +24,6 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.manifest import UnsetType, Views
 
-__all__ = [
-    "PERMUTATION",
-    "VIEW_WORDS",
-    "CropDraws",
-    "ViewRules",
-    "crops_of",
-    "epoch_words",
-    "rules_of",
-]
-
 _TRIES = 10
 _FLIP, _TOP, _LEFT, PERMUTATION, _FIRST_TRY = 0, 1, 2, 3, 4
 VIEW_WORDS = _FIRST_TRY + 2 * _TRIES

@@ -21,8 +21,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["MAX_BETA", "beta_quantile", "exp", "log"]
-
 #: Largest parameter of Beta(a, a); beyond it the draw is 1/2 within 2 %, and the series grows long.
 MAX_BETA = 1000.0
 

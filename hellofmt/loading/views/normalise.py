@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.manifest import Views
 
-__all__ = ["normalise", "normalise_", "student_form"]
-
 
 def normalise(batch: Tensor, views: Views) -> Tensor:
     """Compute (batch - mean) / std of ``views``, per channel: what a student sees.

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["CROP", "Parts", "cut", "put", "spans_of"]
-
 #: Columns of a view table that state one crop: row, top, left, height, width, flip.
 CROP = 6
 

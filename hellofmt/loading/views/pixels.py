@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.manifest import Views
 
-__all__ = ["render"]
-
 _BOX = slice(ViewColumn.Y0, ViewColumn.X1 + 1)
 # Views whose taps are in memory at once.
 _VIEWS = 256

@@ -20,8 +20,6 @@ from hellofmt_kernels import MAX_SHUFFLE_FACTOR
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["VIEW_RECIPES", "view_recipe"]
-
 # torchvision's RandomResizedCrop, which all of these use: bilinear, antialiased, 3/4 to 4/3.
 _COMMON: Final[dict[str, Any]] = {
     "antialias": True,

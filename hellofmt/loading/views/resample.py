@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.manifest import Views
 
-__all__ = ["draw"]
-
 # Lengths of lines are rounded up to this many pixels: the operator compiles a loop for each length.
 _STEP = 16
 # Floats of one crop that are in memory at once, 16 MiB. Columns do not reach each other when rows

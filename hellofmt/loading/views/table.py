@@ -62,21 +62,6 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.manifest import Views
 
-__all__ = [
-    "LAMBDA",
-    "MIX",
-    "PARTNER",
-    "SHOWN_COLUMNS",
-    "ViewColumn",
-    "cut_boxes",
-    "mixed_labels",
-    "mixing_words",
-    "partners",
-    "plain_table",
-    "rows_shown",
-    "view_table",
-]
-
 MIX, PARTNER, LAMBDA, _CENTRE_Y, _CENTRE_X = 0, 1, 2, 3, 4
 _MIXING_WORDS = 5
 
