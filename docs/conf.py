@@ -4,6 +4,8 @@ import re
 import tomllib
 from pathlib import Path
 
+from sphinx.domains.python import PyObject
+
 from hellofmt.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,6 +32,12 @@ napoleon_use_ivar = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_format = "short"
+# A class documents its attributes; its constructor's parameters are the same names once more.
+autodoc_typehints_description_target = "documented"
+autodoc_default_options = {"members": True}
+for field in PyObject.doc_field_types:
+    if field.name == "variable":
+        field.label = "Attributes"
 
 
 def write_commands(app):

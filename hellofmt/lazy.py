@@ -35,7 +35,7 @@ def lazy_names(
 
     def get(name: str) -> Any:
         if name not in origin:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            raise AttributeError(f"module `{package}` has no attribute `{name}`")
         module, original = origin[name]
         value = getattr(importlib.import_module(module), original)
         setattr(importlib.import_module(package), name, value)

@@ -31,7 +31,7 @@ __all__ = ["Fidelity", "Precision", "fidelity", "fidelity_table"]
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How closely labels follow a teacher on the same views.
+    """How closely labels follow a teacher on the same views, as ``fidelity`` measures it.
 
     Attributes:
         agreement: percent of views with the same top class.
@@ -76,6 +76,14 @@ def fidelity(
 
     Returns:
         The fidelity.
+
+    Example:
+        >>> from hellofmt.archive import default_views
+        >>> from hellofmt.sources import open_source
+        >>> def teacher(views):
+        ...     return views.mean(dim=(2, 3))
+        >>> fidelity(teacher, teacher, open_source("photos"), default_views(16), count=32).agreement
+        100.0
     """
     rounds = -(-count // batch_size)
     sums = torch.zeros(2, dtype=torch.float64)

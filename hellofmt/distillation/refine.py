@@ -53,7 +53,7 @@ __all__ = ["RefineSettings", "Refinement", "refine_gflop", "refine_images"]
 
 @dataclass(frozen=True)
 class RefineSettings:
-    """How pixels are moved.
+    """How ``refine_images`` moves pixels; see ``select_images``.
 
     Attributes:
         steps: steps of AdamW; CIM takes 200.
@@ -70,7 +70,7 @@ class RefineSettings:
 
 @dataclass(frozen=True)
 class Refinement:
-    """What refining did.
+    """What ``refine_images`` did.
 
     Attributes:
         selection: the same choice with other pixels.
@@ -125,6 +125,8 @@ def refine_images(
     on_step: Callable[[int, int], None] | None = None,
 ) -> Refinement:
     """Move the stored pixels towards features, or labels, of the crops they were made from.
+
+    ``select_images`` has an example.
 
     Under ``torchrun`` every process must call this; each moves its share of the batches of cells,
     which are the same batches whatever the number of processes.

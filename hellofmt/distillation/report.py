@@ -14,7 +14,7 @@ __all__ = ["DistillReport"]
 
 @dataclass(frozen=True)
 class DistillReport:
-    """What a distillation measured.
+    """What ``distill`` measured.
 
     Attributes:
         id: id of the archive, ``sha256:...``; empty but on rank 0.

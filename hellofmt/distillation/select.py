@@ -88,7 +88,7 @@ class SelectSettings:
 
 @dataclass(frozen=True)
 class Selection:
-    """The chosen images, sorted by class: where their pixels are, see ``StoredImages``.
+    """The images that ``select_images`` chose, sorted by class: where their pixels are.
 
     Attributes:
         labels: int64 (classes * ipc,), ascending.
@@ -268,6 +268,22 @@ def select_images(
         UserInputError: E_OPTION: a setting is out of range; E_DATA: too few images in a class.
         HelloError: an image cannot be used.
         OSError: an image cannot be read, or a part cannot be written.
+
+    Example:
+        >>> import hellofmt
+        >>> from hellofmt.distillation import DistillSettings, RefineSettings, SelectSettings
+        >>> from hellofmt.distillation import refine_images, write_distilled
+        >>> from hellofmt.sources import open_source
+        >>> with hellofmt.open("photos.hello") as archive:
+        ...     function, views = hellofmt.Projector.from_file(archive), archive.manifest.views
+        >>> source, how = open_source("photos"), SelectSettings(ipc=1, factor=2, candidates=4)
+        >>> chosen = select_images(source, function, views, how)
+        >>> refined = refine_images(chosen, source, function, views, RefineSettings(steps=2))
+        >>> refined.after <= refined.before
+        True
+        >>> name = write_distilled(
+        ...     "chosen.hello", refined.selection, function, source, views, DistillSettings(how)
+        ... )
     """
     check_selection(source, views, settings)
     side, crops = views.size // settings.factor, settings.crops

@@ -207,7 +207,11 @@ class FitHooks:
         evaluations: how often fidelity is measured on the way.
         after: called by every process with the fitted projector, on the CPU, and the images it is
             measured on, before the archive is written.
-        on_refine: called with the steps of the refinement that are done, and with all of them.
+        on_refine: called with the number of refining steps done, and the number of all.
+
+    Example:
+        >>> losses = []
+        >>> hooks = FitHooks(on_step=lambda step, loss: losses.append(float(loss)))
     """
 
     before: Callable[[Projector], None] | None = None

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Bytes of one archive, by part.
+    """Bytes of one archive, by part, as ``ledger_of`` counts them.
 
     Attributes:
         total: bytes of the file.

@@ -84,7 +84,7 @@ DATASETS: Final[Mapping[str, DataSet]] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What labels of one data set cost, either way.
+    """What labels of one data set cost, either way, as ``plan`` says.
 
     Attributes:
         classes: C.

@@ -24,7 +24,7 @@ _TOP_K: Final = (10, 100)
 
 @dataclass(frozen=True)
 class LabelFunction:
-    """Bytes of the label function in one precision.
+    """Bytes of the label function in one precision; part of a ``Plan``.
 
     Attributes:
         precision: storage of its values.
@@ -58,7 +58,7 @@ class LabelFunction:
 
 @dataclass(frozen=True)
 class Rival:
-    """Another way to keep the same labels.
+    """Another way to keep the same labels; part of a ``Plan``.
 
     Attributes:
         name: name of the stored form.

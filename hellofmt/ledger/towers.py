@@ -30,7 +30,7 @@ GIGA: Final = 10**9
 
 @dataclass(frozen=True)
 class Tower:
-    """An image tower of open_clip, as far as a plan needs it.
+    """An image tower of open_clip, as far as a plan needs it; see ``tower_named``.
 
     Attributes:
         name: open_clip's name of the model.

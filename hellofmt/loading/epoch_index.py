@@ -12,6 +12,11 @@ class EpochIndex(int):
         epoch: 0 <= epoch < 2**32.
         is_padding: True if the row repeats another one only to make the ranks' batches equally
             long.
+
+    Example:
+        >>> row = EpochIndex(7, epoch=3)
+        >>> row + 0, row.epoch
+        (7, 3)
     """
 
     epoch: int

@@ -99,7 +99,7 @@ class _Views(Protocol):
 
 
 class StoredLabels:
-    """Labels that ``write_labels`` wrote, by (row, epoch).
+    """Labels that ``write_labels`` wrote and ``label_source`` opens, by (row, epoch).
 
     Files are opened for each batch and nothing is kept but their layout, so it works in any worker.
 

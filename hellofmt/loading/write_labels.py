@@ -89,6 +89,15 @@ def write_labels(
         OSError: it cannot be written, for instance because the disk is full.
         HelloError: an image cannot be read.
         RuntimeError: a worker was killed.
+
+    Example:
+        >>> import hellofmt
+        >>> size = write_labels(hellofmt.HelloDataset("photos.hello"), "labels", epochs=2)
+        >>> from hellofmt.teacher import label_source
+        >>> stored = label_source("labels")
+        >>> stored.form, stored.epochs
+        ('safetensors', 2)
+        >>> dataset = hellofmt.HelloDataset("photos.hello", stored=stored)
     """
     if not hasattr(dataset, "label_source"):
         text = f"`dataset`; expected a HelloDataset, got {type(dataset).__name__}"

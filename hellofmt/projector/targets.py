@@ -104,7 +104,7 @@ def _convolution_shape(param: str, shape: tuple[int, ...], rank: int) -> DeltaSh
 
 @dataclass(frozen=True)
 class TargetRule:
-    """A rule for which parameters get a delta, of which rank and scale.
+    """A rule for which parameters get a delta, of which rank and scale; see ``parse_target``.
 
     Attributes:
         pattern: a preset of `PRESETS`, or a shell pattern over state-dict names.

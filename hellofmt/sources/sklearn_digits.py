@@ -28,6 +28,11 @@ def digits(size: int = 16) -> ArrayImages:
 
     Raises:
         UserInputError: scikit-learn is not installed (E_OPTION).
+
+    Example:
+        >>> images = digits(8)
+        >>> len(images), len(images.classes)
+        (1797, 10)
     """
     try:
         # Only the demo needs it, and only its extra installs it.

@@ -40,7 +40,7 @@ _UNREADABLE: Final = 1 << 15
 
 
 class Source(ABC):
-    """Real images with labels.
+    """Real images with labels, as ``open_source`` lists them.
 
     Attributes:
         name: name of the data set, for the manifest.

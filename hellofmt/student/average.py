@@ -26,6 +26,13 @@ class Average(AveragedModel):
 
     Attributes:
         decay: share of the previous average, in (0, 1).
+
+    Example:
+        >>> from hellofmt.student import build_student, recipe, train_from_archive
+        >>> average = Average(build_student("cnn", classes=3, size=16), decay=0.99)
+        >>> student = build_student("cnn", classes=3, size=16)
+        >>> how = recipe("hello")
+        >>> _ = train_from_archive(student, "photos.hello", how, steps=2, average=average)
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:

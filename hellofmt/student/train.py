@@ -240,6 +240,14 @@ def train_from_dataset(
         StateError: the checkpoint is of another run (E_STATE_DIGEST).
         ValueError: steps < 1, labels that the recipe does not read, or a loss that is not finite.
         OSError: the checkpoint cannot be read or written.
+
+    Example:
+        >>> import hellofmt
+        >>> from hellofmt.student import build_student, recipe
+        >>> how = recipe("hello")
+        >>> dataset = hellofmt.HelloDataset("photos.hello", labels=how.labels)
+        >>> student = build_student("cnn", classes=3, size=16)
+        >>> _ = train_from_dataset(student, dataset, how, steps=2)
     """
     plan = replace(recipe, temperature=dataset.temperature)
     place = ranks.current()

@@ -132,7 +132,15 @@ def predictions(
 def teacher_accuracy(
     teacher: Callable[[Tensor], Tensor], images: Source, size: int, *, workers: int = 0
 ) -> float:
-    """Measure top-1 on real images as ``predictions`` and ``top1`` do, in percent."""
+    """Measure top-1 on real images as ``predictions`` and ``top1`` do, in percent.
+
+    Example:
+        >>> from hellofmt.sources import open_source
+        >>> def always_first(views):
+        ...     return views.new_tensor([1.0, 0.0, 0.0]).expand(len(views), 3)
+        >>> round(teacher_accuracy(always_first, open_source("photos"), 16))
+        33
+    """
     return top1(predictions(teacher, images, size, workers=workers), images.labels)
 
 

@@ -28,7 +28,7 @@ _NETWORK: Final = "network."
 
 
 def save_teacher(teacher: Teacher, path: str | os.PathLike[str]) -> None:
-    """Write a teacher's tensors and input rule as safetensors, whole or not at all.
+    """Write a ``Teacher``'s tensors and input rule as safetensors, whole or not at all.
 
     Raises:
         ValueError: only some of its outputs are used, which the file could not say.
@@ -80,7 +80,7 @@ def load_teacher(
     classes: int,
     build: Callable[..., nn.Module] = build_student,
 ) -> Teacher:
-    """Read what ``save_teacher`` wrote.
+    """Read what ``save_teacher`` wrote; see ``Teacher``.
 
     Args:
         path: safetensors file.

@@ -56,6 +56,16 @@ class Teacher(nn.Module):
         rule: how images reach the network.
         columns: outputs that stand for the data set's classes, in label order; None for all.
         origin: where the network is from, for the record.
+
+    Example:
+        >>> import torch
+        >>> from hellofmt.teacher import InputRule, build_network, load_teacher, save_teacher
+        >>> teacher = Teacher(build_network("cnn", classes=3, size=16), InputRule(size=16))
+        >>> teacher(torch.rand(5, 3, 32, 32)).shape
+        torch.Size([5, 3])
+        >>> save_teacher(teacher, "teacher.safetensors")
+        >>> load_teacher("teacher.safetensors", "cnn", 3).rule == teacher.rule
+        True
     """
 
     mean: Tensor

@@ -38,7 +38,7 @@ _MOST_PIXELS: Final = 1 << 12
 
 @dataclass(frozen=True)
 class InputRule:
-    """What a teacher does to views in [0, 1] before its network sees them.
+    """What a ``Teacher`` does to views in [0, 1] before its network sees them.
 
     Attributes:
         mean: of each channel, in [0, 1] units.

@@ -159,6 +159,17 @@ def write_teacher(
             (E_TEACHER).
         HelloIOError: the directory exists (E_TARGET).
         OSError: it cannot be written.
+
+    Example:
+        >>> import hellofmt
+        >>> from hellofmt.archive import default_views
+        >>> from hellofmt.teacher import build_network, read_teacher
+        >>> network, keys = build_network("cnn", classes=3, size=16), ["rows", "columns", "grey"]
+        >>> size = write_teacher("shipped", "cnn", network, views=default_views(16), classes=keys)
+        >>> teacher = read_teacher("shipped", classes=keys)
+        >>> dataset = hellofmt.HelloDataset("photos.hello", label_function=teacher)
+        >>> dataset[0][1].shape
+        torch.Size([3])
     """
     if storage not in TEACHER_STORAGES:
         text = f"`storage`; expected {' or '.join(TEACHER_STORAGES)}, got {printable(storage)}"
@@ -282,7 +293,7 @@ def label_source(
     classes: Sequence[str] | None = None,
     device: str | torch.device | None = None,
 ) -> StoredLabels | Teacher:
-    """Open what labels come from: stored labels, or a teacher that makes them.
+    """Open what labels come from: of ``write_labels``, or a teacher of ``write_teacher``.
 
     Args:
         path: directory that ``write_labels`` or ``write_teacher`` left.

@@ -85,7 +85,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
 
 class Trajectory(msgspec.Struct, frozen=True):
-    """A finished run.
+    """A finished run of ``train_trajectory``.
 
     Attributes:
         folder: path of its folder.
@@ -164,7 +164,7 @@ def weak_checkpoints(accuracies: Sequence[float], fraction: float) -> list[int]:
 
 
 def read_trajectory(folder: str | os.PathLike[str]) -> Trajectory:
-    """Read the folder of a finished run.
+    """Read the folder of a finished run of ``train_trajectory``.
 
     Raises:
         UserInputError: ``teacher.json`` is not what ``train_trajectory`` writes (E_TEACHER).
@@ -231,6 +231,15 @@ def train_trajectory(
         HelloIOError: the folder has no name, or holds another run (E_TARGET).
         UserInputError: an unknown network, or a loss that is not finite (E_OPTION).
         OSError: something cannot be written; what is finished stays.
+
+    Example:
+        >>> from hellofmt.archive import default_views
+        >>> from hellofmt.sources import open_source
+        >>> from hellofmt.teacher import read_trajectory
+        >>> source, how = open_source("photos"), {"network": "cnn", "steps": 2, "checkpoints": 2}
+        >>> run = train_trajectory(source, default_views(16), "run", held_out=source, **how)
+        >>> read_trajectory("run") == run
+        True
     """
     if steps < 1 or not checkpoints >= 1:
         raise UserInputError.make(

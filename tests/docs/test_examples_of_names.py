@@ -5,38 +5,45 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+import re
+from pathlib import Path
 
 import builders
 import pytest
 from PIL import Image
 
+import hellofmt
 from hellofmt.archive import Draft, write_archive
 from hellofmt.projector import Projector
 
-ROOMS = (
-    *("archive", "distillation", "errors", "ledger", "loading", "making", "projector", "rng"),
-    *("runs", "sources", "student", "teacher"),
-)
-# Functions and classes of rooms without an example. The number may only shrink.
-WITHOUT = 182
+REFERENCE = Path(__file__).resolve().parents[2] / "docs/reference"
+HOUSE = ("hellofmt_kernels", "hellofmt.making", "hellofmt.rng", "hellofmt.runs")
 
 
-def public_names():
-    """(room.name, value) of every public function and class; once, where two rooms have it."""
-    modules = ["hellofmt", "hellofmt_kernels", *(f"hellofmt.{room}" for room in ROOMS)]
-    found = {}
-    for name in modules:
-        module = importlib.import_module(name)
-        own = [key for key, value in vars(module).items() if inspect.getmodule(value) is module]
-        for key in getattr(module, "__all__", [key for key in own if key[0] != "_"]):
-            value = getattr(module, key)
-            if inspect.isclass(value) or inspect.isroutine(value):
-                found.setdefault(id(value), (f"{name}.{key}", value))
-    return list(found.values())
+def functions_and_classes(module, names):
+    """(module.name, value) of every function and class."""
+    values = [(f"{module.__name__}.{name}", getattr(module, name)) for name in names]
+    return [pair for pair in values if inspect.isclass(pair[1]) or inspect.isroutine(pair[1])]
 
 
-NAMES = public_names()
-WITH = [pair for pair in NAMES if ">>>" in (pair[1].__doc__ or "")]
+def names():
+    """What the reference lists is public; the rest of ``__all__`` serves other rooms."""
+    public, house = [], []
+    for room in sorted(page.stem for page in REFERENCE.glob("*.md")):
+        if room not in {"index", "hellofmt"}:
+            module = importlib.import_module(f"hellofmt.{room}")
+            page = (REFERENCE / f"{room}.md").read_text()
+            listed = re.findall(r"^\.\. auto(?:class|exception|function):: (\w+)$", page, re.M)
+            public += functions_and_classes(module, listed)
+            house += functions_and_classes(module, set(module.__all__) - set(listed))
+    for module in map(importlib.import_module, HOUSE):
+        house += functions_and_classes(module, module.__all__)
+    return public, house
+
+
+PUBLIC, INTERNAL = names()
+SHOWN = {id(value): (name, value) for name, value in [*PUBLIC, *INTERNAL]}.values()
+SHOWN = [pair for pair in SHOWN if ">>>" in (pair[1].__doc__ or "")]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +71,7 @@ def folder(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize(("name", "value"), WITH, ids=[name for name, _ in WITH])
+@pytest.mark.parametrize(("name", "value"), SHOWN, ids=[name for name, _ in SHOWN])
 def test_the_example_runs(name, value, folder, monkeypatch):
     monkeypatch.chdir(folder)
     names = {value.__name__: value}
@@ -76,8 +83,53 @@ def test_the_example_runs(name, value, folder, monkeypatch):
     assert "+SKIP" not in value.__doc__
 
 
-def test_fewer_and_fewer_names_have_no_example():
-    without = sorted(name for name, value in NAMES if ">>>" not in (value.__doc__ or ""))
-    assert not [name for name in without if name.count(".") == 1 and name.startswith("hellofmt.")]
-    assert len(without) <= WITHOUT, f"give the new one an example: {without}"
-    assert len(without) == WITHOUT, f"fewer: set WITHOUT to {len(without)}"
+def is_shown(value, public):
+    """Whether a name has an example: its own, a parent's, or one that its docstring points to.
+
+    That one is of a public name whose example uses this one, or which returns it or has it as a
+    part.
+    """
+    kinds = value.__mro__ if inspect.isclass(value) else (value,)
+    if any(kind in public.values() and ">>>" in (kind.__doc__ or "") for kind in kinds):
+        return True
+    for other in map(public.get, re.findall(r"``(\w+)", value.__doc__ or "")):
+        if other is None or other is value:
+            continue
+        example = (other.__doc__ or "").partition(">>>")[2]
+        types = getattr(other, "__annotations__", {})
+        made = types.values() if inspect.isclass(other) else [types.get("return")]
+        if (value.__name__ in example) or (value.__name__ in str(made) and is_shown(other, public)):
+            return True
+    return False
+
+
+def test_every_public_name_has_an_example():
+    public = {name.rpartition(".")[2]: value for name, value in PUBLIC}
+    assert len(public) == len(PUBLIC), "two public names are one word"
+    assert [name for name, value in PUBLIC if not is_shown(value, public)] == []
+
+
+def test_the_reference_has_the_names_of_the_package():
+    public = {id(value) for _, value in PUBLIC}
+    own = functions_and_classes(hellofmt, hellofmt.__all__)
+    assert [name for name, value in own if id(value) not in public] == []
+
+
+def test_a_name_without_an_example_is_seen():
+    def bare():
+        """Return nothing."""
+
+    def shown() -> Result:
+        """
+        >>> shown()
+        """
+
+    class Result:
+        """What ``shown`` returns."""
+
+    class Lost:
+        """What ``bare`` returns, and ``shown`` does not."""
+
+    public = {"bare": bare, "shown": shown, "Result": Result, "Lost": Lost}
+    seen = {name: is_shown(value, public) for name, value in public.items()}
+    assert seen == {"bare": False, "shown": True, "Result": True, "Lost": False}

@@ -43,7 +43,7 @@ class Producer(Closed, frozen=True):
 
 
 class Dataset(Closed, frozen=True):
-    """A description of the data set, for people and for ``hello diff``.
+    """A description of the data set, for people and for ``hello diff``; see ``Draft``.
 
     ``ipc`` is absent if the archive has no images or if classes differ in their number.
     """
@@ -83,7 +83,9 @@ class Images(Closed, frozen=True):
 
 
 class Views(Closed, frozen=True):
-    """How a view is made from a stored image; the label function was fitted to views like these.
+    """How a view is made from a stored image; see ``default_views``.
+
+    The label function was fitted to views like these.
 
     ``size``: side of the square view in pixels. ``crop_scale``: area fraction, ``crop_ratio``:
     width / height, both ``[low, high]``. ``flip``, ``mix_probability``: probabilities.
@@ -294,6 +296,12 @@ class Manifest(Closed, frozen=True):
 
     The first of ``functions`` is the default. ``label_function`` is the ``id`` of the archive whose
     label functions these images belong to.
+
+    Example:
+        >>> import hellofmt
+        >>> with hellofmt.open("photos.hello") as archive:
+        ...     archive.manifest.dataset.name, archive.manifest.views.size
+        ('photos', 16)
     """
 
     classes: Positive

@@ -20,7 +20,7 @@ LARGEST_DEFAULT_VIEW: Final = 224
 
 
 def default_views(size: int) -> Views:
-    """Return default views of ``size`` pixels: ``RandomResizedCrop`` and a flip, nothing mixed.
+    """Return default ``Views`` of ``size`` pixels: ``RandomResizedCrop`` and a flip, nothing mixed.
 
     Crops of 8 to 100 % of the area and 3/4 to 4/3 in aspect are torchvision's defaults; mean and
     standard deviation are ImageNet's. The literature trains students with them.

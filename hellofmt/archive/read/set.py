@@ -94,7 +94,7 @@ def _close_all(files: Sequence[HelloFile]) -> None:
 
 
 class HelloSet(Archive):
-    """The files of a sharded data set as one archive; see ``open_archive``.
+    """The files of a sharded data set as one archive; ``Draft`` shows one written and opened.
 
     Rows and image names are numbered over all shards. ``manifest`` is that of a shard with the
     images of all; ``section`` and ``tensors`` read the first shard, whose bytes equal the others'.

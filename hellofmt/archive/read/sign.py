@@ -51,7 +51,7 @@ _VERSION = re.compile(r"(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){0,7}")
 
 
 class Signature(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The content of a ``.sig`` file: canonical JSON of at most 4 KiB.
+    """The content of a ``.sig`` file, which ``sign_archive`` writes: at most 4 KiB of JSON.
 
     Attributes:
         algorithm: always ``ed25519``.
@@ -182,7 +182,7 @@ def verify_signature(
     signature: str | os.PathLike[str] | None = None,
     least_version: str | None = None,
 ) -> Signature:
-    """Check that the owner of ``key`` signed this archive.
+    """Check that the owner of ``key`` signed this archive; see ``sign_archive``.
 
     Args:
         file: the open archive; its id then guards every later read.

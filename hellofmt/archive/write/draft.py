@@ -32,7 +32,7 @@ DEFAULT_NAME: Final = "default"
 
 @dataclass(frozen=True)
 class ImageItem:
-    """One image to pack.
+    """One image to pack; see ``Draft``.
 
     Attributes:
         label: its class, counted from 0.
@@ -51,7 +51,7 @@ class ImageItem:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The images to pack, in any order; the writer sorts them by label, stably.
+    """The images to pack, in any order; the writer sorts them by label, stably; see ``Draft``.
 
     Attributes:
         codec: codec of every item.
@@ -149,6 +149,24 @@ class Draft:
         further: more label functions of the same base.
         label_function: ``id`` of the archive with the label functions for these images, which then
             come without one.
+
+    Example:
+        >>> from hellofmt.archive import ClassLine, Dataset, ImageItem, ImageSet
+        >>> from hellofmt.archive import default_views, open_archive, write_archive, write_shards
+        >>> images = [ImageItem(0, "photos/rows/0.png"), ImageItem(1, "photos/grey/40.png")]
+        >>> facts = {"version": "1", "license": "CC0-1.0", "method": "none", "sources": ["mine"]}
+        >>> draft = Draft(
+        ...     Dataset(name="two", **facts),
+        ...     classes=[ClassLine("rows", ("rows",)), ClassLine("grey", ("grey",))],
+        ...     views=default_views(16),
+        ...     images=ImageSet("png", images),
+        ... )
+        >>> name = write_archive("two.hello", draft)
+        >>> write_shards("two.hello", draft, 2)[:7]
+        'sha256:'
+        >>> with open_archive("two-*-of-00002.hello") as archive:
+        ...     type(archive).__name__, len(archive)
+        ('HelloSet', 2)
     """
 
     dataset: Dataset

@@ -49,7 +49,7 @@ def write_shards(
     say: Callable[[str], None] | None = None,
     spread: Spread = map,
 ) -> str:
-    """Write ``draft`` as ``count`` archives ``name-00000-of-00016.hello`` in one folder.
+    """Write a ``Draft`` as ``count`` archives ``name-00000-of-00016.hello`` in one folder.
 
     If one cannot be written, none appears. With ``force`` shards of the same name that were one of
     another number of files are removed once all new ones have their names.

@@ -46,7 +46,7 @@ def write_archive(
     limits: Limits = DEFAULT_LIMITS,
     progress: Callable[[int, int], None] | None = None,
 ) -> str:
-    """Write ``draft`` to ``target``; the same draft gives the same bytes.
+    """Write a ``Draft``; the same draft gives the same bytes.
 
     Args:
         target: path of the new file, in a directory that exists.

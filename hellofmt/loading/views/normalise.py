@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def normalise(batch: Tensor, views: Views) -> Tensor:
-    """Compute (batch - mean) / std of ``views``, per channel: what a student sees.
+    """Compute (batch - mean) / std of ``views``, per channel: what a student sees; see ``render``.
 
     Args:
         batch: (..., 3, S, S) floating point in [0, 1], any device.

@@ -50,6 +50,19 @@ def render(
 
     Returns:
         float32 (N, 3, S, S) in [0, 1], on the CPU. A view has the same bits in every batch.
+
+    Example:
+        >>> import numpy as np
+        >>> from hellofmt.loading import mixed_labels, normalise, view_recipe, view_table
+        >>> views, rows, sides = view_recipe("hello", 16), np.array([0, 1]), np.array([20, 24])
+        >>> images = {0: np.zeros((20, 20, 3), np.uint8), 1: np.ones((24, 24, 3), np.uint8)}
+        >>> table = view_table(
+        ...     views, seed=0, epochs=0, indices=rows, heights=sides, widths=sides, count=2
+        ... )
+        >>> normalise(render(images, table, views), views).shape
+        torch.Size([2, 3, 16, 16])
+        >>> mixed_labels(table, np.array([0, 1]), classes=2, size=16).sum(axis=1).tolist()
+        [1.0, 1.0]
     """
     out = new_batch((len(table), 3, views.size, views.size))
     whole = np.array([0, 0, views.size, views.size])

@@ -72,6 +72,10 @@ def view_recipe(
 
     Raises:
         UserInputError: E_OPTION, an unknown name, or a number out of range.
+
+    Example:
+        >>> view_recipe("rded", 224).shuffle, view_recipe("rded", 224, factor=2).shuffle
+        (1, 2)
     """
     chosen = VIEW_RECIPES.get(name)
     if chosen is None:

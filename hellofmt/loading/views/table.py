@@ -155,7 +155,7 @@ def view_table(
     widths: NDArray[np.integer],
     count: int,
 ) -> NDArray[np.int32]:
-    """Make the parameters of the views (seed, epoch, index): one row of 20 integers each.
+    """Make the parameters that ``render`` takes of views (seed, epoch, index): 20 integers each.
 
     They are bit-identical on every machine. The module's docstring lists the words behind each
     column, ``hellofmt_kernels.views.row.ViewColumn`` what the columns mean. Image and partner
@@ -253,7 +253,7 @@ def mixed_labels(
     *,
     size: int,
 ) -> Tensor:
-    """Compute the hard labels of mixed views: each class's share of the view.
+    """Compute the hard labels of mixed views: each class's share of the view; see ``render``.
 
     The partner's share is the area of its box, after the cut at the border, over S^2; outside the
     box it is 1 - weight / 65536.

@@ -132,7 +132,7 @@ def _check_views(views: Tensor) -> None:
 
 @dataclass(frozen=True)
 class LoadedBase:
-    """A base encoder in memory, with the facts that pin it.
+    """A base encoder in memory, with the facts that pin it; see ``load_base``.
 
     Attributes:
         spec: the manifest's entry; its digests are those of the tensors held here.

@@ -44,7 +44,7 @@ def read_peft(
     *,
     mha_fix: MhaFix = "auto",
 ) -> list[Delta]:
-    """Read the deltas of a PEFT adapter of an open_clip model or of its image tower.
+    """Read the deltas of a PEFT adapter of an open_clip model or its tower; see ``write_peft``.
 
     ``s = lora_alpha / r`` (``/ sqrt(r)`` with ``use_rslora``), with ``rank_pattern``,
     ``alpha_pattern`` and ``fan_in_fan_out``. Convolutions are flattened: PEFT's (r, I, k, k) and

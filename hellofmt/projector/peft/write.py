@@ -49,6 +49,18 @@ def write_peft(
             no delta; E_OPTION, an unknown ``mha_fix``.
         HelloIOError: E_TARGET, the directory exists.
         OSError: it cannot be written.
+
+    Example:
+        >>> import hellofmt
+        >>> from hellofmt.projector import read_peft
+        >>> with hellofmt.open("photos.hello") as archive:
+        ...     projector = hellofmt.Projector.from_file(archive)
+        >>> deltas = [delta for delta in projector.deltas if delta.param != "proj"]
+        >>> write_peft("adapter", projector.base, deltas)
+        >>> tower = projector.base.encoder.visual.state_dict()
+        >>> read = read_peft("adapter", {name: tuple(part.shape) for name, part in tower.items()})
+        >>> [delta.param for delta in read] == [delta.param for delta in deltas]
+        True
     """
     half = 0.5 if is_doubled({}, mha_fix) else 1.0
     by_module: dict[str, dict[str, Delta]] = {}
