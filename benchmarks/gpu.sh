@@ -77,7 +77,7 @@ if [ -n "$data" ]; then
   "$python" -c 'import sys; sys.path.insert(0, "benchmarks"); import making_runs; print(making_runs.TEACHER)' >"$out/nearest.py"
   part distill 60 "$python" -m hellofmt distill "$data" --device "$device" --ipc 1 --view-size "$size" \
     --teacher nearest:nearest --teacher-mean 0 0 0 --teacher-std 1 1 1 --base seeded --rank 4 --head-start stored \
-    --steps "$steps" --batch-size "$batch" --candidates 1 --crops 2 --workers "$workers" --no-precision-table \
+    --steps "$steps" --batch-size "$batch" --candidates 1 --select rded --workers "$workers" --no-precision-table \
     --json --force -o "$out/sample.hello"
   part train 20 "$python" -m hellofmt train "$out/sample.hello" --device "$device" --student resnet10w16 \
     --eval "$data" --steps "$steps" --batch-size "$batch" --json

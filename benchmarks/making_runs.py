@@ -266,7 +266,8 @@ def distillations(sample, scratch, sizes, workers):
             done = peak(
                 [
                     *("distill", str(folder), "--ipc", "1", "--view-size", "64"),
-                    *("--candidates", "2", "--crops", "1", "--workers", str(workers)),
+                    *("--candidates", "2", "--select", "rded", "--crop", "none"),
+                    *("--workers", str(workers)),
                     *("--teacher", "nearest:nearest", "--base", "seeded", "--rank", "1"),
                     *("--head-start", "stored", "--steps", "10", "--batch-size", str(BATCH)),
                     *("--teacher-mean", "0", "0", "0", "--teacher-std", "1", "1", "1"),
@@ -299,7 +300,7 @@ def whole_run(sample, scratch, workers, weights):
         [
             *("distill", str(sample), "--view-size", str(SIDE), "--ipc", "1", *teacher),
             *("--base", "seeded", "--head-start", "stored", "--workers", str(workers)),
-            *("--steps", "10", "--batch-size", "32", "--crops", "1"),
+            *("--steps", "10", "--batch-size", "32", "--select", "rded"),
             *("--no-precision-table", "--json"),
             *("--force", "-o", str(target)),
         ]

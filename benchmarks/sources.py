@@ -76,12 +76,8 @@ def select(setting, ipc, *, factor=1, random=False):
     most = max((10, *setting.profile.ipcs, *setting.profile.long_ipcs))
     if factor == 1 and not random and ipc < most:
         return first_of_each(select(setting, most), ipc)
-    settings = SelectSettings(ipc, factor, candidates=setting.profile.candidates)
-    if random:
-        # As many candidates as are needed: nothing is left to choose.
-        settings = SelectSettings(
-            ipc, factor, candidates=ipc * factor**2, crops=1, crop_scale=(1.0, 1.0)
-        )
+    method = "random" if random else "rded"
+    settings = SelectSettings(ipc, factor, method, candidates=setting.profile.candidates)
     inputs = {"data": setting.digest, "teacher": setting.teacher, "select": settings}
 
     def make(_path):

@@ -313,7 +313,8 @@ def rded_cell(setting, seed, _):
     """
     teacher = label_source(setting.work / "labels" / "rded-teacher")
     views = view_recipe("rded", setting.size, 1)
-    chosen = select_images(setting.train, teacher, views, SelectSettings(RDED_IPC, 1, seed=seed))
+    choice = SelectSettings(RDED_IPC, method="rded", seed=seed)
+    chosen = select_images(setting.train, teacher, views, choice)
     path = kept(
         setting.work / "archives" / f"rded-seed{seed}.hello",
         lambda to: write_images(to, chosen, setting.train, setting.train.classes, views),

@@ -87,7 +87,7 @@ class DemoSettings:
     def distillation(self, ipc: int) -> DistillSettings:
         """What ``distill`` makes of the digits: whole images, ``ipc`` of each class."""
         return DistillSettings(
-            SelectSettings(ipc, crops=1, crop_scale=(1.0, 1.0)),
+            SelectSettings(ipc, method="rded", crop="none"),
             ProjectorSettings(rank=self.rank, start="stored", temperature=self.temperature),
             self.fit,
             texts=Texts(license="CC-BY-4.0", card=_CARD.format(ipc=ipc)),

@@ -37,16 +37,25 @@ class ImageOptions:
     ipc: int = option(
         type=click.IntRange(1), required=True, help="Number of images to choose per class."
     )
+    select: Literal["random", "rded", "coverage", "balanced"] = option(
+        type=Choice(["random", "rded", "coverage", "balanced"]),
+        default="coverage",
+        help="Which images of a class. `coverage`: those that the others are nearest to, in the"
+        " label function's eyes; `balanced`: half of them such, half hard ones (needs"
+        " scikit-learn); `rded`: those that the teacher is surest of; `random`: the baseline.",
+    )
+    crop: Literal["none", "easiest"] | None = option(
+        type=Choice(["none", "easiest"]),
+        help="What is stored of an image: all of it, or the one of five random crops that the"
+        " teacher is surest of.  [default: easiest for `rded`, else none]",
+    )
     factor: int = option(
         type=click.IntRange(1, 8),
         default=1,
-        help="Number of cells per side of an image; 2 suits images from 128 pixels.",
+        help="Number of images or crops per side of a stored image; 2 may suit from 128 pixels.",
     )
     candidates: int = option(
         type=click.IntRange(1), default=300, help="Number of images per class to choose from."
-    )
-    crops: int = option(
-        type=click.IntRange(1), default=5, help="Number of crops to try of each candidate."
     )
     refine: bool = option(is_flag=True, help="Move pixels towards their crops; needs --factor 2.")
     refine_steps: int = option(
@@ -84,8 +93,8 @@ def distill(
 
     DATA is as for `hello teach`.
 
-    The teacher is measured, a label function is fitted to it, the images it is surest of are
-    chosen, and all of it is written and verified. Finished stages are kept beside the archive while
+    The teacher is measured, a label function is fitted to it, images are chosen, and all of it is
+    written and verified. Finished stages are kept beside the archive while
     it is made (--work keeps them for good, and several --ipc share them): killed anywhere, the same
     command ends in the same file. `torchrun -m hellofmt distill ...` divides fit, choice and
     refinement among processes, and the training of a teacher that has to be trained first.
@@ -110,7 +119,12 @@ def distill(
         as_json=as_json,
         chosen=DistillSettings(
             SelectSettings(
-                images.ipc, images.factor, images.candidates, images.crops, seed=data.seed
+                images.ipc,
+                images.factor,
+                images.select,
+                images.crop,
+                images.candidates,
+                seed=data.seed,
             ),
             refine=refine,
             codec=images.codec,

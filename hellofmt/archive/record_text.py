@@ -83,8 +83,9 @@ def _network(network: Mapping[str, Any]) -> str:
 
 def _images(images: Mapping[str, Any]) -> str:
     codec = images["codec"] + (f" at quality {images['quality']}" if "quality" in images else "")
-    crops = f"{images['chosen_by']} of {_count(images['crops'], 'crop')} each"
-    parts = [f"{images['ipc']:,} per class, {crops} of up to {images['candidates']:,} candidates"]
+    crops = f"the best of {images['crops']} crops" if images["crops"] > 1 else "whole"
+    among = f"of up to {images['candidates']:,} candidates by {images['chosen_by']}"
+    parts = [f"{images['ipc']:,} per class {among}", crops]
     if images["factor"] > 1:
         parts.append(f"{images['factor']} x {images['factor']} to an image")
     if "refined" in images:

@@ -8,7 +8,8 @@ from hellofmt.distillation.fidelity import Fidelity, Precision, fidelity, fideli
 from hellofmt.distillation.fit import FitSettings, default_steps, fit_projector
 from hellofmt.distillation.refine import Refinement, RefineSettings, refine_images
 from hellofmt.distillation.report import DistillReport
-from hellofmt.distillation.select import Selection, SelectSettings, select_images
+from hellofmt.distillation.select import select_images
+from hellofmt.distillation.selection import Selection, SelectSettings
 from hellofmt.distillation.settings import DistillSettings, FitHooks, ProjectorSettings
 from hellofmt.distillation.stage_calls import fitted_projector
 from hellofmt.distillation.stored_images import StoredImages, quality_of

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.manifest import Views
     from hellofmt.archive.format.record import Record
-    from hellofmt.distillation.select import Selection
+    from hellofmt.distillation.selection import Selection
     from hellofmt.distillation.settings import DistillSettings
     from hellofmt.projector import Projector
     from hellofmt.sources import Source

@@ -154,7 +154,7 @@ def distill(
     chosen, losses = None, None
     if settings.select is not None:
         chosen = selected_images(
-            source, views, teacher, settings.select, stages, workers, bfloat16=fit.bfloat16
+            source, views, teacher, fitted, settings.select, stages, workers, bfloat16=fit.bfloat16
         )
         if settings.refine is not None:
             chosen, losses = refined_images(

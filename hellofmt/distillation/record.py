@@ -17,6 +17,7 @@ from hellofmt.archive.format.record import (
     as_line,
     percent,
 )
+from hellofmt.distillation.selection import CROPS
 from hellofmt.distillation.stored_images import quality_of
 from hellofmt.runs.run_record import run_record
 from hellofmt.sources.record import source_record
@@ -32,7 +33,12 @@ if TYPE_CHECKING:
 
 __all__ = ["distillation_record"]
 
-_CHOSEN_BY: Final = "lowest loss of the teacher"
+_CHOSEN_BY: Final = {
+    "random": "chance",
+    "rded": "lowest loss of the teacher",
+    "coverage": "coverage of the class",
+    "balanced": "coverage of the class and of its hard images",
+}
 _LARGEST: Final = 1e9
 
 
@@ -102,9 +108,9 @@ def _images(settings: DistillSettings, report: DistillReport) -> ChosenImages | 
         return UNSET
     chosen = ChosenImages(
         candidates=select.candidates,
-        chosen_by=_CHOSEN_BY,
+        chosen_by=_CHOSEN_BY[select.method],
         codec=settings.codec,
-        crops=select.crops,
+        crops=CROPS if select.is_cropped else 1,
         factor=select.factor,
         ipc=select.ipc,
         quality=quality_of(settings.codec, settings.quality) or UNSET,

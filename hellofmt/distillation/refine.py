@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from hellofmt.distillation.select import mosaics
+from hellofmt.distillation.selection import mosaics
 from hellofmt.errors import UserInputError, printable
 from hellofmt.making import CropSquares, shown
 from hellofmt.projector.lowrank import Delta
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hellofmt.archive.format.manifest import Views
-    from hellofmt.distillation.select import Selection
+    from hellofmt.distillation.selection import Selection
     from hellofmt.projector import Projector
     from hellofmt.sources import Source
 

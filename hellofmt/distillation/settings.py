@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hellofmt.distillation.fidelity import Fidelity
     from hellofmt.distillation.fit import FitSettings
     from hellofmt.distillation.refine import RefineSettings
-    from hellofmt.distillation.select import SelectSettings
+    from hellofmt.distillation.selection import SelectSettings
     from hellofmt.projector import LoadedBase
     from hellofmt.sources import Source
 

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
+from hellofmt.distillation.candidates import drawn
 from hellofmt.distillation.fidelity import Fidelity
 from hellofmt.distillation.fit import FitSettings, fit_projector, lay_out
 from hellofmt.distillation.fit_cost import fit_gflop
 from hellofmt.distillation.refine import RefineSettings, refine_gflop, refine_images
-from hellofmt.distillation.select import Selection, SelectSettings, scored_crops, select_images
+from hellofmt.distillation.select import select_images
+from hellofmt.distillation.selection import Selection, SelectSettings
 from hellofmt.distillation.settings import FitHooks, ProjectorSettings
 from hellofmt.runs.cost import network_gflop
 from hellofmt.runs.results import Result
@@ -234,6 +236,7 @@ def selected_images(
     source: Source,
     views: Views,
     teacher: Callable[[Tensor], Tensor],
+    projector: Projector,
     settings: SelectSettings,
     stages: Stages,
     workers: int = 0,
@@ -241,21 +244,34 @@ def selected_images(
     bfloat16: bool = False,
 ) -> Selection:
     """Choose images as ``select_images`` does, or read an earlier choice."""
+    # What does not look at an image has no say in the choice.
     inputs = {
         "source": source,
         "views": views,
-        "teacher": teacher,
+        "teacher": (teacher, bfloat16) if settings.scored else None,
+        "label function": _function(projector) if settings.is_embedded else None,
         "select": settings,
-        "bfloat16": bfloat16,
     }
 
     def make(path: Path | None) -> Result:
+        labeler = projector.labeler(device_of(projector)) if settings.is_embedded else None
         with autocast(teacher, bfloat16):
-            chosen = select_images(source, teacher, views, settings, workers=workers, path=path)
-        count = scored_crops(source, settings)
-        return Result(_arrays(chosen), _work(teacher, views.size, count))
+            chosen = select_images(
+                source, teacher, views, settings, labeler=labeler, workers=workers, path=path
+            )
+        count = sum(map(len, drawn(source, settings)))
+        work = _work(teacher, views.size, count * settings.scored)
+        if settings.is_embedded and work:
+            work["gflop"] += network_gflop(projector, views.size, count)
+        return Result(_arrays(chosen), work)
 
     return Selection(**stages.run("select", inputs, make).tensors)
+
+
+def _function(projector: Projector) -> dict[str, Any]:
+    """What a label function is: its base, and what was trained."""
+    trained = {n: p for n, p in projector.named_parameters() if p.requires_grad}
+    return {"base": projector.base.spec, "trained": trained}
 
 
 def _arrays(selection: Selection) -> dict[str, NDArray[Any]]:
@@ -277,8 +293,7 @@ def refined_images(
         "selection": selection,
         "source": source,
         "views": views,
-        "base": projector.base.spec,
-        "trained": {n: p for n, p in projector.named_parameters() if p.requires_grad},
+        "label function": _function(projector),
         "refine": settings,
     }
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from hellofmt.archive import DEFAULT_LIMITS, decode_image, encode_image
 from hellofmt.archive.parallel import map_ordered
-from hellofmt.distillation.select import mosaics
+from hellofmt.distillation.selection import mosaics
 from hellofmt.errors import UserInputError
 from hellofmt.making import CropSquares
 from hellofmt.runs.workers import made
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.images import Codec
     from hellofmt.archive.format.manifest import Views
-    from hellofmt.distillation.select import Selection
+    from hellofmt.distillation.selection import Selection
     from hellofmt.sources import Source
 
 __all__ = ["StoredImages", "check_quality", "quality_of"]

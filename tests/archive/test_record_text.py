@@ -30,7 +30,7 @@ def test_every_fact_stands_in_a_line(record):
     )
     assert rows["fidelity"] == "agreement 93.75 %, KL 0.0125 on 1,024 new views"
     assert rows["images chosen"] == (
-        "1 per class, lowest loss of 5 crops each of up to 300 candidates, png"
+        "1 per class of up to 300 candidates by lowest loss, the best of 5 crops, png"
     )
     # statistics of 41.2, 39.5, 42.75 by hand: mean 41.15, standard deviation 1.6256.
     assert rows["student"] == (

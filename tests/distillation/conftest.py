@@ -73,7 +73,7 @@ def arguments(cache, stripes, views, tiny_base):
 SETTINGS = {
     "projector": ProjectorSettings(rank=2, start="stored"),
     "fit": FitSettings(steps=4, batch_size=8),
-    "select": SelectSettings(1, 2, crops=2),
+    "select": SelectSettings(1, 2, "rded"),
     "refine": RefineSettings(steps=2),
 }
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hellofmt.archive import open_archive, verify_archive
-from hellofmt.distillation.select import SelectSettings
+from hellofmt.distillation.selection import SelectSettings
 from hellofmt.distillation.settings import ProjectorSettings
 from hellofmt.errors import HelloIOError, UserInputError
 

@@ -8,10 +8,11 @@ import torch
 
 from hellofmt.distillation import select
 from hellofmt.distillation.refine import RefineSettings, refine_images
-from hellofmt.distillation.select import SelectSettings, select_images
+from hellofmt.distillation.select import select_images
+from hellofmt.distillation.selection import METHODS, SelectSettings
 from hellofmt.runs import ranks
 
-CHOICE = SelectSettings(ipc=2, factor=2, crops=2)
+CHOICES = [SelectSettings(2, 2, method, "easiest") for method in METHODS]
 REFINING = RefineSettings(steps=2, batch_size=5)
 
 
@@ -29,12 +30,12 @@ class Teacher:
 
 def made(source, projector, views):
     """Everything that is gathered, what a process did itself, and what it says."""
-    teacher, steps = Teacher(), []
-    chosen = select_images(source, teacher, views, CHOICE)
+    teacher, steps, labeler = Teacher(), [], projector.labeler()
+    chosen = [select_images(source, teacher, views, each, labeler=labeler) for each in CHOICES]
     done = refine_images(
-        chosen, source, projector, views, REFINING, on_step=lambda *k: steps.append(k)
+        chosen[0], source, projector, views, REFINING, on_step=lambda *k: steps.append(k)
     )
-    arrays = [vars(selection) for selection in (chosen, done.selection)]
+    arrays = [vars(selection) for selection in (*chosen, done.selection)]
     return arrays, (done.before, done.after), teacher.seen, steps
 
 
@@ -62,8 +63,8 @@ def test_two_processes_choose_and_refine_the_same_images_as_one(
             assert sorted(mine) == sorted(theirs)
             for name, array in mine.items():
                 assert np.array_equal(array, theirs[name]), name
-    # 30 images in batches of 7: five batches, two for the first. So are 24 cells in batches of 5.
-    assert [crops, two[0][2], two[1][2]] == [60, 28, 32]
+    # One class of three for the first. 24 cells in five batches: two for the first.
+    assert [crops, two[0][2], two[1][2]] == [600, 200, 400]
     assert [steps[-1], two[0][3][-1], two[1][3][-1]] == [(10, 10), (4, 4), (6, 6)]
     assert losses[1] < losses[0]
 

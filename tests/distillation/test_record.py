@@ -62,7 +62,7 @@ def test_every_fact_of_a_distillation(make, arguments, record_of, tmp_path):
     assert float(measured.accuracy) == pytest.approx(report.teacher_accuracy, abs=0.005)
     assert (measured.images, measured.of) == (3, "held-out images")
     images = record.images
-    assert (images.ipc, images.factor, images.crops, images.candidates) == (1, 2, 2, 300)
+    assert (images.ipc, images.factor, images.crops, images.candidates) == (1, 2, 5, 300)
     assert (images.codec, images.refined_by, images.refined_steps) == ("png", "features", 2)
     assert [float(x) for x in images.refined] == pytest.approx(report.refined, rel=1e-3)
     assert record.results is UNSET

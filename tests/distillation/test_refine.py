@@ -7,7 +7,8 @@ from PIL import Image
 from torch.nn import functional
 
 from hellofmt.distillation.refine import RefineSettings, refine_gflop, refine_images
-from hellofmt.distillation.select import SelectSettings, select_images
+from hellofmt.distillation.select import select_images
+from hellofmt.distillation.selection import SelectSettings
 from hellofmt.distillation.stored_images import StoredImages
 from hellofmt.errors import UserInputError
 
@@ -19,7 +20,7 @@ def constant(view):
 @pytest.fixture
 def chosen(stripes, views):
     source = stripes(per_class=8, size=16)
-    settings = SelectSettings(ipc=2, factor=2, crops=1, crop_scale=(1.0, 1.0))
+    settings = SelectSettings(2, 2, "random")
     return source, select_images(source, constant, views(), settings)
 
 
@@ -129,7 +130,7 @@ def test_cells_do_not_feel_each_other(chosen, fitted, views):
 
 def test_impossible_refinements(chosen, stripes, fitted, views):
     source, selection = chosen
-    whole = select_images(stripes(), constant, views(), SelectSettings(ipc=1, crops=1))
+    whole = select_images(stripes(), constant, views(), SelectSettings(1, method="random"))
     with pytest.raises(UserInputError, match=r"E_OPTION: .* expected factor 2 or more, got 1"):
         refine_images(whole, stripes(), fitted, views())
     with pytest.raises(UserInputError, match="E_OPTION: refining steps: expected at least 1, got"):

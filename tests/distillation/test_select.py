@@ -1,21 +1,18 @@
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 
 from hellofmt import rng
-from hellofmt.distillation.select import (
-    SelectSettings,
-    crop_boxes,
-    mosaics,
-    scored_crops,
-    select_images,
-)
+from hellofmt.distillation.candidates import crop_boxes, drawn
+from hellofmt.distillation.coverage import coverage_order
+from hellofmt.distillation.select import select_images
+from hellofmt.distillation.selection import METHODS, SelectSettings, mosaics
 from hellofmt.distillation.stored_images import StoredImages
 from hellofmt.errors import UserInputError
-
-WHOLE = (1.0, 1.0)
 
 
 class Brightness:
@@ -30,78 +27,157 @@ class Brightness:
         return torch.stack([8 * mean, 8 * (1 - mean), torch.zeros_like(mean)], dim=1)
 
 
-def settings(**changes):
-    return SelectSettings(**{"ipc": 2, "crops": 1, "crop_scale": WHOLE, **changes})
+@pytest.fixture
+def labeler(make_projector):
+    return make_projector().labeler()
+
+
+def settings(ipc=2, method="rded", crop="none", **changes):
+    return SelectSettings(ipc, method=method, crop=crop, **changes)
+
+
+def losses(images, labels):
+    """Cross-entropy of Brightness for whole images, in float64."""
+    logits = Brightness()(torch.from_numpy(images).permute(0, 3, 1, 2).double() / 255)
+    truth = torch.from_numpy(labels)
+    return torch.nn.functional.cross_entropy(logits, truth, reduction="none").numpy()
 
 
 def test_whole_images_of_lowest_loss_are_chosen_exactly(stripes, views):
     source = stripes(per_class=6)
-    teacher = Brightness()
-    chosen = select_images(source, teacher, views(), settings())
+    chosen = select_images(source, Brightness(), views(), settings())
     assert chosen.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    logits = Brightness()(torch.from_numpy(source.pixels).permute(0, 3, 1, 2).double() / 255)
-    loss = torch.nn.functional.cross_entropy(
-        logits, torch.from_numpy(source.labels), reduction="none"
-    ).numpy()
+    loss = losses(source.pixels, source.labels)
     for label in range(3):
         members = np.flatnonzero(source.labels == label)
         best = members[np.argsort(loss[members])][:2]
-        mine = chosen.labels == label
-        assert chosen.rows[mine, 0].tolist() == best.tolist()
-        np.testing.assert_allclose(chosen.losses[mine, 0], loss[best], rtol=1e-5)
+        assert chosen.rows[chosen.labels == label, 0].tolist() == best.tolist()
     stored = StoredImages(chosen, source, views())
     for number, row in enumerate(chosen.rows[:, 0]):
         assert np.array_equal(stored.pixels(number), source.pixels[row])
 
 
-def test_each_image_gives_its_best_crop(stripes, views):
+def test_the_middle_of_a_larger_image_is_chosen_whole(stripes, views):
+    source = stripes(per_class=2, size=8)
+    wide = np.concatenate([source.pixels] * 2, axis=2)
+    source = type(source)(wide, source.labels, source.classes, source.name)
+    chosen = select_images(source, Brightness(), views(), settings(1))
+    assert chosen.crops.reshape(-1, 4).tolist() == [[0, 4, 8, 8]] * 3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_image_gives_its_easiest_crop(stripes, views, labeler, method):
+    source, plan = stripes(per_class=4), settings(2, method, "easiest")
+    chosen = select_images(source, Brightness(), views(), plan, labeler=labeler)
+    whole = select_images(source, Brightness(), views(), settings(2, method), labeler=labeler)
+    if method != "rded":
+        # What of an image is stored does not change which.
+        assert np.array_equal(chosen.rows, whole.rows)
+    words = rng.words(0, 1, rng.Stream.SELECTION, chosen.rows[:, 0], 15)
+    stored = StoredImages(chosen, source, views())
+    for number, word in enumerate(words):
+        boxes = np.array(crop_boxes(word, 8, 8))
+        (box,) = chosen.crops[number]
+        assert (boxes == box).all(1).any()
+        tried = []
+        for top, left, height, width in boxes:
+            one = type(chosen)(
+                chosen.labels[:1],
+                chosen.rows[number : number + 1],
+                np.array([[[top, left, height, width]]], np.int32),
+            )
+            tried.append(StoredImages(one, source, views()).pixels(0))
+        labels = np.full(5, chosen.labels[number])
+        best = losses(np.stack(tried), labels).argmin()
+        assert np.array_equal(stored.pixels(number), tried[best])
+
+
+def test_the_seed_draws_crops_and_candidates(stripes, views):
     source = stripes(per_class=4)
-    plan = settings(ipc=4, crops=5, crop_scale=(0.2, 0.6))
-    chosen = select_images(source, Brightness(), views(), plan)
-    assert all(len(set(chosen.rows[chosen.labels == c, 0])) == 4 for c in range(3))
-    one = select_images(source, Brightness(), views(), settings(ipc=4, crop_scale=(0.2, 0.6)))
-    assert chosen.losses.sum() < one.losses.sum()
-    again = select_images(source, Brightness(), views(), plan)
-    assert np.array_equal(chosen.crops, again.crops)
-    other = select_images(
-        source, Brightness(), views(), settings(ipc=4, crops=5, crop_scale=(0.2, 0.6), seed=1)
+    one, again, other = (
+        select_images(source, Brightness(), views(), settings(4, crop=None, seed=seed))
+        for seed in (0, 0, 1)
     )
-    assert not np.array_equal(chosen.crops, other.crops)
+    assert all(len(set(one.rows[one.labels == c, 0])) == 4 for c in range(3))
+    assert np.array_equal(one.crops, again.crops)
+    assert not np.array_equal(one.crops, other.crops)
+    few = [drawn(source, settings(1, candidates=2, seed=seed)) for seed in (0, 1)]
+    assert [[len(rows) for rows in each] for each in few] == [[2] * 3] * 2
+    assert not np.array_equal(*few)
 
 
 def test_crops_are_square_inside_and_spread():
-    plan = SelectSettings(ipc=1, crop_scale=(0.25, 1.0), seed=3)
     words = rng.words(3, 1, rng.Stream.SELECTION, np.arange(400), 15)
-    table = np.array([crop_boxes(word, 12, 20, plan) for word in words]).reshape(-1, 4)
+    table = np.array([crop_boxes(word, 12, 20) for word in words]).reshape(-1, 4)
     assert len(table) == 2000
     top, left, height, width = table.T
     assert np.array_equal(height, width)
-    # sqrt(0.25 * 240) = 7.7, and no more than the shorter side.
-    assert (height.min(), height.max()) == (8, 12)
+    # sqrt(0.08 * 240) = 4.4, and no more than the shorter side.
+    assert (height.min(), height.max()) == (4, 12)
     assert top.min() == left.min() == 0
     assert (top + height).max() == 12
     assert (left + width).max() == 20
     # By the formulas, in NumPy's arithmetic.
-    area = (0.25 + 0.75 * rng.uniform(words[:, 0::3])) * 240
+    area = (0.08 + 0.92 * rng.uniform(words[:, 0::3])) * 240
     assert np.array_equal(height, np.clip(np.rint(np.sqrt(area)), 1, 12).ravel())
     assert np.array_equal(left, rng.below(words[:, 2::3].ravel(), 20 - width + 1))
 
 
-def test_the_first_images_of_each_class_are_the_choice_for_fewer(stripes, views):
-    source = stripes(per_class=9)
-    chosen = select_images(source, Brightness(), views(), settings(factor=2))
-    ranked = select_images(source, Brightness(), views(), settings(ipc=8))
+@pytest.mark.parametrize("crop", ["none", "easiest"])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_first_images_of_each_class_are_the_choice_for_fewer(
+    stripes, views, labeler, method, crop
+):
+    source = stripes(per_class=40)
+
+    def chosen(ipc, factor):
+        plan = settings(ipc, method, crop, factor=factor)
+        return select_images(source, Brightness(), views(), plan, labeler=labeler)
+
+    for factor in (1, 2):
+        ten = chosen(10, factor)
+        for ipc in (1, 5):
+            few, first = chosen(ipc, factor), np.arange(30) % 10 < ipc
+            for name in ("labels", "rows", "crops"):
+                assert np.array_equal(getattr(few, name), getattr(ten, name)[first]), name
+    # Cell k of image i is number 4 i + k.
+    if crop == "none" and method != "rded":
+        assert np.array_equal(chosen(8, 1).rows.ravel(), chosen(2, 2).rows.ravel())
+
+
+def test_coverage_sees_whole_images_through_the_label_function(stripes, views, labeler):
+    source = stripes(per_class=20)
+    chosen = select_images(
+        source, Brightness(), views(), settings(3, "coverage", factor=2), labeler=labeler
+    )
+    rows = np.concatenate(drawn(source, settings(3, "coverage", factor=2)))
+    seen = labeler.embeddings(torch.from_numpy(source.pixels[rows]).permute(0, 3, 1, 2) / 255)
     for label in range(3):
-        rows = ranked.rows[ranked.labels == label, 0]
-        mine = chosen.rows[chosen.labels == label]
-        assert mine.shape == (2, 4)
-        # Cell k of image i is crop 4 i + k; losses at 4 px rank like those at 8 px here.
-        assert sorted(mine.ravel().tolist()) == sorted(rows.tolist())
-        losses = chosen.losses[chosen.labels == label]
-        assert (np.diff(losses.ravel()) >= 0).all()
-    few = select_images(source, Brightness(), views(), settings(factor=2, ipc=1))
-    for name in ("labels", "rows", "losses", "crops"):
-        assert np.array_equal(getattr(few, name), getattr(chosen, name)[::2]), name
+        mine = source.labels[rows] == label
+        order = rows[mine][coverage_order(seen[mine].numpy(), 12)]
+        assert chosen.rows[chosen.labels == label].ravel().tolist() == order.tolist()
+
+
+def test_the_precision_of_a_teacher_is_not_that_of_embeddings(stripes, views, labeler):
+    source = stripes(per_class=20)
+
+    def chosen():
+        return select_images(
+            source, Brightness(), views(), settings(9, "coverage"), labeler=labeler
+        )
+
+    whole = chosen()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert np.array_equal(chosen().rows, whole.rows)
+
+
+def test_random_images_are_only_as_many_as_are_needed(stripes, views):
+    source, plan = stripes(per_class=9), settings(2, "random", factor=2)
+    chosen = select_images(source, None, views(), plan)
+    assert [len(rows) for rows in drawn(source, plan)] == [8] * 3
+    assert all(len(set(chosen.rows[chosen.labels == c].ravel())) == 8 for c in range(3))
+    other = select_images(source, None, views(), settings(2, "random", factor=2, seed=1))
+    assert not np.array_equal(chosen.rows, other.rows)
 
 
 def test_a_mosaic_has_each_crop_in_its_cell():
@@ -117,20 +193,22 @@ def test_a_mosaic_has_each_crop_in_its_cell():
         assert all(cell[..., 2].tolist() == [[0, 0], [255, 255]] for cell in shown)
 
 
-def test_images_that_cannot_be_read_are_not_chosen(stripes, views):
-    source = stripes(per_class=4)
-    lost = np.zeros(12, bool)
+@pytest.mark.parametrize("method", METHODS)
+def test_images_that_cannot_be_read_are_not_chosen(stripes, views, labeler, method):
+    source = stripes(per_class=14)
+    lost = np.zeros(42, bool)
     lost[[0, 5]] = True
     source.unreadable = lambda: lost
-    chosen = select_images(source, Brightness(), views(), settings(ipc=3))
+    source.skips_unreadable = True
+    chosen = select_images(source, Brightness(), views(), settings(12, method), labeler=labeler)
     assert not {0, 5} & set(chosen.rows.ravel().tolist())
-    with pytest.raises(UserInputError, match=r"E_DATA: class `.*` has too few candidates that can"):
-        select_images(source, Brightness(), views(), settings(ipc=4))
+    with pytest.raises(UserInputError, match=r"E_DATA: class `rows` has too few candidates that"):
+        select_images(source, Brightness(), views(), settings(13, method), labeler=labeler)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_killed_choice_goes_on_from_what_is_kept(stripes, views, tmp_path, monkeypatch, workers):
-    source, plan = stripes(per_class=10), settings(crops=2, crop_scale=(0.2, 0.6))
+    source, plan = stripes(per_class=10), settings(crop="easiest")
     monkeypatch.setattr("hellofmt.distillation.select._UNIT", 5)
     monkeypatch.setattr("hellofmt.runs.progress._SECONDS", 0.0)
     truth = select_images(source, Brightness(), views(), plan)
@@ -149,15 +227,15 @@ def test_a_killed_choice_goes_on_from_what_is_kept(stripes, views, tmp_path, mon
         select_images(source, Mortal(), views(), plan, workers=workers, path=path)
     rest = Brightness()
     again = select_images(source, rest, views(), plan, workers=workers, path=path)
-    # Three of six units were kept.
-    assert len(rest.seen) == 3
+    # One of three classes was kept, each of two batches.
+    assert len(rest.seen) == 4
     for name, array in vars(truth).items():
         assert np.array_equal(array, vars(again)[name]), name
 
 
 def test_small_crops_are_scored_on_the_mean_colour(stripes, views):
     teacher = Brightness()
-    select_images(stripes(), teacher, views(), settings(factor=2, ipc=1))
+    select_images(stripes(), teacher, views(), settings(1, factor=2))
     border = teacher.seen[0].clone()
     border[:, :, 2:6, 2:6] = torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)
     truth = torch.tensor([0.5, 0.4, 0.3]).view(1, 3, 1, 1).expand_as(border)
@@ -168,11 +246,16 @@ def test_small_crops_are_scored_on_the_mean_colour(stripes, views):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ipc": 0}, "E_OPTION: `ipc`, `factor` and `crops`: expected at least 1, got 0, 1, 1"),
-        ({"crop_scale": (0.0, 1.0)}, "E_OPTION: `crop_scale`: expected 0 < low <= high <= 1"),
+        ({"ipc": 0}, "E_OPTION: `ipc` and `factor`: expected at least 1, got 0, 1"),
         ({"factor": 3}, "E_OPTION: `factor`: expected a divisor of the view size 8, got 3"),
         ({"ipc": 9}, "E_DATA: class `rows` has 8 candidates; expected at least 9 for 9 images"),
         ({"ipc": 3, "candidates": 2}, "class `rows` has 2 candidates; expected at least 3"),
+        ({"method": "herding"}, "E_OPTION: `method` and `crop`: expected .*, got `herding` and"),
+        ({"crop": "hard"}, "E_OPTION: `method` and `crop`: expected one of random, .* and `hard`"),
+        (
+            {"method": "coverage"},
+            "E_OPTION: `coverage` needs `labeler`, .* got None",
+        ),
     ],
 )
 def test_impossible_choices(stripes, views, changes, message):
@@ -180,9 +263,18 @@ def test_impossible_choices(stripes, views, changes, message):
         select_images(stripes(), Brightness(), views(), settings(**changes))
 
 
-def test_the_teacher_scores_every_crop_of_every_candidate(stripes, views):
+def test_a_balanced_choice_says_what_it_needs(stripes, views, labeler, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(UserInputError, match=r"E_OPTION: .*hellofmt\[balanced\]"):
+        select_images(stripes(), None, views(), settings(method="balanced"), labeler=labeler)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("crop", ["none", "easiest"])
+def test_the_teacher_scores_what_the_settings_say(stripes, views, labeler, method, crop):
     for candidates in (5, 300):
-        plan = settings(ipc=1, candidates=candidates, crops=4)
+        plan = settings(1, method, crop, candidates=candidates)
         teacher = Brightness()
-        select_images(stripes(), teacher, views(), plan)
-        assert scored_crops(stripes(), plan) == sum(map(len, teacher.seen))
+        select_images(stripes(), teacher, views(), plan, labeler=labeler)
+        count = sum(map(len, drawn(stripes(), plan)))
+        assert count * plan.scored == sum(map(len, teacher.seen))

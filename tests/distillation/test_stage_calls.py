@@ -15,7 +15,7 @@ from msgspec.structs import replace as changed
 
 from hellofmt.distillation import archive_of, stage_calls
 from hellofmt.distillation.fit import FitSettings
-from hellofmt.distillation.select import SelectSettings
+from hellofmt.distillation.selection import SelectSettings
 from hellofmt.runs.results import read_result
 from hellofmt.runs.stages import Stages
 
@@ -84,7 +84,7 @@ def test_other_inputs_are_other_stages(make, arguments, tmp_path, stripes):
 
     assert steps("a") == 4
     # Neither images nor storage touch the fit.
-    assert steps("b", storage="int8", select=SelectSettings(2, 2, crops=2)) == 0
+    assert steps("b", storage="int8", select=SelectSettings(2, 2, "rded")) == 0
     assert steps("c", fit=FitSettings(steps=3, batch_size=8)) == 3
     assert steps("d", views=changed(arguments["views"], flip="0.5")) == 4
     assert steps("e", source=stripes(per_class=20, seed=9)) == 4
@@ -135,7 +135,7 @@ def test_a_long_check_is_read_and_judged_again(make, arguments, tmp_path, monkey
     # Of the source, for the order of the classes, and of the few that are held out.
     assert names(work) == ["check", "check-held-out", "fit", "refine", "select"]
     kill_at(monkeypatch, stage_calls, "predictions")
-    make("b", work=work, select=SelectSettings(2, 2, crops=2))
+    make("b", work=work, select=SelectSettings(2, 2, "rded"))
     # Another teacher is asked anew.
     other = arguments["teacher"].network
     with pytest.raises(Killed):

@@ -35,7 +35,7 @@ def stored(pixels, codec, quality, labels=None):
     rows, crops = np.zeros((count, 1), np.int64), np.zeros((count, 1, 4), np.int32)
     lines = tuple(ClassLine(key, (key,)) for key in ("a", "b"))
     source = ArrayImages(np.zeros((2, 1, 1, 3), np.uint8), np.arange(2), lines)
-    selection = Selection(labels, rows, rows.astype(float), crops, pixels)
+    selection = Selection(labels, rows, crops, pixels)
     return StoredImages(selection, source, default_views(16), codec, quality)
 
 

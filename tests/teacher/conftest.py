@@ -8,7 +8,7 @@ import pytest
 
 from hellofmt.archive import Texts
 from hellofmt.distillation import DistillSettings, write_distilled
-from hellofmt.distillation.select import Selection
+from hellofmt.distillation.selection import Selection
 from hellofmt.projector import Projector
 
 
@@ -31,9 +31,7 @@ def archive(tmp_path, stripes, views):
         base, source.classes, targets="all", rank=2, start="stored", temperature=3.0, seed=0
     )
     rows = np.arange(6).reshape(6, 1)
-    chosen = Selection(
-        source.labels, rows, rows.astype(float), np.zeros((6, 1, 4), np.int32), source.pixels
-    )
+    chosen = Selection(source.labels, rows, np.zeros((6, 1, 4), np.int32), source.pixels)
     path = tmp_path / "stripes.hello"
     settings = DistillSettings(None, texts=Texts(name="stripes"))
     write_distilled(path, chosen, projector, source, views(), settings)

@@ -153,9 +153,9 @@ class FittedFunction(Closed, frozen=True):
 class ChosenImages(Closed, frozen=True):
     """How the stored images came about.
 
-    The ``crops`` that the teacher was surest of, out of ``crops`` each of ``candidates`` images per
-    class, ``factor`` x ``factor`` of them to an image. ``refined`` is the loss before and after
-    pixels were moved by ``refined_steps`` steps.
+    ``chosen_by`` says by what, out of ``candidates`` images per class; each is whole or the best of
+    ``crops`` crops, and ``factor`` x ``factor`` of them make an image. ``refined`` is the loss
+    before and after pixels were moved by ``refined_steps`` steps.
     """
 
     candidates: Positive
