@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from hellofmt.archive import Archive
     from hellofmt.sources import Source
 
-__all__ = ["random_images"]
-
 
 def random_images(
     source: Source, archive: Archive, seed: int, ipc: int | None = None

@@ -16,8 +16,6 @@ from hellofmt_cli.output import opened
 if TYPE_CHECKING:
     from hellofmt.archive import Archive
 
-__all__ = ["cat"]
-
 _TEXTS: Final = frozenset({"card", "classes", "license", "record"})
 
 

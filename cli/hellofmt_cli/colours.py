@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["FULL", "HARD", "INK", "OTHER", "OURS", "TEACHER"]
-
 OURS: Final = "#D55E00"
 TEACHER: Final = "#0072B2"
 HARD: Final = "#999999"

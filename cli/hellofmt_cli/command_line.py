@@ -11,8 +11,6 @@ from click.core import ParameterSource
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["recorded_command"]
-
 _WITHOUT_EFFECT: Final = frozenset(
     {
         "as_json",
@@ -21,6 +19,7 @@ _WITHOUT_EFFECT: Final = frozenset(
         "curve",
         "expect",
         "force",
+        "limit",
         "output",
         "table",
         "work",

@@ -14,18 +14,27 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, nullcontext
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import click
 
+from hellofmt_cli.terminal import width_of, wrapped
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-
-__all__ = ["Console", "console"]
 
 _NAMED_SECONDS: Final = 1.0
 _FIRST_SECONDS: Final = 2.0
 _MOST_SECONDS: Final = 60.0
+
+
+class Level(IntEnum):
+    """How much is said."""
+
+    QUIET = 0
+    NORMAL = 1
+    VERBOSE = 2
 
 
 class _Stage(Protocol):
@@ -123,6 +132,7 @@ class Console:
     def __init__(self) -> None:
         """Begin with no stage."""
         self._stages: list[_Stage] = []
+        self.level = Level.NORMAL
 
     @property
     def is_speaking(self) -> bool:
@@ -130,8 +140,14 @@ class Console:
         return os.environ.get("RANK", "0") == "0"
 
     def say(self, text: str) -> None:
-        """Print one line to stderr, above a bar; nothing except on rank 0."""
-        self._print(text, is_result=False)
+        """Print one line to stderr, above a bar; nothing except on rank 0, and by ``--quiet``."""
+        if self.level > Level.QUIET:
+            self._print(wrapped(text, width_of(err=True)), is_result=False)
+
+    def detail(self, text: str) -> None:
+        """Say what only ``--verbose`` asks for."""
+        if self.level == Level.VERBOSE:
+            self.say(click.style(text, dim=True))
 
     def write(self, text: str) -> None:
         """Print one line of a result to stdout, as ``say`` prints to stderr."""
@@ -152,12 +168,12 @@ class Console:
 
     def warn(self, text: str) -> None:
         """Print ``Warning: text``, as ``say`` does."""
-        self.say(f"Warning: {text}")
+        self.say(f"{click.style('Warning:', fg='yellow', bold=True)} {text}")
 
     @contextmanager
     def stage(self, label: str, unit: str = "step") -> Generator[Callable[[int, int], None]]:
         """Show what is being done while the block runs; yields ``step(done, total)``."""
-        if not self.is_speaking:
+        if not self.is_speaking or self.level == Level.QUIET:
             yield _count_nothing
             return
         stage = _Bar(label, unit) if _can_draw() else _Log(label, unit, self.say)

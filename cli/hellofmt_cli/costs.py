@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from hellofmt.runs import StageCost
 
-__all__ = ["cost_documents", "cost_lines", "duration"]
-
 
 def duration(seconds: float) -> str:
     """``40 s``, ``12 min``, ``3.5 h``."""

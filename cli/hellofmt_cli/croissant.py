@@ -17,8 +17,6 @@ from hellofmt_cli.output import opened, write_text
 if TYPE_CHECKING:
     from hellofmt.archive import Archive
 
-__all__ = ["croissant"]
-
 # The context of Croissant 1.0, whole: readers warn of a shorter one.
 _TERMS: Final = (
     *("citeAs", "column", "equivalentProperty", "extract", "field", "fileObject", "fileProperty"),

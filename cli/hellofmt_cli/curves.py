@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from hellofmt.student import Curve, Point
 
-__all__ = ["Log", "draw_curve"]
-
 _EXTRA: Final = "pip install 'hellofmt[log]'"
 _LOSS, _ACCURACY, _INK = "#0072B2", "#D55E00", "#222222"
 

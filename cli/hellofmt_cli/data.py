@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from hellofmt.sources import Source
     from hellofmt_cli.options import DataOptions
 
-__all__ = ["Data", "read_data", "read_images", "share_findings", "steps_of"]
-
 _READ: Final = f"{__name__}.read"
 """Where a command keeps the sources that it has read."""
 _WORTH_WORKERS: Final = 256

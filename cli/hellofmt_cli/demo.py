@@ -10,8 +10,6 @@ from hellofmt.errors import UserInputError
 from hellofmt_cli.console import console
 from hellofmt_cli.options import command, output_option
 
-__all__ = ["demo"]
-
 
 @command("demo")
 @output_option("DIR", "Write the archives, report.png and result.json into this folder.")

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-__all__ = ["draw_report"]
-
 _COLOURS: Final = {"hard": HARD, "hello": OURS, "teacher": TEACHER, "full": FULL}
 
 

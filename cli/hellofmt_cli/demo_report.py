@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["bytes_sentence", "ipcs_of", "report_text", "result_document", "write_json"]
-
 
 def result_document(
     out: Path, settings: DemoSettings, scores: dict[tuple[Column, int], list[float]]

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
     from hellofmt.teacher import Teacher
 
-__all__ = ["run_demo"]
-
 
 def run_demo(
     out: Path, settings: DemoSettings | None = None, *, say: Callable[[str], None] = console.write

@@ -13,8 +13,6 @@ from hellofmt.student import Recipe
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["STUDENT", "TEACHER", "Data", "DemoSettings", "archive_path", "split_data"]
-
 TEACHER = "cnn"
 STUDENT = "cnn"
 

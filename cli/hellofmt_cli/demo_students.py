@@ -35,18 +35,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = [
-    "COLUMNS",
-    "Column",
-    "Job",
-    "executor",
-    "run_job",
-    "scores_of",
-    "step_bar",
-    "student_jobs",
-    "submit",
-]
-
 Column = Literal["hard", "hello", "teacher", "full"]
 
 COLUMNS: dict[Column, str] = {

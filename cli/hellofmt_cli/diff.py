@@ -15,12 +15,10 @@ import click
 import msgspec
 
 from hellofmt_cli.options import command, json_option, limit_option
-from hellofmt_cli.output import count, echo_json, echo_page, opened
+from hellofmt_cli.output import count, echo_json, echo_page, echo_text, opened
 
 if TYPE_CHECKING:
     from hellofmt.archive import Archive
-
-__all__ = ["diff"]
 
 _SHOWN = 20
 
@@ -144,7 +142,7 @@ def _echo(document: dict[str, Any]) -> None:
         click.echo(f"same: {document['id'][0]}")
         return
     if document["same_content"]:
-        click.echo(
+        echo_text(
             "same content under two ids: producer, record, texts, notes or compression differ"
         )
     rows: list[tuple[str, str] | None] = [

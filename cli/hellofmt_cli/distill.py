@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from hellofmt_cli.options import DataOptions
     from hellofmt_cli.text_options import TextOptions
 
-__all__ = ["distill"]
-
 
 @dataclass(frozen=True)
 class ImageOptions:
@@ -80,7 +78,7 @@ class ImageOptions:
     )
 
 
-@command("distill")
+@command("distill", has_config=True)
 @data_options
 @fit_options
 @grouped("images", ImageOptions)

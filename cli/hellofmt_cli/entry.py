@@ -3,8 +3,6 @@
 import signal
 import sys
 
-__all__ = ["run"]
-
 
 def run() -> None:
     """Run ``hello`` with the arguments of the process and exit."""

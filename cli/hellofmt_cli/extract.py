@@ -20,13 +20,11 @@ from hellofmt_cli.options import (
     limit_option,
     limits,
 )
-from hellofmt_cli.output import count, echo_json, reading, size
+from hellofmt_cli.output import count, echo_json, echo_text, reading, size
 
 if TYPE_CHECKING:
     from hellofmt.archive import PlainForm
     from hellofmt.projector import MhaFix
-
-__all__ = ["extract"]
 
 
 @command("extract")
@@ -117,4 +115,4 @@ def _report(archive_id: str, directory: str, *, as_json: bool) -> None:
         document = {"schema": "hello.extract/1", "id": archive_id, "directory": directory}
         echo_json({**document, "files": len(sizes), "bytes": sum(sizes)})
     else:
-        click.echo(f"{count(len(sizes), 'file')}, {size(sum(sizes))}, in {shown_path(directory)}")
+        echo_text(f"{count(len(sizes), 'file')}, {size(sum(sizes))}, in {shown_path(directory)}")

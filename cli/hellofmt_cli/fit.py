@@ -14,10 +14,8 @@ if TYPE_CHECKING:
     from hellofmt_cli.options import DataOptions
     from hellofmt_cli.text_options import TextOptions
 
-__all__ = ["fit"]
 
-
-@command("fit")
+@command("fit", has_config=True)
 @data_options
 @fit_options
 @text_options

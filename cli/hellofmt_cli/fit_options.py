@@ -21,8 +21,6 @@ from hellofmt_cli.options import (
 if TYPE_CHECKING:
     from hellofmt.archive import Storage
 
-__all__ = ["FitOptions", "TeacherOptions", "fit_options", "teacher_options"]
-
 
 @dataclass(frozen=True)
 class TeacherOptions:

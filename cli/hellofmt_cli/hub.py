@@ -26,8 +26,6 @@ from hellofmt_cli.output import opened
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["pull", "push"]
-
 _PLACE = re.compile(r"hf://(?:datasets/)?([\w.-]+/[\w.-]+)(?:/(.+\.hello))?")
 
 

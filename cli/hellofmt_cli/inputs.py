@@ -39,17 +39,6 @@ if TYPE_CHECKING:
     from hellofmt_cli.fit_options import FitOptions, TeacherOptions
     from hellofmt_cli.options import DataOptions
 
-__all__ = [
-    "HELD_OUT",
-    "advise",
-    "fit_settings",
-    "load_teacher",
-    "measured_kind",
-    "projector_settings",
-    "read_base",
-    "read_teachers",
-]
-
 HELD_OUT: Final = "held-out images"
 _SEEDED: Final = "seeded"
 

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from hellofmt.archive import Archive
     from hellofmt_cli.labelled import Labelled
 
-__all__ = ["inspect"]
-
 _LABELLED: Final = 4
 """Images on the page whose labels are shown."""
 
@@ -153,20 +151,18 @@ def _echo_record(document: dict[str, Any]) -> None:
     rows = [] if document["record"] is None else record_rows(document["record"])
     if rows:
         click.echo()
-        click.echo("how it was made (in its maker's words)")
-        echo_page(rows, indent=2)
+        echo_page(rows, "how it was made (in its maker's words)")
 
 
 def _echo_bytes(document: dict[str, Any]) -> None:
     total = document["bytes"]["total"]
     rows = byte_rows(document)
-    click.echo("bytes")
     echo_page(
         [
             *((name, f"{100 * number / total:5.1f} %  {size(number)}") for name, number in rows),
-            ("total", f"        {size(total)}"),
+            ("total", f"100.0 %  {size(total)}"),
         ],
-        indent=2,
+        "bytes",
     )
 
 
@@ -174,24 +170,20 @@ def _echo_avoided(document: dict[str, Any]) -> None:
     rows = avoided_rows(document)
     if rows:
         click.echo()
-        click.echo("labels avoided")
-        echo_page(rows, indent=2)
+        echo_page(rows, "labels avoided")
 
 
 def _echo_lists(document: dict[str, Any]) -> None:
     if document["extras"]:
         click.echo()
-        click.echo("notes of the author (not interpreted)")
-        echo_page(sorted(document["extras"].items()), indent=2)
+        echo_page(sorted(document["extras"].items()), "notes of the author (not interpreted)")
     if "class_list" in document:
         click.echo()
-        click.echo("classes")
         rows = [
             (str(row), f"{entry['key']}: {', '.join(entry['names'])}")
             for row, entry in enumerate(document["class_list"])
         ]
-        echo_page(rows, indent=2)
+        echo_page(rows, "classes")
     if "tensors" in document:
         click.echo()
-        click.echo("adapted weights")
-        echo_page([tensor_row(tensor) for tensor in document["tensors"]], indent=2)
+        echo_page([tensor_row(tensor) for tensor in document["tensors"]], "adapted weights")

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from hellofmt.archive import Archive, Index, Manifest
     from hellofmt.ledger import Ledger, Tower
 
-__all__ = ["describe"]
 _IPC: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 DEFAULT_EPOCHS: Final = 300
 """Epochs of the students in the literature (SRe2L, RDED, HeLlO)."""

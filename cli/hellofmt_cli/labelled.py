@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from hellofmt.archive import Archive
 
-__all__ = ["Labelled", "LabelledImages", "View"]
-
 LOOKED_AT: Final = 512
 """Images that the largest errors are looked for among, evenly spread."""
 

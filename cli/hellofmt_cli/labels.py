@@ -37,8 +37,6 @@ from hellofmt_cli.workers import worker_ends_in_one_line, workers_for
 if TYPE_CHECKING:
     from hellofmt_cli.fit_options import TeacherOptions
 
-__all__ = ["FORM_NAMES", "labels"]
-
 FORM_NAMES: Final = ("safetensors", "topk", "fkd", "embeddings", "pruned")
 """``FORMS`` of stored labels, without their torch."""
 
@@ -84,7 +82,7 @@ class LabelOptions:
     device: str = shared(device_option("Device that labels are made on."), "Run")
 
 
-@command("labels")
+@command("labels", has_config=True)
 @click.argument("file")
 @grouped("options", LabelOptions)
 @teacher_options

@@ -8,8 +8,6 @@ from hellofmt.errors import printable
 from hellofmt_cli.options import command, expect_option, json_option, limit_option
 from hellofmt_cli.output import echo_json, opened
 
-__all__ = ["ls"]
-
 
 @command("ls")
 @click.argument("file")

@@ -16,27 +16,25 @@ import codecs
 import contextlib
 import importlib
 import io
-import math
 import os
 import signal
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import click
 
 import hellofmt
 from hellofmt.errors import HelloError, did_you_mean, shown_path
-from hellofmt_cli.console import console
-from hellofmt_cli.options import JSON_KEY
+from hellofmt_cli.console import Level, console
+from hellofmt_cli.options import JSON_KEY, Context, global_options
 from hellofmt_cli.output import FILE_KEY, echo_json, option_of
+from hellofmt_cli.terminal import has_colour, width_of, wrapped
 from hellofmt_cli.workers import worker_error
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Generator
     from types import FrameType
-
-__all__ = ["COMMANDS", "hello", "main"]
 
 EXIT_IO: Final = 9
 EXIT_SIGINT: Final = 130
@@ -97,6 +95,8 @@ class Terminated(BaseException):
 class _Hello(click.Group):
     """Loads a command's module on use and turns what it raises into an exit code."""
 
+    context_class = Context
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Every name of ``COMMANDS``, in its order."""
         return list(COMMANDS)
@@ -123,15 +123,14 @@ class _Hello(click.Group):
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             advice = did_you_mean(args[0], COMMANDS) or "see `hello --help`"
             ctx.fail(f"no such command `{shown_path(args[0])}`; {advice}")
-        name, command, rest = super().resolve_command(ctx, args)
-        if command is not None:
-            _check_words(click.Context(command, ctx, name, resilient_parsing=True), rest)
-        return name, command, rest
+        return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click does; ``hello help X`` is ``hello X --help``."""
         if args[:1] == ["help"]:
             args = [*(word for word in args[1:] if word != "help"), "--help"]
+        console.level = Level.NORMAL
+        ctx.color = has_colour()
         # What --help and --version print may fail.
         with _exit_codes(ctx):
             return super().parse_args(ctx, args)
@@ -147,6 +146,13 @@ def _exit_codes(ctx: click.Context) -> Generator[None]:
     """Report what is raised inside and exit with its code."""
     try:
         yield
+    except click.UsageError as error:
+        if type(error).show is not click.UsageError.show:
+            # Not wrong, but to be shown the help.
+            raise
+        used = error.ctx or ctx
+        click.echo(f"{used.get_usage()}\n\nTry `{used.command_path} --help` for help.\n", err=True)
+        _fail(ctx, error.format_message(), error.exit_code)
     except BrokenPipeError:
         _silence_stdout()
         ctx.exit(EXIT_SIGPIPE)
@@ -171,48 +177,6 @@ def _exit_codes(ctx: click.Context) -> Generator[None]:
         ctx.exit(EXIT_SIGTERM)
 
 
-def _check_words(ctx: click.Context, args: list[str]) -> None:
-    """Refuse or name what click takes without a word, whatever the command.
-
-    An empty word is a shell's variable that was not set; as a path it would mean the current
-    folder. Ranges let NaN pass. Of an option that is typed twice the first value is dropped.
-    """
-    values, _, order = ctx.command.make_parser(ctx).parse_args(list(args))
-    for parameter in set(order):
-        value = values.get(parameter.name or "")
-        for word in _words(value):
-            if not word:
-                text = "expected a value, got an empty word (a variable of the shell that is not"
-                raise click.BadParameter(f"{text} set?)", ctx, parameter)
-            if isinstance(parameter.type, click.types.FloatParamType) and _is_not_finite(word):
-                text = f"expected a finite number, got {word}"
-                raise click.BadParameter(text, ctx, parameter)
-        is_one = isinstance(parameter, click.Option) and not (
-            parameter.is_flag or parameter.multiple or parameter.count
-        )
-        if is_one and order.count(parameter) > 1:
-            console.warn(
-                f"`{parameter.opts[-1]}` is given {order.count(parameter)} times; the last counts"
-            )
-
-
-def _words(value: object) -> Iterator[str]:
-    """The words of a parameter's value, which may have several."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for part in cast("Sequence[object]", value):
-            yield from _words(part)
-
-
-def _is_not_finite(word: str) -> bool:
-    try:
-        return not math.isfinite(float(word))
-    except ValueError:
-        # Click says what is wrong with it.
-        return False
-
-
 def _os_error_text(error: OSError) -> str:
     """``path: No such file or directory``, as every other tool prints it."""
     reason = error.strerror or str(error) or type(error).__name__
@@ -230,7 +194,8 @@ def _fail(
     """Exit, after one line on stderr and, with ``--json``, one document on stdout."""
     path = ctx.meta.get(FILE_KEY)
     line = " ".join((f"{shown_path(path)}: {text}" if path else text).splitlines())
-    click.echo(f"Error: {line}", err=True)
+    red = click.style("Error:", fg="red", bold=True)
+    click.echo(wrapped(f"{red} {line}", width_of(err=True)), err=True)
     if ctx.meta.get(JSON_KEY):
         with contextlib.suppress(OSError):
             echo_json(
@@ -271,6 +236,9 @@ def hello() -> None:
     quoted pattern of a sharded set ("x-*-of-00016.hello"). HELLOFMT_CACHE names a folder that keeps
     what came from URLs.
     """  # noqa: D301
+
+
+hello.params += global_options()
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:

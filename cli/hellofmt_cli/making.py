@@ -44,7 +44,7 @@ from hellofmt_cli.inputs import (
 )
 from hellofmt_cli.inspect_document import DEFAULT_EPOCHS
 from hellofmt_cli.options import chosen_device
-from hellofmt_cli.output import echo_json, echo_page, size
+from hellofmt_cli.output import echo_json, echo_page, echo_table, echo_text, size
 from hellofmt_cli.workers import worker_ends_in_one_line
 
 if TYPE_CHECKING:
@@ -62,8 +62,6 @@ if TYPE_CHECKING:
     from hellofmt.sources import Source
     from hellofmt_cli.fit_options import FitOptions
     from hellofmt_cli.options import DataOptions
-
-__all__ = ["make_archive"]
 
 _DOING: Final = {
     "teacher": "training the teacher",
@@ -238,7 +236,7 @@ def _make_archive(
     if ipc is not None:
         smaller = _smaller_labels(options.output)
         if smaller:
-            click.echo(f"\nNote: {smaller}")
+            echo_text(f"\nNote: {smaller}")
         click.echo(_next(options, base))
 
 
@@ -349,11 +347,16 @@ def _next(options: FitOptions, base: LoadedBase) -> str:
 
 def _print_precisions(rows: Sequence[Precision], written: Storage) -> None:
     """Bytes against fidelity, one precision a line, after an empty line."""
-    views = rows[0].fidelity.views
-    click.echo(f"\nprecision       bytes  agreement      KL  on {views:,} new views")
-    for row in rows:
-        line = (
-            f"{row.storage:<9}  {row.size_bytes:>10,}  {row.fidelity.agreement:>7.2f} %"
-            f"  {row.fidelity.kl:.4f}  {'written' if row.storage == written else ''}"
+    table = [("", "bytes", "agreement", "KL", "")]
+    table += [
+        (
+            row.storage,
+            f"{row.size_bytes:,}",
+            f"{row.fidelity.agreement:.2f} %",
+            f"{row.fidelity.kl:.4f}",
+            "written" if row.storage == written else "",
         )
-        click.echo(line.rstrip())
+        for row in rows
+    ]
+    click.echo()
+    echo_table(table, f"precisions, on {rows[0].fidelity.views:,} new views")

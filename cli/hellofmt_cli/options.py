@@ -6,6 +6,7 @@ A group is a dataclass whose fields declare one option each; ``grouped`` hands i
 from __future__ import annotations
 
 import functools
+import shutil
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, get_args
 
@@ -13,44 +14,16 @@ import click
 
 from hellofmt.archive import Storage, decimal_string
 from hellofmt.errors import UserInputError, did_you_mean, foreign_text, printable
-from hellofmt_cli.console import console
+from hellofmt_cli.console import Level, console
+from hellofmt_cli.terminal import heading as bold
+from hellofmt_cli.words import checked_words, config_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from hellofmt.archive import Limits
+    from click.shell_completion import CompletionItem
 
-__all__ = [
-    "PRECISIONS",
-    "Choice",
-    "DataOptions",
-    "ViewOptions",
-    "argument",
-    "base_option",
-    "batch_size_option",
-    "check_steps",
-    "chosen_device",
-    "classes_option",
-    "command",
-    "data_options",
-    "device_option",
-    "expect_option",
-    "force_option",
-    "grouped",
-    "ipc_option",
-    "json_option",
-    "label_dtype_option",
-    "label_function_option",
-    "limit_option",
-    "limits",
-    "option",
-    "output_option",
-    "precision_option",
-    "seed_option",
-    "shared",
-    "view_mix_option",
-    "view_size_option",
-]
+    from hellofmt.archive import Limits
 
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
 
@@ -62,6 +35,9 @@ LIMITS_KEY: Final = "hellofmt.limits"
 
 PRECISIONS: Final[tuple[Storage, ...]] = get_args(Storage)
 """How numbers can be stored, in torch's words."""
+
+_PRINT_KEY: Final = "hellofmt.print"
+"""Key of ``ctx.meta``: the options are printed, and nothing runs."""
 
 _OPTION: Final = "option"
 _HEADING: Final = "heading"
@@ -80,8 +56,58 @@ class Option(click.Option):
 _shared: Final = functools.partial(click.option, cls=Option)
 
 
+class _Formatter(click.HelpFormatter):
+    """Help with headings that stand out on a terminal."""
+
+    def write_heading(self, heading: str) -> None:
+        """Write one."""
+        self.write(f"{'':{self.current_indent}}{bold(f'{heading}:')}\n")
+
+    def write_dl(
+        self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2
+    ) -> None:
+        """Write names and what they mean, which get half of a narrow terminal at least."""
+        super().write_dl(list(rows), min(col_max, self.width // 2), col_spacing)
+
+
+class Context(click.Context):
+    """Of every command and of the group."""
+
+    def make_formatter(self) -> click.HelpFormatter:
+        """Help is as wide as the terminal, up to 80 columns; click's own needs 50 at least."""
+        return _Formatter(width=min(shutil.get_terminal_size().columns, 80) - 2)
+
+
+class _Word(click.types.StringParamType):
+    """Any word; a shell completes it as the name of a file, which most are."""
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The one item by which shells are asked for files."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="file")]
+
+
+_WORD: Final = _Word()
+
+
 class Command(click.Command):
     """A command whose ``--help`` lists options under the headings of their groups."""
+
+    context_class = Context
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does, with the words of ``--config`` and without those that are a mistake."""
+        return super().parse_args(ctx, args if ctx.resilient_parsing else checked_words(ctx, args))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run, or print what would run."""
+        if ctx.meta.get(_PRINT_KEY):
+            return click.echo(config_text(ctx))
+        ctx.params.pop("limit", None)
+        return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write a section for each heading; what is written comes late, what has none last."""
@@ -93,15 +119,85 @@ class Command(click.Command):
                 sections.setdefault(heading, []).append(record)
         names = [name for rows in sections.values() for name, _ in rows]
         # One column for all sections, as wide as click makes it at most.
-        width = min(30, max(map(len, names)))
+        width = min(30, formatter.width // 2, max(map(len, names)))
         for heading in sorted(sections, key=lambda heading: {"Output": 1, "": 2}.get(heading, 0)):
             with formatter.section(f"{heading} options".strip().capitalize()):
                 formatter.write_dl([(f"{name:{width}}", text) for name, text in sections[heading]])
 
 
-def command(name: str) -> Callable[[Callable[..., Any]], Command]:
-    """Make a function the command ``name``."""
-    return click.command(name, cls=Command)
+def command(name: str, *, has_config: bool = False) -> Callable[[Callable[..., Any]], Command]:
+    """Make a function the command ``name``; with ``has_config`` a file can give its options."""
+
+    def decorate(function: Callable[..., Any]) -> Command:
+        made = click.command(name, cls=Command)(function)
+        made.params += [*(_CONFIG_OPTIONS if has_config else ()), *global_options()]
+        for parameter in made.params:
+            if type(parameter.type) is click.types.StringParamType:
+                parameter.type = _WORD
+        return made
+
+    return decorate
+
+
+def global_options() -> list[click.Parameter]:
+    """The options of every command, and of ``hello`` before the command."""
+    return [
+        Option(
+            ["-q", "--quiet"],
+            is_flag=True,
+            expose_value=False,
+            callback=_set_level,
+            help="Say nothing but errors and results.",
+        ),
+        Option(
+            ["-v", "--verbose"],
+            is_flag=True,
+            expose_value=False,
+            callback=_set_level,
+            help="Say more: what is read, kept and chosen.",
+        ),
+        Option(
+            ["--color/--no-color"],
+            default=None,
+            expose_value=False,
+            is_eager=True,
+            callback=_set_color,
+            help="Print colour, or none.  [default: on a terminal, unless NO_COLOR is set]",
+        ),
+    ]
+
+
+def _set_level(_ctx: click.Context, option: click.Parameter, is_set: bool) -> None:
+    if is_set:
+        console.level = Level[(option.name or "").upper()]
+
+
+def _set_color(ctx: click.Context, _: click.Parameter, color: bool | None) -> None:
+    if color is not None:
+        # The error that ends the command is printed by the group.
+        ctx.color = ctx.find_root().color = color
+
+
+def _remember_print(ctx: click.Context, _: click.Parameter, is_set: bool) -> None:
+    ctx.meta[_PRINT_KEY] = is_set
+
+
+_CONFIG_OPTIONS: Final = (
+    Option(
+        ["--config"],
+        metavar="FILE",
+        expose_value=False,
+        help="Read options from this TOML file: `view-size = 64`. Typed ones win; paths are"
+        " relative to the current folder.",
+    ),
+    Option(
+        ["--print-config"],
+        is_flag=True,
+        expose_value=False,
+        callback=_remember_print,
+        help="Print every option as a file for --config, and run nothing.",
+    ),
+)
 
 
 def option(*names: str, heading: str = "", **attributes: Any) -> Any:
@@ -207,7 +303,9 @@ json_option = _shared(
 """``--json``, passed to the command as ``as_json``."""
 
 
-def _parse_limits(ctx: click.Context, _: click.Parameter, values: tuple[str, ...]) -> None:
+def _parse_limits(
+    ctx: click.Context, _: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
     """Keep the limits that ``--limit`` raises or lowers."""
     from hellofmt.archive import DEFAULT_LIMITS
 
@@ -222,6 +320,7 @@ def _parse_limits(ctx: click.Context, _: click.Parameter, values: tuple[str, ...
             )
         changed[name] = int(number)
     ctx.meta[LIMITS_KEY] = replace(DEFAULT_LIMITS, **changed)
+    return values
 
 
 limit_option = _shared(
@@ -229,7 +328,6 @@ limit_option = _shared(
     multiple=True,
     metavar="NAME=NUMBER",
     callback=_parse_limits,
-    expose_value=False,
     help="Move a limit of the reader; the error of a limit names it.",
 )
 """``--limit``, which ``limits()`` returns to the command."""

@@ -2,14 +2,13 @@
 
 Results go to stdout; what is said on the way is ``console``'s. Content of a file never reaches a
 terminal unescaped: every value from an archive passes through ``errors.printable`` here, so that no
-command can forget it. There is no colour, so ``NO_COLOR`` has nothing to switch off.
+command can forget it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import unicodedata
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,26 +16,18 @@ import click
 
 from hellofmt.errors import HelloIOError, printable, shown_path
 from hellofmt_cli.options import limits
+from hellofmt_cli.terminal import columns, heading, width_of, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
     from hellofmt.archive import Archive
 
-__all__ = [
-    "columns",
-    "count",
-    "echo_json",
-    "echo_page",
-    "opened",
-    "option_of",
-    "reading",
-    "size",
-    "write_text",
-]
-
 FILE_KEY = "hellofmt.file"
 """Key of ``ctx.meta``: the archive a command is reading, named in front of its errors."""
+
+_LEAST_COLUMN: Final = 24
+"""Columns of a terminal that labels must leave to the values beside them."""
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
 
@@ -72,23 +63,50 @@ def option_of(argument: str, value: str = "") -> str:
     return f"`{option} {value}`" if value else f"`{option}`"
 
 
-def columns(text: str) -> int:
-    """Columns that a terminal gives to a text: two for a wide character, none for a mark on one."""
-    wide = sum(unicodedata.east_asian_width(c) in ("W", "F") for c in text)
-    marks = sum(unicodedata.category(c) in ("Mn", "Me") for c in text)
-    return len(text) + wide - marks
-
-
-def echo_page(rows: Sequence[tuple[str, str] | None], indent: int = 0) -> None:
+def echo_page(rows: Sequence[tuple[str, str] | None], title: str = "") -> None:
     """Print ``label  value`` lines with the values in one column; None is an empty line.
 
-    Both are escaped, so a caller may pass text from a file as it is.
+    Below a ``title`` they are indented. Both are escaped, so a caller may pass text from a file as
+    it is. Where a terminal is too narrow for a column of values, each stands below its label.
     """
+    whole = width_of()
+    if title:
+        click.echo(heading(wrapped(title, whole)))
+    indent = "  " if title else ""
     escaped = [row and (printable(row[0], 120), printable(row[1], 400)) for row in rows]
     width = max((columns(row[0]) for row in escaped if row), default=0)
+    is_narrow = whole is not None and whole - width < _LEAST_COLUMN
     for row in escaped:
-        line = f"{row[0]}{' ' * (width - columns(row[0]))}  {row[1]}" if row else ""
-        click.echo(f"{' ' * indent}{line}".rstrip())
+        if row is None:
+            click.echo()
+        elif is_narrow:
+            click.echo(f"{indent}{row[0]}")
+            click.echo(wrapped(row[1], whole, f"{indent}  "))
+        else:
+            label = f"{indent}{row[0]}{' ' * (width - columns(row[0]))}  "
+            click.echo(wrapped(row[1], whole, label).rstrip())
+
+
+def echo_table(rows: Sequence[Sequence[str]], title: str) -> None:
+    """Print rows as columns below a title, the first to the left, the others to the right.
+
+    The first row names the columns. Where a terminal is too narrow, each other row is a page.
+    """
+    widths = [max(map(columns, column)) for column in zip(*rows, strict=True)]
+    whole = width_of()
+    click.echo(heading(wrapped(title, whole)))
+    if whole is not None and sum(widths) + 2 * len(widths) > whole:
+        for first, *rest in rows[1:]:
+            echo_page(list(zip(rows[0][1:], rest, strict=True)), first)
+        return
+    for first, *rest in rows:
+        cells = [f"{cell:>{width}}" for cell, width in zip(rest, widths[1:], strict=True)]
+        click.echo("  ".join([f"  {first:<{widths[0]}}", *cells]).rstrip())
+
+
+def echo_text(text: str) -> None:
+    """Print sentences as wide as the terminal."""
+    click.echo(wrapped(text, width_of()))
 
 
 def echo_json(document: dict[str, Any]) -> None:

@@ -20,10 +20,8 @@ if TYPE_CHECKING:
     from hellofmt_cli.pack_options import AdapterOptions, FileOptions
     from hellofmt_cli.text_options import TextOptions
 
-__all__ = ["pack"]
 
-
-@command("pack")
+@command("pack", has_config=True)
 @click.argument("source", nargs=-1)
 @file_options
 @text_options

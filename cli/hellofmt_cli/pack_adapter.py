@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from hellofmt.archive import ClassLine, Texts
     from hellofmt_cli.pack_options import AdapterOptions
 
-__all__ = ["pack_adapter"]
-
 
 def pack_adapter(
     options: AdapterOptions,

@@ -27,13 +27,6 @@ if TYPE_CHECKING:
     from hellofmt.archive import Storage
     from hellofmt.projector import MhaFix
 
-__all__ = [
-    "AdapterOptions",
-    "FileOptions",
-    "adapter_options",
-    "file_options",
-]
-
 
 @dataclass(frozen=True)
 class FileOptions:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from hellofmt.archive import Archive
     from hellofmt_cli.labelled import Labelled
 
-__all__ = ["inspect_page", "show_page"]
-
 MAX_IMAGES: Final = 120
 """Images on the contact sheet; more classes than this show the first ones."""
 

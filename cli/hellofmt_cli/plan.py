@@ -17,16 +17,14 @@ from hellofmt.ledger import DATASETS, PRECISIONS, TOWERS
 from hellofmt.ledger import plan as make_plan
 from hellofmt_cli.inspect_rows import percent
 from hellofmt_cli.options import Choice, command, grouped, json_option, option
-from hellofmt_cli.output import count, echo_json, echo_page, size
+from hellofmt_cli.output import count, echo_json, echo_page, echo_table, echo_text, size
+from hellofmt_cli.terminal import heading, width_of, wrapped
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Literal
 
     from hellofmt.archive import Storage
     from hellofmt.ledger import Plan
-
-__all__ = ["plan"]
 
 DEFAULT_EPOCHS = 300
 
@@ -222,14 +220,6 @@ def _gflop(number: float) -> str:
     return f"{number:,.3g} EFLOP" if number < 999.5 else f"{number:,.0f} EFLOP"
 
 
-def _table(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows as columns: the first to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for first, *rest in rows:
-        cells = [f"{cell:>{width}}" for cell, width in zip(rest, widths[1:], strict=True)]
-        click.echo("  ".join([f"  {first:<{widths[0]}}", *cells]).rstrip())
-
-
 def _epoch(number: int | None) -> str:
     return "-" if number is None else f"{number:,}"
 
@@ -254,39 +244,7 @@ def _echo_plan(document: dict[str, Any]) -> None:
         ]
     )
     click.echo()
-    _echo_functions(document)
-    click.echo()
-    _echo_rivals(document)
-    click.echo()
-    click.echo(_verdict(document))
-    click.echo()
-    click.echo("data sets that must share one base before label functions beat a teacher in each")
-    each = document["data_sets_per_base"]
-    echo_page(
-        [(key, "never" if n is None else f"{n:.1f}") for key, n in each.items()],
-        indent=2,
-    )
-    click.echo()
-    click.echo("moved and computed")
-    stored = f"{_short(moved['stored_per_epoch'])} in each epoch, {_short(moved['stored'])} in all"
-    once = f"{_short(moved['function_once'])} once, and {_short(moved['base_once'])} for the base"
-    made = f"{_gflop(work['gflop'])}, {_hours(work['device_hours'])} of one device"
-    echo_page(
-        [
-            ("stored labels", f"{stored}, {_hours(work['read_hours'])} to read"),
-            ("label function", f"{once} where it is not at hand"),
-            ("labels online", made),
-        ],
-        indent=2,
-    )
-    click.echo()
-    click.echo("assumptions")
-    for sentence in document["assumptions"]:
-        click.echo(f"  - {sentence}")
-
-
-def _echo_functions(document: dict[str, Any]) -> None:
-    rows = [("label function", "values", "base public", "base charged")]
+    rows = [("", "values", "base public", "base charged")]
     rows += [
         (
             f["precision"],
@@ -296,15 +254,9 @@ def _echo_functions(document: dict[str, Any]) -> None:
         )
         for f in document["label_functions"]
     ]
-    click.echo("bytes of the label function")
-    _table(rows)
-
-
-def _echo_rivals(document: dict[str, Any]) -> None:
-    click.echo(f"other ways, and what the {document['precision']} label function is of them")
-    rows = [
-        ("", "size", "base public", "from epoch", "base charged", "from epoch"),
-    ]
+    echo_table(rows, "bytes of the label function")
+    click.echo()
+    rows = [("", "size", "base public", "from epoch", "base charged", "from epoch")]
     rows += [
         (
             rival["name"],
@@ -316,7 +268,31 @@ def _echo_rivals(document: dict[str, Any]) -> None:
         )
         for rival in document["rivals"]
     ]
-    _table(rows)
+    echo_table(rows, f"other ways, and what the {document['precision']} label function is of them")
+    click.echo()
+    echo_text(_verdict(document))
+    click.echo()
+    each = document["data_sets_per_base"]
+    echo_page(
+        [(key, "never" if n is None else f"{n:.1f}") for key, n in each.items()],
+        "data sets that must share one base before label functions beat a teacher in each",
+    )
+    click.echo()
+    stored = f"{_short(moved['stored_per_epoch'])} in each epoch, {_short(moved['stored'])} in all"
+    once = f"{_short(moved['function_once'])} once, and {_short(moved['base_once'])} for the base"
+    made = f"{_gflop(work['gflop'])}, {_hours(work['device_hours'])} of one device"
+    echo_page(
+        [
+            ("stored labels", f"{stored}, {_hours(work['read_hours'])} to read"),
+            ("label function", f"{once} where it is not at hand"),
+            ("labels online", made),
+        ],
+        "moved and computed",
+    )
+    click.echo()
+    click.echo(heading("assumptions"))
+    for sentence in document["assumptions"]:
+        click.echo(wrapped(sentence, width_of(), "  - "))
 
 
 def _verdict(document: dict[str, Any]) -> str:

@@ -8,8 +8,6 @@ from hellofmt.archive import json_schema, record_schema
 from hellofmt_cli.options import Choice, command
 from hellofmt_cli.output import echo_json
 
-__all__ = ["schema"]
-
 
 @command("schema")
 @click.argument("part", type=Choice(["manifest", "record"]), default="manifest")

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from hellofmt_cli.labelled import Labelled
 
-__all__ = ["write_sheet"]
-
 
 def write_sheet(path: str, images: Sequence[Labelled], *, force: bool) -> None:
     """Write a row for each image: a view and the bars of its label, beside the next view.

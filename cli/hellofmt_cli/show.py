@@ -19,14 +19,13 @@ from hellofmt_cli.options import (
     limit_option,
 )
 from hellofmt_cli.output import opened, write_text
+from hellofmt_cli.terminal import columns, heading, width_of
 
 if TYPE_CHECKING:
     from hellofmt_cli.labelled import Labelled
 
-__all__ = ["show"]
-
 _BAR = 20
-"""Characters of a bar that stands for all of the probability."""
+"""Characters, at most, of a bar that stands for all of the probability."""
 
 
 @command("show")
@@ -118,7 +117,7 @@ def show(
         else:
             _echo(shown)
             if wrong:
-                click.echo("largest errors")
+                click.echo(f"{heading('largest errors')}\n")
                 _echo(wrong)
     if output:
         console.say(f"written         {shown_path(output)}")
@@ -126,11 +125,14 @@ def show(
 
 def _echo(images: list[Labelled]) -> None:
     """Print bars of text, a line for each class of a label."""
+    names = {name for image in images for view in image.views for name, _ in view.label}
+    longest = max((columns(printable(name, 60)) for name in names), default=0)
+    width = max(4, min(_BAR, (width_of() or 80) - 18 - longest))
     for image in images:
-        click.echo(f"{printable(image.name, 60)}, image {image.row}")
+        click.echo(f"{heading(printable(image.name, 60))}, image {image.row}")
         for number, view in enumerate(image.views, 1):
             for place, (name, share) in enumerate(view.label):
                 head = f"  view {number}" if place == 0 else ""
-                bar = "█" * round(_BAR * share)
-                click.echo(f"{head:9} {100 * share:3.0f} % {bar:{_BAR}} {printable(name, 60)}")
+                bar = "█" * round(width * share)
+                click.echo(f"{head:9} {100 * share:3.0f} % {bar:{width}} {printable(name, 60)}")
         click.echo()

@@ -8,8 +8,6 @@ from hellofmt.errors import printable
 from hellofmt_cli.options import command, json_option, limit_option, limits
 from hellofmt_cli.output import echo_json, echo_page, reading
 
-__all__ = ["sign"]
-
 
 @command("sign")
 @click.argument("file", required=False)

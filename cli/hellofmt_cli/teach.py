@@ -28,8 +28,6 @@ from hellofmt_cli.workers import worker_ends_in_one_line
 if TYPE_CHECKING:
     from hellofmt_cli.options import DataOptions
 
-__all__ = ["DEFAULT_CHECKPOINTS", "teach"]
-
 DEFAULT_CHECKPOINTS = 9
 """``CHECKPOINTS`` of the trajectory, without its torch."""
 
@@ -60,7 +58,7 @@ class TrainingOptions:
     output: str = shared(output_option("DIR", "Write the teacher into this folder."), "Output")
 
 
-@command("teach")
+@command("teach", has_config=True)
 @data_options
 @grouped("training", TrainingOptions)
 @json_option

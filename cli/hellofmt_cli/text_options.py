@@ -7,11 +7,10 @@ from typing import ClassVar
 
 import click
 
-from hellofmt.archive import Texts, read_file
-from hellofmt.errors import UserInputError, shown_path
+from hellofmt.archive import Texts
+from hellofmt.errors import shown_path
 from hellofmt_cli.options import grouped, option
-
-__all__ = ["TextOptions", "text_options"]
+from hellofmt_cli.words import read_text
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,8 @@ class TextOptions:
             name=self.name,
             version=self.version,
             license=self.license,
-            license_text=_text(self.license_file),
-            card=_text(self.card),
+            license_text=None if self.license_file is None else read_text(self.license_file),
+            card=None if self.card is None else read_text(self.card),
             method=method,
             sources=self.sources or None,
             extras=dict(map(_note, self.note)),
@@ -56,16 +55,6 @@ class TextOptions:
 
 
 text_options = grouped("texts", TextOptions)
-
-
-def _text(path: str | None) -> str | None:
-    """A whole UTF-8 text file."""
-    if path is None:
-        return None
-    try:
-        return read_file(path).decode("utf-8")
-    except UnicodeDecodeError:
-        raise UserInputError.make("E_DATA", f"`{shown_path(path)}`: not UTF-8") from None
 
 
 def _note(text: str) -> tuple[str, str]:

@@ -19,10 +19,8 @@ from hellofmt_cli.train_options import train_options
 if TYPE_CHECKING:
     from hellofmt_cli.train_options import TrainOptions
 
-__all__ = ["train"]
 
-
-@command("train")
+@command("train", has_config=True)
 @train_options
 @limit_option
 @json_option

@@ -23,8 +23,6 @@ from hellofmt_cli.options import (
     skip_unreadable_option,
 )
 
-__all__ = ["RECIPE_NAMES", "TrainOptions", "train_options"]
-
 RECIPE_NAMES: Final = ("hello", "rded", "sre2l", "kl", "strong")
 """Recipes with soft labels, without their torch."""
 

@@ -58,8 +58,6 @@ if TYPE_CHECKING:
     from hellofmt.student import Recipe
     from hellofmt_cli.train_options import TrainOptions
 
-__all__ = ["train_student"]
-
 _VIEWS: Final = 32
 """Views of an image, unless the user says otherwise: of the numbers measured, the largest whose
 labels add less than 15 % to a run of 300 epochs (``benchmarks/results/pool-cpu.md``)."""

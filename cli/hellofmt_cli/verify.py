@@ -25,14 +25,12 @@ from hellofmt.errors import (
 )
 from hellofmt_cli.console import console
 from hellofmt_cli.options import command, expect_option, json_option, limit_option, limits
-from hellofmt_cli.output import count, echo_json, echo_page, reading, size
+from hellofmt_cli.output import count, echo_json, echo_page, echo_text, reading, size
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from hellofmt.archive import Archive
-
-__all__ = ["verify"]
 
 _VERDICTS: Final[dict[type[HelloError], str]] = {
     CorruptError: "damaged",
@@ -178,6 +176,6 @@ def _echo(file: str, document: dict[str, Any]) -> None:
         rows.append(("key id", document["signature"]["key_id"]))
     is_fast = document["level"] == "fast"
     what = "its images were not read" if is_fast else count(document["images"], "image")
-    verdict = "sections intact" if is_fast else "intact"
-    click.echo(f"{shown_path(display_name(file))}: {verdict}, {size(document['bytes'])}, {what}")
+    verdict = click.style("sections intact" if is_fast else "intact", fg="green", bold=True)
+    echo_text(f"{shown_path(display_name(file))}: {verdict}, {size(document['bytes'])}, {what}")
     echo_page(rows)

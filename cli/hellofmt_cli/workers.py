@@ -14,8 +14,6 @@ from hellofmt.errors import HelloIOError, foreign_text
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["worker_ends_in_one_line", "worker_error"]
-
 _SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - where torch hands batches over
 _FULL: Final = re.compile(r"shared memory|torch_\d+_\d+|No space left on device")
 _GONE: Final = re.compile(r"DataLoader worker \(pid(?:\(s\))? .*?\)")

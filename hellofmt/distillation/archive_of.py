@@ -127,6 +127,11 @@ def _draft(source: Source, views: Views, settings: DistillSettings) -> Draft:
 def check_settings(source: Source, views: Views, settings: DistillSettings) -> None:
     """Refuse what cannot be chosen or written, before anything is trained.
 
+    Args:
+        source: real images.
+        views: how students will see the images.
+        settings: choices of the distillation.
+
     Raises:
         UserInputError: the choice of images does not fit the source, or there is nothing to
             refine, or no archive can hold the classes, the views or a text (E_DATA, E_OPTION).

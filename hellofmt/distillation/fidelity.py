@@ -140,10 +140,25 @@ def fidelity_table(
     workers: int = 0,
     device: torch.device | str = "cpu",
 ) -> list[Precision]:
-    """Bytes against ``fidelity`` for each storage, on the same views.
+    """Bytes against fidelity for each storage, on the same views.
 
-    Every row is measured on what a reader will rebuild from the stored bytes. Under ``torchrun``
-    every process must call this.
+    Under ``torchrun`` every process must call this, and each compares its share of the views.
+
+    Every row is measured on what a reader will rebuild from the stored bytes.
+
+    Args:
+        projector: fitted.
+        teacher: the teacher it was fitted to.
+        source: images that the views are made of, held out from the fit if there are any.
+        views: how a view is made.
+        storages: storages to measure; all five by default.
+        count: number of views to compare.
+        seed: seed of the views.
+        workers: number of processes that decode images ahead.
+        device: where the teacher takes views, and labels are made.
+
+    Returns:
+        One row per storage.
 
     Raises:
         UserInputError: a value that a storage cannot hold (E_OPTION).

@@ -153,10 +153,27 @@ def fitted_projector(
     hooks: FitHooks | None = None,
     workers: int = 0,
 ) -> tuple[Projector, Fidelity]:
-    """Fit a projector as ``fit_projector`` does, or read one that was fitted earlier; on the CPU.
+    """Fit a projector for ``source``, or read one that was fitted earlier.
 
-    ``start`` is fitted in place; without one, ``projector`` says what is built. The teacher must be
-    a module if ``stages`` has a folder. The fidelity returned is that on ``held_out``.
+    Args:
+        source: training images.
+        views: how students will see the images.
+        teacher: views (N, 3, S, S) in [0, 1] to logits (N, C); with a work folder, a module.
+        base: frozen encoder.
+        projector: what is adapted.
+        fit: how the projector is fitted.
+        held_out: images that the fidelity is measured on.
+        start: the projector to fit in place; None builds it as ``projector`` says.
+        stages: work folder; None keeps nothing.
+        hooks: functions to call around the fit.
+        workers: number of processes that decode images ahead.
+
+    Returns:
+        The projector in float32, and its fidelity.
+
+    Raises:
+        UserInputError: a setting does not fit, or the loss is not finite.
+        OSError: the state or the result cannot be written; the state of the run stays.
     """
     stages = Stages(None) if stages is None else stages
     hooks = FitHooks() if hooks is None else hooks

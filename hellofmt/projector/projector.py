@@ -355,6 +355,11 @@ def stored_labelers(
     or the reverse. And by the bytes of whole sections: where deltas are tiny, scales and their
     names make int8 larger than float16.
 
+    Args:
+        projector: trained projector; not changed.
+        storages: storages to rebuild it from.
+        device: device of the labelers.
+
     Yields:
         Storage, bytes of sections ``adapter`` and ``head`` as an archive stores them, labeler.
 

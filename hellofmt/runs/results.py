@@ -85,11 +85,18 @@ def _plain(value: object) -> Any:
 
 
 def digest_of(value: object) -> str:
-    """Hash the canonical JSON of ``value`` with SHA-256: 64 hex digits.
+    """Hash the canonical JSON of ``value`` with SHA-256.
 
-    Numbers, strings, None, lists, dicts, data classes, msgspec structs; NumPy arrays and tensors
-    count by type, shape and bytes, networks by their tensors and structure, sources of images by
-    their own digest. Anything else, such as a function, is a TypeError.
+    Args:
+        value: numbers, strings, None, lists, dicts, data classes, msgspec structs; NumPy arrays and
+            tensors count by type, shape and bytes, networks by their tensors and structure, sources
+            of images by their own digest.
+
+    Returns:
+        64 hex digits.
+
+    Raises:
+        TypeError: ``value`` contains anything else, such as a function.
     """
     return hashlib.sha256(canonical(_plain(value))).hexdigest()
 

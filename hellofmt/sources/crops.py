@@ -42,16 +42,16 @@ def decode_crops(
     *,
     arrange: Arrange | None = None,
 ) -> NDArray[np.uint8]:
-    """Read an image and cut crops of it as squares, resized with antialiasing: (B, size, size, 3).
+    """Read an image and cut crops of it as squares, resized with antialiasing.
 
     A JPEG is decoded at the smallest of the scales 1, 1/2, 1/4 and 1/8 (of its cosine transform)
     at which a crop is still as large as the square; crops are of the original all the same, and
-    none depends on the others that are asked for. If image ``row`` cannot be read and the source
-    leaves such images out, the next image of its class takes its place.
+    none depends on the others that are asked for.
 
     Args:
         source: real images.
-        row: the image.
+        row: the image. If it cannot be read and the source leaves such images out, the next image
+            of its class takes its place.
         boxes: from the height and width of the image, in pixels as stored, to top, left, height and
             width of each crop in the same pixels; at least one crop.
         size: side of the squares in pixels.
@@ -59,8 +59,12 @@ def decode_crops(
         arrange: moves the pixels (H, W, 3) of the image, decoded at the scale of a crop, before it
             is cut; None leaves them where they are.
 
+    Returns:
+        uint8 (number of boxes, size, size, 3).
+
     Raises:
-        UserInputError: the image cannot be decoded, or has more than 8 bits per channel (E_DATA).
+        UserInputError: the image cannot be decoded, or has more than 8 bits per channel (E_DATA,
+            naming it).
         HelloError: it is in an archive and damaged, or behind a URL and cannot be had.
         OSError: it cannot be read.
     """
@@ -134,13 +138,19 @@ def decode_centre(
 
 
 def sampled_sizes(source: Source, most: int = 64) -> NDArray[np.int64]:
-    """Return int64 (n, 2), height and width of at most ``most`` images, evenly spread.
+    """Return the sizes of some images, evenly spread, from their headers.
 
-    Read from their headers; those that are unreadable and left out are missing.
+    Args:
+        source: real images.
+        most: images that are looked at, at least 1.
+
+    Returns:
+        int64 (n, 2), height and width in pixels; without those that are unreadable and left out.
 
     Raises:
-        HelloError: as ``decode_crops``; E_DATA also where all images are left out.
-        OSError: an image cannot be read.
+        UserInputError: an image cannot be read (E_DATA, naming it), or all of them are left out.
+        HelloError: as ``decode_crops``.
+        OSError: as ``decode_crops``.
 
     Example:
         >>> from hellofmt.sources import open_source
@@ -167,6 +177,9 @@ def sampled_sizes(source: Source, most: int = 64) -> NDArray[np.int64]:
 
 def default_side(sizes: NDArray[np.int64]) -> int:
     """Return the side of views where nobody chose one: the median shorter side, at most 224.
+
+    Args:
+        sizes: int64 (n, 2), from ``sampled_sizes``.
 
     Example:
         >>> import numpy as np

@@ -73,14 +73,17 @@ _DEEP: Final = re.compile(r"(?:L|LA|RGB|RGBA|RGBX|CMYK|I);16.*")
 
 
 def to_rgb(image: object, name: object, converted: Counter[str] | None = None) -> NDArray[np.uint8]:
-    """Convert one image to 8-bit RGB, uint8 (H, W, 3), or refuse it.
+    """Convert one image to 8-bit RGB, or refuse it.
 
     Args:
         image: a PIL image of 8 bits per channel or fewer, loaded or not; or a uint8 array (H, W),
             (H, W, 1) or (H, W, 3). An image that was loaded by somebody else no longer tells
             whether 16-bit colours were cut; pass the file to ``decode_rgb`` where there is one.
         name: of the image, for errors.
-        converted: counts the image under each thing that was changed.
+        converted: counts the image under each thing that was changed; see ``conversion_notes``.
+
+    Returns:
+        uint8 (H, W, 3), perhaps not writable.
 
     Raises:
         UserInputError: more than 8 bits per channel, another type or shape, or an image that
@@ -104,7 +107,15 @@ def to_rgb(image: object, name: object, converted: Counter[str] | None = None) -
 def decode_rgb(
     data: bytes, name: object, converted: Counter[str] | None = None
 ) -> NDArray[np.uint8]:
-    """Decode a PNG, JPEG or WebP file, by its content and not its name, as ``to_rgb`` returns it.
+    """Decode a PNG, JPEG or WebP file, by its content and not its name, to 8-bit RGB.
+
+    Args:
+        data: the whole file.
+        name: of the image, for errors.
+        converted: as for ``to_rgb``.
+
+    Returns:
+        uint8 (H, W, 3), perhaps not writable.
 
     Raises:
         UserInputError: as ``to_rgb``, or another type of file (E_DATA, naming it).
@@ -139,7 +150,15 @@ def open_image(data: bytes, name: object) -> Image.Image:
 
 
 def conversion_notes(converted: Counter[str], total: int) -> list[str]:
-    """Say what ``to_rgb`` changed, one line per kind, of ``total`` images."""
+    """Say what was changed, one line per kind.
+
+    Args:
+        converted: what ``to_rgb`` counted.
+        total: images in all.
+
+    Returns:
+        Such as ``3 of 1,200 images in grey: converted to RGB``.
+    """
     return [f"{number:,} of {total:,} images {kind}" for kind, number in sorted(converted.items())]
 
 

@@ -42,9 +42,16 @@ def save_teacher(teacher: Teacher, path: str | os.PathLike[str]) -> None:
 def save_network(
     network: nn.Module, rule: InputRule, path: Path, *, prefix: str = _NETWORK
 ) -> None:
-    """Write a network as ``save_teacher`` does, each name behind ``prefix``; it may go on training.
+    """Write a network as ``save_teacher`` does; it may go on training.
 
-    An empty prefix keeps the names that its library loads.
+    Args:
+        network: whose state dict is written.
+        rule: how images reach it.
+        path: safetensors file, replaced.
+        prefix: before every name; empty keeps the names that its library loads.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     state = {prefix + n: t.cpu().contiguous() for n, t in network.state_dict().items()}
     write_file(path, save(state, {RULE_KEY: json.dumps(rule.to_json())}))

@@ -6,10 +6,11 @@ import os
 import sys
 import threading
 
+import click
 import pytest
 
 from hellofmt_cli import console as module
-from hellofmt_cli.console import Console
+from hellofmt_cli.console import Console, Level
 
 
 class Terminal(io.StringIO):
@@ -32,7 +33,7 @@ class Terminal(io.StringIO):
             else:
                 rows[-1] = rows[-1][:column].ljust(column) + letter + rows[-1][column + 1 :]
                 column += 1
-        return [row.rstrip() for row in rows]
+        return [click.unstyle(row).rstrip() for row in rows]
 
 
 @pytest.fixture
@@ -190,3 +191,20 @@ def test_only_rank_0_speaks(stream, attach, monkeypatch):
     assert shown.getvalue() == ""
     monkeypatch.setenv("RANK", "0")
     assert console.is_speaking
+
+
+def test_levels_decide_what_is_said(attach, capsys):
+    log = attach(io.StringIO())
+    console = Console()
+    for level in Level:
+        console.level = level
+        console.detail(f"detail {level}")
+        console.warn(f"odd {level}")
+        console.write(f"result {level}")
+    assert log.getvalue().splitlines() == ["Warning: odd 1", "detail 2", "Warning: odd 2"]
+    assert capsys.readouterr().out.splitlines() == ["result 0", "result 1", "result 2"]
+    terminal = attach(Terminal())
+    console.level = Level.QUIET
+    with console.stage("fit") as step:
+        step(1, 2)
+    assert terminal.getvalue() == ""

@@ -215,7 +215,7 @@ def test_page(full, invoke):
     assert "images       6 png, 8 x 8 pixels, 2 per class\n" in page
     assert "delta        64 values on 1 weight\n" in page
     assert "head         24 values, full, stored, as float16\n" in page
-    assert re.search(r"total +\d+\.\d\d KiB \(\d+,\d{3} bytes\)", page)
+    assert re.search(r"total +100\.0 %  \d+\.\d\d KiB \(\d+,\d{3} bytes\)", page)
     assert "stored labels   10.55 KiB (10,800 bytes): 300 epochs, float16\n" in page
     assert re.search(r"label function  \d+ bytes: \d+\.\d+ % of that\n", page)
     assert "  1  dog: a dog\n" in page

@@ -1,8 +1,10 @@
 """Pages: what is beside what, in every script."""
 
+import click
 import pytest
 
-from hellofmt_cli.output import columns, echo_page, option_of
+from hellofmt_cli.output import echo_page, option_of
+from hellofmt_cli.terminal import columns
 
 
 @pytest.mark.parametrize(
@@ -24,9 +26,9 @@ def test_columns_of_a_terminal(text, width):
 
 
 def test_values_stand_in_one_column(capsys):
-    echo_page([("\u732b", "one"), ("cats", "two"), None, ("u\u0308", "\u202ex\n")], indent=1)
-    lines = capsys.readouterr().out.split("\n")
-    assert lines == [" \u732b    one", " cats  two", "", " u\u0308     \\u202ex\\n", ""]
+    echo_page([("\u732b", "one"), ("cats", "two"), None, ("u\u0308", "\u202ex\n")], "title")
+    lines = click.unstyle(capsys.readouterr().out).split("\n")
+    assert lines == ["title", "  \u732b    one", "  cats  two", "", "  u\u0308     \\u202ex\\n", ""]
 
 
 def test_options_are_spelled_as_they_are_typed():

@@ -69,7 +69,13 @@ def _minor_version(hello: Any) -> int:
 
 
 def parse_manifest(data: bytes) -> tuple[Manifest, dict[str, str]]:
-    """Parse the stored bytes of a manifest, without padding: the manifest and its ``x_`` keys.
+    """Parse manifest bytes, which must be the canonical form of the manifest.
+
+    Args:
+        data: the stored bytes, without padding.
+
+    Returns:
+        The manifest and its ``x_`` keys.
 
     Raises:
         LimitError: more than 1 MiB (E_LIMIT_MANIFEST).

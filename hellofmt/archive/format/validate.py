@@ -80,7 +80,15 @@ def validate_extras(extras: Mapping[str, Any]) -> list[Problem]:
 
 
 def validate_manifest(manifest: Manifest, extras: Mapping[str, str] | None = None) -> list[Problem]:
-    """List all in a manifest, and its ``x_`` keys, that its types allow but the format forbids."""
+    """List everything in a manifest that its types allow but the format forbids.
+
+    Args:
+        manifest: a manifest whose types are correct.
+        extras: its ``x_`` keys, to check them as well.
+
+    Returns:
+        Every problem; an empty list for a valid manifest.
+    """
     return [*validate_extras(extras or {}), *_problems(manifest)]
 
 

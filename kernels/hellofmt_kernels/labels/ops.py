@@ -37,7 +37,16 @@ def algorithm(
 ) -> LabelAlgorithm:
     """Name the algorithm that `soft_labels` takes for (n, d) embeddings and c classes.
 
-    ``"reference"``, ``"row"`` or ``"stats"``, as `hellofmt_kernels.config.choose_labels` says.
+    Args:
+        n: number of rows.
+        d: number of features.
+        c: number of classes.
+        device: device of the tensors.
+        dtype: dtype of the embeddings and the weight.
+        out_dtype: dtype of the labels.
+
+    Returns:
+        ``"reference"``, ``"row"`` or ``"stats"``, as `hellofmt_kernels.config.choose_labels` says.
     """
     names = dtype_name(dtype), dtype_name(out_dtype)
     return config.choose_labels(n, d, c, names[0], device_of(torch.device(device)), names[1])
