@@ -31,9 +31,9 @@ from pathlib import Path
 import torch
 from cells import Cell, Cells, machine, run_workers
 from found import LONG_RIVALS
-from measures import HELD_OUT_VIEWS, cost_cell, fidelity_of, fit_cell, teacher_cell
+from measures import cost_cell, fidelity_of, fit_cell, teacher_cell
 from setting import FIT_TEMPERATURE, MEASURED_PARTS, PROFILES, read_setting
-from sources import TOP_K, probe, select
+from sources import TOP_K, method_of, probe, select
 from students import (
     ABLATION,
     RDED_BATCH,
@@ -45,9 +45,11 @@ from students import (
     rded_cell,
     rded_teacher,
     rival,
+    select_cell,
     sensitivity_cell,
 )
 
+from hellofmt.distillation.selection import METHODS
 from hellofmt.runs import digest_of
 
 RIVALS = (
@@ -63,6 +65,32 @@ RIVALS = (
 )
 
 # What is tried first, by the beginning of a cell's name: the claim itself, then what explains it.
+# So a part of a run makes a whole page.
+PUBLIC_ORDER = (
+    "teacher",
+    "fit/main",
+    "select",
+    "rivals/ipc10/h",
+    "rivals/ipc10/teacher/",
+    "rivals/ipc10/random",
+    "fit/probe",
+    "rivals/ipc10/probe",
+    "rivals/ipc1/h",
+    "rivals/ipc1/teacher/",
+    "rivals/ipc50/h",
+    "rivals/ipc50/teacher/",
+    "rivals/ipc10/",
+    "fidelity",
+    "rivals/ipc1/r",
+    "rivals/ipc50/r",
+    "bytes",
+    "rivals/ipc2/",
+    "rivals/ipc5/",
+    "rivals/ipc20/",
+    "rivals",
+    "length",
+    "cost",
+)
 ORDER = (
     "teacher",
     "fit/main",
@@ -109,9 +137,13 @@ def cells_of(setting, suites):
         ],
         "fit": [profile.rank, profile.fit_epochs, profile.fit_rate, profile.fit_batch],
     }
+    if profile.views_per_image:
+        common |= {"side": profile.side, "teacher": setting.teacher_digest}
+        sizes["fit"].append(profile.targets)
 
     def add(label, make, needs=(), **settings):
-        order = next(i for i, head in enumerate(ORDER) if label.startswith(head))
+        heads = PUBLIC_ORDER if profile.views_per_image else ORDER
+        order = next(i for i, head in enumerate(heads) if label.startswith(head))
         found.append(
             Cell(
                 f"{name}/{label}",
@@ -135,6 +167,9 @@ def cells_of(setting, suites):
         ("teacher",),
         sizes=[profile.probe_epochs, profile.fit_rate, profile.fit_batch],
     )
+    if profile.views_per_image:
+        public_cells(setting, add)
+        return found
     add(
         "select",
         lambda _: {
@@ -188,7 +223,7 @@ def cells_of(setting, suites):
                     partial(fidelity_of, setting, kind),
                     fits,
                     k=TOP_K,
-                    views=HELD_OUT_VIEWS,
+                    views=profile.held_out_views,
                 )
         plans = [(ipc, RIVALS) for ipc in profile.ipcs]
         plans += [(ipc, LONG_RIVALS) for ipc in profile.long_ipcs]
@@ -263,10 +298,69 @@ def cells_of(setting, suites):
     return found
 
 
+def public_cells(setting, add):
+    """Add the cells of a profile whose runs share their views."""
+    profile = setting.profile
+    run = {
+        "student": profile.student,
+        "batch": profile.student_batch,
+        "rate": profile.student_rate,
+        "recipe": profile.recipe,
+        "temperature": profile.temperature,
+        "views": profile.views_per_image,
+        "bfloat16": setting.bfloat16,
+    }
+    for method in METHODS:
+        add(
+            f"select/{method}",
+            partial(select_cell, setting, method),
+            ("fit/main",),
+            candidates=profile.candidates,
+        )
+
+    def students(ipc, kinds):
+        for kind in kinds:
+            method = method_of(setting, kind, ipc)
+            both = profile.seeds + profile.more_seeds
+            for seed in both if kind in {"hello", "teacher"} else profile.seeds:
+                add(
+                    f"rivals/ipc{ipc}/{kind}/seed{seed}",
+                    partial(rival, setting, kind, ipc, seed, profile.student, profile.steps),
+                    (f"select/{method}", "fit/probe" if kind == "probe" else "fit/main"),
+                    **run,
+                    steps=profile.steps,
+                )
+
+    for ipc in profile.ipcs:
+        others = [method for method in METHODS if method != method_of(setting, "hello", ipc)]
+        students(ipc, [*(k for k in RIVALS if k not in {"pruned", "random"}), *others])
+    for ipc in profile.curve_ipcs:
+        students(ipc, ["hello"])
+    for kind in ("hard", "hello", "teacher", "teacher-int8", "topk", "probe"):
+        add(
+            f"fidelity/{kind}",
+            partial(fidelity_of, setting, kind),
+            ("fit/probe" if kind == "probe" else "fit/main",),
+            k=TOP_K,
+            views=profile.held_out_views,
+        )
+    for steps in profile.lengths:
+        add(
+            f"length/{steps}/seed0",
+            partial(rival, setting, "hello", 10, 0, profile.student, steps),
+            (f"select/{method_of(setting, 'hello', 10)}", "fit/main"),
+            **run,
+            steps=steps,
+        )
+    add("cost", partial(cost_cell, setting), ("fit/main",))
+
+
 def arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", action="append", default=[], help="folder with train and val")
     parser.add_argument("--base", default="", help="as for `hello fit`")
+    parser.add_argument("--teacher", default="", help="weights that `public` tunes")
+    parser.add_argument("--bfloat16", action="store_true", help="students and our labels")
     parser.add_argument("--out", type=Path, default=Path(".cache/bench"), help="cells and work")
     parser.add_argument("--profile", default="cpu", choices=tuple(PROFILES))
     parser.add_argument("--suites", default=",".join(SUITES))
@@ -294,7 +388,15 @@ def all_cells(args):
     """List the cells of every data set in the order in which they are tried."""
     found = []
     for data in [*args.data, *([] if args.no_digits else [None])]:
-        setting = read_setting(data, args.base, args.profile, args.out / "work", args.device)
+        setting = read_setting(
+            data,
+            args.base,
+            args.profile,
+            args.out / "work",
+            args.device,
+            teacher=args.teacher,
+            bfloat16=args.bfloat16,
+        )
         found += cells_of(setting, args.suites.split(","))
     if args.only:
         by_name = {cell.name: cell for cell in found}

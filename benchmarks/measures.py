@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from setting import DIGITS, TEMPERATURE
+from setting import DIGITS
 from sources import FORMS, TOP_K, archive_of, kept, label_files, probe
 
 import hellofmt
@@ -14,14 +14,13 @@ from hellofmt.projector import stored_labelers
 from hellofmt.student import build_student
 from hellofmt.teacher import label_source, teacher_accuracy
 
-HELD_OUT_VIEWS = 4
-
 
 def teacher_cell(setting, _):
     trajectory = setting.trajectory
     teacher = setting.teacher
     return {
         "network": setting.profile.teacher,
+        "side": setting.profile.side or setting.size,
         "classes": len(setting.train.classes),
         "images": [len(setting.split[0]), len(setting.split[1]), len(setting.test)],
         "parameters": sum(p.numel() for p in teacher.network.parameters()),
@@ -62,6 +61,8 @@ def fit_cell(setting, make, epochs, rank, _):
 
 def base_bytes(setting):
     """Return the bytes of the whole public model, text tower included, at 2 bytes a parameter."""
+    if setting.profile.side:
+        return 2 * sum(p.numel() for p in setting.base.visual.parameters())
     import open_clip
 
     name, tag = setting.base_text, None
@@ -78,10 +79,10 @@ def held_out_fidelity(setting, logits, teacher=None):
     batches = ViewBatches(held_out, views, 250, seed=1)
     wanted, got = [], []
     with torch.inference_mode():
-        for k in range(-(-len(held_out) * HELD_OUT_VIEWS // 250)):
+        for k in range(-(-len(held_out) * setting.profile.held_out_views // 250)):
             batch = batches.batch(k).views
-            wanted.append(torch.softmax(teacher(batch) / TEMPERATURE, 1))
-            got.append(torch.softmax(logits(batch) / TEMPERATURE, 1))
+            wanted.append(torch.softmax(teacher(batch) / setting.profile.temperature, 1))
+            got.append(torch.softmax(logits(batch) / setting.profile.temperature, 1))
     return compare(torch.cat(wanted), torch.cat(got))
 
 
@@ -112,13 +113,13 @@ def compare(wanted, labels):
 
 def fidelity_of(setting, kind, _):
     """Compare all sources' labels on the same augmented views of images used in no fit."""
-    held_out = setting.split[1]
+    held_out, views = setting.split[1], setting.profile.held_out_views
     pictures = _Pictures(held_out)
     projector = probe(setting)[0] if kind == "probe" else setting.fitted_main()[0]
     name = "probe" if kind == "probe" else "main"
     path = archive_of(setting, f"labels-only-{name}", projector, None)
     shared = {"images": pictures, "seed": 1, "base": setting.base_argument}
-    teacher = {"label_function": setting.teacher, "temperature": TEMPERATURE}
+    teacher = {"label_function": setting.teacher, "temperature": setting.profile.temperature}
     reference = HelloDataset(path, **shared, **teacher)
     rows = np.arange(len(held_out))
     wanted, got = [], []
@@ -128,15 +129,17 @@ def fidelity_of(setting, kind, _):
         k = min(TOP_K, len(setting.train.classes))
         kept(
             files,
-            lambda to: write_labels(reference, to, epochs=HELD_OUT_VIEWS, form=FORMS[kind], k=k),
+            lambda to: write_labels(
+                reference, to, epochs=setting.profile.held_out_views, form=FORMS[kind], k=k
+            ),
         )
         given = {"stored": files}
     elif kind in {"teacher", "teacher-int8"}:
         files = label_files(setting, kind, setting.profile.ipcs[0], 0, setting.profile.steps)
-        given = {"label_function": label_source(files), "temperature": TEMPERATURE}
+        given = {"label_function": label_source(files), "temperature": setting.profile.temperature}
     labels = "hard" if kind == "hard" else "soft"
     dataset = HelloDataset(path, labels=labels, **shared, **given)
-    for epoch in range(HELD_OUT_VIEWS):
+    for epoch in range(views):
         for first in range(0, len(rows), 250):
             indices = [
                 hellofmt.loading.EpochIndex(int(row), epoch) for row in rows[first : first + 250]
@@ -147,7 +150,7 @@ def fidelity_of(setting, kind, _):
     if kind == "hard":
         # A one-hot label gives the other classes nothing, and their logarithm is infinite.
         result["kl"] = None
-    return {**result, "source": kind, "views": len(got), "temperature": TEMPERATURE}
+    return {**result, "source": kind, "views": len(got), "temperature": setting.profile.temperature}
 
 
 def cost_cell(setting, _):

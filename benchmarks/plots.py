@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 from found import LONG_RIVALS, NAMES, long_bytes, ranks_of
+from public_page import budgets, points
 from tables import axes, save
 
+CURVES = ("hello", "hard", "teacher", "teacher-int8", "stored", "topk", "probe")
 
-def plots(found):
+
+def plots(found, profile):
     """Return the drawings of a data set by name, those that its cells suffice for."""
+    if profile.startswith("public"):
+        return {"accuracy-per-byte": accuracy_per_byte} if points(found, "hello") else {}
     drawings = {}
     if found.ipcs("rivals") and found.get("fidelity/hello"):
         drawings["fidelity-per-byte"] = fidelity_per_byte
@@ -20,8 +25,33 @@ def plots(found):
 
 
 def draw(found, profile):
-    for name, drawing in plots(found).items():
+    for name, drawing in plots(found, profile).items():
         save(drawing(found), f"{name}-{found.name}-{profile}")
+
+
+def accuracy_per_byte(found):
+    figure, axis = axes(width=7.0)
+    lines = [(NAMES[kind].replace("**", ""), points(found, kind)) for kind in CURVES]
+    lines.append(("ours, `--bytes`", budgets(found)))
+    for name, rows in lines:
+        if not rows:
+            continue
+        is_ours = name.startswith(("label function", "ours"))
+        axis.errorbar(
+            [size for size, *_ in rows],
+            [np.mean(list(scores.values())) for _, scores, _ in rows],
+            [np.std(list(s.values()), ddof=1) if len(s) > 1 else 0 for _, s, _ in rows],
+            marker="o" if is_ours else "s",
+            lw=2 if is_ours else 1,
+            capsize=3,
+            label=name,
+        )
+    axis.set_xscale("log")
+    axis.set_xlabel("bytes of images and labels")
+    axis.set_ylabel("student top-1, %")
+    axis.set_title(f"{found.name}: what so many bytes teach")
+    axis.legend(fontsize=8)
+    return figure
 
 
 def fidelity_per_byte(found):

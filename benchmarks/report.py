@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import public_page
 from cells import PLAN, machine
 from found import LONG_RIVALS, NAMES, STORED_EPOCHS, Found, claims, data_sets, long_bytes, ranks_of
 from plots import draw, plots
@@ -398,6 +399,9 @@ def made_on(cells, document):
 
 def page(document, profile):
     """Return the text of a profile's page, a pure function of the results file."""
+    if profile.startswith("public"):
+        parts = [public_page.page(document, made_on)]
+        return "\n".join(parts + gaps(document)).rstrip() + "\n"
     cells = document["cells"]
     seconds = sum(cell["seconds"] for cell in cells.values()) / 60
     others = OTHERS if profile == "cpu" else ""
@@ -412,7 +416,16 @@ def page(document, profile):
             text = section(found)
             if text:
                 parts.append(f"\n### {title}\n\n{text}\n")
-        parts += [f"\n![{plot} of {name}]({plot}-{name}-{profile}.png)\n" for plot in plots(found)]
+        parts += [
+            f"\n![{plot} of {name}]({plot}-{name}-{profile}.png)\n"
+            for plot in plots(found, profile)
+        ]
+    return "\n".join(parts + gaps(document)).rstrip() + "\n"
+
+
+def gaps(document):
+    """Say which cells are missing and which failed."""
+    cells, parts = document["cells"], []
     missing = Counter("/".join(n.split("/")[:2]) for n in document["planned"] if n not in cells)
     if missing:
         parts.append("\n## Not run yet\n")
@@ -425,7 +438,7 @@ def page(document, profile):
     if failed:
         parts.append("\n## Cells that failed\n")
         parts += [f"- `{name}`: {error}" for name, error in failed.items()]
-    return "\n".join(parts).rstrip() + "\n"
+    return parts
 
 
 if __name__ == "__main__":

@@ -8,13 +8,17 @@ any test image was used.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from hellofmt.archive import (
     Arch,
@@ -35,17 +39,14 @@ from hellofmt.sources import (
     open_source,
     stratified_split,
 )
-from hellofmt.student import SMALL_IMAGE_SIZE
+from hellofmt.student import SMALL_IMAGE_SIZE, build_student
 from hellofmt.teacher import train_trajectory
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from hellofmt.archive import Views
     from hellofmt.projector import LoadedBase
 
-# Of labels and students.
-TEMPERATURE = 4.0
+
 # Of the fit: on the validation part of tiny100, 2 gave more agreement than 4 and the same KL.
 FIT_TEMPERATURE = 2.0
 DIGITS = "digits"
@@ -91,6 +92,21 @@ class Profile:
     mixed: bool = True
     refine_steps: int = 200
     rded_epochs: float = 0
+    # The side at which teacher and base see views; 0 is that of the views.
+    side: int = 0
+    recipe: str = "kl"
+    # Of labels and students.
+    temperature: float = 4.0
+    # Views of an image that every run shares, with their labels; 0 makes new ones.
+    views_per_image: int = 0
+    held_out_views: int = 4
+    targets: str | tuple[str, ...] = "all"
+    checkpoints: int = 9
+    # Of the curve over bytes: more images per class, and files of so many bytes.
+    curve_ipcs: tuple[int, ...] = ()
+    budgets: tuple[int, ...] = ()
+    # Lengths of a run that show where the student stops learning.
+    lengths: tuple[int, ...] = ()
 
 
 _VIT = "vit_tiny_patch16_224"
@@ -119,6 +135,15 @@ _SHORT: dict[str, Any] = {
     "fit_rate": 4e-3,
     "student_rate": 4e-3,
     "more_seeds": (3, 4),
+}
+
+_PUBLIC: dict[str, Any] = {
+    "recipe": "strong",
+    "views_per_image": 16,
+    "held_out_views": 1,
+    "checkpoints": 3,
+    "more_seeds": (3, 4),
+    "mixed": False,
 }
 
 PROFILES: dict[str, dict[str, Profile]] = {
@@ -230,6 +255,52 @@ PROFILES: dict[str, dict[str, Profile]] = {
             rded_epochs=100,
         ),
     },
+    # On public weights that have seen ImageNet, for one thread with bfloat16: six hours.
+    "public": {
+        DIGITS: replace(_DIGITS, **_PUBLIC, lengths=(75, 150, 300, 600)),
+        "heavy": Profile(
+            teacher="timm:efficientnet_lite0",
+            teacher_epochs=1.5,
+            teacher_rate=1e-3,
+            batch_size=64,
+            fit_epochs=2,
+            fit_rate=2e-3,
+            fit_batch=64,
+            ablation_epochs=0,
+            probe_epochs=1,
+            side=128,
+            rank=5,
+            student="resnet10w16",
+            student_rate=4e-3,
+            steps=1200,
+            ipcs=(1, 10, 50),
+            curve_ipcs=(2, 5, 20),
+            budgets=(400_000, 1_000_000, 2_000_000, 5_000_000, 10_000_000),
+            lengths=(300, 600, 2400, 4800),
+            **_PUBLIC,
+        ),
+        "light": Profile(
+            teacher="timm:efficientnet_lite0",
+            teacher_epochs=1,
+            teacher_rate=1e-3,
+            batch_size=64,
+            fit_epochs=1,
+            fit_rate=2e-3,
+            fit_batch=64,
+            ablation_epochs=0,
+            probe_epochs=0.5,
+            side=96,
+            rank=5,
+            student="resnet10w16",
+            student_rate=4e-3,
+            steps=1200,
+            ipcs=(1, 10, 50),
+            curve_ipcs=(2, 5, 20),
+            budgets=(250_000, 500_000, 1_000_000, 2_000_000),
+            lengths=(300, 600, 2400, 4800),
+            **_PUBLIC,
+        ),
+    },
     # Every path in a minute; its numbers mean nothing.
     "smoke": {
         DIGITS: replace(
@@ -282,6 +353,27 @@ PROFILES: dict[str, dict[str, Profile]] = {
 }
 
 
+# Every path of `public` in minutes; its numbers mean nothing.
+PROFILES["public-smoke"] = {
+    kind: replace(
+        profile,
+        teacher_epochs=min(profile.teacher_epochs, 3) / 100,
+        fit_epochs=profile.fit_epochs / 480,
+        probe_epochs=0.02,
+        side=profile.side and 32,
+        steps=4,
+        candidates=10,
+        ipcs=(1, 2),
+        curve_ipcs=(3,),
+        lengths=(2,),
+        seeds=(0, 1),
+        more_seeds=(),
+        views_per_image=2,
+    )
+    for kind, profile in PROFILES["public"].items()
+}
+
+
 def profile_of(name: str, data: str, classes: int) -> Profile:
     """Return the profile of a data set: digits by name, others by whether C >= 50."""
     kinds = PROFILES[name]
@@ -321,6 +413,8 @@ class Setting:
         profile: sizes.
         work: folder for everything that is made.
         device: device for everything.
+        teacher_file: weights that the teacher starts from; empty for none.
+        bfloat16: students are trained, and labels made, in bfloat16.
     """
 
     name: str
@@ -330,13 +424,19 @@ class Setting:
     profile: Profile
     work: Path
     device: str = "cpu"
-    _projectors: dict[str, Any] = field(default_factory=dict)
+    teacher_file: str = ""
+    bfloat16: bool = False
+    datasets: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def base(self) -> LoadedBase:
         if self.name == DIGITS:
             return seeded_digits_base()
-        return load_base(self.base_text)
+        base = load_base(self.base_text)
+        if not self.profile.side:
+            return base
+        seen = msgspec.structs.replace(base.spec.preprocess, size=self.profile.side)
+        return load_base(self.base_text, preprocess=seen)
 
     @property
     def base_argument(self) -> Any:
@@ -382,6 +482,10 @@ class Setting:
         views = self.views
         if self.profile.teacher_views == "plain views":
             views = changed_views(views, {"mix": "none"})
+        if self.profile.side:
+            # Those of the pretrained weights.
+            facts = {"size": self.profile.side, "mean": ["0.5"] * 3, "std": ["0.5"] * 3}
+            views = changed_views(views, facts)
         return train_trajectory(
             self.split[0],
             views,
@@ -389,11 +493,32 @@ class Setting:
             network=self.profile.teacher,
             steps=self.steps(self.profile.teacher_epochs, self.profile.batch_size),
             held_out=self.split[1],
+            checkpoints=self.profile.checkpoints,
             batch_size=self.profile.batch_size,
             recipe=recipe,
             device=self.device,
+            build=self._started,
             bfloat16=self.profile.mixed,
         )
+
+    @cached_property
+    def teacher_digest(self) -> str:
+        """Return the digest of the weights that the teacher starts from; empty without any."""
+        if not self.teacher_file or not self.profile.side:
+            return ""
+        return hashlib.sha256(Path(self.teacher_file).read_bytes()).hexdigest()[:16]
+
+    def _started(self, name: str, classes: int, size: int, *, seed: int = 0):
+        """Build a teacher; with a file, from its weights but for the classifier."""
+        network = build_student(name, classes, size, seed=seed)
+        if self.teacher_file and self.profile.side:
+            state = network.state_dict()
+            found = load_file(self.teacher_file)
+            same = {n: t for n, t in found.items() if n in state and t.shape == state[n].shape}
+            if len(state) - len(same) > 2:
+                raise ValueError(f"{self.teacher_file}: expected the weights of {name}")
+            network.load_state_dict(state | same)
+        return network
 
     @cached_property
     def teacher(self):
@@ -401,7 +526,11 @@ class Setting:
         return self.trajectory.load(-1).to(self.device)
 
     def projector_settings(
-        self, *, rank: int | None = None, targets: str | tuple[str, ...] = "all", start: str = ""
+        self,
+        *,
+        rank: int | None = None,
+        targets: str | tuple[str, ...] | None = None,
+        start: str = "",
     ) -> ProjectorSettings:
         """Return the settings of the projector.
 
@@ -415,11 +544,11 @@ class Setting:
         # A low-rank head pays only below C D / (C + D); here at half of that.
         head_rank = max(1, count * dim // (count + dim) // 2) if start == "text" else None
         return ProjectorSettings(
-            targets=targets,
+            targets=self.profile.targets if targets is None else targets,
             rank=self.profile.rank if rank is None else rank,
             start=start,
             head_rank=head_rank,
-            temperature=TEMPERATURE,
+            temperature=self.profile.temperature,
         )
 
     def fit_settings(self, epochs: float) -> FitSettings:
@@ -467,7 +596,14 @@ def _teacher_recipe():
 
 
 def read_setting(
-    data: str | None, base: str, profile: str, work: Path, device: str = "cpu"
+    data: str | None,
+    base: str,
+    profile: str,
+    work: Path,
+    device: str = "cpu",
+    *,
+    teacher: str = "",
+    bfloat16: bool = False,
 ) -> Setting:
     """Read a data set from its folder, or the digits.
 
@@ -478,9 +614,9 @@ def read_setting(
         profile: name of the profile.
         work: folder for everything that is made.
         device: device for everything.
+        teacher: weights that the teacher starts from.
+        bfloat16: train students and make labels in bfloat16.
     """
-    from pathlib import Path
-
     if data is None:
         images = digits(16)
         rest, test = stratified_split(images.labels, 500, seed=0)
@@ -517,7 +653,7 @@ def read_setting(
     sizes = profile_of(profile, name, len(train.classes))
     folder = work / name / f"{profile}"
     folder.mkdir(parents=True, exist_ok=True)
-    return Setting(name, train, measured, base, sizes, folder, device)
+    return Setting(name, train, measured, base, sizes, folder, device, teacher, bfloat16)
 
 
 def in_memory(folder, side, classes):

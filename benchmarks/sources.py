@@ -10,7 +10,6 @@ import shutil
 
 import numpy as np
 import torch
-from setting import TEMPERATURE
 
 import hellofmt
 from hellofmt.archive import Draft, ImageItem, ImageSet, Texts, write_archive
@@ -23,6 +22,7 @@ from hellofmt.distillation import (
     select_images,
     write_distilled,
 )
+from hellofmt.distillation.selection import METHODS
 from hellofmt.ledger import ledger_of
 from hellofmt.loading import HelloDataset, write_labels
 from hellofmt.runs import Stages
@@ -71,20 +71,33 @@ def first_of_each(chosen, count):
     return taken(chosen, np.flatnonzero(np.arange(len(chosen.labels)) % ipc < count))
 
 
-def select(setting, ipc, *, factor=1, random=False):
-    """Select images by RDED's rule with the teacher, or random whole images."""
-    most = max((10, *setting.profile.ipcs, *setting.profile.long_ipcs))
-    if factor == 1 and not random and ipc < most:
-        return first_of_each(select(setting, most), ipc)
-    method = "random" if random else "rded"
-    settings = SelectSettings(ipc, factor, method, candidates=setting.profile.candidates)
+def select(setting, ipc, *, method="rded", factor=1):
+    """Select images by a method; the first of each class are the choice for fewer."""
+    profile = setting.profile
+    most = max((10, *profile.ipcs, *profile.long_ipcs, *profile.curve_ipcs))
+    if factor == 1 and ipc < most:
+        return first_of_each(select(setting, most, method=method), ipc)
+    settings = SelectSettings(ipc, factor, method=method, candidates=profile.candidates)
     inputs = {"data": setting.digest, "teacher": setting.teacher, "select": settings}
+    labeler = None
+    if settings.is_embedded:
+        projector = setting.fitted_main()[0]
+        inputs["projector"], labeler = projector, projector.labeler()
 
     def make(_path):
-        chosen = select_images(setting.train, setting.teacher, setting.views, settings)
+        chosen = select_images(
+            setting.train, setting.teacher, setting.views, settings, labeler=labeler
+        )
         return Result({n: v for n, v in vars(chosen).items() if v is not None}, {})
 
     return Selection(**Stages(setting.work / "selections").run("select", inputs, make).tensors)
+
+
+def method_of(setting, kind, ipc):
+    """Return how the images of a label source are chosen: by its name, else as the profile does."""
+    if kind in METHODS:
+        return kind
+    return SelectSettings(ipc).method if setting.profile.views_per_image else "rded"
 
 
 def probe(setting, **more):
@@ -111,9 +124,17 @@ def archive_of(setting, name, projector, selection):
 def archive(setting, kind, ipc):
     """Return the archive of a label source for a number of images per class."""
     projector = probe(setting)[0] if kind == "probe" else setting.fitted_main()[0]
-    chosen = select(setting, ipc, random=kind == "random")
-    name = {"probe": "probe", "random": "random"}.get(kind, "hello")
-    return archive_of(setting, f"{name}-ipc{ipc}", projector, chosen)
+    method = method_of(setting, kind, ipc)
+    chosen = select(setting, ipc, method=method)
+    name = "probe" if kind == "probe" else "hello"
+    return archive_of(setting, f"{name}-{method}-ipc{ipc}", projector, chosen)
+
+
+def epochs_of(setting, ipc, steps):
+    """Return how many views of each image a run shows, where all of them are new."""
+    profile, images = setting.profile, len(setting.train.classes) * ipc
+    epochs = -(-steps * min(profile.student_batch, images) // images)
+    return min(epochs, profile.views_per_image or epochs)
 
 
 def label_files(setting, kind, ipc, seed, steps):
@@ -127,7 +148,7 @@ def label_files(setting, kind, ipc, seed, steps):
             lambda folder: write_teacher(
                 folder,
                 profile.teacher,
-                setting.teacher.network,
+                setting.teacher,
                 classes=[line.key for line in setting.train.classes],
                 views=setting.views,
                 storage=storage,
@@ -135,8 +156,10 @@ def label_files(setting, kind, ipc, seed, steps):
         )
     if kind not in FORMS:
         return None
-    images = len(setting.train.classes) * ipc
-    epochs = -(-steps * min(profile.student_batch, images) // images)
+    epochs = epochs_of(setting, ipc, steps)
+    if profile.views_per_image:
+        # Every seed shows the same views, so one file serves all.
+        seed = 0
     if kind == "pruned":
         epochs = -(-epochs // PRUNED_TO)
 
@@ -145,7 +168,7 @@ def label_files(setting, kind, ipc, seed, steps):
             path,
             seed=seed,
             label_function=setting.teacher,
-            temperature=TEMPERATURE,
+            temperature=setting.profile.temperature,
             device=setting.device,
         )
         write_labels(
@@ -178,7 +201,16 @@ def labels_for(setting, kind, ipc, seed, steps):
     source = label_source(files)
     if isinstance(source, torch.nn.Module):
         return {"label_function": source.to(setting.device)}
+    if setting.profile.views_per_image:
+        return {"stored": files, "views_per_image": epochs_of(setting, ipc, steps)}
     return {"stored": files}
+
+
+def image_bytes(path):
+    """Return the bytes of an archive but for its label function."""
+    with hellofmt.open(path) as file:
+        ledger = ledger_of(file)
+    return ledger.total - ledger.payload
 
 
 def write_images(path, selection, source, classes, views):

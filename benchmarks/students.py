@@ -12,13 +12,23 @@ import msgspec
 import numpy as np
 import torch
 from measures import held_out_fidelity
-from setting import TEMPERATURE
-from sources import archive, archive_of, kept, label_bytes, labels_for, select, taken, write_images
+from sources import (
+    archive,
+    archive_of,
+    image_bytes,
+    kept,
+    label_bytes,
+    labels_for,
+    method_of,
+    select,
+    taken,
+    write_images,
+)
 
 import hellofmt
 from hellofmt.distillation import RefineSettings, SelectSettings, refine_images, select_images
 from hellofmt.ledger import ledger_of
-from hellofmt.loading import view_recipe
+from hellofmt.loading import HelloDataset, view_recipe
 from hellofmt.making import HardBatches, ViewBatches
 from hellofmt.sources import ArrayImages
 from hellofmt.student import (
@@ -26,6 +36,7 @@ from hellofmt.student import (
     evaluate,
     recipe,
     train_from_archive,
+    train_from_dataset,
     train_student,
 )
 from hellofmt.teacher import (
@@ -40,8 +51,10 @@ from hellofmt.teacher import (
 
 
 def student_plan(setting, kind, images, **changes):
-    plan = recipe("hard" if kind == "hard" else "kl")
     profile = setting.profile
+    plan = recipe(profile.recipe)
+    if kind == "hard":
+        plan = replace(plan, name="hard", loss="ce")
     return replace(
         plan,
         learning_rate=profile.student_rate,
@@ -50,10 +63,14 @@ def student_plan(setting, kind, images, **changes):
     )
 
 
+def is_bfloat16(setting):
+    return setting.profile.mixed or setting.bfloat16
+
+
 def measured(setting, student, images):
     """Measure top-1 in percent, in the precision of the student's training."""
     kind = torch.device(setting.device).type
-    with torch.autocast(kind, torch.bfloat16, enabled=setting.profile.mixed):
+    with torch.autocast(kind, torch.bfloat16, enabled=is_bfloat16(setting)):
         return evaluate(student, images, setting.views)
 
 
@@ -71,17 +88,14 @@ def train_one(
     plan = student_plan(setting, kind, images) if plan is None else plan
     student = build_student(network, classes, size, seed=seed).to(setting.device)
     start, processor = time.monotonic(), time.process_time()
-    train_from_archive(
+    train_from_dataset(
         student,
-        path,
+        dataset_of(setting, kind, path, plan, seed, labels),
         plan,
         steps=steps,
         seed=seed,
-        base=setting.base_argument,
-        device=setting.device,
-        bfloat16=setting.profile.mixed,
+        bfloat16=is_bfloat16(setting),
         on_step=None if watch is None else lambda step, _: watch(student, step),
-        **labels,
     )
     seconds, processor = time.monotonic() - start, time.process_time() - processor
     top1 = measured(setting, student, setting.test)
@@ -99,6 +113,33 @@ def train_one(
     }
 
 
+def dataset_of(setting, kind, path, plan, seed, labels):
+    """Open an archive with its labels; runs that share views share the labels made of them too."""
+    views = setting.profile.views_per_image
+    key = (path, kind)
+    if not views or key not in setting.datasets:
+        # One at a time, of the seeds that follow each other.
+        setting.datasets.clear()
+        setting.datasets[key] = HelloDataset(
+            path,
+            labels=plan.labels,
+            temperature=plan.temperature,
+            seed=0 if views else seed,
+            base=setting.base_argument,
+            device=setting.device,
+            dtype=torch.bfloat16 if setting.bfloat16 else None,
+            **{"views_per_image": views or None, **labels},
+        )
+    return setting.datasets[key]
+
+
+def select_cell(setting, method, _):
+    """Choose images by one method, for every number per class at once."""
+    profile = setting.profile
+    most = max(*profile.ipcs, *profile.curve_ipcs)
+    return {"method": method, "images": len(select(setting, most, method=method).labels)}
+
+
 def rival(setting, kind, ipc, seed, network, steps, _):
     path = archive(setting, kind, ipc)
     result = train_one(
@@ -114,8 +155,10 @@ def rival(setting, kind, ipc, seed, network, steps, _):
         **result,
         "source": kind,
         "ipc": ipc,
+        "method": method_of(setting, kind, ipc),
         "label_bytes": label_bytes(setting, kind, ipc, seed, steps),
         "archive_bytes": path.stat().st_size,
+        "image_bytes": image_bytes(path),
     }
 
 
@@ -233,7 +276,7 @@ def continual_cell(setting, kind, step, seed, _):
     student = build_student(profile.student, len(seen), setting.size, seed=seed)
     plan = student_plan(setting, kind, len(rows))
     if kind != "hard":
-        plan = replace(plan, temperature=TEMPERATURE)
+        plan = replace(plan, temperature=setting.profile.temperature)
     train_from_archive(
         student, path, plan, steps=profile.steps, seed=seed, bfloat16=profile.mixed, **given
     )
