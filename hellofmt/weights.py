@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
     from hellofmt.checkpoint import Checkpoint
 
-__all__ = ["Match", "find_weights", "listed"]
+__all__ = ["Match", "find_weights", "in_order", "listed", "without_network"]
 
 # Segments that wrappers insert anywhere in a name.
 _WRAPPERS: Final = frozenset(
     {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 )
+# What wrapper classes and Lightning modules call the network in them.
+_OUTER: Final = frozenset({"model", "net", "network"})
 # Averages of the plain weights, which evaluate better; DINO's `teacher` averages its student.
 _AVERAGED: Final = re.compile(r"(^|[._])(ema|swa|averaged|average|teacher)([._]|$)")
 # No label depends on these: counters of averages and profilers, constants that are computed when
@@ -181,6 +183,51 @@ def find_weights(
             )
     _check_types(best[0], own, file)
     return replace(best[0], others=tuple(m.where for m in fitting if m is not best[0]))
+
+
+def in_order(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, str] | None:
+    """Pair the network's names with the file's by their order, as libraries rename whole networks.
+
+    None unless the last parts of all names (``weight``, ``running_mean``) and all shapes agree;
+    counters of batches, which no label depends on, are left out on both sides.
+    """
+
+    def plain(tensors: Mapping[str, Tensor]) -> list[tuple[str, str, tuple[int, ...]]]:
+        parts = [(name, name.rpartition(".")[2], tuple(t.shape)) for name, t in tensors.items()]
+        return [each for each in parts if each[1] != _COUNTER]
+
+    ours, theirs = plain(network.state_dict()), plain(state)
+    if [each[1:] for each in ours] != [each[1:] for each in theirs]:
+        return None
+    return {mine[0]: other[0] for mine, other in zip(ours, theirs, strict=True)}
+
+
+def without_network(checkpoint: Checkpoint, file: str) -> tuple[str, dict[str, Tensor]]:
+    """Take the largest set of weights, averaged before plain ones, where no network is known.
+
+    Returns:
+        What lay before every name, and the tensors by what follows it.
+
+    Raises:
+        UserInputError: two sets are as large, and nothing says which is meant (E_TEACHER).
+    """
+    sizes = {at: sum(t.numel() for t in s.values()) for at, s in checkpoint.states.items()}
+    largest = [where for where, size in sizes.items() if size == max(sizes.values())]
+    best = [where for where in largest if _AVERAGED.search(where)] or largest
+    if len(best) > 1:
+        raise UserInputError.make(
+            "E_TEACHER",
+            f"`{printable(file)}` holds several sets of weights, {listed(best)}; save the one you"
+            " mean alone",
+        )
+    chosen = checkpoint.states[best[0]]
+    state = {name: chosen[full] for name, full in _plain(list(chosen)).items()}
+    prefix = ""
+    while len(firsts := {name.partition(".")[0] for name in state}) == 1 and firsts <= _OUTER:
+        (first,) = firsts
+        prefix += f"{first}."
+        state = {name.partition(".")[2]: tensor for name, tensor in state.items()}
+    return ".".join(filter(None, (best[0], prefix))), state
 
 
 def _check_types(match: Match, own: Mapping[str, Tensor], file: str) -> None:

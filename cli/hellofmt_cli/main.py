@@ -57,6 +57,7 @@ GROUPS: Final[dict[str, dict[str, Entry]]] = {
         "fit": Entry("fit", "Fit a label function to a teacher; an archive without images."),
         "teach": Entry("teach", "Train a teacher and keep its trajectory."),
         "pack": Entry("pack", "Pack images, with a label function or without, into an archive."),
+        "convert": Entry("convert", "Write weights of any trainer as safetensors."),
         "plan": Entry("plan", "Say what labels of a data set would cost, before anything is run."),
         "demo": Entry("demo", "Distil and train on real digits in minutes; no download."),
     },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hellofmt.teacher.check import teacher_accuracy
+from hellofmt.teacher.convert import Converted, convert_weights
 from hellofmt.teacher.files import load_teacher, save_network, save_teacher
 from hellofmt.teacher.names import load_named_teacher
 from hellofmt.teacher.network import Teacher, TeacherPool, device_of
@@ -30,6 +31,7 @@ __all__ = [
     "TEACHER_RECIPE",
     "TEACHER_STORAGES",
     "TRAJECTORY_FILE",
+    "Converted",
     "InputRule",
     "RuleChange",
     "Teacher",
@@ -37,6 +39,7 @@ __all__ = [
     "TeacherStorage",
     "Trajectory",
     "build_network",
+    "convert_weights",
     "device_of",
     "is_network",
     "label_source",

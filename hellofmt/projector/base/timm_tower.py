@@ -139,7 +139,9 @@ def _from_file(
     match = find_weights(network, checkpoint, file, idle=names)
     if not match.fits:
         raise UserInputError.make(
-            "E_OPTION", f"base `{printable(text)}`: the file {match.difference()}"
+            "E_OPTION",
+            f"base `{printable(text)}`: the file {match.difference()}",
+            advice="`hello convert` finds weights under other names",
         )
     if match.left_out:
         say(f"base {shown_path(text)}: {listed(match.left_out)} left out")
