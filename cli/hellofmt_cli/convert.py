@@ -80,5 +80,6 @@ def convert(
         ("weights", f"{count(made.tensors, 'tensor')}, {made.numbers:,} numbers"),
     ]
     if network is not None and made.rule is not None:
-        rows += [("network", shown_path(network)), ("input", made.rule.text().removeprefix("input "))]
+        rule = made.rule.text().removeprefix("input ")
+        rows += [("network", shown_path(network)), ("input", rule)]
     echo_page(rows)
