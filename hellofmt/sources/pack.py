@@ -21,13 +21,14 @@ from hellofmt.archive.format.layout import shard_path
 from hellofmt.archive.format.limits import DEFAULT_LIMITS, IMAGE_SIDE, Limits
 from hellofmt.archive.format.manifest import UNSET, Dataset, Views
 from hellofmt.archive.format.record import Record
-from hellofmt.archive.format.view_defaults import LARGEST_DEFAULT_VIEW, changed_views, default_views
+from hellofmt.archive.format.view_defaults import changed_views, default_views
 from hellofmt.archive.write.draft import Draft, ImageSet, Texts
 from hellofmt.archive.write.shards import write_shards
 from hellofmt.archive.write.whole_file import check_target
 from hellofmt.archive.write.writer import write_archive
 from hellofmt.errors import LimitError, UserInputError, printable
 from hellofmt.sources.archived import ArchiveSource
+from hellofmt.sources.crops import default_side, sampled_sizes
 from hellofmt.sources.label_functions import read_label_functions
 from hellofmt.sources.listing import some
 from hellofmt.sources.read import list_source
@@ -197,7 +198,14 @@ def pack_archive(
         elif isinstance(views, Views):
             start = views
         else:
-            start = default_views(_view_side(stored.sides))
+            try:
+                sizes = sampled_sizes(images)
+            except UserInputError:
+                stored.refuse_all(say)
+                raise
+            if max_side is not None:
+                sizes = np.rint(sizes * np.minimum(1.0, max_side / sizes.max(1, keepdims=True)))
+            start = default_views(default_side(sizes.clip(1).astype(np.int64)))
         made_of = ImageSet(reencode or _one_codec(stored.codecs), stored.items, layout)
         own = images.manifest if isinstance(images, ArchiveSource) else None
         if own is not None and known is None and not isinstance(views, Views):
@@ -332,10 +340,3 @@ def _one_codec(codecs: Sequence[Codec]) -> Codec:
             "`--reencode` converts them",
         )
     return codecs[0]
-
-
-def _view_side(sides: Sequence[int]) -> int:
-    """Side of a default view: the median shorter side of some images, at most 224 pixels."""
-    if not sides:
-        return LARGEST_DEFAULT_VIEW
-    return min(sorted(sides)[len(sides) // 2], LARGEST_DEFAULT_VIEW)

@@ -14,7 +14,7 @@ from collections import Counter
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from PIL import Image
@@ -37,7 +37,7 @@ from hellofmt.sources.decode import GREY, MISNAMED, ORIENTED, SHRUNK, is_grey, o
 from hellofmt.sources.files import read_head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -46,23 +46,18 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.limits import Limits
     from hellofmt.sources.source import Source
 
-# Images whose sides are looked at to choose the size of a default view.
-_SAMPLED: Final = 64
-
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
     """What was found out about one image.
 
-    ``side`` is the shorter one in pixels, 0 if unknown; ``size`` counts the bytes to store, if they
-    were seen, ``walked`` is their digest if they were walked over as well, and ``data`` has them if
-    they are not the image's own. An unreadable image that is left out has neither these nor a
-    refusal.
+    ``size`` counts the bytes to store, if they were seen, ``walked`` is their digest if they were
+    walked over as well, and ``data`` has them if they are not the image's own. An unreadable image
+    that is left out has neither these nor a refusal.
     """
 
     codec: Codec = "png"
     kinds: tuple[str, ...] = ()
-    side: int = 0
     size: int | None = None
     walked: bytes | None = None
     data: bytes | None = None
@@ -76,7 +71,6 @@ class StoredImages:
     Attributes:
         items: one per row that is not left out.
         codecs: of the stored bytes, one per item.
-        sides: shorter sides in pixels of a sample of the images.
     """
 
     def __init__(
@@ -96,11 +90,9 @@ class StoredImages:
         """
         self.items: list[ImageItem] = []
         self.codecs: list[Codec] = []
-        self.sides: list[int] = []
         self._images, self._limits = images, limits
         self._reencode: Codec | None = reencode
         self._max_side = max_side
-        self._step = max(1, len(images) // _SAMPLED)
         # A thread takes so many at once: few where each takes long.
         self._chunk = 256 if reencode is None else 8
         self._target, self._fd, self._end = target, -1, 0
@@ -126,7 +118,7 @@ class StoredImages:
         """
         images = self._images
         refusals: list[HelloError] = []
-        with closing(map_chunks(self._see, range(len(images)), self._chunk)) as seen:
+        with closing(self._seen(is_checked=images.skips_unreadable)) as seen:
             for row, one in enumerate(seen):
                 if progress is not None:
                     progress(row + 1, len(images))
@@ -139,8 +131,6 @@ class StoredImages:
                 images.note(row, one.kinds)
                 self.codecs.append(one.codec)
                 self.items.append(self._item(row, one))
-                if row % self._step == 0 and one.side:
-                    self.sides.append(one.side)
         if refusals and self._reencode is None:
             self.refuse_all(say)
         self._refuse(refusals, say)
@@ -150,14 +140,15 @@ class StoredImages:
         if self._reencode is not None:
             # What it gets was checked here.
             return
-        is_left_out, rows = self._images.unreadable(), range(len(self._images))
-        with closing(map_chunks(self._fault, rows, self._chunk)) as faults:
-            found = [
-                error
-                for error, is_out in zip(faults, is_left_out, strict=True)
-                if error is not None and not is_out
-            ]
+        is_left_out = self._images.unreadable()
+        with closing(self._seen(is_checked=True)) as seen:
+            pairs = zip(seen, is_left_out, strict=True)
+            found = [one.refusal for one, is_out in pairs if one.refusal and not is_out]
         self._refuse(found, say)
+
+    def _seen(self, *, is_checked: bool) -> Generator[_Seen]:
+        see = partial(self._see, is_checked=is_checked)
+        return map_chunks(see, range(len(self._images)), self._chunk)
 
     def _refuse(self, refusals: list[HelloError], say: Callable[[str], None]) -> None:
         if not refusals:
@@ -199,11 +190,11 @@ class StoredImages:
         # A file is named by the writer, which need not read it to know its size.
         return ImageItem(label, path, walked=seen.walked)
 
-    def _see(self, row: int) -> _Seen:
+    def _see(self, row: int, *, is_checked: bool) -> _Seen:
         """Look at one image, and convert it if it must be. Runs in threads."""
         skips = self._images.skips_unreadable
         try:
-            return self._looked_at(row, is_checked=skips)
+            return self._looked_at(row, is_checked=is_checked)
         except (PermissionError, FileNotFoundError):
             if not skips:
                 raise
@@ -219,11 +210,11 @@ class StoredImages:
         """Look at one image, and at all of its bytes if that is asked for."""
         images, path = self._images, self._images.path_of(row)
         name = path or images.name_of(row)
-        is_whole = is_checked or self._reencode is not None or row % self._step == 0
-        if path is None or (is_whole and self._is_readable(path, name)):
-            data = images.read(row)
-        else:
-            data, is_whole = read_head(path), False
+        if path is not None:
+            size = os.stat(path).st_size  # noqa: PTH116 (time)
+            check_limit(self._limits, "image_bytes", size, member=name)
+        is_whole = is_checked or self._reencode is not None
+        data = images.read(row) if path is None or is_whole else read_head(path)
         if not isinstance(data, bytes):
             # Of a packed archive.
             return self._converted(data, (), name)
@@ -232,15 +223,13 @@ class StoredImages:
         if codec == "jpeg" and has_orientation(data[:HEAD_BYTES]):
             kinds = (*kinds, ORIENTED)
         if self._reencode is None:
-            walked = None
-            if is_checked and is_whole:
+            if is_checked:
                 self._check(data, codec, name)
-                walked = _digest(data)
-            side = _side(data, codec) if is_whole else 0
-            return _Seen(codec, kinds, side, None if path else len(data), walked)
-        shape = self._kept(data, codec)
-        if shape is not None:
-            return _Seen(codec, kinds, min(shape[:2]), len(data), _digest(data))
+            return _Seen(
+                codec, kinds, None if path else len(data), _digest(data) if is_checked else None
+            )
+        if self._is_kept(data, codec):
+            return _Seen(codec, kinds, len(data), _digest(data))
         # Only WebP has no grey.
         keeps_grey = self._reencode != "webp"
         return self._converted(*_decoded(data, codec, name, kinds, keeps_grey=keeps_grey), name)
@@ -256,27 +245,20 @@ class StoredImages:
             return False
         return True
 
-    def _is_readable(self, path: str, name: str) -> bool:
-        """Tell whether a file is small enough to read; the writer refuses a larger one."""
-        size = os.stat(path).st_size  # noqa: PTH116 (time)
-        if self._reencode is not None:
-            check_limit(self._limits, "image_bytes", size, member=name)
-        return size <= self._limits.image_bytes
-
-    def _kept(self, data: bytes, codec: Codec) -> ImageShape | None:
-        """Return the shape of an image that can be stored as it is."""
+    def _is_kept(self, data: bytes, codec: Codec) -> bool:
+        """Tell whether an image can be stored as it is."""
         if codec != self._reencode:
-            return None
+            return False
         try:
             shape = parse_image(data, codec)
             if self._max_side is not None and max(shape[:2]) > self._max_side:
-                return None
+                return False
             check_image_limits(shape, len(data), self._limits)
             check_image_data(data, codec, shape)
         except HelloError:
             # Whether it can be converted, its decoder says.
-            return None
-        return shape
+            return False
+        return True
 
     def _check(self, data: bytes, codec: Codec, name: str) -> None:
         """Check an image as a writer does."""
@@ -299,21 +281,7 @@ class StoredImages:
         except UserInputError as error:
             raise _named(error, name) from error
         self._check(data, codec, name)
-        return _Seen(codec, kinds, min(pixels.shape[:2]), len(data), _digest(data), data)
-
-    def _fault(self, row: int) -> HelloError | None:
-        """Say why a writer refuses an image, or None. Runs in threads."""
-        path, name = self._images.path_of(row), self._images.name_of(row)
-        try:
-            if path is not None:
-                size = os.stat(path).st_size  # noqa: PTH116 (time)
-                check_limit(self._limits, "image_bytes", size, member=name)
-            data = self._images.read(row)
-            if isinstance(data, bytes):
-                self._check(data, _codec_of(data, name), name)
-        except (LimitError, UserInputError) as error:
-            return error
-        return None
+        return _Seen(codec, kinds, len(data), _digest(data), data)
 
 
 def _digest(data: bytes) -> bytes:
@@ -336,15 +304,6 @@ def _named(error: HelloError, name: str) -> UserInputError:
 
 def _has_cause(error: HelloError, code: str) -> bool:
     return isinstance(error.__cause__, HelloError) and error.__cause__.code == code
-
-
-def _side(data: bytes, codec: Codec) -> int:
-    """Return the shorter side of an image, 0 if its header is wrong: its reader says so."""
-    try:
-        shape = parse_image(data, codec)
-    except HelloError:
-        return 0
-    return min(shape.height, shape.width)
 
 
 def _decoded(
