@@ -7,13 +7,14 @@ On a CPU these are the very pixels of ``HelloDataset``, bit for bit, because the
 them. A GPU rounds elsewhere: pixels agree within 1e-5, labels within the tolerance of its
 precision.
 
-What the fused kernel cannot draw (other filters than bilinear; a patch shuffle of images of unequal
-size, or of a size that the factor does not divide) is drawn on the CPU and copied.
+What the fused kernel cannot draw (other filters than bilinear; images of unequal size, or of a size
+that the factor of a patch shuffle does not divide; more images than fit) is drawn on the CPU and
+copied.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -47,15 +48,13 @@ class BatchMaker:
         *,
         compile: bool = False,
         channels_last: bool = False,
-        resident: int | Literal["auto"] = "auto",
     ) -> None:
         """Build the labeler, check its probes, and make room for the images on the device.
 
         Args:
             dataset: gives images, view parameters and labels; its transforms are not applied.
-            compile: as for ``HelloLoader``, like ``channels_last`` and ``resident``.
+            compile: as for ``HelloLoader``, like ``channels_last``.
             channels_last: see there.
-            resident: see there.
 
         Raises:
             HelloError: the archive cannot give these labels.
@@ -83,8 +82,10 @@ class BatchMaker:
                     self._embed = self._source.embeddings_of_inputs
             self._forms = (form, entered or ViewForm())
         self.resident: Resident | None = None
-        if self._device.type == "cuda" and is_drawable(dataset):
-            self.resident = Resident(dataset, self._device, resident)
+        if self._device.type == "cuda" and is_drawable(
+            dataset, torch.cuda.mem_get_info(self._device)[0]
+        ):
+            self.resident = Resident(dataset, self._device)
 
     @property
     def kernel(self) -> dict[str, str]:

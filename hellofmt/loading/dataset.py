@@ -11,62 +11,47 @@ once: one call of the encoder for a batch instead of one per image.
 from __future__ import annotations
 
 import operator
-import os
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from hellofmt.archive.format.canonical import decimal_value
-from hellofmt.archive.format.functions import find_function
-from hellofmt.archive.format.limits import check_limit
-from hellofmt.archive.format.manifest import UNSET
 from hellofmt.errors import UserInputError
 from hellofmt.loading.arguments import check_functions, device_of, positive, whole
-from hellofmt.loading.cache import PixelCache
+from hellofmt.loading.drawing import DrawnViews
 from hellofmt.loading.epoch_counter import EpochCounter
 from hellofmt.loading.epoch_index import EpochIndex
 from hellofmt.loading.images import ArchiveImages, UserImages
-from hellofmt.loading.labelling import FunctionLabeler
-from hellofmt.loading.options import bytes_of, check_options, check_without_projector
-from hellofmt.loading.pool import LabelPool
-from hellofmt.loading.read_ahead import read_ahead
+from hellofmt.loading.label_maker import LabelMaker
+from hellofmt.loading.options import bytes_of, check_options
 from hellofmt.loading.source import opened
 from hellofmt.loading.stored_labels import StoredLabels
 from hellofmt.loading.views.normalise import normalise_
-from hellofmt.loading.views.pixels import render
-from hellofmt.loading.views.table import (
-    SHOWN_COLUMNS,
-    ViewColumn,
-    mixed_labels,
-    partners,
-    plain_table,
-    rows_shown,
-    view_table,
-)
 from hellofmt.loading.worker_errors import errors_arrive_whole
-from hellofmt.projector.labeler import Labeler, refuse_fork
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    import os
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from hellofmt.archive.format.limits import Limits
-    from hellofmt.archive.format.manifest import Views
     from hellofmt.archive.read.archive import Archive
     from hellofmt.loading.images import ImageSource
+    from hellofmt.loading.labelling import FunctionLabeler
     from hellofmt.loading.options import LabelKind
+    from hellofmt.loading.pool import LabelPool
     from hellofmt.projector.base import LoadedBase
+    from hellofmt.projector.labeler import Labeler
 
 _AUTO_CACHE_BYTES: Final = 512 << 20
 _AUTO_POOL_BYTES: Final = 4 << 30
 
 
-class HelloDataset(Dataset[Any]):
+class HelloDataset(DrawnViews, Dataset[Any]):
     """Images of an archive with labels made on the fly; pass it to a ``DataLoader``.
 
     An item depends on ``labels``:
@@ -202,10 +187,11 @@ class HelloDataset(Dataset[Any]):
         seed = whole(seed, "seed", 0, 64)
         if temperature is not None:
             temperature = positive(temperature, "temperature")
-        name = label_function if isinstance(label_function, str) else None
-        function = None if isinstance(label_function, str) else label_function
+        is_function = label_function is not None and not isinstance(label_function, str)
         check_functions(
-            transform=transform, target_transform=target_transform, label_function=function
+            transform=transform,
+            target_transform=target_transform,
+            label_function=label_function if is_function else None,
         )
         check_options(
             labels=labels,
@@ -213,66 +199,51 @@ class HelloDataset(Dataset[Any]):
             has_target_transform=target_transform is not None,
             as_dict=as_dict,
             is_stored=stored is not None,
-            has_label_function=function is not None,
+            has_label_function=is_function,
         )
         cache_bytes = bytes_of(cache, "cache", _AUTO_CACHE_BYTES)
         pool_bytes = bytes_of(pool, "pool", _AUTO_POOL_BYTES)
-        self.file = opened(source, expect, storage_options, cache_dir, limits)
-        self.label_function: str | None = None
-        if self.file.manifest.functions is not UNSET:
-            self.label_function = find_function(self.file.manifest, name).name
-        elif name is not None:
-            find_function(self.file.manifest, name)
-        elif function is None and stored is None:
-            check_without_projector(labels, self.file.manifest.label_function or "")
-        elif labels == "soft" and stored is None and temperature is None:
-            text = "the archive has no projector and so no temperature; expected a number > 0"
-            raise UserInputError.make("E_OPTION", text, argument="temperature")
+        file = opened(source, expect, storage_options, cache_dir, limits)
         self.labels: LabelKind = labels
-        self.seed = seed
         self.transform = transform
         self.target_transform = target_transform
         self.as_dict = as_dict
-        self.views: Views = self.file.manifest.views
-        self.classes: list[str] = list(self.file.classes.keys)
-        self.class_to_idx: dict[str, int] = {key: i for i, key in enumerate(self.classes)}
-        self.is_augmented = views is not None
         self.device = device_of(device, is_used=False)
-        self._temperature = temperature
-        self._base = base
         self.dtype = torch.float32 if dtype is None else dtype
-        self._labelers: dict[tuple[str, bool], Labeler] = {}
-        self._function: FunctionLabeler | None = None
-        if function is not None:
-            self._function = FunctionLabeler(function, len(self.classes), self.device)
+        if stored is not None and not isinstance(stored, StoredLabels):
+            stored = StoredLabels(stored)
+        self.stored = stored
+        self._maker = LabelMaker(
+            file,
+            labels,
+            label_function=label_function,
+            stored=stored,
+            temperature=temperature,
+            base=base,
+            device=self.device,
+            dtype=self.dtype,
+        )
+        self.label_function = self._maker.name
         if ipc is not None:
             ipc = whole(ipc, "ipc", 1)
         if images is None:
-            self._images = ArchiveImages(self.file, ipc)
+            given = ArchiveImages(file, ipc)
         elif ipc is not None:
             text = "chooses among the archive's own images; expected none beside `images`"
             raise UserInputError.make("E_OPTION", text, argument="ipc")
         else:
-            self._images = UserImages(images, self.classes, needs_class=labels == "hard")
-        self._cache = PixelCache(self._images, cache_bytes)
-        self._counter = EpochCounter(self._images.heights.size)
-        self.stored: StoredLabels | None = None
+            given = UserImages(images, list(file.classes.keys), needs_class=labels == "hard")
+        super().__init__(
+            file, given, seed=seed, is_augmented=views is not None, cache_bytes=cache_bytes
+        )
+        self.class_to_idx: dict[str, int] = {key: i for i, key in enumerate(self.classes)}
+        self._counter = EpochCounter(given.heights.size)
         if stored is not None:
-            self.stored = stored if isinstance(stored, StoredLabels) else StoredLabels(stored)
-            self.stored.check(self)
+            stored.check(self)
         self.views_per_image = self._cycle(views_per_image)
         self.pool: LabelPool | None = None
-        if self.views_per_image and self.stored is None and labels in ("soft", "logits"):
-            width = len(self.classes)
-            if self._function is None and self.file.manifest.base is not UNSET:
-                width = min(width, self.file.manifest.base.arch.embed_dim)
-            self.pool = LabelPool(
-                len(self._images.heights),
-                self.views_per_image,
-                width,
-                budget=pool_bytes,
-                device=self.device,
-            )
+        if self.views_per_image:
+            self.pool = self._maker.make_pool(len(self), self.views_per_image, pool_bytes)
 
     def _cycle(self, views_per_image: int | None) -> int | None:
         """Return the number of epochs after which views come again, None if they do not."""
@@ -285,15 +256,11 @@ class HelloDataset(Dataset[Any]):
             raise UserInputError.make("E_OPTION", text, argument="views_per_image")
         return cycle
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle no labeler: each process builds its own."""
-        return {**self.__dict__, "_labelers": {}}
-
     def __len__(self) -> int:
         """Return the number of images."""
         # Every sampler asks for the length in the process that starts the workers.
         self._counter.own()
-        return self._images.heights.size
+        return super().__len__()
 
     def __repr__(self) -> str:
         return f"<HelloDataset {len(self)} images, labels={self.labels!r}, {self.file!r}>"
@@ -304,31 +271,12 @@ class HelloDataset(Dataset[Any]):
         return self.file.id
 
     @property
-    def sizes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Heights and widths of the images, (N,) pixels; 0 until an image of ``images`` is read."""
-        return self._images.heights, self._images.widths
-
-    @property
-    def targets(self) -> list[int]:
-        """Hard label of every image.
-
-        Raises:
-            UserInputError: E_DATA, ``images`` has no ``targets`` or one is out of range.
-        """
-        return self._images.targets()
-
-    @property
     def temperature(self) -> float | None:
         """T of the soft labels, dimensionless: the argument, the stored labels' or the manifest's.
 
         None if there is none of these: an archive without a projector.
         """
-        if self._temperature is None and self.stored is not None:
-            return self.stored.temperature
-        if self._temperature is not None or self.label_function is None:
-            return self._temperature
-        head = find_function(self.file.manifest, self.label_function).head
-        return decimal_value(head.temperature)
+        return self._maker.temperature
 
     def set_epoch(self, epoch: int) -> None:
         """Start counting from ``epoch``; also reaches persistent workers.
@@ -362,144 +310,11 @@ class HelloDataset(Dataset[Any]):
             SpecError: the projector does not fit its base.
             UserInputError: E_OPTION, no projector, or CUDA in a forked worker.
         """
-        where = self.device if device is None else device_of(device, is_used=False)
-        # Before a base is loaded in vain.
-        refuse_fork(where, os.getpid())
-        device_of(where)
-        key = str(where), compile
-        if key not in self._labelers:
-            self._labelers[key] = Labeler.from_file(
-                self.file,
-                self._base,
-                label_function=self.label_function,
-                device=where,
-                dtype=self.dtype,
-                compile=compile,
-            )
-        return self._labelers[key]
+        return self._maker.labeler(device, compile=compile)
 
     def label_source(self, *, compile: bool = False) -> Labeler | FunctionLabeler:
         """Return what makes the soft labels: the label function, else the labeler."""
-        return self.labeler(compile=compile) if self._function is None else self._function
-
-    def pixels(self, row: int) -> NDArray[np.uint8]:
-        """Return a stored image, from the cache if it is there.
-
-        Args:
-            row: 0 <= row < len(self).
-
-        Returns:
-            uint8 (H, W, 3), not to be written to.
-
-        Raises:
-            HelloError: the image cannot be read or decoded.
-        """
-        return self.pixels_of([row])[row]
-
-    def pixels_of(self, rows: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
-        """Return stored images by row, as ``pixels`` does; those not in the cache are read at once.
-
-        Raises:
-            HelloError: an image cannot be read or decoded.
-        """
-        return self._cache.read(rows)
-
-    def table(
-        self, rows: NDArray[np.integer], epochs: NDArray[np.integer] | int
-    ) -> NDArray[np.int32]:
-        """Make the view parameters of rows; reads images whose size is not known yet.
-
-        Args:
-            rows: (N,), each in 0..len(self) - 1.
-            epochs: one epoch, or one per row.
-
-        Returns:
-            int32 (N, 20), see ``view_table``.
-        """
-        if self.views_per_image is not None:
-            epochs = epochs % self.views_per_image
-        sizes = self._images
-        if isinstance(sizes, UserImages):
-            needed = np.asarray(rows, np.int64)
-            if self.is_augmented:
-                other = partners(
-                    self.views, seed=self.seed, epochs=epochs, indices=needed, count=len(self)
-                )
-                needed = np.concatenate([needed, other])
-            for row in needed[sizes.heights[needed] == 0].tolist():
-                self.pixels(row)
-        if not self.is_augmented:
-            return plain_table(rows, sizes.heights, sizes.widths)
-        return view_table(
-            self.views,
-            seed=self.seed,
-            epochs=epochs,
-            indices=rows,
-            heights=sizes.heights,
-            widths=sizes.widths,
-            count=len(self),
-        )
-
-    def read_ahead(
-        self,
-        batches: Iterator[list[int]],
-        part: Callable[[int, list[int]], list[int]] | None = None,
-    ) -> Iterator[list[int]]:
-        """Yield the same batches while the images of the next 8 are fetched in the background.
-
-        A ``HelloSampler`` passes its batches through here. Nothing is fetched for local archives
-        and for ``images``. ``part`` maps the number of a batch and the batch, a list of
-        ``EpochIndex``, to what this process draws of it; by default all.
-        """
-        images = self._images
-        if isinstance(images, UserImages) or images.stream is None:
-            return batches
-
-        def shown(rows: NDArray[np.int64], epochs: NDArray[np.int64]) -> NDArray[np.integer]:
-            return images.rows_of(self.table(rows, epochs)[:, SHOWN_COLUMNS].ravel())
-
-        return read_ahead(images.stream, shown, batches, part)
-
-    def draw(
-        self, rows: NDArray[np.integer], epochs: NDArray[np.integer] | int
-    ) -> tuple[Tensor, NDArray[np.int32]]:
-        """Draw views as a labeler takes them, and return the parameters that say what they show.
-
-        Args:
-            rows: (N,), each in 0..len(self) - 1.
-            epochs: one epoch, or one per row.
-
-        Returns:
-            float32 (N, 3, S, S) in [0, 1] on the CPU, not normalised, and int32 (N, 20).
-
-        Raises:
-            HelloError: an image cannot be read or decoded.
-            LimitError: E_LIMIT_BATCH_PIXELS, so many views of this size are above the limits.
-        """
-        check_limit(self.file.limits, "batch_pixels", len(rows) * self.views.size**2)
-        table = self.table(rows, epochs)
-        return render(self.pixels_of(rows_shown(table)), table, self.views), table
-
-    def hard_labels(self, table: NDArray[np.int32]) -> Tensor:
-        """Return the hard labels of views.
-
-        Args:
-            table: (N, 20) as from ``table`` or ``draw``.
-
-        Returns:
-            int64 (N,) if views do not mix, else float32 (N, C): each class's share of the view.
-
-        Raises:
-            UserInputError: E_DATA, an image of ``images`` has no class.
-        """
-        labels = self._images.labels
-        unknown = [row for row in rows_shown(table) if labels[row] < 0]
-        if unknown:
-            text = f"image {unknown[0]} has no class; expected items (image, class)"
-            raise UserInputError.make("E_DATA", text + " for labels='hard'")
-        if not self.is_augmented or self.views.mix == "none":
-            return torch.from_numpy(labels[table[:, ViewColumn.IMAGE]])
-        return mixed_labels(table, labels, len(self.classes), size=self.views.size)
+        return self._maker.source(compile=compile)
 
     def __getitem__(self, index: int) -> Any:
         """Make one item; see the class."""
@@ -595,32 +410,6 @@ class HelloDataset(Dataset[Any]):
             return None
         if self.labels == "hard":
             return self.hard_labels(table)
-        if self.stored is not None:
-            labeler = self.labeler() if self.stored.form == "embeddings" else None
-            if self.views_per_image is not None:
-                epochs = epochs % self.views_per_image
-            return self.stored.labels(rows, epochs, labeler=labeler, temperature=self._temperature)
-
-        # Built when it is needed: the workers of a later pass may find every label in the pool.
-        def maker() -> Labeler | FunctionLabeler:
-            return self.label_source() if source is None else source
-
-        def embedded(some: Tensor) -> Tensor:
-            return maker().embeddings(some) if embed is None else embed(some)
-
-        def finished(x: Tensor) -> Tensor:
-            if self.labels == "logits":
-                return maker().logits_of(x)
-            return maker().labels_of(x, self.temperature)
-
-        if self.pool is None:
-            return finished(embedded(views))
-        # Embeddings, where they are shorter than labels.
-        if self.pool.width < len(self.classes):
-            return finished(self.pool.labels(rows, epochs, lambda new: embedded(views[new])))
-        kept = self.pool.labels(rows, epochs, lambda new: finished(embedded(views[new])))
-        # Only a function of the user's can give such; to look for them, a GPU is waited for.
-        if self.labels == "logits" and self._function is not None and kept.isinf().any():
-            text = "logits of the label function for `views_per_image`, kept in half precision;"
-            raise UserInputError.make("E_TEACHER", text + " expected at most 65,504, got others")
-        return kept.float()
+        if self.views_per_image is not None:
+            epochs = epochs % self.views_per_image
+        return self._maker.labels(rows, epochs, views, source, embed)

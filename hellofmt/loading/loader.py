@@ -4,8 +4,8 @@
 view across. A distilled set is small, so here each image is decoded once, when it is first shown,
 and kept on the device as uint8; a batch then costs 80 bytes of parameters per view to send, one
 kernel for its views, the encoder and one kernel for its labels. A second stream makes the next
-batch while the student uses this one. Sets that do not fit stay in memory, and a batch sends the
-images it shows. Decoding everything first was rejected: a large archive behind a URL would keep a
+batch while the student uses this one. Images that do not fit, or are of unequal sizes, are drawn on
+the CPU. Decoding everything first was rejected: a large archive behind a URL would keep a
 GPU waiting for all of it before the first step.
 
 It computes the same function as every other way: the sampler's order, ``view_table``'s parameters
@@ -17,7 +17,7 @@ cores, and a thread only makes them wait for each other.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from hellofmt.archive.format.limits import check_limit
 from hellofmt.errors import UserInputError
@@ -29,17 +29,15 @@ from hellofmt.loading.sampler import HelloSampler
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
     import torch
-    from torch import nn
 
-    from hellofmt.archive.format.limits import Limits
     from hellofmt.archive.read.archive import Archive
-    from hellofmt.loading.images import ImageSource
-    from hellofmt.loading.options import LabelKind
-    from hellofmt.projector.base import LoadedBase
+
+
+# Options of a data set whose items are taken one by one.
+_ITEMS: Final = frozenset({"as_dict", "cache", "stored", "target_transform", "transform"})
 
 
 class HelloLoader(Passes):
@@ -77,28 +75,14 @@ class HelloLoader(Passes):
         *,
         batch_size: int,
         device: str | torch.device | None = None,
-        images: ImageSource | None = None,
-        labels: LabelKind = "soft",
-        temperature: float | None = None,
-        base: str | Path | LoadedBase | nn.Module | None = None,
-        label_function: str | None = None,
-        ipc: int | None = None,
-        views_per_image: int | None = None,
-        pool: int | Literal["auto"] = "auto",
-        views: Literal["manifest"] | None = "manifest",
         seed: int = 0,
         shuffle: bool = True,
         drop_last: bool = False,
         num_replicas: int | None = None,
         rank: int | None = None,
-        expect: str | None = None,
-        limits: Limits | None = None,
-        dtype: torch.dtype | None = None,
         compile: bool = False,
         channels_last: bool = False,
-        resident: int | Literal["auto"] = "auto",
-        storage_options: Mapping[str, Any] | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
+        **options: Any,
     ) -> None:
         """Open the archive, check its label function, and make room for the images on the device.
 
@@ -106,58 +90,32 @@ class HelloLoader(Passes):
             source: path or URL of an archive, the files of a sharded set, or an open archive.
             batch_size: rows per rank and batch, >= 1.
             device: device that makes batches; None is the CPU.
-            images: dataset to label; by default the archive's own images.
-            labels: ``"soft"``, ``"logits"``, ``"hard"`` or ``"none"``.
-            temperature: T > 0 of soft labels; by default the manifest's.
-            base: the base encoder, as for ``HelloDataset``.
-            label_function: name of one of the archive's label functions; by default the first.
-            ipc: read only the first images of each class, as for ``HelloDataset``.
-            views_per_image: K: epoch e shows view e mod K, as for ``HelloDataset``.
-            pool: bytes of labels of K views to keep on the device, as for ``HelloDataset``.
-            views: ``"manifest"``, or None for whole images.
             seed: seed of order and views, 0 <= seed < 2**64.
             shuffle: shuffle rows in every epoch.
             drop_last: leave out a short last global batch.
             num_replicas: ranks; by default torch.distributed's.
             rank: this rank; by default torch.distributed's.
-            expect: ``id`` that the archive must have.
-            limits: size limits, as for ``HelloDataset``.
-            dtype: precision of the image tower, as for ``HelloDataset``.
             compile: run the image tower through ``torch.compile``.
             channels_last: memory format of the images handed out.
-            resident: bytes of images to keep on a GPU; ``"auto"`` is half of what is free. Images
-                that need more stay in memory. Has no effect on a CPU.
-            storage_options: options of a URL's storage, as for ``HelloDataset``.
-            cache_dir: folder that keeps what came from a URL, see ``open_archive``.
+            options: ``images``, ``labels``, ``temperature``, ``base``, ``label_function`` (a name),
+                ``ipc``, ``views_per_image``, ``pool``, ``views``, ``expect``, ``limits``,
+                ``dtype``, ``storage_options`` and ``cache_dir``, as for ``HelloDataset``.
 
         Raises:
             OSError: the archive is missing or cannot be opened.
             HelloError: the archive is refused, or cannot give these labels.
+            TypeError: there is no such option.
             ValueError: a number is out of range, see ``HelloSampler``.
         """
         self.device = device_of(device)
-        if not isinstance(cast("object", label_function), str | None):
+        others = sorted(_ITEMS & options.keys())
+        if others:
+            text = "is about single items, which a HelloLoader has not; pass it to HelloDataset"
+            raise UserInputError.make("E_OPTION", text, argument=others[0])
+        if not isinstance(options.get("label_function"), str | None):
             text = "expected the name of one of the archive's; HelloDataset takes functions"
             raise UserInputError.make("E_OPTION", text, argument="label_function")
-        self.dataset = HelloDataset(
-            source,
-            images=images,
-            labels=labels,
-            temperature=temperature,
-            base=base,
-            label_function=label_function,
-            ipc=ipc,
-            views_per_image=views_per_image,
-            pool=pool,
-            views=views,
-            seed=seed,
-            expect=expect,
-            limits=limits,
-            device=self.device,
-            dtype=dtype,
-            storage_options=storage_options,
-            cache_dir=cache_dir,
-        )
+        self.dataset = HelloDataset(source, seed=seed, device=self.device, **options)
         pixels = batch_size * self.dataset.views.size**2
         check_limit(self.dataset.file.limits, "batch_pixels", pixels)
         self.sampler = HelloSampler(
@@ -170,9 +128,7 @@ class HelloLoader(Passes):
             drop_last=drop_last,
         )
         self.batch_size = batch_size
-        self._maker = BatchMaker(
-            self.dataset, compile=compile, channels_last=channels_last, resident=resident
-        )
+        self._maker = BatchMaker(self.dataset, compile=compile, channels_last=channels_last)
 
     @property
     def batch_sampler(self) -> HelloSampler:

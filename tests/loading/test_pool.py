@@ -134,7 +134,7 @@ def test_a_loader_gives_what_a_data_set_gives(mixing_even, labels, is_resident):
     loader = HelloLoader(mixing_even, batch_size=4, **options)
     drawn = []
     if is_resident:
-        resident = Resident(loader.dataset, torch.device("cpu"), 10**9)
+        resident = Resident(loader.dataset, torch.device("cpu"))
         draw = resident.draw
 
         def counted(table, form, second=None):

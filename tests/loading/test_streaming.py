@@ -30,7 +30,7 @@ from hellofmt.archive.storage.local_files import lock_byte, unlock_byte
 from hellofmt.archive.write.shards import write_shards
 from hellofmt.errors import CorruptError, HelloIOError
 from hellofmt.loading import HelloDataset, HelloLoader, HelloSampler
-from hellofmt.loading.read_ahead import READ_AHEAD
+from hellofmt.loading.drawing import READ_AHEAD
 from hellofmt.loading.views.table import rows_shown
 
 COUNT, BATCH = 60, 2

@@ -40,7 +40,7 @@ def test_batches_are_the_same_wherever_they_are_made(archive, name):
     here = ArchiveBatches(dataset, plan, 2, seed=4)
     # The way of a GPU, on a CPU.
     maker = BatchMaker(dataset, channels_last=True)
-    maker.resident = Resident(dataset, torch.device("cpu"), 10**9)
+    maker.resident = Resident(dataset, torch.device("cpu"))
     for other in (replace(here, workers=2), replace(here, maker=maker)):
         made = list(other)
         assert len(made) == 2
@@ -65,7 +65,7 @@ def test_other_labels_reach_batches_of_a_maker(archive, tmp_path):
         maker = BatchMaker(dataset)
         for is_resident in (False, True):
             if is_resident:
-                maker.resident = Resident(dataset, torch.device("cpu"), 0)
+                maker.resident = Resident(dataset, torch.device("cpu"))
             for wanted, got in zip(here, replace(here, maker=maker), strict=True):
                 torch.testing.assert_close(wanted, got, rtol=0, atol=1e-5)
 
