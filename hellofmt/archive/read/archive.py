@@ -34,6 +34,8 @@ class Archive(ABC):
         extras: free text under ``x_`` keys, never interpreted.
         limits: limits it was opened with.
         size_bytes: length of the file, or of all files.
+        storage_options: options that were passed to the storage of a URL.
+        cache: the cache of bytes from a network; None for a local file or without a cache.
     """
 
     path: str
@@ -42,21 +44,13 @@ class Archive(ABC):
     extras: Mapping[str, str]
     limits: Limits
     size_bytes: int
+    storage_options: Mapping[str, Any]
+    cache: DigestCache | None
 
     @property
-    @abstractmethod
     def shards(self) -> Sequence[Archive]:
         """The files of a sharded set in order; a single file, shard or not, returns itself."""
-
-    @property
-    @abstractmethod
-    def storage_options(self) -> Mapping[str, Any]:
-        """Options that were passed to the storage of a URL."""
-
-    @property
-    @abstractmethod
-    def cache(self) -> DigestCache | None:
-        """The cache of bytes from a network; None for a local file or without a cache."""
+        return [self]
 
     @property
     @abstractmethod

@@ -120,7 +120,8 @@ class HelloFile(StoredArchive):
         check_expect(expect)
         self._source = source
         self._access = access or Access()
-        self._cache = self._access.cache(source)
+        self.cache = self._access.cache(source)
+        self.storage_options = self._access.storage_options
         self.limits = limits
         self.path = source.name
         self.size_bytes = source.size
@@ -221,8 +222,8 @@ class HelloFile(StoredArchive):
             images, index = self.row_of(row)
             at, size = int(index.offset[row]), int(index.size[row])
             known = None
-            if self._cache is not None:
-                known = self._cache.get(index.sha256[row].tobytes(), size)
+            if self.cache is not None:
+                known = self.cache.get(index.sha256[row].tobytes(), size)
             if known is not None:
                 files[row] = known
             else:
@@ -237,9 +238,9 @@ class HelloFile(StoredArchive):
                 return self.check_image(row, parts[0])
 
             files[row] = self.checked([block], [place], check)
-            if self._cache is not None:
+            if self.cache is not None:
                 index = self.row_of(row)[1]
-                self._cache.put(index.sha256[row].tobytes(), files[row])
+                self.cache.put(index.sha256[row].tobytes(), files[row])
         return [files[int(row)] for row in rows]
 
     def check_image(self, row: int, block: bytes) -> bytes:
@@ -257,16 +258,6 @@ class HelloFile(StoredArchive):
         check_image_digest(view[:size], digest, name, at)
         check_padding(view[size:], name, at + size)
         return block[BLOCK : BLOCK + size]
-
-    @property
-    def shards(self) -> Sequence[HelloFile]:
-        """See ``Archive.shards``."""
-        return [self]
-
-    @property
-    def storage_options(self) -> Mapping[str, Any]:
-        """See ``Archive.storage_options``."""
-        return self._access.storage_options
 
     def close(self) -> None:
         """See ``Archive.close``."""

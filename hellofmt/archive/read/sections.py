@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from hellofmt.archive.storage.cache import DigestCache
     from hellofmt.archive.storage.source import Source
 
 # Largest read before the digest is known: as much as the default limit of an image.
@@ -41,7 +40,6 @@ class StoredArchive(Archive):
     """One file: where its sections lie, and their verified contents."""
 
     _source: Source
-    _cache: DigestCache | None
     # Bytes from the start of the file, kept in memory.
     _head: bytes
 
@@ -100,11 +98,6 @@ class StoredArchive(Archive):
         """See ``Archive.source``."""
         return self._source
 
-    @property
-    def cache(self) -> DigestCache | None:
-        """See ``Archive.cache``."""
-        return self._cache
-
     def has_section(self, name: str) -> bool:
         """See ``Archive.has_section``."""
         return name in self._by_name
@@ -155,8 +148,8 @@ class StoredArchive(Archive):
     def _read_stored(self, section: Section, member: str) -> bytes:
         """Return the stored bytes of a section after checking their digest."""
         digest = bytes.fromhex(section.digest.removeprefix("sha256:"))
-        if self._cache is not None:
-            known = self._cache.get(digest, section.size)
+        if self.cache is not None:
+            known = self.cache.get(digest, section.size)
             if known is not None:
                 return known
         start, end = self._offsets[section.name], self._offsets[section.name] + section.size
@@ -173,8 +166,8 @@ class StoredArchive(Archive):
 
         ranges = [(start, section.size)]
         stored = self.checked(self._read_ranges(ranges), ranges, check)
-        if self._cache is not None:
-            self._cache.put(digest, stored)
+        if self.cache is not None:
+            self.cache.put(digest, stored)
         return stored
 
     def checked(

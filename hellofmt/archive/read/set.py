@@ -28,7 +28,7 @@ from hellofmt.archive.storage.source import display_name, is_url
 from hellofmt.errors import CorruptError, SpecError, TrustError, UserInputError, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.index import Index
     from hellofmt.archive.format.limits import Limits
     from hellofmt.archive.read.file import Access, HelloFile
-    from hellofmt.archive.storage.cache import DigestCache
 
 _OWN_SECTIONS: Final = frozenset({"index", "pixels"})
 _THREADS: Final = 8
@@ -130,6 +129,7 @@ class HelloSet(Archive):
         self.path = f"{first.path} ... ({len(self.shards)} shards)"
         self.size_bytes = sum(file.size_bytes for file in self.shards)
         self._access = access
+        self.storage_options, self.cache = access.storage_options, first.cache
         self._index: Index | None = None
 
     def __repr__(self) -> str:
@@ -203,11 +203,6 @@ class HelloSet(Archive):
             raise self._one_per_shard(f"section `{name}`")
         return self.shards[0].tensors(name)
 
-    @property
-    def storage_options(self) -> Mapping[str, Any]:
-        """Options that were passed to the storage of a URL."""
-        return self._access.storage_options
-
     def check_image(self, row: int, block: bytes) -> bytes:
         """Verify an image member; see ``HelloFile.check_image``."""
         shard, local = self._place(row)
@@ -217,11 +212,6 @@ class HelloSet(Archive):
         """Return the name of an image, numbered over the set; see ``HelloFile.image_name``."""
         shard, local = self._place(row)
         return self.shards[shard].image_name(local)
-
-    @property
-    def cache(self) -> DigestCache | None:
-        """The cache of bytes from a network, shared by all shards."""
-        return self.shards[0].cache
 
     def read_images(self, rows: Sequence[int], *, exact: bool = False) -> list[bytes]:
         """Read the stored bytes of many images; see ``HelloFile.read_images``."""
