@@ -41,6 +41,7 @@ from students import (
     RDED_SEEDS,
     ablation_cell,
     ablation_student,
+    bytes_cell,
     continual_cell,
     rded_cell,
     rded_teacher,
@@ -344,6 +345,15 @@ def public_cells(setting, add):
             k=TOP_K,
             views=profile.held_out_views,
         )
+    for budget in profile.budgets:
+        for seed in profile.seeds:
+            add(
+                f"bytes/{budget}/seed{seed}",
+                partial(bytes_cell, setting, budget, seed),
+                (f"select/{method_of(setting, 'hello', 10)}", "fit/main"),
+                **run,
+                steps=profile.steps,
+            )
     for steps in profile.lengths:
         add(
             f"length/{steps}/seed0",

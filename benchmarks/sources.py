@@ -77,7 +77,8 @@ def select(setting, ipc, *, method="rded", factor=1):
     most = max((10, *profile.ipcs, *profile.long_ipcs, *profile.curve_ipcs))
     if factor == 1 and ipc < most:
         return first_of_each(select(setting, most, method=method), ipc)
-    settings = SelectSettings(ipc, factor, method=method, candidates=profile.candidates)
+    candidates = max(profile.candidates, ipc)
+    settings = SelectSettings(ipc, factor, method=method, candidates=candidates)
     inputs = {"data": setting.digest, "teacher": setting.teacher, "select": settings}
     labeler = None
     if settings.is_embedded:
@@ -119,6 +120,25 @@ def archive_of(setting, name, projector, selection):
             DistillSettings(None, storage=STORAGE, texts=Texts(name=name, card="")),
         ),
     )
+
+
+def archive_for(setting, budget):
+    """Return the archive that a number of bytes buys, and what was bought."""
+    from hellofmt.distillation.budget import affordable, filled
+
+    projector = setting.fitted_main()[0].cpu()
+    texts = Texts(name=f"bytes-{budget}", card="")
+    plan = DistillSettings(SelectSettings(0), storage=STORAGE, texts=texts, budget=budget)
+    plan = affordable(setting.train, setting.views, plan, projector)
+    chosen = select(setting, plan.select.ipc, method=plan.select.method)
+    rest = (setting.train, setting.views)
+    plan = filled(chosen, *rest, plan, projector)
+    path = kept(
+        setting.work / "archives" / f"bytes-{budget}.hello",
+        lambda to: write_distilled(to, chosen, projector, *rest, plan),
+    )
+    quality = "" if plan.quality is None else f" {plan.quality}"
+    return path, f"{plan.select.ipc} per class, {plan.codec.upper()}{quality}"
 
 
 def archive(setting, kind, ipc):

@@ -14,6 +14,7 @@ import torch
 from measures import held_out_fidelity
 from sources import (
     archive,
+    archive_for,
     archive_of,
     image_bytes,
     kept,
@@ -160,6 +161,17 @@ def rival(setting, kind, ipc, seed, network, steps, _):
         "archive_bytes": path.stat().st_size,
         "image_bytes": image_bytes(path),
     }
+
+
+def bytes_cell(setting, budget, seed, _):
+    """Train a student from the file that a number of bytes buys."""
+    path, chosen = archive_for(setting, budget)
+    profile = setting.profile
+    result = train_one(
+        setting, "hello", path, network=profile.student, steps=profile.steps, seed=seed
+    )
+    size = path.stat().st_size
+    return {**result, "budget": budget, "chosen": chosen, "archive_bytes": size}
 
 
 # --- the paper's ablation -------------------------------------------------------------------------
