@@ -319,11 +319,10 @@ def public_cells(setting, add):
             candidates=profile.candidates,
         )
 
-    def students(ipc, kinds):
+    def students(ipc, kinds, more=()):
         for kind in kinds:
             method = method_of(setting, kind, ipc)
-            both = profile.seeds + profile.more_seeds
-            for seed in both if kind in {"hello", "teacher"} else profile.seeds:
+            for seed in profile.seeds + (more if kind in {"hello", "teacher"} else ()):
                 add(
                     f"rivals/ipc{ipc}/{kind}/seed{seed}",
                     partial(rival, setting, kind, ipc, seed, profile.student, profile.steps),
@@ -334,7 +333,8 @@ def public_cells(setting, add):
 
     for ipc in profile.ipcs:
         others = [method for method in METHODS if method != method_of(setting, "hello", ipc)]
-        students(ipc, [*(k for k in RIVALS if k not in {"pruned", "random"}), *others])
+        kinds = [kind for kind in RIVALS if kind not in {"pruned", "random"}]
+        students(ipc, [*kinds, *others], profile.more_seeds)
     for ipc in profile.curve_ipcs:
         students(ipc, ["hello"])
     for kind in ("hard", "hello", "teacher", "teacher-int8", "topk", "probe"):

@@ -15,8 +15,6 @@ from hellofmt.errors import UserInputError
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Average"]
-
 
 class Average(AveragedModel):
     """Torch's averaged model: average = decay * average + (1 - decay) * weights, after every step.

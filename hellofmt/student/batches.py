@@ -28,12 +28,6 @@ if TYPE_CHECKING:
     from hellofmt.loading.batch_maker import BatchMaker
     from hellofmt.student.recipes import Recipe
 
-__all__ = [
-    "ArchiveBatches",
-    "Batch",
-    "PassSampler",
-]
-
 _BATCH_SECONDS: Final = 300
 """Longest wait for a batch before its worker counts as hung; a killed one is noticed at once."""
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from hellofmt.student.recipes import Recipe
 
-__all__ = ["Curve", "Point"]
-
 _POINTS: Final = 200
 
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.manifest import Views
     from hellofmt.sources import Source
 
-__all__ = ["evaluate", "evaluation_square"]
-
 
 def evaluation_square(size: int) -> Square:
     """Return how whole images are cut to squares of ``size`` pixels; see the module."""

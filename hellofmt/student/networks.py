@@ -31,23 +31,6 @@ from torch.nn import functional
 
 from hellofmt.errors import UserInputError, did_you_mean, foreign_text, printable
 
-__all__ = [
-    "CIFAR",
-    "SMALL_IMAGE_SIZE",
-    "STUDENTS",
-    "TIMM",
-    "TORCHVISION",
-    "ConvNet",
-    "SmallCnn",
-    "SmallResNet",
-    "build_student",
-    "family_of",
-    "is_student",
-    "similar_names",
-    "small_image_advice",
-    "torchvision_names",
-]
-
 SMALL_IMAGE_SIZE: Final = 64
 """Largest side of small images in pixels; these are evaluated without a crop."""
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from hellofmt.student.recipes import Recipe
 
-__all__ = ["MuonAndAdamW", "optimiser_of"]
-
 
 def optimiser_of(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Build the optimiser of a recipe, with decay only on weights of two or more dimensions."""

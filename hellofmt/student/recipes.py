@@ -21,8 +21,6 @@ from typing import Final, Literal
 from hellofmt.errors import UserInputError, did_you_mean, printable
 from hellofmt.runs.schedule import cosine
 
-__all__ = ["RECIPES", "Loss", "Recipe", "recipe"]
-
 Loss = Literal["kl", "mse_ce", "ce"]
 
 _LABELS: Final[dict[Loss, Literal["soft", "logits", "hard"]]] = {

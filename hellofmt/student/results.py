@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.record import Result
 
-__all__ = ["Comparison", "compared", "prediction_interval", "with_result"]
-
 _OWN: Final = {"accuracy", "seeds"}
 _NOT_THE_RECIPE: Final = {*_OWN, "device", "versions"}
 _MOST: Final = 64

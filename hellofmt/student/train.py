@@ -42,13 +42,6 @@ if TYPE_CHECKING:
     from hellofmt.student.batches import Batch
     from hellofmt.student.recipes import Recipe
 
-__all__ = [
-    "loss_of",
-    "train_from_archive",
-    "train_from_dataset",
-    "train_student",
-]
-
 
 def loss_of(recipe: Recipe, logits: Tensor, targets: Tensor, hard: Tensor | None = None) -> Tensor:
     """Compute the loss of a batch, a scalar.
