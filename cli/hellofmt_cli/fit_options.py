@@ -94,7 +94,9 @@ class FitOptions(TeacherOptions):
     rank: int = option(type=click.IntRange(1), default=8, help="Rank of the low-rank deltas.")
     head_rank: int | None = option(
         type=click.IntRange(1),
-        help="Rank of the delta of a head that starts from class names.  [default: the paper's]",
+        help="Rank of the delta of a head that starts from class names, or of the two factors that"
+        " a stored head is the product of.  [default: the paper's from class names, else the whole"
+        " matrix]",
     )
     targets: tuple[str, ...] = option(
         "--target",
@@ -106,7 +108,8 @@ class FitOptions(TeacherOptions):
     start: str | None = option(
         "--head-start",
         type=Choice(["text", "stored"]),
-        help="Start the head from the text of class names, or store it as a whole matrix."
+        help="Start the head from the text of class names, or store it: a whole matrix, with"
+        " --head-rank two factors."
         "  [default: whichever is smaller]",
     )
     prompts: tuple[str, ...] = option(

@@ -236,7 +236,7 @@ def _tower(manifest: Manifest) -> Tower | None:
     base = manifest.base
     if base is UNSET or base.kind != "open_clip":
         return None
-    tower = tower_named(base.name)
+    tower = tower_named(base.name, base.preprocess.size)
     # A name is only a hint of the file's author, so the shape has to agree.
     if tower is None or (tower.size, tower.dim) != (base.preprocess.size, base.arch.embed_dim):
         return None

@@ -38,7 +38,8 @@ class ProjectorSettings:
         targets: weights that get a delta: a preset, or rules.
         rank: rank of the deltas.
         start: start of the head. ``text`` rebuilds its rows from class names, plus a delta of
-            ``head_rank`` if that is set; ``stored`` keeps and trains the whole matrix. None picks
+            ``head_rank`` if that is set; ``stored`` keeps and trains the whole matrix, or with
+            ``head_rank`` two factors of it. None picks
             the smaller: text with a delta of the paper's rank where that holds fewer values than
             the matrix, else stored. A head picked this way is always trained, and starts from the
             text rows of a base that has them.

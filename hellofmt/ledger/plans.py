@@ -157,11 +157,16 @@ class Plan:
     def assumptions(self) -> tuple[str, ...]:
         """Everything that is not arithmetic, one sentence each."""
         tower = self.tower
-        preset = "3 x 3 convolutions" if isinstance(tower.layers, list) else "attention and MLP"
+        preset = {
+            "paper": "3 x 3 convolutions",
+            "transformer": "attention and MLP",
+            "all": "every convolution",
+        }[tower.kind]
+        from_what = "from class names" if tower.text_parameters else "as two factors"
         start = (
             "full head, stored"
             if self.head_rank is None
-            else f"head of rank {self.head_rank} from class names"
+            else f"head of rank {self.head_rank} {from_what}"
         )
         teacher = f"{self.teacher_parameters:,} parameters"
         if self.teacher_parameters == resnet18_parameters(self.classes):
@@ -181,7 +186,7 @@ class Plan:
             "an archive can embed a base as float32 or 16 bits; int8 and int4 only compare equals",
             f"teacher: {teacher}; scales of a quantised one are not counted",
             f"one label is one {size} x {size} image through the tower; merging is free",
-            "GFLOP: two per multiply-add, counted on the models of open_clip and torchvision",
+            "GFLOP: two per multiply-add, counted on the models of open_clip, timm and torchvision",
             f"beside it, at 224 px: a ResNet-18's label {label:.2f}, training step {3 * label:.1f}",
             f"device: {self.device_tflops:g} TFLOP/s of peak, {used:g} % of it used",
             f"stored labels are read at {self.bandwidth:g} GB/s, every byte once",
@@ -217,7 +222,7 @@ def plan(
         classes: C >= 1.
         images: N >= 1.
         epochs: E >= 1.
-        base: an open_clip model of ``TOWERS``.
+        base: a name in ``TOWERS``.
         precision: storage of the label function that is compared.
         rank: r of the deltas.
         head_rank: rank of the head, ``"full"``, or None for ``paper_head_rank``.
@@ -260,7 +265,9 @@ def plan(
     if not 0 < utilisation <= 1:
         raise _wrong("utilisation", "more than 0 and at most 1", f"{utilisation:g}")
     largest = min(classes, tower.dim, DEFAULT_LIMITS.rank)
-    rank_of_head = paper_head_rank(classes, tower.dim) if head_rank is None else None
+    rank_of_head = None
+    if head_rank is None and tower.text_parameters:
+        rank_of_head = paper_head_rank(classes, tower.dim)
     if isinstance(head_rank, int):
         rank_of_head = head_rank
     if isinstance(head_rank, int) and not 1 <= head_rank <= largest:
@@ -283,8 +290,8 @@ def plan(
         data_sets=shared_data_sets(
             tower,
             model_bytes(teacher_parameters, precision),
-            # A full head is in the payload already and needs no text.
-            0 if rank_of_head is None else classes * tower.dim,
+            # A head in the payload needs no text.
+            0 if rank_of_head is None or not tower.text_parameters else classes * tower.dim,
             chosen,
         ),
         gflop_total=images * epochs * tower.flop / GIGA,
@@ -304,15 +311,15 @@ def _unknown(name: str, got: str, known: Collection[str]) -> UserInputError:
     return error
 
 
-def _head(dim: int, classes: int, rank: int | None, storage: Storage) -> Head:
-    """A text-started head with a low-rank change, or a stored one."""
+def _head(tower: Tower, classes: int, rank: int | None, storage: Storage) -> Head:
+    """A text-started head with a low-rank change, or a stored one, whole or in two factors."""
     return Head(
         bias=False,
         link="softmax",
-        start="stored" if rank is None else "text",
+        start="stored" if rank is None or not tower.text_parameters else "text",
         storage=storage,
         temperature="20.0",
-        a=UNSET if rank is None else [rank, dim],
+        a=UNSET if rank is None else [rank, tower.dim],
         b=UNSET if rank is None else [classes, rank],
         scale=UNSET if rank is None else "1.0",
     )
@@ -322,7 +329,7 @@ def _function(
     tower: Tower, classes: int, rank: int, head_rank: int | None, storage: Storage
 ) -> LabelFunction:
     adapter = tower.adapter(rank, storage)
-    head = _head(tower.dim, classes, head_rank, storage)
+    head = _head(tower, classes, head_rank, storage)
     return LabelFunction(
         precision=storage,
         values=factor_values(adapter, head, tower.dim, classes),

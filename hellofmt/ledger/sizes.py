@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from hellofmt.archive.format.manifest import UNSET
 from hellofmt.archive.format.tensors import (
     adapter_matrices,
     head_matrices,
@@ -41,6 +42,7 @@ Xiao and He, "Are Large-scale Soft Labels Necessary for Large-scale Dataset Dist
 2024), ImageNet-1K. Their files are within 13 % of these ratios at 10, 50 and 200 images per class.
 """
 
+_START: Final = frozenset({"weight", "weight_scale"})
 _VALUE_BITS: Final = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int4": 4}
 
 
@@ -72,8 +74,14 @@ def adapter_bytes(adapter: Adapter) -> int:
 
 
 def head_bytes(head: Head, dim: int, classes: int) -> int:
-    """Bytes of the section ``head``, header included."""
-    return _section_bytes(head_tensors(head, dim, classes))
+    """Bytes of the section ``head``, header included.
+
+    A stored start beside factors is zeros, which an archive compresses: it is not counted.
+    """
+    kinds = head_tensors(head, dim, classes)
+    if head.a is not UNSET:
+        kinds = {name: kind for name, kind in kinds.items() if name not in _START}
+    return _section_bytes(kinds)
 
 
 def probe_bytes(count: int, classes: int) -> int:
@@ -89,7 +97,7 @@ def _section_bytes(kinds: Mapping[str, TensorKind]) -> int:
 def factor_values(adapter: Adapter | None, head: Head | None, dim: int, classes: int) -> int:
     """Number of trained values in the matrices of a label function.
 
-    Low-rank factors of the tower and of the head, or the full head where that is what is stored.
+    Low-rank factors of the tower and of the head, or the full head where that has no factors.
     ``logit_scale`` and ``bias`` are left out, as the literature counts.
 
     Args:
@@ -102,7 +110,10 @@ def factor_values(adapter: Adapter | None, head: Head | None, dim: int, classes:
         Values; for RN50, rank 8 on the 3x3 convolutions and a rank 128 head at C = 1000: 816,856.
     """
     matrices = {} if adapter is None else adapter_matrices(adapter)
-    matrices |= {} if head is None else head_matrices(head, dim, classes)
+    if head is not None:
+        matrices |= head_matrices(head, dim, classes)
+        if head.a is not UNSET:
+            matrices.pop("weight", None)
     return sum(rows * columns for (rows, columns), _ in matrices.values())
 
 

@@ -4,7 +4,9 @@ A head that starts from text stores no start matrix: its rows are rebuilt from c
 and the base's text tower, which has a digest of its own because the base's digest covers the image
 tower alone. Without a delta and a bias it *is* CLIP's zero-shot classifier. A low-rank delta pays
 only while ``r < C D / (C + D)``; beyond that, or where text rows mean nothing, the whole matrix is
-trained and stored.
+trained and stored. Where the whole is large (1,000 classes of 1,280 features: 1.28 MB in int8) a
+stored head of a rank starts from zeros, so that W is the product of its two factors: the zeros are
+written as any start and compress to some hundred bytes, so the format needs no word for them.
 """
 
 from __future__ import annotations
@@ -100,8 +102,9 @@ class LinearHead(nn.Module):
     ) -> LinearHead:
         """Build the head that training starts from; see ``Projector.build``.
 
-        A stored start has the text rows of a base with a text tower, else uniform rows from counter
-        words. ``index`` is the head's number among the projector's initial matrices.
+        A stored start has zeros where a rank is given, else the text rows of a base with a text
+        tower, else uniform rows from counter words. ``index`` is the head's number among the
+        projector's initial matrices.
 
         Raises:
             UserInputError: E_OPTION, an unknown start, a rank out of range, or a start from text
@@ -118,7 +121,9 @@ class LinearHead(nn.Module):
             )
         if count < 1:
             raise UserInputError.make("E_OPTION", "classes: expected at least one, got none")
-        if start == "text" or base.has_text:
+        if start == "stored" and rank is not None:
+            weight = torch.zeros(count, dim)
+        elif start == "text" or base.has_text:
             weight = base.text_rows([line.names[0] for line in classes], prompts)
         else:
             weight = initial_matrix((count, dim), seed=seed, index=index + 1)

@@ -113,8 +113,8 @@ class Projector(nn.Module):
                 ``PATTERN[:RANK[:SCALE]]`` over state-dict names, see
                 `hellofmt.projector.targets.delta_shapes`.
             rank: rank of the deltas whose rule states none.
-            head_rank: rank of the head's delta; None leaves text rows frozen and trains a stored
-                matrix in full.
+            head_rank: rank of the head's delta; a stored head of a rank is the product of two
+                factors. None leaves text rows frozen and trains a stored matrix in full.
             start: ``"text"``, or ``"stored"`` for a base without a useful text tower.
             prompts: templates in which ``{}`` becomes the class name.
             bias: whether to train a bias; None means unless the preset is ``paper``.

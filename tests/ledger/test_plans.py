@@ -18,23 +18,29 @@ from hellofmt.ledger import (
     tower_named,
 )
 
-QUICK = {"RN50", "ViT-B-32"}
+QUICK = {"RN50", "ViT-B-32", *(name for name in TOWERS if name.startswith("timm:"))}
 
 
 @pytest.mark.parametrize(
     "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in TOWERS]
 )
-def test_towers_are_those_of_open_clip(name):
+def test_towers_are_those_of_their_libraries(name):
     import torch
     from open_clip import create_model
+    from open_clip.timm_model import TimmModel
     from torch.utils.flop_counter import FlopCounterMode
 
     from hellofmt.projector.targets import delta_shapes
 
     logging.disable(logging.WARNING)
+    library, _, plain = name.rpartition(":")
     try:
         with torch.device("meta"):
-            model = create_model(name, load_weights=False, device="meta")
+            if library:
+                model = torch.nn.Module()
+                model.visual = TimmModel(plain, 0, proj="none")
+            else:
+                model = create_model(name, load_weights=False, device="meta")
     finally:
         logging.disable(logging.NOTSET)
     visual, tower = model.visual.eval(), TOWERS[name]
@@ -49,12 +55,31 @@ def test_towers_are_those_of_open_clip(name):
     assert sum(p.numel() for p in model.parameters()) - parameters == tower.text_parameters
     assert tuple(embedding.shape) == (1, tower.dim)
     shapes = {name: tuple(p.shape) for name, p in visual.named_parameters()}
-    preset = "transformer" if isinstance(tower.layers, int) else "paper"
-    found = delta_shapes(shapes, preset, 8)
+    found = delta_shapes(shapes, tower.kind, 8)
     planned = tower.adapter(8, "int8").targets
     assert [(t.param, tuple(t.shape), tuple(t.a), tuple(t.b)) for t in planned] == [
         (t.param, t.shape, t.a, t.b) for t in found
     ]
+
+
+def test_a_tower_of_timm_takes_other_sizes():
+    tower = tower_named("timm:efficientnet_lite1", 128)
+    native = TOWERS["timm:efficientnet_lite1"]
+    assert (tower.parameters, tower.weights) == (native.parameters, native.weights)
+    # 120, 60, 30, 15 and 8 pixels against 64, 32, 16, 8 and 4.
+    assert tower.flop / native.flop == pytest.approx((128 / 240) ** 2, rel=0.05)
+
+
+def test_a_base_without_text_stores_its_head():
+    whole, factors = (
+        plan(1000, 50_000, 300, "timm:efficientnet_lite1", head_rank=rank) for rank in (None, 64)
+    )
+    assert (whole.head_rank, factors.head_rank) == (None, 64)
+    # Values, scales, the scale of the logits and a header.
+    assert 1_280_000 + 4_000 < whole.function.head < 1_280_000 + 4_300
+    assert 64 * 2_280 + 4 * 1_064 < factors.function.head < 64 * 2_280 + 4 * 1_064 + 400
+    assert whole.values - factors.values == 1_280_000 - 64 * 2_280
+    assert any("head of rank 64 as two factors" in text for text in factors.assumptions)
 
 
 def test_resnet18_is_that_of_torchvision():
@@ -255,7 +280,7 @@ def test_towers_are_found_by_every_spelling():
         ({"head_rank": 0}, "head-rank: expected full, or from 1 to 256 here, got 0"),
         ({"classes": 9, "head_rank": 10}, "head-rank: expected full, or from 1 to 9 here, got 10"),
         ({"teacher_parameters": 0}, "teacher-parameters: expected from 1 to 1,000"),
-        ({"base": "RN\x1b"}, r"base: expected one of RN50, .*ViT-H-14, got RN\\x1b"),
+        ({"base": "RN\x1b"}, r"base: expected one of RN50, .*lite2, got RN\\x1b"),
         ({"precision": "int2"}, "precision: expected one of float32, .*int4, got int2"),
         ({"device_tflops": 0.0}, "device-tflops: expected more than 0, got 0"),
         ({"device_tflops": math.inf}, "device-tflops: expected more than 0, got inf"),
