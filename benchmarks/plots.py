@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from figures import axes, bytes_along, legend_below, save, style, ticks_along
 from found import LONG_RIVALS, NAMES, long_bytes, ranks_of
 from public_page import budgets, points
-from tables import axes, save
+
+from hellofmt_cli.colours import OURS
 
 CURVES = ("hello", "hard", "teacher", "teacher-int8", "stored", "topk", "probe")
 
@@ -30,72 +32,72 @@ def draw(found, profile):
 
 
 def accuracy_per_byte(found):
-    figure, axis = axes(width=7.0)
-    lines = [(NAMES[kind].replace("**", ""), points(found, kind)) for kind in CURVES]
-    lines.append(("ours, `--bytes`", budgets(found)))
-    for name, rows in lines:
-        if not rows:
-            continue
-        is_ours = name.startswith(("label function", "ours"))
-        axis.errorbar(
-            [size for size, *_ in rows],
-            [np.mean(list(scores.values())) for _, scores, _ in rows],
-            [np.std(list(s.values()), ddof=1) if len(s) > 1 else 0 for _, s, _ in rows],
-            marker="o" if is_ours else "s",
-            lw=2 if is_ours else 1,
-            capsize=3,
-            label=name,
-        )
-    axis.set_xscale("log")
-    axis.set_xlabel("bytes of images and labels")
+    figure, axis = axes()
+    curves = [(plain(NAMES[kind]), points(found, kind), style(kind)) for kind in CURVES]
+    curves.append(("ours, `--bytes`", budgets(found), style("hello") | {"marker": "*", "ls": "--"}))
+    for name, rows, how in curves:
+        if rows:
+            scores = [list(by_seed.values()) for _, by_seed, _ in rows]
+            spread = [np.std(each, ddof=1) if len(each) > 1 else 0 for each in scores]
+            means = [np.mean(each) for each in scores]
+            axis.errorbar([size for size, *_ in rows], means, spread, label=name, **how)
+    bytes_along(axis, "size of images and labels")
     axis.set_ylabel("student top-1, %")
     axis.set_title(f"{found.name}: what so many bytes teach")
-    axis.legend(fontsize=8)
+    legend_below(figure, axis)
     return figure
 
 
 def fidelity_per_byte(found):
-    from matplotlib.ticker import NullFormatter
-
     few = [i for i in found.ipcs("rivals") if i <= 10] or found.ipcs("rivals")
     # Where most label sources were run, and of these the most images.
     kinds = {i: sum(bool(found.first(f"rivals/ipc{i}/{k}/")) for k in NAMES) for i in few}
     ipc = max(few, key=lambda i: (kinds[i], i))
     figure, (left, right) = axes(2, 12)
+    measured = [0.0]
+    fit, drawn = found.get("fit/main"), ((left, "kl"), (right, "agreement"))
+    for axis, value in drawn if fit else ():
+        rows = [(row["bytes"], row["fidelity"][value]) for row in fit["storages"]]
+        label = "label function in int4 to float32"
+        axis.plot(*zip(*rows, strict=True), color=OURS, lw=1.5, label=label)
     for kind, name in NAMES.items():
         cell, got = found.first(f"rivals/ipc{ipc}/{kind}/"), found.get(f"fidelity/{kind}")
         if cell is None or got is None or got["kl"] is None:
             continue
+        measured.append(got["kl"])
         size = long_bytes(kind, ipc, found.classes, cell["label_bytes"])
-        for axis, value in ((left, max(got["kl"], 1e-8)), (right, got["agreement"])):
-            axis.scatter(size, value, s=46, zorder=3, label=name.replace("**", ""))
-    fit = found.get("fit/main")
-    for axis, value in ((left, "kl"), (right, "agreement")):
-        if fit:
-            rows = [(row["bytes"], row["fidelity"][value]) for row in fit["storages"]]
-            axis.plot(*zip(*rows, strict=True), color="0.6", lw=1)
-        axis.set_xscale("log")
-        axis.set_xlabel(f"bytes of the labels ({ipc} per class; stored ones at 300 epochs)")
-        axis.xaxis.set_minor_formatter(NullFormatter())
-    left.set_yscale("log")
+        for axis, value in drawn:
+            axis.errorbar(size, got[value], ls="", label=plain(name), **style(kind))
+    for axis, _ in drawn:
+        bytes_along(axis, f"size of the labels ({ipc} per class; stored ones at 300 epochs)")
+    # The teacher's own labels are at 0, and rounding may leave others below it.
+    left.set_yscale("symlog", linthresh=1e-5)
+    left.set_ylim(min(measured) - 2e-6, 2 * max(measured))
+    left.text(0.01, 0.03, "linear below 0.00001", transform=left.transAxes, fontsize=8)
     left.set_ylabel("KL(teacher ‖ labels), nats, T = 4")
     right.set_ylabel("top-1 agreement with the teacher, %")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    legend_below(figure, left)
     figure.suptitle(f"{found.name}: fidelity per byte on views that nothing was fitted on")
     return figure
 
 
+def plain(name):
+    return name.replace("**", "")
+
+
 def rank_and_storage(found):
+    cells = ranks_of(found)
     figure, axis = axes()
-    for cell in ranks_of(found):
+    for number, cell in enumerate(cells):
         rows = cell["storages"]
         agreement = [row["fidelity"]["agreement"] for row in rows]
         label = f"rank {cell['rank']}, {cell['epochs']:g} epochs"
-        axis.plot([row["bytes"] for row in rows], agreement, marker="o", label=label)
-    axis.set_xscale("log")
-    axis.set_xlabel("bytes of the label function (int4, int8, float16, float32)")
+        sizes, marker = [row["bytes"] for row in rows], "os^DvP"[number % 6]
+        shade = 0.35 + 0.65 * (number + 1) / len(cells)
+        axis.plot(sizes, agreement, marker=marker, color=OURS, alpha=shade, label=label)
+    bytes_along(axis, "size of the label function (int4, int8, float16, float32)")
     axis.set_ylabel("agreement with the teacher, %")
-    axis.legend()
+    legend_below(figure, axis)
     return figure
 
 
@@ -109,13 +111,10 @@ def images_per_class(found):
             [i for i, _ in points],
             [np.mean(scores) for _, scores in points],
             [np.std(scores, ddof=1) if len(scores) > 1 else 0 for _, scores in points],
-            marker="o",
-            capsize=3,
-            label=NAMES[kind].replace("**", ""),
+            label=plain(NAMES[kind]),
+            **style(kind),
         )
-    axis.set_xscale("log")
-    axis.set_xticks(counts, [str(i) for i in counts])
-    axis.set_xlabel("images per class")
+    ticks_along(axis, counts, "images per class")
     axis.set_ylabel("student top-1, %")
-    axis.legend()
+    legend_below(figure, axis)
     return figure

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+from figures import axes, legend_below, save, style, ticks_along
 from found import STORED_EPOCHS, Found
-from tables import NONE, RESULTS, axes, bytes_text, mean_text, paired, save, table
+from tables import NONE, RESULTS, bytes_text, mean_text, paired, table
 
 RESULT = RESULTS / "pool-cpu.json"
 # The goals: points behind a new view every time, and processor time of a run on hard labels.
@@ -182,32 +183,42 @@ def plot_name(data):
 def plot(found):
     """Draw accuracy against views per image, and against seconds."""
     figure, (left, right) = axes(2, 12)
-    for arm, (name, views) in ARMS.items():
-        scores = list(found.seeds(arm).values())
-        if not scores:
-            continue
-        mean, deviation = np.mean(scores), np.std(scores, ddof=1) if len(scores) > 1 else 0
-        style = {"marker": "o", "capsize": 3, "ls": "", "label": name}
-        seconds = np.mean(list(found.seeds(arm, "cpu_seconds").values()))
-        colour = right.errorbar(seconds, mean, deviation, **style).lines[0].get_color()
-        if views:
-            left.errorbar(views, mean, deviation, color=colour, **style)
+
+    def spread(arms, kind, label, **changes):
+        """Draw arms on both axes, joined by a line if there are several."""
+        scores = [list(found.seeds(arm).values()) for arm in arms]
+        means = [np.mean(each) for each in scores]
+        deviations = [np.std(each, ddof=1) if len(each) > 1 else 0 for each in scores]
+        seconds = [np.mean(list(found.seeds(arm, "cpu_seconds").values())) for arm in arms]
+        line = "-" if len(arms) > 1 else "--" if kind == "hard" else ""
+        how = {"ls": line, "label": label, **style(kind), **changes}
+        right.errorbar(seconds, means, deviations, **how)
+        views = [ARMS[arm][1] for arm in arms]
+        if all(views):
+            left.errorbar(views, means, deviations, **how)
         else:
-            left.axhline(mean, color=colour, ls="--")
-    line = [
-        (ARMS[arm][1], np.mean(list(found.seeds(arm).values())))
-        for arm in (*POOLS, "unlimited")
-        if found.seeds(arm)
-    ]
-    left.plot(*zip(*line, strict=True), color="0.6", lw=1, zorder=0)
-    left.set_xscale("log")
-    ticks = [ARMS[arm][1] for arm in (*POOLS, "unlimited")]
-    left.set_xticks(ticks, [str(views) for views in ticks])
-    left.minorticks_off()
-    left.set_xlabel(f"views per image ({STORED_EPOCHS}: a new one in every epoch)")
+            for axis in (left, right):
+                axis.axhline(means[0], color=how["color"], ls=line)
+        for arm, second, mean in zip(arms, seconds, means, strict=True):
+            if arm in POOLS:
+                place = {"xytext": (3, -9), "textcoords": "offset points", "fontsize": 8}
+                right.annotate(ARMS[arm][1], (second, mean), color=how["color"], **place)
+
+    every = [arm for arm in ARMS if found.seeds(arm)]
+    for arm in every:
+        if arm not in (*POOLS, "unlimited"):
+            spread([arm], arm, ARMS[arm][0])
+    spread(
+        [arm for arm in POOLS if arm in every], "hello", "label function, a pool of so many views"
+    )
+    if "unlimited" in every:
+        name = "label function, a new view every time"
+        spread(["unlimited"], "hello", name, marker="*", markersize=12)
+    kept = [ARMS[arm][1] for arm in (*POOLS, "unlimited")]
+    ticks_along(left, kept, f"views per image ({STORED_EPOCHS}: a new one in every epoch)")
     left.set_ylabel("student's top-1 on test images, %")
     right.set_xlabel("processor seconds of the whole training")
-    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    legend_below(figure, right)
     figure.suptitle(f"{found.name}: mean ± standard deviation over seeds")
     return figure
 

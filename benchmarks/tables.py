@@ -78,25 +78,3 @@ def table(rows, texts=None):
 def value_text(cell, key, form):
     """Format a value of a cell, or say that there is none."""
     return f"{cell[key]:{form}}" if cell else NONE
-
-
-def axes(columns=1, width=6.0):
-    """Return a figure for a results page and its axes, with a grid."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, found = plt.subplots(1, columns, figsize=(width, 4.3), layout="constrained")
-    for axis in np.ravel(found):
-        axis.grid(alpha=0.3)
-    return figure, found
-
-
-def save(figure, name):
-    """Write a figure of a results page; the same figure gives the same bytes."""
-    from matplotlib import pyplot as plt
-
-    path = RESULTS / f"{name}.png"
-    figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
-    plt.close(figure)
