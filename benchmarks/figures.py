@@ -28,14 +28,14 @@ def style(kind):
     return {"color": colour, "marker": marker, "fillstyle": fill, "markersize": 7, "capsize": 3}
 
 
-def axes(columns=1, width=6.0):
-    """Return a figure for a results page and its axes, with a grid."""
+def axes(rows=1):
+    """Return a figure for a results page and its axes, one below the other, for phones."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, found = plt.subplots(1, columns, figsize=(width, 4.3), layout="constrained")
+    figure, found = plt.subplots(rows, figsize=(7.2, 1 + 3.3 * rows), layout="constrained")
     for axis in np.ravel(found):
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
@@ -63,8 +63,7 @@ def legend_below(figure, axis):
     """Put the legend of an axis below the whole figure, each name once."""
     handles, labels = axis.get_legend_handles_labels()
     once = dict(zip(labels, handles, strict=True))
-    columns = 3 if figure.get_figwidth() > 8 else 2
-    figure.legend(once.values(), once, loc="outside lower center", ncols=columns, frameon=False)
+    figure.legend(once.values(), once, loc="outside lower center", ncols=2, frameon=False)
 
 
 def save(figure, name):

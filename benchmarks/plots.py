@@ -53,9 +53,9 @@ def fidelity_per_byte(found):
     # Where most label sources were run, and of these the most images.
     kinds = {i: sum(bool(found.first(f"rivals/ipc{i}/{k}/")) for k in NAMES) for i in few}
     ipc = max(few, key=lambda i: (kinds[i], i))
-    figure, (left, right) = axes(2, 12)
+    figure, (upper, lower) = axes(2)
     measured = [0.0]
-    fit, drawn = found.get("fit/main"), ((left, "kl"), (right, "agreement"))
+    fit, drawn = found.get("fit/main"), ((upper, "kl"), (lower, "agreement"))
     for axis, value in drawn if fit else ():
         rows = [(row["bytes"], row["fidelity"][value]) for row in fit["storages"]]
         label = "label function in int4 to float32"
@@ -71,12 +71,12 @@ def fidelity_per_byte(found):
     for axis, _ in drawn:
         bytes_along(axis, f"size of the labels ({ipc} per class; stored ones at 300 epochs)")
     # The teacher's own labels are at 0, and rounding may leave others below it.
-    left.set_yscale("symlog", linthresh=1e-5)
-    left.set_ylim(min(measured) - 2e-6, 2 * max(measured))
-    left.text(0.01, 0.03, "linear below 0.00001", transform=left.transAxes, fontsize=8)
-    left.set_ylabel("KL(teacher ‖ labels), nats, T = 4")
-    right.set_ylabel("top-1 agreement with the teacher, %")
-    legend_below(figure, left)
+    upper.set_yscale("symlog", linthresh=1e-5)
+    upper.set_ylim(min(measured) - 2e-6, 2 * max(measured))
+    upper.text(0.01, 0.03, "linear below 0.00001", transform=upper.transAxes, fontsize=8)
+    upper.set_ylabel("KL(teacher ‖ labels), nats, T = 4")
+    lower.set_ylabel("top-1 agreement with the teacher, %")
+    legend_below(figure, upper)
     figure.suptitle(f"{found.name}: fidelity per byte on views that nothing was fitted on")
     return figure
 

@@ -182,7 +182,7 @@ def plot_name(data):
 
 def plot(found):
     """Draw accuracy against views per image, and against seconds."""
-    figure, (left, right) = axes(2, 12)
+    figure, (upper, lower) = axes(2)
 
     def spread(arms, kind, label, **changes):
         """Draw arms on both axes, joined by a line if there are several."""
@@ -192,17 +192,17 @@ def plot(found):
         seconds = [np.mean(list(found.seeds(arm, "cpu_seconds").values())) for arm in arms]
         line = "-" if len(arms) > 1 else "--" if kind == "hard" else ""
         how = {"ls": line, "label": label, **style(kind), **changes}
-        right.errorbar(seconds, means, deviations, **how)
+        lower.errorbar(seconds, means, deviations, **how)
         views = [ARMS[arm][1] for arm in arms]
         if all(views):
-            left.errorbar(views, means, deviations, **how)
+            upper.errorbar(views, means, deviations, **how)
         else:
-            for axis in (left, right):
+            for axis in (upper, lower):
                 axis.axhline(means[0], color=how["color"], ls=line)
         for arm, second, mean in zip(arms, seconds, means, strict=True):
             if arm in POOLS:
                 place = {"xytext": (3, -9), "textcoords": "offset points", "fontsize": 8}
-                right.annotate(ARMS[arm][1], (second, mean), color=how["color"], **place)
+                lower.annotate(ARMS[arm][1], (second, mean), color=how["color"], **place)
 
     every = [arm for arm in ARMS if found.seeds(arm)]
     for arm in every:
@@ -215,10 +215,11 @@ def plot(found):
         name = "label function, a new view every time"
         spread(["unlimited"], "hello", name, marker="*", markersize=12)
     kept = [ARMS[arm][1] for arm in (*POOLS, "unlimited")]
-    ticks_along(left, kept, f"views per image ({STORED_EPOCHS}: a new one in every epoch)")
-    left.set_ylabel("student's top-1 on test images, %")
-    right.set_xlabel("processor seconds of the whole training")
-    legend_below(figure, right)
+    ticks_along(upper, kept, f"views per image ({STORED_EPOCHS}: a new one in every epoch)")
+    for axis in (upper, lower):
+        axis.set_ylabel("student's top-1 on test images, %")
+    lower.set_xlabel("processor seconds of the whole training")
+    legend_below(figure, lower)
     figure.suptitle(f"{found.name}: mean ± standard deviation over seeds")
     return figure
 

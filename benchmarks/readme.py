@@ -12,6 +12,7 @@ import json
 import re
 import sys
 
+import numpy as np
 import pool_page
 from found import LONG_RIVALS, Found, claims
 from tables import RESULTS, mean_text, table
@@ -82,6 +83,33 @@ def evidence():
     return table(rows, texts=1)
 
 
+def ablation():
+    """Return the table of the paper's ablation, one part after the other."""
+    cells = json.loads((RESULTS / "evidence-cpu.json").read_text())["cells"]
+    names = {
+        "hard": "hard labels",
+        "probe": "linear probe",
+        "weak": "+ weak teachers",
+        "low-rank": "+ low-rank encoder",
+        "text": "+ text start",
+        "refined": "+ image update",
+        "teacher": "the weak teachers' own labels",
+    }
+    found = Found("tiny100", cells)
+
+    def mean(prefix):
+        return np.mean(list(found.seeds(prefix).values()))
+
+    return table(
+        [
+            {"labels": name}
+            | {f"{ipc} per class": f"{mean(f'ablation/ipc{ipc}/{row}'):.1f}" for ipc in (1, 10)}
+            for row, name in names.items()
+        ],
+        texts=1,
+    )
+
+
 def pools():
     """Return the table of students with a pool of views, beside stored labels and hard ones."""
     cells = json.loads(pool_page.RESULT.read_text())["cells"]
@@ -94,7 +122,11 @@ def pools():
     return table(rows, texts=2)
 
 
-TABLES = {"README.md": [evidence], "docs/costs.md": [weights, pools], "docs/evidence.md": [demo]}
+TABLES = {
+    "README.md": [evidence],
+    "docs/costs.md": [weights, pools],
+    "docs/evidence.md": [evidence, ablation, demo],
+}
 
 
 def filled(page, text):

@@ -19,6 +19,8 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "hellofmt"
 html_copy_source = False
+html_static_path = ["static"]
+html_css_files = ["numbers.css"]
 
 # Pages link to files of the repository that are no pages as `repo:PATH`.
 myst_url_schemes = {

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from hellofmt.loading import HelloDataset
-from hellofmt_cli.colours import FULL, HARD, INK, OURS, TEACHER
+from hellofmt_cli.colours import FULL, HARD, INK, OTHER, OURS, STORED, TEACHER
 from hellofmt_cli.demo_report import ipcs_of
 from hellofmt_cli.demo_settings import archive_path
 from hellofmt_cli.demo_students import COLUMNS
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _COLOURS: Final = {"hard": HARD, "hello": OURS, "teacher": TEACHER, "full": FULL}
+# Digits that a network takes for each other.
+_SHOWN: Final = ("3", "5", "8")
 
 
 def draw_report(out: Path, result: dict[str, Any]) -> None:
@@ -41,7 +43,7 @@ def draw_report(out: Path, result: dict[str, Any]) -> None:
         color=INK,
         weight="bold",
     )
-    top = figure.add_gridspec(1, 1, left=left, right=right, top=0.895, bottom=0.575)
+    top = figure.add_gridspec(1, 1, left=left, right=right, top=0.885, bottom=0.575)
     _draw_labelled(figure, top[0, 0], out, ipcs[0])
     middle = figure.add_gridspec(
         1, 2, left=left, right=right, top=0.52, bottom=0.19, wspace=0.06, width_ratios=[2, 3]
@@ -83,43 +85,39 @@ def _plain(axes: Axes) -> None:
 
 
 def _draw_labelled(figure: Figure, place: Any, out: Path, ipc: int) -> None:
-    """One stored image per class, three of its views, and the labels of each."""
+    """A few stored images, a view of each, and the label of that view."""
     dataset = _dataset(out, ipc)
-    classes = len(dataset.classes)
-    firsts = [dataset.targets.index(label) for label in range(classes)]
-    passes = 3
+    names = dataset.classes
+    rows = [dataset.targets.index(names.index(name)) for name in _SHOWN]
     frame = figure.add_subplot(place)
     _plain(frame)
     _title(
         frame,
-        f"{ipc} image per class (top), three of its views, and the soft labels that the file"
-        " computes for them\n(orange: the image's own class; views are crops, most of them"
-        " with a box from another image)",
-        pad=15,
+        f"{len(rows)} of the {len(dataset)} images of digits-ipc{ipc}.hello, a view of each (a"
+        " crop, perhaps with a box\nfrom another image), and its soft label, made by the file",
+        pad=22,
     )
-    cells = place.subgridspec(passes + 1, 2 * classes, wspace=0.12, hspace=0.18)
-    for label, row in enumerate(firsts):
-        axes = figure.add_subplot(cells[0, 2 * label : 2 * label + 2])
-        axes.imshow(dataset.pixels(row), interpolation="nearest")
-        axes.set_title(dataset.classes[label], fontsize=9, color=INK, pad=2)
-        _plain(axes)
-    for k in range(passes):
-        items = dataset.__getitems__(firsts)
-        for label, (image, soft) in enumerate(items):
-            picture = figure.add_subplot(cells[k + 1, 2 * label])
-            picture.imshow(_view_pixels(dataset, image), interpolation="nearest")
+    cells = place.subgridspec(2, 2 * len(rows), width_ratios=[1, 1.6] * len(rows), hspace=0.3)
+    for k, (row, (image, soft)) in enumerate(zip(rows, dataset.__getitems__(rows), strict=True)):
+        own = dataset.targets[row]
+        pictures = ("stored", dataset.pixels(row)), ("a view", _view_pixels(dataset, image))
+        for line, (title, pixels) in enumerate(pictures):
+            picture = figure.add_subplot(cells[line, 2 * k])
+            picture.imshow(pixels, interpolation="nearest")
+            picture.set_title(title, fontsize=9, color=INK, pad=3)
             _plain(picture)
-            bars = figure.add_subplot(cells[k + 1, 2 * label + 1])
-            colours = [_COLOURS["hello"] if c == label else "#56B4E9" for c in range(classes)]
-            bars.barh(np.arange(classes), soft.numpy(), color=colours, height=0.9)
-            # At the temperature of the labels no class has much more than half.
-            bars.set_xlim(0, 0.6)
-            bars.set_ylim(classes - 0.5, -0.5)
-            _plain(bars)
-            bars.axvline(0, color="#bbbbbb", linewidth=0.8)
-            if label == 0:
-                bars.set_yticks([0, 9], ["0", "9"], fontsize=6, color="#777777")
-                bars.tick_params(length=0, pad=1)
+        bars = figure.add_subplot(cells[:, 2 * k + 1])
+        shares = 100 * soft.numpy()
+        colours = [OURS if c == own else OTHER for c in range(len(names))]
+        bars.barh(names, shares, color=colours, height=0.8)
+        for place_, share in enumerate(shares):
+            bars.text(share + 1, place_, f"{share:.0f} %", va="center", fontsize=9, color=INK)
+        # At the temperature of the labels no class has much more than half.
+        bars.set_xlim(0, max(60, shares.max() + 10))
+        bars.invert_yaxis()
+        _open(bars)
+        bars.set_xticks([])
+        bars.spines["bottom"].set_visible(False)
 
 
 def _draw_images(axes: Axes, out: Path, ipc: int) -> None:
@@ -193,13 +191,14 @@ def _draw_accuracy(axes: Axes, result: dict[str, Any]) -> None:
 def _draw_bytes(axes: Axes, result: dict[str, Any]) -> None:
     """Bytes of each file by part, beside stored labels for the same training."""
     ipcs = ipcs_of(result)
-    palette = {
-        "pixels": "#009E73",
-        "label function": _COLOURS["hello"],
-        "index and classes": "#F0E442",
-        "texts": "#CC79A7",
-        "framing": "#BBBBBB",
+    # What is no label is grey, from dark to light.
+    greys = {
+        "pixels": "#6B7780",
+        "index and classes": OTHER,
+        "texts": "#CBD2D6",
+        "framing": "#E4E8EA",
     }
+    palette = {**greys, "label function": OURS}
     names: list[str] = []
     seen: set[str] = set()
     for ipc in ipcs:
@@ -207,30 +206,31 @@ def _draw_bytes(axes: Axes, result: dict[str, Any]) -> None:
         for part, size in account["parts"].items():
             axes.barh(
                 len(names),
-                size / 1024,
+                size / 1000,
                 left=left,
-                color=palette.get(part, "#888888"),
+                color=palette.get(part, OTHER),
                 label=None if part in seen else part,
             )
             seen.add(part)
-            left += size / 1024
+            left += size / 1000
         names.append(f"digits-ipc{ipc}.hello")
     account = result["bytes"][f"ipc{ipcs[0]}"]
     axes.barh(
-        len(names), account["stored_labels"] / 1024, color="#56B4E9", label="stored labels, float16"
+        len(names), account["stored_labels"] / 1000, color=STORED, label="stored labels, float16"
     )
     axes.barh(
         len(names),
-        account["view_records"] / 1024,
-        left=account["stored_labels"] / 1024,
-        color="#BFE3F7",
+        account["view_records"] / 1000,
+        left=account["stored_labels"] / 1000,
+        color=STORED,
+        alpha=0.4,
         label="their view records",
     )
     names.append("labels stored instead")
     axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.invert_yaxis()
     _title(
-        axes, "KiB. Ten classes show the mechanism, not the saving: labels of ten numbers are small"
+        axes, "kB. Ten classes show the mechanism, not the saving: labels of ten numbers are small"
     )
     axes.legend(loc="upper left", bbox_to_anchor=(-0.01, -0.3), fontsize=8, frameon=False, ncols=7)
     _open(axes)
