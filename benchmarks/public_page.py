@@ -31,7 +31,8 @@ thread. {machine} Commands and settings: [benchmarks](../README.md); every numbe
 
 def of(found, ipc, kind):
     """Return top-1 by seed of a label source or of a choice of images."""
-    if kind in METHODS and not found.has(f"rivals/ipc{ipc}/{kind}/"):
+    default = found.first(f"rivals/ipc{ipc}/hello/")
+    if default is not None and kind == default["method"]:
         kind = "hello"
     return found.seeds(f"rivals/ipc{ipc}/{kind}")
 

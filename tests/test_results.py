@@ -146,3 +146,37 @@ def test_the_number_of_views_is_chosen_on_validation_images_of_every_data_set(po
     assert pool_page.chosen(cells) == ("k4", False)
     del cells["a/k4/seed0"], cells["a/k4/seed1"]
     assert pool_page.chosen(cells) == ("k1", False)
+
+
+def public_cells(**scores):
+    """Cells of one data set at 10 per class: top-1 of seed 0 by label source or choice."""
+    shared = {"method": "coverage", "steps": 9, "settings": {"views": 2}, "seconds": 3600.0}
+    return {
+        f"d/rivals/ipc10/{kind.replace('_', '-')}/seed{seed}": {
+            "top1": top1 + seed,
+            "seed": seed,
+            "label_bytes": 1000 if kind == "hello" else 100,
+            "image_bytes": 5000,
+            **shared,
+        }
+        for kind, top1 in scores.items()
+        for seed in (0, 1, 2)
+    }
+
+
+def test_the_public_page_names_every_comparison_that_is_not_won(report):
+    cells = public_cells(hard=5.0, hello=20.0, teacher=20.0, probe=25.0, random=20.0, topk=22.0)
+    machine = {"device": "A", "cores": 2, "torch": "1", "python": "3"}
+    text = report.page(
+        {"cells": cells, "planned": [*cells, "d/cost"], "machine": machine}, "public"
+    )
+    _, lost = text.split("## Where it loses or ties")
+    assert "loses to *linear probe on the base*, -5.0 (-5.0 to -5.0) points" in lost
+    assert "loses to *stored, top 10 (TinyViT)*, -2.0" in lost
+    assert "no better" not in lost.split("- d, 10 per class: loses to *stored")[0]
+    assert "fewer bytes of labels have teacher, online (RDED), stored, top 10 (TinyViT)." in lost
+    assert "| d | 10 | 6.0 ± 1.0 | 21.0 ± 1.0 | 21.0 ± 1.0 | +0.0 (+0.0 to +0.0) |" in text
+    # The default choice is that of the label function's own cells.
+    assert "| 21.0 ± 1.0 | not run | **21.0 ± 1.0** | not run | +0.0 (+0.0 to +0.0) |" in text
+    assert "| d | PNG, 10 per class | 6 kB | 21.0 ± 1.0 |" in text
+    assert "d/cost: 1 cells" in lost
