@@ -125,7 +125,7 @@ def fidelity_of(setting, kind, _):
     wanted, got = [], []
     given, files = {}, None
     if kind in FORMS:
-        files = setting.work / "labels" / f"held-out-{kind}"
+        files = setting.folder / "labels" / f"held-out-{kind}"
         k = min(TOP_K, len(setting.train.classes))
         kept(
             files,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -381,6 +381,14 @@ PROFILES["public-smoke"] = {
 }
 
 
+# What archives and labels depend on, beside data, base and weights.
+_OF_LABELS = (
+    *("teacher", "teacher_epochs", "teacher_rate", "teacher_views", "batch_size", "side"),
+    *("fit_epochs", "fit_rate", "fit_batch", "rank", "targets", "start", "probe_epochs"),
+    *("candidates", "temperature", "views_per_image", "held_out_views"),
+)
+
+
 def profile_of(name: str, data: str, classes: int) -> Profile:
     """Return the profile of a data set: digits by name, others by whether C >= 50."""
     kinds = PROFILES[name]
@@ -433,7 +441,8 @@ class Setting:
     device: str = "cpu"
     teacher_file: str = ""
     bfloat16: bool = False
-    datasets: dict[str, Any] = field(default_factory=dict)
+    datasets: dict[Any, Any] = field(default_factory=dict)
+    made: dict[Any, Any] = field(default_factory=dict)
 
     @cached_property
     def base(self) -> LoadedBase:
@@ -591,9 +600,24 @@ class Setting:
             stages=Stages(self.work / folder),
         )
 
+    def once(self, key, make):
+        """Return what ``make`` gives, made or read once in a process."""
+        if key not in self.made:
+            self.made[key] = make()
+        return self.made[key]
+
     def fitted_main(self):
         """Return the label function of every comparison."""
-        return self.fitted(self.projector_settings(), self.profile.fit_epochs)
+        epochs = self.profile.fit_epochs
+        return self.once("main", lambda: self.fitted(self.projector_settings(), epochs))
+
+    @cached_property
+    def folder(self) -> Path:
+        """Return the folder of what depends on teacher and fits, named after their settings."""
+        profile = asdict(self.profile)
+        made_by = [profile[name] for name in _OF_LABELS]
+        facts = [self.digest, self.base.spec, self.teacher_digest, *made_by]
+        return self.work / digest_of(facts)[:12]
 
 
 def _teacher_recipe():

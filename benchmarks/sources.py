@@ -79,6 +79,10 @@ def select(setting, ipc, *, method="rded", factor=1):
         return first_of_each(select(setting, most, method=method), ipc)
     candidates = max(profile.candidates, ipc)
     settings = SelectSettings(ipc, factor, method=method, candidates=candidates)
+    return setting.once(settings, lambda: _selected(setting, settings))
+
+
+def _selected(setting, settings):
     inputs = {"data": setting.digest, "teacher": setting.teacher, "select": settings}
     labeler = None
     if settings.is_embedded:
@@ -101,16 +105,17 @@ def method_of(setting, kind, ipc):
     return SelectSettings(ipc).method if setting.profile.views_per_image else "rded"
 
 
-def probe(setting, **more):
+def probe(setting):
     """Fit a linear probe on the base: no deltas, a full head."""
     settings = setting.projector_settings(targets=(), start="stored")
-    return setting.fitted(settings, setting.profile.probe_epochs, **more)
+    epochs = setting.profile.probe_epochs
+    return setting.once("probe", lambda: setting.fitted(settings, epochs))
 
 
 def archive_of(setting, name, projector, selection):
     """Write an archive of chosen images and a fitted projector (or none)."""
     return kept(
-        setting.work / "archives" / f"{name}.hello",
+        setting.folder / "archives" / f"{name}.hello",
         lambda path: write_distilled(
             path,
             selection,
@@ -134,7 +139,7 @@ def archive_for(setting, budget):
     rest = (setting.train, setting.views)
     plan = filled(chosen, *rest, plan, projector)
     path = kept(
-        setting.work / "archives" / f"bytes-{budget}.hello",
+        setting.folder / "archives" / f"bytes-{budget}.hello",
         lambda to: write_distilled(to, chosen, projector, *rest, plan),
     )
     quality = "" if plan.quality is None else f" {plan.quality}"
@@ -164,7 +169,7 @@ def label_files(setting, kind, ipc, seed, steps):
     if kind in {"teacher", "teacher-int8"}:
         storage = "int8" if kind == "teacher-int8" else "float32"
         return kept(
-            setting.work / "labels" / kind,
+            setting.folder / "labels" / kind,
             lambda folder: write_teacher(
                 folder,
                 profile.teacher,
@@ -199,7 +204,7 @@ def label_files(setting, kind, ipc, seed, steps):
             k=min(TOP_K, len(setting.train.classes)),
         )
 
-    return kept(setting.work / "labels" / f"{kind}-ipc{ipc}-seed{seed}-{epochs}", make)
+    return kept(setting.folder / "labels" / f"{kind}-ipc{ipc}-seed{seed}-{epochs}", make)
 
 
 def label_bytes(setting, kind, ipc, seed, steps):

@@ -228,7 +228,7 @@ def ablation_cell(setting, row, ipc, _):
 def ablation_student(setting, row, ipc, seed, steps, _):
     """Train a student of one row; ``hard`` and ``teacher`` are controls on the same mosaics."""
     name = "text" if row in {"hard", "teacher"} else row
-    path = setting.work / "archives" / f"ablation-{name}-ipc{ipc}.hello"
+    path = setting.folder / "archives" / f"ablation-{name}-ipc{ipc}.hello"
     given = {}
     if row == "teacher":
         given = {"label_function": ablation_teacher(setting, "text", ipc)}
@@ -275,7 +275,7 @@ def continual_cell(setting, kind, step, seed, _):
     part = replace(taken(chosen, rows), labels=labels)
     classes = [setting.train.classes[k] for k in seen]
     path = kept(
-        setting.work / "archives" / f"continual-{step}.hello",
+        setting.folder / "archives" / f"continual-{step}.hello",
         lambda to: write_images(to, part, setting.train, classes, setting.views),
     )
     given = {}
@@ -345,7 +345,7 @@ def rded_teacher(setting, epochs, _):
     stream = HardBatches(ViewBatches(setting.train, views, 128, seed=0))
     train_student(network, stream, TEACHER_RECIPE, steps=steps, bfloat16=setting.profile.mixed)
     teacher = Teacher(network, InputRule.of_views(views))
-    folder = setting.work / "labels" / "rded-teacher"
+    folder = setting.folder / "labels" / "rded-teacher"
     kept(
         folder,
         lambda to: write_teacher(
@@ -366,12 +366,12 @@ def rded_cell(setting, seed, _):
     As in RDED, every tenth epoch of the last fifth is measured. ``best`` is the best of these,
     which RDED reports, and ``top1`` the last.
     """
-    teacher = label_source(setting.work / "labels" / "rded-teacher")
+    teacher = label_source(setting.folder / "labels" / "rded-teacher")
     views = view_recipe("rded", setting.size, 1)
     choice = SelectSettings(RDED_IPC, method="rded", seed=seed)
     chosen = select_images(setting.train, teacher, views, choice)
     path = kept(
-        setting.work / "archives" / f"rded-seed{seed}.hello",
+        setting.folder / "archives" / f"rded-seed{seed}.hello",
         lambda to: write_images(to, chosen, setting.train, setting.train.classes, views),
     )
     images = RDED_IPC * len(setting.train.classes)
