@@ -3,10 +3,10 @@
     python benchmarks/pool.py --data DIR [--data DIR ...] --base BASE [--images 100]
 
 One student, recipe and order, 300 epochs of some distilled images. Columns: hard labels; the label
-function with a pool of K views per image, each labelled once, and with a new view every time; the
-teacher's float16 labels stored for all epochs (FKD), and its ten largest for a tenth of them
-(LPQLD). Students are measured on validation images cut from the training part, which choose K, and
-on test images, which choose nothing.
+function with a pool of K views per image, each labelled once (the largest by a tower in bfloat16),
+and with a new view every time; the teacher's float16 labels stored for all epochs (FKD), and its
+ten largest for a tenth of them (LPQLD). Students are measured on validation images cut from the
+training part, which choose K, and on test images, which choose nothing.
 
 One process and one thread train all of them in turn, seed by seed, so that each seed's run on hard
 labels stands beside the others. Seconds are processor time of the whole training, that of building
@@ -30,7 +30,7 @@ from unittest.mock import patch
 import torch
 from cells import MALLOC, Cell, Cells, machine, run_workers
 from found import STORED_EPOCHS
-from pool_page import ARMS, POOLS, RESULT, write_page
+from pool_page import ARMS, BFLOAT16, POOLS, RESULT, write_page
 from setting import read_setting
 from sources import archive, label_bytes, labels_for
 from students import train_one
@@ -42,7 +42,7 @@ from hellofmt.teacher import teacher_accuracy
 VALIDATION = 5000
 SEEDS = range(5)
 # What all seeds try first, and then the others.
-ORDER = (("hard", "unlimited", "k16", "k32"), ("stored", "pruned", "k4", "k1"))
+ORDER = (("hard", "unlimited", "k16", "k32"), ("stored", "pruned", "k4", "k1"), ("k64-bfloat16",))
 
 
 def pool_setting(data, base, out, images):
@@ -99,6 +99,8 @@ def student_cell(setting, validation, arm, seed, warm, _):
     given = labels_for(setting, arm, ipc, seed, profile.steps)
     if arm in POOLS:
         given["views_per_image"] = ARMS[arm][1]
+    if arm in BFLOAT16:
+        given["dtype"] = torch.bfloat16
     train = partial(
         train_one, setting, arm, archive(setting, "hello", ipc), network=profile.student, seed=seed
     )

@@ -19,11 +19,13 @@ ARMS = {
     "k4": ("pool of 4 views", 4),
     "k16": ("pool of 16 views", 16),
     "k32": ("pool of 32 views", 32),
+    "k64-bfloat16": ("pool of 64 views, labels in bfloat16", 64),
     "unlimited": ("a new view every time", STORED_EPOCHS),
     "stored": ("stored, float16 (FKD)", STORED_EPOCHS),
     "pruned": ("stored, top 10 of a tenth (LPQLD)", STORED_EPOCHS // 10),
 }
 POOLS = [arm for arm in ARMS if arm.startswith("k")]
+BFLOAT16 = [arm for arm in POOLS if arm.endswith("bfloat16")]
 
 
 def data_sets(cells):
@@ -53,11 +55,16 @@ def added(found, arm):
 def chosen(cells):
     """Return the pool to use, and whether its students are near those of a new view every time.
 
-    It is the least K whose students are within the goal on the validation images of every data set;
-    if there is none, the largest whose labels add no more than the other goal. None without cells.
+    It is the least K, of labels in float32, whose students are within the goal on the validation
+    images of every data set; if there is none, the largest whose labels add no more than the other
+    goal. None without cells.
     """
     found = [Found(name, cells) for name in data_sets(cells)]
-    pools = [arm for arm in POOLS if found and all(points(each, arm) for each in found)]
+    pools = [
+        arm
+        for arm in POOLS
+        if arm not in BFLOAT16 and found and all(points(each, arm) for each in found)
+    ]
     for arm in pools:
         if all(points(each, arm, "validation").mean >= -POINTS for each in found):
             return arm, True
@@ -112,15 +119,22 @@ def verdict(cells):
     lines = [f"{first}, in the mean. On test images:\n"]
     for name in data_sets(cells):
         found = Found(name, cells)
-        difference, more = points(found, arm), added(found, arm)
-        is_met = difference.mean >= -POINTS and more.mean <= 100 * (TIMES - 1)
-        lines.append(
-            f"- {name}: {difference.text()} points; labels add {more.text('.1f')} % to all else of "
-            f"the same runs, those of hard labels {added(found, 'hard').mean:.1f} % (goal "
-            f"{-POINTS} points at {100 * (TIMES - 1):.0f} %: "
-            f"{'reached in the mean' if is_met else '**missed**'})."
-        )
+        lines += [
+            f"- {name}, {ARMS[each][0]}: {against_goal(found, each, difference)}"
+            for each in (arm, *BFLOAT16)
+            if (difference := points(found, each))
+        ]
     return "\n".join(lines)
+
+
+def against_goal(found, arm, difference):
+    more = added(found, arm)
+    is_met = difference.mean >= -POINTS and more.mean <= 100 * (TIMES - 1)
+    return (
+        f"{difference.text()} points; labels add {more.text('.1f')} % to all else of the same "
+        f"runs, those of hard labels {added(found, 'hard').mean:.1f} % (goal {-POINTS} points at "
+        f"{100 * (TIMES - 1):.0f} %: {'reached in the mean' if is_met else '**missed**'})."
+    )
 
 
 def page(document):
