@@ -222,9 +222,11 @@ def plot(found):
     for arm in every:
         if arm not in (*POOLS, "unlimited"):
             spread([arm], arm, ARMS[arm][0])
-    spread(
-        [arm for arm in POOLS if arm in every], "hello", "label function, a pool of so many views"
-    )
+    pools = [arm for arm in POOLS if arm in every and arm not in BFLOAT16]
+    spread(pools, "hello", "label function, a pool of so many views")
+    for arm in set(every) & set(BFLOAT16):
+        name = f"label function, {ARMS[arm][0]}"
+        spread([arm], "hello", name, marker="D", markerfacecolor="none")
     if "unlimited" in every:
         name = "label function, a new view every time"
         spread(["unlimited"], "hello", name, marker="*", markersize=12)
