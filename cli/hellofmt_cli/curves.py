@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hellofmt.errors import printable
 from hellofmt.runs import write_file
+from hellofmt_cli.colours import INK
 from hellofmt_cli.console import console
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from hellofmt.student import Curve, Point
 
 _EXTRA: Final = "pip install 'hellofmt[log]'"
-_LOSS, _ACCURACY, _INK = "#0072B2", "#D55E00", "#222222"
 
 
 class Log:
@@ -85,28 +85,28 @@ def _has(package: str, what: str) -> bool:
 
 
 def _style(axes: Axes, label: str) -> None:
-    axes.set_ylabel(label, color=_INK)
+    axes.set_ylabel(label, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
-    axes.tick_params(colors=_INK)
+    axes.tick_params(colors=INK)
 
 
 def _draw_accuracy(axes: Axes, curve: Curve, measured: Sequence[Point]) -> None:
     steps = [point.step for point in measured]
     accuracies = [float(point.accuracy or 0) for point in measured]
-    axes.plot(steps, accuracies, color=_ACCURACY, marker="o", markersize=4, clip_on=False)
+    axes.plot(steps, accuracies, color=INK, marker="o", markersize=4, clip_on=False)
     best, at = curve.best()
     text = f"last {curve.last():.2f} %"
     if best > curve.last():
         text += f"\nbest {best:.2f} % at step {at:,}"
-        axes.plot([at], [best], "o", markersize=9, fillstyle="none", color=_ACCURACY, clip_on=False)
+        axes.plot([at], [best], "o", markersize=9, fillstyle="none", color=INK, clip_on=False)
     # A plate, so that no grid line runs through the words.
     plate = {"facecolor": "white", "edgecolor": "none", "pad": 2}
     corner = axes.transAxes
-    axes.text(0.99, 0.06, text, transform=corner, ha="right", va="bottom", color=_INK, bbox=plate)
+    axes.text(0.99, 0.06, text, transform=corner, ha="right", va="bottom", color=INK, bbox=plate)
     axes.set_ylim(0, max(*accuracies, 1) * 1.15)
     _style(axes, "accuracy, %")
-    axes.set_xlabel("step", color=_INK)
+    axes.set_xlabel("step", color=INK)
     axes.set_xlim(0, curve.points[-1].step)
 
 
@@ -121,9 +121,9 @@ def draw_curve(path: Path, curve: Curve, title: str) -> None:
     FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True)
     # Names come from the user, and a dollar sign would start a formula.
-    figure.suptitle(printable(title, 90), color=_INK, fontsize=11, parse_math=False)
+    figure.suptitle(printable(title, 90), color=INK, fontsize=11, parse_math=False)
     steps = [point.step for point in curve.points]
-    above.plot(steps, [point.loss for point in curve.points], color=_LOSS)
+    above.plot(steps, [point.loss for point in curve.points], color=INK)
     _style(above, "loss")
     _draw_accuracy(below, curve, curve.measured)
     data = BytesIO()

@@ -110,9 +110,9 @@ def _draw_labelled(figure: Figure, place: Any, out: Path, ipc: int) -> None:
         shares = 100 * soft.numpy()
         colours = [OURS if c == own else OTHER for c in range(len(names))]
         bars.barh(names, shares, color=colours, height=0.8)
-        for place_, share in enumerate(shares):
-            bars.text(share + 1, place_, f"{share:.0f} %", va="center", fontsize=9, color=INK)
-        # At the temperature of the labels no class has much more than half.
+        for line, share in enumerate(shares):
+            bars.text(share + 1, line, f"{share:.0f} %", va="center", fontsize=9, color=INK)
+        # At the temperature of the labels no class has much more than half; a number needs room.
         bars.set_xlim(0, max(60, shares.max() + 10))
         bars.invert_yaxis()
         _open(bars)
