@@ -163,3 +163,6 @@ def test_the_words_on_pools_are_those_of_the_results(monkeypatch):
     low, high = sorted(page.added(each, "k32").mean for each in data)
     assert f"labels add {low:.0f} to {high:.0f} %" in WORDS
     assert min(page.added(each, "unlimited").mean for each in data) > 100
+    lost = {each.name: -page.points(each, "k32").mean for each in data}
+    assert lost["tiny100"] < 0.05
+    assert f"lost nothing with 100 classes, {lost['cifar10']:.1f} points with 10" in WORDS
