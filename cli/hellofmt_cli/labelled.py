@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LOOKED_AT: Final = 512
 """Images that the largest errors are looked for among, evenly spread."""
+_NAMED: Final = 10
+"""Classes that are named to whoever mistypes one."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,12 @@ class LabelledImages:
             labels = [n for n, (key, names) in enumerate(named) if word == key or word in names]
             if not labels:
                 known = [*self._keys, *(name for names in self._all_names for name in names)]
+                some = ", ".join(printable(key, 40) for key in self._keys[:_NAMED])
+                rest = " ..." if len(self._keys) > _NAMED else ""
                 raise UserInputError.make(
                     "E_OPTION",
-                    f"`--class {printable(word, 80)}` is no key or name of a class",
-                    advice=did_you_mean(word, known),
+                    f"`--class {printable(word, 80)}` is no class, as are {some}{rest}",
+                    advice=did_you_mean(word, known) or "`hello inspect FILE --classes` lists them",
                 )
             rows += np.flatnonzero(np.isin(self._labels, labels)).tolist()[:most]
         return rows

@@ -72,6 +72,7 @@ GROUPS: Final[dict[str, dict[str, Entry]]] = {
         "extract": Entry("extract", "Unpack a verified archive into a new directory."),
         "diff": Entry("diff", "Say in what two archives differ."),
         "schema": Entry("schema", "Print the JSON Schema of the manifest."),
+        "completion": Entry("completion", "Print what a shell needs to complete words by TAB."),
     },
     "Train": {
         "train": Entry("train", "Train a student from an archive and measure it."),
@@ -193,8 +194,9 @@ def _fail(
     ctx: click.Context, text: str, exit_code: int, error: HelloError | None = None
 ) -> NoReturn:
     """Exit, after one line on stderr and, with ``--json``, one document on stdout."""
-    path = ctx.meta.get(FILE_KEY)
-    line = " ".join((f"{shown_path(path)}: {text}" if path else text).splitlines())
+    # What went wrong on the way to a URL names it, too.
+    file = f"{shown_path(ctx.meta[FILE_KEY])}: " if FILE_KEY in ctx.meta else ""
+    line = " ".join(f"{file}{text.replace(file, '')}".splitlines())
     red = click.style("Error:", fg="red", bold=True)
     click.echo(wrapped(f"{red} {line}", width_of(err=True)), err=True)
     if ctx.meta.get(JSON_KEY):

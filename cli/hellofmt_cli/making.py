@@ -218,6 +218,7 @@ def _make_archive(
                 evaluations=min(_EVALUATIONS, plan.steps // _STEPS_PER_EVALUATION),
                 after=after,
                 on_refine=console.step,
+                on_teacher=lambda accuracy: console.say(f"teacher: {accuracy:.1f} % of {kind}"),
             ),
             workers=data.workers,
         )

@@ -36,22 +36,27 @@ class PlanOptions:
     dataset: str | None = option(
         type=Choice(list(DATASETS)), help="Take the sizes of a known data set."
     )
-    classes: int | None = option(type=int, help="Number of classes.")
-    ipc: int | None = option(type=int, help="Number of images per class.")
-    images: int | None = option(type=int, help="Number of all images, instead of --ipc.")
-    epochs: int | None = option(type=int, help="Number of passes over the images.  [default: 300]")
+    classes: int | None = option(type=click.IntRange(1), help="Number of classes.")
+    ipc: int | None = option(type=click.IntRange(1), help="Number of images per class.")
+    images: int | None = option(
+        type=click.IntRange(1), help="Number of all images, instead of --ipc."
+    )
+    epochs: int | None = option(
+        type=click.IntRange(1), help="Number of passes over the images.  [default: 300]"
+    )
     base: str = option(default="RN50", help=f"Base encoder: {', '.join(TOWERS)}.")
     precision: Storage = option(
         type=Choice(PRECISIONS),
         default="int8",
         help="How the numbers of the label function that is compared are stored.",
     )
-    rank: int = option(default=8, help="Rank of the low-rank deltas.")
+    rank: int = option(type=click.IntRange(1), default=8, help="Rank of the low-rank deltas.")
     head_rank: str | None = option(
         metavar="RANK", help="Rank of the head's delta, or `full`.  [default: the paper's]"
     )
     teacher_parameters: int | None = option(
-        type=int, help="Number of parameters of the teacher.  [default: those of a ResNet-18]"
+        type=click.IntRange(1),
+        help="Number of parameters of the teacher.  [default: those of a ResNet-18]",
     )
     device_tflops: float = option(
         default=989.0,
@@ -110,8 +115,6 @@ def _sizes(options: PlanOptions) -> tuple[int, int, int, str]:
         raise UserInputError.make("E_OPTION", "give --dataset, or --classes with --ipc or --images")
     if (ipc is None) == (images is None):
         raise UserInputError.make("E_OPTION", "give one of --ipc and --images")
-    if ipc is not None and ipc < 1:
-        raise UserInputError.make("E_OPTION", f"ipc: expected at least 1, got {ipc}")
     number = images if images is not None else classes * (ipc or 0)
     note = preset.note if preset is not None else ""
     return classes, number, DEFAULT_EPOCHS if epochs is None else epochs, note

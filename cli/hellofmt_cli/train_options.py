@@ -89,7 +89,8 @@ class TrainOptions:
         type=click.IntRange(1),
         metavar="K",
         help="Show view e mod K in epoch e, and make the label of each view once.  [default: 32;"
-        " with hard or stored labels a new view in every epoch]",
+        " with hard labels a new view in every epoch, and with stored ones those that are stored,"
+        " which `pruned` ones repeat]",
     )
     expect: str | None = shared(expect_option, "Data")
     workers: int | None = option(

@@ -138,6 +138,8 @@ def distill(
     accuracy = checked_teacher(
         teacher, source, measured, views, stages, workers, bfloat16=fit.bfloat16
     )
+    if hooks.on_teacher is not None:
+        hooks.on_teacher(accuracy)
     fitted, fidelity = fitted_projector(
         train,
         views,

@@ -209,6 +209,7 @@ class FitHooks:
         after: called by every process with the fitted projector, on the CPU, and the images it is
             measured on, before the archive is written.
         on_refine: called with the number of refining steps done, and the number of all.
+        on_teacher: called by ``distill`` with the teacher's accuracy in percent, before the fit.
 
     Example:
         >>> losses = []
@@ -221,3 +222,4 @@ class FitHooks:
     evaluations: int = 0
     after: Callable[[Projector, Source], None] | None = None
     on_refine: Callable[[int, int], None] | None = None
+    on_teacher: Callable[[float], None] | None = None

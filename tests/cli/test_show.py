@@ -78,7 +78,7 @@ def test_a_sheet_is_a_picture(photos, tmp_path, invoke):
 @pytest.mark.parametrize(
     ("options", "code", "text"),
     [
-        (["--class", "gray"], 2, "`--class gray` is no key or name of a class"),
+        (["--class", "gray"], 2, "`--class gray` is no class, as are "),
         (["-o", "x.pdf"], 2, "expected a name in .html or .png"),
     ],
 )

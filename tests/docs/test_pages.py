@@ -98,10 +98,13 @@ def digits(tmp_path_factory):
 
 
 def run(command):
+    command, _, target = command.partition(" > ")
     program, *arguments = shlex.split(command, comments=True)
     assert program == "hello", command
     result = CliRunner().invoke(hello, arguments)
     assert result.exit_code == 0, f"{command}\n{result.output}"
+    if target:
+        Path(target).write_text(result.stdout)
     return result.output
 
 
