@@ -22,6 +22,7 @@ _WITHOUT_EFFECT: Final = frozenset(
         "limit",
         "output",
         "table",
+        "wandb",
         "work",
         "workers",
     }

@@ -1,18 +1,20 @@
-"""``--curve``: the curve of a run as CSV, JSON, a picture and TensorBoard events.
+"""``--curve``: the curve of a run as CSV, JSON, a picture, TensorBoard events and for W&B.
 
 CSV and JSON are rewritten at every measurement, so that a run can be watched; the picture is drawn
 once, at the end. The picture needs matplotlib and the events need tensorboard; without them a line
-says what to install, and everything else is written.
+says what to install, and everything else is written. For Weights & Biases a run is kept in the
+folder and not sent, unless WANDB_MODE says otherwise.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hellofmt.errors import printable
+from hellofmt.errors import UserInputError, printable
 from hellofmt.runs import write_file
 from hellofmt_cli.colours import INK
 from hellofmt_cli.console import console
@@ -30,18 +32,45 @@ _EXTRA: Final = "pip install 'hellofmt[log]'"
 class Log:
     """A folder that a run is written to."""
 
-    def __init__(self, folder: str, curve: Curve, title: str) -> None:
-        """Create the folder, and say at once what will be missing."""
+    def __init__(self, folder: str, curve: Curve, title: str, wandb: str | None = None) -> None:
+        """Create the folder, and say at once what will be missing; ``wandb`` names a project.
+
+        Raises:
+            UserInputError: E_OPTION, a project is named and `wandb` is not installed.
+        """
         self._folder, self._curve, self._title = Path(folder), curve, title
         self._folder.mkdir(parents=True, exist_ok=True)
         self._has_picture = _has("matplotlib", "curve.png")
         self._has_events = _has("tensorboard", "TensorBoard events")
         self._events: Any = None
+        self._run: Any = None if wandb is None else self._start_run(wandb)
+        self._sent = 0
+
+    def _start_run(self, project: str) -> Any:
+        try:
+            import wandb  # pyright: ignore[reportMissingImports]
+        except ImportError:
+            raise UserInputError.make(
+                "E_OPTION", "`--wandb` needs `wandb`; `pip install 'hellofmt[wandb]'`"
+            ) from None
+        return wandb.init(
+            project=project,
+            name=self._title,
+            dir=self._folder,
+            mode=os.environ.get("WANDB_MODE", "offline"),
+            settings=wandb.Settings(silent=True),
+        )
 
     def add(self, point: Point) -> None:
         """Write a new point."""
         if self._has_events:
             self._add_event(point)
+        if self._run is not None:
+            # Those before a state that the run continues from come with the first.
+            for each in self._curve.points[self._sent :]:
+                values = {key: value for key, value in each._asdict().items() if value is not None}
+                self._run.log(values, step=each.step)
+            self._sent = len(self._curve.points)
         if point.accuracy is not None:
             self._write_tables()
 
@@ -75,6 +104,11 @@ class Log:
             draw_curve(self._folder / "curve.png", self._curve, self._title)
         if self._events is not None:
             self._events.close()
+        if self._run is not None:
+            self._run.config.update(document)
+            self._run.finish()
+            if self._run.offline:
+                console.say(f"W&B: `wandb sync {Path(self._run.dir).parent}` sends the run")
 
 
 def _has(package: str, what: str) -> bool:

@@ -45,10 +45,11 @@ def train(options: TrainOptions, as_json: bool) -> None:
     check_steps(options.steps, options.epochs)
     if options.labels == "hard" and options.recipe is not None:
         raise UserInputError.make("E_OPTION", "`--recipe` with hard labels: expected none")
-    if options.seeds > 1 and options.curve is not None:
-        raise UserInputError.make("E_OPTION", "`--curve` is of one run; expected `--seeds 1`")
-    if options.seeds > 1 and options.output is not None:
-        raise UserInputError.make("E_OPTION", "`--output` is of one run; expected `--seeds 1`")
+    for name in ("curve", "output"):
+        if options.seeds > 1 and getattr(options, name) is not None:
+            raise UserInputError.make("E_OPTION", f"`--{name}` is of one run; expected `--seeds 1`")
+    if options.wandb is not None and options.curve is None:
+        raise UserInputError.make("E_OPTION", "`--wandb` needs `--curve`, where the run is kept")
     with console.stage("loading PyTorch"):
         from hellofmt_cli.training import train_student
     document = train_student(options)

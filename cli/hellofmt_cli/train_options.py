@@ -125,6 +125,12 @@ class TrainOptions:
     curve: str | None = option(
         heading="Output", metavar="DIR", help="Write the curve here: CSV, JSON, PNG, TensorBoard."
     )
+    wandb: str | None = option(
+        heading="Output",
+        metavar="PROJECT",
+        help="Keep the run of --curve for this project of Weights & Biases, too; `wandb sync` sends"
+        " it, WANDB_MODE=online at once.",
+    )
     random: str | None = option(
         heading="Data",
         metavar="DATA",

@@ -123,7 +123,8 @@ def _train(
     curve = Curve(plan, total)
     log = None
     if options.curve is not None and console.is_speaking:
-        log = Log(options.curve, curve, f"{name}, recipe {plan.name}, labels {labels}")
+        title = f"{name}, recipe {plan.name}, labels {labels}"
+        log = Log(options.curve, curve, title, options.wandb)
     marks = set(plan.evaluation_steps(total, rows))
     began = time.perf_counter()
     with worker_ends_in_one_line(workers), console.stage("train") as show:
