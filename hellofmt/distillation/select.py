@@ -129,15 +129,20 @@ def select_images(
         OSError: an image cannot be read, or a part cannot be written.
 
     Example:
-        >>> from hellofmt.archive import default_views
-        >>> from hellofmt.distillation import SelectSettings
+        >>> import hellofmt
+        >>> from hellofmt.distillation import DistillSettings, RefineSettings, SelectSettings
+        >>> from hellofmt.distillation import refine_images, write_distilled
         >>> from hellofmt.sources import open_source
-        >>> from hellofmt.teacher import train_teacher
-        >>> source, views = open_source("photos"), default_views(16)
-        >>> teacher = train_teacher(source, views, steps=2, batch_size=8)
-        >>> chosen = select_images(source, teacher, views, SelectSettings(ipc=2, method="rded"))
-        >>> chosen.labels.tolist()
-        [0, 0, 1, 1, 2, 2]
+        >>> with hellofmt.open("photos.hello") as archive:
+        ...     function, views = hellofmt.Projector.from_file(archive), archive.manifest.views
+        >>> source, how = open_source("photos"), SelectSettings(ipc=1, factor=2, candidates=4)
+        >>> chosen = select_images(source, function, views, how, labeler=function.labeler())
+        >>> refined = refine_images(chosen, source, function, views, RefineSettings(steps=2))
+        >>> refined.after <= refined.before
+        True
+        >>> name = write_distilled(
+        ...     "chosen.hello", refined.selection, function, source, views, DistillSettings(how)
+        ... )
     """
     check_selection(source, views, settings)
     if settings.is_embedded and labeler is None:
