@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from hellofmt.projector import Projector
     from hellofmt.sources import Source
 
-__all__ = ["check_settings", "write_distilled"]
-
 
 def write_distilled(
     target: str | os.PathLike[str],

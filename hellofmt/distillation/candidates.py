@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from hellofmt.projector import Labeler
     from hellofmt.sources import Source
 
-__all__ = ["Cut", "Eyes", "crop_boxes", "drawn"]
-
 Box: TypeAlias = tuple[int, int, int, int]
 
 _SHARES: Final = (0.08, 1.0)

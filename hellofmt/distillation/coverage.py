@@ -16,8 +16,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["balanced_order", "coverage_order"]
-
 _HARD: Final = 0.2
 _FEWEST: Final = 10
 """The share and the least number of the images of a class that are hard."""

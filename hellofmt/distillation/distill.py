@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from hellofmt.projector import LoadedBase
     from hellofmt.sources import Source
 
-__all__ = ["distill"]
-
 
 def distill(
     source: Source,

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from hellofmt.projector import Projector
     from hellofmt.sources import Source
 
-__all__ = ["Fidelity", "Precision", "fidelity", "fidelity_table"]
-
 
 @dataclass(frozen=True)
 class Fidelity:

@@ -42,15 +42,6 @@ if TYPE_CHECKING:
     from hellofmt.projector import Projector
     from hellofmt.sources import Source
 
-__all__ = [
-    "FitSettings",
-    "batch_loss",
-    "default_steps",
-    "fit_loss",
-    "fit_projector",
-    "lay_out",
-]
-
 MOST_EPOCHS: Final = 50
 MOST_STEPS: Final = 4000
 

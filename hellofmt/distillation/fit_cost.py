@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from hellofmt.distillation.fit import FitSettings
     from hellofmt.projector import Projector
 
-__all__ = ["fit_gflop"]
-
 
 def fit_gflop(
     projector: Projector,

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from hellofmt.projector import Projector
     from hellofmt.sources import Source
 
-__all__ = ["distillation_record"]
-
 _CHOSEN_BY: Final = {
     "random": "chance",
     "rded": "lowest loss of the teacher",

@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from hellofmt.projector import Projector
     from hellofmt.sources import Source
 
-__all__ = ["RefineSettings", "Refinement", "refine_gflop", "refine_images"]
-
 
 @dataclass(frozen=True)
 class RefineSettings:

@@ -9,8 +9,6 @@ if TYPE_CHECKING:
     from hellofmt.distillation.fidelity import Fidelity
     from hellofmt.runs.cost import StageCost
 
-__all__ = ["DistillReport"]
-
 
 @dataclass(frozen=True)
 class DistillReport:

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from hellofmt.projector import Labeler
     from hellofmt.sources import Source
 
-__all__ = ["check_selection", "select_images"]
-
 _UNIT: Final = 64
 """Images that are cut and looked at at once, of one class."""
 

@@ -11,8 +11,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["CROPS", "METHODS", "Crop", "Method", "SelectSettings", "Selection", "mosaics"]
-
 Method = Literal["random", "rded", "coverage", "balanced"]
 Crop = Literal["none", "easiest"]
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from hellofmt.projector import LoadedBase
     from hellofmt.sources import Source
 
-__all__ = ["DistillSettings", "FitHooks", "ProjectorSettings"]
-
 
 @dataclass(frozen=True)
 class ProjectorSettings:

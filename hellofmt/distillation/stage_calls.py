@@ -38,14 +38,6 @@ if TYPE_CHECKING:
     from hellofmt.projector import LoadedBase, Projector
     from hellofmt.sources import Source
 
-__all__ = [
-    "checked_teacher",
-    "fitted_projector",
-    "keep_text_rows",
-    "refined_images",
-    "selected_images",
-]
-
 _ENOUGH_PER_CLASS: Final = 10
 _FEWEST_PER_CLASS: Final = 4
 """Of many classes: two images to read their order off, and two to judge it by."""

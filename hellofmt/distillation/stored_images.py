@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from hellofmt.distillation.selection import Selection
     from hellofmt.sources import Source
 
-__all__ = ["StoredImages", "check_quality", "quality_of"]
-
 _DEFAULT_QUALITY: Final = {"jpeg": 85, "webp": 90}
 """ImageNet-1K at 50 images of 224 px per class then takes less than 1 GB."""
 _MOST_READ_BACK: Final = 1024

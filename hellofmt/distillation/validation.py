@@ -11,8 +11,6 @@ from hellofmt.sources import stratified_split
 if TYPE_CHECKING:
     from hellofmt.sources import Source
 
-__all__ = ["split_validation"]
-
 _SHARE: Final = 20
 _MOST: Final = 2_000
 _PER_CLASS: Final = 4

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.manifest import Views
     from hellofmt.sources.source import Source
 
-__all__ = ["CentreSquares", "CropSquares", "Square", "ViewSquares", "shown"]
-
 
 def shown(squares: Tensor, device: torch.device | str) -> Tensor:
     """Show squares, uint8 (N, S, S, 3), to a network on ``device``.

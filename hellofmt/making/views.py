@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.manifest import Views
     from hellofmt.sources.source import Source
 
-__all__ = ["HardBatches", "ViewBatch", "ViewBatches", "draw"]
-
 _GROUP: Final = 8
 """Consecutive positions among which partners are drawn: the shares of processes rarely cut one."""
 _PART: Final = 128
