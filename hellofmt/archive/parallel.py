@@ -16,8 +16,11 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator, Iterable
+    from collections.abc import Callable, Collection, Generator, Iterable, Iterator
     from concurrent.futures import Future
+
+    import numpy as np
+    from numpy.typing import NDArray
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -73,6 +76,18 @@ def map_chunks(
     with contextlib.closing(map_ordered(lambda chunk: list(map(work, chunk)), chunks)) as done:
         for results in done:
             yield from results
+
+
+def cut_windows(start: NDArray[np.int64], end: NDArray[np.int64], most: int) -> Iterator[range]:
+    """Cut consecutive rows into windows of at most ``most`` bytes, or of a single row.
+
+    Row i takes the bytes from ``start[i]`` to ``end[i]``, where the next begins.
+    """
+    row = 0
+    while row < len(start):
+        after = int(end.searchsorted(start[row] + most, side="right"))
+        yield range(row, max(after, row + 1))
+        row = max(after, row + 1)
 
 
 def _first(pending: deque[Future[Result]]) -> Result:

@@ -1,5 +1,6 @@
 import tarfile
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,3 +86,8 @@ def test_describe_header(block, code, text):
 )
 def test_image_name(label, number, codec, classes, total, name):
     assert image_name(label, number, codec, classes, total) == name
+
+
+def test_sizes_are_padded_in_arrays_as_alone():
+    size = np.arange(1, 2000)
+    assert padded(size).tolist() == [padded(n) for n in size.tolist()]

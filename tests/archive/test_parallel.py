@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from hellofmt.archive import parallel
@@ -179,3 +180,16 @@ def test_a_second_interrupt_does_not_leave_a_thread_behind():
 
 def test_cores():
     assert 1 <= parallel._cores() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize("most", [1, 10, 11, 25, 1000])
+def test_windows(most):
+    length = np.array([3, 4, 3, 20, 1, 1, 9, 11, 2])
+    end = 100 + np.cumsum(length)
+    windows = list(parallel.cut_windows(end - length, end, most))
+    assert [row for window in windows for row in window] == list(range(9))
+    for window in windows:
+        first, after = window.start, window.stop
+        assert after == first + 1 or length[first:after].sum() <= most
+        # None could have been longer.
+        assert after == 9 or length[first : after + 1].sum() > most

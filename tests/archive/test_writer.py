@@ -427,20 +427,6 @@ def test_what_was_written_is_read_back(samples, tmp_path, monkeypatch, flush, at
     assert names(tmp_path) == ["clean"]
 
 
-def test_a_write_behind_the_comparison_is_seen(samples, tmp_path, monkeypatch):
-    """What comes over an image once it was compared is found by the strict reader."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
-    front = plan.write_parts
-
-    def long_front(fd, parts):
-        front(fd, [*parts, b"over the first image"])
-
-    monkeypatch.setattr(plan, "write_parts", long_front)
-    with pytest.raises(HelloIOError, match=r"E_WRITE.*not hold what was written to it: E_HEADER"):
-        write_archive(tmp_path / "x.hello", samples.draft(images=samples.images(2, layout="files")))
-    assert names(tmp_path) == []
-
-
 def stale(folder, pid, name="x.hello"):
     path = folder / f".{name}.{pid}.{'0' * 16}.tmp"
     path.write_bytes(b"left over")

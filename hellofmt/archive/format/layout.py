@@ -11,13 +11,18 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from hellofmt.errors import SpecError, printable
 
 if TYPE_CHECKING:
     import os
 
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+_Size = TypeVar("_Size", int, "NDArray[np.int64]")
 
 BLOCK: Final = 512
 """Bytes of a header; payloads are padded with zeros to a multiple of it."""
@@ -57,8 +62,8 @@ _TAIL: Final = b"0" + bytes(100) + b"ustar\00000" + bytes(247)
 _BASE_SUM: Final = sum(_FIXED) + sum(_MTIME) + 8 * 0x20 + sum(_TAIL)
 
 
-def padded(size: int) -> int:
-    """Round ``size``, in bytes, up to a multiple of 512."""
+def padded(size: _Size) -> _Size:
+    """Round a size in bytes, or an array of them, up to a multiple of 512."""
     return -(-size // BLOCK) * BLOCK
 
 

@@ -13,10 +13,10 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from hellofmt.archive.format.layout import BLOCK, TRAILER, section_member
+from hellofmt.archive.format.layout import BLOCK, TRAILER, padded, section_member
 from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits
 from hellofmt.archive.format.manifest import UNSET
-from hellofmt.archive.parallel import map_ordered
+from hellofmt.archive.parallel import cut_windows, map_ordered
 from hellofmt.archive.read.checks import check_dimensions, check_image_digest, check_section_digest
 from hellofmt.archive.read.open import open_archive
 from hellofmt.archive.read.set import HelloSet
@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Generator, Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from hellofmt.archive.format.index import Index
     from hellofmt.archive.read.archive import Archive
 
 # Size of a window; one per thread and one ahead are in memory.
 _WINDOW_BYTES: Final = 2 << 20
-# Below this mean member size, copies are cheaper than views.
-_SMALL_BYTES: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -188,23 +189,22 @@ def _verify(
 
 def _verify_files(file: Archive, index: Index, *, walks: bool, decodes: bool) -> Generator[int]:
     """Verify image after image; yield each row once it is verified, for the caller to decode."""
-    from hellofmt.archive.format.rows import cut_windows, padded_rows
+    start, end = index.offset - BLOCK, index.offset + padded(index.size)
 
-    start = index.offset - BLOCK
-    end = index.offset + padded_rows(index.size)
-
-    def check(rows: tuple[int, int]) -> range:
+    def check(rows: range) -> range:
         try:
-            _check_window(file, index, rows, walks=walks, decodes=decodes)
-        except (CorruptError, SpecError):
+            _check_window(file, index, rows, end, walks=walks, decodes=decodes)
+        except (CorruptError, SpecError) as error:
             # An image before the one that failed may be damaged, and is not decoded yet.
             if decodes:
-                _check_window(file, index, rows, walks=walks, decodes=False)
+                # Its frames hold the window.
+                error.__traceback__ = None
+                _check_window(file, index, rows, end, walks=walks, decodes=False)
             raise
-        return range(*rows)
+        return rows
 
-    def large(rows: tuple[int, int]) -> bool:
-        return int(end[rows[1] - 1] - start[rows[0]]) > _WINDOW_BYTES
+    def large(rows: range) -> bool:
+        return int(end[rows[-1]] - start[rows[0]]) > _WINDOW_BYTES
 
     windows = map_ordered(check, cut_windows(start, end, _WINDOW_BYTES), alone=large)
     with contextlib.closing(windows):
@@ -213,57 +213,36 @@ def _verify_files(file: Archive, index: Index, *, walks: bool, decodes: bool) ->
 
 
 def _check_window(
-    file: Archive, index: Index, rows: tuple[int, int], *, walks: bool, decodes: bool
+    file: Archive,
+    index: Index,
+    rows: range,
+    end: NDArray[np.int64],
+    *,
+    walks: bool,
+    decodes: bool,
 ) -> None:
-    """Verify neighbouring images; the error is that of the first row that fails.
+    """Verify neighbouring images, which end at ``end``; the error is that of the first that fails.
 
     JPEG images that are decoded next are not walked over: their decoder refuses the same.
-
-    All rows are checked at once; only a row that fails goes to ``Archive.check_image``, which words
-    the error.
     """
-    import numpy as np
-
     from hellofmt.archive.format.image_data import check_image_data
     from hellofmt.archive.format.images import parse_image
-    from hellofmt.archive.format.rows import image_headers, padded_rows, padding_faults
 
-    manifest, images = file.manifest, file.manifest.images
+    images = file.manifest.images
     codec = "" if images is UNSET else images.codec
-    shard = manifest.shard
-    first, total = (0, len(index)) if shard is UNSET else (shard.first, shard.total)
-    span = slice(*rows)
-    size, start = index.size[span], index.offset[span] - BLOCK
-    base = int(start[0])
-    # Every member starts and ends at a multiple of a block.
-    member, after = (start - base) // BLOCK, (start - base + padded_rows(size)) // BLOCK + 1
-    window = file.source.read(base, int(after[-1]) * BLOCK)
-    blocks = np.frombuffer(window, np.uint8).reshape(-1, BLOCK)
-    expected = image_headers(
-        index.label[span], first + rows[0], size, codec, manifest.classes, total
-    )
-    wrong = (blocks[member].view(np.uint64) != expected.view(np.uint64)).any(axis=1)
-    wrong |= padding_faults(blocks[after - 1], size)
-    # Copies of small images cost less than views of them.
-    view = window if len(window) < _SMALL_BYTES * len(size) else memoryview(window)
-    begin = (member + 1) * BLOCK
-    places = zip(begin.tolist(), (begin + size).tolist(), strict=True)
-    payloads: list[bytes | memoryview] = [view[at:end] for at, end in places]
-    digests = b"".join([hashlib.sha256(data).digest() for data in payloads])
-    actual = np.frombuffer(digests, np.uint8).reshape(-1, 32)
-    wrong |= (actual != index.sha256[span]).any(axis=1)
-    columns = wrong.tolist(), index.height[span].tolist(), index.width[span].tolist()
-    for row, data, fault, height, width in zip(range(*rows), payloads, *columns, strict=True):
-        if fault:
-            at, stop = (int(places[row - rows[0]]) * BLOCK for places in (member, after))
-            data = _check_member(file, row, window[at:stop], base + at)
+    base = int(index.offset[rows[0]]) - BLOCK
+    window = file.source.read(base, int(end[rows[-1]]) - base)
+    span = slice(rows.start, rows.stop)
+    columns = (index.offset[span] - BLOCK, end[span], index.height[span], index.width[span])
+    facts = zip(rows, *(column.tolist() for column in columns), strict=True)
+    for row, at, stop, height, width in facts:
+        data = _check_member(file, row, window[at - base : stop - base], at)
         if not walks:
             continue
         try:
             shape = parse_image(data, codec)
             # Limits need no check: the index was checked with the same dimensions and sizes.
-            if shape[:2] != (height, width):
-                check_dimensions(shape, height, width, file.image_name(row))
+            check_dimensions(shape, height, width, "")
             if not (decodes and codec == "jpeg"):
                 check_image_data(data, codec, shape)
         except HelloError as error:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hellofmt.archive.format.layout import BLOCK, member_parts
-from hellofmt.archive.format.rows import cut_windows, padded_rows
-from hellofmt.archive.parallel import map_ordered
+from hellofmt.archive.format.layout import BLOCK, member_parts, padded
+from hellofmt.archive.parallel import cut_windows, map_ordered
 from hellofmt.archive.write.whole_file import FLUSH_BYTES, write_all
 
 if TYPE_CHECKING:
@@ -37,17 +36,17 @@ def write_images(
 
     Returns the byte after the last member, and what was found in the images.
     """
-    members = BLOCK + padded_rows(np.array([row.size for row in rows], np.int64))
+    members = BLOCK + padded(np.array([row.size for row in rows], np.int64))
     end = offset + np.cumsum(members)
     start = end - members
     height, width = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
     sha256 = np.zeros((len(rows), 32), np.uint8)
 
     def windows() -> Iterator[tuple[range, list[bytes | None]]]:
-        for first, stop in cut_windows(start, end, FLUSH_BYTES):
+        for numbers in cut_windows(start, end, FLUSH_BYTES):
             # A function of the caller's is called in the caller's thread.
-            contents = [None if isinstance(r.source, str) else r.read() for r in rows[first:stop]]
-            yield range(first, stop), contents
+            some = (rows[number] for number in numbers)
+            yield numbers, [None if isinstance(row.source, str) else row.read() for row in some]
 
     def write(window: tuple[range, list[bytes | None]]) -> range:
         numbers, contents = window

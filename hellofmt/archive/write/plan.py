@@ -54,7 +54,7 @@ from hellofmt.archive.format.validate import check_manifest_limits
 from hellofmt.archive.parallel import map_chunks
 from hellofmt.archive.write.images import Found, write_images
 from hellofmt.archive.write.measure import Row, measured
-from hellofmt.archive.write.whole_file import FLUSH_BYTES, write_all, write_parts
+from hellofmt.archive.write.whole_file import FLUSH_BYTES, write_all
 from hellofmt.errors import HelloError, SpecError, UserInputError, printable
 from hellofmt.version import VERSION
 
@@ -378,11 +378,11 @@ class Plan:
         for name in self._names(manifest):
             if name != "pixels":
                 parts += member_parts(section_member(name), self._stored[name][1])
-        if self._end < 0:
-            parts.append(TRAILER)
-        else:
-            write_all(fd, TRAILER, self._end)
-        write_parts(fd, parts)
+        at = 0
+        for part in parts:
+            write_all(fd, part, at)
+            at += len(part)
+        write_all(fd, TRAILER, max(self._end, at))
         return archive_id
 
     def _front_size(self) -> int:

@@ -14,7 +14,7 @@ from hellofmt.archive.storage.local_files import write_at
 from hellofmt.errors import HelloIOError, naming, printable, target_exists
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator
 
 # Parts are gathered into writes of this size, and images into a few buffers of it that are filled
 # at once; larger ones gain nothing.
@@ -62,19 +62,6 @@ def waiting_file(target: str | os.PathLike[str]) -> Generator[int]:
         file = tempfile.TemporaryFile(dir=Path(target).parent, buffering=0)  # noqa: SIM115
     with file:
         yield file.fileno()
-
-
-def write_parts(fd: int, parts: Sequence[bytes]) -> None:
-    """Write ``parts`` from the start of a file, gathered into large writes."""
-    at = 0
-    waiting: list[bytes] = []
-    for part in parts:
-        waiting.append(part)
-        if sum(map(len, waiting)) >= FLUSH_BYTES:
-            gathered, waiting = b"".join(waiting), []
-            write_all(fd, gathered, at)
-            at += len(gathered)
-    write_all(fd, b"".join(waiting), at)
 
 
 def check_target(target: str | os.PathLike[str], *, force: bool) -> None:
