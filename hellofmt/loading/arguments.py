@@ -1,4 +1,4 @@
-"""Numbers, functions and devices that a caller passes, checked before anything is made of them.
+"""What a caller passes, checked before anything is made of it.
 
 NumPy's and torch's integers are integers as well, but must not travel on as what they are: they
 overflow where Python's do not, and no JSON takes them.
@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 
 from hellofmt.errors import UserInputError, foreign_text, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LabelKind = Literal["soft", "logits", "hard", "none"]
 
 
 def _refused(argument: str, expected: str, value: object) -> UserInputError:
@@ -52,6 +57,15 @@ def positive(value: object, argument: str) -> float:
     return number
 
 
+def bytes_of(value: int | Literal["auto"], argument: str, auto: int) -> int:
+    """A number of bytes to keep, ``auto`` for ``"auto"``; UserInputError (E_OPTION) for others."""
+    if value == "auto":
+        return auto
+    if not isinstance(cast("object", value), int) or value < 0:
+        raise _refused(argument, "'auto' or bytes >= 0", value)
+    return value
+
+
 def check_functions(**functions: object) -> None:
     """Refuse what cannot be called; None is not looked at.
 
@@ -80,3 +94,38 @@ def device_of(device: str | torch.device | None, *, is_used: bool = True) -> tor
         text = f"expected one that is here, got {made}: torch sees {count} CUDA devices"
         raise UserInputError.make("E_OPTION", text, argument="device")
     return made
+
+
+def check_options(
+    *,
+    labels: LabelKind,
+    views: Literal["manifest"] | None,
+    has_target_transform: bool,
+    as_dict: tuple[str, str] | None,
+    is_stored: bool,
+    has_label_function: bool,
+) -> None:
+    """Refuse options of ``HelloDataset`` that are out of range or exclude each other (E_OPTION)."""
+    if labels not in get_args(LabelKind):
+        raise _refused("labels", "'soft', 'logits', 'hard' or 'none'", labels)
+    if views not in ("manifest", None):
+        raise _refused("views", "'manifest' or None", views)
+    text = None
+    if labels == "none" and has_target_transform:
+        text = "`target_transform` with labels='none'; expected labels to transform"
+    elif is_stored and has_label_function:
+        text = "`label_function` and `stored`; expected one of them"
+    elif is_stored and labels != "soft":
+        text = f"`stored` labels; expected labels='soft', got {labels!r}"
+    elif has_label_function and labels not in ("soft", "logits"):
+        text = f"`label_function`; expected labels='soft' or 'logits', got {labels!r}"
+    elif as_dict is not None and (labels == "none" or not _is_pair(as_dict)):
+        text = "`as_dict`; expected two keys, such as ('pixel_values', 'labels'), and labels"
+        text += f" for the second, got {printable(repr(as_dict))} with labels={labels!r}"
+    if text is not None:
+        raise UserInputError.make("E_OPTION", text)
+
+
+def _is_pair(keys: object) -> bool:
+    names = cast("Sequence[object]", keys) if isinstance(keys, (tuple, list)) else ()
+    return all(isinstance(name, str) for name in names) and len(names) == len(set(names)) == 2

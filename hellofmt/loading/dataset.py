@@ -18,13 +18,19 @@ import torch
 from torch.utils.data import Dataset
 
 from hellofmt.errors import UserInputError
-from hellofmt.loading.arguments import check_functions, device_of, positive, whole
+from hellofmt.loading.arguments import (
+    bytes_of,
+    check_functions,
+    check_options,
+    device_of,
+    positive,
+    whole,
+)
 from hellofmt.loading.drawing import DrawnViews
 from hellofmt.loading.epoch_counter import EpochCounter
 from hellofmt.loading.epoch_index import EpochIndex
 from hellofmt.loading.images import ArchiveImages, UserImages
 from hellofmt.loading.label_maker import LabelMaker
-from hellofmt.loading.options import bytes_of, check_options
 from hellofmt.loading.source import opened
 from hellofmt.loading.stored_labels import StoredLabels
 from hellofmt.loading.views.normalise import normalise_
@@ -40,9 +46,9 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.limits import Limits
     from hellofmt.archive.read.archive import Archive
+    from hellofmt.loading.arguments import LabelKind
     from hellofmt.loading.images import ImageSource
     from hellofmt.loading.labelling import FunctionLabeler
-    from hellofmt.loading.options import LabelKind
     from hellofmt.loading.pool import LabelPool
     from hellofmt.projector.base import LoadedBase
     from hellofmt.projector.labeler import Labeler

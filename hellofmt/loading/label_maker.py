@@ -11,7 +11,6 @@ from hellofmt.archive.format.manifest import UNSET
 from hellofmt.errors import UserInputError
 from hellofmt.loading.arguments import device_of
 from hellofmt.loading.labelling import FunctionLabeler
-from hellofmt.loading.options import check_without_projector
 from hellofmt.loading.pool import LabelPool
 from hellofmt.projector.labeler import Labeler, refuse_fork
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hellofmt.archive.read.archive import Archive
-    from hellofmt.loading.options import LabelKind
+    from hellofmt.loading.arguments import LabelKind
     from hellofmt.loading.stored_labels import StoredLabels
     from hellofmt.projector.base import LoadedBase
 
@@ -54,8 +53,12 @@ class LabelMaker:
         self.name: str | None = None
         if file.manifest.functions is not UNSET or name is not None:
             self.name = find_function(file.manifest, name).name
-        elif function is None and stored is None:
-            check_without_projector(kind, file.manifest.label_function or "")
+        elif function is None and stored is None and kind in ("soft", "logits"):
+            owner = file.manifest.label_function or ""
+            text = f"{kind} labels need a projector, which the archive lacks"
+            text += f"; it is in archive {owner}" if owner else "; it has hard ones"
+            advice = "`hello pack FILE --projector PROJECTOR` joins them" if owner else ""
+            raise UserInputError.make("E_DATA", text, advice=advice)
         elif kind == "soft" and stored is None and temperature is None:
             text = "the archive has no projector and so no temperature; expected a number > 0"
             raise UserInputError.make("E_OPTION", text, argument="temperature")

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -37,21 +37,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from hellofmt.loading.dataset import HelloDataset
+
     Part = Callable[[int, list[int]], list[int]]
     ReadAhead = Callable[[Iterator[list[int]], Part | None], Iterator[list[int]]]
-
-
-class Identified(Protocol):
-    """Dataset that names its archive, as a ``HelloDataset`` does."""
-
-    @property
-    def id(self) -> str:
-        """Return ``sha256:...`` of the archive."""
-        ...
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        ...
 
 
 class HelloSampler(Sampler[list[int]]):
@@ -96,7 +85,7 @@ class HelloSampler(Sampler[list[int]]):
 
     def __init__(
         self,
-        dataset: Identified,
+        dataset: HelloDataset,
         *,
         batch_size: int,
         num_replicas: int | None = None,

@@ -41,7 +41,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, cast
 
 import numpy as np
 import torch
@@ -82,20 +82,6 @@ def record_type(form: str, k: int) -> np.dtype[Any]:
     """Return the layout of one label of the forms ``topk`` and ``pruned``, with k classes."""
     row = [("row", "<i4")] if form == "topk" else []
     return np.dtype([*row, ("class", "<i2", (k,)), ("value", "<f2", (k,))])
-
-
-class _Views(Protocol):
-    """Facts by which the views of two datasets differ."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def label_function(self) -> str | None: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def is_augmented(self) -> bool: ...
-    def __len__(self) -> int: ...
 
 
 class StoredLabels:
@@ -163,8 +149,8 @@ class StoredLabels:
     def _refuse(self, name: str, fact: str) -> NoReturn:
         raise self._error(name, fact)
 
-    def check(self, dataset: _Views) -> None:
-        """Check that the labels are of the views of a dataset.
+    def check(self, dataset: Any) -> None:
+        """Check that the labels are of the views of a ``HelloDataset``.
 
         Raises:
             UserInputError: E_DATA, archive, label function, seed, number of images or kind of views

@@ -230,7 +230,7 @@ def test_stored_labels_of_k_epochs_serve_any_number(mixing, tmp_path):
         ({"views_per_image": True}, "`views_per_image`: expected 1 <= .*, got True"),
         ({"views_per_image": 2.5}, "`views_per_image`: expected 1 <= .*, got 2.5"),
         ({"views_per_image": 2, "pool": -1}, "`pool`: expected 'auto' or bytes >= 0, got -1"),
-        ({"views_per_image": 2, "pool": "all"}, "`pool`: expected 'auto' or bytes >= 0, got all"),
+        ({"views_per_image": 2, "pool": "all"}, "`pool`: expected 'auto' or bytes >= 0, got 'all'"),
     ],
 )
 def test_options_out_of_range_are_refused(mixing, options, expected):
