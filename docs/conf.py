@@ -33,6 +33,8 @@ myst_heading_anchors = 3
 napoleon_use_ivar = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
+# As it is written: limits have twenty fields.
+autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 # A class documents its attributes; its constructor's parameters are the same names once more.
 autodoc_typehints_description_target = "documented"

@@ -3,7 +3,6 @@ from hellofmt.archive.card import renewed_card as renewed_card
 from hellofmt.archive.class_lists import read_class_lines as read_class_lines
 from hellofmt.archive.format.canonical import decimal_string as decimal_string
 from hellofmt.archive.format.canonical import decimal_value as decimal_value
-from hellofmt.archive.format.classes import Classes as Classes
 from hellofmt.archive.format.classes import ClassLine as ClassLine
 from hellofmt.archive.format.digest import base_digest as base_digest
 from hellofmt.archive.format.digest import content_id as content_id
@@ -23,14 +22,9 @@ from hellofmt.archive.format.manifest import Arch as Arch
 from hellofmt.archive.format.manifest import Base as Base
 from hellofmt.archive.format.manifest import Dataset as Dataset
 from hellofmt.archive.format.manifest import Head as Head
-from hellofmt.archive.format.manifest import HeadText as HeadText
-from hellofmt.archive.format.manifest import Images as Images
-from hellofmt.archive.format.manifest import LabelFunction as LabelFunction
 from hellofmt.archive.format.manifest import Manifest as Manifest
 from hellofmt.archive.format.manifest import Preprocess as Preprocess
-from hellofmt.archive.format.manifest import Probes as Probes
 from hellofmt.archive.format.manifest import Producer as Producer
-from hellofmt.archive.format.manifest import Section as Section
 from hellofmt.archive.format.manifest import Shard as Shard
 from hellofmt.archive.format.manifest import Storage as Storage
 from hellofmt.archive.format.manifest import Target as Target

@@ -7,7 +7,7 @@ rules: `ledger_of` an archive that exists, `plan` for one that does not.
 from __future__ import annotations
 
 from hellofmt.ledger.ledger import Ledger, ledger_of
-from hellofmt.ledger.plans import DATASETS, PRECISIONS, DataSet, Plan, paper_head_rank, plan
+from hellofmt.ledger.plans import DATASETS, PRECISIONS, Plan, paper_head_rank, plan
 from hellofmt.ledger.rivals import LabelFunction, Rival
 from hellofmt.ledger.sizes import (
     break_even_data_sets,
@@ -23,7 +23,6 @@ __all__ = [
     "PRECISIONS",
     "RESNET18_GFLOP",
     "TOWERS",
-    "DataSet",
     "LabelFunction",
     "Ledger",
     "Plan",

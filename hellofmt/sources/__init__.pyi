@@ -5,7 +5,6 @@ from hellofmt.sources.crops import decode_crop as decode_crop
 from hellofmt.sources.crops import decode_crops as decode_crops
 from hellofmt.sources.crops import default_side as default_side
 from hellofmt.sources.crops import sampled_sizes as sampled_sizes
-from hellofmt.sources.decode import conversion_notes as conversion_notes
 from hellofmt.sources.decode import decode_rgb as decode_rgb
 from hellofmt.sources.decode import to_rgb as to_rgb
 from hellofmt.sources.kept import KEPT_PATTERN as KEPT_PATTERN
@@ -15,4 +14,3 @@ from hellofmt.sources.read import open_source as open_source
 from hellofmt.sources.record import source_record as source_record
 from hellofmt.sources.sklearn_digits import digits as digits
 from hellofmt.sources.source import Source as Source
-from hellofmt.sources.source import check_classes as check_classes

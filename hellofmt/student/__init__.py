@@ -5,19 +5,15 @@ from __future__ import annotations
 from hellofmt.student.average import Average
 from hellofmt.student.batches import ArchiveBatches, PassSampler
 from hellofmt.student.curve import Curve, Point
-from hellofmt.student.evaluate import evaluate, evaluation_square
+from hellofmt.student.evaluate import evaluate
 from hellofmt.student.networks import (
     SMALL_IMAGE_SIZE,
     STUDENTS,
-    ConvNet,
-    SmallCnn,
-    SmallResNet,
     build_student,
-    is_student,
     small_image_advice,
 )
 from hellofmt.student.recipes import RECIPES, Recipe, recipe
-from hellofmt.student.results import Comparison, compared, with_result
+from hellofmt.student.results import compared, with_result
 from hellofmt.student.train import train_from_archive, train_from_dataset, train_student
 
 __all__ = [
@@ -26,19 +22,13 @@ __all__ = [
     "STUDENTS",
     "ArchiveBatches",
     "Average",
-    "Comparison",
-    "ConvNet",
     "Curve",
     "PassSampler",
     "Point",
     "Recipe",
-    "SmallCnn",
-    "SmallResNet",
     "build_student",
     "compared",
     "evaluate",
-    "evaluation_square",
-    "is_student",
     "recipe",
     "small_image_advice",
     "train_from_archive",

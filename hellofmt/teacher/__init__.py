@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hellofmt.teacher.check import teacher_accuracy
-from hellofmt.teacher.convert import Converted, convert_weights
+from hellofmt.teacher.convert import convert_weights
 from hellofmt.teacher.files import load_teacher, save_network, save_teacher
 from hellofmt.teacher.names import load_named_teacher
 from hellofmt.teacher.network import Teacher, TeacherPool, device_of
@@ -11,7 +11,6 @@ from hellofmt.teacher.networks import build_network, is_network
 from hellofmt.teacher.rule import InputRule, RuleChange
 from hellofmt.teacher.shipped import (
     TEACHER_STORAGES,
-    TeacherStorage,
     label_source,
     read_teacher,
     write_teacher,
@@ -31,12 +30,10 @@ __all__ = [
     "TEACHER_RECIPE",
     "TEACHER_STORAGES",
     "TRAJECTORY_FILE",
-    "Converted",
     "InputRule",
     "RuleChange",
     "Teacher",
     "TeacherPool",
-    "TeacherStorage",
     "Trajectory",
     "build_network",
     "convert_weights",

@@ -43,9 +43,12 @@ class Producer(Closed, frozen=True):
 
 
 class Dataset(Closed, frozen=True):
-    """A description of the data set, for people and for ``hello diff``; see ``Draft``.
+    """A description of the data set, for people and for ``hello diff``.
 
     ``ipc`` is absent if the archive has no images or if classes differ in their number.
+
+    Example:
+        ``Draft`` takes one.
     """
 
     name: Name
@@ -83,9 +86,7 @@ class Images(Closed, frozen=True):
 
 
 class Views(Closed, frozen=True):
-    """How a view is made from a stored image; see ``default_views``.
-
-    The label function was fitted to views like these.
+    """How a view is made from a stored image; the label function was fitted to views like these.
 
     ``size``: side of the square view in pixels. ``crop_scale``: area fraction, ``crop_ratio``:
     width / height, both ``[low, high]``. ``flip``, ``mix_probability``: probabilities.
@@ -93,6 +94,9 @@ class Views(Closed, frozen=True):
     ``antialias`` is where the nearest pixel is taken. ``shuffle``: cells per side of the patch
     shuffle, 1 for none. ``mean`` and ``std`` normalise the student's images, never the view that is
     labelled.
+
+    Example:
+        ``default_views`` and ``view_recipe`` make them.
     """
 
     crop_ratio: DecimalPair

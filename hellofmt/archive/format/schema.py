@@ -42,7 +42,8 @@ def _schema(kind: type[msgspec.Struct], title: str) -> dict[str, Any]:
     definitions: dict[str, dict[str, Any]] = msgspec.json.schema(kind)["$defs"]
     for definition in definitions.values():
         if "description" in definition:
-            definition["description"] = inspect.cleandoc(cast("str", definition["description"]))
+            text = inspect.cleandoc(cast("str", definition["description"]))
+            definition["description"] = text.partition("\n\nExample:")[0]
     return {
         "$schema": _DIALECT,
         "title": title,
