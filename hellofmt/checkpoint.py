@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator
 
-__all__ = ["RULE_KEY", "Checkpoint", "read_checkpoint"]
-
 #: Key in the header of our own safetensors files: how images reach the network, as JSON.
 RULE_KEY: Final = "hellofmt.teacher"
 

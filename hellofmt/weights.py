@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from hellofmt.checkpoint import Checkpoint
 
-__all__ = ["Match", "find_weights", "in_order", "listed", "without_network"]
-
 # Segments that wrappers insert anywhere in a name.
 _WRAPPERS: Final = frozenset(
     {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.manifest import Storage
     from hellofmt.projector.base import LoadedBase
 
-__all__ = ["LinearHead", "check_texts", "read_head"]
-
 _MEMBER = "__hello__/head"
 
 #: Largest size of a logit of any view, the largest number of float16: labels and logits are finite

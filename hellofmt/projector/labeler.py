@@ -52,8 +52,6 @@ if TYPE_CHECKING:
     from hellofmt.projector.head import LinearHead
     from hellofmt.projector.lowrank import Delta
 
-__all__ = ["Labeler"]
-
 
 class Labeler:
     """Views to soft labels: softmax((exp(logit_scale) * normalise(E(v)) W^T + b) / T).

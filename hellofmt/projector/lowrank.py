@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.manifest import Adapter
 
 
-__all__ = ["Delta", "initial_matrix", "merge_", "read_deltas"]
-
 # The initial factors have an epoch of their own, whose words nothing else in a fit uses.
 _EPOCH = 2**32 - 1
 

@@ -16,8 +16,6 @@ from hellofmt.errors import BaseModelError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Tolerance", "compare_labels", "compare_probes", "tolerance_of"]
-
 
 @dataclass(frozen=True)
 class Tolerance:

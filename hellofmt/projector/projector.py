@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from hellofmt.projector.peft import MhaFix
     from hellofmt.projector.targets import TargetRule
 
-__all__ = ["STORAGES", "Projector", "stored_labelers"]
-
 #: Every storage of the format, largest first.
 STORAGES: tuple[Storage, ...] = get_args(Storage)
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.manifest import Storage
 
-__all__ = ["balance", "dequantise", "quantise", "read_matrix", "write_factors", "write_matrix"]
-
 _LEVELS = {"int8": 127, "int4": 7}
 _FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

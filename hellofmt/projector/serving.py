@@ -32,12 +32,6 @@ if TYPE_CHECKING:
 
     from hellofmt.projector.base import Encoder
 
-__all__ = [
-    "ServingEncoder",
-    "fold_batch_norms_",
-    "fold_normalisation_",
-]
-
 
 def _pairs(visual: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
     """(owner, convolution, BatchNorm) by attribute, for each pair that runs one after the other."""

@@ -18,19 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-__all__ = [
-    "MAX_INNER",
-    "MAX_SCALE",
-    "PRESETS",
-    "DeltaShape",
-    "TargetRule",
-    "check_shapes",
-    "delta_shapes",
-    "flat_shape",
-    "is_paper",
-    "parse_target",
-]
-
 #: Largest inner dimension of a product B A that is written; readers refuse more by default.
 MAX_INNER = 256
 

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from hellofmt.archive import ClassLine
     from hellofmt.sources import Source
 
-__all__ = ["check_predictions", "predictions", "teacher_accuracy", "top1"]
-
 _UNIT: Final = 128
 """Images that are decoded and shown to the networks at once."""
 

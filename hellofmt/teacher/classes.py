@@ -11,8 +11,6 @@ from hellofmt.weights import listed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["columns_of", "imagenet_keys"]
-
 
 def imagenet_keys(outputs: int) -> tuple[str, list[str]] | None:
     """Return the name and the WordNet ids of the selection of ImageNet with so many classes.

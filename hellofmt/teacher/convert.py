@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from hellofmt.checkpoint import Checkpoint
     from hellofmt.teacher.rule import InputRule
 
-__all__ = ["Converted", "convert_weights"]
-
 _UNCHANGED: Final = RuleChange()
 # Networks of no library are built for views of this side, unless the user names another.
 _SIDE: Final = 224

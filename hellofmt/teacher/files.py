@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-__all__ = ["load_teacher", "own_rule", "refuse_match", "save_network", "save_teacher"]
-
 _NETWORK: Final = "network."
 
 

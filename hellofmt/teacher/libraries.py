@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from hellofmt.teacher.rule import RuleChange
 
-__all__ = ["factory_rule", "library_network", "pretrained_network"]
-
 # Their published weights expect mean and std 0.5: torchvision's own constructor converts ImageNet's
 # inside (`transform_input`) when it loads them, which a bare state dict cannot say.
 _HALVES: Final = {"inception_v3", "googlenet"}

@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 
     from hellofmt.checkpoint import Checkpoint
 
-__all__ = ["load_named_teacher"]
-
 _PRETRAINED: Final = "pretrained"
 _UNCHANGED: Final = RuleChange()
 # Of logits that should be equal, relative to the largest; convolutions differ by the batch.

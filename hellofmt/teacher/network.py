@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.record import Run, SourceRecord
     from hellofmt.teacher.rule import InputRule
 
-__all__ = ["Origin", "Teacher", "TeacherPool", "device_of"]
-
 
 @dataclass(frozen=True)
 class Origin:

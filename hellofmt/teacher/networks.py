@@ -19,8 +19,6 @@ from torch import nn
 from hellofmt.errors import UserInputError, foreign_text, printable
 from hellofmt.student.networks import TIMM, TORCHVISION, build_student, is_student
 
-__all__ = ["build_network", "from_factory", "is_factory", "is_network", "raised"]
-
 _BY_POSITION: Final = {
     inspect.Parameter.POSITIONAL_ONLY,
     inspect.Parameter.POSITIONAL_OR_KEYWORD,

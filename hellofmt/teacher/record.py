@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.record import Measured
     from hellofmt.teacher.rule import InputRule
 
-__all__ = ["teacher_record", "weights_digest"]
-
 _MOST: Final = 16
 
 

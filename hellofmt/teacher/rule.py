@@ -25,8 +25,6 @@ from hellofmt.student.evaluate import evaluation_square
 if TYPE_CHECKING:
     from hellofmt.archive.format.manifest import Views
 
-__all__ = ["INTERPOLATIONS", "InputRule", "RuleChange"]
-
 INTERPOLATIONS: Final = ("bicubic", "bilinear", "nearest")
 
 _Three = tuple[float, float, float]

@@ -52,14 +52,6 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.manifest import Views
 
-__all__ = [
-    "TEACHER_STORAGES",
-    "TeacherStorage",
-    "label_source",
-    "read_teacher",
-    "write_teacher",
-]
-
 TeacherStorage = Literal["float32", "float16", "int8"]
 TEACHER_STORAGES: Final[tuple[TeacherStorage, ...]] = ("float32", "float16", "int8")
 """Types of a teacher's stored values."""

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.manifest import Views
     from hellofmt.sources import Source
 
-__all__ = ["TEACHER_RECIPE", "train_teacher"]
-
 TEACHER_RECIPE = Recipe(
     "teacher", "ce", learning_rate=3e-3, weight_decay=0.01, warmup=0.05, batch_size=128
 )

@@ -48,17 +48,6 @@ if TYPE_CHECKING:
     from hellofmt.sources import Source
     from hellofmt.student.recipes import Recipe
 
-__all__ = [
-    "CHECKPOINTS",
-    "TRAJECTORY_FILE",
-    "Checkpoint",
-    "Trajectory",
-    "maturity",
-    "read_trajectory",
-    "train_trajectory",
-    "weak_checkpoints",
-]
-
 CHECKPOINTS: Final = 9
 """Checkpoints kept of a run, as in the paper."""
 

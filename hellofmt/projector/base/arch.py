@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.manifest import Base
 
-__all__ = ["arch_of_config", "flatten", "normal_arch", "open_clip_config", "without_text"]
-
 # Without effect on an encoder in eval mode with its weights loaded.
 _VISION_IGNORED = frozenset(
     {

@@ -37,15 +37,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from open_clip.model import CLIP
 
-__all__ = [
-    "build_checked",
-    "build_clip",
-    "embed_texts",
-    "seeded_base",
-    "text_module",
-    "uniform_1",
-]
-
 
 _PIECE = 1 << 20
 

@@ -27,17 +27,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "LOGIT_SCALE",
-    "Encoder",
-    "LoadedBase",
-    "digest_of",
-    "fill_",
-    "float_state",
-    "frozen",
-    "unit_rows",
-]
-
 #: exp(LOGIT_SCALE) = 1 / 0.07, the scale CLIP starts training from (arXiv 2103.00020, 2.5).
 LOGIT_SCALE = math.log(1 / 0.07)
 

@@ -23,8 +23,6 @@ from hellofmt.errors import (
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["cannot_load", "check_weights", "foreign_calls", "quiet_logs"]
-
 
 def check_weights(name: str, pretrained: str) -> None:
     """Refuse weights that are neither a tag of open_clip model ``name`` nor a regular file.

@@ -31,8 +31,6 @@ from hellofmt.projector.base.timm_tower import TIMM, timm_tower
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["load_base"]
-
 # Largest difference between unit embeddings of one function: rounding of float32, with room.
 _SAME_FUNCTION = 1e-4
 

@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
     from hellofmt.archive import Archive
 
-__all__ = ["base_of"]
-
 
 def base_of(file: Archive, base: str | Path | LoadedBase | nn.Module | None = None) -> LoadedBase:
     """Find the base that ``file`` pins, and check it against its digests.

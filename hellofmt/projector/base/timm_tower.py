@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-__all__ = ["TIMM", "TimmTower", "timm_tower"]
-
 #: How the name of such a base begins.
 TIMM: Final = "timm:"
 _PRETRAINED: Final = "pretrained"

@@ -22,18 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-__all__ = [
-    "CONFIG_NAME",
-    "MAX_TENSORS",
-    "WEIGHTS_NAME",
-    "MhaFix",
-    "by_pattern",
-    "is_doubled",
-    "read_bytes",
-    "read_config",
-    "refusal",
-]
-
 MhaFix = Literal["auto", "on", "off"]
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"

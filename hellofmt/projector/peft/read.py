@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-__all__ = ["read_peft"]
-
 _WEIGHTS_BYTES = 1 << 30
 _WHOLE_MODELS = frozenset({"CLIP", "CustomTextCLIP", "CoCa"})
 _KEY = re.compile(r"base_model\.model\.([A-Za-z0-9_.]{1,256})\.lora_(A|B)\.weight", re.ASCII)

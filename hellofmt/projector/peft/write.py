@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from hellofmt.projector.base import LoadedBase
     from hellofmt.projector.lowrank import Delta
 
-__all__ = ["write_peft"]
-
 
 def write_peft(
     directory: str | os.PathLike[str],
