@@ -16,6 +16,7 @@ import argparse
 import hashlib
 import json
 import tempfile
+import textwrap
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -221,7 +222,9 @@ def page(document):
     """Write the table: what a label function of a thousand classes weighs and keeps."""
     cells = document["cells"]
     options = document["options"]
-    lines = ["# A thousand real classes", "", *INTRODUCTION.format(**options).splitlines(), ""]
+    lines = ["# A thousand real classes", ""]
+    for paragraph in INTRODUCTION.format(**options).split("\n\n"):
+        lines += [textwrap.fill(paragraph, 100, break_on_hyphens=False), ""]
     rows = []
     for name in ARMS:
         cell = cells.get(f"thousand/{name}", {"error": "not run"})
