@@ -23,10 +23,12 @@ see views at {sides}. One student, a ResNet-10 of width 16 from random weights; 
 {steps} steps of 50 views, which shows {views} views of each image, the same for all seeds; PNG
 images of the data's own size, chosen by `hello distill`'s default unless a table says otherwise.
 Accuracy is that of the last step on images that decided nothing, in percent, mean ± standard
-deviation; intervals are 95 %, paired over seeds. {count} cells took {hours:.1f} hours of one
-thread. {machine} Commands and settings: [benchmarks](../README.md); every number:
+deviation; intervals are 95 %, paired over seeds. {bfloat16}{count} cells took {hours:.1f} hours of
+one thread. {machine} Commands and settings: [benchmarks](../README.md); every number:
 [evidence-public.json](evidence-public.json).
 """
+
+BFLOAT16 = "Students train, and our labels are made, in bfloat16; agreement is float32's. "
 
 
 def of(found, ipc, kind):
@@ -238,6 +240,7 @@ def page(document, made_on):
             machine=made_on(cells, document),
             sides=" and ".join(f"{side} px ({name})" for name, side in sides.items()),
             steps=" or ".join(f"{n:,}" for n in sorted({c["steps"] for c in mains})),
+            bfloat16=BFLOAT16 if any(c["settings"]["bfloat16"] for c in mains) else "",
             views=" or ".join(str(n) for n in sorted({c["settings"]["views"] for c in mains})),
         )
     ]

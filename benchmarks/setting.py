@@ -263,7 +263,7 @@ PROFILES: dict[str, dict[str, Profile]] = {
     "public": {
         DIGITS: replace(
             _DIGITS,
-            **_PUBLIC,
+            **{**_PUBLIC, "views_per_image": 32},
             curve_ipcs=(2, 5, 20),
             budgets=(90_000, 150_000, 300_000),
             lengths=(75, 150, 600, 1200),
@@ -308,7 +308,7 @@ PROFILES: dict[str, dict[str, Profile]] = {
             curve_ipcs=(2, 5, 20),
             budgets=(250_000, 500_000, 1_000_000, 2_000_000),
             lengths=(250, 500, 2000, 4000),
-            **_PUBLIC,
+            **{**_PUBLIC, "views_per_image": 32},
         ),
     },
     # Every path in a minute; its numbers mean nothing.

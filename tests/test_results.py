@@ -150,7 +150,8 @@ def test_the_number_of_views_is_chosen_on_validation_images_of_every_data_set(po
 
 def public_cells(**scores):
     """Cells of one data set at 10 per class: top-1 of seed 0 by label source or choice."""
-    shared = {"method": "coverage", "steps": 9, "settings": {"views": 2}, "seconds": 3600.0}
+    settings = {"views": 2, "bfloat16": True}
+    shared = {"method": "coverage", "steps": 9, "settings": settings, "seconds": 3600.0}
     return {
         f"d/rivals/ipc10/{kind.replace('_', '-')}/seed{seed}": {
             "top1": top1 + seed,
