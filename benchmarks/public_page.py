@@ -19,7 +19,7 @@ train?
 The encoder is `efficientnet_lite1` of the package index, the teacher `efficientnet_lite0`, tuned on
 each data set; both were trained on ImageNet-1K, so they **have seen** photos of tiny100's classes
 (as a CLIP would have), but neither CIFAR-10's images nor the digits, whose encoder is random. They
-see views at {sides}. One student, a ResNet-10 of width 16 from random weights; recipe `strong`,
+see views at {sides}. One student, a ResNet-10 of width 32 from random weights; recipe `strong`,
 {steps} steps of 50 views, which shows {views} views of each image, the same for all seeds; PNG
 images of the data's own size, chosen by `hello distill`'s default unless a table says otherwise.
 Accuracy is that of the last step on images that decided nothing, in percent, mean ± standard
