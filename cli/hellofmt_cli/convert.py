@@ -9,8 +9,6 @@ from hellofmt_cli.console import console
 from hellofmt_cli.options import command, force_option
 from hellofmt_cli.output import count, echo_page
 
-__all__ = ["convert"]
-
 _THREE = "R G B"
 
 

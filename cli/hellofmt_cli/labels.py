@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 import click
 
-from hellofmt.archive import open_archive
 from hellofmt.errors import UserInputError
 from hellofmt_cli.console import console
 from hellofmt_cli.fit_options import teacher_options
@@ -25,13 +24,12 @@ from hellofmt_cli.options import (
     label_dtype_option,
     label_function_option,
     limit_option,
-    limits,
     option,
     output_option,
     seed_option,
     shared,
 )
-from hellofmt_cli.output import count, echo_json, echo_page, reading, size
+from hellofmt_cli.output import count, echo_json, echo_page, opened, size
 from hellofmt_cli.workers import worker_ends_in_one_line, workers_for
 
 if TYPE_CHECKING:
@@ -111,7 +109,6 @@ def labels(file: str, options: LabelOptions, teacher_input: TeacherOptions, as_j
     if options.teacher is not None and options.form == "embeddings":
         text = "`--form embeddings` of a teacher, which has none; expected another form"
         raise UserInputError.make("E_OPTION", text)
-    reading(file)
     with console.stage("loading PyTorch"):
         import torch
 
@@ -119,7 +116,7 @@ def labels(file: str, options: LabelOptions, teacher_input: TeacherOptions, as_j
         from hellofmt_cli.inputs import load_teacher
     options = replace(options, device=chosen_device(options.device))
     epochs, form = options.epochs, options.form
-    with open_archive(file, expect=options.expect, limits=limits()) as archive:
+    with opened(file, expect=options.expect) as archive:
         function = options.label_function
         if options.teacher is not None:
             if function is not None:

@@ -153,6 +153,8 @@ def _make_archive(
         seed=run.seed,
     )
     check_settings(data.images, data.views, settings)
+    for chosen_part in (settings.select, settings.projector, settings.fit, data.views):
+        console.detail(f"settings: {chosen_part}")
     for note in settings.projector.notes(base, data.images) if console.is_speaking else ():
         console.warn(note)
     if any(map(is_network, options.teachers)):

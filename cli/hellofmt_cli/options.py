@@ -100,7 +100,13 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click does, with the words of ``--config`` and without those that are a mistake."""
-        return super().parse_args(ctx, args if ctx.resilient_parsing else checked_words(ctx, args))
+        try:
+            words = args if ctx.resilient_parsing else checked_words(ctx, args)
+            return super().parse_args(ctx, words)
+        except click.UsageError as error:
+            # Click's parser does not know whose options it reads.
+            error.ctx = error.ctx or ctx
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run, or print what would run."""
@@ -352,6 +358,7 @@ def chosen_device(text: str) -> str:
 
     if text == "auto":
         if not torch.cuda.is_available():
+            console.detail("device: cpu, for torch sees no CUDA device")
             return "cpu"
         # Under torchrun every process has a GPU of its own, chosen later.
         console.say(f"device: cuda ({torch.cuda.get_device_name()}); --device chooses")

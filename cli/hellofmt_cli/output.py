@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from hellofmt.errors import HelloIOError, printable, shown_path
+from hellofmt_cli.console import console
 from hellofmt_cli.options import limits
 from hellofmt_cli.terminal import columns, heading, width_of, wrapped
 
@@ -121,7 +122,20 @@ def opened(path: str, *, expect: str | None = None) -> Generator[Archive]:
 
     reading(path)
     with open_archive(path, expect=expect, limits=limits()) as file:
+        tell_read(file)
         yield file
+
+
+def tell_read(archive: Archive) -> None:
+    """Say with ``--verbose`` what was opened, and where a URL's bytes are kept."""
+    from hellofmt.archive import display_name
+
+    name, cache = display_name(archive.path), os.environ.get("HELLOFMT_CACHE")
+    what = f"{count(len(archive), 'image')}, {size(archive.size_bytes)}"
+    console.detail(f"read: {shown_path(name)}, {archive.id}, {what}")
+    if "://" in name:
+        kept = f"in {shown_path(cache)}" if cache else "nowhere; HELLOFMT_CACHE names a folder"
+        console.detail(f"read: what comes from the URL is kept {kept}")
 
 
 def write_text(path: str, text: str, *, force: bool) -> None:

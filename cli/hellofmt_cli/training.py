@@ -47,7 +47,7 @@ from hellofmt_cli.curves import Log
 from hellofmt_cli.data import read_images, share_findings
 from hellofmt_cli.inputs import advise
 from hellofmt_cli.options import chosen_device, limits
-from hellofmt_cli.output import count, size
+from hellofmt_cli.output import count, size, tell_read
 from hellofmt_cli.workers import worker_ends_in_one_line, workers_for
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def train_student(options: TrainOptions) -> dict[str, Any]:
         joined(options.device) as place,
         open_archive(options.file, expect=options.expect, limits=limits()) as archive,
     ):
+        tell_read(archive)
         if options.record is not None:
             check_amended_targets(archive, options.record)
         runs = [
@@ -111,6 +112,7 @@ def _train(
     passes = -(-total * plan.batch_size // rows)
     dataset = _labelled(archive, plan, options, images, passes)
     workers = workers_for(total * plan.batch_size, options.workers)
+    console.detail(f"recipe: {plan}")
     source = None
     with console.stage("building networks"):
         # Built before any worker is, so that they inherit it.

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from hellofmt.errors import HelloIOError, foreign_text
+from hellofmt_cli.console import console
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -30,9 +31,10 @@ def workers_for(count: int, wanted: int | None, *, worth: int = 4096) -> int:
     """
     from hellofmt.runs import default_workers
 
-    if wanted is not None:
-        return wanted
-    return default_workers() if count >= worth else 0
+    if wanted is None:
+        wanted = default_workers() if count >= worth else 0
+        console.detail(f"workers: {wanted}")
+    return wanted
 
 
 @contextmanager

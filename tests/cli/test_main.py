@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 
 import hellofmt_cli.main
 from hellofmt.archive import open_archive
-from hellofmt.errors import HelloError
+from hellofmt.errors import HelloError, HelloIOError
 from hellofmt_cli.main import COMMANDS, GROUPS, hello
 
 
@@ -111,6 +112,10 @@ def test_json_errors_are_one_document(command, kind, packed, invoke):
         (["inspect", "x", "--limit", "images=0"], "limit `images`; expected 1 to"),
         (["inspect", "x", "--expect", "abc"], "No such file"),
         (["sign", "x"], "give one of --key and --new-key"),
+        (
+            ["sign", "x", "--key"],
+            "Try `hello sign --help` for help.\n\nError: Option '--key' requires",
+        ),
         (["sign", "--key", "k"], "Missing argument 'FILE'"),
     ],
 )
@@ -448,3 +453,26 @@ finally:
         assert done.returncode == 0
     with open_archive(target) as file:
         assert len(file) == 6
+
+
+def test_more_and_less_is_said(packed, invoke):
+    plain = invoke("inspect", packed)
+    for words in (["-v", "inspect"], ["inspect", "--verbose"]):
+        done = invoke(*words, packed)
+        assert done.stdout == plain.stdout
+        assert re.match(rf"read: {re.escape(str(packed))}, sha256:\w+, 6 images, ", done.stderr)
+    twice = ["--epochs", "1", "--epochs", "2"]
+    assert "given 2 times" in invoke("inspect", packed, *twice).stderr
+    for words in (["-q", "inspect"], ["inspect", "--quiet"]):
+        done = invoke(*words, packed)
+        assert (done.stdout, done.stderr) == (plain.stdout, "")
+    assert invoke("inspect", packed).stderr == ""
+
+
+def test_a_url_is_named_once(invoke, monkeypatch):
+    def fail(path, **_):
+        raise HelloIOError.make("E_READ", f"{path}: no such host")
+
+    monkeypatch.setattr("hellofmt.archive.open_archive", fail)
+    done = invoke("inspect", "hf://a/b/c.hello")
+    assert done.stderr == "Error: hf://a/b/c.hello: E_READ: no such host\n"

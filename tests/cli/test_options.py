@@ -93,7 +93,9 @@ def test_one_option_means_one_thing():
     """What is written is `-o/--output`, how numbers are stored `--precision`, in torch's words."""
     for command in commands():
         names = {flag for param in command.params for flag in param.opts}
-        assert not names & {"--out", "--storage", "--size"}
+        assert not names & {"--out", "--storage"}
+        # Of a network, where no views are.
+        assert "--size" not in names or command.name == "convert"
         assert ("-o" in names) == ("--output" in names)
         for param in command.params:
             if param.name == "precision":
