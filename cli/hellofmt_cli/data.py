@@ -10,6 +10,7 @@ import click
 from hellofmt.archive import changed_views, default_views, read_class_lines
 from hellofmt.errors import UserInputError
 from hellofmt_cli.console import console
+from hellofmt_cli.options import LEAST_SIDE
 from hellofmt_cli.output import count
 from hellofmt_cli.workers import workers_for
 
@@ -42,7 +43,7 @@ def read_data(options: DataOptions, work: Path | None = None) -> Data:
     Views are random crops with flips, every second one under CutMix, unless the options say
     otherwise.
 
-    Views have the median shorter side of some images, at most 224 pixels, unless the options say
+    Views have the median shorter side of some images, 4 to 224 pixels, unless the options say
     otherwise.
     """
     from hellofmt.sources import default_side, sampled_sizes
@@ -55,7 +56,7 @@ def read_data(options: DataOptions, work: Path | None = None) -> Data:
         list(options.data), lines, skips_unreadable=options.skip_unreadable, work=work
     )
     sizes = sampled_sizes(images)
-    side = options.view_size or default_side(sizes)
+    side = options.view_size or max(LEAST_SIDE, default_side(sizes))
     number = count(len(images.classes), "class", "classes")
     (height, width), (most_height, most_width) = sizes.min(0), sizes.max(0)
     shown = f"{height} x {width}"

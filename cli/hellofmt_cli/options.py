@@ -43,6 +43,9 @@ _OPTION: Final = "option"
 _HEADING: Final = "heading"
 """Keys of a field's metadata: what makes the click option of its name, and where help lists it."""
 
+LEAST_SIDE: Final = 4
+"""Side in pixels of the smallest view; smaller images are enlarged."""
+
 _MIXED_SHARE: Final = "0.5"
 """Probability that ``--view-mix`` mixes a view, in every command."""
 
@@ -457,7 +460,8 @@ def seed_option(what: str) -> Callable[[_Command], _Command]:
 def view_size_option(default: str, most: int) -> Any:
     """``--view-size`` of a group, at most ``most`` pixels."""
     return option(
-        type=click.IntRange(4, most), help=f"Side of a view in pixels.  [default: {default}]"
+        type=click.IntRange(LEAST_SIDE, most),
+        help=f"Side of a view in pixels.  [default: {default}]",
     )
 
 
@@ -477,7 +481,7 @@ class ViewOptions:
     HEADING: ClassVar[str] = "View"
 
     view_size: int | None = view_size_option(
-        "the median shorter side of the images, at most 224", 1024
+        "the median shorter side of the images, 4 to 224", 1024
     )
     view_crop: tuple[float, float] | None = option(
         nargs=2,

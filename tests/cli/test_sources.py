@@ -223,3 +223,13 @@ def test_what_any_process_left_out_is_named_by_the_first(awkward, in_ranks, capf
         *(f"left out: `{name}`" for name in names),
     ]
     assert "only what the first" not in capfd.readouterr().err
+
+
+def test_pictures_of_one_pixel_have_views_that_networks_take(tmp_path, invoke):
+    for key in ("a", "b"):
+        (tmp_path / "dots" / key).mkdir(parents=True)
+        Image.new("RGB", (1, 1)).save(tmp_path / "dots" / key / "0.png")
+    done = invoke("fit", tmp_path / "dots", *FIT, "-o", tmp_path / "x.hello")
+    assert "data: 2 images of 2 classes, 1 x 1 pixels; views of 4" in done.stderr
+    # Nobody can tell two black dots apart.
+    assert (done.exit_code, "E_TEACHER" in done.stderr) == (2, True)
