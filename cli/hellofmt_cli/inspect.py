@@ -140,50 +140,25 @@ def _echo_document(document: dict[str, Any]) -> None:
     rows.append(None)
     rows += label_rows(document)
     echo_page(rows)
-    _echo_record(document)
-    click.echo()
-    _echo_bytes(document)
-    _echo_avoided(document)
-    _echo_lists(document)
+    for title, lines in _pages(document):
+        if lines:
+            click.echo()
+            echo_page(lines, title)
 
 
-def _echo_record(document: dict[str, Any]) -> None:
-    rows = [] if document["record"] is None else record_rows(document["record"])
-    if rows:
-        click.echo()
-        echo_page(rows, "how it was made (in its maker's words)")
-
-
-def _echo_bytes(document: dict[str, Any]) -> None:
-    total = document["bytes"]["total"]
-    rows = byte_rows(document)
-    echo_page(
-        [
-            *((name, f"{100 * number / total:5.1f} %  {size(number)}") for name, number in rows),
-            ("total", f"100.0 %  {size(total)}"),
-        ],
-        "bytes",
-    )
-
-
-def _echo_avoided(document: dict[str, Any]) -> None:
-    rows = avoided_rows(document)
-    if rows:
-        click.echo()
-        echo_page(rows, "labels avoided")
-
-
-def _echo_lists(document: dict[str, Any]) -> None:
-    if document["extras"]:
-        click.echo()
-        echo_page(sorted(document["extras"].items()), "notes of the author (not interpreted)")
-    if "class_list" in document:
-        click.echo()
-        rows = [
-            (str(row), f"{entry['key']}: {', '.join(entry['names'])}")
-            for row, entry in enumerate(document["class_list"])
-        ]
-        echo_page(rows, "classes")
-    if "tensors" in document:
-        click.echo()
-        echo_page([tensor_row(tensor) for tensor in document["tensors"]], "adapted weights")
+def _pages(document: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What follows under titles; an empty page is not shown."""
+    total, record = document["bytes"]["total"], document["record"]
+    parts = [*byte_rows(document), ("total", total)]
+    classes = [
+        (str(row), f"{entry['key']}: {', '.join(entry['names'])}")
+        for row, entry in enumerate(document.get("class_list", ()))
+    ]
+    return [
+        ("how it was made (in its maker's words)", [] if record is None else record_rows(record)),
+        ("bytes", [(name, f"{100 * part / total:5.1f} %  {size(part)}") for name, part in parts]),
+        ("labels avoided", avoided_rows(document)),
+        ("notes of the author (not interpreted)", sorted(document["extras"].items())),
+        ("classes", classes),
+        ("adapted weights", [tensor_row(tensor) for tensor in document.get("tensors", ())]),
+    ]

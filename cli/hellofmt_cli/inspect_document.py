@@ -58,7 +58,7 @@ def describe(
             "flip": decimal_value(manifest.views.flip),
             "shuffle": manifest.views.shuffle,
         },
-        "shard": _shard(manifest),
+        "shard": None if manifest.shard is UNSET else msgspec.to_builtins(manifest.shard),
         "bytes": {
             "total": ledger.total,
             "payload": ledger.payload,
@@ -181,19 +181,6 @@ def _functions(manifest: Manifest, ledger: Ledger) -> list[dict[str, Any]]:
     return described
 
 
-def _shard(manifest: Manifest) -> dict[str, Any] | None:
-    shard = manifest.shard
-    if shard is UNSET:
-        return None
-    return {
-        "index": shard.index,
-        "count": shard.count,
-        "first": shard.first,
-        "total": shard.total,
-        "content_id": shard.content_id,
-    }
-
-
 def _labels_avoided(manifest: Manifest, ledger: Ledger, epochs: int) -> dict[str, Any] | None:
     if manifest.functions is UNSET or not ledger.images:
         return None
@@ -253,15 +240,7 @@ def _tensors(manifest: Manifest) -> list[dict[str, Any]]:
     if manifest.functions is UNSET:
         return []
     return [
-        {
-            "function": function.name,
-            "param": target.param,
-            "shape": list(target.shape),
-            "a": list(target.a),
-            "b": list(target.b),
-            "scale": target.scale,
-            "storage": target.storage,
-        }
+        {"function": function.name, **msgspec.to_builtins(target)}
         for function in manifest.functions
         for target in function.adapter.targets
     ]
