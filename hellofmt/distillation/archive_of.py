@@ -49,7 +49,7 @@ def write_distilled(
     force: bool = False,
     workers: int = 0,
 ) -> str:
-    """Write chosen images and the label function as one archive; see ``refine_images``.
+    """Write chosen images and the label function as one archive; see ``select_images``.
 
     The encoded images wait in a file beside the target that has no name, and not in memory.
 

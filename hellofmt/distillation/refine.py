@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RefineSettings:
-    """How ``refine_images`` moves pixels.
+    """How ``refine_images`` moves pixels; see ``select_images``.
 
     Attributes:
         steps: steps of AdamW; CIM takes 200.
@@ -124,6 +124,8 @@ def refine_images(
 ) -> Refinement:
     """Move the stored pixels towards features, or labels, of the crops they were made from.
 
+    ``select_images`` has an example.
+
     Under ``torchrun`` every process must call this; each moves its share of the batches of cells,
     which are the same batches whatever the number of processes.
 
@@ -143,22 +145,6 @@ def refine_images(
 
     Raises:
         UserInputError: factor 1, steps < 1, or another objective (E_OPTION).
-
-    Example:
-        >>> import hellofmt
-        >>> from hellofmt.distillation import DistillSettings, RefineSettings, SelectSettings
-        >>> from hellofmt.distillation import select_images, write_distilled
-        >>> from hellofmt.sources import open_source
-        >>> with hellofmt.open("photos.hello") as archive:
-        ...     function, views = hellofmt.Projector.from_file(archive), archive.manifest.views
-        >>> source, how = open_source("photos"), SelectSettings(ipc=1, factor=2, method="rded")
-        >>> chosen = select_images(source, function, views, how)
-        >>> refined = refine_images(chosen, source, function, views, RefineSettings(steps=2))
-        >>> refined.after <= refined.before
-        True
-        >>> name = write_distilled(
-        ...     "chosen.hello", refined.selection, function, source, views, DistillSettings(how)
-        ... )
     """
     settings = RefineSettings() if settings is None else settings
     factor = round(selection.rows.shape[1] ** 0.5)

@@ -90,7 +90,7 @@ class StoredLabels:
     Files are opened for each batch and nothing is kept but their layout, so it works in any worker.
 
     Attributes:
-        form: one of ``FORMS``, see the module.
+        form: one of ``FORMS``, see ``hellofmt.loading.stored_labels``.
         archive: ``id`` of the archive whose labels these are.
         seed: seed of the views.
         epochs: E; epochs 0 .. E - 1 are stored.

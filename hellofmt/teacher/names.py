@@ -293,7 +293,7 @@ def load_named_teacher(
     teacher_classes: Sequence[str] | None = None,
     say: Callable[[str], None] = _silent,
 ) -> nn.Module:
-    """Load a teacher by what a user types; see the module for the forms.
+    """Load a teacher by what a user types, in a form of ``hellofmt.teacher.names``.
 
     Args:
         text: what was typed.

@@ -140,7 +140,7 @@ def write_teacher(
             whose own input rule is kept.
         views: of the data set.
         classes: keys in the order of the logits.
-        storage: type of the values; see the module.
+        storage: type of the values, ``float32``, ``float16`` or ``int8``.
 
     Returns:
         Bytes written.
