@@ -218,7 +218,7 @@ class HelloError(Exception):
 
     @property
     def where(self) -> str:
-        """The location: ``member=NAME offset=NUMBER``, as far as known."""
+        """``member=NAME offset=NUMBER``, the location as far as it is known."""
         member = f"member={printable(self.member)}" if self.member else ""
         offset = "" if self.offset is None else f"offset={self.offset}"
         return f"{member} {offset}".strip()

@@ -45,7 +45,7 @@ class Ledger:
 
     @property
     def payload(self) -> int:
-        """Bytes of all label functions: their sections ``adapter``, ``head`` and ``probes``."""
+        """Bytes of all label functions, in sections ``adapter``, ``head`` and ``probes``."""
         return sum(size for name, size in self.sections.items() if _is_payload(name))
 
     @property
@@ -55,7 +55,7 @@ class Ledger:
 
     @property
     def framing(self) -> int:
-        """Everything else: manifest, id, member headers, padding and trailer."""
+        """Everything else, that is manifest, id, member headers, padding and trailer."""
         in_sections = sum(size for name, size in self.sections.items() if name != "pixels")
         return self.total - self.pixels - in_sections
 

@@ -125,7 +125,7 @@ class Plan:
 
     @property
     def labels(self) -> int:
-        """Rows of labels: images times epochs."""
+        """Rows of labels, images times epochs."""
         return self.images * self.epochs
 
     @property

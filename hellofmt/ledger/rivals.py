@@ -47,7 +47,7 @@ class LabelFunction:
 
     @property
     def public(self) -> int:
-        """Bytes where the base is public: the three sections."""
+        """Bytes where the base is public, those of the three sections."""
         return self.adapter + self.head + self.probes
 
     @property

@@ -74,12 +74,12 @@ class Tower:
 
     @property
     def gflop(self) -> float:
-        """GFLOP of one label: the head adds less than 0.1 %, and is left out."""
+        """GFLOP of one label; the head adds less than 0.1 %, and is left out."""
         return self.flop / GIGA
 
     @property
     def largest_rank(self) -> int:
-        """Largest rank a delta may have: the convolution form has an inner side of three ranks."""
+        """Largest rank a delta may have; the convolution form has an inner side of three ranks."""
         return DEFAULT_LIMITS.rank // (3 if self.kind == "paper" else 1)
 
     def tower_bytes(self, storage: Storage) -> int:

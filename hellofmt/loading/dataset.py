@@ -279,7 +279,7 @@ class HelloDataset(DrawnViews, Dataset[Any]):
 
     @property
     def temperature(self) -> float | None:
-        """T of the soft labels, dimensionless: the argument, the stored labels' or the manifest's.
+        """Dimensionless T of the soft labels; the argument, the stored labels' or the manifest's.
 
         None if there is none of these: an archive without a projector.
         """

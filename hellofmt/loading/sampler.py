@@ -134,7 +134,7 @@ class HelloSampler(Sampler[list[int]]):
 
     @property
     def sampler(self) -> Self:
-        """The sampler itself: training loops look here for whom to tell the epoch."""
+        """The sampler itself, because training loops look here for whom to tell the epoch."""
         return self
 
     @property
