@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from hellofmt.archive import UNSET
-from hellofmt.errors import UserInputError
+from hellofmt.errors import UserInputError, shown_path
+from hellofmt_cli.console import console
 from hellofmt_cli.options import command, expect_option, force_option, limit_option
 from hellofmt_cli.output import opened, write_text
 
@@ -68,6 +69,7 @@ def croissant(
         click.echo(text, nl=False)
     else:
         write_text(output, text, force=force)
+        console.say(f"written         {shown_path(output)}")
 
 
 def describe(archive: Archive, url: str) -> dict[str, Any]:
@@ -78,12 +80,14 @@ def describe(archive: Archive, url: str) -> dict[str, Any]:
         url: where it can be had, also relative to the description.
 
     Raises:
-        UserInputError: its images are packed, it has none, or it is a set of shards (E_DATA).
+        UserInputError: its images are packed, it has none, or it is one or all shards of a set
+            (E_DATA).
     """
     images, dataset = archive.manifest.images, archive.manifest.dataset
-    if images is UNSET or images.shape is not UNSET or len(archive.shards) > 1:
+    is_sharded = len(archive.shards) > 1 or archive.manifest.shard is not UNSET
+    if images is UNSET or images.shape is not UNSET or is_sharded:
         what = "no images" if images is UNSET else "packed images"
-        what = "several shards" if len(archive.shards) > 1 else what
+        what = "several shards" if is_sharded else what
         raise UserInputError.make(
             "E_DATA",
             f"Croissant describes rows that are files; this has {what}",

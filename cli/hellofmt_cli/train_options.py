@@ -69,7 +69,7 @@ class TrainOptions:
         type=click.IntRange(1), help="Number of views in a batch.  [default: the recipe's]"
     )
     ema: float | None = option(
-        type=float,
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
         metavar="DECAY",
         help="Measure an average of the weights that decays so, for example by 0.99 a step.",
     )

@@ -58,3 +58,11 @@ def test_the_place_of_the_archive_may_be_a_url(image_folder, tmp_path, invoke):
     document = json.loads(invoke("croissant", path, "--url", url).stdout)
     assert document["distribution"][0]["contentUrl"] == url
     assert document["identifier"] == hellofmt.verify(path).id
+
+
+def test_a_shard_is_not_described_as_the_whole_set(image_folder, tmp_path, invoke):
+    hellofmt.pack(image_folder, tmp_path / "photos.hello", layout="files", shards=2)
+    for name in ("photos-00001-of-00002.hello", "photos-*-of-00002.hello"):
+        result = invoke("croissant", tmp_path / name)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "this has several shards" in result.stderr

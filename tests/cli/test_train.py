@@ -176,7 +176,7 @@ def test_a_number_of_views_that_is_none_is_refused(archive, folder, views):
         (["--steps", "2", "--epochs", "2"], "`--steps` and `--epochs`: expected one, got both"),
         (["--labels", "hard", "--recipe", "kl"], "`--recipe` with hard labels: expected none"),
         (["--recipe", "none"], "unknown recipe `none`"),
-        (["--ema", "1"], "decay of the average: expected a number between 0 and 1, got 1.0"),
+        (["--ema", "1"], "'--ema': 1.0 is not in the range 0<x<1"),
         (["--student", "resnet"], "unknown network `resnet`"),
         (["--expect", "sha256:" + "0" * 64], "E_PIN"),
     ],
