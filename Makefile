@@ -96,7 +96,7 @@ bench: evidence
 	$(BIN)/python benchmarks/readme.py
 
 evidence: $(STAMP)
-	$(BIN)/python benchmarks/evidence.py --profile $(PROFILE) $(DATA:%=--data %) $(BASE:%=--base %)
+	$(BIN)/python benchmarks/evidence.py --profile $(PROFILE) $(DATA:%=--data %) $(BASE:%=--base %) $(MORE)
 	$(BIN)/python benchmarks/report.py --profile $(PROFILE)
 
 times: $(STAMP)
