@@ -38,7 +38,8 @@ _THREE = "R G B"
     help="With --as: standard deviation of each channel, kept in OUT.  [default: its library's]",
 )
 @click.option(
-    "--size",
+    "--input-size",
+    "size",
     type=click.IntRange(4, 1024),
     help="With --as: side in pixels of its input, kept in OUT.  [default: its library's]",
 )
