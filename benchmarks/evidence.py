@@ -191,9 +191,7 @@ def cells_of(setting, suites):
             for row in ABLATION:
                 # What shares a fit or a choice of images waits for the cell that makes it.
                 needs = ["teacher"]
-                if row == "refined":
-                    needs.append(f"ablation/ipc{ipc}/text")
-                elif row != "probe":
+                if row != "probe":
                     needs.append(f"ablation/ipc{ipc}/probe")
                 elif ipc != most:
                     needs.append(f"ablation/ipc{most}/probe")
@@ -205,7 +203,6 @@ def cells_of(setting, suites):
                     probe=profile.probe_epochs,
                     rate=[profile.fit_rate, profile.fit_batch],
                     rank=profile.rank,
-                    refine=profile.refine_steps,
                     candidates=profile.candidates,
                 )
             for row in (*ABLATION, "hard", "teacher"):

@@ -23,7 +23,7 @@ disk that keeps up; ResNet-18 as teacher ({RESNET18} GFLOP a view) and CLIP's RN
 GFLOP, {FIT_FACTOR} times that in a fit); {TFLOPS} TFLOP/s sustained with `--bfloat16` (15 % of the
 peak); decoding and networks overlap, so that the slower one counts; 4,000 steps of 128; 300
 candidates of five crops, factor 2; text rows at 46 ms on one core; images cut and encoded, PNG at
-13 ms, by the cores of one process. Not counted: imports, `--refine`, messages between GPUs (3 MB a
+13 ms, by the cores of one process. Not counted: imports, messages between GPUs (3 MB a
 step).
 """
 

@@ -90,7 +90,6 @@ class Profile:
     continual_steps: int = 0
     sensitivity: bool = False
     mixed: bool = True
-    refine_steps: int = 200
     rded_epochs: float = 0
     # The side at which teacher and base see views; 0 is that of the views.
     side: int = 0
@@ -170,7 +169,6 @@ PROFILES: dict[str, dict[str, Profile]] = {
             cross=("mobilenet_v2", "shufflenet_v2_x0_5", _VIT),
             continual_steps=5,
             mixed=False,
-            refine_steps=10,
         ),
         "light": Profile(
             teacher="resnet10w32",
@@ -333,7 +331,6 @@ PROFILES: dict[str, dict[str, Profile]] = {
             curve_epochs=0.02,
             cross=("resnet10w32",),
             continual_steps=2,
-            refine_steps=2,
         ),
         "heavy": Profile(
             teacher="cnn",
@@ -351,7 +348,6 @@ PROFILES: dict[str, dict[str, Profile]] = {
             curve_epochs=0.02,
             cross=("resnet10w32",),
             continual_steps=2,
-            refine_steps=2,
         ),
         "light": Profile(
             teacher="cnn",

@@ -27,7 +27,7 @@ from sources import (
 )
 
 import hellofmt
-from hellofmt.distillation import RefineSettings, SelectSettings, refine_images, select_images
+from hellofmt.distillation import SelectSettings, select_images
 from hellofmt.ledger import ledger_of
 from hellofmt.loading import HelloDataset, view_recipe
 from hellofmt.making import HardBatches, ViewBatches
@@ -176,7 +176,7 @@ def bytes_cell(setting, budget, seed, _):
 
 # --- the paper's ablation -------------------------------------------------------------------------
 
-ABLATION = ("probe", "weak", "low-rank", "text", "refined")
+ABLATION = ("probe", "weak", "low-rank", "text")
 
 
 def ablation_teacher(setting, row, ipc):
@@ -205,11 +205,7 @@ def ablation_cell(setting, row, ipc, _):
     """Make the label function and the archive of one row."""
     projector, _ = ablation_projector(setting, row, ipc)
     teacher = ablation_teacher(setting, row, ipc)
-    chosen, losses = select(setting, ipc, factor=2), None
-    if row == "refined":
-        plan = RefineSettings(steps=setting.profile.refine_steps)
-        done = refine_images(chosen, setting.train, projector, setting.views, plan)
-        chosen, losses = done.selection, (done.before, done.after)
+    chosen = select(setting, ipc, factor=2)
     path = archive_of(setting, f"ablation-{row}-ipc{ipc}", projector.cpu(), chosen)
     with hellofmt.open(path) as file:
         payload = ledger_of(file).payload
@@ -221,7 +217,6 @@ def ablation_cell(setting, row, ipc, _):
         "own_top1": round(teacher_accuracy(projector.eval(), setting.test, setting.size), 2),
         "teacher_top1": round(teacher_accuracy(teacher, setting.test, setting.size), 2),
         **held_out_fidelity(setting, projector, teacher),
-        "refine_loss": losses,
     }
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """How images are chosen and refined."""
+    """How images are chosen and stored."""
 
     HEADING: ClassVar[str] = "Image"
 
@@ -54,15 +54,6 @@ class ImageOptions:
     )
     candidates: int = option(
         type=click.IntRange(1), default=300, help="Number of images per class to choose from."
-    )
-    refine: bool = option(is_flag=True, help="Move pixels towards their crops; needs --factor 2.")
-    refine_steps: int = option(
-        type=click.IntRange(1), default=200, help="Number of steps of AdamW that move the pixels."
-    )
-    refine_by: Literal["features", "labels"] = option(
-        type=Choice(["features", "labels"]),
-        default="features",
-        help="What a stored cell is to share with its crop; `features` is the paper's.",
     )
     codec: Literal["png", "jpeg", "webp"] = option(
         type=Choice(["png", "jpeg", "webp"]),
@@ -92,10 +83,10 @@ def distill(
     DATA is as for `hello teach`.
 
     The teacher is measured, a label function is fitted to it, images are chosen, and all of it is
-    written and verified. Finished stages are kept beside the archive while
-    it is made (--work keeps them for good, and several --ipc share them): killed anywhere, the same
-    command ends in the same file. `torchrun -m hellofmt distill ...` divides fit, choice and
-    refinement among processes, and the training of a teacher that has to be trained first.
+    written and verified. Finished stages are kept beside the archive while it is made (--work keeps
+    them for good, and several --ipc share them): killed anywhere, the same command ends in the same
+    file. `torchrun -m hellofmt distill ...` divides fit and choice among processes, and the
+    training of a teacher that has to be trained first.
 
     \b
     hello distill photos --teacher resnet18=best.pth --base seeded --ipc 10 -o x.hello
@@ -105,11 +96,8 @@ def distill(
     if images.quality is not None and images.codec == "png":
         raise click.UsageError("--quality needs --codec jpeg or webp: PNG keeps every pixel")
     with console.stage("loading PyTorch"):
-        from hellofmt.distillation import DistillSettings, RefineSettings, SelectSettings
+        from hellofmt.distillation import DistillSettings, SelectSettings
         from hellofmt_cli.making import make_archive
-    refine = None
-    if images.refine:
-        refine = RefineSettings(steps=images.refine_steps, objective=images.refine_by)
     make_archive(
         data,
         fit,
@@ -124,7 +112,6 @@ def distill(
                 images.candidates,
                 seed=data.seed,
             ),
-            refine=refine,
             codec=images.codec,
             quality=images.quality,
         ),

@@ -68,7 +68,6 @@ _DOING: Final = {
     "check": "checking the teacher",
     "check-held-out": "measuring the teacher",
     "select": "choosing images",
-    "refine": "refining images",
     "write": "writing the archive",
 }
 """What is shown while a stage runs, instead of its name."""
@@ -219,7 +218,6 @@ def _make_archive(
                 # Each takes as long as a few steps.
                 evaluations=min(_EVALUATIONS, plan.steps // _STEPS_PER_EVALUATION),
                 after=after,
-                on_refine=console.step,
                 on_teacher=lambda accuracy: console.say(f"teacher: {accuracy:.1f} % of {kind}"),
             ),
             workers=data.workers,
@@ -285,7 +283,6 @@ def _document(
         "stored": None
         if stored is None
         else {"agreement": round(stored.agreement, 2), "kl": round(stored.kl, 4)},
-        "refined": None if report.refined is None else list(report.refined),
         "precisions": [
             {
                 "storage": row.storage,
@@ -320,10 +317,6 @@ def _lines(
         moved = f"agreement {report.stored.agreement:.1f} %, KL {report.stored.kl:.4f}"
         how = f"with the labels of the images before encoding: {settings.codec}, quality {at}"
         lines.append(("as stored", f"{moved} {how}"))
-    if report.refined is not None:
-        before, after = report.refined
-        saved = 100 * (1 - after / before) if before else 0.0
-        lines.append(("refined", f"{before:.3g} to {after:.3g}, {saved:.0f} % lower"))
     return [*lines, ("trained in", run.arithmetic), *cost_lines(report.costs), ("id", report.id)]
 
 

@@ -6,7 +6,6 @@ from hellofmt.distillation.archive_of import check_settings, write_distilled
 from hellofmt.distillation.distill import distill
 from hellofmt.distillation.fidelity import Fidelity, Precision, fidelity, fidelity_table
 from hellofmt.distillation.fit import FitSettings, default_steps, fit_projector
-from hellofmt.distillation.refine import Refinement, RefineSettings, refine_images
 from hellofmt.distillation.report import DistillReport
 from hellofmt.distillation.select import select_images
 from hellofmt.distillation.selection import Selection, SelectSettings
@@ -23,8 +22,6 @@ __all__ = [
     "FitSettings",
     "Precision",
     "ProjectorSettings",
-    "RefineSettings",
-    "Refinement",
     "SelectSettings",
     "Selection",
     "StoredImages",
@@ -36,7 +33,6 @@ __all__ = [
     "fit_projector",
     "fitted_projector",
     "quality_of",
-    "refine_images",
     "select_images",
     "split_validation",
     "write_distilled",

@@ -24,7 +24,7 @@ from hellofmt.archive.write.plan import Plan
 from hellofmt.archive.write.whole_file import check_target, waiting_file, write_all
 from hellofmt.distillation.select import check_selection
 from hellofmt.distillation.stored_images import StoredImages, check_quality
-from hellofmt.errors import UserInputError, naming
+from hellofmt.errors import naming
 
 if TYPE_CHECKING:
     import os
@@ -131,20 +131,13 @@ def check_settings(source: Source, views: Views, settings: DistillSettings) -> N
         settings: choices of the distillation.
 
     Raises:
-        UserInputError: the choice of images does not fit the source, or there is nothing to
-            refine, or no archive can hold the classes, the views or a text (E_DATA, E_OPTION).
+        UserInputError: the choice of images does not fit the source, or no archive can hold the
+            classes, the views or a text (E_DATA, E_OPTION).
     """
     pixel = ImageItem(0, encode_image(np.zeros((1, 1), np.uint8), "png"))
     # An archive without a projector needs an image.
     images = ImageSet("png", [pixel])
     Plan(replace(_draft(source, views, settings), images=images), DEFAULT_LIMITS)
     check_quality(settings.codec, settings.quality)
-    if settings.select is None:
-        if settings.refine is not None:
-            raise UserInputError.make("E_OPTION", "refining needs chosen images; expected `select`")
-        return
-    check_selection(source, views, settings.select)
-    if settings.refine is not None and settings.select.factor < 2:
-        raise UserInputError.make(
-            "E_OPTION", "refining needs cells that were shrunk; expected factor 2 or more, got 1"
-        )
+    if settings.select is not None:
+        check_selection(source, views, settings.select)

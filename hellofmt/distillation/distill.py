@@ -23,7 +23,6 @@ from hellofmt.distillation.stage_calls import (
     checked_teacher,
     fitted_projector,
     keep_text_rows,
-    refined_images,
     selected_images,
 )
 from hellofmt.distillation.stored_images import StoredImages
@@ -151,15 +150,11 @@ def distill(
         hooks=hooks,
         workers=workers,
     )
-    chosen, losses = None, None
+    chosen = None
     if settings.select is not None:
         chosen = selected_images(
             source, views, teacher, fitted, settings.select, stages, workers, bfloat16=fit.bfloat16
         )
-        if settings.refine is not None:
-            chosen, losses = refined_images(
-                chosen, source, views, fitted, settings.refine, stages, hooks.on_refine, workers
-            )
     device = device_of(fitted)
     fitted = fitted.cpu()
     if hooks.after is not None:
@@ -181,7 +176,6 @@ def distill(
         projector_accuracy=own,
         fidelity=fidelity,
         trained=fitted.trained_count(),
-        refined=losses,
         stored=stored,
     )
 

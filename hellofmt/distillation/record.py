@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 from msgspec import UNSET, UnsetType
 
 from hellofmt.archive.format.canonical import decimal_string
@@ -90,7 +89,7 @@ def distillation_record(
         head_rank=UNSET if head.delta is None else head.delta.a.shape[0],
         kl=_loss(report.fidelity.kl),
     )
-    return Record(functions=[function], images=_images(settings, report))
+    return Record(functions=[function], images=_images(settings))
 
 
 def _loss(value: float) -> str | UnsetType:
@@ -100,11 +99,11 @@ def _loss(value: float) -> str | UnsetType:
     return decimal_string(float(f"{value:.4g}"))
 
 
-def _images(settings: DistillSettings, report: DistillReport) -> ChosenImages | UnsetType:
-    select, refine = settings.select, settings.refine
+def _images(settings: DistillSettings) -> ChosenImages | UnsetType:
+    select = settings.select
     if select is None:
         return UNSET
-    chosen = ChosenImages(
+    return ChosenImages(
         candidates=select.candidates,
         chosen_by=_CHOSEN_BY[select.method],
         codec=settings.codec,
@@ -112,13 +111,4 @@ def _images(settings: DistillSettings, report: DistillReport) -> ChosenImages | 
         factor=select.factor,
         ipc=select.ipc,
         quality=quality_of(settings.codec, settings.quality) or UNSET,
-    )
-    if refine is None or report.refined is None:
-        return chosen
-    losses = [_loss(value) for value in report.refined]
-    return msgspec.structs.replace(
-        chosen,
-        refined=losses if UNSET not in losses else UNSET,
-        refined_by=refine.objective,
-        refined_steps=refine.steps,
     )

@@ -20,7 +20,6 @@ class DistillReport:
         projector_accuracy: top-1 of the label function on the same images, percent.
         fidelity: how closely labels follow the teacher's on views that were not trained on.
         trained: number of values that the fit moved.
-        refined: loss before and after refining; None if nothing was refined.
         stored: how closely labels of the images as a lossy codec stores them follow those of the
             images before; None where there are none, or their codec keeps every pixel.
         costs: what each stage cost, in order.
@@ -31,6 +30,5 @@ class DistillReport:
     projector_accuracy: float
     fidelity: Fidelity
     trained: int
-    refined: tuple[float, float] | None = None
     stored: Fidelity | None = None
     costs: tuple[StageCost, ...] = ()

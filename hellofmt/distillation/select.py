@@ -128,18 +128,16 @@ def select_images(
 
     Example:
         >>> import hellofmt
-        >>> from hellofmt.distillation import DistillSettings, RefineSettings, SelectSettings
-        >>> from hellofmt.distillation import refine_images, write_distilled
+        >>> from hellofmt.distillation import DistillSettings, SelectSettings, write_distilled
         >>> from hellofmt.sources import open_source
         >>> with hellofmt.open("photos.hello") as archive:
         ...     function, views = hellofmt.Projector.from_file(archive), archive.manifest.views
         >>> source, how = open_source("photos"), SelectSettings(ipc=1, factor=2, candidates=4)
         >>> chosen = select_images(source, function, views, how, labeler=function.labeler())
-        >>> refined = refine_images(chosen, source, function, views, RefineSettings(steps=2))
-        >>> refined.after <= refined.before
-        True
+        >>> chosen.labels.tolist()
+        [0, 1, 2]
         >>> name = write_distilled(
-        ...     "chosen.hello", refined.selection, function, source, views, DistillSettings(how)
+        ...     "chosen.hello", chosen, function, source, views, DistillSettings(how)
         ... )
     """
     check_selection(source, views, settings)

@@ -72,14 +72,11 @@ class Selection:
         rows: int64 (classes * ipc, factor**2), source row of each cell, row-major.
         crops: int32 (classes * ipc, factor**2, 4), the crop of each cell in its source image: top,
             left, height and width in pixels.
-        pixels: uint8 (classes * ipc, S, S, 3), pixels that are stored instead of these crops; None
-            if they were not refined.
     """
 
     labels: NDArray[np.int64]
     rows: NDArray[np.int64]
     crops: NDArray[np.int32]
-    pixels: NDArray[np.uint8] | None = None
 
 
 def mosaics(cells: NDArray[np.uint8]) -> NDArray[np.uint8]:

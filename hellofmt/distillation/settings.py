@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.manifest import Storage
     from hellofmt.distillation.fidelity import Fidelity
     from hellofmt.distillation.fit import FitSettings
-    from hellofmt.distillation.refine import RefineSettings
     from hellofmt.distillation.selection import SelectSettings
     from hellofmt.projector import LoadedBase
     from hellofmt.sources import Source
@@ -158,7 +157,6 @@ class DistillSettings:
         projector: what is adapted, and where it starts.
         fit: how the projector is fitted; None means the default loss and ``seed``, for 50 epochs or
             4,000 steps, whichever is less.
-        refine: how the chosen pixels are moved; None leaves them as chosen.
         storage: number format of the deltas and of a stored head.
         codec: how the images are stored: ``png`` keeps every pixel, ``jpeg`` (baseline, 4:4:4) and
             ``webp`` take a fifth of the bytes.
@@ -180,7 +178,6 @@ class DistillSettings:
     select: SelectSettings | None
     projector: ProjectorSettings = field(default_factory=ProjectorSettings)
     fit: FitSettings | None = None
-    refine: RefineSettings | None = None
     storage: Storage = "float16"
     codec: Codec = "png"
     quality: int | None = None
@@ -206,7 +203,6 @@ class FitHooks:
         evaluations: how often fidelity is measured on the way.
         after: called by every process with the fitted projector, on the CPU, and the images it is
             measured on, before the archive is written.
-        on_refine: called with the number of refining steps done, and the number of all.
         on_teacher: called by ``distill`` with the teacher's accuracy in percent, before the fit.
 
     Example:
@@ -219,5 +215,4 @@ class FitHooks:
     on_fidelity: Callable[[int, Fidelity], None] | None = None
     evaluations: int = 0
     after: Callable[[Projector, Source], None] | None = None
-    on_refine: Callable[[int, int], None] | None = None
     on_teacher: Callable[[float], None] | None = None

@@ -6,7 +6,7 @@ A stage's result is named by the digest of all its inputs, so here is where they
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from hellofmt.distillation.candidates import drawn
 from hellofmt.distillation.fidelity import Fidelity
 from hellofmt.distillation.fit import FitSettings, fit_projector, lay_out
 from hellofmt.distillation.fit_cost import fit_gflop
-from hellofmt.distillation.refine import RefineSettings, refine_gflop, refine_images
 from hellofmt.distillation.select import select_images
 from hellofmt.distillation.selection import Selection, SelectSettings
 from hellofmt.distillation.settings import FitHooks, ProjectorSettings
@@ -236,12 +235,14 @@ def selected_images(
     bfloat16: bool = False,
 ) -> Selection:
     """Choose images as ``select_images`` does, or read an earlier choice."""
+    trained = {n: p for n, p in projector.named_parameters() if p.requires_grad}
+    function = {"base": projector.base.spec, "trained": trained}
     # What does not look at an image has no say in the choice.
     inputs = {
         "source": source,
         "views": views,
         "teacher": (teacher, bfloat16) if settings.scored else None,
-        "label function": _function(projector) if settings.is_embedded else None,
+        "label function": function if settings.is_embedded else None,
         "select": settings,
     }
 
@@ -255,55 +256,6 @@ def selected_images(
         work = _work(teacher, views.size, count * settings.scored)
         if settings.is_embedded and work:
             work["gflop"] += network_gflop(projector, views.size, count)
-        return Result(_arrays(chosen), work)
+        return Result(vars(chosen), work)
 
     return Selection(**stages.run("select", inputs, make).tensors)
-
-
-def _function(projector: Projector) -> dict[str, Any]:
-    """What a label function is: its base, and what was trained."""
-    trained = {n: p for n, p in projector.named_parameters() if p.requires_grad}
-    return {"base": projector.base.spec, "trained": trained}
-
-
-def _arrays(selection: Selection) -> dict[str, NDArray[Any]]:
-    return {name: array for name, array in vars(selection).items() if array is not None}
-
-
-def refined_images(
-    selection: Selection,
-    source: Source,
-    views: Views,
-    projector: Projector,
-    settings: RefineSettings,
-    stages: Stages,
-    on_step: Callable[[int, int], None] | None = None,
-    workers: int = 0,
-) -> tuple[Selection, tuple[float, float]]:
-    """Refine as ``refine_images`` does, or read it; with the losses before and after."""
-    inputs = {
-        "selection": selection,
-        "source": source,
-        "views": views,
-        "label function": _function(projector),
-        "refine": settings,
-    }
-
-    def make(path: Path | None) -> Result:
-        done = refine_images(
-            selection,
-            source,
-            projector,
-            views,
-            settings,
-            workers=workers,
-            path=path,
-            on_step=on_step,
-        )
-        gflop = refine_gflop(projector, selection.rows.size, views.size, settings)
-        facts = {"before": done.before, "after": done.after, "gflop": gflop}
-        return Result(_arrays(done.selection), facts)
-
-    result = stages.run("refine", inputs, make)
-    losses = float(result.facts["before"]), float(result.facts["after"])
-    return Selection(**result.tensors), losses

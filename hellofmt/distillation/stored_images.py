@@ -85,8 +85,6 @@ class StoredImages:
     def pixels(self, number: int) -> NDArray[np.uint8]:
         """Return one image as it is before it is encoded: uint8 (S, S, 3)."""
         chosen, views = self.selection, self.views
-        if chosen.pixels is not None:
-            return chosen.pixels[number]
         side = views.size // math.isqrt(chosen.rows.shape[1])
         crops = np.column_stack([chosen.rows[number], chosen.crops[number]])
         cells = CropSquares(self.source, side, views.interpolation)(crops)

@@ -1,4 +1,4 @@
-"""Run gradient steps: teachers, projectors, students and refined images all use this loop.
+"""Run gradient steps: teachers, projectors and students all use this loop.
 
 A step is a function of the state before it and of its number, which determines the batch, the
 learning rate and the seed of torch's random numbers (dropout). So on a CPU a run that was killed

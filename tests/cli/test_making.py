@@ -114,7 +114,7 @@ def test_fit_writes_a_label_function_that_pack_takes(images, teacher, tmp_path, 
 def test_distill_in_one_command(images, tmp_path, invoke, invoke_json):
     path, work = tmp_path / "x.hello", tmp_path / "work"
     arguments = ("distill", images, "--teacher", "cnn", "--teacher-epochs", "8", "--ipc", "2")
-    options = (*FIT, "--factor", "2", "--refine", "--refine-steps", "2")
+    options = (*FIT, "--factor", "2")
     done = invoke_json(*arguments, *options, "--precision-table", "-o", path, "--work", work)
     with open_archive(path, expect=done["id"]) as file:
         assert len(file) == 6
@@ -123,22 +123,21 @@ def test_distill_in_one_command(images, tmp_path, invoke, invoke_json):
     sizes = {row["storage"]: row["bytes"] for row in done["precisions"]}
     assert sizes["float32"] == pytest.approx(2 * sizes["float16"], rel=0.05)
     assert sizes["int4"] < sizes["int8"]
-    assert done["refined"][1] <= done["refined"][0]
     assert done["bfloat16"] is False
     assert [cost["stage"] for cost in done["cost"]] == [
-        *("teacher", "check", "check-held-out", "fit", "select", "refine", "accuracy", "write")
+        *("teacher", "check", "check-held-out", "fit", "select", "accuracy", "write")
     ]
     assert all(cost["seconds"] > 0 and cost["peak_bytes"] > 1e7 for cost in done["cost"])
     assert all(cost["gflop"] > 0 for cost in done["cost"][:-1])
     kept = sorted(p.name.split("-")[0] for p in work.iterdir())
-    assert kept == ["fit", "refine", "select", "teacher"]
+    assert kept == ["fit", "select", "teacher"]
     # A teacher that another machine trained knows other times of the same files.
     (document,) = work.glob("teacher-*/teacher.json")
     text = document.read_text()
     document.write_text(text.replace(json.loads(text)["run"], "0" * 64))
     again = invoke(*arguments, *options, "-o", tmp_path / "y.hello", "--work", work)
     assert again.exit_code == 0, again.stderr
-    for stage in ("fit", "select", "refine"):
+    for stage in ("fit", "select"):
         assert f"{stage}: finished earlier" in again.stderr
     assert (tmp_path / "y.hello").read_bytes() == path.read_bytes()
     assert re.search(r"cost +teacher \d+ s and [\d,]+ GFLOP; check ", again.stdout)
@@ -153,14 +152,6 @@ def test_distill_in_one_command(images, tmp_path, invoke, invoke_json):
     words = shlex.join(["hello", "train", str(tmp_path / "y.hello"), "--student", "NAME"])
     assert again.stdout.endswith(f"\nNext: {words} --eval DIR\n")
     assert "\nNote: 300 epochs of stored labels would be smaller, " in again.stdout
-    finished = set(work.iterdir())
-    by_labels = invoke_json(
-        *arguments, *options, "--refine-by", "labels", "-o", tmp_path / "l.hello", "--work", work
-    )
-    assert by_labels["refined"] != done["refined"]
-    (other,) = set(work.iterdir()) - finished
-    assert other.name.startswith("refine-")
-    other.unlink()
     # Killed after its stages, the default folder is found again, used, and then removed.
     work.rename(tmp_path / "z.hello.work")
     last = invoke(*arguments, *options, "-o", tmp_path / "z.hello")
@@ -329,7 +320,6 @@ def swapped(images, _tmp_path):
         (None, ("--base", "seeded:x"), "base `seeded:x`: expected `seeded` or `seeded:NUMBER`"),
         (None, ("--epochs", "2"), "`--steps` and `--epochs`: expected one, got both"),
         (None, ("--ipc", "13"), "class `columns` has 12 candidates; expected at least 13"),
-        (None, ("--refine",), "refining needs cells that were shrunk; expected factor 2 or more"),
         (None, ("--view-crop", "1", "0.5"), "--view-crop: expected the smaller area first"),
     ],
 )

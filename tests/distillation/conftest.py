@@ -13,7 +13,6 @@ from hellofmt.distillation import (
     FitHooks,
     FitSettings,
     ProjectorSettings,
-    RefineSettings,
     SelectSettings,
     distill,
 )
@@ -74,7 +73,6 @@ SETTINGS = {
     "projector": ProjectorSettings(rank=2, start="stored"),
     "fit": FitSettings(steps=4, batch_size=8),
     "select": SelectSettings(1, 2, "rded"),
-    "refine": RefineSettings(steps=2),
 }
 
 

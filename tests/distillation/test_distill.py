@@ -21,12 +21,11 @@ def test_an_archive_of_everything(make, arguments, tmp_path):
         assert bytes(file.section("card")) == b"# Stripes"
         assert file.classes.keys == ["rows", "columns", "grey"]
     assert report.teacher_accuracy > 90
-    assert report.refined[1] <= report.refined[0]
     assert verify_archive(tmp_path / "x.hello").images == 3
 
 
 def test_a_label_function_alone(make, tmp_path):
-    make(select=None, refine=None)
+    make(select=None)
     with open_archive(tmp_path / "x.hello") as file:
         assert len(file) == 0
         assert file.has_section("adapter")
@@ -37,16 +36,10 @@ def test_a_label_function_alone(make, tmp_path):
     ("changes", "error", "message"),
     [
         (
-            {"select": SelectSettings(21), "refine": None},
+            {"select": SelectSettings(21)},
             UserInputError,
             "E_DATA: class `rows` has 20 candidates",
         ),
-        (
-            {"select": SelectSettings(1)},
-            UserInputError,
-            "E_OPTION: refining needs cells that were shrunk",
-        ),
-        ({"select": None}, UserInputError, "E_OPTION: refining needs chosen images"),
         (
             {"projector": ProjectorSettings(rank=80, start="stored")},
             UserInputError,

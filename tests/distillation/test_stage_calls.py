@@ -43,8 +43,7 @@ def kill_at(monkeypatch, module, name):
         # The state of a fit is a part beside its result.
         ("step", ["fit.part"]),
         ("select_images", ["fit"]),
-        ("refine_images", ["fit", "select"]),
-        ("write_archive", ["fit", "refine", "select"]),
+        ("write_archive", ["fit", "select"]),
     ],
 )
 def test_killed_anywhere_the_rerun_gives_the_same_file(make, tmp_path, monkeypatch, where, left):
@@ -71,7 +70,7 @@ def test_killed_anywhere_the_rerun_gives_the_same_file(make, tmp_path, monkeypat
     make(work=work, on_step=lambda done, _loss: seen.append(done))
     assert seen == {"fit_projector": [1, 2, 3, 4], "step": [2, 3, 4]}.get(where, [])
     assert (tmp_path / "x.hello").read_bytes() == (tmp_path / "whole.hello").read_bytes()
-    assert names(work) == ["fit", "refine", "select"]
+    assert names(work) == ["fit", "select"]
 
 
 def test_other_inputs_are_other_stages(make, arguments, tmp_path, stripes):
@@ -88,7 +87,10 @@ def test_other_inputs_are_other_stages(make, arguments, tmp_path, stripes):
     assert steps("c", fit=FitSettings(steps=3, batch_size=8)) == 3
     assert steps("d", views=changed(arguments["views"], flip="0.5")) == 4
     assert steps("e", source=stripes(per_class=20, seed=9)) == 4
-    assert len(names(work)) == 4 + 5 + 4
+    # A choice by the teacher outlives the fit, one by the label function does not.
+    assert steps("f", select=SelectSettings(2)) == 0
+    assert steps("g", select=SelectSettings(2), fit=FitSettings(steps=3, batch_size=8)) == 0
+    assert names(work) == 4 * ["fit"] + 6 * ["select"]
 
 
 def test_a_full_disk_keeps_what_is_finished(make, tmp_path, monkeypatch):
@@ -133,7 +135,7 @@ def test_a_long_check_is_read_and_judged_again(make, arguments, tmp_path, monkey
     work = tmp_path / "work"
     make("a", work=work)
     # Of the source, for the order of the classes, and of the few that are held out.
-    assert names(work) == ["check", "check-held-out", "fit", "refine", "select"]
+    assert names(work) == ["check", "check-held-out", "fit", "select"]
     kill_at(monkeypatch, stage_calls, "predictions")
     make("b", work=work, select=SelectSettings(2, 2, "rded"))
     # Another teacher is asked anew.
@@ -157,8 +159,8 @@ def test_the_teacher_is_checked_and_scores_in_the_chosen_precision(make, monkeyp
     names = ("predictions", "select_images", "fit_projector")
     for name in names:
         watch(name)
-    make("x.hello", fit=FitSettings(steps=1, batch_size=8, bfloat16=True), refine=None)
+    make("x.hello", fit=FitSettings(steps=1, batch_size=8, bfloat16=True))
     # A fit knows its own precision, and measures in float32.
     assert [seen[name] for name in names] == [True, True, False]
-    make("y.hello", fit=FitSettings(steps=1, batch_size=8), refine=None)
+    make("y.hello", fit=FitSettings(steps=1, batch_size=8))
     assert not any(seen.values())

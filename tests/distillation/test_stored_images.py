@@ -32,11 +32,14 @@ def stored(pixels, codec, quality, labels=None):
     """Images whose pixels are given, of two classes that are no images."""
     count = len(pixels)
     labels = np.zeros(count, np.int64) if labels is None else labels
-    rows, crops = np.zeros((count, 1), np.int64), np.zeros((count, 1, 4), np.int32)
+    side = pixels.shape[1]
     lines = tuple(ClassLine(key, (key,)) for key in ("a", "b"))
-    source = ArrayImages(np.zeros((2, 1, 1, 3), np.uint8), np.arange(2), lines)
-    selection = Selection(labels, rows, crops, pixels)
-    return StoredImages(selection, source, default_views(16), codec, quality)
+    # One more of each class: a source has images of all.
+    every = np.concatenate([pixels, pixels[:1], pixels[:1]])
+    source = ArrayImages(every, np.concatenate([labels, [0, 1]]), lines)
+    whole = np.tile(np.array([0, 0, side, side], np.int32), (count, 1, 1))
+    selection = Selection(labels, np.arange(count)[:, None], whole)
+    return StoredImages(selection, source, default_views(side), codec, quality)
 
 
 def encoded(pixels, codec, quality, workers=0):
@@ -92,13 +95,13 @@ def test_what_is_read_back_is_spread_over_the_classes(pixels):
 
 
 def test_a_distillation_stores_and_measures_what_it_says(make, arguments, tmp_path):
-    report = make(codec="jpeg", quality=30, refine=None)
+    report = make(codec="jpeg", quality=30)
     with open_archive(tmp_path / "x.hello") as file:
         assert file.manifest.images.codec == "jpeg"
         assert (file.record.images.codec, file.record.images.quality) == ("jpeg", 30)
         labels = Labeler.from_file(file, base=arguments["base"]).logits
         images = np.stack(file.decode_images(range(3)))
-    assert make("y.hello", refine=None).stored is None
+    assert make("y.hello").stored is None
     with open_archive(tmp_path / "y.hello") as file:
         whole = np.stack(file.decode_images(range(3)))
     classes, views = arguments["source"].classes, arguments["views"]

@@ -31,7 +31,8 @@ def archive(tmp_path, stripes, views):
         base, source.classes, targets="all", rank=2, start="stored", temperature=3.0, seed=0
     )
     rows = np.arange(6).reshape(6, 1)
-    chosen = Selection(source.labels, rows, np.zeros((6, 1, 4), np.int32), source.pixels)
+    whole = np.tile(np.array([0, 0, 8, 8], np.int32), (6, 1, 1))
+    chosen = Selection(source.labels, rows, whole)
     path = tmp_path / "stripes.hello"
     settings = DistillSettings(None, texts=Texts(name="stripes"))
     write_distilled(path, chosen, projector, source, views(), settings)
