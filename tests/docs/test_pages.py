@@ -36,7 +36,7 @@ STAND_INS = (
     (r"hello pull .*/(\S+\.hello).*", r"hello verify \1"),
     # Every page has the file that the tutorial makes.
     (r"^(hello distill .* -o photos\.hello)", r"\1 --force"),
-    (r"^(hello (?:fit|distill|train) .*)", r"\1 --steps 4"),
+    (r"^(hello (?:fit|distill|train) [^>\n]*)", r"\1 --steps 4 "),
 )
 
 
