@@ -35,7 +35,7 @@ def names():
             page = (REFERENCE / f"{room}.md").read_text()
             listed = re.findall(r"^\.\. auto(?:class|exception|function):: (\w+)$", page, re.M)
             public += functions_and_classes(module, listed)
-            house += functions_and_classes(module, set(module.__all__) - set(listed))
+            house += functions_and_classes(module, sorted(set(module.__all__) - set(listed)))
     for module in map(importlib.import_module, HOUSE):
         house += functions_and_classes(module, module.__all__)
     return public, house
