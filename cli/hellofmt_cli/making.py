@@ -22,6 +22,7 @@ from hellofmt.distillation import (
     check_settings,
     distill,
     fidelity_table,
+    planned,
     quality_of,
     split_validation,
 )
@@ -67,6 +68,7 @@ _DOING: Final = {
     "teacher": "training the teacher",
     "check": "checking the teacher",
     "check-held-out": "measuring the teacher",
+    "budget": "choosing how to spend the bytes",
     "select": "choosing images",
     "write": "writing the archive",
 }
@@ -156,11 +158,13 @@ def _make_archive(
         console.detail(f"settings: {chosen_part}")
     for note in settings.projector.notes(base, data.images) if console.is_speaking else ():
         console.warn(note)
-    if any(map(is_network, options.teachers)):
+    ipc = None if settings.select is None else settings.select.ipc
+    if settings.budget is not None or any(map(is_network, options.teachers)):
         # What the fit would refuse is refused before a teacher is trained for it.
         with console.stage("building the label function"):
-            settings.projector.build(base, data.images)
-    ipc = None if settings.select is None else settings.select.ipc
+            start = settings.projector.build(base, data.images)
+            if settings.budget is not None:
+                ipc = planned(data.images, data.views, settings, start).ipc
     teacher = read_teachers(data, work, run, options, ipc, stages.meter)
     rows: list[Precision] = []
 
@@ -222,6 +226,7 @@ def _make_archive(
             ),
             workers=data.workers,
         )
+    settings = report.settings or settings
     share_findings()
     if options.work is None and leads_machine():
         _remove_inputs(work)
@@ -276,6 +281,7 @@ def _document(
             "trained": report.trained,
         },
         "ipc": ipc,
+        "budget": settings.budget,
         "bfloat16": run.bfloat16,
         "cost": cost_documents(report.costs),
         "codec": None if ipc is None else settings.codec,
@@ -308,6 +314,12 @@ def _lines(
     fidelity = f"agreement {got.agreement:.1f} %, KL {got.kl:.4f} on {got.views:,} new views"
     lines: list[tuple[str, str] | None] = [
         ("written", f"{shown_path(options.output)}, {size(size_bytes)}"),
+    ]
+    if settings.budget is not None and settings.select is not None:
+        each = settings.codec + (f" at quality {settings.quality}" if settings.quality else "")
+        share = f"{100 * size_bytes / settings.budget:.1f} % of {settings.budget:,} bytes"
+        lines.append(("budget", f"{share}: {settings.select.ipc:,} images per class, {each}"))
+    lines += [
         ("teacher", f"{report.teacher_accuracy:.1f} % of {kind}"),
         ("label function", f"{report.projector_accuracy:.1f} %, {report.trained:,} values"),
         ("fidelity", fidelity),

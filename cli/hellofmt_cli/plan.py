@@ -1,13 +1,14 @@
 """``hello plan``: what labels of a data set would cost, stored or made online.
 
-Arithmetic only: nothing is read, downloaded or run, and torch is not imported. The page names every
-assumption behind it, and says plainly where stored labels, or the teacher itself, would be smaller.
+Arithmetic only: nothing is downloaded or run, no image is read but of DATA, and torch is not
+imported. The page names every assumption behind it, and says plainly where stored labels, or the
+teacher itself, would be smaller.
 One document is built first; ``--json`` prints it, the page shows the same numbers.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,9 +16,19 @@ import click
 from hellofmt.errors import UserInputError, printable
 from hellofmt.ledger import DATASETS, PRECISIONS, TOWERS
 from hellofmt.ledger import plan as make_plan
+from hellofmt_cli.byte_sizes import ByteSize
 from hellofmt_cli.inspect_rows import percent
-from hellofmt_cli.options import Choice, command, grouped, json_option, option
+from hellofmt_cli.options import (
+    Choice,
+    argument,
+    command,
+    grouped,
+    json_option,
+    option,
+    view_size_option,
+)
 from hellofmt_cli.output import count, echo_json, echo_page, echo_table, echo_text, size
+from hellofmt_cli.plan_budget import describe_spending, pictures_of, spending_of
 from hellofmt_cli.terminal import heading, width_of, wrapped
 
 if TYPE_CHECKING:
@@ -33,6 +44,15 @@ DEFAULT_EPOCHS = 300
 class PlanOptions:
     """What is planned, and for which device."""
 
+    data: tuple[str, ...] = argument(nargs=-1)
+    budget: int | None = option(
+        "--bytes",
+        type=ByteSize(),
+        metavar="SIZE",
+        help="Size of a whole archive, such as 2MB, instead of --ipc: say what `hello distill"
+        " --bytes` would choose. Images of DATA are weighed, if it is given.",
+    )
+    view_size: int | None = view_size_option("that of DATA, else 224; for --bytes", 1024)
     dataset: str | None = option(
         type=Choice(list(DATASETS)), help="Take the sizes of a known data set."
     )
@@ -80,9 +100,38 @@ def plan(options: PlanOptions, as_json: bool) -> None:
     \b
     hello plan --dataset imagenet-1k --ipc 50
     hello plan --classes 500 --images 1000000 --epochs 90 --base ViT-B-16
+    hello plan --bytes 2MB photos/train
     """  # noqa: D301 - click wants the character
+    spent = None
+    if options.budget is not None:
+        options, spent = _spent(options, options.budget)
+    elif options.data:
+        raise click.UsageError("DATA is read for --bytes only; expected none")
     classes, images, epochs, note = _sizes(options)
-    made = make_plan(
+    made = _made(options, classes, images, epochs)
+    document = describe_plan(made, options.dataset, note, spent)
+    if as_json:
+        echo_json(document)
+    else:
+        _echo_plan(document)
+
+
+def _spent(options: PlanOptions, budget: int) -> tuple[PlanOptions, dict[str, Any]]:
+    """The options with the numbers of classes and images that a budget buys, and what it buys."""
+    if options.ipc is not None or options.images is not None:
+        raise click.UsageError("--bytes chooses the number of images; expected no --ipc, --images")
+    classes = options.classes
+    if options.dataset and classes is None:
+        classes = DATASETS[options.dataset].classes
+    pictures = pictures_of(options.data, classes, options.view_size)
+    function = _made(options, pictures.classes, pictures.classes, 1).function.public
+    best = spending_of(budget, function, pictures)
+    found = replace(options, classes=pictures.classes, ipc=best.ipc)
+    return found, describe_spending(budget, best, pictures)
+
+
+def _made(options: PlanOptions, classes: int, images: int, epochs: int) -> Plan:
+    return make_plan(
         classes,
         images,
         epochs,
@@ -95,11 +144,6 @@ def plan(options: PlanOptions, as_json: bool) -> None:
         utilisation=options.utilisation,
         bandwidth=options.bandwidth,
     )
-    document = describe_plan(made, options.dataset, note)
-    if as_json:
-        echo_json(document)
-    else:
-        _echo_plan(document)
 
 
 def _sizes(options: PlanOptions) -> tuple[int, int, int, str]:
@@ -132,7 +176,9 @@ def _head_rank(text: str | None) -> int | Literal["full"] | None:
     return int(text)
 
 
-def describe_plan(made: Plan, dataset: str | None, note: str) -> dict[str, Any]:
+def describe_plan(
+    made: Plan, dataset: str | None, note: str, budget: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """The document ``hello.plan/1``; sizes are bytes, ratios dimensionless."""
     ours = made.function
     return {
@@ -141,6 +187,7 @@ def describe_plan(made: Plan, dataset: str | None, note: str) -> dict[str, Any]:
         "classes": made.classes,
         "images": made.images,
         "epochs": made.epochs,
+        "budget": budget,
         "labels": made.labels,
         "base": {
             "name": made.tower.name,
@@ -235,6 +282,13 @@ def _echo_plan(document: dict[str, Any]) -> None:
         f"{count(document['classes'], 'class', 'classes')}, {count(document['images'], 'image')}"
     )
     epochs = count(document["epochs"], "epoch")
+    spent = document["budget"]
+    if spent is not None:
+        at = f" at quality {spent['quality']}" if spent["quality"] else ""
+        each = f"{spent['codec']}{at}, {spent['bytes_per_image']:,} bytes each"
+        bought = f"{count(spent['ipc'], 'image')} per class, {each}, beside the label function"
+        assumed = [("assumed", sentence) for sentence in spent["assumptions"]]
+        echo_page([(f"{spent['bytes']:,} bytes buy", bought), *assumed, None])
     head = "full head" if document["head_rank"] is None else f"head rank {document['head_rank']}"
     echo_page(
         [

@@ -18,6 +18,7 @@ from hellofmt.archive import (
     generated_card,
     write_archive,
 )
+from hellofmt.archive.format.layout import BLOCK
 from hellofmt.archive.format.manifest import Dataset
 from hellofmt.archive.storage.local_files import read_at
 from hellofmt.archive.write.plan import Plan
@@ -69,25 +70,51 @@ def write_distilled(
 
     Raises:
         HelloIOError: the target exists (E_TARGET) or cannot be written.
+        UserInputError: it would be larger than its budget (E_OPTION).
         HelloError: what was written does not verify.
     """
     check_target(target, force=force)
-    part, count = projector.part(settings.storage), 0
-    draft = replace(_draft(source, views, settings), projector=part, record=record)
-    if selection is not None:
-        count = len(selection.labels)
-        facts = msgspec.structs.replace(draft.dataset, ipc=count // len(source.classes))
-        draft = replace(draft, dataset=facts)
-    if draft.card is None and record is not None:
-        card = generated_card(draft.dataset, source.classes, views, count, part.base, record)
-        draft = replace(draft, card=card)
+    count = 0 if selection is None else len(selection.labels)
+    draft = _draft(source, views, settings, projector, count, record)
     if selection is None:
         return write_archive(target, draft, force=force)
     stored = StoredImages(selection, source, views, settings.codec, settings.quality)
     with waiting_file(target) as fd:
         items = _waiting(stored, fd, str(target), workers)
         images = ImageSet(settings.codec, items, order="value")
-        return write_archive(target, replace(draft, images=images), force=force)
+        draft = replace(draft, images=images)
+        if settings.budget is not None:
+            size = Plan(draft, DEFAULT_LIMITS).size_bytes
+            if size > settings.budget:
+                text = f"the archive would take {size:,} bytes; its budget is {settings.budget:,}"
+                raise UserInputError.make("E_OPTION", text)
+        return write_archive(target, draft, force=force)
+
+
+def front_bytes(
+    images: int,
+    source: Source,
+    views: Views,
+    settings: DistillSettings,
+    projector: Projector,
+    record: Record | None = None,
+) -> int:
+    """Bytes of an archive that ``write_distilled`` would write, without those of its image files.
+
+    Args:
+        images: how many there will be, a multiple of the number of classes.
+        source: as for ``write_distilled``, and so are the others.
+        views: of students.
+        settings: choices of the distillation.
+        projector: its label function, fitted or not.
+        record: how it is made.
+    """
+    draft = _draft(source, views, settings, projector, images, record)
+    labels = np.repeat(np.arange(len(source.classes)), images // len(source.classes))
+    # Images of one byte each, of a codec that is not packed.
+    items = [ImageItem(int(label), b"x") for label in labels]
+    draft = replace(draft, images=ImageSet("webp", items, order="value"))
+    return Plan(draft, DEFAULT_LIMITS).size_bytes - images * 2 * BLOCK
 
 
 def _waiting(stored: StoredImages, fd: int, target: str, workers: int) -> list[ImageItem]:
@@ -102,7 +129,27 @@ def _waiting(stored: StoredImages, fd: int, target: str, workers: int) -> list[I
     return items
 
 
-def _draft(source: Source, views: Views, settings: DistillSettings) -> Draft:
+def _draft(
+    source: Source,
+    views: Views,
+    settings: DistillSettings,
+    projector: Projector,
+    images: int,
+    record: Record | None,
+) -> Draft:
+    """The archive without the images, of which there will be so many."""
+    part = projector.part(settings.storage)
+    draft = replace(_facts(source, views, settings), projector=part, record=record)
+    if images:
+        facts = msgspec.structs.replace(draft.dataset, ipc=images // len(source.classes))
+        draft = replace(draft, dataset=facts)
+    if draft.card is None and record is not None:
+        card = generated_card(draft.dataset, source.classes, views, images, part.base, record)
+        draft = replace(draft, card=card)
+    return draft
+
+
+def _facts(source: Source, views: Views, settings: DistillSettings) -> Draft:
     """What is known of the archive before anything is made."""
     texts = settings.texts
     facts = Dataset(
@@ -131,13 +178,19 @@ def check_settings(source: Source, views: Views, settings: DistillSettings) -> N
         settings: choices of the distillation.
 
     Raises:
-        UserInputError: the choice of images does not fit the source, or no archive can hold the
-            classes, the views or a text (E_DATA, E_OPTION).
+        UserInputError: the choice of images does not fit the source, or a budget comes with what it
+            chooses, or no archive can hold the classes, the views or a text (E_DATA, E_OPTION).
     """
     pixel = ImageItem(0, encode_image(np.zeros((1, 1), np.uint8), "png"))
     # An archive without a projector needs an image.
     images = ImageSet("png", [pixel])
-    Plan(replace(_draft(source, views, settings), images=images), DEFAULT_LIMITS)
+    Plan(replace(_facts(source, views, settings), images=images), DEFAULT_LIMITS)
     check_quality(settings.codec, settings.quality)
-    if settings.select is not None:
-        check_selection(source, views, settings.select)
+    select = settings.select
+    if settings.budget is not None:
+        if select is None or select.ipc or settings.codec != "png" or settings.quality is not None:
+            text = "a budget chooses number, codec and quality of images; expected ipc 0, no others"
+            raise UserInputError.make("E_OPTION", text)
+        select = replace(select, ipc=1)
+    if select is not None:
+        check_selection(source, views, select)

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 
 from hellofmt.archive.write.whole_file import check_target
 from hellofmt.distillation.archive_of import check_settings, write_distilled
+from hellofmt.distillation.budget import filled, planned
 from hellofmt.distillation.fidelity import fidelity as measured_fidelity
 from hellofmt.distillation.fit import FitSettings, default_steps
 from hellofmt.distillation.record import distillation_record
 from hellofmt.distillation.report import DistillReport
 from hellofmt.distillation.settings import FitHooks
 from hellofmt.distillation.stage_calls import (
+    afforded_settings,
     checked_teacher,
     fitted_projector,
     keep_text_rows,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hellofmt.archive.format.manifest import Views
+    from hellofmt.archive.format.record import Record
     from hellofmt.distillation.settings import DistillSettings
     from hellofmt.projector import LoadedBase
     from hellofmt.sources import Source
@@ -132,6 +135,8 @@ def distill(
     keep_text_rows(base, source, settings.projector.prompts, stages)
     # Also refuses what does not fit the base, before the hour of the fit.
     start = settings.projector.build(base, source)
+    if settings.budget is not None:
+        planned(source, views, settings, start)
     accuracy = checked_teacher(
         teacher, source, measured, views, stages, workers, bfloat16=fit.bfloat16
     )
@@ -150,13 +155,33 @@ def distill(
         hooks=hooks,
         workers=workers,
     )
+    device = device_of(fitted)
+    report = DistillReport("", accuracy, accuracy, fidelity, fitted.trained_count())
+
+    def record(settings: DistillSettings) -> Record:
+        return distillation_record(settings, fit, report, fitted, teacher, source, measured)
+
+    if settings.budget is not None:
+        settings = afforded_settings(source, views, settings, fitted, record, stages)
     chosen = None
     if settings.select is not None:
         chosen = selected_images(
             source, views, teacher, fitted, settings.select, stages, workers, bfloat16=fit.bfloat16
         )
-    device = device_of(fitted)
     fitted = fitted.cpu()
+    if chosen is not None and settings.budget is not None:
+        fill = partial(
+            filled,
+            chosen,
+            source,
+            views,
+            settings,
+            fitted,
+            record=record(settings),
+            workers=workers,
+        )
+        with stages.meter.stage("budget"):
+            settings = ranks.handed(fill)
     if hooks.after is not None:
         hooks.after(fitted, measured)
     with stages.meter.stage("accuracy"):
@@ -170,18 +195,10 @@ def distill(
                 logits, logits, after, views, original=before, workers=workers, device=device
             )
     stages.meter.set_gflop(network_gflop(fitted, views.size, len(measured)))
-    report = DistillReport(
-        id="",
-        teacher_accuracy=accuracy,
-        projector_accuracy=own,
-        fidelity=fidelity,
-        trained=fitted.trained_count(),
-        stored=stored,
-    )
+    report = replace(report, projector_accuracy=own, stored=stored, settings=settings)
 
     def write() -> str:
         with stages.meter.stage("write"):
-            record = distillation_record(settings, fit, report, fitted, teacher, source, measured)
             return write_distilled(
                 target,
                 chosen,
@@ -189,7 +206,7 @@ def distill(
                 source,
                 views,
                 settings,
-                record,
+                record(settings),
                 force=force,
                 workers=workers,
             )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hellofmt.distillation.fidelity import Fidelity
+    from hellofmt.distillation.settings import DistillSettings
     from hellofmt.runs.cost import StageCost
 
 
@@ -22,6 +23,7 @@ class DistillReport:
         trained: number of values that the fit moved.
         stored: how closely labels of the images as a lossy codec stores them follow those of the
             images before; None where there are none, or their codec keeps every pixel.
+        settings: what was carried out, with what a budget has chosen.
         costs: what each stage cost, in order.
     """
 
@@ -31,4 +33,5 @@ class DistillReport:
     fidelity: Fidelity
     trained: int
     stored: Fidelity | None = None
+    settings: DistillSettings | None = None
     costs: tuple[StageCost, ...] = ()

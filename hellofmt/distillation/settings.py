@@ -162,6 +162,8 @@ class DistillSettings:
             ``webp`` take a fifth of the bytes.
         quality: of ``jpeg`` and ``webp``, 1 to 100 (which is lossless for ``webp``); None means 85
             and 90.
+        budget: bytes that the whole archive may have; codec, quality and ``select.ipc``, which is
+            to be 0, are then chosen to spend them best (``affordable``).
         texts: what the archive says of itself. Without them the name is the source's, with
             ``-ipcN`` if images are chosen, the license ``NOASSERTION``, the method ``hello``, and
             the card is made of the record.
@@ -181,6 +183,7 @@ class DistillSettings:
     storage: Storage = "float16"
     codec: Codec = "png"
     quality: int | None = None
+    budget: int | None = None
     texts: Texts = field(default_factory=Texts)
     command: str = ""
     seed: int = 0

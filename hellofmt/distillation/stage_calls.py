@@ -5,19 +5,20 @@ A stage's result is named by the digest of all its inputs, so here is where they
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
 
+from hellofmt.distillation.budget import affordable, bought
 from hellofmt.distillation.candidates import drawn
 from hellofmt.distillation.fidelity import Fidelity
 from hellofmt.distillation.fit import FitSettings, fit_projector, lay_out
 from hellofmt.distillation.fit_cost import fit_gflop
 from hellofmt.distillation.select import select_images
 from hellofmt.distillation.selection import Selection, SelectSettings
-from hellofmt.distillation.settings import FitHooks, ProjectorSettings
+from hellofmt.distillation.settings import DistillSettings, FitHooks, ProjectorSettings
 from hellofmt.runs.cost import network_gflop
 from hellofmt.runs.results import Result
 from hellofmt.runs.resume import Checkpoint
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hellofmt.archive.format.manifest import Views
+    from hellofmt.archive.format.record import Record
     from hellofmt.projector import LoadedBase, Projector
     from hellofmt.sources import Source
 
@@ -221,6 +223,41 @@ def fitted_projector(
     return made, Fidelity(
         float(result.facts["agreement"]), float(result.facts["kl"]), int(result.facts["views"])
     )
+
+
+def afforded_settings(
+    source: Source,
+    views: Views,
+    settings: DistillSettings,
+    projector: Projector,
+    record: Callable[[DistillSettings], Record],
+    stages: Stages,
+) -> DistillSettings:
+    """Choose what a budget is spent on as ``affordable`` does, or read an earlier choice."""
+    inputs = {
+        "source": source,
+        "views": views,
+        "base": projector.base.spec,
+        "trained": {n: p for n, p in projector.named_parameters() if p.requires_grad},
+        "settings": replace(settings, fit=None, command=""),
+    }
+
+    def make(_path: Path | None) -> Result:
+        device = device_of(projector)
+        chosen = affordable(
+            source,
+            views,
+            settings,
+            projector.cpu(),
+            record=record,
+            device=device,
+        )
+        projector.to(device)
+        ipc = 0 if chosen.select is None else chosen.select.ipc
+        return Result({}, {"ipc": ipc, "codec": chosen.codec, "quality": chosen.quality})
+
+    facts = stages.run("budget", inputs, make).facts
+    return bought(settings, facts["ipc"], facts["codec"], facts["quality"])
 
 
 def selected_images(

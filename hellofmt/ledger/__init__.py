@@ -6,6 +6,7 @@ rules: `ledger_of` an archive that exists, `plan` for one that does not.
 
 from __future__ import annotations
 
+from hellofmt.ledger.budget import Spending, Way, assumed_ways, spend, ways_of
 from hellofmt.ledger.ledger import Ledger, ledger_of
 from hellofmt.ledger.plans import DATASETS, PRECISIONS, Plan, paper_head_rank, plan
 from hellofmt.ledger.rivals import LabelFunction, Rival
@@ -27,7 +28,10 @@ __all__ = [
     "Ledger",
     "Plan",
     "Rival",
+    "Spending",
     "Tower",
+    "Way",
+    "assumed_ways",
     "break_even_data_sets",
     "factor_values",
     "ledger_of",
@@ -35,6 +39,8 @@ __all__ = [
     "paper_head_rank",
     "plan",
     "resnet18_parameters",
+    "spend",
     "tower_named",
     "view_record_bytes",
+    "ways_of",
 ]

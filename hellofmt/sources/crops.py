@@ -137,6 +137,32 @@ def decode_centre(
     return decode_crop(source, row, middle, size, interpolation)
 
 
+def sampled_squares(
+    source: Source, size: int, most: int, *, interpolation: str = "bilinear"
+) -> NDArray[np.uint8]:
+    """Read some images, evenly spread, and cut the middle of each: uint8 (n, size, size, 3).
+
+    Args:
+        source: real images.
+        size: side of the squares in pixels.
+        most: images that are read, at least 1.
+        interpolation: as for ``decode_crops``.
+
+    Raises:
+        UserInputError: as ``decode_crops``.
+        HelloError: as ``decode_crops``.
+        OSError: as ``decode_crops``.
+
+    Example:
+        >>> from hellofmt.sources import open_source
+        >>> sampled_squares(open_source("photos"), 8, 2).shape
+        (2, 8, 8, 3)
+    """
+    count = min(most, len(source))
+    rows = [number * len(source) // count for number in range(count)]
+    return np.stack([decode_centre(source, row, size, interpolation=interpolation) for row in rows])
+
+
 def sampled_sizes(source: Source, most: int = 64) -> NDArray[np.int64]:
     """Return the sizes of some images, evenly spread, from their headers.
 

@@ -160,6 +160,38 @@ def test_distill_in_one_command(images, tmp_path, invoke, invoke_json):
     assert not (tmp_path / "z.hello.work").exists()
 
 
+def test_distill_within_so_many_bytes(images, teacher, tmp_path, invoke, invoke_json):
+    arguments = ("distill", images, "--teacher", teacher, *FIT)
+    refused = invoke(*arguments, "--bytes", "5kB", "-o", tmp_path / "x.hello")
+    assert refused.exit_code != 0
+    assert "E_OPTION: budget of 5,000 bytes; expected at least " in refused.stderr
+    assert "fit: " not in refused.stderr
+    least = refused.stderr.partition("at least ")[2].partition(":")[0].replace(",", "")
+    size = int(least) + 6_000
+    done = invoke_json(*arguments, "--bytes", size, "-o", tmp_path / "x.hello")
+    assert done["bytes"] <= done["budget"] == size
+    assert done["ipc"] > 1
+    with open_archive(tmp_path / "x.hello", expect=done["id"]) as file:
+        assert len(file) == 3 * done["ipc"]
+    done = invoke(*arguments, "--bytes", "1MB", "-o", tmp_path / "y.hello")
+    assert re.search(r"^budget +\d+\.\d % of 1,000,000 bytes: 12 images", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "give one of --ipc and --bytes"),
+        (("--ipc", "1", "--bytes", "2MB"), "give one of --ipc and --bytes"),
+        (("--bytes", "2MB", "--codec", "webp"), "--bytes chooses codec and quality"),
+        (("--bytes", "2XB"), "expected bytes such as 500kB, 2MB or 1.5MiB"),
+    ],
+)
+def test_what_does_not_go_with_bytes(invoke, options, message):
+    done = invoke("distill", "x", "--teacher", "y", *FIT, *options, "-o", "z")
+    assert done.exit_code == 2
+    assert message in done.stderr
+
+
 def test_what_was_converted_is_said_before_what_is_kept(tmp_path, invoke, monkeypatch):
     def fail(*_, **__):
         click.get_current_context().call_on_close(lambda: console.warn("3 images in grey"))

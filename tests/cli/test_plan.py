@@ -3,9 +3,12 @@
 import json
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from hellofmt.ledger import DATASETS, plan
+from hellofmt_cli.byte_sizes import ByteSize
 
 PLAN_KEYS = [
     "schema",
@@ -13,6 +16,7 @@ PLAN_KEYS = [
     "classes",
     "images",
     "epochs",
+    "budget",
     "labels",
     "base",
     "precision",
@@ -37,6 +41,7 @@ def test_document_field_by_field(invoke_json):
     assert document["schema"] == "hello.plan/1"
     assert document["dataset"] == "imagenet-1k"
     assert (document["classes"], document["images"], document["epochs"]) == (1000, 50_000, 300)
+    assert document["budget"] is None
     assert document["labels"] == 15_000_000
     assert document["base"] == {
         "name": "RN50",
@@ -256,3 +261,70 @@ def test_none_of_something_is_refused_by_its_option(option, invoke):
     result = invoke("plan", option, 0)
     assert result.exit_code == 2
     assert f"'{option}': 0 is not in the range x>=1" in result.stderr
+
+
+def test_a_budget_buys_images(invoke, invoke_json, tmp_path):
+    document = invoke_json(*words("plan --bytes 2MB --classes 10 --view-size 32"))
+    spent, function = document["budget"], document["label_functions"][2]["base_public"]
+    assert (spent["bytes"], spent["ipc"] * 10) == (2_000_000, document["images"])
+    most = spent["ipc"] * 10 * spent["bytes_per_image"]
+    assert 0.95 < (function + 16_384 + most) / 2_000_000 <= 1.001
+    assert spent["assumptions"][1].endswith("what those of CIFAR-10 at 32 pixels do")
+    page = invoke(*words("plan --bytes 2MB --classes 10 --view-size 32")).stdout
+    assert page.startswith(
+        f"2,000,000 bytes buy  {spent['ipc']} images per class, {spent['codec']}"
+    )
+    # Of images that are there their weight is known.
+    for label in range(2):
+        (tmp_path / str(label)).mkdir()
+        for number in range(5):
+            pixels = np.full((24, 24, 3), 20 * number, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / str(label) / f"{number}.png")
+    document = invoke_json("plan", "--bytes", "1MiB", tmp_path)
+    assert (document["classes"], document["images"]) == (2, 10)
+    assert (document["budget"]["codec"], document["budget"]["quality"]) == ("webp", 100)
+    # A flat image is one block.
+    assert document["budget"]["bytes_per_image"] == 512 + 512 + 48
+
+
+def words(text):
+    return text.split()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--bytes 2MB --ipc 3 --classes 4", "--bytes chooses the number of images"),
+        ("--bytes 2MB", "give DATA, --dataset or --classes"),
+        ("--classes 4 --ipc 3 photos", "DATA is read for --bytes only"),
+        ("--bytes 2MO --classes 4", "'2MO'; expected bytes such as 500kB, 2MB or 1.5MiB"),
+        ("--bytes 0.5 --classes 4", "'0.5'; expected bytes such as"),
+        ("--bytes 1kB --classes 4", "1,000 bytes: expected at least about "),
+    ],
+)
+def test_a_budget_that_cannot_be_planned(invoke, options, message):
+    done = invoke("plan", *options.split())
+    assert done.exit_code != 0
+    assert message in done.stderr
+
+
+def test_the_least_budget_is_enough(invoke, invoke_json):
+    refused = invoke(*words("plan --bytes 1kB --classes 4")).stderr
+    least = refused.partition("at least about ")[2].partition(":")[0].replace(",", "")
+    assert invoke_json(*words(f"plan --bytes {least} --classes 4"))["budget"]["ipc"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("500kB", 500_000),
+        ("2MB", 2_000_000),
+        ("1.5MiB", 1_572_864),
+        ("3 GB", 3_000_000_000),
+        ("12345", 12_345),
+        ("7b", 7),
+        ("0.0015kb", 1),
+    ],
+)
+def test_sizes_are_read_as_people_type_them(text, size):
+    assert ByteSize().convert(text, None, None) == size

@@ -385,6 +385,15 @@ class Plan:
         write_all(fd, TRAILER, max(self._end, at))
         return archive_id
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the file."""
+        if self._shape is not None:
+            images = BLOCK + padded(self._stored["pixels"][0].size)
+        else:
+            images = sum(BLOCK + padded(row.size) for row in self._rows)
+        return self._front_size() + images + len(TRAILER)
+
     def _front_size(self) -> int:
         """Return the number of bytes before the first image, or before the pixels."""
         data = manifest_bytes(self.manifest(), self._draft.extras)
