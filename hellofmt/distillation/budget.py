@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 _SAMPLE: Final = 256
 _AT_ONCE: Final = 64
+_TEXTS: Final = 11 * 1024
+"""Bytes of record and card, before they are known."""
 _SEED: Final = 1
 """Of the views, as for ``fidelity``."""
 _RESERVE: Final = 4 * BLOCK
@@ -61,7 +63,7 @@ def planned(
 ) -> Spending:
     """Say what a budget will be spent on, as ``affordable`` does, before anything is fitted.
 
-    Bytes are measured, drifts are assumed: those of ``hellofmt.ledger.budget``.
+    Bytes are measured, drifts assumed, those of ``hellofmt.ledger.budget``, and bytes of texts.
 
     Raises:
         UserInputError: E_OPTION: there is no room for the label function and one image per class.
@@ -69,7 +71,7 @@ def planned(
     sample = _sample(source, views, settings)
     found = [Way(codec, quality, size, 0.0) for codec, quality, size, _ in ways_of(sample)]
     ways, _ = assumed_ways(views.size, found)
-    return _spent(source, views, settings, projector, ways, None)
+    return _spent(source, views, settings, projector, ways, None, _TEXTS)
 
 
 def affordable(
@@ -187,6 +189,7 @@ def _spent(
     projector: Projector,
     ways: Sequence[Way],
     record: Callable[[DistillSettings], Record] | None,
+    texts: int = 0,
 ) -> Spending:
     """The best that a budget buys."""
     select, budget = settings.select, settings.budget
@@ -199,7 +202,7 @@ def _spent(
     )
     most = int(np.bincount(source.labels, minlength=classes).min()) // cells
     # Without rows of the index, which are bytes of an image here.
-    front += _RESERVE - classes * ROW_BYTES
+    front += _RESERVE + texts - classes * ROW_BYTES
     spending = spend(budget - front, classes, most, ways)
     if not spending.ipc:
         least = front + math.ceil(classes * spending.way.size)

@@ -142,6 +142,7 @@ def spend(room: float, classes: int, most: int, ways: Sequence[Way]) -> Spending
         that fits. Of equals the one with less drift, then the smaller one.
 
     Example:
+        >>> from hellofmt.ledger import Way
         >>> ways = [Way("png", None, 1000.0, 0.0), Way("webp", 100, 500.0, 0.0)]
         >>> spend(11_000, classes=2, most=50, ways=ways).ipc
         11

@@ -119,8 +119,8 @@ def test_the_least_budget_is_enough(scene):
     settings = affordable(source, views, spending(least), projector)
     assert settings.select.ipc == 1
     with pytest.raises(UserInputError, match="E_OPTION: budget"):
-        planned(source, views, spending(least - 1), projector)
-    assert planned(source, views, spending(least), projector).ipc == 1
+        planned(source, views, spending(least + budget._TEXTS - 1), projector)
+    assert planned(source, views, spending(least + budget._TEXTS), projector).ipc == 1
 
 
 def test_more_candidates_than_asked_for_are_looked_at_if_it_takes_them(scene):
