@@ -25,7 +25,7 @@ from hellofmt.archive.write.plan import Plan
 from hellofmt.archive.write.whole_file import check_target, waiting_file, write_all
 from hellofmt.distillation.select import check_selection
 from hellofmt.distillation.stored_images import StoredImages, check_quality
-from hellofmt.errors import naming
+from hellofmt.errors import UserInputError, naming
 
 if TYPE_CHECKING:
     import os

@@ -139,7 +139,7 @@ def filled(
     """Find the highest quality of the chosen images at which the archive fits into its budget.
 
     Args:
-        selection: chosen, and refined.
+        selection: chosen images.
         source: as for ``affordable``, and so are the others.
         views: of students.
         settings: from ``affordable``.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hellofmt.archive import decode_image, open_archive
+from hellofmt.archive import decode_image, encode_image, open_archive
 from hellofmt.archive.format.limits import DEFAULT_LIMITS
 from hellofmt.distillation import (
     DistillSettings,
@@ -85,18 +85,8 @@ def test_drifts_are_shares_of_what_labels_tell(scene, monkeypatch):
     # In float64 and by hand: every image is seen once, in one batch.
     rows = np.arange(24) * len(source) // 24
     before = source.pixels[rows]
-    after = np.stack(
-        [
-            decode_image(data, "webp", DEFAULT_LIMITS)
-            for data in StoredImages(
-                Selection(np.zeros(24, int), rows[:, None], np.zeros((24, 1, 4), int), before),
-                source,
-                views,
-                "webp",
-                10,
-            ).files()
-        ]
-    )
+    files = [encode_image(image, "webp", quality=10) for image in before]
+    after = np.stack([decode_image(data, "webp", DEFAULT_LIMITS) for data in files])
     logits = projector.labeler().logits
 
     def labels(pixels):
@@ -161,7 +151,7 @@ def test_quality_is_the_highest_that_fits(scene, monkeypatch):
     ],
 )
 def test_a_budget_comes_with_nothing_that_it_chooses(make, changes):
-    choice = {"select": SelectSettings(0), "refine": None, "budget": 10**6, **changes}
+    choice = {"select": SelectSettings(0), "budget": 10**6, **changes}
     with pytest.raises(
         UserInputError, match="E_OPTION: a budget chooses number, codec and quality"
     ):
@@ -177,7 +167,7 @@ def test_the_same_budget_is_the_same_archive(make, tmp_path):
     again = make("y.hello", work=tmp_path / "work", **choice)
     assert again.id == report.id
     assert sorted(path.name.split("-")[0] for path in (tmp_path / "work").iterdir()) == [
-        *("budget", "fit", "refine", "select")
+        *("budget", "fit", "select")
     ]
     with pytest.raises(UserInputError, match=r"E_OPTION: budget of 9,999 bytes; expected at least"):
         make("z.hello", **{**choice, "budget": 9_999})
