@@ -10,7 +10,7 @@ over the mean KL of their mean from these. Of all ways to fill a budget the best
 so an image that drifts by d counts as ``exp(-LOSS * d)`` of an image. That the drift is a share
 lets one constant serve sure labels and unsure ones: at WebP's quality 50 those of a network for
 1,000 classes move by 0.36 nats, and those of a small label function for CIFAR-10 by 0.03. ``LOSS``
-was chosen between what few students lost, and not fitted (``benchmarks/results/byte-budget.md``).
+is the most that students lost, of few on one data set (``benchmarks/results/byte-budget.md``).
 """
 
 from __future__ import annotations
