@@ -58,7 +58,7 @@ GROUPS: Final[dict[str, dict[str, Entry]]] = {
         "teach": Entry("teach", "Train a teacher and keep its trajectory."),
         "pack": Entry("pack", "Pack images, with a label function or without, into an archive."),
         "convert": Entry("convert", "Write weights of any trainer as safetensors."),
-        "plan": Entry("plan", "Say what labels of a data set would cost, before anything is run."),
+        "plan": Entry("plan", "Say what labels of a data set cost, before anything is run."),
         "demo": Entry("demo", "Distil and train on real digits in minutes; no download."),
     },
     "Read": {

@@ -91,7 +91,7 @@ class PlanOptions:
 @grouped("options", PlanOptions)
 @json_option
 def plan(options: PlanOptions, as_json: bool) -> None:
-    """Say what labels of a data set would cost, before anything is run.
+    """Say what labels of a data set cost, before anything is run.
 
     Bytes stored and moved, GFLOP and device-hours, break-even, for stored labels of every form, a
     shipped teacher and a label function, with the base encoder charged and public. Every assumption

@@ -192,9 +192,10 @@ def test_every_command_loads_and_explains_itself(name, invoke):
 
 def test_help_lists_every_command_on_a_line_of_its_group(invoke):
     lines = invoke("--help").stdout.splitlines()
+    width = max(len(name) for group in GROUPS.values() for name in group)
     for title, group in GROUPS.items():
         start = lines.index(f"{title}:") + 1
-        listed = [f"  {name:<9}  {entry.help}" for name, entry in group.items()]
+        listed = [f"  {name:<{width}}  {entry.help}" for name, entry in group.items()]
         assert lines[start : start + len(group)] == listed
 
 
