@@ -6,6 +6,7 @@ import click
 import pytest
 
 from hellofmt.runs import without_paths
+from hellofmt_cli.byte_sizes import ByteSize
 from hellofmt_cli.command_line import recorded_command
 from hellofmt_cli.main import COMMANDS, hello
 
@@ -34,6 +35,8 @@ def value_of(parameter):
         return ["images=9"]
     if parameter.name == "view_crop":
         return ["0.25", "0.5"]
+    if isinstance(kind, ByteSize):
+        return ["1.5MiB"]
     if isinstance(kind, click.types.IntParamType):
         return [str(kind.max or 77)]
     if isinstance(kind, click.types.FloatParamType):
