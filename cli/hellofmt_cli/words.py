@@ -15,6 +15,7 @@ import click
 
 from hellofmt.archive import read_file
 from hellofmt.errors import UserInputError, did_you_mean, printable, shown_path
+from hellofmt_cli.byte_sizes import ByteSize
 from hellofmt_cli.console import console
 
 if TYPE_CHECKING:
@@ -133,7 +134,9 @@ def _words_of(parameter: click.Parameter, value: object) -> list[str]:
     kind = str
     if isinstance(parameter, click.Option) and parameter.is_flag:
         kind = bool
-    elif isinstance(parameter.type, click.types.IntParamType):
+    elif isinstance(parameter.type, click.types.IntParamType) or (
+        isinstance(parameter.type, ByteSize) and not isinstance(value, str)
+    ):
         kind = int
     elif isinstance(parameter.type, click.types.FloatParamType):
         kind = float
