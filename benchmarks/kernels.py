@@ -222,10 +222,10 @@ def tile_row(n, d, c, dtype, device):
     x, w, bias = inputs(n, c, d, dtype, device)
     options = LabelOptions(SCALE, TEMPERATURE, dtype)
     blocks = [(64, 128), (64, 256), (128, 128), (128, 256), (256, 128)]
+    chosen = table().labels(n, c, 2, torch.cuda.get_device_capability())
     if c <= table().row_max_classes:
-        whole = table().labels(n, c, 2, torch.cuda.get_device_capability()).block_c
-        blocks = [(height, whole) for height in (16, 32, 64, 128)]
-    calls = {"hellofmt": lambda: fused.launch(x, w, bias, options)}
+        blocks = [(height, chosen.block_c) for height in (16, 32, 64, 128)]
+    calls = {"hellofmt": lambda: fused.launch(x, w, bias, options, chosen)}
     for (block_n, block_c), warps, stages in itertools.product(blocks, (4, 8), (2, 3, 4)):
         tile = LabelTile(block_n, block_c, 64, warps, stages)
         name = f"[{block_n}, {block_c}, 64, {warps}, {stages}]"

@@ -10,9 +10,9 @@ the diff. For other versions of Triton only the essentials are checked: no spill
 where a kernel multiplies matrices.
 
 Specialisation follows the arguments, as in Triton's launcher: pointers and integers divisible by 16
-are marked, and an integer 1 becomes a constant. Otherwise the measured kernel would differ from the
-one that runs. Strides and sizes are those of common shapes; a class count of 1000 represents counts
-that 16 does not divide.
+are marked, None and an integer 1 become constants. Otherwise the measured kernel would differ from
+the one that runs. Strides and sizes are those of common shapes; a class count of 1000 represents
+counts that 16 does not divide.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from hellofmt_kernels import config
 from hellofmt_kernels.labels import fused as labels
 from hellofmt_kernels.labels.reference import LabelOptions
+from hellofmt_kernels.tiles import table
 from hellofmt_kernels.views import fused as views
 from hellofmt_kernels.views.reference import ViewForm
 from hellofmt_kernels.views.row import VIEW_COLUMNS
@@ -129,8 +129,8 @@ def _signature(
             is_aligned = value.storage_offset() * value.element_size() % 16 == 0
         elif isinstance(value, float):
             signature[name] = "fp32"
-        elif value == 1:
-            signature[name], constants[at] = "constexpr", 1
+        elif value is None or value == 1:
+            signature[name], constants[at] = "constexpr", value
         else:
             signature[name] = "i32"
             is_aligned = value % 16 == 0
@@ -205,14 +205,9 @@ def _label_launches(
     shape: tuple[int, int, int], dtype: torch.dtype, options: LabelOptions, capability: Capability
 ) -> list[Launch]:
     n, d, c = shape
-    return labels.plan(
-        _empty(n, d, dtype=dtype),
-        _empty(c, d, dtype=dtype),
-        _empty(c, dtype=torch.float32),
-        options,
-        _empty(n, config.padded_row(c, "cuda"), dtype=options.dtype),
-        capability=capability,
-    )
+    x, weight = _empty(n, d, dtype=dtype), _empty(c, d, dtype=dtype)
+    tile = table().labels(n, c, dtype.itemsize, capability)
+    return labels.plan(x, weight, _empty(c, dtype=torch.float32), options, tile)[1]
 
 
 def _labels(capability: Capability) -> Iterator[Configuration]:

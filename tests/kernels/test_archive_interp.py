@@ -15,6 +15,7 @@ from hellofmt.loading.resident import is_drawable
 from hellofmt.projector import Labeler
 from hellofmt_kernels import LabelOptions, ViewForm
 from hellofmt_kernels.labels import reference
+from hellofmt_kernels.tiles import table
 
 fused_labels = pytest.importorskip("hellofmt_kernels.labels.fused")
 fused_views = pytest.importorskip("hellofmt_kernels.views.fused")
@@ -38,7 +39,8 @@ def test_an_archives_labels(dtype, is_softmax):
         views, _ = drawn(HelloDataset(file, labels="none"), 12)
     x = labeler.embeddings(views)
     options = LabelOptions(labeler._scale, labeler.temperature, is_softmax=is_softmax)
-    got = fused_labels.launch(x, labeler._weight, labeler._bias, options)
+    tile = table().labels(len(x), len(labeler._weight), x.element_size(), (9, 0))
+    got = fused_labels.launch(x, labeler._weight, labeler._bias, options, tile)
     served = labeler.labels(views) if is_softmax else labeler.logits(views)
     assert got.shape == served.shape == (36, 3)
     exact = dataclasses.replace(options, dtype=torch.float64)

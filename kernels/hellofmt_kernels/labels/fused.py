@@ -19,7 +19,7 @@ one program for thousands of classes (spills), atomics (order of sums).
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 import triton
@@ -27,10 +27,13 @@ import triton.language as tl
 
 from hellofmt_kernels import config
 from hellofmt_kernels.launch import Launch
-from hellofmt_kernels.tiles import LabelTile, table
+from hellofmt_kernels.tiles import table
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from hellofmt_kernels.labels.reference import LabelOptions
+    from hellofmt_kernels.tiles import LabelTile
 
 __all__ = ["launch", "plan"]
 
@@ -41,10 +44,10 @@ _LOG2_E = math.log2(math.e)
 def _labels_fwd_kernel(
     x_ptr,  # (N, D)
     w_ptr,  # (C, D)
-    bias_ptr,  # (C,) float32, or unused
+    bias_ptr,  # (C,) float32, or None
     y_ptr,  # (N, stride_yn): probabilities, E or logits
-    k_ptr,  # (N, tiles) float32, of `stats`
-    s_ptr,  # (N, tiles) float32, of `stats`
+    k_ptr,  # (N, tiles) float32 for `stats`, else None
+    s_ptr,  # (N, tiles) float32 for `stats`, else None
     N,
     C,
     D,
@@ -54,7 +57,6 @@ def _labels_fwd_kernel(
     acc_scale,
     bias_scale,
     EPILOGUE: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
     IS_EVEN_D: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -83,7 +85,7 @@ def _labels_fwd_kernel(
         x_at += BLOCK_D
         w_at += BLOCK_D
     t = acc * acc_scale
-    if HAS_BIAS:
+    if bias_ptr is not None:
         t += (tl.load(bias_ptr + classes_in) * bias_scale)[None, :]
     if EPILOGUE == "logits":
         y = t
@@ -133,54 +135,29 @@ def _labels_normalise_kernel(
 
 
 def plan(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    options: LabelOptions,
-    out: torch.Tensor,
-    tile: LabelTile | None = None,
-    capability: tuple[int, int] = (9, 0),
-) -> list[Launch]:
-    """Plan the launches that fill ``out`` with soft labels or logits: one, or two with statistics.
+    x: Tensor, weight: Tensor, bias: Tensor | None, options: LabelOptions, tile: LabelTile
+) -> tuple[Tensor, list[Launch]]:
+    """Allocate the result and plan the launches that fill it: one, or two with statistics.
 
-    ``out`` is (N, padded row) of the options' dtype, see `hellofmt_kernels.config.padded_row`;
-    ``tile`` replaces the table's choice for ``capability``. The rest is as for ``launch``.
+    The result is (N, padded row), see `hellofmt_kernels.config.padded_row`; the rest is as for
+    ``launch``.
     """
-    n, c = x.shape[0], weight.shape[0]
-    if tile is None:
-        tile = table().labels(n, c, x.element_size(), capability)
-    if not options.is_softmax:
-        return [_product(x, weight, bias, options, out, None, "logits", tile)]
-    if tile.block_c >= c:
-        return [_product(x, weight, bias, options, out, None, "row", tile)]
-    tiles = triton.cdiv(c, tile.block_c)
-    k, s = x.new_empty((2, n, tiles), dtype=torch.float32).unbind(0)
-    first = _product(x, weight, bias, options, out, (k, s), "stats", tile)
-    return [first, _normalise(out, k, s, tile.block_c)]
-
-
-def _product(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    options: LabelOptions,
-    out: torch.Tensor,
-    stats: tuple[torch.Tensor, torch.Tensor] | None,
-    epilogue: Literal["row", "stats", "logits"],
-    tile: LabelTile,
-) -> Launch:
-    """Plan the product with one of its epilogues; ``stats`` are k and s of epilogue ``stats``."""
     x, weight = (t if t.stride(1) == 1 else t.contiguous() for t in (x, weight))
     (n, d), c = x.shape, weight.shape[0]
-    k, s = (out, out) if stats is None else stats
+    tiles = triton.cdiv(c, tile.block_c)
+    out = x.new_empty((n, config.padded_row(c, "cuda")), dtype=options.dtype)
+    k = s = None
+    epilogue = "logits" if not options.is_softmax else "row" if tiles == 1 else "stats"
+    if epilogue == "stats":
+        k, s = x.new_empty((2, n, tiles), dtype=torch.float32).unbind(0)
     base = _LOG2_E / options.temperature if options.is_softmax else 1.0
-    return Launch(
+    product = Launch(
         kernel=_labels_fwd_kernel,
-        grid=(triton.cdiv(n, tile.block_n), triton.cdiv(c, tile.block_c)),
+        grid=(triton.cdiv(n, tile.block_n), tiles),
         arguments={
             "x_ptr": x,
             "w_ptr": weight,
-            "bias_ptr": x if bias is None else bias.to(torch.float32).contiguous(),
+            "bias_ptr": None if bias is None else bias.to(torch.float32).contiguous(),
             "y_ptr": out,
             "k_ptr": k,
             "s_ptr": s,
@@ -195,7 +172,6 @@ def _product(
         },
         constants={
             "EPILOGUE": epilogue,
-            "HAS_BIAS": bias is not None,
             "IS_EVEN_D": d % tile.block_d == 0,
             # float32 has no tensor core of its own: three tf32 products keep its precision.
             "PRECISION": "tf32x3" if x.dtype == torch.float32 else "tf32",
@@ -206,9 +182,12 @@ def _product(
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
     )
+    if k is None or s is None:
+        return out, [product]
+    return out, [product, _normalise(out, k, s, tile.block_c)]
 
 
-def _normalise(out: torch.Tensor, k: torch.Tensor, s: torch.Tensor, block_c: int) -> Launch:
+def _normalise(out: Tensor, k: Tensor, s: Tensor, block_c: int) -> Launch:
     tiles = k.shape[1]
     group = min(triton.next_power_of_2(tiles), max(1, table().normalise_classes // block_c))
     return Launch(
@@ -232,22 +211,16 @@ def _normalise(out: torch.Tensor, k: torch.Tensor, s: torch.Tensor, block_c: int
 
 
 def launch(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    options: LabelOptions,
-    tile: LabelTile | None = None,
-    capability: tuple[int, int] = (9, 0),
-) -> torch.Tensor:
+    x: Tensor, weight: Tensor, bias: Tensor | None, options: LabelOptions, tile: LabelTile
+) -> Tensor:
     """Compute what `hellofmt_kernels.labels.reference.soft_labels` defines, but in no float64.
 
-    ``tile`` replaces the table's choice for ``capability``; N > 0.
+    ``tile`` is the shape of a program, from `hellofmt_kernels.tiles.table`; N > 0.
 
     Returns:
         (N, C), a view of rows padded to a multiple of 16 elements.
     """
-    n, c = x.shape[0], weight.shape[0]
-    out = x.new_empty((n, config.padded_row(c, "cuda")), dtype=options.dtype)
-    for one in plan(x, weight, bias, options, out, tile, capability):
+    out, launches = plan(x, weight, bias, options, tile)
+    for one in launches:
         one.run()
-    return out[:, :c]
+    return out[:, : weight.shape[0]]

@@ -20,6 +20,7 @@ from hellofmt_kernels import config
 from hellofmt_kernels.device import check_device, check_finite, check_float, device_of, dtype_name
 from hellofmt_kernels.labels import reference
 from hellofmt_kernels.labels.reference import LabelOptions
+from hellofmt_kernels.tiles import table
 
 if TYPE_CHECKING:
     from hellofmt_kernels.config import LabelAlgorithm
@@ -155,8 +156,8 @@ def _soft_labels(
         from hellofmt_kernels.labels import fused
 
         with torch.cuda.device(x.device):
-            capability = device_of(x.device).capability
-            return fused.launch(x, weight, bias, options, capability=capability)
+            tile = table().labels(n, c, x.element_size(), device_of(x.device).capability)
+            return fused.launch(x, weight, bias, options, tile)
     labels = reference.soft_labels(x, weight, bias, options)
     if labels.device.type == "cpu":
         return labels

@@ -8,7 +8,7 @@ import torch
 
 from hellofmt_kernels import LabelOptions, config
 from hellofmt_kernels.labels import reference
-from hellofmt_kernels.tiles import LabelTile
+from hellofmt_kernels.tiles import LabelTile, table
 
 fused = pytest.importorskip("hellofmt_kernels.labels.fused")
 
@@ -37,11 +37,17 @@ def torch_error(x, w, bias, want, is_softmax=True):
     return (labels.double() - want).abs().max().item()
 
 
+def launch(x, w, bias, options, tile=None, capability=(9, 0)):
+    """Launch with a tile of one's own, or with the table's."""
+    tile = tile or table().labels(len(x), len(w), x.element_size(), capability)
+    return fused.launch(x, w, bias, options, tile)
+
+
 def check(n, c, d, dtype, is_softmax=True, out_dtype=None, **how):
     x, w, bias = head(n, c, d, dtype)
     want = truth(x, w, bias, is_softmax)
     options = LabelOptions(SCALE, TEMPERATURE, out_dtype or dtype, is_softmax)
-    got = fused.launch(x, w, bias, options, **how)
+    got = launch(x, w, bias, options, **how)
     assert got.shape == (n, c)
     assert got.dtype == (out_dtype or dtype)
     error = (got.double() - want).abs().max().item()
@@ -94,11 +100,11 @@ def test_float16_operands_never_round_a_logit():
     """The float32 accumulator beats float16 logits by an order of magnitude at CLIP's scale."""
     x, w, bias = head(33, 1000, 96, torch.float16)
     want = truth(x, w, bias)
-    got = fused.launch(x, w, bias, LabelOptions(SCALE, TEMPERATURE))
+    got = launch(x, w, bias, LabelOptions(SCALE, TEMPERATURE))
     ours = (got.double() - want).abs().max().item()
     assert ours * 10 < torch_error(x, w, bias, want)
     # Two roundings, of E and of its product: 2 * 2**-11, and as many steps of the smallest numbers.
-    half = fused.launch(x, w, bias, LabelOptions(SCALE, TEMPERATURE, torch.float16))
+    half = launch(x, w, bias, LabelOptions(SCALE, TEMPERATURE, torch.float16))
     assert ((half.double() - want).abs() <= 1e-3 * want + 2**-23).all()
     assert (half.double().sum(dim=1) - 1).abs().max() < 2**-10
 
@@ -106,14 +112,14 @@ def test_float16_operands_never_round_a_logit():
 @pytest.mark.parametrize("c", [10, 300])
 def test_equal_logits_and_extremes(c):
     x, w = torch.zeros(3, 32), torch.ones(c, 32)
-    got = fused.launch(x, w, None, PLAIN)
+    got = launch(x, w, None, PLAIN)
     assert (got - 1 / c).abs().max() < 1e-8
     bias = torch.zeros(c)
     bias[3] = 1e30
-    got = fused.launch(x, w, bias, PLAIN)
+    got = launch(x, w, bias, PLAIN)
     assert got.equal(torch.eye(c)[3].expand(3, c))
     bias[3] = -torch.inf
-    got = fused.launch(x, w, bias, PLAIN)
+    got = launch(x, w, bias, PLAIN)
     assert (got[:, 3] == 0).all()
     assert (got[:, 4] - 1 / (c - 1)).abs().max() < 1e-8
 
@@ -123,7 +129,7 @@ def test_a_tile_of_classes_without_probability():
     bias = torch.zeros(c)
     bias[:128] = -torch.inf
     x, w = torch.zeros(2, 32), torch.ones(c, 32)
-    got = fused.launch(x, w, bias, PLAIN, LabelTile(64, 128, 32, 4, 2))
+    got = launch(x, w, bias, PLAIN, LabelTile(64, 128, 32, 4, 2))
     assert (got[:, :128] == 0).all()
     assert (got[:, 128:] - 1 / 172).abs().max() < 1e-8
 
@@ -131,7 +137,7 @@ def test_a_tile_of_classes_without_probability():
 @pytest.mark.parametrize("c", [130, 257])
 def test_adding_a_constant_to_every_logit_changes_nothing(c):
     x, w, bias = head(5, c, 40, torch.float32)
-    got, shifted = (fused.launch(x, w, b, PLAIN) for b in (bias, bias + 64))
+    got, shifted = (launch(x, w, b, PLAIN) for b in (bias, bias + 64))
     assert (got - shifted).abs().max() < 1e-5
 
 
@@ -145,7 +151,7 @@ def test_nothing_beside_the_operands_is_read_or_left_unwritten(c, is_softmax, mo
         return wide[:, : matrix.shape[1]]
 
     options = LabelOptions(SCALE, TEMPERATURE, is_softmax=is_softmax)
-    want = fused.launch(x, w, bias, options)
+    want = launch(x, w, bias, options)
 
     empty = torch.Tensor.new_empty
 
@@ -153,7 +159,7 @@ def test_nothing_beside_the_operands_is_read_or_left_unwritten(c, is_softmax, mo
         return empty(tensor, shape, **arguments).fill_(torch.nan)
 
     monkeypatch.setattr(torch.Tensor, "new_empty", poisoned)
-    got = fused.launch(padded(x, 64), padded(w, 41), bias, options)
+    got = launch(padded(x, 64), padded(w, 41), bias, options)
     assert got.equal(want)
     assert not got.isnan().any()
     assert got.stride() == (config.padded_row(c, "cuda"), 1)
@@ -162,8 +168,8 @@ def test_nothing_beside_the_operands_is_read_or_left_unwritten(c, is_softmax, mo
 def test_strides_that_are_not_one_are_copied():
     x, w, bias = head(7, 130, 40, torch.float32)
     turned = (x.T.contiguous().T, w.T.contiguous().T, bias.repeat_interleave(2)[::2])
-    got = fused.launch(*turned, PLAIN)
-    assert got.equal(fused.launch(x, w, bias, PLAIN))
+    got = launch(*turned, PLAIN)
+    assert got.equal(launch(x, w, bias, PLAIN))
 
 
 @pytest.mark.slow
