@@ -12,21 +12,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from hellofmt.archive.format.manifest import UNSET
-from hellofmt.archive.format.tensors import (
+from hellofmt.archive.format.implied import (
     adapter_matrices,
     head_matrices,
     head_tensors,
     matrix_tensors,
-    tensor_header,
-    tensor_places,
 )
+from hellofmt.archive.format.manifest import UNSET
+from hellofmt.archive.format.tensors import tensors_size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from hellofmt.archive.format.manifest import Adapter, Head, Storage
-    from hellofmt.archive.format.tensors import TensorKind
 
 VIEW_RECORD_BYTES: Final = 29
 """Bytes per stored label row that say which view it belongs to (crop, flip, mixing).
@@ -70,7 +66,7 @@ def pruned_label_bytes(images: int, classes: int, epochs: int, ratio: int) -> in
 
 def adapter_bytes(adapter: Adapter) -> int:
     """Bytes of the section ``adapter``: values, row scales and header."""
-    return _section_bytes(matrix_tensors(adapter_matrices(adapter)))
+    return tensors_size(matrix_tensors(adapter_matrices(adapter)))
 
 
 def head_bytes(head: Head, dim: int, classes: int) -> int:
@@ -81,17 +77,12 @@ def head_bytes(head: Head, dim: int, classes: int) -> int:
     kinds = head_tensors(head, dim, classes)
     if head.a is not UNSET:
         kinds = {name: kind for name, kind in kinds.items() if name not in _START}
-    return _section_bytes(kinds)
+    return tensors_size(kinds)
 
 
 def probe_bytes(count: int, classes: int) -> int:
     """Bytes of the section ``probes``: float32 logits of ``count`` generated pictures."""
-    return _section_bytes({"logits": ("F32", (count, classes))})
-
-
-def _section_bytes(kinds: Mapping[str, TensorKind]) -> int:
-    ends = [end for _, end in tensor_places(kinds).values()]
-    return len(tensor_header(kinds)) + max(ends, default=0)
+    return tensors_size({"logits": ("F32", (count, classes))})
 
 
 def factor_values(adapter: Adapter | None, head: Head | None, dim: int, classes: int) -> int:

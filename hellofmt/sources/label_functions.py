@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final, cast
 import msgspec
 
 from hellofmt.archive.format.functions import function_section
+from hellofmt.archive.format.implied import section_tensors
 from hellofmt.archive.format.manifest import UNSET, Dataset, Views
-from hellofmt.archive.format.tensors import StoredTensor, expected_tensors, parse_tensors
 from hellofmt.archive.read.open import open_archive
 from hellofmt.archive.write.draft import ProjectorPart
 from hellofmt.errors import UserInputError, printable
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.classes import ClassLine
     from hellofmt.archive.format.limits import Limits
     from hellofmt.archive.format.record import FittedFunction
+    from hellofmt.archive.format.tensors import StoredTensor
 
     Path = str | os.PathLike[str]
     Paths = Path | Sequence[Path | tuple[str, Path]]
@@ -101,8 +102,7 @@ def _read(path: str | os.PathLike[str], name: str, limits: Limits) -> LabelFunct
 
         def stored(section: str) -> dict[str, StoredTensor]:
             # `file.section` verified them; this gives them without decoding a value.
-            kinds = expected_tensors(manifest, section)
-            return parse_tensors(file.section(section), section, kinds)
+            return section_tensors(file.section(section), manifest, section)
 
         parts: list[ProjectorPart] = []
         for function in functions:

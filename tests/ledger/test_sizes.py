@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from hellofmt.archive import StoredTensor
-from hellofmt.archive.format import tensors
 from hellofmt.archive.format.compress import compress
+from hellofmt.archive.format.implied import expected_tensors
 from hellofmt.archive.format.manifest import Adapter, Head
 from hellofmt.archive.format.tensors import serialize_tensors
 from hellofmt.ledger import sizes
@@ -56,9 +56,9 @@ def written_bytes(section, **groups):
     item_bytes = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1}
     made = {
         name: StoredTensor(dtype, shape, bytes(math.prod(shape) * item_bytes[dtype]))
-        for name, (dtype, shape) in tensors.expected_tensors(manifest, section).items()
+        for name, (dtype, shape) in expected_tensors(manifest, section).items()
     }
-    return len(tensors.serialize_tensors(made))
+    return len(serialize_tensors(made))
 
 
 BASE = SimpleNamespace(arch=SimpleNamespace(embed_dim=1024))

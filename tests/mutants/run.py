@@ -44,6 +44,7 @@ MODULES = {
         f"format.{name}": name
         for name in (
             "layout",
+            "implied",
             "tensors",
             "index",
             "images",

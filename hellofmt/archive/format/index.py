@@ -15,15 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from hellofmt.archive.format.columns import DTYPES, INDEX_COLUMNS, check_columns, columns_of
+from hellofmt.archive.format.implied import expected_tensors
 from hellofmt.archive.format.layout import BLOCK
 from hellofmt.archive.format.limits import IMAGE_SIDE, Limits, check_fixed, check_limit
 from hellofmt.archive.format.manifest import UNSET, Manifest
-from hellofmt.archive.format.tensors import (
-    StoredTensor,
-    check_tensor_header,
-    expected_tensors,
-    serialize_tensors,
-)
+from hellofmt.archive.format.tensors import StoredTensor, check_tensor_header, serialize_tensors
 from hellofmt.errors import SpecError
 
 if TYPE_CHECKING:
@@ -151,7 +147,7 @@ def parse_index(data: bytes, manifest: Manifest, start: int, limits: Limits) -> 
 
 def _columns(data: bytes, manifest: Manifest) -> dict[str, NDArray[Any]]:
     """Return the columns as views of the section; a copy would be 48 MB for a million rows."""
-    kinds = expected_tensors(manifest, "index") or {}
+    kinds = expected_tensors(manifest, "index")
     places = check_tensor_header(data, len(data), "index", kinds)
     return {
         name: np.frombuffer(data, DTYPES[dtype], math.prod(shape), places[name][0]).reshape(shape)

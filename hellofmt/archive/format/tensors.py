@@ -1,11 +1,11 @@
 """Tensor sections: safetensors files whose header is computed and compared, never interpreted.
 
 A safetensors header may hold duplicate names, unknown fields, NaN, dimensions beyond the data and
-any order of its entries. Here it has one form, which follows from the names, dtypes and shapes that
-the manifest implies, as a tar header follows from name and size; stock safetensors reads it. Only
-section ``base``, whose tensors a digest fixes, states them itself; its header must be that one form
-of what it states. NumPy has no bfloat16; such tensors come out as float32, which holds every one of
-their values.
+any order of its entries. Here it has one form, which follows from the names, dtypes and shapes of
+the tensors, as a tar header follows from name and size; stock safetensors reads it. The manifest
+implies them (``implied.py``). Only section ``base``, whose tensors a digest fixes, states them
+itself; its header must be that one form of what it states. NumPy has no bfloat16; such tensors come
+out as float32, which holds every one of their values.
 """
 
 from __future__ import annotations
@@ -19,12 +19,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from hellofmt.archive.format.canonical import canonical
-from hellofmt.archive.format.columns import INDEX_COLUMNS, columns_of
 from hellofmt.archive.format.digest import tensors_digest
-from hellofmt.archive.format.functions import section_owner
 from hellofmt.archive.format.layout import section_member
 from hellofmt.archive.format.limits import SAFETENSORS_HEADER_BYTES, check_fixed
-from hellofmt.archive.format.manifest import UNSET, Adapter, Head, Manifest, Storage
 from hellofmt.errors import SpecError, UserInputError, printable
 
 if TYPE_CHECKING:
@@ -34,30 +31,24 @@ if TYPE_CHECKING:
 
 TensorKind = tuple[str, tuple[int, ...]]
 """Dtype as safetensors spells it, and shape."""
-Matrix = tuple[list[int], Storage]
-"""Rows and columns of a matrix, and how its values are stored."""
 
-_DTYPES: Final[dict[str, tuple[str, str]]] = {
-    # safetensors' spelling: (little-endian NumPy dtype of the bytes, safetensors' long name)
-    "F32": ("<f4", "float32"),
-    "F16": ("<f2", "float16"),
-    "BF16": ("<u2", "bfloat16"),
-    "I8": ("|i1", "int8"),
-    "U8": ("|u1", "uint8"),
-    "I32": ("<i4", "int32"),
-    "U16": ("<u2", "uint16"),
-    "U64": ("<u8", "uint64"),
+# Little-endian NumPy dtype of the bytes, by the dtype as safetensors spells it.
+_CODES: Final = {
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "I8": "|i1",
+    "U8": "|u1",
+    "I32": "<i4",
+    "U16": "<u2",
+    "U64": "<u8",
 }
-_STORAGE: Final[dict[Storage, str]] = {
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "int8": "I8",
-    "int4": "U8",
-}
+# What arrays of NumPy are stored as. BF16 is not among them: to store the array of a library that
+# adds a bfloat16 as <u2 would convert its values, not keep their bits.
+_STORED_AS: Final = {np.dtype(code).name: name for name, code in _CODES.items() if name != "BF16"}
 _BASE_DTYPES: Final = ("F32", "F16", "BF16")
 _TENSOR_NAME: Final = re.compile(r"[!-~]{1,512}")
-_ITEM_BYTES: Final = {name: np.dtype(code).itemsize for name, (code, _) in _DTYPES.items()}
+_ITEM_BYTES: Final = {name: np.dtype(code).itemsize for name, code in _CODES.items()}
 
 
 @dataclass(frozen=True)
@@ -77,83 +68,19 @@ class StoredTensor:
     @classmethod
     def from_numpy(cls, array: NDArray[Any]) -> StoredTensor:
         """Store a copy of the values; UserInputError (E_DATA) for a dtype that no section has."""
-        for name, (code, long_name) in _DTYPES.items():
-            if array.dtype.name == long_name:
-                data = np.ascontiguousarray(array, dtype=np.dtype(code)).tobytes()
-                return cls(name, tuple(array.shape), data)
-        raise UserInputError.make("E_DATA", f"the format stores no {array.dtype.name} tensors")
+        name = _STORED_AS.get(array.dtype.name)
+        if name is None:
+            text = f"array of {array.dtype.name}; expected {', '.join(_STORED_AS)}"
+            raise UserInputError.make("E_DATA", text)
+        data = np.ascontiguousarray(array, dtype=_CODES[name]).tobytes()
+        return cls(name, tuple(array.shape), data)
 
     def numpy(self) -> NDArray[Any]:
         """Return the values, which may share the stored bytes; BF16 as float32, which is exact."""
-        raw = np.frombuffer(self.data, np.dtype(_DTYPES[self.dtype][0]))
+        raw = np.frombuffer(self.data, _CODES[self.dtype])
         if self.dtype == "BF16":
             raw = (raw.astype(np.uint32) << np.uint32(16)).view(np.float32)
         return raw.reshape(self.shape)
-
-
-def adapter_matrices(adapter: Adapter) -> dict[str, Matrix]:
-    """The factors in a section ``adapter``, by name of the tensor."""
-    return {
-        f"{target.param}::{side}": (shape, target.storage)
-        for target in adapter.targets
-        for side, shape in (("A", target.a), ("B", target.b))
-    }
-
-
-def head_matrices(head: Head, dim: int, classes: int) -> dict[str, Matrix]:
-    """The matrices in a section ``head``: its start where that is stored, and its factors."""
-    matrices: dict[str, Matrix] = {}
-    if head.storage is not UNSET:
-        if head.start == "stored":
-            matrices["weight"] = [classes, dim], head.storage
-        if head.a is not UNSET and head.b is not UNSET:
-            matrices["weight::A"], matrices["weight::B"] = (
-                (head.a, head.storage),
-                (head.b, head.storage),
-            )
-    return matrices
-
-
-def matrix_tensors(matrices: Mapping[str, Matrix]) -> dict[str, TensorKind]:
-    """The tensors that store matrices: each itself, and its row scales if quantised."""
-    kinds: dict[str, TensorKind] = {}
-    for name, ((rows, columns), storage) in matrices.items():
-        width = -(-columns // 2) if storage == "int4" else columns
-        kinds[name] = (_STORAGE[storage], (rows, width))
-        if storage in ("int8", "int4"):
-            kinds[f"{name}_scale"] = ("F32", (rows,))
-    return kinds
-
-
-def head_tensors(head: Head, dim: int, classes: int) -> dict[str, TensorKind]:
-    """Every tensor in a section ``head``."""
-    kinds: dict[str, TensorKind] = {"logit_scale": ("F32", (1,))}
-    if head.bias:
-        kinds["bias"] = ("F32", (classes,))
-    return kinds | matrix_tensors(head_matrices(head, dim, classes))
-
-
-def expected_tensors(manifest: Manifest, section: str) -> dict[str, TensorKind] | None:
-    """Return name, dtype and shape of every tensor that a valid manifest implies for a section.
-
-    None for ``base``, whose tensors are fixed by a digest alone; empty if there are none.
-    """
-    if section == "base":
-        return None
-    kind, function = section_owner(manifest, section)
-    if function is not None and manifest.base is not UNSET:
-        if kind == "adapter":
-            return matrix_tensors(adapter_matrices(function.adapter))
-        if kind == "head":
-            return head_tensors(function.head, manifest.base.arch.embed_dim, manifest.classes)
-        return {"logits": ("F32", (function.probes.count, manifest.classes))}
-    images = manifest.images
-    if section == "index" and images is not UNSET:
-        columns = INDEX_COLUMNS | {c.name: (c.dtype, tuple(c.shape)) for c in columns_of(images)}
-        return {name: (dtype, (images.count, *shape)) for name, (dtype, shape) in columns.items()}
-    if section == "pixels" and images is not UNSET and images.shape is not UNSET:
-        return {"pixels": ("U8", (images.count, *images.shape))}
-    return {}
 
 
 def tensor_places(kinds: Mapping[str, TensorKind]) -> dict[str, tuple[int, int]]:
@@ -183,6 +110,12 @@ def tensor_header(kinds: Mapping[str, TensorKind]) -> bytes:
     text = canonical(entries)
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
+
+
+def tensors_size(kinds: Mapping[str, TensorKind]) -> int:
+    """Return the bytes of a section of tensors: header and data."""
+    data = sum(math.prod(shape) * _ITEM_BYTES[dtype] for dtype, shape in kinds.values())
+    return len(tensor_header(kinds)) + data
 
 
 def serialize_tensors(tensors: Mapping[str, StoredTensor]) -> bytes:
@@ -217,15 +150,15 @@ def check_tensor_header(
         )
         raise SpecError.make("E_TENSOR", text, member=member)
     places = {name: (start + a, start + b) for name, (a, b) in tensor_places(kinds).items()}
-    end = max((end for _, end in places.values()), default=start)
+    end = tensors_size(kinds)
     if end != size:
         text = f"the tensors end at byte {end}; the section has {size}"
         raise SpecError.make("E_TENSOR", text, member=member)
     return places
 
 
-def _stated_kinds(data: bytes, section: str) -> dict[str, TensorKind]:
-    """Read dtypes and shapes from a header that will be compared with its one form.
+def stated_tensors(data: bytes, section: str) -> dict[str, TensorKind]:
+    """Read dtypes and shapes from a header that ``parse_tensors`` compares with its one form.
 
     Raises:
         LimitError: the header exceeds 1 MiB (E_LIMIT_TENSOR_HEADER).
@@ -254,17 +187,13 @@ def _stated_kinds(data: bytes, section: str) -> dict[str, TensorKind]:
 
 
 def parse_tensors(
-    data: bytes, section: str, expected: Mapping[str, TensorKind] | None
+    data: bytes, section: str, kinds: Mapping[str, TensorKind]
 ) -> dict[str, StoredTensor]:
     """Parse a tensor section and check all values; the tensors come in file order.
 
-    ``expected`` is what the manifest implies; None for ``base``, whose header states its tensors.
-
     Raises:
-        LimitError: the header of ``base`` exceeds 1 MiB (E_LIMIT_TENSOR_HEADER).
-        SpecError: the header is not the one expected, or ``validate_values`` objects (E_TENSOR).
+        SpecError: the header is not that of ``kinds``, or ``validate_values`` objects (E_TENSOR).
     """
-    kinds = _stated_kinds(data, section) if expected is None else expected
     places = check_tensor_header(data, len(data), section, kinds)
     tensors = {
         name: StoredTensor(*kinds[name], data[start:end]) for name, (start, end) in places.items()
@@ -284,46 +213,16 @@ def validate_values(tensors: Mapping[str, StoredTensor]) -> list[str]:
     """
     problems: list[str] = []
     for name, tensor in tensors.items():
-        raw = np.frombuffer(tensor.data, np.dtype(_DTYPES[tensor.dtype][0]))
-        if tensor.dtype == "BF16":
-            bad = bool(((raw & np.uint16(0x7F80)) == np.uint16(0x7F80)).any())
-        elif tensor.dtype in ("F32", "F16"):
-            bad = not bool(np.isfinite(raw).all())
-        else:
-            bad = False
-        if bad:
+        values = tensor.numpy()
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
             problems.append(f"tensor {printable(name)} holds a value that is not finite")
-        elif name.endswith("_scale") and name != "logit_scale" and not bool((raw > 0).all()):
+        elif name.endswith("_scale") and name != "logit_scale" and not (values > 0).all():
             problems.append(f"tensor {printable(name)}; expected scales above 0")
-        elif tensor.dtype == "I8" and bool((raw == -128).any()):
+        elif tensor.dtype == "I8" and (values == -128).any():
             problems.append(f"tensor {printable(name)}; expected int8 values from -127 to 127")
-        elif tensor.dtype == "U8" and not bool(((raw & 15) > 0).all() and (raw > 15).all()):
+        elif tensor.dtype == "U8" and not ((values & 15 > 0) & (values > 15)).all():
             problems.append(f"tensor {printable(name)}; expected int4 values from -7 to 7")
     return problems
-
-
-def section_tensors(data: bytes, manifest: Manifest, section: str) -> dict[str, StoredTensor]:
-    """Parse a section of tensors as a valid manifest implies it; see ``parse_tensors``.
-
-    Raises:
-        SpecError: as ``parse_tensors``; or the unused half of the last byte of an int4 row is not
-            8, its one value, the number 0 (E_TENSOR).
-    """
-    tensors = parse_tensors(data, section, expected_tensors(manifest, section))
-    kind, function = section_owner(manifest, section)
-    matrices: dict[str, Matrix] = {}
-    if function is not None and kind == "adapter":
-        matrices = adapter_matrices(function.adapter)
-    elif function is not None and kind == "head" and manifest.base is not UNSET:
-        matrices = head_matrices(function.head, manifest.base.arch.embed_dim, manifest.classes)
-    for name, ((_, columns), storage) in matrices.items():
-        is_odd = storage == "int4" and columns % 2
-        if is_odd and (tensors[name].numpy()[:, -1] >> 4 != 8).any():
-            text = (
-                f"tensor {printable(name)}; expected 8 in the unused half of the last byte of a row"
-            )
-            raise SpecError.make("E_TENSOR", text, member=section_member(section))
-    return tensors
 
 
 def base_tensors_digest(tensors: Mapping[str, StoredTensor]) -> str:

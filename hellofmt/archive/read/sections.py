@@ -201,7 +201,8 @@ class StoredArchive(Archive):
         return is_shared or section_owner(self.manifest, name)[1] is not None
 
     def _parse_tensors(self, name: str, raw: bytes) -> dict[str, Any]:
-        from hellofmt.archive.format.tensors import base_tensors_digest, section_tensors
+        from hellofmt.archive.format.implied import section_tensors
+        from hellofmt.archive.format.tensors import base_tensors_digest
 
         tensors, base = section_tensors(raw, self.manifest, name), self.manifest.base
         if name == "base" and base is not UNSET:
@@ -223,14 +224,11 @@ class StoredArchive(Archive):
     def pixels_start(self) -> int:
         """See ``Archive.pixels_start``."""
         if self._pixels_start is None:
-            from hellofmt.archive.format.tensors import (
-                check_tensor_header,
-                expected_tensors,
-                tensor_header,
-            )
+            from hellofmt.archive.format.implied import expected_tensors
+            from hellofmt.archive.format.tensors import check_tensor_header, tensor_header
 
             section, at = self._find("pixels"), self._offsets["pixels"]
-            kinds = expected_tensors(self.manifest, "pixels") or {}
+            kinds = expected_tensors(self.manifest, "pixels")
             length = min(section.size, len(tensor_header(kinds)))
             [head] = self._read_ranges([(at, length)])
             places = check_tensor_header(head, section.size, "pixels", kinds)

@@ -17,6 +17,7 @@ from hellofmt.archive.format.compress import stored_section
 from hellofmt.archive.format.digest import content_id
 from hellofmt.archive.format.functions import FUNCTION_SECTIONS, section_order
 from hellofmt.archive.format.images import ImageShape, decode_parsed, parse_png_header
+from hellofmt.archive.format.implied import section_tensors
 from hellofmt.archive.format.index import index_section
 from hellofmt.archive.format.layout import (
     BLOCK,
@@ -45,10 +46,9 @@ from hellofmt.archive.format.parse import manifest_bytes, parse_manifest
 from hellofmt.archive.format.record import parse_record, record_bytes
 from hellofmt.archive.format.tensors import (
     StoredTensor,
-    section_tensors,
     serialize_tensors,
     tensor_header,
-    tensor_places,
+    tensors_size,
 )
 from hellofmt.archive.format.validate import check_manifest_limits
 from hellofmt.archive.parallel import map_chunks
@@ -162,8 +162,7 @@ class Plan:
         blank = np.zeros(count, np.int64)
         self._store_index(blank, blank, np.zeros((count, 32), np.uint8))
         if shape is not None:
-            kinds = self._pixel_kinds(shape)
-            size = len(tensor_header(kinds)) + tensor_places(kinds)["pixels"][1]
+            size = tensors_size(self._pixel_kinds(shape))
             self._store_pixels("sha256:" + "0" * 64, size)
 
     def _pixel_kinds(self, shape: ImageShape) -> dict[str, TensorKind]:

@@ -115,8 +115,9 @@ class Living:
 
     def refit(self):
         """Give the tensor sections the headers and lengths that the manifest implies now."""
+        from hellofmt.archive.format.implied import expected_tensors
         from hellofmt.archive.format.parse import parse_manifest
-        from hellofmt.archive.format.tensors import expected_tensors, tensor_header, tensor_places
+        from hellofmt.archive.format.tensors import tensor_header, tensors_size
 
         size = int(self.build()[124:135], 8)
         manifest, _ = parse_manifest(self.build()[512 : 512 + size])
@@ -125,7 +126,7 @@ class Living:
                 kinds = expected_tensors(manifest, name)
                 (length,) = struct.unpack_from("<Q", self.files[name])
                 data = self.files[name][8 + length :]
-                end = max((end for _, end in tensor_places(kinds).values()), default=0)
+                end = tensors_size(kinds) - len(tensor_header(kinds))
                 if end > 1 << 16:
                     continue
                 data = (data * (end // max(len(data), 1) + 1))[:end]
