@@ -21,8 +21,9 @@ from hellofmt.errors import printable, shown_path
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hellofmt.archive.format.manifest import Base, Dataset, Views
+    from hellofmt.archive.format.manifest import Base, Dataset
     from hellofmt.archive.format.record import Record
+    from hellofmt.archive.format.views import Views
     from hellofmt.archive.read.archive import Archive
 
 # SPDX identifiers that the Hub knows, in its spelling.

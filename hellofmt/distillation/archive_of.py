@@ -30,8 +30,8 @@ from hellofmt.errors import UserInputError, naming
 if TYPE_CHECKING:
     import os
 
-    from hellofmt.archive.format.manifest import Views
     from hellofmt.archive.format.record import Record
+    from hellofmt.archive.format.views import Views
     from hellofmt.distillation.selection import Selection
     from hellofmt.distillation.settings import DistillSettings
     from hellofmt.projector import Projector

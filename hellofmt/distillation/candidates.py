@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from hellofmt.archive.format.manifest import Views
+    from hellofmt.archive.format.views import Views
     from hellofmt.distillation.selection import SelectSettings
     from hellofmt.projector import Labeler
     from hellofmt.sources import Source

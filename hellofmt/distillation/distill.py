@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from hellofmt.archive.format.manifest import Views
     from hellofmt.archive.format.record import Record
+    from hellofmt.archive.format.views import Views
     from hellofmt.distillation.settings import DistillSettings
     from hellofmt.projector import LoadedBase
     from hellofmt.sources import Source

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from hellofmt.archive.format.manifest import Storage, Views
+    from hellofmt.archive.format.fields import Storage
+    from hellofmt.archive.format.views import Views
     from hellofmt.making import ViewBatch
     from hellofmt.projector import Projector
     from hellofmt.sources import Source

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from hellofmt.archive.format.fields import Storage
     from hellofmt.archive.format.images import Codec
-    from hellofmt.archive.format.manifest import Storage
     from hellofmt.distillation.fidelity import Fidelity
     from hellofmt.distillation.fit import FitSettings
     from hellofmt.distillation.selection import SelectSettings

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from hellofmt.archive.format.manifest import Views
     from hellofmt.archive.format.record import Record
+    from hellofmt.archive.format.views import Views
     from hellofmt.projector import LoadedBase, Projector
     from hellofmt.sources import Source
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hellofmt.archive.format.images import Codec
-    from hellofmt.archive.format.manifest import Views
+    from hellofmt.archive.format.views import Views
     from hellofmt.distillation.selection import Selection
     from hellofmt.sources import Source
 

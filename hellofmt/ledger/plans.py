@@ -12,8 +12,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from hellofmt.archive.format.label_function import Head
 from hellofmt.archive.format.limits import DEFAULT_LIMITS
-from hellofmt.archive.format.manifest import UNSET, Head
+from hellofmt.archive.format.manifest import UNSET
 from hellofmt.errors import UserInputError, did_you_mean, printable
 from hellofmt.ledger.rivals import LabelFunction, Rival, rivals_of, shared_data_sets
 from hellofmt.ledger.sizes import (
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from typing import Literal
 
-    from hellofmt.archive.format.manifest import Storage
+    from hellofmt.archive.format.fields import Storage
 
 PRECISIONS: Final[tuple[Storage, ...]] = ("float32", "float16", "int8", "int4")
 """Storages a plan compares; bfloat16 weighs what float16 does."""

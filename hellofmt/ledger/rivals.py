@@ -16,7 +16,7 @@ from hellofmt.ledger.sizes import (
 )
 
 if TYPE_CHECKING:
-    from hellofmt.archive.format.manifest import Storage
+    from hellofmt.archive.format.fields import Storage
     from hellofmt.ledger.towers import Tower
 
 _TOP_K: Final = (10, 100)

@@ -22,7 +22,8 @@ from hellofmt.archive.format.manifest import UNSET
 from hellofmt.archive.format.tensors import tensors_size
 
 if TYPE_CHECKING:
-    from hellofmt.archive.format.manifest import Adapter, Head, Storage
+    from hellofmt.archive.format.fields import Storage
+    from hellofmt.archive.format.label_function import Adapter, Head
 
 VIEW_RECORD_BYTES: Final = 29
 """Bytes per stored label row that say which view it belongs to (crop, flip, mixing).

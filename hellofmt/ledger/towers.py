@@ -11,8 +11,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, cast
 
+from hellofmt.archive.format.label_function import Adapter, Target
 from hellofmt.archive.format.limits import DEFAULT_LIMITS
-from hellofmt.archive.format.manifest import UNSET, Adapter, Arch, Target, TextArch, VisionArch
+from hellofmt.archive.format.manifest import UNSET, Arch, TextArch, VisionArch
 from hellofmt.archive.format.towers import TowerSize, text_size, vision_size
 from hellofmt.ledger.sizes import model_bytes
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from msgspec import UnsetType
 
-    from hellofmt.archive.format.manifest import Storage
+    from hellofmt.archive.format.fields import Storage
 
 RESNET18_GFLOP: Final = 3.628146688
 """GFLOP of one 224 px image through torchvision's ResNet-18, counted like ``TOWERS``."""

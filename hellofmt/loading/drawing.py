@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from hellofmt.archive.format.manifest import Views
+    from hellofmt.archive.format.views import Views
     from hellofmt.archive.read.archive import Archive
     from hellofmt.loading.epoch_index import EpochIndex
 

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from hellofmt.archive.format.canonical import decimal_string, decimal_value
+from hellofmt.archive.format.label_function import Head, HeadText
 from hellofmt.archive.format.limits import check_fixed, check_limit
-from hellofmt.archive.format.manifest import UNSET, Head, HeadText
+from hellofmt.archive.format.manifest import UNSET
 from hellofmt.archive.format.tensors import StoredTensor
 from hellofmt.errors import BaseModelError, SpecError, UserInputError, printable
 from hellofmt.projector import quantise
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from hellofmt.archive import Archive
     from hellofmt.archive.format.classes import ClassLine
-    from hellofmt.archive.format.manifest import Storage
+    from hellofmt.archive.format.fields import Storage
     from hellofmt.projector.base import LoadedBase
 
 _MEMBER = "__hello__/head"

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from hellofmt.archive.format.manifest import Adapter
+    from hellofmt.archive.format.label_function import Adapter
 
 
 # The initial factors have an epoch of their own, whose words nothing else in a fit uses.

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from hellofmt.archive import ProjectorPart
 from hellofmt.archive.format.canonical import decimal_string, decimal_value
 from hellofmt.archive.format.compress import compress
+from hellofmt.archive.format.fields import Storage
 from hellofmt.archive.format.functions import find_function, function_section
-from hellofmt.archive.format.manifest import Adapter, Storage, Target
+from hellofmt.archive.format.label_function import Adapter, Target
 from hellofmt.archive.format.tensors import serialize_tensors
 from hellofmt.errors import UserInputError
 from hellofmt.projector import quantise
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from hellofmt.archive import Archive
     from hellofmt.archive.format.classes import ClassLine
-    from hellofmt.archive.format.manifest import Head
+    from hellofmt.archive.format.label_function import Head
     from hellofmt.archive.format.tensors import StoredTensor
     from hellofmt.projector.base import LoadedBase
     from hellofmt.projector.peft import MhaFix

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from hellofmt.archive.format.manifest import Storage
+    from hellofmt.archive.format.fields import Storage
 
 _LEVELS = {"int8": 127, "int4": 7}
 _FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

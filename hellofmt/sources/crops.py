@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 from PIL import Image
 
-from hellofmt.archive.format.view_defaults import LARGEST_DEFAULT_VIEW
+from hellofmt.archive.format.views import LARGEST_DEFAULT_VIEW
 from hellofmt.errors import UserInputError, printable
 from hellofmt.sources.content import is_misnamed
 from hellofmt.sources.decode import MISNAMED, convert, open_image

@@ -15,7 +15,7 @@ import msgspec
 
 from hellofmt.archive.format.functions import function_section
 from hellofmt.archive.format.implied import section_tensors
-from hellofmt.archive.format.manifest import UNSET, Dataset, Views
+from hellofmt.archive.format.manifest import UNSET, Dataset
 from hellofmt.archive.read.open import open_archive
 from hellofmt.archive.write.draft import ProjectorPart
 from hellofmt.errors import UserInputError, printable
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from hellofmt.archive.format.limits import Limits
     from hellofmt.archive.format.record import FittedFunction
     from hellofmt.archive.format.tensors import StoredTensor
+    from hellofmt.archive.format.views import Views
 
     Path = str | os.PathLike[str]
     Paths = Path | Sequence[Path | tuple[str, Path]]

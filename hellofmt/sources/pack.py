@@ -19,9 +19,9 @@ import numpy as np
 
 from hellofmt.archive.format.layout import shard_path
 from hellofmt.archive.format.limits import DEFAULT_LIMITS, IMAGE_SIDE, Limits
-from hellofmt.archive.format.manifest import UNSET, Dataset, Views
+from hellofmt.archive.format.manifest import UNSET, Dataset
 from hellofmt.archive.format.record import Record
-from hellofmt.archive.format.view_defaults import changed_views, default_views
+from hellofmt.archive.format.views import Views, changed_views, default_views
 from hellofmt.archive.write.draft import Draft, ImageSet, Texts
 from hellofmt.archive.write.shards import write_shards
 from hellofmt.archive.write.whole_file import check_target

@@ -23,7 +23,7 @@ from hellofmt.student.networks import SMALL_IMAGE_SIZE
 if TYPE_CHECKING:
     from torch import nn
 
-    from hellofmt.archive.format.manifest import Views
+    from hellofmt.archive.format.views import Views
     from hellofmt.sources import Source
 
 

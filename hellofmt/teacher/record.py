@@ -18,7 +18,7 @@ from hellofmt.archive.format.record import InputRecord, Network, TeacherRecord, 
 from hellofmt.teacher.network import Teacher, TeacherPool
 
 if TYPE_CHECKING:
-    from hellofmt.archive.format.manifest import Interpolation
+    from hellofmt.archive.format.fields import Interpolation
     from hellofmt.archive.format.record import Measured
     from hellofmt.teacher.rule import InputRule
 

@@ -23,7 +23,7 @@ from hellofmt.making import Square
 from hellofmt.student.evaluate import evaluation_square
 
 if TYPE_CHECKING:
-    from hellofmt.archive.format.manifest import Views
+    from hellofmt.archive.format.views import Views
 
 INTERPOLATIONS: Final = ("bicubic", "bilinear", "nearest")
 

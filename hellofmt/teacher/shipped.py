@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from hellofmt.archive.format.manifest import Views
+    from hellofmt.archive.format.views import Views
 
 TeacherStorage = Literal["float32", "float16", "int8"]
 TEACHER_STORAGES: Final[tuple[TeacherStorage, ...]] = ("float32", "float16", "int8")

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import msgspec
 import torch
 
-from hellofmt.archive.format.manifest import Views  # noqa: TC001 - read by msgspec
 from hellofmt.archive.format.record import Run, SourceRecord  # noqa: TC001 - read by msgspec
+from hellofmt.archive.format.views import Views  # noqa: TC001 - read by msgspec
 from hellofmt.archive.storage.local_files import read_file
 from hellofmt.errors import HelloIOError, UserInputError, printable
 from hellofmt.making import HardBatches, ViewBatches

@@ -39,7 +39,10 @@ from zoo.parts import images_only  # noqa: E402
 
 # Modules of the archive, and their unit tests where the names differ.
 MODULES = {
-    **{f"format.{name}": "manifest" for name in ("canonical", "parse", "validate")},
+    **{
+        f"format.{name}": "manifest"
+        for name in ("canonical", "parse", "validate", "fields", "views", "label_function")
+    },
     **{
         f"format.{name}": name
         for name in (
@@ -102,7 +105,7 @@ def is_yielded(node):
     value = node.value if isinstance(node, ast.Expr) else None
     if isinstance(value, ast.Yield):
         return named(value.value) == "Problem"
-    names = ("_in_range", "_exactly")
+    names = ("in_range", "exactly")
     return isinstance(value, ast.YieldFrom) and (
         named(value.value) in names or named(value.value).endswith("_problems")
     )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from hellofmt.archive.format.manifest import Adapter, Target
+from hellofmt.archive.format.label_function import Adapter, Target
 from hellofmt.errors import SpecError
 from hellofmt.projector.lowrank import Delta, initial_matrix, merge_, read_deltas
 from hellofmt.projector.targets import DeltaShape, delta_shapes

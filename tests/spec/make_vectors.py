@@ -36,22 +36,19 @@ from hellofmt.archive import (
     write_shards,
 )
 from hellofmt.archive.format.canonical import canonical
+from hellofmt.archive.format.label_function import Adapter, Head, HeadText, Target
 from hellofmt.archive.format.layout import header
 from hellofmt.archive.format.manifest import (
-    Adapter,
     Arch,
     Base,
     Dataset,
-    Head,
-    HeadText,
     Preprocess,
     Producer,
-    Target,
     TextArch,
-    Views,
     VisionArch,
 )
 from hellofmt.archive.format.record import parse_record
+from hellofmt.archive.format.views import Views
 from hellofmt.rng import uniform, words
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,8 @@ import pytest
 
 from hellofmt import rng
 from hellofmt.archive import probe_images
-from hellofmt.archive.format.manifest import UNSET, Arch, Preprocess, Views, VisionArch
+from hellofmt.archive.format.manifest import UNSET, Arch, Preprocess, VisionArch
+from hellofmt.archive.format.views import Views
 
 VIEWS = Path(__file__).resolve().parents[2] / "spec" / "vectors" / "views"
 SIZES = [(40, 40), (64, 48), (7, 31), (1, 1), (300, 20), (33, 35), (128, 96)]

@@ -9,7 +9,8 @@ from hellofmt.archive.format.manifest import UNSET
 from hellofmt.errors import UserInputError, did_you_mean, printable
 
 if TYPE_CHECKING:
-    from hellofmt.archive.format.manifest import LabelFunction, Manifest
+    from hellofmt.archive.format.label_function import LabelFunction
+    from hellofmt.archive.format.manifest import Manifest
 
 FUNCTION_SECTIONS: Final = ("adapter", "head", "probes")
 """Sections of every label function."""

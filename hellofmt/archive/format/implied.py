@@ -8,14 +8,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from hellofmt.archive.format.columns import INDEX_COLUMNS, columns_of
+from hellofmt.archive.format.fields import Storage
 from hellofmt.archive.format.functions import section_owner
 from hellofmt.archive.format.layout import section_member
-from hellofmt.archive.format.manifest import UNSET, Adapter, Head, Manifest, Storage
+from hellofmt.archive.format.manifest import UNSET, Manifest
 from hellofmt.archive.format.tensors import StoredTensor, TensorKind, parse_tensors, stated_tensors
 from hellofmt.errors import SpecError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from hellofmt.archive.format.label_function import Adapter, Head
 
 Matrix = tuple[list[int], Storage]
 """Rows and columns of a matrix, and how its values are stored."""

@@ -3,7 +3,7 @@
 One canonical JSON document of at most 1 MiB, so that ``bytes == canonical(parse(bytes))`` decides
 every spelling. It has no floats, because two writers never print a float the same way: a decimal is
 a string in one form, read as the nearest double. Unknown keys are refused, except top-level
-``x_...`` strings, which nothing interprets. The types below are the schema:
+``x_...`` strings, which nothing interprets. The types are the schema:
 ``spec/hello-1.schema.json`` is generated from them.
 """
 
@@ -11,28 +11,22 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
-from hellofmt.archive.format.canonical import DECIMAL_FORM, END
-
-Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}" + END)]
-DecimalString = Annotated[str, Meta(pattern=DECIMAL_FORM)]
-Text = Annotated[str, Meta(max_length=4096)]
-Name = Annotated[str, Meta(min_length=1, max_length=4096)]
-Count = Annotated[int, Meta(ge=0, lt=2**53)]
-Positive = Annotated[int, Meta(ge=1, lt=2**53)]
-Shape = Annotated[list[Positive], Meta(min_length=2, max_length=5)]
-# A parameter's name in a state dict; it names tensors too.
-Parameter = Annotated[str, Meta(pattern=r"^[!-~]{1,500}" + END)]
-MatrixShape = Annotated[list[Positive], Meta(min_length=2, max_length=2)]
-DecimalTriple = Annotated[list[DecimalString], Meta(min_length=3, max_length=3)]
-DecimalPair = Annotated[list[DecimalString], Meta(min_length=2, max_length=2)]
-Storage = Literal["float32", "float16", "bfloat16", "int8", "int4"]
-Interpolation = Literal["nearest", "bilinear", "bicubic"]
-
-
-class Closed(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A JSON object that refuses unknown keys and omits absent groups."""
+from hellofmt.archive.format.canonical import END
+from hellofmt.archive.format.fields import (
+    Closed,
+    Count,
+    DecimalString,
+    DecimalTriple,
+    Digest,
+    Interpolation,
+    Name,
+    Positive,
+    Text,
+)
+from hellofmt.archive.format.label_function import LabelFunction  # noqa: TC001 - msgspec reads it
+from hellofmt.archive.format.views import Views  # noqa: TC001 - msgspec reads it
 
 
 class Producer(Closed, frozen=True):
@@ -83,34 +77,6 @@ class Images(Closed, frozen=True):
     columns: Annotated[list[Column], Meta(min_length=1, max_length=16)] | UnsetType = UNSET
     order: Literal["value"] | UnsetType = UNSET
     shape: Annotated[list[Positive], Meta(min_length=3, max_length=3)] | UnsetType = UNSET
-
-
-class Views(Closed, frozen=True):
-    """How a view is made from a stored image; the label function was fitted to views like these.
-
-    ``size``: side of the square view in pixels. ``crop_scale``: area fraction, ``crop_ratio``:
-    width / height, both ``[low, high]``. ``flip``, ``mix_probability``: probabilities.
-    ``mix_alpha``: Beta(alpha, alpha); it and the probability are absent where ``mix`` is ``none``,
-    ``antialias`` is where the nearest pixel is taken. ``shuffle``: cells per side of the patch
-    shuffle, 1 for none. ``mean`` and ``std`` normalise the student's images, never the view that is
-    labelled.
-
-    Example:
-        ``default_views`` and ``view_recipe`` make them.
-    """
-
-    crop_ratio: DecimalPair
-    crop_scale: DecimalPair
-    flip: DecimalString
-    interpolation: Interpolation
-    mean: DecimalTriple
-    mix: Literal["none", "cutmix", "mixup"]
-    shuffle: Positive
-    size: Positive
-    std: DecimalTriple
-    antialias: bool | UnsetType = UNSET
-    mix_alpha: DecimalString | UnsetType = UNSET
-    mix_probability: DecimalString | UnsetType = UNSET
 
 
 class VisionArch(Closed, frozen=True):
@@ -200,72 +166,6 @@ class Base(Closed, frozen=True):
     pretrained: Text | UnsetType = UNSET
     seed: Count | UnsetType = UNSET
     text: TextArch | UnsetType = UNSET
-
-
-class Target(Closed, frozen=True):
-    """One low-rank delta: ``W0 + scale * reshape(B A, shape)`` on the base parameter ``param``.
-
-    ``a`` and ``b`` are the shapes of A and B: A (r, rest), B (O, r) for matrices and flattened
-    convolutions; A (r k, I k), B (O k, r k) for the paper's convolution form.
-    """
-
-    a: MatrixShape
-    b: MatrixShape
-    param: Parameter
-    scale: DecimalString
-    shape: Shape
-    storage: Storage
-
-
-class Adapter(Closed, frozen=True):
-    """The low-rank deltas of the image tower, sorted by ``param``."""
-
-    targets: Annotated[list[Target], Meta(max_length=4096)]
-
-
-class HeadText(Closed, frozen=True):
-    """What rebuilds the text rows: the prompts, ``{}`` standing for a class name, and the tower."""
-
-    prompts: Annotated[list[Text], Meta(min_length=1, max_length=1024)]
-    tower: Digest
-
-
-class Head(Closed, frozen=True):
-    """The linear head: its start, its low-rank delta if any, bias, default temperature.
-
-    ``link`` turns logits into a label: softmax(z / temperature). ``a`` and ``b`` are the shapes of
-    A (r, D) and B (C, r), ``scale`` multiplies B A: all three or none. ``storage`` is that of A, B
-    and of a stored start, absent where there is neither.
-    """
-
-    bias: bool
-    link: Literal["softmax"]
-    start: Literal["text", "stored"]
-    temperature: DecimalString
-    a: MatrixShape | UnsetType = UNSET
-    b: MatrixShape | UnsetType = UNSET
-    scale: DecimalString | UnsetType = UNSET
-    storage: Storage | UnsetType = UNSET
-    text: HeadText | UnsetType = UNSET
-
-
-class Probes(Closed, frozen=True):
-    """The number of generated pictures whose logits are stored."""
-
-    count: Positive
-
-
-class LabelFunction(Closed, frozen=True):
-    """A function from views to labels on the base of the archive; its tensors lie in sections.
-
-    ``name`` tells those of one archive apart.
-    """
-
-    adapter: Adapter
-    head: Head
-    name: Annotated[str, Meta(pattern=r"^[a-z0-9_]{1,32}" + END)]
-    probes: Probes
-    task: Literal["classification"]
 
 
 class Section(Closed, frozen=True):

@@ -10,10 +10,11 @@ import msgspec
 import msgspec.inspect
 
 from hellofmt.archive.format.canonical import canonical, parse_canonical
+from hellofmt.archive.format.fields import Problem
 from hellofmt.archive.format.layout import MANIFEST_MEMBER
 from hellofmt.archive.format.limits import MANIFEST_BYTES, check_fixed
 from hellofmt.archive.format.manifest import KNOWN_FEATURES, KNOWN_MINOR, Manifest
-from hellofmt.archive.format.validate import Problem, validate_extras, validate_manifest
+from hellofmt.archive.format.validate import validate_extras, validate_manifest
 from hellofmt.errors import NotHelloError, SpecError, printable
 
 if TYPE_CHECKING:

@@ -20,8 +20,7 @@ from hellofmt.archive.format.canonical import (
     decimal_string,
     parse_canonical,
 )
-from hellofmt.archive.format.layout import section_member
-from hellofmt.archive.format.manifest import (
+from hellofmt.archive.format.fields import (
     Closed,
     Count,
     DecimalString,
@@ -31,6 +30,7 @@ from hellofmt.archive.format.manifest import (
     Positive,
     Storage,
 )
+from hellofmt.archive.format.layout import section_member
 from hellofmt.archive.format.parse import known_only, problem_of
 from hellofmt.errors import SpecError
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET, Struct
 
@@ -17,12 +16,14 @@ from hellofmt.archive.format.columns import (
     row_bytes,
 )
 from hellofmt.archive.format.digest import base_digest
+from hellofmt.archive.format.fields import Problem, exactly, in_range
 from hellofmt.archive.format.functions import (
     FUNCTION_SECTIONS,
     function_section,
     functions_of,
     section_order,
 )
+from hellofmt.archive.format.label_function import adapter_problems, head_problems
 from hellofmt.archive.format.layout import MANIFEST_MEMBER, section_member
 from hellofmt.archive.format.limits import IMAGE_SIDE, TEXT_BYTES, Limits, check_fixed, check_limit
 from hellofmt.archive.format.towers import (
@@ -32,33 +33,16 @@ from hellofmt.archive.format.towers import (
     text_size,
     vision_size,
 )
+from hellofmt.archive.format.views import view_problems
 from hellofmt.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from hellofmt.archive.format.manifest import Adapter, Base, Head, Images, Manifest, Views
+    from hellofmt.archive.format.manifest import Base, Images, Manifest
 
 # Most characters of all ``x_`` keys and values together.
 _EXTRAS_BYTES: Final = 64 << 10
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One fault of a manifest.
-
-    Attributes:
-        loc: path of the value, as in ``images.count`` or ``sections.2.name``.
-        kind: kind of fault.
-        message: ``expected X, got Y``, printable.
-    """
-
-    loc: str
-    kind: Literal["type", "value", "group", "order", "duplicate", "rank", "digest"]
-    message: str
-
-    def __str__(self) -> str:
-        return f"`{self.loc}`: {self.message}"
 
 
 def validate_extras(extras: Mapping[str, Any]) -> list[Problem]:
@@ -96,28 +80,13 @@ def _problems(manifest: Manifest) -> Iterator[Problem]:
     yield from _group_problems(manifest)
     yield from _section_problems(manifest)
     yield from _image_problems(manifest)
-    yield from _view_problems(manifest.views)
+    yield from view_problems(manifest.views)
     yield from _decimal_problems(manifest)
     if manifest.base is not UNSET:
         yield from _base_problems(manifest.base)
         yield from _function_problems(manifest, manifest.base)
     if sorted(set(manifest.requires)) != manifest.requires:
         yield Problem("requires", "order", "expected sorted names, each once")
-
-
-def _exactly(loc: str, value: Any, wanted: bool, when: str) -> Iterator[Problem]:
-    """A field that is present exactly where it has an effect."""
-    if (value is not UNSET) != wanted:
-        yield Problem(loc, "group", f"expected exactly {when}")
-
-
-def _in_range(
-    loc: str, text: str, low: float, high: float, *, open_low: bool = False
-) -> Iterator[Problem]:
-    value = float(text)
-    if not low <= value <= high or (open_low and value == low):
-        bound = "above" if open_low else "from"
-        yield Problem(loc, "value", f"expected {bound} {low} to {high}, got {text}")
 
 
 def _decimal_problems(value: Struct, loc: str = "") -> Iterator[Problem]:
@@ -210,7 +179,7 @@ def _image_problems(manifest: Manifest) -> Iterator[Problem]:
     packed = images.layout == "packed"
     if packed != (images.codec == "raw"):
         yield Problem("images.codec", "value", "expected raw exactly when packed")
-    yield from _exactly("images.shape", images.shape, packed, "when packed")
+    yield from exactly("images.shape", images.shape, packed, "when packed")
     if packed != (images.span == 0):
         yield Problem("images.span", "value", "expected 0 exactly when packed")
     if images.shape is not UNSET and images.shape[2] not in (1, 3):
@@ -255,47 +224,18 @@ def _column_problems(images: Images, *, is_newer: bool) -> Iterator[Problem]:
         yield Problem("images.columns", "value", text)
 
 
-def _view_problems(views: Views) -> Iterator[Problem]:
-    smooth, mixes = views.interpolation != "nearest", views.mix != "none"
-    yield from _exactly("views.antialias", views.antialias, smooth, "unless `nearest`")
-    yield from _exactly("views.mix_alpha", views.mix_alpha, mixes, "with mixing")
-    yield from _exactly("views.mix_probability", views.mix_probability, mixes, "with mixing")
-    for name, pair, high in (
-        ("crop_scale", views.crop_scale, 1.0),
-        ("crop_ratio", views.crop_ratio, 10000.0),
-    ):
-        for i, text in enumerate(pair):
-            yield from _in_range(f"views.{name}.{i}", text, 0.0, high, open_low=True)
-        if float(pair[0]) > float(pair[1]):
-            yield Problem(f"views.{name}", "value", "expected low <= high")
-    yield from _in_range("views.flip", views.flip, 0.0, 1.0)
-    for name, high in (("mix_probability", 1.0), ("mix_alpha", 1000.0)):
-        text = getattr(views, name)
-        if text is not UNSET:
-            yield from _in_range(f"views.{name}", text, 0.0, high, open_low=True)
-    for i, text in enumerate(views.std):
-        yield from _in_range(f"views.std.{i}", text, 0.0, 1e9, open_low=True)
-    if views.size > IMAGE_SIDE:
-        yield Problem("views.size", "value", f"expected at most {IMAGE_SIDE}")
-    if views.shuffle > views.size:
-        yield Problem("views.shuffle", "value", "more cells than pixels")
-    # 8! squared permutations of columns and rows are the most that an int32 can number.
-    if views.shuffle > 8:
-        yield Problem("views.shuffle", "value", "expected at most 8")
-
-
 def _base_problems(base: Base) -> Iterator[Problem]:
     seeded, rule = base.kind == "seeded", base.preprocess
-    yield from _exactly("base.seed", base.seed, seeded, "for kind seeded")
+    yield from exactly("base.seed", base.seed, seeded, "for kind seeded")
     smooth = rule.interpolation != "nearest"
-    yield from _exactly("base.preprocess.antialias", rule.antialias, smooth, "unless `nearest`")
+    yield from exactly("base.preprocess.antialias", rule.antialias, smooth, "unless `nearest`")
     if base.text is not UNSET and not seeded:
         yield Problem("base.text", "group", "expected only for kind seeded")
     if base.pretrained is not UNSET and base.kind != "open_clip":
         yield Problem("base.pretrained", "group", "expected only for kind open_clip")
     for name, texts, low in (("std", rule.std, 0.001), ("mean", rule.mean, -1000.0)):
         for i, text in enumerate(texts):
-            yield from _in_range(f"base.preprocess.{name}.{i}", text, low, 1000.0)
+            yield from in_range(f"base.preprocess.{name}.{i}", text, low, 1000.0)
     # Of a named base it says which model is meant.
     is_free = base.kind != "open_clip" and base.text is UNSET
     if base.arch.quick_gelu and is_free and not has_activation(base.arch.vision):
@@ -315,57 +255,14 @@ def _function_problems(manifest: Manifest, base: Base) -> Iterator[Problem]:
     functions = functions_of(manifest)
     for i, function in enumerate(functions):
         loc = f"functions.{i}"
-        yield from _adapter_problems(f"{loc}.adapter", function.adapter)
-        yield from _head_problems(f"{loc}.head", function.head, base, manifest.classes)
+        yield from adapter_problems(f"{loc}.adapter", function.adapter)
+        dim = base.arch.embed_dim
+        yield from head_problems(f"{loc}.head", function.head, manifest.classes, dim)
+        if base.kind == "embedded" and function.head.start == "text":
+            yield Problem(f"{loc}.head.start", "group", "an embedded base has no text tower")
     is_text = any(function.head.start == "text" for function in functions)
     if base.kind == "seeded" and functions:
-        yield from _exactly("base.text", base.text, is_text, "where a seeded head starts from text")
-
-
-def _factor_problems(loc: str, a: list[int], b: list[int]) -> Iterator[Problem]:
-    if a[0] != b[1]:
-        yield Problem(loc, "rank", f"inner dimensions of B {b} and A {a} differ")
-
-
-def _adapter_problems(where: str, adapter: Adapter) -> Iterator[Problem]:
-    previous = ""
-    for i, target in enumerate(adapter.targets):
-        loc = f"{where}.targets.{i}"
-        if i and target.param <= previous:
-            kind = "duplicate" if target.param == previous else "order"
-            yield Problem(f"{loc}.param", kind, "expected sorted, once")
-        previous = target.param
-        yield from _in_range(f"{loc}.scale", target.scale, -1000.0, 1000.0)
-        yield from _factor_problems(loc, target.a, target.b)
-        shape, (rows, columns) = target.shape, (target.b[0], target.a[1])
-        forms = [(shape[0], math.prod(shape[1:]))]
-        if len(shape) == 4 and shape[2] == shape[3]:
-            # The paper's convolution form: B (O k, r k), A (r k, I k).
-            forms.append((shape[0] * shape[2], shape[1] * shape[3]))
-        if (rows, columns) not in forms:
-            text = f"B A is {rows} x {columns}, which does not fill {shape}"
-            yield Problem(loc, "rank", text)
-
-
-def _head_problems(loc: str, head: Head, base: Base, classes: int) -> Iterator[Problem]:
-    has_delta = head.a is not UNSET
-    is_stored = has_delta or head.start == "stored"
-    yield from _exactly(f"{loc}.b", head.b, has_delta, "with `a`")
-    yield from _exactly(f"{loc}.scale", head.scale, has_delta, "with `a` and `b`")
-    yield from _exactly(f"{loc}.storage", head.storage, is_stored, "for a delta or a stored start")
-    if head.scale is not UNSET:
-        yield from _in_range(f"{loc}.scale", head.scale, -1000.0, 1000.0)
-    yield from _in_range(f"{loc}.temperature", head.temperature, 0.001, 1e5)
-    yield from _exactly(f"{loc}.text", head.text, head.start == "text", "for start text")
-    if base.kind == "embedded" and head.start == "text":
-        yield Problem(f"{loc}.start", "group", "an embedded base has no text tower")
-    if head.a is UNSET or head.b is UNSET:
-        return
-    yield from _factor_problems(loc, head.a, head.b)
-    dim = base.arch.embed_dim
-    if (head.b[0], head.a[1]) != (classes, dim):
-        text = f"B A is {head.b[0]} x {head.a[1]}; expected {classes} x {dim}"
-        yield Problem(loc, "rank", text)
+        yield from exactly("base.text", base.text, is_text, "where a seeded head starts from text")
 
 
 def check_manifest_limits(manifest: Manifest, limits: Limits) -> None:

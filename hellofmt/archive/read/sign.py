@@ -28,8 +28,8 @@ from msgspec import Meta, Struct
 
 from hellofmt.archive.format.canonical import canonical
 from hellofmt.archive.format.digest import sha256
+from hellofmt.archive.format.fields import Digest, Name  # noqa: TC001 - msgspec reads them
 from hellofmt.archive.format.limits import DEFAULT_LIMITS, Limits
-from hellofmt.archive.format.manifest import Digest, Name  # noqa: TC001 - msgspec reads them
 from hellofmt.archive.storage.local_files import read_file, write_small_file
 from hellofmt.archive.storage.source import LocalSource, display_name, is_url
 from hellofmt.errors import TrustError, UserInputError, foreign_text, printable, target_exists

@@ -14,17 +14,11 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.format.classes import ClassLine
     from hellofmt.archive.format.images import Codec
-    from hellofmt.archive.format.manifest import (
-        Adapter,
-        Base,
-        Dataset,
-        Head,
-        Producer,
-        Shard,
-        Views,
-    )
+    from hellofmt.archive.format.label_function import Adapter, Head
+    from hellofmt.archive.format.manifest import Base, Dataset, Producer, Shard
     from hellofmt.archive.format.record import Record
     from hellofmt.archive.format.tensors import StoredTensor
+    from hellofmt.archive.format.views import Views
 
 DEFAULT_NAME: Final = "default"
 """Name of a label function that its writer did not name."""

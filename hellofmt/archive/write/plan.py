@@ -19,6 +19,7 @@ from hellofmt.archive.format.functions import FUNCTION_SECTIONS, section_order
 from hellofmt.archive.format.images import ImageShape, decode_parsed, parse_png_header
 from hellofmt.archive.format.implied import section_tensors
 from hellofmt.archive.format.index import index_section
+from hellofmt.archive.format.label_function import LabelFunction, Probes
 from hellofmt.archive.format.layout import (
     BLOCK,
     ID_SIZE,
@@ -36,9 +37,7 @@ from hellofmt.archive.format.manifest import (
     Column,
     Dataset,
     Images,
-    LabelFunction,
     Manifest,
-    Probes,
     Producer,
     Section,
 )

@@ -22,7 +22,8 @@ from hellofmt_kernels.views.row import MAX_SHUFFLE_FACTOR
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from hellofmt.archive.format.manifest import UnsetType, Views
+    from hellofmt.archive.format.manifest import UnsetType
+    from hellofmt.archive.format.views import Views
 
 _TRIES = 10
 _FLIP, _TOP, _LEFT, PERMUTATION, _FIRST_TRY = 0, 1, 2, 3, 4

@@ -16,7 +16,7 @@ from hellofmt_kernels import ViewForm
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hellofmt.archive.format.manifest import Views
+    from hellofmt.archive.format.views import Views
 
 
 def normalise(batch: Tensor, views: Views) -> Tensor:

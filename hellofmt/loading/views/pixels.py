@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from hellofmt.archive.format.manifest import Views
+    from hellofmt.archive.format.views import Views
 
 _BOX = slice(ViewColumn.Y0, ViewColumn.X1 + 1)
 # Views whose taps are in memory at once.

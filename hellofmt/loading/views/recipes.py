@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from hellofmt.archive.format.canonical import decimal_string
-from hellofmt.archive.format.manifest import Views
+from hellofmt.archive.format.views import Views
 from hellofmt.errors import UserInputError, printable
 from hellofmt_kernels import MAX_SHUFFLE_FACTOR
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from hellofmt.archive.format.manifest import Views
+    from hellofmt.archive.format.views import Views
 
 # Lengths of lines are rounded up to this many pixels: the operator compiles a loop for each length.
 _STEP = 16

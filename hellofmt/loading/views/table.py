@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from hellofmt.archive.format.manifest import Views
+    from hellofmt.archive.format.views import Views
 
 MIX, PARTNER, LAMBDA, _CENTRE_Y, _CENTRE_X = 0, 1, 2, 3, 4
 _MIXING_WORDS = 5

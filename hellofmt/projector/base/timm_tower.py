@@ -18,7 +18,8 @@ import msgspec
 import torch
 
 from hellofmt.archive.format.canonical import decimal_string
-from hellofmt.archive.format.manifest import UNSET, Arch, Interpolation, Preprocess, VisionArch
+from hellofmt.archive.format.fields import Interpolation
+from hellofmt.archive.format.manifest import UNSET, Arch, Preprocess, VisionArch
 from hellofmt.checkpoint import RULE_KEY, read_checkpoint
 from hellofmt.errors import (
     HelloError,
