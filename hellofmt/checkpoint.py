@@ -69,20 +69,10 @@ class Checkpoint:
 def read_checkpoint(
     path: str | os.PathLike[str], *, pickles: bool = True, code: str = "E_TEACHER"
 ) -> Checkpoint:
-    """Read a checkpoint.
+    """Read every dictionary of tensors in a file of safetensors or of ``torch.save``.
 
-    Args:
-        path: file of safetensors or of ``torch.save``, under any name.
-        pickles: read PyTorch's formats too; True only for a file that the user names.
-        code: code of the error to raise.
-
-    Returns:
-        Every dictionary of tensors in it, at least one.
-
-    Raises:
-        UserInputError: ``code``: the file is empty, truncated, damaged, no weights at all, a whole
-            pickled module or another pickle that could run code, or has no tensors by name.
-        OSError: the file cannot be read.
+    ``pickles`` is False for a file that nobody named; ``code`` is that of the error where the file
+    holds no weights, or code that reading could run.
     """
     where = Path(path)
     status = where.stat()

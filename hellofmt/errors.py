@@ -95,25 +95,16 @@ def _shown(character: str) -> str:
 
 
 def shown_path(path: object) -> str:
-    """Make a path safe to print, as ``printable`` does, but in full: users may copy it.
-
-    Example:
-        >>> shown_path("photos/rows")
-        'photos/rows'
-    """
+    """Make a path safe to print, as ``printable`` does, but in full: users may copy it."""
     return "".join(map(_shown, str(path)))
 
 
 def foreign_text(error: BaseException, limit: int = 160) -> str:
-    r"""Return the text of another library's error in one line that is safe to print.
+    """Return the text of another library's error in one line that is safe to print.
 
     Removes colour sequences, dangerous advice (``weights_only=False``), everything after the first
     paragraph and a final full stop; truncates long texts at a word. An error without text gives the
     name of its class.
-
-    Example:
-        >>> foreign_text(KeyError())
-        'KeyError'
     """
     lines: list[str] = []
     for line in _ANSI.sub("", str(error)[: 64 * limit]).strip().splitlines():
@@ -129,12 +120,7 @@ def foreign_text(error: BaseException, limit: int = 160) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Suggest a known word for a mistyped one: ``did you mean `x`?``, or nothing.
-
-    Example:
-        >>> did_you_mean("resent18", ["resnet18", "cnn"])
-        'did you mean `resnet18`?'
-    """
+    """Suggest a known word for a mistyped one: ``did you mean `x`?``, or nothing."""
     by_lower = {each.lower(): each for each in known}
     near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     return f"did you mean `{by_lower[near[0]]}`?" if near else ""
@@ -253,17 +239,7 @@ class HelloError(Exception):
 
 @contextmanager
 def naming(file: str) -> Generator[None]:
-    """Name the file in every error of what reads it that does not name it yet.
-
-    ``file`` is its path or URL, without credentials.
-
-    Example:
-        >>> from hellofmt.errors import CorruptError
-        >>> with naming("photos.hello"):
-        ...     raise CorruptError("changed", code="E_DIGEST")
-        Traceback (most recent call last):
-        hellofmt.errors.CorruptError: ...
-    """
+    """Name the file, without credentials, in every error inside that does not name it yet."""
     try:
         yield
     except HelloError as error:
@@ -358,11 +334,6 @@ class UserInputError(HelloError, ValueError):
 
 
 def target_exists(path: object, *, can_replace: bool = True) -> HelloIOError:
-    """Return the error for a target that exists already, which a call with ``force`` replaces.
-
-    Example:
-        >>> target_exists("photos.hello").code
-        'E_TARGET'
-    """
+    """Return the error for a target that exists already, which a call with ``force`` replaces."""
     advice = "{force} replaces it" if can_replace else "name a new one"
     return HelloIOError.make("E_TARGET", f"`{shown_path(path)}` exists", advice=advice)

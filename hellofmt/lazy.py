@@ -20,10 +20,6 @@ def lazy_names(
 
     The stub beside it (``__init__.pyi``), which type checkers read instead of the package, says
     where each name comes from: ``from hellofmt.room import name``, or ``original as name``.
-
-    Args:
-        package: ``__name__`` of the package.
-        file: ``__file__`` of the package.
     """
     stub = ast.parse(Path(file).with_suffix(".pyi").read_text())
     origin = {

@@ -23,12 +23,7 @@ __all__ = ["Stream", "below", "order", "uniform", "words"]
 
 
 class Stream(IntEnum):
-    """The purpose of a word; no two purposes share a stream.
-
-    Example:
-        >>> Stream.ORDER
-        <Stream.ORDER: 1>
-    """
+    """The purpose of a word; no two purposes share a stream."""
 
     ORDER = 1
     VIEWS = 2

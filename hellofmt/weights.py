@@ -155,10 +155,6 @@ def find_weights(
 
     Where none fit, the place that comes nearest is returned. Messages name ``file``. Modules of the
     file that are named in ``idle`` are left out, such as the classifier of a network without one.
-
-    Raises:
-        UserInputError: two places fit, with different values, and nothing says which is meant; or a
-            tensor's values are not floating-point where the network's are (E_TEACHER).
     """
     own = network.state_dict()
     found = [
@@ -203,11 +199,7 @@ def in_order(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, str] 
 def without_network(checkpoint: Checkpoint, file: str) -> tuple[str, dict[str, Tensor]]:
     """Take the largest set of weights, averaged before plain ones, where no network is known.
 
-    Returns:
-        What lay before every name, and the tensors by what follows it.
-
-    Raises:
-        UserInputError: two sets are as large, and nothing says which is meant (E_TEACHER).
+    Returns what lay before every name, and the tensors by what follows it.
     """
     sizes = {at: sum(t.numel() for t in s.values()) for at, s in checkpoint.states.items()}
     largest = [where for where, size in sizes.items() if size == max(sizes.values())]

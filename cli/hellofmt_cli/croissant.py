@@ -73,16 +73,7 @@ def croissant(
 
 
 def describe(archive: Archive, url: str) -> dict[str, Any]:
-    """The description as a JSON document.
-
-    Args:
-        archive: an open archive of one file.
-        url: where it can be had, also relative to the description.
-
-    Raises:
-        UserInputError: its images are packed, it has none, or it is one or all shards of a set
-            (E_DATA).
-    """
+    """The description as a JSON document; ``url`` may be relative to where that lies."""
     images, dataset = archive.manifest.images, archive.manifest.dataset
     is_sharded = len(archive.shards) > 1 or archive.manifest.shard is not UNSET
     if images is UNSET or images.shape is not UNSET or is_sharded:

@@ -33,11 +33,7 @@ class Log:
     """A folder that a run is written to."""
 
     def __init__(self, folder: str, curve: Curve, title: str, wandb: str | None = None) -> None:
-        """Create the folder, and say at once what will be missing; ``wandb`` names a project.
-
-        Raises:
-            UserInputError: E_OPTION, a project is named and `wandb` is not installed.
-        """
+        """Create the folder, and say at once what will be missing; ``wandb`` names a project."""
         self._folder, self._curve, self._title = Path(folder), curve, title
         self._folder.mkdir(parents=True, exist_ok=True)
         self._has_picture = _has("matplotlib", "curve.png")

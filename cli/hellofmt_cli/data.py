@@ -40,11 +40,8 @@ class Data:
 def read_data(options: DataOptions, work: Path | None = None) -> Data:
     """List DATA, and say what was skipped on the way.
 
-    Views are random crops with flips, every second one under CutMix, unless the options say
-    otherwise.
-
-    Views have the median shorter side of some images, 4 to 224 pixels, unless the options say
-    otherwise.
+    Unless the options say otherwise, views are random crops with flips, every second one under
+    CutMix, and have the median shorter side of some images, 4 to 224 pixels.
     """
     from hellofmt.sources import default_side, sampled_sizes
 

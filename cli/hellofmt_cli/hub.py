@@ -162,11 +162,7 @@ def pull(place: str, output: str, expect: str | None, force: bool) -> None:
 
 
 def _only_archive(files: list[str], repository: str) -> str:
-    """The one archive of a repository.
-
-    Raises:
-        UserInputError: it has none, or several (E_DATA).
-    """
+    """The one archive of a repository."""
     names = [name for name in files if name.endswith(".hello")]
     if len(names) != 1:
         found = ", ".join(printable(name, 60) for name in names[:5]) or "none"

@@ -46,18 +46,7 @@ class Labelled:
 
 
 class LabelledImages:
-    """Draws and labels images of an archive.
-
-    Args:
-        archive: open archive with images and a label function.
-        views: number of views of an image, >= 1.
-        classes: number of classes named for each view, the likeliest.
-        base: as for ``HelloDataset``.
-        label_function: name of the label function; None takes the first.
-
-    Raises:
-        HelloError: there are no images or no label function, or the base does not fit.
-    """
+    """Draws views of an archive's images, and labels each with its likeliest ``classes``."""
 
     def __init__(
         self,
@@ -86,11 +75,7 @@ class LabelledImages:
         return [int(first[place]) for place in np.unique(chosen.astype(int))]
 
     def of_classes(self, words: Sequence[str], most: int) -> list[int]:
-        """The first images of the classes with these keys or names.
-
-        Raises:
-            UserInputError: E_OPTION, a word names no class.
-        """
+        """The first images of the classes with these keys or names."""
         rows: list[int] = []
         for word in words:
             named = zip(self._keys, self._all_names, strict=True)

@@ -242,12 +242,10 @@ def shared(decorator: Callable[..., Any], heading: str = "") -> Any:
 
 
 def grouped(name: str, kind: type[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command the options that a dataclass declares, as one object.
+    """Give a command the options that the dataclass ``kind`` declares, as its argument ``name``.
 
-    Args:
-        name: argument of the command that gets the object.
-        kind: dataclass of options; in ``--help`` its own come before those that it inherits, under
-            the heading ``HEADING`` of the class that declares them.
+    In ``--help`` its own come before those that it inherits, under the heading ``HEADING`` of the
+    class that declares them.
     """
     declared = {each.name: each for each in fields(kind)}
     heading_of = {

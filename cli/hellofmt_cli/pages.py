@@ -78,16 +78,7 @@ def show_page(
 
 
 def inspect_page(archive: Archive, document: dict[str, Any], images: Sequence[Labelled]) -> str:
-    """The report of an archive as HTML.
-
-    Args:
-        archive: the archive; the images shown are read and verified.
-        document: of ``inspect.describe``.
-        images: images with labels to begin with; none where the labels cannot be made.
-
-    Raises:
-        HelloError: an image is damaged.
-    """
+    """The report of an archive as HTML; it begins with ``images``, none if there are no labels."""
     made = record_rows(document["record"]) if document["record"] else []
     sizes = byte_rows(document)
     avoided = document["labels_avoided"]

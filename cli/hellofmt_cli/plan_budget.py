@@ -20,14 +20,7 @@ _ANY: Final = 10**6
 
 @dataclass(frozen=True)
 class Pictures:
-    """The images of a plan.
-
-    Attributes:
-        classes: C.
-        most: images of the smallest class.
-        ways: how they can be stored.
-        assumed: what is not measured of it, one sentence each.
-    """
+    """The images of a plan: classes, the smallest one, ways to store, and what is assumed."""
 
     classes: int
     most: int
@@ -58,11 +51,7 @@ def pictures_of(data: tuple[str, ...], classes: int | None, side: int | None) ->
 
 
 def spending_of(budget: int, function: int, pictures: Pictures) -> Spending:
-    """The best that is left of a budget buys, beside a label function of so many bytes.
-
-    Raises:
-        UserInputError: E_OPTION: there is no room for one image per class.
-    """
+    """The best that is left of a budget buys, beside a label function of so many bytes."""
     front = function + _FRAMING
     best = spend(budget - front, pictures.classes, pictures.most, pictures.ways)
     if not best.ipc:

@@ -19,12 +19,7 @@ if TYPE_CHECKING:
 
 
 def write_sheet(path: str, images: Sequence[Labelled], *, force: bool) -> None:
-    """Write a row for each image: a view and the bars of its label, beside the next view.
-
-    Raises:
-        HelloIOError: E_TARGET, the file exists and ``force`` is not set.
-        OSError: it cannot be written.
-    """
+    """Write a row for each image: a view and the bars of its label, beside the next view."""
     columns = len(images[0].views)
     figure = Figure(figsize=(3.4 * columns, 1.7 * len(images)), facecolor="white")
     FigureCanvasAgg(figure)

@@ -37,11 +37,6 @@ def checked_words(ctx: click.Context, args: list[str]) -> list[str]:
 
     An empty word is a shell's variable that was not set; as a path it would mean the current
     folder. Ranges let NaN pass. Of an option that is typed twice the first value is dropped.
-
-    Raises:
-        click.BadParameter: a typed value is none.
-        UserInputError: the file has an unknown key or a value of the wrong type or range
-            (E_OPTION).
     """
     values, _, order = ctx.command.make_parser(ctx).parse_args(list(args))
     for parameter in set(order):
@@ -165,11 +160,7 @@ def _refused(path: str, fact: str, advice: str = "") -> UserInputError:
 
 
 def config_text(ctx: click.Context) -> str:
-    """Every option of the command as a file for ``--config``; what is not set is a comment.
-
-    Raises:
-        UserInputError: a value is not Unicode, as a name of a file may be (E_OPTION).
-    """
+    """Every option of the command as a file for ``--config``; what is not set is a comment."""
     lines = [f"# {ctx.command_path} --config FILE; paths are relative to the current folder"]
     for parameter in _settings(ctx):
         value: Any = ctx.params[parameter.name or ""]

@@ -43,10 +43,6 @@ def worker_ends_in_one_line(workers: int = 1) -> Generator[None]:
 
     torch raises the end of a worker wherever the main thread is at that moment, so the whole loop
     has to be inside; what it raises after the loop is left to ``worker_error``.
-
-    Raises:
-        HelloIOError: a worker met a full /dev/shm (E_NOSPACE), was killed or left (E_READ), or gave
-            nothing for too long (E_TIMEOUT).
     """
     try:
         with warnings.catch_warnings():

@@ -41,9 +41,6 @@ def map_ordered(
     too, at most one per thread and one more ahead; ``alone`` tells of which none other may be held
     at the same time, because it is so large. Close the generator if you may leave early; it then
     waits for its threads.
-
-    Raises:
-        BaseException: whatever ``work`` raised, in place of the result.
     """
     threads = min(_MOST_THREADS, _cores())
     drawn = iter(items)
@@ -106,11 +103,7 @@ def _cores() -> int:
 
 @contextlib.contextmanager
 def beside(work: Callable[[], object]) -> Generator[None]:
-    """Run ``work`` in a thread during the block; both have ended when the block exits.
-
-    Raises:
-        BaseException: whatever the block raised, else whatever ``work`` raised.
-    """
+    """Run ``work`` in a thread during the block; both have ended when the block exits."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="hellofmt")
     futures: list[Future[object]] = []
     try:

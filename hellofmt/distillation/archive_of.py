@@ -99,16 +99,7 @@ def front_bytes(
     projector: Projector,
     record: Record | None = None,
 ) -> int:
-    """Bytes of an archive that ``write_distilled`` would write, without those of its image files.
-
-    Args:
-        images: how many there will be, a multiple of the number of classes.
-        source: as for ``write_distilled``, and so are the others.
-        views: of students.
-        settings: choices of the distillation.
-        projector: its label function, fitted or not.
-        record: how it is made.
-    """
+    """Bytes of an archive that would be written of so many images, without their files."""
     draft = _draft(source, views, settings, projector, images, record)
     labels = np.repeat(np.arange(len(source.classes)), images // len(source.classes))
     # Images of one byte each, of a codec that is not packed.
@@ -170,17 +161,7 @@ def _facts(source: Source, views: Views, settings: DistillSettings) -> Draft:
 
 
 def check_settings(source: Source, views: Views, settings: DistillSettings) -> None:
-    """Refuse what cannot be chosen or written, before anything is trained.
-
-    Args:
-        source: real images.
-        views: how students will see the images.
-        settings: choices of the distillation.
-
-    Raises:
-        UserInputError: the choice of images does not fit the source, or a budget comes with what it
-            chooses, or no archive can hold the classes, the views or a text (E_DATA, E_OPTION).
-    """
+    """Refuse what cannot be chosen or written, before anything is trained."""
     pixel = ImageItem(0, encode_image(np.zeros((1, 1), np.uint8), "png"))
     # An archive without a projector needs an image.
     images = ImageSet("png", [pixel])

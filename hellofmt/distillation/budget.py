@@ -64,9 +64,6 @@ def planned(
     """Say what a budget will be spent on, as ``affordable`` does, before anything is fitted.
 
     Bytes are measured, drifts assumed, those of ``hellofmt.ledger.budget``, and bytes of texts.
-
-    Raises:
-        UserInputError: E_OPTION: there is no room for the label function and one image per class.
     """
     sample = _sample(source, views, settings)
     found = [Way(codec, quality, size, 0.0) for codec, quality, size, _ in ways_of(sample)]
@@ -83,22 +80,10 @@ def affordable(
     record: Callable[[DistillSettings], Record] | None = None,
     device: torch.device | str = "cpu",
 ) -> DistillSettings:
-    """Choose what a budget is spent on.
+    """Choose what a budget is spent on: number, codec and quality of the images.
 
-    Args:
-        source: real images.
-        views: how students will see the images.
-        settings: with a budget.
-        projector: fitted, on the CPU.
-        record: how the archive of some settings is made, as far as it is known; its bytes count.
-        device: where labels are made.
-
-    Returns:
-        The settings with number, codec and quality of the images; the quality is the one that is
-        expected, and ``filled`` finds the one that fits.
-
-    Raises:
-        UserInputError: E_OPTION: there is no room for the label function and one image per class.
+    ``record`` says how the archive of some settings is made, as far as it is known; its bytes
+    count. The quality is the one that is expected; ``filled`` finds the one that fits.
     """
     logits = projector.labeler(device).logits
     sample = _sample(source, views, settings)
@@ -136,20 +121,7 @@ def filled(
     record: Record | None = None,
     workers: int = 0,
 ) -> DistillSettings:
-    """Find the highest quality of the chosen images at which the archive fits into its budget.
-
-    Args:
-        selection: chosen images.
-        source: as for ``affordable``, and so are the others.
-        views: of students.
-        settings: from ``affordable``.
-        projector: fitted.
-        record: how the archive is made.
-        workers: number of processes that cut and encode images ahead.
-
-    Raises:
-        UserInputError: E_OPTION: the images do not fit at the lowest quality.
-    """
+    """Find the highest quality of the chosen images at which the archive fits into its budget."""
     if settings.codec == "png":
         return settings
     count = len(selection.labels)

@@ -48,18 +48,10 @@ def drawn(source: Source, settings: SelectSettings) -> list[NDArray[np.int64]]:
 
 
 def crop_boxes(words: NDArray[np.uint64], height: int, width: int) -> list[Box]:
-    """Square crops of one image.
+    """Top, left, height and width of square crops of one image, drawn from ``words`` (3 * crops,).
 
     Word 3 t of ``word(seed, 1, SELECTION, row, .)`` draws the area of crop t, uniform in 0.08 to 1
     of the image; words 3 t + 1 and 3 t + 2 its place.
-
-    Args:
-        words: uint64 (3 * crops,), the words of the image.
-        height: of the image in pixels.
-        width: of the image in pixels.
-
-    Returns:
-        Top, left, height and width of each crop.
     """
     low, high = _SHARES
     shares = (low + (high - low) * rng.uniform(words[0::3])).tolist()
@@ -78,13 +70,7 @@ def _whole(height: int, width: int) -> list[Box]:
 
 @dataclass(frozen=True)
 class Cut:
-    """Cuts candidates, in workers.
-
-    Attributes:
-        source: real images.
-        settings: what is cut of them.
-        views: size and interpolation are read.
-    """
+    """Cuts candidates, in workers."""
 
     source: Source
     settings: SelectSettings
@@ -133,14 +119,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Eyes:
-    """Looks at what was cut.
-
-    Attributes:
-        settings: who looks at it.
-        teacher: views (N, 3, S, S) in [0, 1] to logits.
-        labeler: the label function; read if images are embedded.
-        views: size and mean are read.
-    """
+    """Looks at what was cut, with the teacher and, if images are embedded, the label function."""
 
     settings: SelectSettings
     teacher: Callable[[Tensor], Tensor]

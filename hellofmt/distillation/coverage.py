@@ -22,19 +22,9 @@ _FEWEST: Final = 10
 
 
 def coverage_order(embeddings: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Choose images that cover their class.
+    """Choose images that cover their class: places (count,) of ``embeddings`` (n, D), unit rows.
 
-    Args:
-        embeddings: (n, D), unit rows.
-        count: number of images to choose, at most n.
-
-    Returns:
-        int64 (count,), their places; a tie goes to the first.
-
-    Example:
-        >>> around = np.array([[1, 0], [0.6, 0.8], [0, 1], [-1, 0]], np.float32)
-        >>> coverage_order(around, 2).tolist()
-        [1, 3]
+    A tie goes to the first.
     """
     everywhere = np.ones((1, len(embeddings)), bool)
     return _greedy(embeddings, count, everywhere)
@@ -51,14 +41,6 @@ def balanced_order(
     distributions puts with the very hardest, which are taken for noise. BPS divides a class by
     Infomap and takes its share of each part; here coverage divides both halves, since that has an
     order.
-
-    Args:
-        embeddings: (n, D), unit rows.
-        entropies: (n,), of the labels, in nats.
-        count: number of images to choose, at most n.
-
-    Returns:
-        int64 (count,), their places: one of all, one of the margin, one of all, and so on.
     """
     from sklearn.mixture import GaussianMixture  # Takes a second to import.
 

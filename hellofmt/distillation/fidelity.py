@@ -114,13 +114,7 @@ def fidelity(
 
 @dataclass(frozen=True)
 class Precision:
-    """What a storage costs and what it keeps.
-
-    Attributes:
-        storage: number format of the deltas and the head.
-        size_bytes: size of the label function's sections.
-        fidelity: fidelity of the labels that a reader of the file gets.
-    """
+    """Bytes that a storage takes of the label function, and what readers' labels keep."""
 
     storage: Storage
     size_bytes: int
@@ -139,28 +133,9 @@ def fidelity_table(
     workers: int = 0,
     device: torch.device | str = "cpu",
 ) -> list[Precision]:
-    """Bytes against fidelity for each storage, on the same views.
-
-    Under ``torchrun`` every process must call this, and each compares its share of the views.
+    """Bytes against fidelity for each storage, on the same views; every process must call this.
 
     Every row is measured on what a reader will rebuild from the stored bytes.
-
-    Args:
-        projector: fitted.
-        teacher: the teacher it was fitted to.
-        source: images that the views are made of, held out from the fit if there are any.
-        views: how a view is made.
-        storages: storages to measure; all five by default.
-        count: number of views to compare.
-        seed: seed of the views.
-        workers: number of processes that decode images ahead.
-        device: where the teacher takes views, and labels are made.
-
-    Returns:
-        One row per storage.
-
-    Raises:
-        UserInputError: a value that a storage cannot hold (E_OPTION).
     """
     rows: list[Precision] = []
     for storage, size_bytes, labeler in stored_labelers(projector, storages, device):

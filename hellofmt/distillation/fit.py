@@ -97,16 +97,9 @@ def fit_loss(
 ) -> Tensor:
     """The loss of a batch, a scalar; see the module for both forms.
 
-    Args:
-        settings: which loss, and its constants.
-        logits: (N, C), logits of the projector.
-        teacher: (N, C), logits of the teacher on the same views.
-        hard: (N, C), hard labels mixed by area, which ``mse_ce`` reads; rows with a 1 are unmixed.
-        rows: rows in the whole batch, if these are a part of it.
-        unmixed_rows: unmixed rows in the whole batch, if these are a part of it.
-
-    Returns:
-        Mean over the batch; of a part, its share of that mean, so that shares add up to it.
+    ``hard`` (N, C), labels mixed by area, is read by ``mse_ce``; rows with a 1 are unmixed. Of a
+    part of a batch, whose ``rows`` and ``unmixed_rows`` are given, it is the part's share of the
+    mean, so that shares add up to it.
     """
     rows = len(logits) if rows is None else rows
     if settings.loss == "kl":

@@ -48,17 +48,7 @@ def distillation_record(
     source: Source,
     measured: Source,
 ) -> Record:
-    """Say how an archive was made.
-
-    Args:
-        settings: choices of the distillation.
-        fit: how the projector was fitted.
-        report: what was measured.
-        projector: the fitted projector.
-        teacher: what it was fitted to.
-        source: real images.
-        measured: real images that accuracies are of; the source itself, or a part held out.
-    """
+    """Say how an archive was made; ``measured`` are the images that accuracies are of."""
     of = "training images" if measured is source else "held-out images"
     adapted, head = settings.projector, projector.head
     seeds = {"split": settings.seed, "projector": adapted.seed, "fit": fit.seed}

@@ -42,12 +42,7 @@ _UNIT: Final = 64
 
 
 def check_selection(source: Source, views: Views, settings: SelectSettings) -> None:
-    """Refuse what ``select_images`` could not do, without doing it.
-
-    Raises:
-        UserInputError: E_OPTION: a setting is out of range, or scikit-learn is missing; E_DATA: too
-            few images in a class.
-    """
+    """Refuse what ``select_images`` could not do, without doing it."""
     if settings.method not in METHODS or settings.crop not in {None, "none", "easiest"}:
         raise UserInputError.make(
             "E_OPTION",

@@ -90,12 +90,7 @@ def checked_teacher(
 ) -> float:
     """Check a teacher as ``check_predictions`` does, on outputs that are read if they are kept.
 
-    Returns:
-        Top-1 in percent on ``measured``: held-out images, or the source itself.
-
-    Raises:
-        UserInputError: E_TEACHER: the teacher cannot be used.
-        OSError: something cannot be read or written.
+    Returns its top-1 in percent on ``measured``: held-out images, or the source itself.
     """
     classes = len(source.classes)
     # A handful of held-out images cannot tell one class order from another.
@@ -146,27 +141,10 @@ def fitted_projector(
     hooks: FitHooks | None = None,
     workers: int = 0,
 ) -> tuple[Projector, Fidelity]:
-    """Fit a projector for ``source``, or read one that was fitted earlier.
+    """Fit a projector for ``source``, or read an earlier one; measure it on ``held_out``.
 
-    Args:
-        source: training images.
-        views: how students will see the images.
-        teacher: views (N, 3, S, S) in [0, 1] to logits (N, C); with a work folder, a module.
-        base: frozen encoder.
-        projector: what is adapted.
-        fit: how the projector is fitted.
-        held_out: images that the fidelity is measured on.
-        start: the projector to fit in place; None builds it as ``projector`` says.
-        stages: work folder; None keeps nothing.
-        hooks: functions to call around the fit.
-        workers: number of processes that decode images ahead.
-
-    Returns:
-        The projector in float32, and its fidelity.
-
-    Raises:
-        UserInputError: a setting does not fit, or the loss is not finite.
-        OSError: the state or the result cannot be written; the state of the run stays.
+    The teacher takes views (N, 3, S, S) in [0, 1] to logits; with a work folder it is a module.
+    ``start`` is fitted in place; without it, one is built as ``projector`` says.
     """
     stages = Stages(None) if stages is None else stages
     hooks = FitHooks() if hooks is None else hooks

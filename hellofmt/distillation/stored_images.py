@@ -44,11 +44,7 @@ def quality_of(codec: Codec, quality: int | None) -> int | None:
 
 
 def check_quality(codec: Codec, quality: int | None) -> None:
-    """Refuse a quality that means nothing.
-
-    Raises:
-        UserInputError: E_OPTION, a quality of PNG, or one that is not 1 to 100.
-    """
+    """Refuse a quality that means nothing."""
     if quality is None:
         return
     if codec == "png":
@@ -99,16 +95,7 @@ class StoredImages:
         return encode_image(pixels, self.codec, quality=quality, subsampling="4:4:4")
 
     def files(self, numbers: Iterable[int] | None = None, *, workers: int = 0) -> Iterator[bytes]:
-        """Yield files in order.
-
-        Args:
-            numbers: of the images; None makes all.
-            workers: number of processes that make them ahead; 0 takes threads.
-
-        Raises:
-            HelloError: an image cannot be used.
-            OSError: an image cannot be read.
-        """
+        """Yield the files of ``numbers``, or all, in order; without workers, threads make them."""
         numbers = range(len(self)) if numbers is None else numbers
         return (
             made(self.file, numbers, workers=workers)

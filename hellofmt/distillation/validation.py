@@ -22,15 +22,8 @@ def split_validation(source: Source, *, seed: int = 0) -> tuple[Source, Source]:
     """Split off a validation part: 5 % of every class, at most 2,000 images in all, or 4 per class.
 
     Four per class, at most 20,000 in all, are what tells a teacher's order of many classes, so that
-    no further images need be decoded to check it.
-
-    Args:
-        source: real images.
-        seed: seed of the choice.
-
-    Returns:
-        Training images and validation images; the source twice if a class has fewer than 10 images
-        or would have none in the validation part.
+    no further images need be decoded to check it. The source comes twice if a class has fewer than
+    10 images or would have none in the validation part.
     """
     smallest = int(np.bincount(source.labels).min())
     classes = len(source.classes)

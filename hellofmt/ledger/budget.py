@@ -92,12 +92,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Spending:
-    """What a budget is spent on.
-
-    Attributes:
-        ipc: images per class, 0 where there is no room for one.
-        way: how they are stored; its quality is the one that is expected to fill the budget.
-    """
+    """What a budget is spent on: images per class, 0 if none fits, and how they are stored."""
 
     ipc: int
     way: Way
@@ -109,13 +104,10 @@ def file_bytes(size: int) -> int:
 
 
 def ways_of(pixels: NDArray[np.uint8]) -> Iterable[tuple[Codec, int | None, float, list[bytes]]]:
-    """Encode sample images in every way: codec, quality, ``Way.size``, files.
+    """Encode sample images, uint8 (N, S, S, 3), in every way: codec, quality, ``Way.size``, files.
 
     PNG images of one size are packed as raw pixels, where that is smaller; as files they are larger
     than a lossless WebP.
-
-    Args:
-        pixels: uint8 (N, S, S, 3).
     """
     for codec, quality in WAYS:
         if codec == "png":
@@ -129,23 +121,11 @@ def ways_of(pixels: NDArray[np.uint8]) -> Iterable[tuple[Codec, int | None, floa
 
 
 def spend(room: float, classes: int, most: int, ways: Sequence[Way]) -> Spending:
-    """Find the best way to spend bytes on images, by the rule of this module.
+    """Find the best way to spend ``room`` bytes on images, by the rule of this module.
 
-    Args:
-        room: bytes for images and their rows of the index.
-        classes: C >= 1.
-        most: images that there are of every class.
-        ways: measured, those of one codec in ascending quality.
-
-    Returns:
-        The best; the same number of images of every class, and of a lossy codec the highest quality
-        that fits. Of equals the one with less drift, then the smaller one.
-
-    Example:
-        >>> from hellofmt.ledger import Way
-        >>> ways = [Way("png", None, 1000.0, 0.0), Way("webp", 100, 500.0, 0.0)]
-        >>> spend(11_000, classes=2, most=50, ways=ways).ipc
-        11
+    Every class gets the same number of images, at most ``most``, and of a lossy codec, whose ways
+    come in ascending quality, the highest that fits. Of equals the one with less drift, then the
+    smaller one.
     """
     tried = [
         Spending(ipc, way)
@@ -186,11 +166,10 @@ def _filling(codec: Sequence[Way], size: float) -> Way:
 
 
 def assumed_ways(side: int, ways: Sequence[Way] | None = None) -> tuple[list[Way], str]:
-    """Ways with drifts as they were once measured, and what they were measured on.
+    """Ways for images of a side, with drifts once measured, and what these were measured on.
 
-    Args:
-        side: of the images in pixels.
-        ways: of ``WAYS``, whose sizes are known; None takes bytes per pixel that were measured.
+    ``ways`` are those of ``WAYS``, whose sizes are known; None takes bytes per pixel that were
+    measured.
     """
     near = min(_MEASURED, key=lambda measured: abs(math.log(measured / side)))
     name, weights, drifts = _MEASURED[near]

@@ -87,19 +87,10 @@ def probe_bytes(count: int, classes: int) -> int:
 
 
 def factor_values(adapter: Adapter | None, head: Head | None, dim: int, classes: int) -> int:
-    """Number of trained values in the matrices of a label function.
+    """Number of trained values in the matrices of a label function of D = ``dim``.
 
     Low-rank factors of the tower and of the head, or the full head where that has no factors.
     ``logit_scale`` and ``bias`` are left out, as the literature counts.
-
-    Args:
-        adapter: deltas of the image tower, or None.
-        head: the head, or None.
-        dim: D.
-        classes: C.
-
-    Returns:
-        Values; for RN50, rank 8 on the 3x3 convolutions and a rank 128 head at C = 1000: 816,856.
     """
     matrices = {} if adapter is None else adapter_matrices(adapter)
     if head is not None:
@@ -125,12 +116,6 @@ def resnet18_parameters(classes: int) -> int:
 def break_even_data_sets(base: int, teacher: int, payload: int) -> float | None:
     """Data sets that must share one base before it beats a teacher in each: ``b / (t - p)``.
 
-    Args:
-        base: bytes of the shared encoder.
-        teacher: bytes of the teacher that each data set would ship instead.
-        payload: bytes of the label function of one data set.
-
-    Returns:
-        Dimensionless, > 0; None where the payload alone is not smaller than the teacher.
+    All in bytes; None where the payload alone is not smaller than the teacher.
     """
     return base / (teacher - payload) if teacher > payload else None

@@ -43,11 +43,7 @@ def whole(value: object, argument: str, least: int, bits: int | None = None) -> 
 
 
 def positive(value: object, argument: str) -> float:
-    """A finite number above 0, as a plain float.
-
-    Raises:
-        UserInputError: E_OPTION, it is something else or out of range.
-    """
+    """A finite number above 0, as a plain float."""
     try:
         number = math.nan if isinstance(value, (str, bytes, bool)) else float(cast("Any", value))
     except (TypeError, ValueError, RuntimeError):
@@ -67,22 +63,14 @@ def bytes_of(value: int | Literal["auto"], argument: str, auto: int) -> int:
 
 
 def check_functions(**functions: object) -> None:
-    """Refuse what cannot be called; None is not looked at.
-
-    Raises:
-        UserInputError: E_OPTION, with the argument's name.
-    """
+    """Refuse what cannot be called; None is not looked at."""
     for argument, function in functions.items():
         if function is not None and not callable(function):
             raise _refused(argument, "a function", function)
 
 
 def device_of(device: str | torch.device | None, *, is_used: bool = True) -> torch.device:
-    """A device of torch, which has to be here if it is used; None is the CPU.
-
-    Raises:
-        UserInputError: E_OPTION, torch knows no such device, or sees none here.
-    """
+    """A device of torch, which has to be here if it is used; None is the CPU."""
     try:
         made = torch.device("cpu" if device is None else device)
     except (RuntimeError, TypeError) as error:

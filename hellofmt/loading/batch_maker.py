@@ -51,13 +51,7 @@ class BatchMaker:
     ) -> None:
         """Build the labeler, check its probes, and make room for the images on the device.
 
-        Args:
-            dataset: gives images, view parameters and labels; its transforms are not applied.
-            compile: as for ``HelloLoader``, like ``channels_last``.
-            channels_last: see there.
-
-        Raises:
-            HelloError: the archive cannot give these labels.
+        Transforms of ``dataset`` are not applied; the other arguments are those of ``HelloLoader``.
         """
         self._dataset = dataset
         self._device = dataset.device
@@ -98,11 +92,7 @@ class BatchMaker:
         return names
 
     def make(self, indices: Sequence[int]) -> list[Tensor]:
-        """Make a batch of ``EpochIndex``: images and labels, or images alone for ``"none"``.
-
-        Raises:
-            HelloError: an image cannot be read or decoded, or its label cannot be made.
-        """
+        """Make a batch of ``EpochIndex``: images and labels, or images alone for ``"none"``."""
         rows = np.array(indices, np.int64)
         epochs = np.array([cast("EpochIndex", i).epoch for i in indices], np.int64)
         dataset = self._dataset

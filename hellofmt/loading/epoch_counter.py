@@ -78,15 +78,9 @@ class EpochCounter:
     ) -> list[int]:
         """Count rows, which may repeat, as served and return the epoch of each.
 
-        Args:
-            rows: rows of the dataset.
-            drawn: the dataset, by which ``divider_of`` knows who divides its rows.
-            is_finite: whether labels are replayed, of epochs that exist and do not start over.
-            cycle: K, epochs after which views come again, or None.
-
-        Raises:
-            UserInputError: E_OPTION, the schedule is finite and no ``set_epoch`` says which epoch
-                several ranks are in.
+        ``drawn`` is the dataset, by which ``divider_of`` knows who divides its rows. Replayed
+        labels are ``is_finite``: their epochs do not start over. After ``cycle`` epochs views come
+        again.
         """
         told, place, served = int(self._epoch), self._inherited.current(), self._served.numpy()
         if place.world > 1 and told < 0 and is_finite:

@@ -18,16 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GlobalBatches:
-    """How the rows of an epoch fall into batches.
-
-    Attributes:
-        rows: rows of an epoch, >= 1.
-        batch_size: rows per rank and batch, >= 1.
-        drop_last: whether to leave out a short last global batch.
-
-    Raises:
-        ValueError: a number is out of range.
-    """
+    """How the rows of an epoch fall into batches of ``batch_size`` rows per rank."""
 
     rows: int
     batch_size: int

@@ -83,11 +83,7 @@ class ArchiveImages:
 
 
 def _first_rows(file: Archive, index: Index, ipc: int) -> NDArray[np.int64]:
-    """Return the rows of the first ``ipc`` images of each class.
-
-    Raises:
-        UserInputError: E_OPTION, the images lie in no order of value; E_DATA, a class has fewer.
-    """
+    """Return the rows of the first ``ipc`` images of each class."""
     images = file.manifest.images
     if images is UNSET or images.order is UNSET:
         text = "the archive does not say that its images lie in order of value, so none come first"
@@ -106,12 +102,7 @@ class UserImages:
     """Images of the user's dataset; a size or class is known once its image is read."""
 
     def __init__(self, images: ImageSource, classes: Sequence[str], *, needs_class: bool) -> None:
-        """Check what can be checked before any image is read.
-
-        Raises:
-            UserInputError: E_OPTION, ``images`` is no dataset of images; E_DATA, it is empty, or
-                columns of a Hugging Face dataset do not say which to read.
-        """
+        """Check what can be checked before any image is read."""
         _check_source(images)
         count = len(images)
         if count == 0:

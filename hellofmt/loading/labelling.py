@@ -26,12 +26,9 @@ if TYPE_CHECKING:
 
 
 class FunctionLabeler:
-    """Labeler around a function from views to logits, with its methods.
+    """Labeler around a function from views on ``device`` to logits, with its methods.
 
     It can be pickled if the function can, and so reaches spawned workers.
-
-    Attributes:
-        device: device on which the function gets its views.
     """
 
     #: Name in reports, where a ``Labeler`` names its kernel.
@@ -40,11 +37,7 @@ class FunctionLabeler:
     def __init__(
         self, function: Callable[[Tensor], Tensor], classes: int, device: str | torch.device = "cpu"
     ) -> None:
-        """Wrap a function from views, float32 (N, 3, S, S) in [0, 1] on ``device``, to logits.
-
-        Raises:
-            UserInputError: E_OPTION, the function is a network in train mode.
-        """
+        """Wrap a function from views, float32 (N, 3, S, S) in [0, 1] on ``device``, to logits."""
         if isinstance(function, nn.Module) and function.training:
             text = "the label function is in train mode, where a label depends on its batch"
             raise UserInputError.make("E_OPTION", f"{text}; expected `.eval()` before")
@@ -54,12 +47,7 @@ class FunctionLabeler:
         self._pid = os.getpid()
 
     def logits(self, views: Tensor) -> Tensor:
-        """Return logits (N, C), float32 on ``device``, without gradient.
-
-        Raises:
-            UserInputError: E_TEACHER, the function returned another shape, or numbers that are not
-                finite; E_OPTION, a forked worker asks for CUDA.
-        """
+        """Return logits (N, C), float32 on ``device``, without gradient."""
         refuse_fork(self.device, self._pid)
         with torch.inference_mode():
             logits = self._function(views.to(self.device)).float()

@@ -49,15 +49,7 @@ class LabelPool:
     def __init__(
         self, rows: int, views: int, width: int, *, budget: int, device: torch.device
     ) -> None:
-        """Plan the places; memory is taken as they are filled, on a GPU with the first label.
-
-        Args:
-            rows: N, rows of the dataset.
-            views: K >= 1.
-            width: numbers kept of a view.
-            budget: bytes of labels, >= 0.
-            device: where labels are made, kept and used.
-        """
+        """Plan the places; memory is taken as they are filled, on a GPU with the first label."""
         self.views, self.width = views, width
         self._rows, self._device = rows, device
         self._places = min(rows * views, budget // (2 * width))
@@ -116,16 +108,10 @@ class LabelPool:
         epochs: NDArray[np.int64],
         make: Callable[[NDArray[np.int64]], Tensor],
     ) -> Tensor:
-        """Return the labels of views, and keep those that were made now.
+        """Return the labels of views, (N, width) float16 on the device, and keep those made now.
 
-        Args:
-            rows: (N,) rows of the dataset.
-            epochs: (N,), >= 0.
-            make: called once, with the positions in the batch of the views that nobody has
-                labelled, each view once; returns their labels, (n, width) on the device.
-
-        Returns:
-            (N, width) float16 on the device.
+        ``make`` is called once, with the positions in the batch of the views that nobody has
+        labelled, each view once; it returns their labels, (n, width) on the device.
         """
         places = self._places_of(rows, epochs)
         is_known = self.has(rows, epochs)

@@ -21,17 +21,7 @@ _ENDS: Final = {
 
 @dataclass(frozen=True)
 class Position:
-    """Start of a global batch in an epoch of a dataset.
-
-    Attributes:
-        id: ``sha256:...`` of the archive.
-        rows: rows of the dataset.
-        seed: seed of the order, 0 <= seed < 2**64.
-        epoch: 0 <= epoch < 2**32.
-        next_batch: number of the global batch, from 0.
-        global_batch: rows of a global batch, over all ranks.
-        order: ``"shuffled"`` or ``"sequential"``.
-    """
+    """Start of a global batch, over all ranks, in an epoch of the archive ``id``."""
 
     id: str
     rows: int
@@ -47,11 +37,7 @@ class Position:
 
     @staticmethod
     def from_state(state: Mapping[str, Any]) -> Position:
-        """Read what ``to_state`` returned, perhaps from an untrusted checkpoint.
-
-        Raises:
-            StateError: E_STATE_SHAPE, keys, version or a number differ from what is expected.
-        """
+        """Read what ``to_state`` returned, perhaps from an untrusted checkpoint."""
         keys = ["v", *(field.name for field in fields(Position))]
         is_mapping = isinstance(cast("object", state), Mapping)
         if not is_mapping or set(state) != set(keys):
@@ -69,12 +55,7 @@ class Position:
         return Position(**{key: state[key] for key in keys[1:]})
 
     def check_same_order(self, run: Position) -> None:
-        """Check that this position means the same rows in the run that goes on from it.
-
-        Raises:
-            StateError: E_STATE_DIGEST, the position is of another archive; E_STATE_SHAPE, number
-                of rows, seed or order differs.
-        """
+        """Check that this position means the same rows in the run that goes on from it."""
         if self.id != run.id:
             text = f"state of another file; expected {run.id}, got {printable(self.id)}"
             raise StateError.make("E_STATE_DIGEST", text)

@@ -21,15 +21,7 @@ def opened(
     cache_dir: str | os.PathLike[str] | None,
     limits: Limits | None = None,
 ) -> Archive:
-    """Open ``source`` unless it is an open archive; see ``open_archive`` for the arguments.
-
-    Raises:
-        OSError: the archive is missing or cannot be opened.
-        HelloError: the archive is refused.
-        UserInputError: E_OPTION, ``source`` is no archive, or options of opening come with an
-            archive that is open already.
-        TrustError: E_PIN, the open archive is not ``expect``.
-    """
+    """Open ``source`` unless it is an open archive; see ``open_archive`` for the arguments."""
     if not isinstance(source, Archive):
         _check_source(source)
         return open_archive(

@@ -86,11 +86,7 @@ def webdataset_samples(
 
 
 class WebdatasetSamples(IterableDataset[dict[str, Any]]):
-    """The samples of an open archive; see ``webdataset_samples``.
-
-    Attributes:
-        file: the open archive.
-    """
+    """The samples of an open archive; see ``webdataset_samples``."""
 
     def __init__(
         self, file: Archive, *, rank: int | None = None, num_replicas: int | None = None
@@ -125,15 +121,7 @@ class WebdatasetSamples(IterableDataset[dict[str, Any]]):
         return self._inherited.current()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield the samples of this rank and worker, in the order of the archive.
-
-        Yields:
-            One sample per image.
-
-        Raises:
-            HelloError: an image cannot be read or does not match its digest.
-            UserInputError: E_OPTION, ``num_replicas`` was passed, but Accelerate divides the rows.
-        """
+        """Yield the samples of this rank and worker, in the order of the archive."""
         place = self._place()
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)

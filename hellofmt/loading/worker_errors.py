@@ -46,11 +46,7 @@ copyreg.pickle(_ClassOfOne, _reduce)  # pyright: ignore[reportArgumentType] - a 
 
 @contextmanager
 def errors_arrive_whole() -> Generator[None]:
-    """Wrap what a dataset does for a loader; outside of a worker nothing changes.
-
-    Raises:
-        HelloError: the error raised inside, of the same class, ready to be sent.
-    """
+    """Wrap what a dataset does for a loader; outside of a worker nothing changes."""
     try:
         yield
     except HelloError as error:

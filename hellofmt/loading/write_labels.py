@@ -241,11 +241,7 @@ def _drawn(dataset: HelloDataset, step: tuple[NDArray[np.int64], int]) -> _Drawn
 
 
 def _save(tensors: dict[str, NDArray[Any]], path: Path) -> None:
-    """Write a file of tensors.
-
-    Raises:
-        OSError: it cannot be written; safetensors has an error of its own for that.
-    """
+    """Write a file of tensors; safetensors has an error of its own if it cannot."""
     try:
         save_file(tensors, path, {"schema": LABELS_SCHEMA})
     except SafetensorError as error:

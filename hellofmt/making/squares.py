@@ -23,23 +23,13 @@ if TYPE_CHECKING:
 
 
 def shown(squares: Tensor, device: torch.device | str) -> Tensor:
-    """Show squares, uint8 (N, S, S, 3), to a network on ``device``.
-
-    Returns:
-        float32 (N, 3, S, S) in [0, 1], channels last.
-    """
+    """Show uint8 (N, S, S, 3) to a network: float32 (N, 3, S, S) in [0, 1], channels last."""
     return squares.to(device, non_blocking=True).float().div_(255).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
 class ViewSquares:
-    """The crops of random views, their patches shuffled, mirrored but not mixed.
-
-    Attributes:
-        source: real images.
-        views: rules; shuffle, crop, flip, size and interpolation are read. Resizing is antialiased.
-        seed: seed of the views.
-    """
+    """The crops of random views, their patches shuffled, mirrored but not mixed; antialiased."""
 
     source: Source
     views: Views
@@ -86,10 +76,6 @@ class CentreSquares:
 
     An image that cannot be read and is left out is black, also where its class has no other; see
     ``Source.unreadable``. Whoever measures does not count it.
-
-    Attributes:
-        source: real images.
-        ways: how it is cut.
     """
 
     source: Source
@@ -117,13 +103,7 @@ class CentreSquares:
 
 @dataclass(frozen=True)
 class CropSquares:
-    """Given crops of images.
-
-    Attributes:
-        source: real images.
-        size: side of the squares in pixels.
-        interpolation: as for ``decode_crop``.
-    """
+    """Given crops of images, as squares of ``size`` pixels."""
 
     source: Source
     size: int

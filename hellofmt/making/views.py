@@ -89,14 +89,7 @@ class _Plan:
 
 @dataclass(frozen=True)
 class ViewBatches:
-    """Endless batches of views of real images.
-
-    Attributes:
-        source: real images.
-        views: how to make a view.
-        batch_size: views per batch, >= 1; may exceed the number of images.
-        seed: seed of order and views.
-    """
+    """Endless batches of views of real images; there may be fewer images than ``batch_size``."""
 
     source: Source
     views: Views
@@ -121,23 +114,10 @@ class ViewBatches:
         workers: int = 0,
         device: torch.device | str = "cpu",
     ) -> Iterator[ViewBatch]:
-        """Yield batches ``first``, ``first + 1``, ...
+        """Yield batches ``first``, ``first + 1``, ... before ``end``, drawn on ``device``.
 
-        Args:
-            first: number of the first batch, >= 0.
-            rows: which of the ``batch_size`` rows to make; they do not depend on this. None makes
-                all.
-            end: number of the batch before which to end; None goes on without end.
-            workers: number of processes that decode ahead.
-            device: where the views are drawn.
-
-        Yields:
-            These rows of each batch.
-
-        Raises:
-            HelloError: an image cannot be used; see ``decode_crop``.
-            OSError: an image cannot be read.
-            RuntimeError: a worker was killed.
+        ``rows`` says which of the ``batch_size`` rows to make, which do not depend on this; None
+        makes all. ``workers`` processes decode ahead.
         """
         device = torch.device(device)
         numbers = count(first) if end is None else range(first, end)
@@ -218,15 +198,9 @@ class ViewBatches:
 
 
 def draw(squares: Tensor, table: NDArray[np.int32], size: int) -> Tensor:
-    """Mix squares into views.
+    """Mix squares, uint8 (M, S, S, 3), into views, float32 (N, 3, S, S) in [0, 1], channels last.
 
-    Args:
-        squares: uint8 (M, S, S, 3).
-        table: int32 (N, 20), rows of ``hellofmt_kernels.views`` without crops, flips and shuffles.
-        size: S in pixels.
-
-    Returns:
-        float32 (N, 3, S, S) in [0, 1] on the squares' device, channels last.
+    The rows of ``table`` are those of ``hellofmt_kernels.views`` without crops, flips and shuffles.
     """
     if squares.device.type == "cuda":
         rows = torch.from_numpy(table)
@@ -252,13 +226,7 @@ def draw(squares: Tensor, table: NDArray[np.int32], size: int) -> Tensor:
 class HardBatches:
     """``(images, hard labels)`` of real images, to train a teacher.
 
-    Attributes:
-        batches: source of the batches.
-        steps: number of batches; None goes on without end.
-        first: number of batches to skip at the start.
-        share: rows of every batch to make; None makes all.
-        workers: number of processes that decode ahead.
-        device: where the views are drawn.
+    ``steps`` batches, or endless, from number ``first`` on; of each the rows of ``share``, or all.
     """
 
     batches: ViewBatches

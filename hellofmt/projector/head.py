@@ -104,10 +104,6 @@ class LinearHead(nn.Module):
         A stored start has zeros where a rank is given, else the text rows of a base with a text
         tower, else uniform rows from counter words. ``index`` is the head's number among the
         projector's initial matrices.
-
-        Raises:
-            UserInputError: E_OPTION, an unknown start, a rank out of range, or a start from text
-                where the base has no text tower.
         """
         count, dim = len(classes), base.embed_dim
         if start not in {"text", "stored"}:
@@ -166,11 +162,7 @@ class LinearHead(nn.Module):
             return logits if self.bias is None else logits + self.bias
 
     def store(self, storage: Storage, temperature: float) -> tuple[Head, dict[str, StoredTensor]]:
-        """Make the manifest's ``head`` and the tensors of section ``head``.
-
-        Raises:
-            UserInputError: E_OPTION, a value that ``storage`` cannot hold.
-        """
+        """Make the manifest's ``head`` and the tensors of section ``head``."""
         tensors = {"logit_scale": _vector(self.logit_scale.reshape(1))}
         if self.bias is not None:
             tensors["bias"] = _vector(self.bias)
@@ -209,12 +201,7 @@ def read_head(
     base: LoadedBase,
     names: Sequence[str],
 ) -> LinearHead:
-    """Dequantise the head of an archive to float32; its scale is trainable.
-
-    Raises:
-        BaseModelError: E_BASE_WEIGHTS, the base's text tower is missing or differs.
-        SpecError: E_TENSOR or E_RANK, tensors do not fit the classes and the base.
-    """
+    """Dequantise the head of an archive to float32; its scale is trainable."""
     count, dim = len(names), base.embed_dim
     # Absent where nothing is stored in it.
     storage = head.storage or "float32"
@@ -271,12 +258,7 @@ def _check_finite(head: LinearHead) -> None:
 
 
 def check_texts(file: Archive, head: Head, names: Sequence[str]) -> None:
-    """Refuse a head whose sentences, one per prompt and name, would take a text tower too long.
-
-    Raises:
-        LimitError: E_LIMIT_TEXT_CHARACTERS, too many sentences or too long ones; E_LIMIT_WORD, a
-            word of more than 100 characters.
-    """
+    """Refuse a head whose sentences, one per prompt and name, would take a text tower too long."""
     base = file.manifest.base
     if head.text is UNSET or base is UNSET:
         return

@@ -361,11 +361,7 @@ def parameter_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def refuse_fork(device: torch.device, pid: int) -> None:
-    """Refuse CUDA in a forked worker; ``pid`` is the process that built the labeler.
-
-    Raises:
-        UserInputError: E_OPTION, CUDA cannot work here.
-    """
+    """Refuse CUDA in a forked worker; ``pid`` is the process that built the labeler."""
     if device.type != "cuda":
         return
     is_forked = pid != os.getpid() or (

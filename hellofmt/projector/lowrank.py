@@ -81,11 +81,7 @@ def initial_matrix(shape: tuple[int, int], *, seed: int, index: int) -> Tensor:
 
 
 def merge_(module: nn.Module, deltas: Sequence[Delta]) -> None:
-    """Add every delta to the parameter of ``module`` that it names, in float32, in place.
-
-    Raises:
-        SpecError: E_TENSOR, a merged weight is not finite.
-    """
+    """Add every delta to the parameter of ``module`` that it names, in float32, in place."""
     with torch.no_grad():
         for delta in deltas:
             parameter = module.get_parameter(delta.param)
@@ -105,11 +101,7 @@ def read_deltas(
     tensors: Mapping[str, NDArray[Any]],
     parameters: Mapping[str, tuple[int, ...]],
 ) -> list[Delta]:
-    """Dequantise the deltas of section ``adapter`` to float32, in the manifest's order.
-
-    Raises:
-        SpecError: E_TENSOR or E_RANK, a delta does not fit ``parameters``, the shapes of the base.
-    """
+    """Dequantise the deltas of section ``adapter`` to float32, in the manifest's order."""
     member = "__hello__/adapter"
     deltas: list[Delta] = []
     for target in adapter.targets:

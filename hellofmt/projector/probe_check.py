@@ -62,10 +62,6 @@ def compare_probes(
     """Compare probe logits (P, C) on the cosine scale (z - b) / (exp(scale) |W_c|).
 
     ``norms`` are the lengths of the head's rows, (C,), and ``scale`` is exp(logit scale).
-
-    Raises:
-        BaseModelError: E_BASE_PROBES, another number of classes, or a difference above the
-            tolerance.
     """
     if stored.shape != computed.shape:
         raise BaseModelError.make(
@@ -98,9 +94,6 @@ def compare_labels(
     """Compare labels (P, C) of the probes with the softmax of the stored logits over T.
 
     ``largest`` is the largest difference of a logit; that of a label is at most half of it over T.
-
-    Raises:
-        BaseModelError: E_BASE_PROBES, a label differs by more or is not finite.
     """
     z = stored.astype(np.float64) / temperature
     wanted = np.exp(z - z.max(axis=1, keepdims=True))

@@ -348,22 +348,11 @@ def stored_labelers(
     storages: Sequence[Storage] = STORAGES,
     device: torch.device | str = "cpu",
 ) -> Iterator[tuple[Storage, int, Labeler]]:
-    """Rebuild a projector from each storage as a reader would, without writing a file.
+    """Rebuild a projector from each storage as a reader would: storage, bytes of sections, labeler.
 
     A storage is chosen by labels, not by weights: a delta may be a percent off and change no label,
     or the reverse. And by the bytes of whole sections: where deltas are tiny, scales and their
     names make int8 larger than float16.
-
-    Args:
-        projector: trained projector; not changed.
-        storages: storages to rebuild it from.
-        device: device of the labelers.
-
-    Yields:
-        Storage, bytes of sections ``adapter`` and ``head`` as an archive stores them, labeler.
-
-    Raises:
-        UserInputError: E_OPTION, no or unknown storages, or a value that a storage cannot hold.
     """
     unknown = [storage for storage in storages if storage not in STORAGES]
     if unknown or not storages:

@@ -92,11 +92,7 @@ def dequantise(
 
 
 def write_matrix(name: str, matrix: Tensor, storage: Storage) -> dict[str, StoredTensor]:
-    """Store a matrix as tensor ``name``, and ``name_scale`` if quantised.
-
-    Raises:
-        UserInputError: E_OPTION, a value is not finite, or not in the range of float16.
-    """
+    """Store a matrix as tensor ``name``, and ``name_scale`` if quantised."""
     values = matrix.detach().to("cpu", torch.float32).contiguous()
     if storage in _LEVELS:
         _check_finite(name, values, storage)
@@ -114,11 +110,7 @@ def write_matrix(name: str, matrix: Tensor, storage: Storage) -> dict[str, Store
 
 
 def write_factors(param: str, b: Tensor, a: Tensor, storage: Storage) -> dict[str, StoredTensor]:
-    """Store both factors of a delta, ``<param>::A`` and ``<param>::B``; balanced below 16 bits.
-
-    Raises:
-        UserInputError: E_OPTION, a value that ``storage`` cannot hold.
-    """
+    """Store both factors of a delta, ``<param>::A`` and ``<param>::B``; balanced below 16 bits."""
     _check_finite(f"{param}::A", a, storage)
     _check_finite(f"{param}::B", b, storage)
     if storage in _LEVELS:

@@ -47,13 +47,10 @@ def _pairs(visual: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
 
 
 def fold_batch_norms_(visual: nn.Module) -> int:
-    """Fold every BatchNorm of a CLIP ResNet into the convolution before it, in place.
+    """Fold every BatchNorm of a CLIP ResNet into the convolution before it, in place; count them.
 
     ``conv(x) * g / sqrt(var + eps) + (beta - mean * g / sqrt(var + eps))`` as one convolution with
     a bias (Jacob et al., arXiv 1712.05877, section 3.2). Other towers are left alone.
-
-    Returns:
-        Number of BatchNorms folded.
     """
     pairs = list(_pairs(visual))
     for owner, conv, norm in pairs:
@@ -63,12 +60,9 @@ def fold_batch_norms_(visual: nn.Module) -> int:
 
 
 def fold_normalisation_(visual: nn.Module, mean: Tensor, std: Tensor) -> bool:
-    """Let the first weights of ``visual`` take views in [0, 1], where that is exact, in place.
+    """Let the first weights of ``visual`` take views in [0, 1], where that is exact; say if it was.
 
     ``W (v - mean) / std`` is ``(W / std) v - sum(W mean / std)`` if no input pixel is padding.
-
-    Returns:
-        Whether it was folded; if not, the caller normalises.
     """
     from open_clip.transformer import VisionTransformer
 
@@ -105,13 +99,9 @@ class ServingEncoder(nn.Module):
         dtype: torch.dtype,
         compile: bool = False,
     ) -> None:
-        """Fold, move and cast ``encoder`` in place; nobody else may use it.
+        """Fold, move and cast ``encoder``, its deltas merged, in place; nobody else may use it.
 
-        Args:
-            encoder: float32 encoder, its deltas merged.
-            device: device to run on.
-            dtype: dtype of the image tower; views are resized and normalised in float32.
-            compile: run the tower through ``torch.compile``.
+        Views are resized and normalised in float32; ``dtype`` is that of the image tower.
         """
         super().__init__()
         encoder.eval().requires_grad_(requires_grad=False)
@@ -127,19 +117,11 @@ class ServingEncoder(nn.Module):
         self._tower: Callable[[Tensor], Any] = torch.compile(visual) if compile else visual
 
     def forward(self, views: Tensor) -> Tensor:
-        """Embed views (N, 3, S, S), float32 in [0, 1]: (N, D) float32, rows of unit length.
-
-        Raises:
-            UserInputError: E_DATA, not such a batch.
-        """
+        """Embed views (N, 3, S, S), float32 in [0, 1]: (N, D) float32, rows of unit length."""
         return self.embedded(self.prepared(views))
 
     def prepared(self, views: Tensor) -> Tensor:
-        """Resize views, normalise them unless that is folded, and cast them for the tower.
-
-        Raises:
-            UserInputError: E_DATA, not a batch (N, 3, S, S) of float32 in [0, 1].
-        """
+        """Resize views, normalise them unless that is folded, and cast them for the tower."""
         x = self._encoder.resized(views)
         if not self.is_folded:
             # One new tensor, not two.

@@ -163,11 +163,7 @@ def _rules(targets: str | Sequence[str | TargetRule]) -> list[TargetRule]:
 
 
 def is_paper(targets: str | Sequence[str | TargetRule]) -> bool:
-    """Whether ``targets`` are preset ``paper`` alone, which also fixes the scale and has no bias.
-
-    Raises:
-        UserInputError: E_OPTION, a target that cannot be parsed.
-    """
+    """Whether ``targets`` are preset ``paper`` alone, which fixes the scale and has no bias."""
     rules = _rules(targets)
     return bool(rules) and all(rule.pattern == "paper" for rule in rules)
 
@@ -196,20 +192,12 @@ def delta_shapes(
 ) -> list[DeltaShape]:
     """Choose the parameters that get a delta, with shapes and scales, sorted by name.
 
-    Args:
-        parameters: state-dict names and shapes of the image tower's parameters.
-        targets: a preset, or rules, ``PATTERN[:RANK[:SCALE]]`` each, whose pattern is a preset or a
-            shell pattern over the names; of several rules for one parameter the last holds, and no
-            rule at all means no delta (a linear probe). Presets: ``"paper"``: every 3 x 3
-            convolution but depthwise ones, in the convolution form; ``"transformer"``: attention
-            and MLP weights of the blocks, flattened; ``"all"``: every weight of two or more
-            dimensions except positions, tokens and vectors in disguise (such as (C, 1, 1)),
-            flattened. Patterns choose among these and flatten too.
-        rank: r >= 1 of rules that state none.
-
-    Raises:
-        UserInputError: E_OPTION, an unknown preset, a rule that matches nothing, or a rank or scale
-            out of range.
+    Targets are a preset, or rules, ``PATTERN[:RANK[:SCALE]]`` each, whose pattern is a preset or a
+    shell pattern over the names; of several rules for one parameter the last holds, and no rule at
+    all means no delta (a linear probe). Presets: ``"paper"``: every 3 x 3 convolution but depthwise
+    ones, in the convolution form; ``"transformer"``: attention and MLP weights of the blocks,
+    flattened; ``"all"``: every weight of two or more dimensions except positions, tokens and
+    vectors in disguise (such as (C, 1, 1)), flattened. Patterns choose among these and flatten too.
     """
     maps = {
         name: shape
@@ -260,10 +248,6 @@ def check_shapes(
     """Refuse factors whose product is not a delta of ``shape``, before any product.
 
     Two small factors can have a product of terabytes.
-
-    Raises:
-        SpecError: E_TENSOR, the product has another shape; E_RANK, the inner dimension is 0, too
-            large, or differs between A and B.
     """
     forms = [(shape[0], math.prod(shape[1:]))] if len(shape) >= 2 else []
     if len(shape) == 4 and shape[2] == shape[3]:

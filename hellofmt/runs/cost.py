@@ -69,17 +69,7 @@ def gflop_of(function: Callable[[], Tensor], *, backward: bool = False) -> float
 
 
 def network_gflop(network: nn.Module, size: int, views: int, *, backward: bool = False) -> float:
-    """Count a network's work on ``views`` views in 1e9 operations, by running one of them.
-
-    Args:
-        network: maps views (N, 3, S, S) to logits; its mode is restored.
-        size: side of the views in pixels.
-        views: number of views.
-        backward: also count the gradients of its parameters.
-
-    Returns:
-        The work.
-    """
+    """Count a network's work on views of side ``size`` in 1e9 operations, by running one."""
     device = next((t.device for t in network.parameters()), torch.device("cpu"))
     view = torch.zeros(1, 3, size, size, device=device)
     modes = {module: module.training for module in network.modules()}
@@ -106,11 +96,7 @@ class Meter:
     """Collects the cost of stages, in the order in which they end."""
 
     def __init__(self, show: Show = nullcontext) -> None:
-        """Start without stages.
-
-        Args:
-            show: makes, of a stage's name, the context that is entered around it.
-        """
+        """Start without stages; ``show`` makes the context that is entered around each."""
         self._show = show
         self.costs: list[StageCost] = []
 

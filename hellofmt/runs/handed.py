@@ -21,16 +21,7 @@ if TYPE_CHECKING:
 
 
 def handed_result(make: Callable[[], Result], holder: int = 0) -> Result:
-    """Return, in every process, the result that ``make`` returns in one of them.
-
-    Args:
-        make: reads or writes it; only ``holder`` calls it.
-        holder: rank of that process.
-
-    Raises:
-        HelloError: as ``make``, in every process.
-        OSError: as ``make``, in every process.
-    """
+    """Return, in every process, what ``make`` returns in ``holder`` alone, or raise its error."""
     if ranks.current().world == 1:
         return make()
     mine: list[Result] = []
@@ -50,14 +41,9 @@ def handed_result(make: Callable[[], Result], holder: int = 0) -> Result:
 
 
 def hand_folder(folder: Path, last: str) -> None:
-    """Copy the files of a finished folder to every machine that lacks it.
+    """Copy the files of a finished folder, which has no folders, to every machine that lacks it.
 
-    Args:
-        folder: the folder, perhaps of another name elsewhere; has no folders.
-        last: name of the file that is written last: where it is, the folder is finished.
-
-    Raises:
-        OSError: a file cannot be read, in every process, or not be written.
+    ``last`` is the file that is written last: where it is, the folder is finished.
     """
     is_here = (folder / last).exists()
     holder = ranks.holder(is_here)

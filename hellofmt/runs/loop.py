@@ -49,24 +49,10 @@ def descend(
 ) -> None:
     """Take gradient steps ``start`` to ``steps - 1``.
 
-    Args:
-        optimiser: optimiser of the trained parameters; each group has its full learning rate.
-        batches: the batches of the steps from ``start`` on.
-        loss_of: returns the loss of a batch, a scalar; in a split run this process's share of it.
-        steps: number of steps of the whole run.
-        start: number of steps already done.
-        rate: learning-rate schedule.
-        clip: largest norm of the gradient; None does not clip.
-        seed: seed of torch's random numbers in each step, such as dropout's; the global generator
-            is restored afterwards. None leaves it alone.
-        is_split: sum gradients over all processes; every process must call this.
-        state: saved state of the run; rank 0 writes it.
-        on_step: called after each step with the number of steps done and the detached loss.
-
-    Raises:
-        ValueError: the batches ended early.
-        UserInputError: the loss is not finite (E_OPTION).
-        OSError: the state cannot be written; the previous one stays.
+    ``loss_of`` returns a batch's loss, a scalar; in a split run, whose gradients are summed over
+    all processes, this one's share. Each group of the optimiser has its full learning rate, of
+    which ``rate`` is a fraction. ``seed`` is that of torch's random numbers in each step, such as
+    dropout's; the global generator is restored afterwards. Rank 0 writes ``state``.
     """
     trained: list[torch.nn.Parameter] = [p for g in optimiser.param_groups for p in g["params"]]
     full: list[float] = [group["lr"] for group in optimiser.param_groups]

@@ -37,16 +37,10 @@ class Progress:
     def __init__(
         self, arrays: Mapping[str, NDArray[Any]], size: int, path: Path | None = None
     ) -> None:
-        """Read what earlier processes made.
+        """Read what earlier processes made of ``arrays``: zeros of equal length, to be filled.
 
-        Args:
-            arrays: zeros of equal length, which are filled.
-            size: rows of a unit, >= 1; the last may have fewer.
-            path: file of the stage's result, beside which parts are kept; None keeps nothing.
-
-        Raises:
-            UserInputError: a part is damaged (E_DATA).
-            OSError: a part cannot be read.
+        ``size`` is the rows of a unit; parts are kept beside ``path``, the file of the stage's
+        result.
         """
         self._arrays, self._size, self._path = arrays, size, path
         self._rows = len(next(iter(arrays.values())))
@@ -78,11 +72,7 @@ class Progress:
         return [self._slice(unit) for unit in self._todo]
 
     def filled(self) -> Iterator[slice]:
-        """Yield the rows of each unit; when the next is asked for, they have been filled.
-
-        Raises:
-            OSError: a part cannot be written; earlier ones stay.
-        """
+        """Yield the rows of each unit; when the next is asked for, they have been filled."""
         for unit in self._todo:
             yield self._slice(unit)
             self._unwritten.append(unit)

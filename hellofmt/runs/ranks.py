@@ -39,12 +39,7 @@ _MESSAGE_BYTES: Final = 1 << 26
 
 @dataclass(frozen=True)
 class Place:
-    """The place of a process among all.
-
-    Attributes:
-        rank: 0 <= rank < world.
-        world: number of processes.
-    """
+    """The place of a process among all: 0 <= rank < world."""
 
     rank: int
     world: int
@@ -89,11 +84,7 @@ _watch: Watch | None = None
 
 @contextmanager
 def _message() -> Generator[None]:
-    """Around a message: where it takes too long, say whose fault that is.
-
-    Raises:
-        HelloIOError: a process hangs (E_TIMEOUT, with its number).
-    """
+    """Around a message: where it takes too long, say whose fault that is."""
     start = time.monotonic()
     try:
         yield
@@ -108,11 +99,7 @@ def _message() -> Generator[None]:
 
 
 def sum_(tensor: torch.Tensor) -> torch.Tensor:
-    """Replace ``tensor`` with its sum over all processes.
-
-    Raises:
-        HelloIOError: a process hangs (E_TIMEOUT).
-    """
+    """Replace ``tensor`` with its sum over all processes."""
     if current().world > 1:
         with _message():
             distributed.all_reduce(tensor)
@@ -120,16 +107,10 @@ def sum_(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def sum_rows_(array: NDArray[Any]) -> NDArray[Any]:
-    """Replace ``array`` with its sum over all processes.
+    """Replace ``array`` with its sum over all processes, and return it.
 
     If each process filled its rows and left zeros elsewhere, this gathers them without changing a
     bit: ``x + 0`` is ``x``.
-
-    Args:
-        array: contiguous, with a dtype that torch knows and the same shape in every process.
-
-    Returns:
-        The same array.
     """
     if current().world > 1:
         flat = torch.from_numpy(array).view(-1)
@@ -164,15 +145,9 @@ def holders(facts: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def handed(call: Callable[[], _Fact], holder: int = 0) -> _Fact:
-    """Return, in every process, what ``call`` returns in one; it may take its time.
+    """Return, in every process, what ``call`` returns in ``holder`` alone, or raise its error.
 
-    Args:
-        call: only ``holder`` calls it; what it returns is pickled, and is small.
-        holder: rank of that process.
-
-    Raises:
-        HelloError: as ``call``, in every process.
-        OSError: as ``call``, in every process.
+    It may take its time; what it returns is pickled, and is small.
     """
     place = current()
     if place.world == 1:
@@ -232,15 +207,7 @@ def same_(tensors: Iterable[torch.Tensor]) -> None:
 
 
 def sum_gradients(trained: Sequence[torch.nn.Parameter], loss: torch.Tensor) -> torch.Tensor:
-    """Sum gradients and loss over all processes in one message.
-
-    Args:
-        trained: parameters whose gradients are replaced; those without a gradient keep none.
-        loss: this process's share, a scalar.
-
-    Returns:
-        The loss of the whole batch, a scalar.
-    """
+    """Sum gradients and this process's share of the loss over all processes in one message."""
     if current().world == 1:
         return loss
     with_gradient = [(p, p.grad) for p in trained if p.grad is not None]
@@ -254,11 +221,7 @@ def sum_gradients(trained: Sequence[torch.nn.Parameter], loss: torch.Tensor) -> 
 
 
 def wait() -> None:
-    """Wait until every process gets here, however long one of them works.
-
-    Raises:
-        HelloIOError: a process gives no sign of life (E_TIMEOUT, with its number).
-    """
+    """Wait until every process gets here, however long one of them works."""
     if _watch is not None:
         _watch.wait()
     elif current().world > 1:
@@ -280,11 +243,7 @@ def first_on_machine() -> Generator[None]:
 def joined(device: str = "cpu") -> Generator[Place]:
     """Join the processes that ``torchrun`` started, for the duration of the block.
 
-    Args:
-        device: ``cpu`` talks over gloo, ``cuda`` over NCCL.
-
-    Yields:
-        This process's place; (0, 1) outside ``torchrun``.
+    ``cpu`` talks over gloo, ``cuda`` over NCCL; outside ``torchrun`` the place is (0, 1).
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or distributed.is_initialized():
         yield current()

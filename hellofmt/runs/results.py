@@ -32,12 +32,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """The tensors and facts of one file.
-
-    Attributes:
-        tensors: NumPy arrays by name.
-        facts: small JSON values by name.
-    """
+    """NumPy arrays and small JSON values of one file, by name."""
 
     tensors: Mapping[str, NDArray[Any]]
     facts: Mapping[str, Any]
@@ -85,38 +80,21 @@ def _plain(value: object) -> Any:
 
 
 def digest_of(value: object) -> str:
-    """Hash the canonical JSON of ``value`` with SHA-256.
+    """Hash the canonical JSON of ``value`` with SHA-256: 64 hex digits.
 
-    Args:
-        value: numbers, strings, None, lists, dicts, data classes, msgspec structs; NumPy arrays and
-            tensors count by type, shape and bytes, networks by their tensors and structure, sources
-            of images by their own digest.
-
-    Returns:
-        64 hex digits.
-
-    Raises:
-        TypeError: ``value`` contains anything else, such as a function.
+    NumPy arrays and tensors count by type, shape and bytes, networks by their tensors and
+    structure, sources of images by their own digest; a function or anything else is a TypeError.
     """
     return hashlib.sha256(canonical(_plain(value))).hexdigest()
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, replacing an existing one.
-
-    Raises:
-        OSError: it cannot be written, for instance because the disk is full. The error names
-            ``path``, and nothing is left behind.
-    """
+    """Write a file whole or not at all, replacing an existing one; an error names ``path``."""
     write_small_file(path, data, force=True)
 
 
 def write_result(path: Path, result: Result) -> None:
-    """Write ``result`` as one safetensors file.
-
-    Raises:
-        OSError: it cannot be written; nothing is left behind.
-    """
+    """Write ``result`` as one safetensors file."""
     # We write the file: on a full disk safetensors would raise its own error and leave half a file.
     # Not `ascontiguousarray`, which turns a scalar into a vector.
     tensors = {name: np.asarray(array, order="C") for name, array in result.tensors.items()}
@@ -124,12 +102,7 @@ def write_result(path: Path, result: Result) -> None:
 
 
 def read_result(path: Path) -> Result:
-    """Read a file of ``write_result``.
-
-    Raises:
-        UserInputError: the file is damaged (E_DATA).
-        OSError: it cannot be read.
-    """
+    """Read a file of ``write_result``."""
     try:
         with safe_open(path, "numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -67,11 +67,7 @@ def _copied(tensor: Tensor, array: NDArray[Any]) -> Tensor:
 
 
 class State:
-    """The changing tensors of one run, and the file that saves them.
-
-    Attributes:
-        done: number of steps saved in the file; 0 without a file.
-    """
+    """The changing tensors of one run, and the file that saves them; ``done`` steps are in it."""
 
     def __init__(self, checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> None:
         """Save ``tensors``, everything that training changes, by name, as ``checkpoint`` says."""
@@ -87,15 +83,7 @@ class State:
         return done % kept.every == 0 or is_late
 
     def write(self, done: int, optimiser: torch.optim.Optimizer) -> None:
-        """Write the state after ``done`` steps, whole or not at all.
-
-        Args:
-            done: number of steps done.
-            optimiser: its moments are written, but not its learning rate.
-
-        Raises:
-            OSError: it cannot be written; the previous state stays.
-        """
+        """Write the state after ``done`` steps, but no learning rate, whole or not at all."""
         kept = self._checkpoint
         arrays = {f"tensor.{name}": t.detach().cpu().numpy() for name, t in self._tensors.items()}
         for number, moments in optimiser.state_dict()["state"].items():
@@ -109,18 +97,9 @@ class State:
         self.done, self._written = done, time.monotonic()
 
     def read(self, optimiser: torch.optim.Optimizer) -> int:
-        """Restore the state of the last ``write``; every process must call this.
+        """Restore the state of the last ``write``; return its steps, 0 if no process has a file.
 
-        Args:
-            optimiser: optimiser of the same parameters.
-
-        Returns:
-            Number of steps done; 0 if no process has a file.
-
-        Raises:
-            StateError: the state is of another run (E_STATE_DIGEST) or has other tensors
-                (E_STATE_SHAPE).
-            UserInputError: the file is damaged (E_DATA).
+        Every process must call this.
         """
         kept = self._checkpoint
         where = printable(kept.path)

@@ -26,13 +26,7 @@ _HUB: Final = re.compile(r"hf-hub:[\w.-]+/[\w.-]+")
 
 
 def run_record(device: str | torch.device, seeds: Mapping[str, int], command: str = "") -> Run:
-    """Describe a run that happens now, in this process.
-
-    Args:
-        device: that networks run on.
-        seeds: by what they are for.
-        command: what was typed, without paths; empty where a library was called.
-    """
+    """Describe a run that happens now, in this process; seeds by what they are for."""
     return Run(
         device=device_name(device),
         seeds=dict(seeds),

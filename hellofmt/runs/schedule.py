@@ -22,18 +22,8 @@ def constant(step: int, steps: int) -> float:
 def cosine(step: int, steps: int, *, warmup: float = 0.0, span: float = math.pi) -> float:
     """Warm up linearly to the full learning rate, then follow a cosine down.
 
-    Args:
-        step: number of the step, from 0.
-        steps: number of steps of the whole run.
-        warmup: fraction of the steps, in [0, 1).
-        span: largest argument of the cosine: pi ends at 0, pi / 2 at half the rate.
-
-    Returns:
-        A fraction of the full learning rate, in [0, 1].
-
-    Example:
-        >>> [round(cosine(step, 4, warmup=0.5), 3) for step in range(4)]
-        [0.333, 0.667, 1.0, 0.5]
+    ``warmup`` is a fraction of the steps; ``span`` the largest argument of the cosine: pi ends at
+    0, pi / 2 at half the rate. Returns a fraction of the full rate.
     """
     warm = round(warmup * steps)
     if step < warm:

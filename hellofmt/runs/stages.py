@@ -56,13 +56,7 @@ class Stages:
     ) -> None:
         """Use the folder ``root``, created with the first result; None keeps nothing.
 
-        Args:
-            root: the folder.
-            say: called with a sentence for every result that is read.
-            show: makes, of a stage's name, the context that is entered around it.
-
-        Raises:
-            UserInputError: None with several processes, which share what is in the file (E_OPTION).
+        ``say`` is told of every result that is read; ``show`` makes the context around a stage.
         """
         if root is None and ranks.current().world > 1:
             raise UserInputError.make("E_OPTION", "several processes need a work folder, got none")
@@ -85,18 +79,11 @@ class Stages:
     def run(
         self, name: str, inputs: object, make: Callable[[Path | None], Result], *, keep: bool = True
     ) -> Result:
-        """Return the result of a stage: read it if finished, else make and keep it.
+        """Return the result of a stage: read it if finished, else make it and, if told, keep it.
 
-        Args:
-            name: name of the stage.
-            inputs: everything that the result depends on; see ``digest_of``. Without a folder they
-                are not looked at.
-            make: makes the result; every process calls it, with the path of the file, None for no
-                file. Parts beside it, named as ``Progress`` does, are deleted afterwards.
-            keep: False for a result that is not worth a file.
-
-        Returns:
-            The result, the same whether made now or earlier.
+        ``inputs`` is everything that it depends on; see ``digest_of``. Every process calls
+        ``make``, with the path of the file or None. Parts beside it, named as ``Progress`` does,
+        are deleted afterwards.
         """
         path = self.path(name, inputs) if keep else None
         if path is None:

@@ -29,14 +29,7 @@ class Watch:
     """The signs of life of all processes."""
 
     def __init__(self, store: Store, rank: int, world: int, *, patience: float = PATIENCE) -> None:
-        """Begin to give signs of life.
-
-        Args:
-            store: a connection of its own to the store of all processes.
-            rank: number of this process.
-            world: number of processes.
-            patience: seconds without a sign after which a process counts as hung.
-        """
+        """Begin to give signs of life over ``store``, a connection of its own."""
         self._store, self._rank, self._world = store, rank, world
         self.patience = patience
         self._beat = min(_BEAT, patience / 4)
@@ -73,11 +66,7 @@ class Watch:
         return time.monotonic() - since
 
     def wait(self) -> None:
-        """Wait until every process gets here, however long it works.
-
-        Raises:
-            HelloIOError: a process gives no sign of life (E_TIMEOUT, with its number).
-        """
+        """Wait until every process gets here, however long it works."""
         self._waits += 1
         self._store.set(f"wait/{self._waits}/{self._rank}", "")
         missing = self._missing(f"wait/{self._waits}", None)
@@ -89,11 +78,7 @@ class Watch:
             )
 
     def blame(self) -> HelloIOError | None:
-        """Say who is missing where the others gave up; every process calls it that gives up.
-
-        Returns:
-            E_TIMEOUT; None if nobody is missing.
-        """
+        """Say who is missing where the others gave up; every process calls it that gives up."""
         self._store.set(f"left/{self._rank}", "")
         missing = self._missing("left", 2 * self._beat)
         if not missing:

@@ -20,21 +20,10 @@ if TYPE_CHECKING:
 
 
 class Columns:
-    """The columns of type ``Image`` and ``ClassLabel``.
-
-    Attributes:
-        image: name of the column of images.
-        label: name of the column of classes, None without one.
-        class_names: names of the classes in label order; empty without one.
-    """
+    """The columns of type ``Image`` and ``ClassLabel``; the second may be missing."""
 
     def __init__(self, what: str, table: Any, *, needs_class: bool) -> None:
-        """Find them.
-
-        Raises:
-            UserInputError: E_OPTION, the table has a transform; E_DATA, the columns do not say
-                which to read, or images are not as they are stored.
-        """
+        """Find them."""
         self._what = what
         if table.format["type"] == "custom":
             text = f"{what} has a transform; expected none, for views are made here"

@@ -68,13 +68,10 @@ def fact_of(head: bytes) -> str:
 
 
 def has_orientation(head: bytes) -> bool:
-    """Whether a JPEG file says in its first bytes that the camera was turned.
+    """Whether a JPEG file says in its first ``HEAD_BYTES`` bytes that the camera was turned.
 
     Only JPEG can be stored as it is and carry one: PNG and WebP files with EXIF data are outside
     their profiles, so they are decoded, which looks for itself.
-
-    Args:
-        head: the first ``HEAD_BYTES`` of the file; cameras write the EXIF segment first.
     """
     at = 2
     try:

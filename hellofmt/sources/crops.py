@@ -42,31 +42,15 @@ def decode_crops(
     *,
     arrange: Arrange | None = None,
 ) -> NDArray[np.uint8]:
-    """Read an image and cut crops of it as squares, resized with antialiasing.
+    """Read an image and cut crops of it as squares, resized with antialiasing: uint8 (n, S, S, 3).
 
-    A JPEG is decoded at the smallest of the scales 1, 1/2, 1/4 and 1/8 (of its cosine transform)
-    at which a crop is still as large as the square; crops are of the original all the same, and
-    none depends on the others that are asked for.
+    A JPEG is decoded at the smallest of the scales 1, 1/2, 1/4 and 1/8 (of its cosine transform) at
+    which a crop is still as large as the square; crops are of the original all the same, and none
+    depends on the others that are asked for. If the image cannot be read and the source leaves such
+    images out, the next image of its class takes its place.
 
-    Args:
-        source: real images.
-        row: the image. If it cannot be read and the source leaves such images out, the next image
-            of its class takes its place.
-        boxes: from the height and width of the image, in pixels as stored, to top, left, height and
-            width of each crop in the same pixels; at least one crop.
-        size: side of the squares in pixels.
-        interpolation: ``nearest``, ``bilinear`` or ``bicubic``.
-        arrange: moves the pixels (H, W, 3) of the image, decoded at the scale of a crop, before it
-            is cut; None leaves them where they are.
-
-    Returns:
-        uint8 (number of boxes, size, size, 3).
-
-    Raises:
-        UserInputError: the image cannot be decoded, or has more than 8 bits per channel (E_DATA,
-            naming it).
-        HelloError: it is in an archive and damaged, or behind a URL and cannot be had.
-        OSError: it cannot be read.
+    ``boxes`` gives, from the height and width of the image, in pixels as stored, top, left, height
+    and width of each crop. ``arrange`` moves the pixels (H, W, 3) before they are cut.
     """
     while True:
         try:
@@ -88,11 +72,7 @@ def decode_crop(
     *,
     arrange: Arrange | None = None,
 ) -> NDArray[np.uint8]:
-    """Read an image and cut one crop of it; see ``decode_crops``.
-
-    Returns:
-        uint8 (size, size, 3).
-    """
+    """Read an image and cut one crop of it, uint8 (size, size, 3); see ``decode_crops``."""
     crops = decode_crops(
         source, row, lambda h, w: [box(h, w)], size, interpolation, arrange=arrange
     )
@@ -140,48 +120,16 @@ def decode_centre(
 def sampled_squares(
     source: Source, size: int, most: int, *, interpolation: str = "bilinear"
 ) -> NDArray[np.uint8]:
-    """Read some images, evenly spread, and cut the middle of each: uint8 (n, size, size, 3).
-
-    Args:
-        source: real images.
-        size: side of the squares in pixels.
-        most: images that are read, at least 1.
-        interpolation: as for ``decode_crops``.
-
-    Raises:
-        UserInputError: as ``decode_crops``.
-        HelloError: as ``decode_crops``.
-        OSError: as ``decode_crops``.
-
-    Example:
-        >>> from hellofmt.sources import open_source
-        >>> sampled_squares(open_source("photos"), 8, 2).shape
-        (2, 8, 8, 3)
-    """
+    """Read some images, evenly spread, and cut the middle of each: uint8 (n, size, size, 3)."""
     count = min(most, len(source))
     rows = [number * len(source) // count for number in range(count)]
     return np.stack([decode_centre(source, row, size, interpolation=interpolation) for row in rows])
 
 
 def sampled_sizes(source: Source, most: int = 64) -> NDArray[np.int64]:
-    """Return the sizes of some images, evenly spread, from their headers.
+    """Return height and width of some images, evenly spread, from their headers: int64 (n, 2).
 
-    Args:
-        source: real images.
-        most: images that are looked at, at least 1.
-
-    Returns:
-        int64 (n, 2), height and width in pixels; without those that are unreadable and left out.
-
-    Raises:
-        UserInputError: an image cannot be read (E_DATA, naming it), or all of them are left out.
-        HelloError: as ``decode_crops``.
-        OSError: as ``decode_crops``.
-
-    Example:
-        >>> from hellofmt.sources import open_source
-        >>> sampled_sizes(open_source("photos"), most=2).tolist()
-        [[16, 16], [16, 16]]
+    Those that are unreadable and left out are not among them.
     """
     sizes: list[tuple[int, int]] = []
     for row in range(0, len(source), -(-len(source) // most)):
@@ -202,16 +150,7 @@ def sampled_sizes(source: Source, most: int = 64) -> NDArray[np.int64]:
 
 
 def default_side(sizes: NDArray[np.int64]) -> int:
-    """Return the side of views where nobody chose one: the median shorter side, at most 224.
-
-    Args:
-        sizes: int64 (n, 2), from ``sampled_sizes``.
-
-    Example:
-        >>> import numpy as np
-        >>> default_side(np.array([[300, 400], [64, 100], [500, 90]]))
-        90
-    """
+    """Return the side of views where nobody chose one: the median shorter side, at most 224."""
     return min(int(np.sort(sizes.min(1))[len(sizes) // 2]), LARGEST_DEFAULT_VIEW)
 
 

@@ -73,26 +73,12 @@ _DEEP: Final = re.compile(r"(?:L|LA|RGB|RGBA|RGBX|CMYK|I);16.*")
 
 
 def to_rgb(image: object, name: object, converted: Counter[str] | None = None) -> NDArray[np.uint8]:
-    """Convert one image to 8-bit RGB, or refuse it.
+    """Convert one image to 8-bit RGB, (H, W, 3), perhaps not writable, or refuse it.
 
-    Args:
-        image: a PIL image of 8 bits per channel or fewer, loaded or not; or a uint8 array (H, W),
-            (H, W, 1) or (H, W, 3). An image that was loaded by somebody else no longer tells
-            whether 16-bit colours were cut; pass the file to ``decode_rgb`` where there is one.
-        name: of the image, for errors.
-        converted: counts the image under each thing that was changed; see ``conversion_notes``.
-
-    Returns:
-        uint8 (H, W, 3), perhaps not writable.
-
-    Raises:
-        UserInputError: more than 8 bits per channel, another type or shape, or an image that
-            cannot be read in full (E_DATA, naming it).
-
-    Example:
-        >>> from PIL import Image
-        >>> to_rgb(Image.new("L", (2, 1), 7), "a.png").tolist()
-        [[[7, 7, 7], [7, 7, 7]]]
+    A PIL image, loaded or not, or a uint8 array (H, W), (H, W, 1) or (H, W, 3). An image that was
+    loaded by somebody else no longer tells whether 16-bit colours were cut; pass the file to
+    ``decode_rgb`` where there is one. ``converted`` counts the image under each thing that was
+    changed.
     """
     if isinstance(image, Image.Image):
         rgb, kinds = convert(image, name)
@@ -107,38 +93,13 @@ def to_rgb(image: object, name: object, converted: Counter[str] | None = None) -
 def decode_rgb(
     data: bytes, name: object, converted: Counter[str] | None = None
 ) -> NDArray[np.uint8]:
-    """Decode a PNG, JPEG or WebP file, by its content and not its name, to 8-bit RGB.
-
-    Args:
-        data: the whole file.
-        name: of the image, for errors.
-        converted: as for ``to_rgb``.
-
-    Returns:
-        uint8 (H, W, 3), perhaps not writable.
-
-    Raises:
-        UserInputError: as ``to_rgb``, or another type of file (E_DATA, naming it).
-
-    Example:
-        >>> from pathlib import Path
-        >>> decode_rgb(Path("photos/rows/0.png").read_bytes(), "0.png").shape
-        (16, 16, 3)
-    """
+    """Decode a PNG, JPEG or WebP file, by its content and not its name, as ``to_rgb``."""
     with open_image(data, name) as image:
         return to_rgb(image, name, converted)
 
 
 def open_image(data: bytes, name: object) -> Image.Image:
-    """Open a PNG, JPEG or WebP file, by its content and not its name, without its pixels.
-
-    Args:
-        data: the whole file.
-        name: of the image, for errors.
-
-    Raises:
-        UserInputError: another type of file, or a damaged header (E_DATA, naming it).
-    """
+    """Open a PNG, JPEG or WebP file, by its content and not its name, without its pixels."""
     try:
         return Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
     except UnidentifiedImageError:
@@ -150,15 +111,7 @@ def open_image(data: bytes, name: object) -> Image.Image:
 
 
 def conversion_notes(converted: Counter[str], total: int) -> list[str]:
-    """Say what was changed, one line per kind.
-
-    Args:
-        converted: what ``to_rgb`` counted.
-        total: images in all.
-
-    Returns:
-        Such as ``3 of 1,200 images in grey: converted to RGB``.
-    """
+    """Say what ``to_rgb`` counted: ``3 of 1,200 images in grey: converted to RGB``."""
     return [f"{number:,} of {total:,} images {kind}" for kind, number in sorted(converted.items())]
 
 

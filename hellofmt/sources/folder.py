@@ -63,12 +63,6 @@ def list_folder(root: Path, *, skips_unreadable: bool = False) -> tuple[Listing,
     """List the images of a folder with one folder per class; see the module for the rule.
 
     Images are sorted by class and path; ``Watched`` tells when the listing is out of date.
-
-    Raises:
-        UserInputError: E_DATA: no class folder, a class without an image, an image outside the
-            class folders, a file that is neither an image nor a known sidecar, a folder that is
-            met twice, or an entry that is neither file nor folder.
-        OSError: something cannot be read.
     """
     walk = _Walk(root)
     keys, strays = walk.classes()

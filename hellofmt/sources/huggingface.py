@@ -30,11 +30,6 @@ def open_hugging_face(
     """Open ``NAME`` or ``NAME:SPLIT``: a data set of the hub, which is fetched, or a folder.
 
     A folder is what ``save_to_disk`` wrote; the split is ``train`` if none is named.
-
-    Raises:
-        UserInputError: the library is not installed (E_OPTION); it cannot open the data set, or
-            the data set has no column of images or of classes, or several (E_DATA).
-        HelloIOError: the hub cannot be reached (E_HTTP).
     """
     datasets = _library()
     name, _, split = text.partition(":")

@@ -62,12 +62,6 @@ def read_label_functions(
 
     Each archive is alone or in a pair after a new name for its one label function; an empty name
     keeps the old one.
-
-    Raises:
-        UserInputError: an archive has no label function (E_OPTION), or another base or other
-            classes than the first; or two functions have one name (E_DATA).
-        HelloError: an archive is damaged.
-        OSError: an archive cannot be read.
     """
     several = [paths] if isinstance(paths, str) or not isinstance(paths, Sequence) else paths
     made: LabelFunctions | None = None

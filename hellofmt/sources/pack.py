@@ -246,11 +246,7 @@ def pack_archive(
 
 
 def _check_left(images: Source, say: Callable[[str], None]) -> None:
-    """Refuse to pack nothing, and say which classes lose all of their images.
-
-    Raises:
-        UserInputError: no image is left (E_DATA).
-    """
+    """Refuse to pack nothing, and say which classes lose all of their images."""
     left = images.labels[~images.unreadable()]
     if not left.size:
         text = f"`{printable(images.name)}`: no image can be read"
@@ -296,11 +292,7 @@ def _record_of(
 def _label_function_of(
     images: ArchiveSource, known: LabelFunctions | None, say: Callable[[str], None]
 ) -> str | None:
-    """The id of the label function that the images of an archive belong to, if it stays theirs.
-
-    Raises:
-        UserInputError: they are given another one (E_DATA).
-    """
+    """The id of the label function that the images of an archive belong to, if it stays theirs."""
     own = images.manifest.label_function
     if own is UNSET:
         return None

@@ -32,10 +32,6 @@ def placed(
     such a number could mean either and is refused. Without a list, classes are numbered in the
     order of their names by code points, as torchvision's ``ImageFolder`` numbers them: of folders
     ``0`` to ``10``, the third class is ``10``, which is said. So are classes without an image.
-
-    Raises:
-        UserInputError: a key is not in the list, a number is beyond it or ambiguous, or a class
-            line cannot be stored in an archive (E_DATA).
     """
     keys, name, notes = listing.keys, printable(listing.name), list[str]()
     lines = listing.lines if classes is None else list(classes)

@@ -152,13 +152,7 @@ def _open_folder(
 
 
 def _paths(texts: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """Paths that exist, each once, of one folder or of files; URLs are taken as they are.
-
-    Raises:
-        UserInputError: something is no path (E_OPTION); several folders, no regular file, or a file
-            twice (E_DATA).
-        OSError: something is missing.
-    """
+    """Paths that exist, each once, of one folder or of files; URLs are taken as they are."""
     paths: list[str] = []
     for text in [os.fspath(text) for text in texts]:
         is_there = bool(text) and os.path.lexists(text)

@@ -106,12 +106,6 @@ def list_shards(paths: Sequence[str], *, skips_unreadable: bool = False) -> tupl
     Images are in the order of the shards, keys are labels; without a class list the classes are the
     numbers up to the largest, whether or not each has an image. ``skips_unreadable`` leaves out
     images that are of another type by their first bytes.
-
-    Raises:
-        UserInputError: E_DATA: not a whole tar file, a link or special file in it, a sample without
-            one image or without a label, a member twice in a sample, an image of another type.
-        HelloIOError: a URL cannot be read.
-        OSError: a shard cannot be read.
     """
     started = time.time_ns()
     notes, dotted, builder = Notes(), Met(), NamesBuilder()

@@ -206,16 +206,7 @@ class Source(ABC):
 
 
 def check_classes(labels: NDArray[np.int64], classes: Sequence[ClassLine]) -> None:
-    """Check that images can be trained on and, in the end, be written with their classes.
-
-    Args:
-        labels: int64 (N,).
-        classes: one line per class, in label order.
-
-    Raises:
-        UserInputError: fewer than two classes, a label out of range, a class without an image, or a
-            class line that no archive can hold (E_DATA).
-    """
+    """Check that images can be trained on and, in the end, be written with their classes."""
     count = len(classes)
     if count < 2:
         got = "none" if count == 0 else f"`{printable(classes[0].key, 80)}` alone"

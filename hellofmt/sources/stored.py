@@ -66,12 +66,7 @@ class _Seen:
 
 
 class StoredImages:
-    """The images of a source as a writer takes them; ``close`` deletes what was converted.
-
-    Attributes:
-        items: one per row that is not left out.
-        codecs: of the stored bytes, one per item.
-    """
+    """The images of a source as a writer takes them; ``close`` deletes what was converted."""
 
     def __init__(
         self,
@@ -108,14 +103,7 @@ class StoredImages:
         self._stack.close()
 
     def look(self, progress: Callable[[int, int], None] | None, say: Callable[[str], None]) -> None:
-        """Look at every image, and convert those that must be.
-
-        Raises:
-            UserInputError: images are refused (E_DATA).
-            LimitError: images are above a limit, and no other is refused.
-            HelloIOError: a converted image cannot be kept (E_NOSPACE, E_WRITE).
-            OSError: an image cannot be read.
-        """
+        """Look at every image, and convert those that must be."""
         images = self._images
         refusals: list[HelloError] = []
         with closing(self._seen(is_checked=images.skips_unreadable)) as seen:

@@ -47,10 +47,6 @@ def open_torchvision(
     own cannot be seen. Labels are taken from the attribute in which a data set keeps them, if it
     gives the same for eight images as the data set does; else every image is opened once for its
     label.
-
-    Raises:
-        UserInputError: unknown name or split (E_OPTION), not on disk, no images with one class
-            each, an image that cannot be read, or classes that do not match (E_DATA).
     """
     name, _, rest = text.partition(":")
     dataset = _opened(name, *_place(rest))

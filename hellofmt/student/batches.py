@@ -82,17 +82,9 @@ class PassSampler(Sampler[list[int]]):
 class ArchiveBatches:
     """Batches of an archive for one recipe: the same ones, wherever they are made.
 
-    Attributes:
-        dataset: data set with the ``labels`` that the recipe reads.
-        recipe: determines the batch size, and whether hard labels accompany the logits.
-        steps: number of batches.
-        seed: seed of the order; the seed of the views is the data set's.
-        workers: number of ``DataLoader`` workers.
-        first: number of batches to skip at the start.
-        share: rows of every batch to yield, this process's share under ``torchrun``; None yields
-            all.
-        maker: makes the batches in this process, on its device; None leaves them to a
-            ``DataLoader``.
+    ``steps`` batches from number ``first`` on in an order by ``seed``; of each the rows of
+    ``share``, or all. ``maker`` makes them in this process; without one a ``DataLoader`` with
+    ``workers`` does.
     """
 
     dataset: HelloDataset

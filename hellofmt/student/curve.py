@@ -21,14 +21,7 @@ _POINTS: Final = 200
 
 
 class Point(NamedTuple):
-    """One point of a run.
-
-    Attributes:
-        step: number of gradient steps done.
-        loss: mean loss since the previous point.
-        learning_rate: learning rate of the last step.
-        accuracy: top-1 on real images, percent; None if not measured.
-    """
+    """A step, the mean loss since the previous point, and accuracy in percent, if measured."""
 
     step: int
     loss: float
@@ -54,11 +47,7 @@ class Curve:
         self._count = 0
 
     def add(self, step: int, loss: Tensor, accuracy: float | None = None) -> Point | None:
-        """Record a step: its number from 1 on, its detached loss, the accuracy if measured.
-
-        Returns:
-            The point that this step completes, or None.
-        """
+        """Record a step, from 1 on; return the point that it completes, or None."""
         self._sum = loss.float() + self._sum
         self._count += 1
         if accuracy is None and step % self._every and step != self._steps:
@@ -79,11 +68,7 @@ class Curve:
         return self._accuracies()[-1][0]
 
     def best(self) -> tuple[float, int]:
-        """Return the best accuracy in percent, and the first step that reached it.
-
-        Raises:
-            ValueError: nothing was measured.
-        """
+        """Return the best accuracy in percent, and the first step that reached it."""
         return max(self._accuracies(), key=lambda measured: (measured[0], -measured[1]))
 
     def _accuracies(self) -> list[tuple[float, int]]:

@@ -244,11 +244,7 @@ def _from_timm(name: str, classes: int, size: int) -> nn.Module:
 
 
 def _made(name: str, classes: int, size: int) -> nn.Module:
-    """Build the network as its library builds it.
-
-    Raises:
-        UserInputError: no library knows it (E_OPTION).
-    """
+    """Build the network as its library builds it."""
     if name == "cnn":
         return SmallCnn(classes)
     if name == "convnet3":
@@ -270,12 +266,7 @@ def _made(name: str, classes: int, size: int) -> nn.Module:
 
 
 def _check_size(network: nn.Module, classes: int, size: int) -> None:
-    """Run the network on shapes alone.
-
-    Raises:
-        Exception: whatever the network raises for images of this size.
-        ValueError: its output is not one logit per class.
-    """
+    """Run the network on shapes alone; whatever it raises for images of this size is raised."""
     was_training = network.training
     network.eval()
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}

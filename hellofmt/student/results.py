@@ -121,11 +121,7 @@ def _facts(result: Result) -> dict[str, Any]:
 
 
 def with_result(record: Record | None, new: Result) -> Record:
-    """A record with one more result; a seed that is there already gets the new accuracy.
-
-    Raises:
-        UserInputError: the record has as many results as one can hold (E_DATA).
-    """
+    """A record with one more result; a seed that is there already gets the new accuracy."""
     record = record or Record()
     results = [] if record.results is UNSET else list(record.results)
     for place, result in enumerate(results):

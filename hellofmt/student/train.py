@@ -44,21 +44,11 @@ if TYPE_CHECKING:
 
 
 def loss_of(recipe: Recipe, logits: Tensor, targets: Tensor, hard: Tensor | None = None) -> Tensor:
-    """Compute the loss of a batch, a scalar.
+    """Compute the loss of a batch of logits (N, C), a scalar.
 
-    Args:
-        recipe: determines loss, T and beta.
-        logits: (N, C), logits of the student.
-        targets: ``kl``: probabilities (N, C) at the recipe's T; ``mse_ce``: logits (N, C);
-            ``ce``: int64 (N,) or probabilities (N, C).
-        hard: ``mse_ce`` only: int64 (N,) or probabilities (N, C).
-
-    Returns:
-        ``kl``: sum q log(q / p) / N with p = softmax(logits / T), without the factor T**2;
-        ``mse_ce``: mean of squared differences + beta * cross-entropy; ``ce``: cross-entropy.
-
-    Raises:
-        ValueError: ``kl`` has no temperature, or ``mse_ce`` has a weight but no hard labels.
+    ``kl``: sum q log(q / p) / N with q the targets and p = softmax(logits / T), without the factor
+    T**2. ``mse_ce``: mean of squared differences to logits + beta * cross-entropy with ``hard``.
+    ``ce``: cross-entropy. Hard labels are int64 (N,) or probabilities (N, C).
     """
     if recipe.loss == "kl":
         if recipe.temperature is None:

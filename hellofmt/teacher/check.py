@@ -77,25 +77,9 @@ def predictions(
 ) -> NDArray[np.int64]:
     """Find the largest output for real images, of each network of a teacher and of their mean.
 
-    Under ``torchrun`` every process must call this, and each takes its share of the images.
-
-    Args:
-        teacher: views (N, 3, S, S) in [0, 1] to logits (N, C); a projector fits as well.
-        images: real images.
-        size: side of the views in pixels.
-        rows: int64 (N,), the images to take; None takes all.
-        workers: number of processes that decode images ahead.
-        path: file of the stage's result, beside which parts are kept; None keeps nothing.
-
-    Returns:
-        int64 (N, networks + 1), the mean last; one network is its own mean. -1 for an image that
-        cannot be read and is left out.
-
-    Raises:
-        UserInputError: a network cannot run on such views, has another number of classes or logits
-            that are not finite (E_TEACHER).
-        HelloError: an image cannot be used.
-        OSError: an image cannot be read, or a part cannot be written.
+    Under ``torchrun`` every process must call this, and each takes its share of the images. Returns
+    int64 (N, networks + 1), the mean last; one network is its own mean. -1 is an image that cannot
+    be read and is left out. Parts are kept beside ``path``, the file of the stage's result.
     """
     rows = np.arange(len(images)) if rows is None else rows
     members, classes = len(_members(teacher)), len(images.classes)
@@ -143,15 +127,7 @@ def teacher_accuracy(
 
 
 def top1(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
-    """Compute the top-1 in percent of ``predictions``, without images that are left out.
-
-    Args:
-        predicted: int64 (N, networks + 1) as from ``predictions``.
-        labels: int64 (N,).
-
-    Raises:
-        UserInputError: all images are left out (E_DATA).
-    """
+    """Compute the top-1 in percent of ``predictions``, without images that are left out."""
     predicted, labels = _counted(predicted, labels)
     return 100.0 * float(np.mean(predicted[:, -1] == labels))
 
@@ -172,15 +148,6 @@ def check_predictions(
     """Compute top-1 of a teacher in percent; refuse one whose class order is not the data set's.
 
     Each network of a pool is checked for its own order: the mean of three hides one that is wrong.
-
-    Args:
-        predicted: int64 (N, networks + 1) as from ``predictions``.
-        labels: int64 (N,), in the data set's class order.
-        classes: of the data set.
-
-    Raises:
-        UserInputError: a network is significantly better with its outputs in another order, or
-            their mean is not above chance (E_TEACHER); all images are left out (E_DATA).
     """
     predicted, labels = _counted(predicted, labels)
     # The mean of one network is that network.

@@ -28,24 +28,11 @@ def imagenet_keys(outputs: int) -> tuple[str, list[str]] | None:
 def columns_of(
     teacher: str, outputs: int, keys: Sequence[str], named: Sequence[str] | None
 ) -> tuple[list[int] | None, str]:
-    """Choose one output of a teacher for each class of the data set.
+    """Choose one output of a teacher for each class; None for all in their order. And what to say.
 
     A teacher with as many outputs as the data has classes is taken as it is; its order is checked
-    against the images later. Any other needs keys: those that the user lists, or ImageNet's WordNet
-    ids.
-
-    Args:
-        teacher: as the user named it, for messages.
-        outputs: number of its logits.
-        keys: of the data set's classes in label order.
-        named: keys of the teacher's classes in the order of its outputs, if known.
-
-    Returns:
-        One output for each key, None for all in their order; and what to tell the user, or "".
-
-    Raises:
-        UserInputError: the list is not of the teacher, the teacher lacks a class, or nothing says
-            what its outputs mean (E_TEACHER).
+    against the images later. Any other needs keys: those that the user lists (``named``), or
+    ImageNet's WordNet ids.
     """
     where, source = f"teacher `{printable(teacher)}`", "its class list"
     if named is None:

@@ -42,25 +42,14 @@ def save_network(
 ) -> None:
     """Write a network as ``save_teacher`` does; it may go on training.
 
-    Args:
-        network: whose state dict is written.
-        rule: how images reach it.
-        path: safetensors file, replaced.
-        prefix: before every name; empty keeps the names that its library loads.
-
-    Raises:
-        OSError: the file cannot be written.
+    ``prefix`` comes before every name; empty keeps the names that its library loads.
     """
     state = {prefix + n: t.cpu().contiguous() for n, t in network.state_dict().items()}
     write_file(path, save(state, {RULE_KEY: json.dumps(rule.to_json())}))
 
 
 def own_rule(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> InputRule | None:
-    """Return the input rule that ``save_teacher`` put into a file, None for anybody else's file.
-
-    Raises:
-        UserInputError: the rule is damaged (E_TEACHER).
-    """
+    """Return the input rule that ``save_teacher`` put into a file, None for anybody else's file."""
     text = checkpoint.metadata.get(RULE_KEY)
     if text is None:
         return None
@@ -109,11 +98,7 @@ def load_teacher(
 
 
 def refuse_match(match: Match, path: str, network: str, classes: int, advice: str = "") -> NoReturn:
-    """Say how the checkpoint at ``path`` differs from the network of so many classes.
-
-    Raises:
-        UserInputError: E_TEACHER, always.
-    """
+    """Say how the checkpoint at ``path`` differs from the network of so many classes."""
     count = match.head_classes(classes)
     fact = match.difference()
     if count is not None:

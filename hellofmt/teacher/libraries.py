@@ -94,9 +94,6 @@ def library_network(
     Networks of our own take views of any ``side``; a transformer is built for the size in
     ``change``, else for that in ``arguments``, those of the training program that a checkpoint
     keeps.
-
-    Raises:
-        UserInputError: unknown name, or a size that the network does not take (E_OPTION).
     """
     plain = name.removeprefix(TORCHVISION)
     if plain in torchvision_names() and name not in STUDENTS:
@@ -121,10 +118,6 @@ def pretrained_network(name: str, change: RuleChange) -> tuple[nn.Module, InputR
     """Load ``timm:NAME`` or ``torchvision:NAME`` with the library's own weights, and their rule.
 
     They are downloaded where they are not cached.
-
-    Raises:
-        UserInputError: the library has no such weights (E_OPTION).
-        HelloIOError: they cannot be downloaded (E_HTTP).
     """
     try:
         if name.startswith(TIMM):

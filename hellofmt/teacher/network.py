@@ -119,11 +119,7 @@ class TeacherPool(nn.Module):
     """Several teachers as one: the mean of their logits."""
 
     def __init__(self, teachers: Sequence[nn.Module]) -> None:
-        """Join ``teachers``, each from views to logits of the same classes.
-
-        Raises:
-            ValueError: no teachers.
-        """
+        """Join ``teachers``, each from views to logits of the same classes."""
         super().__init__()
         if not teachers:
             raise ValueError("teachers: expected at least one, got none")

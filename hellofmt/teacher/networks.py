@@ -64,12 +64,9 @@ def _call(factory: Any, classes: int) -> Any:
 def from_factory(text: str, classes: int) -> nn.Module:
     """Call ``MODULE:FACTORY``, which may lie in the current folder, for so many classes.
 
-    The number is passed as ``num_classes`` where the function has such an argument, or takes any
-    by keyword and none, or a flag such as ``pretrained``, by position; else as the first one; not
-    at all to a function without arguments.
-
-    Raises:
-        UserInputError: it cannot be imported or called, or returns no module (E_OPTION).
+    The number is passed as ``num_classes`` where the function has such an argument, or takes any by
+    keyword and none, or a flag such as ``pretrained``, by position; else as the first one; not at
+    all to a function without arguments.
     """
     module_name, _, name = text.partition(":")
     here = str(Path.cwd())

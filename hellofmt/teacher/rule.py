@@ -57,12 +57,7 @@ class InputRule:
     source: str = "ImageNet's mean and std"
 
     def __post_init__(self) -> None:
-        """Check values, which may come from a file.
-
-        Raises:
-            UserInputError: E_TEACHER: not three numbers, an std of 0, or another value out of its
-                range.
-        """
+        """Check values, which may come from a file."""
         is_sound = (
             len(self.mean) == len(self.std) == 3
             and all(math.isfinite(value) and abs(value) < 1e9 for value in self.mean)
@@ -132,13 +127,7 @@ class InputRule:
 
 @dataclass(frozen=True)
 class RuleChange:
-    """What the user says of a teacher's input; None keeps what its rule says.
-
-    Attributes:
-        mean: three numbers.
-        std: three numbers > 0.
-        size: side in pixels.
-    """
+    """What the user says of a teacher's input; None keeps what its rule says."""
 
     mean: _Three | None = None
     std: _Three | None = None
@@ -149,11 +138,7 @@ class RuleChange:
         return self != RuleChange()
 
     def of(self, rule: InputRule) -> InputRule:
-        """Return ``rule`` with the changes.
-
-        Raises:
-            UserInputError: E_OPTION: a mean or std above 1, as of images from 0 to 255.
-        """
+        """Return ``rule`` with the changes; a mean above 1, as of images to 255, is refused."""
         changed = {name: value for name, value in asdict(self).items() if value is not None}
         if not changed:
             return rule

@@ -60,13 +60,7 @@ _MATURITY_FEW: Final = ((100, 1.0), (50, 1.0), (10, 0.9), (1, 0.6))
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """One kept moment of a run.
-
-    Attributes:
-        file: name in the folder.
-        step: gradient steps done.
-        accuracy: top-1 on held-out images, percent.
-    """
+    """One kept moment of a run: its file, steps done, top-1 of held-out images in percent."""
 
     file: Annotated[str, msgspec.Meta(pattern=r"^[^/\\]+$")]
     step: int
@@ -140,12 +134,7 @@ def maturity(ipc: int, classes: int) -> float:
 def weak_checkpoints(accuracies: Sequence[float], fraction: float) -> list[int]:
     """Find the three checkpoints whose accuracy is nearest to ``fraction`` of the last one's.
 
-    Args:
-        accuracies: percent, by step.
-        fraction: in (0, 1]; ties go to the later checkpoint.
-
-    Returns:
-        Their numbers, ascending; all of them if a run has fewer.
+    Their numbers ascend; all of them if a run has fewer. Ties go to the later checkpoint.
     """
     target = fraction * accuracies[-1]
     order = sorted(range(len(accuracies)), key=lambda k: (abs(accuracies[k] - target), -k))

@@ -27,13 +27,7 @@ _FUSED_DTYPES = ("float16", "bfloat16", "float32")
 
 @dataclass(frozen=True)
 class Device:
-    """Facts of a device, none of them read while choosing.
-
-    Attributes:
-        kind: torch's device type, ``"cpu"`` or ``"cuda"``.
-        capability: CUDA compute capability (major, minor); (0, 0) without CUDA.
-        has_triton: whether Triton can be imported.
-    """
+    """Facts of a device, none of them read while choosing; capability (0, 0) without CUDA."""
 
     kind: str
     capability: tuple[int, int] = (0, 0)

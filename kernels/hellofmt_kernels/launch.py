@@ -15,16 +15,7 @@ __all__ = ["Launch"]
 
 @dataclass(frozen=True)
 class Launch:
-    """A Triton kernel with everything its call needs.
-
-    Attributes:
-        kernel: function decorated with ``triton.jit``.
-        grid: programs per axis, one to three.
-        arguments: by name; tensors, integers and floats that the kernel gets at run time.
-        constants: by name; what the kernel is compiled for.
-        num_warps: warps of 32 threads per program.
-        num_stages: depth of the software pipeline of loads.
-    """
+    """A Triton kernel with everything its call needs; it is compiled for its constants."""
 
     kernel: Any
     grid: tuple[int, ...]

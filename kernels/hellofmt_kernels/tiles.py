@@ -35,15 +35,7 @@ _VIEWS = {"tile", "min_size", "max_size"}
 
 @dataclass(frozen=True)
 class LabelTile:
-    """Shape of one program of the label GEMM.
-
-    Attributes:
-        block_n: rows.
-        block_c: classes.
-        block_d: features per step of the sum.
-        num_warps: warps of 32 threads.
-        num_stages: steps whose operands are in shared memory at once.
-    """
+    """One program of the label GEMM: rows, classes, features a step; steps in memory."""
 
     block_n: int
     block_c: int
@@ -54,13 +46,7 @@ class LabelTile:
 
 @dataclass(frozen=True)
 class ViewTile:
-    """Shape of one program of `views`.
-
-    Attributes:
-        block_y: rows of output pixels.
-        block_x: columns of output pixels.
-        num_warps: warps of 32 threads.
-    """
+    """One program of `views`: rows and columns of output pixels."""
 
     block_y: int
     block_x: int
@@ -115,30 +101,12 @@ def _is_within(rule: dict[str, Any], **numbers: int) -> bool:
 
 
 def shared_bytes(tile: LabelTile, itemsize: int) -> int:
-    """Shared memory of the operands of a tile.
-
-    Args:
-        tile: shape of the program.
-        itemsize: bytes per operand element.
-
-    Returns:
-        Bytes; the compiler adds little for its own conversions.
-    """
+    """Shared memory of the operands of a tile; the compiler adds little for its own conversions."""
     return tile.num_stages * (tile.block_n + tile.block_c) * tile.block_d * itemsize
 
 
 def parse_tiles(text: str) -> Tiles:
-    """Read a table.
-
-    Args:
-        text: JSON, see the module.
-
-    Returns:
-        The table.
-
-    Raises:
-        ValueError: an entry is missing, unknown or out of range, or some shape has no tile.
-    """
+    """Read a table of JSON, see the module."""
     document = json.loads(text)
     found = Tiles(*(document[key] for key in _TABLE))
     if document.keys() != {"schema", *_TABLE} or document["schema"] != _SCHEMA:

@@ -54,15 +54,7 @@ def decimal_string(x: float) -> str:
 
 
 def decimal_value(s: str) -> float:
-    """The double nearest to a decimal string of the manifest.
-
-    Raises:
-        SpecError: ``s`` is not in the canonical form, digits, a point, digits (E_SCHEMA).
-
-    Example:
-        >>> decimal_value("0.25")
-        0.25
-    """
+    """The double nearest to a decimal string of the manifest."""
     if re.match(DECIMAL_FORM, s) is None:
         raise SpecError.make("E_SCHEMA", f"not a canonical decimal: {printable(s)}")
     return float(s)
@@ -90,9 +82,6 @@ def parse_canonical(data: bytes, *, member: str = MANIFEST_MEMBER) -> dict[str, 
     """Parse ``data``, which must be the canonical form of one JSON object within the bounds.
 
     The bounds of depth, strings, arrays and integers hold for keys that no schema knows, too.
-
-    Raises:
-        SpecError: it is not, or a bound is exceeded (E_JSON).
     """
 
     def fault(text: str) -> SpecError:

@@ -40,12 +40,7 @@ class ClassLine:
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of an archive; the position is the label.
-
-    Attributes:
-        keys: identifiers, unique.
-        names: human names of each class, at least one each.
-    """
+    """Keys of an archive's classes, and names, at least one each; the position is the label."""
 
     keys: list[str]
     names: list[tuple[str, ...]]
@@ -56,11 +51,7 @@ class Classes:
 
 
 def class_bytes(lines: Sequence[ClassLine]) -> bytes:
-    """Serialise the classes section: UTF-8, a line per class in label order.
-
-    Raises:
-        UserInputError: a line cannot hold a key or name (E_DATA).
-    """
+    """Serialise the classes section: UTF-8, a line per class in label order."""
     seen: set[str] = set()
     out: list[str] = []
     for label, line in enumerate(lines):
@@ -78,13 +69,7 @@ def class_bytes(lines: Sequence[ClassLine]) -> bytes:
 
 
 def parse_classes(data: bytes, count: int) -> Classes:
-    """Parse the raw classes section of ``count`` classes.
-
-    Raises:
-        SpecError: the text is not UTF-8, does not end in a line feed or has another number of
-            lines; or a line is too long, is a duplicate, lacks a TAB or a name, or contains control
-            characters (E_CLASSES).
-    """
+    """Parse the raw classes section of ``count`` classes."""
 
     def fault(text: str) -> SpecError:
         return SpecError.make("E_CLASSES", text, member=_MEMBER)

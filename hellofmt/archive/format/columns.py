@@ -68,11 +68,7 @@ def row_bytes(columns: list[Column]) -> int:
 
 
 def check_columns(columns: Mapping[str, NDArray[Any]], classes: int) -> None:
-    """Refuse a value that a column, (N, ...) of its declared dtype, may not hold.
-
-    Raises:
-        SpecError: it is not finite (E_TENSOR), or has no meaning in this column (E_INDEX).
-    """
+    """Refuse a value that a column, (N, ...) of its declared dtype, may not hold."""
     import numpy as np
 
     code, fault = "E_INDEX", ""

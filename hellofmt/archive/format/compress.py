@@ -49,13 +49,9 @@ def compress(raw: bytes) -> bytes | None:
 
 
 def decompress(stored: bytes, raw_size: int, *, member: str) -> bytes:
-    """Decompress a section stored as one zstd frame, whose digest is checked already.
+    """Decompress a section, whose digest is checked already, to the size that the manifest states.
 
-    ``raw_size`` is what the manifest states, within the limits.
-
-    Raises:
-        CorruptError: it is anything but one frame of exactly that size, with a checksum, a window
-            of at most 8 MiB and no dictionary (E_ZSTD).
+    It has to be one frame with a checksum, a window of at most 8 MiB and no dictionary (E_ZSTD).
     """
     import zstandard
 

@@ -39,13 +39,7 @@ def tensors_digest(lines: Iterable[tuple[str, str, tuple[int, ...], bytes]]) -> 
 
 @dataclass(frozen=True)
 class Whole:
-    """The images of a sharded data set as one file would have them.
-
-    Attributes:
-        count: images.
-        span: bytes of all their members.
-        index: the index section.
-    """
+    """Images of a sharded data set as one file would have them: number, bytes of members, index."""
 
     count: int
     span: int

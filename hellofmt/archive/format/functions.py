@@ -22,11 +22,7 @@ def functions_of(manifest: Manifest) -> list[LabelFunction]:
 
 
 def find_function(manifest: Manifest, name: str | None = None) -> LabelFunction:
-    """Return the manifest's entry for a label function; None names the default.
-
-    Raises:
-        UserInputError: the archive has no label function, or none of this name (E_OPTION).
-    """
+    """Return the manifest's entry for a label function; None names the default."""
     functions = functions_of(manifest)
     if not functions:
         text = "the archive has no projector; expected one to make soft labels"

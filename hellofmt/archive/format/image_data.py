@@ -41,9 +41,6 @@ def check_image_data(
 
     ``parse_image`` has accepted the file, and its dimensions are within the limits: decoding a JPEG
     takes memory by them.
-
-    Raises:
-        CorruptError: the data is damaged (E_IMAGE).
     """
     fault = _CHECKS[codec](data, shape)
     if fault:

@@ -59,13 +59,7 @@ DECODE_ERRORS: Final = (
 
 
 class ImageShape(NamedTuple):
-    """Dimensions that an image file states.
-
-    Attributes:
-        height: pixels.
-        width: pixels.
-        channels: 1 (grey) or 3 (RGB).
-    """
+    """Pixels that an image file states; 1 channel (grey) or 3 (RGB)."""
 
     height: int
     width: int
@@ -73,14 +67,7 @@ class ImageShape(NamedTuple):
 
 
 def parse_image(data: bytes | memoryview, codec: str, *, member: str = "") -> ImageShape:
-    """Hold a whole image file to the profile of its codec; read its dimensions, all >= 1.
-
-    Nothing is decoded.
-
-    Raises:
-        SpecError: the file is outside the profile (E_CODEC).
-        CorruptError: it is truncated, or a checksum is wrong (E_IMAGE).
-    """
+    """Hold a whole image file to the profile of its codec; read its dimensions, undecoded."""
     try:
         shape = _WALKS[codec](data)
     except _OutsideProfileError as error:
@@ -150,11 +137,7 @@ def _png_start(data: bytes | memoryview) -> ImageShape:
 
 
 def parse_png_header(head: bytes) -> ImageShape:
-    """Read the dimensions of a PNG image from its first 33 bytes alone.
-
-    Raises:
-        SpecError: it is not a PNG file within the profile (E_CODEC).
-    """
+    """Read the dimensions of a PNG image from its first 33 bytes alone."""
     try:
         return _png_start(head)
     except (_OutsideProfileError, _DamagedError) as error:
@@ -275,11 +258,7 @@ _WALKS: Final = {"png": _walk_png, "jpeg": _walk_jpeg, "webp": _walk_webp}
 
 
 def check_image_limits(shape: ImageShape, size: int, limits: Limits, *, member: str = "") -> None:
-    """Refuse an image of ``size`` stored bytes above the limits.
-
-    Raises:
-        LimitError: E_LIMIT_IMAGE_BYTES, _IMAGE_SIDE, _IMAGE_PIXELS.
-    """
+    """Refuse an image of ``size`` stored bytes above the limits."""
     check_limit(limits, "image_bytes", size, member=member)
     check_fixed("image_side", max(shape.height, shape.width), IMAGE_SIDE, member=member)
     check_limit(limits, "image_pixels", shape.height * shape.width, member=member)
@@ -328,9 +307,6 @@ def decode_parsed(
 
     The rows must all be there. What a decoder ignores beyond them, only ``check_image_data``
     refuses: a reader of verified bytes need not inflate a PNG twice.
-
-    Raises:
-        CorruptError: it cannot be decoded in full, or decodes to other dimensions (E_IMAGE).
     """
     from PIL import Image
     from simplejpeg import decode_jpeg

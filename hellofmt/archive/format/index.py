@@ -85,11 +85,6 @@ def parse_index(data: bytes, manifest: Manifest, start: int, limits: Limits) -> 
     """Parse the index section, whose digest is checked already.
 
     ``start`` is the byte offset of the first image header, or of the first pixel when packed.
-
-    Raises:
-        LimitError: an image above a limit (E_LIMIT_IMAGE_BYTES, _IMAGE_SIDE, _IMAGE_PIXELS).
-        SpecError: the section fails the strict check (E_TENSOR), or rows contradict each other or
-            the manifest (E_INDEX).
     """
     images = manifest.images
     if images is UNSET:
@@ -172,9 +167,6 @@ def check_labels(label: NDArray[np.integer], manifest: Manifest) -> None:
 
     A manifest states ``ipc`` exactly where all classes have the same number of images; it does not
     apply to a single shard.
-
-    Raises:
-        SpecError: E_INDEX.
     """
     if int(label[0]) < 0 or int(label.max()) >= manifest.classes:
         raise _fault(

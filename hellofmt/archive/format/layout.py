@@ -68,11 +68,7 @@ def padded(size: _Size) -> _Size:
 
 
 def header(name: str, size: int) -> bytes:
-    """Build the USTAR header of a member: a regular file, mode 644, owner 0, time 0.
-
-    Raises:
-        SpecError: the name is not 1 to 99 ASCII characters, or the size not below 8 GiB (E_HEADER).
-    """
+    """Build the USTAR header of a member: a regular file, mode 644, owner 0, time 0."""
     if not (0 < len(name) < 100 and name.isascii() and name.isprintable()):
         text = f"member name; expected 1 to 99 ASCII characters, got {printable(name)}"
         raise SpecError.make("E_HEADER", text)

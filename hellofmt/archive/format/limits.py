@@ -106,11 +106,7 @@ DEFAULT_LIMITS: Final = Limits()
 
 
 def check_limit(limits: Limits, name: str, value: int, *, member: str = "") -> None:
-    """Refuse ``value`` if it exceeds the limit ``name``, a field of ``Limits``.
-
-    Raises:
-        LimitError: E_LIMIT_<NAME>, naming the value, the cap and the option.
-    """
+    """Refuse ``value`` if it exceeds the limit ``name``, a field of ``Limits``."""
     cap: int = getattr(limits, name)
     if value > cap:
         hard = _HARD[name]
@@ -123,11 +119,7 @@ def check_limit(limits: Limits, name: str, value: int, *, member: str = "") -> N
 
 
 def check_fixed(name: str, value: int, cap: int, *, member: str = "") -> None:
-    """Refuse ``value`` if it exceeds a cap of the format that no option raises.
-
-    Raises:
-        LimitError: E_LIMIT_<NAME>.
-    """
+    """Refuse ``value`` if it exceeds a cap of the format that no option raises."""
     if value > cap:
         text = f"`{name}` is {value}, cap {cap}; no option raises it"
         raise LimitError.make(f"E_LIMIT_{name.upper()}", text, member=member)

@@ -52,12 +52,7 @@ def known_only(value: Any, kind: type[Any] | msgspec.inspect.Type) -> Any:
 
 
 def _minor_version(hello: Any) -> int:
-    """The minor version of a manifest of major version 1.
-
-    Raises:
-        NotHelloError: the major version is another (E_VERSION).
-        SpecError: there is no version (E_SCHEMA).
-    """
+    """The minor version of a manifest of major version 1."""
     form = r"(0|[1-9][0-9]{0,3})\.(0|[1-9][0-9]{0,3})"
     match = re.fullmatch(form, hello) if isinstance(hello, str) else None
     if match is None:
@@ -70,21 +65,7 @@ def _minor_version(hello: Any) -> int:
 
 
 def parse_manifest(data: bytes) -> tuple[Manifest, dict[str, str]]:
-    """Parse manifest bytes, which must be the canonical form of the manifest.
-
-    Args:
-        data: the stored bytes, without padding.
-
-    Returns:
-        The manifest and its ``x_`` keys.
-
-    Raises:
-        LimitError: more than 1 MiB (E_LIMIT_MANIFEST).
-        SpecError: the bytes are not canonical JSON (E_JSON) or violate the schema (E_SCHEMA,
-            E_ORDER, E_DUPLICATE, E_RANK).
-        NotHelloError: the major version is another (E_VERSION), or a required feature is unknown
-            to this reader (E_FEATURE).
-    """
+    """Parse manifest bytes, without padding, to the manifest and its ``x_`` keys."""
     check_fixed("manifest", len(data), MANIFEST_BYTES, member=MANIFEST_MEMBER)
     document = parse_canonical(data)
     minor = _minor_version(document.get("hello"))

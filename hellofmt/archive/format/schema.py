@@ -22,11 +22,7 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the manifest's schema, JSON Schema 2020-12; keys that start with ``x_`` are strings.
-
-    Returns:
-        A new dictionary that ``json.dumps`` takes; the definitions are sorted by name.
-    """
+    """Return the manifest's JSON Schema, 2020-12; keys that start with ``x_`` are strings."""
     schema = _schema(Manifest, "The manifest of a .hello archive, version 1")
     free = {"^x_": {"type": "string", "maxLength": 4096}}
     schema["$defs"]["Manifest"]["patternProperties"] = free

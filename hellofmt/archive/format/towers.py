@@ -235,20 +235,9 @@ def text_problems(text: TextArch) -> Iterator[tuple[str, str]]:
 
 
 def vision_size(arch: Arch) -> TowerSize | None:
-    """Count the image tower of a valid architecture.
+    """Count the image tower of a valid architecture, if its blocks are plain.
 
-    Args:
-        arch: without problems.
-
-    Returns:
-        The count of plain blocks (custom ones add vectors, which are not counted); None for a timm
-        model, whose name does not tell.
-
-    Example:
-        >>> from hellofmt.archive import Arch, VisionArch
-        >>> vision = VisionArch(image_size=224, layers=12, width=768, patch_size=32)
-        >>> vision_size(Arch(embed_dim=512, quick_gelu=True, vision=vision)).parameters
-        87849216
+    Custom ones add vectors, which are not counted. None for a timm model, whose name does not tell.
     """
     vision = arch.vision
     if vision.timm_model_name is not UNSET:

@@ -266,11 +266,7 @@ def _function_problems(manifest: Manifest, base: Base) -> Iterator[Problem]:
 
 
 def check_manifest_limits(manifest: Manifest, limits: Limits) -> None:
-    """Refuse a valid manifest that exceeds the limits.
-
-    Raises:
-        LimitError: E_LIMIT_<NAME> of every limit that a manifest can exceed.
-    """
+    """Refuse a valid manifest that exceeds the limits."""
 
     def check(name: str, value: int, member: str = MANIFEST_MEMBER) -> None:
         check_limit(limits, name, value, member=member)

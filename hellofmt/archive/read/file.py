@@ -51,13 +51,7 @@ _REMOTE_HEAD_BYTES: Final = 2 << 20
 
 @dataclass(frozen=True)
 class Access:
-    """What it takes, besides the path, to open an archive again.
-
-    Attributes:
-        storage_options: options for the storage of a URL.
-        cache_dir: folder for bytes from the network; empty for none.
-        keeps_open: whether a local file's descriptor is held, see ``LocalSource``.
-    """
+    """What it takes, besides the path, to open an archive again; no ``cache_dir`` keeps nothing."""
 
     storage_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     cache_dir: str = ""
@@ -158,12 +152,7 @@ class HelloFile(StoredArchive):
         self._check_section_headers()
 
     def _check_length(self) -> None:
-        """Check that the file is as long as the manifest implies.
-
-        Raises:
-            LimitError: it is too large (E_LIMIT_FILE_BYTES).
-            CorruptError: it is too short (E_TRUNCATED) or too long (E_TRAILING).
-        """
+        """Check that the file is as long as the manifest implies."""
         got, expected = self.size_bytes, self.images_end + len(TRAILER)
         check_limit(self.limits, "file_bytes", expected)
         if got != expected:

@@ -30,13 +30,6 @@ def read_manifest(head: bytes, source: Source) -> bytes:
     """Read the manifest's bytes and check them against the ``id`` member.
 
     ``head`` is the first bytes of the file, ``source`` the rest.
-
-    Raises:
-        NotHelloError: the file does not begin as an archive does (E_MAGIC).
-        CorruptError: it is too short (E_TRUNCATED), padding is not zero (E_PADDING), or the id
-            does not match (E_DIGEST_ROOT).
-        SpecError: a header is wrong (E_HEADER).
-        LimitError: the manifest is too large (E_LIMIT_MANIFEST).
     """
     magic = head[: len(MAGIC)]
     if not magic or magic != MAGIC[: len(magic)]:

@@ -88,10 +88,6 @@ def find_shards(path: str | Sequence[str | os.PathLike[str]], access: Access) ->
 
     A pattern has ``*``, ``?``, ``[...]`` or ``{00000..00015}``; in a URL only ``*`` and braces form
     one, and the literal name of a file is none.
-
-    Raises:
-        FileNotFoundError: no file matches.
-        UserInputError: the list is empty, or the pattern cannot be listed (E_OPTION).
     """
     if not isinstance(path, str):
         names = [os.fspath(name) for name in path]

@@ -55,12 +55,7 @@ class StoredArchive(Archive):
         self._sections_end = start
 
     def _check_section_headers(self) -> None:
-        """Check that every section has its one header, and zeros after its payload.
-
-        Raises:
-            SpecError: a header is wrong (E_HEADER).
-            CorruptError: padding is not zero (E_PADDING).
-        """
+        """Check that every section has its one header, and zeros after its payload."""
         sections = self.manifest.sections
         ranges: list[tuple[int, int]] = []
         for section in sections:

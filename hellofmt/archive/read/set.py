@@ -47,13 +47,6 @@ def open_set(names: Sequence[str], expect: str | None, limits: Limits, access: A
     """Open the files of a sharded data set, in any order, as one archive.
 
     A single file that is not a shard is opened as itself.
-
-    Raises:
-        OSError: a file cannot be opened.
-        HelloError: a file is refused, see ``open_archive``.
-        UserInputError: the files are not one complete set (E_DATA).
-        SpecError: their rows are not consecutive (E_INDEX).
-        TrustError: the id of the set is not ``expect`` (E_PIN).
     """
     check_expect(expect)
     files = _open_all(names, limits, access)
@@ -248,11 +241,7 @@ class HelloSet(Archive):
 
 
 def _shard_of(file: HelloFile) -> Shard:
-    """Return which part of a set a file is.
-
-    Raises:
-        UserInputError: it is not a shard (E_DATA).
-    """
+    """Return which part of a set a file is."""
     shard = file.manifest.shard
     if shard is UNSET:
         raise _no_set(f"{_shown(file)} is not a shard; expected the files of one data set")
@@ -273,13 +262,7 @@ def _shown(file: HelloFile) -> str:
 
 
 def _in_order(files: Sequence[HelloFile]) -> list[HelloFile]:
-    """Sort the shards by number: all of one set, none missing, none repeated.
-
-    Raises:
-        UserInputError: they are not such a set (E_DATA).
-        CorruptError: they are of two sets (E_DIGEST_ROOT).
-        SpecError: their rows are not consecutive (E_INDEX).
-    """
+    """Sort the shards by number: all of one set, none missing, none repeated, rows consecutive."""
     ordered = sorted(files, key=lambda file: _shard_of(file).index)
     count, total = _shard_of(ordered[0]).count, _shard_of(ordered[0]).total
     by_number: dict[int, HelloFile] = {}
@@ -341,12 +324,7 @@ def _common(file: HelloFile) -> dict[str, Any]:
 
 
 def _joined(parts: Sequence[Index], manifest: Manifest) -> Index:
-    """Join the indices of all shards.
-
-    Raises:
-        SpecError: labels are not sorted over all shards, or their number per class is not the
-            stated one (E_INDEX).
-    """
+    """Join the indices of all shards."""
     import numpy as np
 
     from hellofmt.archive.format.index import Index, check_labels

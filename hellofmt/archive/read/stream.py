@@ -167,12 +167,7 @@ class ImageStream:
             self._start(tasks)
 
     def read(self, rows: Sequence[int]) -> list[bytes]:
-        """Read and verify the stored bytes of many images; see ``Archive.read_images``.
-
-        Raises:
-            HelloError: as ``Archive.read_images``.
-            OSError: the file is gone, or access was withdrawn.
-        """
+        """Read and verify the stored bytes of many images; see ``Archive.read_images``."""
         files = {row: self._store.get(row) for row in dict.fromkeys(rows)}
         missing = [row for row, data in files.items() if data is None]
         if missing:

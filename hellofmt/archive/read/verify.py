@@ -135,10 +135,6 @@ def verify_copy(path: str | os.PathLike[str], expect: str, limits: Limits) -> No
 
     Makes every check of ``verify_archive`` but for the profile of images that are files, whose
     digests say that they are those images.
-
-    Raises:
-        OSError: the file is missing.
-        HelloError: see ``verify_archive``.
     """
     with open_archive(path, expect=expect, limits=limits, cache_dir="") as file:
         _verify(file, "full", [], None, None, walks=False)

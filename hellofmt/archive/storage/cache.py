@@ -32,12 +32,7 @@ _RECOUNT_SHARE: Final = 1 / 64
 
 
 class DigestCache:
-    """Bytes by digest, in a folder.
-
-    Attributes:
-        folder: folder of the entries, created by the first ``put``.
-        limit: bytes it may hold before the oldest entries are removed.
-    """
+    """Bytes by digest, in a folder that the first ``put`` creates; beyond ``limit`` old ones go."""
 
     def __init__(self, folder: str | os.PathLike[str], limit: int = CACHE_BYTES) -> None:
         """Use ``folder``, which need not exist; other files in it are left alone."""

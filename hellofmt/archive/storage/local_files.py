@@ -49,12 +49,7 @@ def open_to_read(path: str | os.PathLike[str], *, follow: bool = True) -> int:
 
 
 def open_regular(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Open a regular file; return its descriptor and its size in bytes.
-
-    Raises:
-        OSError: missing, a directory, not permitted.
-        HelloIOError: a pipe, a device or a socket (E_READ).
-    """
+    """Open a regular file; return its descriptor and its size in bytes."""
     fd = open_to_read(path)
     status = os.fstat(fd)
     if stat.S_ISREG(status.st_mode):
@@ -217,12 +212,8 @@ def write_small_file(
 ) -> None:
     """Write a small file atomically: the name holds the old file, the new one or nothing.
 
-    ``mode`` is the permissions before the umask; ``force`` replaces an existing file.
-
-    Raises:
-        HelloIOError: E_TARGET, the file exists.
-        OSError: it cannot be written, for instance because the disk is full. The error names
-            ``path``, and nothing is left behind.
+    ``mode`` is the permissions before the umask; ``force`` replaces an existing file. An error
+    names ``path``, and leaves nothing behind.
     """
     target = Path(path)
     if not force and os.path.lexists(target):
@@ -246,12 +237,7 @@ def write_small_file(
 
 
 def create_new(temporary: Path, target: Path) -> None:
-    """Give a complete file the free name ``target``; the name ``temporary`` may remain.
-
-    Raises:
-        HelloIOError: E_TARGET, another process took the name.
-        OSError: the name cannot be given.
-    """
+    """Give a complete file the free name ``target``; the name ``temporary`` may remain."""
     try:
         # Linking fails if the name exists; a rename would silently replace it.
         target.hardlink_to(temporary)
@@ -270,10 +256,6 @@ def new_directory(directory: str | os.PathLike[str]) -> Generator[Path]:
 
     It is filled inside a directory of mode 0700, where no other user can plant a link; its own mode
     follows the umask. Leftovers of killed processes for the same name are removed first.
-
-    Raises:
-        HelloIOError: E_TARGET, the name is taken.
-        OSError: a directory cannot be created.
     """
     if len(os.fsencode(Path(directory).name)) > NAME_BYTES:
         # The temporary name is short enough, so only the rename would fail.

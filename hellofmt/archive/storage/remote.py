@@ -96,12 +96,7 @@ def open_source(
 
 
 def list_urls(pattern: str, storage_options: Mapping[str, Any]) -> list[str]:
-    """List the URLs that match a URL with ``*``, sorted; see ``open_source``.
-
-    Raises:
-        UserInputError: the URL is http(s), or the storage cannot be used (E_OPTION).
-        HelloIOError: listing failed (E_READ).
-    """
+    """List the URLs that match a URL with ``*``, sorted; see ``open_source``."""
     scheme = pattern.partition("://")[0].lower()
     if scheme in ("http", "https"):
         text = f"`{_shown(pattern)}`; web servers list no files; name them as {{00000..00015}}"
@@ -439,11 +434,7 @@ class _Storage(RemoteSource):
 
 
 def _place(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
-    """Return the fsspec file system of a URL, one per set of options, and the path in it.
-
-    Raises:
-        UserInputError: it is unknown, its package is missing, or it refuses the options (E_OPTION).
-    """
+    """Return the fsspec file system of a URL, one per set of options, and the path in it."""
     fsspec, core = importlib.import_module("fsspec"), importlib.import_module("fsspec.core")
     protocol = url.partition("://")[0]
     is_http = protocol.lower() in ("http", "https")

@@ -99,10 +99,6 @@ class LocalSource(Source):
 
         Unless ``keeps_open``, every read opens the file again, and a file that was replaced
         meanwhile fails at its digests.
-
-        Raises:
-            OSError: it is missing, a directory, or not permitted.
-            HelloIOError: it is neither file nor directory, such as a pipe (E_READ).
         """
         self.name = os.fspath(path)
         self._fd, self.size = open_regular(self.name)

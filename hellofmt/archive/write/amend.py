@@ -61,22 +61,10 @@ def amend_archive(
     record: Record,
     card: str | None = None,
 ) -> str:
-    """Copy ``archive`` to ``target`` with another record; ``archive`` is only read.
+    """Copy ``archive`` to ``target``, which must not exist, with another record; return its id.
 
-    Args:
-        archive: an open archive; a set of shards gives the files ``NAME-00000-of-00016.hello``.
-        target: path of the copy, which must not exist.
-        record: replaces the archive's.
-        card: replaces the archive's; None keeps it.
-
-    Returns:
-        The id of the copy, ``sha256:...``.
-
-    Raises:
-        HelloIOError: a target exists (E_TARGET) or cannot be written; nothing is left behind.
-        LimitError: the record or the card is larger than an archive can hold (E_LIMIT_TEXT).
-        HelloError: the archive is damaged.
-        OSError: a file cannot be read, or the directory cannot be written.
+    A set of shards gives the files ``NAME-00000-of-00016.hello``. Without ``card``, the archive's
+    is kept. After an error nothing is left behind.
     """
     paths = _targets(archive, target)
     check_amended_targets(archive, target)

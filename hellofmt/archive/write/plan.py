@@ -205,11 +205,7 @@ class Plan:
         return content_id(manifest_bytes(self.manifest(), self._draft.extras))
 
     def _in_order(self, images: ImageSet) -> dict[str, NDArray[Any]]:
-        """Return the further columns in the order of the rows.
-
-        Raises:
-            UserInputError: one has another length or dtype (E_DATA).
-        """
+        """Return the further columns in the order of the rows."""
         position = [row.position for row in self._rows]
         ordered: dict[str, NDArray[Any]] = {}
         for name, values in sorted(images.columns.items()):
@@ -285,11 +281,7 @@ class Plan:
         return msgspec.structs.replace(dataset, ipc=int(counts[0]) if even else UNSET)
 
     def _base(self) -> Base:
-        """Return the one base of all label functions, with its text tower if one needs it.
-
-        Raises:
-            UserInputError: they have several (E_DATA).
-        """
+        """Return the one base of all label functions, with its text tower if one needs it."""
         bases = [part.base for part in self._parts]
         other = next((base for base in bases if base.digest != bases[0].digest), None)
         if other is not None:

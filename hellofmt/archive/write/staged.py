@@ -30,13 +30,9 @@ if TYPE_CHECKING:
 
 
 class Staged:
-    """A complete file under a temporary name beside its target.
+    """A complete file under a temporary name beside its target; ``id`` is what a writer returned.
 
     It pickles: another process may write it, while this one lives, whose number is in the name.
-
-    Attributes:
-        path: the target.
-        id: what was returned last by a function that writes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,11 +57,6 @@ class Staged:
 
         ``write`` fills an empty file, given its descriptor, and returns the id. ``verify`` reads
         the complete file, given its path and id, while the disk is synced.
-
-        Raises:
-            HelloIOError: its folder does not exist (E_TARGET), the disk is full (E_NOSPACE),
-                writing failed (E_WRITE).
-            HelloError: from ``write`` or ``verify``.
         """
         self._fill(create_temporary, write, verify)
 
@@ -103,12 +94,7 @@ class Staged:
                     os.close(fd)
 
     def publish(self, *, force: bool) -> None:
-        """Give the file its name.
-
-        Raises:
-            HelloIOError: another process created the target meanwhile (E_TARGET), or the rename
-                failed (E_WRITE).
-        """
+        """Give the file its name."""
         with self._named(), writing():
             if force:
                 self._temporary.replace(self.path)
@@ -162,10 +148,6 @@ def published_together(paths: Sequence[Path], *, force: bool) -> Generator[list[
 
     After an error no new file is left behind; one that replaced another stays, because the other is
     gone.
-
-    Raises:
-        HelloIOError: see ``Staged.publish``; or all files are in place but their directory could
-            not be synced (E_DURABILITY).
     """
     taken = [path for path in paths if os.path.lexists(path)]
     staged: list[Staged] = []

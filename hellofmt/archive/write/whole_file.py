@@ -38,11 +38,7 @@ def is_full(error: OSError) -> bool:
 
 
 def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
-    """Write all of ``data`` at ``offset`` of a file.
-
-    Raises:
-        HelloIOError: writing failed (E_WRITE), or the disk is full (E_NOSPACE).
-    """
+    """Write all of ``data`` at ``offset`` of a file."""
     rest = memoryview(data)
     with writing():
         while rest:
@@ -53,11 +49,7 @@ def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> Non
 
 @contextmanager
 def waiting_file(target: str | os.PathLike[str]) -> Generator[int]:
-    """Open a file without a name beside a target, for what waits to be written there.
-
-    Raises:
-        HelloIOError: it cannot be made (E_WRITE, E_NOSPACE); the target is named.
-    """
+    """Open a file without a name beside a target, for what waits to be written there."""
     with naming(str(target)), writing():
         file = tempfile.TemporaryFile(dir=Path(target).parent, buffering=0)  # noqa: SIM115
     with file:
@@ -65,16 +57,7 @@ def waiting_file(target: str | os.PathLike[str]) -> Generator[int]:
 
 
 def check_target(target: str | os.PathLike[str], *, force: bool) -> None:
-    """Refuse a target that ``write_archive`` would refuse, before there is anything to write.
-
-    Args:
-        target: path of the new archive.
-        force: whether an existing file will be replaced.
-
-    Raises:
-        HelloIOError: the target exists, is not a file, or its directory does not exist or cannot be
-            written to (E_TARGET).
-    """
+    """Refuse a target that ``write_archive`` would refuse, before there is anything to write."""
     path = Path(target)
     shown = printable(path)
     if path.parent.is_dir() and not os.access(path.parent, os.W_OK | os.X_OK):

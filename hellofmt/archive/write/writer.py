@@ -79,11 +79,7 @@ def write_archive(
 
 
 def verify_written(temporary: Path, archive_id: str, *, target: Path, limits: Limits) -> None:
-    """Read the complete file before it gets its name; warn if it also passes for a ZIP file.
-
-    Raises:
-        HelloIOError: the file does not hold what was written to it (E_WRITE).
-    """
+    """Read the complete file before it gets its name; warn if it also passes for a ZIP file."""
     try:
         verify_copy(temporary, archive_id, limits)
     except (CorruptError, SpecError) as error:

@@ -92,11 +92,7 @@ def _rules(
 
 
 def rules_of(views: Views) -> ViewRules:
-    """Return the rules of ``views`` as numbers.
-
-    Raises:
-        UserInputError: E_OPTION, one is out of range.
-    """
+    """Return the rules of ``views`` as numbers."""
     mix = (views.mix, views.mix_alpha, views.mix_probability)
     scale, ratio = tuple(views.crop_scale), tuple(views.crop_ratio)
     return _rules(views.size, scale, ratio, views.flip, mix, views.shuffle)
@@ -160,17 +156,7 @@ class CropDraws:
     def __init__(
         self, views: Views, *, seed: int, epochs: NDArray[np.int64], rows: NDArray[np.int64]
     ) -> None:
-        """Draw the words of the views (seed, epoch, row).
-
-        Args:
-            views: rules of the views.
-            seed: seed of the views, 0 <= seed < 2**64.
-            epochs: int64 (N,).
-            rows: int64 (N,).
-
-        Raises:
-            UserInputError: E_OPTION, a rule is out of range.
-        """
+        """Draw the words of the views (seed, epoch, row); epochs and rows are int64 (N,)."""
         rules = rules_of(views)
         self.words = epoch_words(seed, epochs, Stream.VIEWS, rows, VIEW_WORDS)
         u = uniform(self.words)
@@ -187,13 +173,7 @@ class CropDraws:
         self._bounds = rules.ratio
 
     def box(self, i: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """Return the crop of view ``i``: top, left, height and width in pixels.
-
-        Args:
-            i: number of the view.
-            height: of its image in pixels, >= 1.
-            width: of its image in pixels, >= 1.
-        """
+        """Return the crop of view ``i``: top, left, height and width in pixels."""
         pixels = float(height * width)
         # `math.sqrt`, `round` and NumPy's `sqrt`, `rint` round alike: correctly, and half to even.
         for share, ratio in zip(self._shares[i], self._ratios[i], strict=True):

@@ -34,32 +34,13 @@ def normalise(batch: Tensor, views: Views) -> Tensor:
 
 
 def normalise_(batch: Tensor, views: Views) -> Tensor:
-    """Normalise in place: the same bits, without two new tensors of a batch's size.
-
-    Args:
-        batch: (..., 3, S, S) floating point in [0, 1], any device; overwritten.
-        views: rules; mean and std are read.
-
-    Returns:
-        ``batch``.
-    """
+    """Normalise (..., 3, S, S) in [0, 1] in place: the same bits, without two new tensors."""
     mean, std = _affine_on(batch, views)
     return batch.sub_(mean).div_(std)
 
 
 def student_form(views: Views, *, channels_last: bool = False) -> ViewForm:
-    """State ``normalise`` as a form in which ``hellofmt_kernels`` draws views.
-
-    Args:
-        views: rules; mean and std are read.
-        channels_last: whether images are channels-last in memory.
-
-    Returns:
-        The form, of float32.
-
-    Raises:
-        UserInputError: E_OPTION, ``views.std`` is out of range.
-    """
+    """State ``normalise`` as a form of float32 in which ``hellofmt_kernels`` draws views."""
     mean, std = _affine(tuple(views.mean), tuple(views.std))
     return ViewForm(tuple(mean), tuple(std), is_channels_last=channels_last)
 

@@ -72,15 +72,8 @@ def _spans(
 ) -> list[tuple[int, int, int]]:
     """Say where the lines start .. start + length - 1 of a shuffled image are stored.
 
-    Args:
-        extent: lines of the whole image.
-        factor: cells that are permuted; a remainder stays at the end.
-        rank: lexicographic rank of the permutation.
-        start: first line of the span.
-        length: lines of the span.
-
-    Returns:
-        (place in the result, stored line, number of lines), without gaps.
+    Of its ``extent`` lines, ``factor`` cells are permuted; a remainder stays at the end. Returns
+    (place in the result, stored line, number of lines), without gaps.
     """
     if factor <= 1:
         return [(0, start, length)]
@@ -100,16 +93,7 @@ def _spans(
 def spans_of(
     image: NDArray[np.uint8], crop: Sequence[int], shuffle: Sequence[int]
 ) -> tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]:
-    """Say where the rows and columns of a crop are stored; see ``_spans``.
-
-    Args:
-        image: uint8 (H, W, 3); its size is read.
-        crop: row, top, left, height and width.
-        shuffle: factor, permutation number.
-
-    Returns:
-        Spans of rows, and spans of columns.
-    """
+    """Say where the rows and columns of a crop of an image (H, W, 3) are stored; see ``_spans``."""
     _, top, left, height, width = crop
     factor, number = shuffle
     column_rank, row_rank = divmod(number, math.factorial(max(factor, 1)))
@@ -123,14 +107,7 @@ def cut(
     shuffle: Sequence[int],
     lines: NDArray[np.float32],
 ) -> None:
-    """Write a crop in [0, 1] into lines (height, at least 3 * width).
-
-    Args:
-        image: uint8 (H, W, 3).
-        crop: row, top, left, height, width.
-        shuffle: factor, permutation number.
-        lines: where to.
-    """
+    """Write a crop in [0, 1] of uint8 (H, W, 3) into lines (height, at least 3 * width)."""
     flat = image.reshape(image.shape[0], -1)
     rows, columns = spans_of(image, crop, shuffle)
     for place_y, y, count_y in rows:

@@ -53,19 +53,12 @@ def _cubic(x: NDArray[np.float64], a: float) -> NDArray[np.float64]:
 def _taps(
     lengths: NDArray[np.int64], outputs: NDArray[np.int64], views: Views
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Compute which lines of a crop reach each output line, and with what weight.
+    """Compute which lines of a crop reach each output line, and with what weight: (T, K) each.
 
     With n lines in the crop, S outputs and m = max(n, S), or m = S without antialias, line j lies
-    |(2j + 1) S - (2i + 1) n| / 2m from output i: an integer up to that division. Its weight is
-    the filter there, over the sum, in float64 and rounded once.
-
-    Args:
-        lengths: (T,) n of each output line.
-        outputs: (T,) i of each output line, 0 to S - 1.
-        views: rules; size, interpolation and antialias are read.
-
-    Returns:
-        Weights (T, K) that sum to 1 over K, and lines (T, K) from 0 to n - 1; weight 0 pads.
+    |(2j + 1) S - (2i + 1) n| / 2m from output i: an integer up to that division. Its weight is the
+    filter there, over the sum, in float64 and rounded once; weight 0 pads. ``lengths`` (T,) has n
+    of each output line, ``outputs`` (T,) its i.
     """
     size = views.size
     middle = (2 * outputs + 1) * lengths

@@ -103,25 +103,10 @@ def partners(
     indices: NDArray[np.integer],
     count: int,
 ) -> NDArray[np.int64]:
-    """Draw the row that each view is mixed with, or its own row if it is not mixed.
+    """Draw the row that each view is mixed with, or its own row if it is not mixed: int64 (N,).
 
     No size is needed for this: a loader whose images have unknown sizes decodes ``indices`` and
     these rows first. ``view_table`` may still find that nothing of the partner is visible.
-
-    Args:
-        views: rules of the views.
-        seed: seed of the views, 0 <= seed < 2**64.
-        epochs: one epoch, or one per index (N,); 0 <= epoch < 2**32.
-        indices: (N,) rows of the dataset.
-        count: rows in the dataset.
-
-    Returns:
-        int64 (N,).
-
-    Raises:
-        UserInputError: E_OPTION, a rule is out of range.
-        IndexError: an index is out of range.
-        ValueError: a coordinate is out of range.
     """
     rules = rules_of(views)
     rows, passes = _coordinates(indices, epochs, count)
@@ -219,16 +204,7 @@ def view_table(
 def plain_table(
     indices: NDArray[np.integer], heights: NDArray[np.integer], widths: NDArray[np.integer]
 ) -> NDArray[np.int32]:
-    """Make the parameters of views without augmentation: whole images, unflipped, unmixed.
-
-    Args:
-        indices: (N,) rows of the dataset.
-        heights: (rows of the dataset,) pixels.
-        widths: likewise.
-
-    Returns:
-        int32 (N, 20), as ``view_table``.
-    """
+    """Make the parameters of whole images, unflipped, unmixed: int32 (N, 20), as ``view_table``."""
     rows = np.asarray(indices, np.int64)
     table = np.zeros((rows.size, VIEW_COLUMNS), np.int32)
     table[:, ViewColumn.IMAGE] = rows

@@ -184,12 +184,8 @@ def build_checked(
     """Build an architecture that a file may have stated.
 
     A sketch on the meta device, which has no memory, is built and run on one view first, so that
-    what cannot be built or gives no vector costs next to nothing. ``check`` then gets the sketch
-    of the image tower and the operations of one view, before anything real is built.
-
-    Raises:
-        BaseModelError: E_BASE_CONFIG, open_clip cannot build or run it.
-        HelloError: as ``check``.
+    what cannot be built or gives no vector costs next to nothing. ``check`` then gets the sketch of
+    the image tower and the operations of one view, before anything real is built.
     """
     from torch.utils.flop_counter import FlopCounterMode
 

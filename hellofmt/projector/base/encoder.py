@@ -35,12 +35,7 @@ _TEXTS_PER_BATCH = 64
 
 
 class Encoder(nn.Module):
-    """Views to unit embeddings: normalise(visual((resize(v) - mean) / std)).
-
-    Attributes:
-        visual: open_clip image tower, in eval mode.
-        preprocess: how a view enters it.
-    """
+    """Views to unit embeddings: normalise(visual((resize(v) - mean) / std)); in eval mode."""
 
     def __init__(self, visual: nn.Module, preprocess: Preprocess) -> None:
         """Wrap ``visual``, which is neither copied nor frozen here."""
@@ -53,17 +48,10 @@ class Encoder(nn.Module):
             self.register_buffer(name, tensor, persistent=False)
 
     def forward(self, views: Tensor) -> Tensor:
-        """Embed views.
+        """Embed views (N, 3, S, S), float32 in [0, 1], not normalised: (N, D) float32, unit rows.
 
-        Args:
-            views: (N, 3, S, S) float32 in [0, 1], before any normalisation; resized if S is not the
-                base's size, antialiased as the base says, without clamping.
-
-        Returns:
-            (N, D) float32, rows of unit length.
-
-        Raises:
-            UserInputError: E_DATA, not such a batch.
+        They are resized if S is not the base's size, antialiased as the base says, without
+        clamping.
         """
         x = self.resized(views)
         mean, std = cast("Tensor", self.mean), cast("Tensor", self.std)
@@ -71,11 +59,7 @@ class Encoder(nn.Module):
         return unit_rows(self.visual(x.to(next(self.visual.parameters()).dtype)))
 
     def resized(self, views: Tensor) -> Tensor:
-        """Resize views, as for ``forward``, to the base's size; they are not normalised.
-
-        Raises:
-            UserInputError: E_DATA, not such a batch.
-        """
+        """Resize views, as for ``forward``, to the base's size; they are not normalised."""
         _check_views(views)
         size = self.preprocess.size
         if tuple(views.shape[-2:]) == (size, size):

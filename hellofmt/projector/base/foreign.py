@@ -25,13 +25,7 @@ if TYPE_CHECKING:
 
 
 def check_weights(name: str, pretrained: str) -> None:
-    """Refuse weights that are neither a tag of open_clip model ``name`` nor a regular file.
-
-    Raises:
-        UserInputError: neither (E_OPTION).
-        HelloIOError: a pipe or a device (E_READ).
-        OSError: a file that cannot be opened, or a directory.
-    """
+    """Refuse weights that are neither a tag of open_clip model ``name`` nor a regular file."""
     import open_clip
 
     tags = open_clip.list_pretrained_tags_by_model(name)
@@ -53,10 +47,6 @@ def foreign_calls(what: str) -> Generator[None]:
 
     Their checks are assertions, lookups and shape errors of any type. The cause is kept, so that a
     fault of ours is not hidden. ``what`` says what failed: ``open_clip cannot build the base``.
-
-    Raises:
-        BaseModelError: E_BASE_CONFIG, anything but a ``HelloError`` was raised; for want of memory
-            it says so.
     """
     try:
         yield

@@ -46,20 +46,9 @@ if TYPE_CHECKING:
 def base_of(file: Archive, base: str | Path | LoadedBase | nn.Module | None = None) -> LoadedBase:
     """Find the base that ``file`` pins, and check it against its digests.
 
-    Args:
-        file: an archive with a projector.
-        base: where the base is, as for `load_base`, or a checkpoint file whose model name the
-            archive states; seeded and embedded bases need none.
-
-    Returns:
-        The base, with the archive's own description of it.
-
-    Raises:
-        BaseModelError: E_BASE_MISSING, no ``base``; E_BASE_CONFIG, E_BASE_PREPROC,
-            E_BASE_WEIGHTS, the part that differs, with both digests.
-        UserInputError: E_OPTION, the archive has no projector, or ``base`` cannot be loaded.
-        SpecError: E_TENSOR, the embedded tensors are not those of the architecture.
-        LimitError: E_LIMIT_GFLOP, an embedded base costs more than the archive's limits admit.
+    ``base`` says where it is, as for `load_base`, or is a checkpoint file whose model name the
+    archive states; seeded and embedded bases need none. An embedded one may not cost more than the
+    archive's limits admit.
     """
     spec = file.manifest.base
     if spec is UNSET:

@@ -58,16 +58,7 @@ class TimmTower:
 def timm_tower(text: str, preprocess: Preprocess | None, say: Callable[[str], None]) -> TimmTower:
     """Load ``timm:NAME``, whose weights are downloaded, or ``timm:NAME=FILE``.
 
-    Args:
-        text: what the user typed.
-        preprocess: replaces what file or library say of the input.
-        say: called with lines about the input and about what is left out of a file.
-
-    Raises:
-        UserInputError: an unknown name, a network that an archive cannot state, or a file without
-            its weights (E_OPTION).
-        HelloIOError: the weights cannot be downloaded (E_HTTP).
-        OSError: the file cannot be read.
+    ``preprocess`` replaces what file or library say of the input.
     """
     import timm
 

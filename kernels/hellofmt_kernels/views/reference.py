@@ -65,19 +65,9 @@ def _taps(
 
     With n pixels in the crop, S outputs and m = max(n, S), or m = S without antialias, pixel j of
     the crop counts max(0, 2m - |(2j + 1) S - (2i + 1) n|) towards output i: a triangle filter as
-    wide as the larger of the two pixels, cut at the crop's edge and divided by its sum. Until
-    that division everything is an exact integer.
-
-    Args:
-        start: (P,) first pixel of the crop.
-        length: (P,) pixels of the crop.
-        flip: (P,) 1 where the outputs run backwards, or None.
-        size: S, outputs.
-        antialias: widen the filter where the crop is larger than the output.
-        dtype: dtype of the weights.
-
-    Returns:
-        Weights (P, S, K) that sum to 1 over K, and pixels (P, S, K) int64 within the crop.
+    wide as the larger of the two pixels, cut at the crop's edge and divided by its sum. Until that
+    division everything is an exact integer. Returns weights (P, S, K) that sum to 1 over K, and
+    pixels (P, S, K) int64 within the crop.
     """
     start, length = start[:, None, None], length[:, None, None]
     outputs = torch.arange(size, device=start.device)[None, :, None]

@@ -80,8 +80,7 @@ class ViewColumn(IntEnum):
 def permutations(factor: int) -> Tensor:
     """List every permutation of 1 to 8 cells, in the lexicographic order of the ranks.
 
-    Returns:
-        (factor!, factor) int64; row r names the old cell at each place.
+    Row r of (factor!, factor) names the old cell at each place.
     """
     return torch.tensor(list(itertools.permutations(range(factor))), dtype=torch.int64)
 
