@@ -8,22 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hellofmt.archive import (
-    Adapter,
     Arch,
     ClassLine,
     Dataset,
     Draft,
-    Head,
     ImageItem,
     ImageSet,
     Preprocess,
-    Target,
     Views,
     VisionArch,
     changed_views,
     encode_image,
     write_archive,
 )
+from hellofmt.archive.format.label_function import Adapter, Head, Target
 from hellofmt.sources import ArrayImages
 
 if TYPE_CHECKING:

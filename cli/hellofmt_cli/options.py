@@ -151,19 +151,18 @@ def command(name: str, *, has_config: bool = False) -> Callable[[Callable[..., A
 def global_options() -> list[click.Parameter]:
     """The options of every command, and of ``hello`` before the command."""
     return [
-        Option(
-            ["-q", "--quiet"],
-            is_flag=True,
-            expose_value=False,
-            callback=_set_level,
-            help="Say nothing but errors and results.",
-        ),
-        Option(
-            ["-v", "--verbose"],
-            is_flag=True,
-            expose_value=False,
-            callback=_set_level,
-            help="Say more: what is read, kept and chosen.",
+        *(
+            Option(
+                [f"-{name[0]}", f"--{name}"],
+                is_flag=True,
+                expose_value=False,
+                callback=_set_level,
+                help=text,
+            )
+            for name, text in (
+                ("quiet", "Say nothing but errors and results."),
+                ("verbose", "Say more: what is read, kept and chosen."),
+            )
         ),
         Option(
             ["--color/--no-color"],

@@ -15,7 +15,6 @@ import torch
 
 from hellofmt.archive import (
     UNSET,
-    ClassLine,
     Result,
     amend_archive,
     as_line,
@@ -259,9 +258,7 @@ def _accuracy(curve: Curve) -> dict[str, Any]:
 
 def _read_images(data: str, archive: Archive, options: TrainOptions) -> Source:
     """Real images with the classes of the archive, in its order."""
-    pairs = zip(archive.classes.keys, archive.classes.names, strict=True)
-    lines = [ClassLine(*pair) for pair in pairs]
-    return read_images(data, lines, skips_unreadable=options.skip_unreadable)
+    return read_images(data, archive.classes.lines(), skips_unreadable=options.skip_unreadable)
 
 
 def _labelled(

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 from msgspec import UNSET
 
-from hellofmt.archive.format.classes import ClassLine
 from hellofmt.archive.format.record import record_bytes
 from hellofmt.archive.record_text import record_rows, result_line
 from hellofmt.errors import printable, shown_path
@@ -21,6 +20,7 @@ from hellofmt.errors import printable, shown_path
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hellofmt.archive.format.classes import ClassLine
     from hellofmt.archive.format.manifest import Base, Dataset
     from hellofmt.archive.format.record import Record
     from hellofmt.archive.format.views import Views
@@ -84,8 +84,7 @@ def renewed_card(archive: Archive, record: Record) -> str | None:
     """The card of a copy with another record; None where the archive's is not a generated one."""
     if archive.record is None or not archive.has_section("card"):
         return None
-    manifest, named = archive.manifest, archive.classes
-    classes = [ClassLine(*pair) for pair in zip(named.keys, named.names, strict=True)]
+    manifest, classes = archive.manifest, archive.classes.lines()
     base = None if manifest.base is UNSET else manifest.base
 
     def card(record: Record) -> str:

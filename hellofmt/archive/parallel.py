@@ -42,7 +42,7 @@ def map_ordered(
     at the same time, because it is so large. Close the generator if you may leave early; it then
     waits for its threads.
     """
-    threads = min(_MOST_THREADS, _cores())
+    threads = min(_MOST_THREADS, cores())
     drawn = iter(items)
     first = list(itertools.islice(drawn, 2))
     if threads < 2 or len(first) < 2:
@@ -94,8 +94,8 @@ def _first(pending: deque[Future[Result]]) -> Result:
     return result
 
 
-def _cores() -> int:
-    """Return the number of cores that this process may use."""
+def cores() -> int:
+    """Return the number of cores that this process may use, which macOS does not say."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hellofmt.distillation.archive_of import check_settings, write_distilled
-from hellofmt.distillation.budget import affordable, filled, planned
+from hellofmt.distillation.budget import planned
 from hellofmt.distillation.distill import distill
 from hellofmt.distillation.fidelity import Fidelity, Precision, fidelity, fidelity_table
 from hellofmt.distillation.fit import FitSettings, default_steps, fit_projector
@@ -26,13 +26,11 @@ __all__ = [
     "SelectSettings",
     "Selection",
     "StoredImages",
-    "affordable",
     "check_settings",
     "default_steps",
     "distill",
     "fidelity",
     "fidelity_table",
-    "filled",
     "fit_projector",
     "fitted_projector",
     "planned",

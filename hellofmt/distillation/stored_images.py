@@ -113,8 +113,8 @@ class StoredImages:
         before = np.stack(list(made(self.pixels, rows.tolist(), workers=workers)))
         files = map_ordered(self._encoded, before)
         after = np.stack([decode_image(data, self.codec, DEFAULT_LIMITS) for data in files])
-        labels, source = self.selection.labels[rows], self.source
-        first, second = (
-            ArrayImages(pixels, labels, source.classes, source.name) for pixels in (before, after)
-        )
+        # Of more classes than images are read, some have none here.
+        shown, labels = np.unique(self.selection.labels[rows], return_inverse=True)
+        classes, name = [self.source.classes[label] for label in shown.tolist()], self.source.name
+        first, second = (ArrayImages(pixels, labels, classes, name) for pixels in (before, after))
         return first, second

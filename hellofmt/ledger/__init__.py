@@ -17,12 +17,11 @@ from hellofmt.ledger.sizes import (
     resnet18_parameters,
     view_record_bytes,
 )
-from hellofmt.ledger.towers import RESNET18_GFLOP, TOWERS, Tower, tower_named
+from hellofmt.ledger.towers import TOWERS, Tower, tower_named
 
 __all__ = [
     "DATASETS",
     "PRECISIONS",
-    "RESNET18_GFLOP",
     "TOWERS",
     "LabelFunction",
     "Ledger",

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from hellofmt.projector.base import Encoder, LoadedBase, base_of, load_base, seeded_base
+from hellofmt.projector.base import LoadedBase, base_of, load_base, seeded_base
 from hellofmt.projector.labeler import Labeler
 from hellofmt.projector.peft import MhaFix, read_peft, write_peft
 from hellofmt.projector.projector import STORAGES, Projector, stored_labelers
-from hellofmt.projector.targets import PRESETS, TargetRule, parse_target
+from hellofmt.projector.targets import TargetRule, parse_target
 
 __all__ = [
-    "PRESETS",
     "STORAGES",
-    "Encoder",
     "Labeler",
     "LoadedBase",
     "MhaFix",

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from hellofmt.archive.parallel import cores
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -35,12 +37,7 @@ def default_workers() -> int:
 
     The cores are divided among the processes that ``torchrun`` started here.
     """
-    # macOS does not say which cores a process may use.
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return max(0, min(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1, _MOST))
+    return max(0, min(cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1, _MOST))
 
 
 @dataclass(frozen=True)

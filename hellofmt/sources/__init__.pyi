@@ -6,8 +6,6 @@ from hellofmt.sources.crops import decode_crops as decode_crops
 from hellofmt.sources.crops import default_side as default_side
 from hellofmt.sources.crops import sampled_sizes as sampled_sizes
 from hellofmt.sources.crops import sampled_squares as sampled_squares
-from hellofmt.sources.decode import decode_rgb as decode_rgb
-from hellofmt.sources.decode import to_rgb as to_rgb
 from hellofmt.sources.kept import KEPT_PATTERN as KEPT_PATTERN
 from hellofmt.sources.pack import pack_archive as pack_archive
 from hellofmt.sources.read import list_source as list_source

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hellofmt.archive.format.classes import ClassLine
 from hellofmt.archive.format.manifest import UNSET
 from hellofmt.errors import UserInputError, printable
 from hellofmt.sources.listing import Listing
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from hellofmt.archive.format.classes import ClassLine
     from hellofmt.archive.format.manifest import Manifest
     from hellofmt.archive.format.record import Record
     from hellofmt.archive.read.archive import Archive
@@ -67,7 +67,7 @@ class ArchiveSource(Source):
     @property
     def has_own_classes(self) -> bool:
         """Whether the classes and their order are those of the archive."""
-        return list(self.classes) == class_lines(self._file)
+        return list(self.classes) == self._file.classes.lines()
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """Return the further columns of the index, classes in ``labels`` renumbered."""
@@ -96,10 +96,4 @@ def _listing(file: Archive) -> Listing:
         raise UserInputError.make("E_DATA", f"`{printable(file.path)}`: an archive without images")
     name = Path(file.path).name.split(".")[0] or "archive"
     key_of = np.asarray(index.label, np.int32)
-    return Listing(name, file.classes.keys, class_lines(file), key_of=key_of, digest=file.id)
-
-
-def class_lines(file: Archive) -> list[ClassLine]:
-    """The classes of an archive, as a writer takes them."""
-    classes = file.classes
-    return [ClassLine(*pair) for pair in zip(classes.keys, classes.names, strict=True)]
+    return Listing(name, file.classes.keys, file.classes.lines(), key_of=key_of, digest=file.id)

@@ -90,14 +90,6 @@ def to_rgb(image: object, name: object, converted: Counter[str] | None = None) -
     return pixels
 
 
-def decode_rgb(
-    data: bytes, name: object, converted: Counter[str] | None = None
-) -> NDArray[np.uint8]:
-    """Decode a PNG, JPEG or WebP file, by its content and not its name, as ``to_rgb``."""
-    with open_image(data, name) as image:
-        return to_rgb(image, name, converted)
-
-
 def open_image(data: bytes, name: object) -> Image.Image:
     """Open a PNG, JPEG or WebP file, by its content and not its name, without its pixels."""
     try:
@@ -108,11 +100,6 @@ def open_image(data: bytes, name: object) -> Image.Image:
         raise _unreadable(name, fact) from None
     except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
         raise _unreadable(name, error) from error
-
-
-def conversion_notes(converted: Counter[str], total: int) -> list[str]:
-    """Say what ``to_rgb`` counted: ``3 of 1,200 images in grey: converted to RGB``."""
-    return [f"{number:,} of {total:,} images {kind}" for kind, number in sorted(converted.items())]
 
 
 def is_grey(converted: Counter[str]) -> bool:

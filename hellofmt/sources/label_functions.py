@@ -19,7 +19,6 @@ from hellofmt.archive.format.manifest import UNSET, Dataset
 from hellofmt.archive.read.open import open_archive
 from hellofmt.archive.write.draft import ProjectorPart
 from hellofmt.errors import UserInputError, printable
-from hellofmt.sources.archived import class_lines
 
 if TYPE_CHECKING:
     import os
@@ -122,7 +121,7 @@ def _read(path: str | os.PathLike[str], name: str, limits: Limits) -> LabelFunct
         if name:
             records = [msgspec.structs.replace(one, name=name) for one in records]
         return LabelFunctions(
-            file.id, parts, class_lines(file), manifest.dataset, manifest.views, list(records)
+            file.id, parts, file.classes.lines(), manifest.dataset, manifest.views, list(records)
         )
 
 

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from hellofmt.student.average import Average
-from hellofmt.student.batches import ArchiveBatches, PassSampler
+from hellofmt.student.batches import PassSampler
 from hellofmt.student.curve import Curve, Point
 from hellofmt.student.evaluate import evaluate
-from hellofmt.student.networks import (
-    SMALL_IMAGE_SIZE,
-    STUDENTS,
-    build_student,
-    small_image_advice,
-)
-from hellofmt.student.recipes import RECIPES, Recipe, recipe
+from hellofmt.student.networks import SMALL_IMAGE_SIZE, build_student, small_image_advice
+from hellofmt.student.recipes import Recipe, recipe
 from hellofmt.student.results import compared, with_result
 from hellofmt.student.train import train_from_archive, train_from_dataset, train_student
 
 __all__ = [
-    "RECIPES",
     "SMALL_IMAGE_SIZE",
-    "STUDENTS",
-    "ArchiveBatches",
     "Average",
     "Curve",
     "PassSampler",

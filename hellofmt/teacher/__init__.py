@@ -9,15 +9,9 @@ from hellofmt.teacher.names import load_named_teacher
 from hellofmt.teacher.network import Teacher, TeacherPool, device_of
 from hellofmt.teacher.networks import build_network, is_network
 from hellofmt.teacher.rule import InputRule, RuleChange
-from hellofmt.teacher.shipped import (
-    TEACHER_STORAGES,
-    label_source,
-    read_teacher,
-    write_teacher,
-)
+from hellofmt.teacher.shipped import label_source, read_teacher, write_teacher
 from hellofmt.teacher.train import TEACHER_RECIPE, train_teacher
 from hellofmt.teacher.trajectory import (
-    CHECKPOINTS,
     TRAJECTORY_FILE,
     Trajectory,
     maturity,
@@ -26,9 +20,7 @@ from hellofmt.teacher.trajectory import (
 )
 
 __all__ = [
-    "CHECKPOINTS",
     "TEACHER_RECIPE",
-    "TEACHER_STORAGES",
     "TRAJECTORY_FILE",
     "InputRule",
     "RuleChange",

@@ -13,25 +13,21 @@ import zlib
 import numpy as np
 
 from hellofmt.archive import (
-    Adapter,
     Arch,
-    Base,
     ClassLine,
     Dataset,
     Draft,
-    Head,
     ImageItem,
     ImageSet,
     Preprocess,
-    Producer,
     ProjectorPart,
-    StoredTensor,
-    Target,
     Views,
     VisionArch,
-    base_digest,
-    tensors_digest,
 )
+from hellofmt.archive.format.digest import base_digest, tensors_digest
+from hellofmt.archive.format.label_function import Adapter, Head, Target
+from hellofmt.archive.format.manifest import Base, Producer
+from hellofmt.archive.format.tensors import StoredTensor
 
 CLASSES = (ClassLine("n01", ("tench", "Tinca tinca")), ClassLine("n02", ("gold fish",)))
 VIEWS = Views(

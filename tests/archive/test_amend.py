@@ -5,14 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hellofmt.archive import (
-    Record,
-    amend_archive,
-    check_amended_targets,
-    open_archive,
-    verify_archive,
-)
-from hellofmt.archive.format.record import ChosenImages, Result, SourceRecord
+from hellofmt.archive import amend_archive, check_amended_targets, open_archive, verify_archive
+from hellofmt.archive.format.record import ChosenImages, Record, Result, SourceRecord
 from hellofmt.archive.write.staged import Staged
 from hellofmt.errors import CorruptError, HelloIOError, LimitError
 

@@ -6,7 +6,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from hellofmt.archive import find_function, function_section, open_archive, write_archive
+from hellofmt.archive import function_section, open_archive, write_archive
+from hellofmt.archive.format.functions import find_function
 from hellofmt.errors import UserInputError
 
 

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hellofmt.archive import Limits, open_archive, parse_manifest
+from hellofmt.archive import Limits, open_archive
 from hellofmt.archive.format.index import parse_index
 from hellofmt.archive.format.manifest import UNSET, Images
-from hellofmt.archive.format.parse import manifest_bytes
+from hellofmt.archive.format.parse import manifest_bytes, parse_manifest
 from hellofmt.archive.format.tensors import StoredTensor, serialize_tensors
 from hellofmt.errors import LimitError, SpecError
 

@@ -12,7 +12,7 @@ from hellofmt.archive import parallel
 
 @pytest.fixture(params=[1, 2, 4])
 def cores(request, monkeypatch):
-    monkeypatch.setattr(parallel, "_cores", lambda: request.param)
+    monkeypatch.setattr(parallel, "cores", lambda: request.param)
     return request.param
 
 
@@ -147,7 +147,7 @@ INTERRUPTED = """
 import os, signal, threading, time
 from hellofmt.archive import parallel
 
-parallel._cores = lambda: 2
+parallel.cores = lambda: 2
 ended = []
 
 def work(item):
@@ -179,7 +179,7 @@ def test_a_second_interrupt_does_not_leave_a_thread_behind():
 
 
 def test_cores():
-    assert 1 <= parallel._cores() <= (os.cpu_count() or 1)
+    assert 1 <= parallel.cores() <= (os.cpu_count() or 1)
 
 
 @pytest.mark.parametrize("most", [1, 10, 11, 25, 1000])

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from hellofmt.archive import probe_images
+from hellofmt.archive.format.probes import probe_images
 
 
 def word(p, j):

@@ -12,7 +12,8 @@ from multiprocessing.reduction import ForkingPickler
 import numpy as np
 import pytest
 
-from hellofmt.archive import Limits, Shard, open_archive, verify_archive, write_archive
+from hellofmt.archive import Limits, open_archive, verify_archive, write_archive
+from hellofmt.archive.format.manifest import Shard
 from hellofmt.archive.storage.source import LocalSource
 from hellofmt.errors import (
     CorruptError,

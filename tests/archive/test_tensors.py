@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import deserialize
 
-from hellofmt.archive import StoredTensor
 from hellofmt.archive.format.tensors import (
+    StoredTensor,
     base_tensors_digest,
     parse_tensors,
     serialize_tensors,

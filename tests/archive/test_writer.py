@@ -22,13 +22,13 @@ from hellofmt.archive import (
     ImageSet,
     Limits,
     ProjectorPart,
-    Shard,
-    StoredTensor,
     encode_image,
     open_archive,
     verify_archive,
     write_archive,
 )
+from hellofmt.archive.format.manifest import Shard
+from hellofmt.archive.format.tensors import StoredTensor
 from hellofmt.archive.write import images as image_writer
 from hellofmt.archive.write import measure, plan
 from hellofmt.archive.write import staged as staged_module

@@ -42,9 +42,11 @@ def image_folder(tmp_path):
 
 
 def projector_part(classes=3, dim=8, rank=2, seed=0):
-    from hellofmt.archive import ProjectorPart, StoredTensor, base_digest, decimal_string
+    from hellofmt.archive import ProjectorPart, decimal_string
+    from hellofmt.archive.format.digest import base_digest
     from hellofmt.archive.format.label_function import Adapter, Head, Target
     from hellofmt.archive.format.manifest import Base
+    from hellofmt.archive.format.tensors import StoredTensor
 
     rng = np.random.default_rng(seed)
 

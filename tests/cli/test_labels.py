@@ -18,7 +18,8 @@ from hellofmt.archive import (
     open_archive,
     write_archive,
 )
-from hellofmt.loading import FORMS, HelloDataset, StoredLabels, view_recipe
+from hellofmt.loading import HelloDataset, StoredLabels, view_recipe
+from hellofmt.loading.stored_labels import FORMS
 from hellofmt.projector import Projector
 from hellofmt.student import build_student
 from hellofmt.teacher import write_teacher

@@ -104,9 +104,9 @@ def test_one_option_means_one_thing():
 
 
 def test_names_without_torch_are_the_library_s():
-    from hellofmt.loading import FORMS
-    from hellofmt.student import RECIPES
-    from hellofmt.teacher import CHECKPOINTS
+    from hellofmt.loading.stored_labels import FORMS
+    from hellofmt.student.recipes import RECIPES
+    from hellofmt.teacher.trajectory import CHECKPOINTS
 
     assert FORM_NAMES == FORMS
     assert (*RECIPE_NAMES, "hard") == tuple(RECIPES)

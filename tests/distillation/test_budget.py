@@ -13,12 +13,11 @@ from hellofmt.distillation import (
     Selection,
     SelectSettings,
     StoredImages,
-    affordable,
     budget,
-    filled,
     planned,
     write_distilled,
 )
+from hellofmt.distillation.budget import affordable, filled
 from hellofmt.errors import UserInputError
 
 SIDE = 48

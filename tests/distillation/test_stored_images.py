@@ -29,14 +29,15 @@ def pixels():
 
 
 def stored(pixels, codec, quality, labels=None):
-    """Images whose pixels are given, of two classes that are no images."""
+    """Images whose pixels are given, of two classes or more."""
     count = len(pixels)
     labels = np.zeros(count, np.int64) if labels is None else labels
     side = pixels.shape[1]
-    lines = tuple(ClassLine(key, (key,)) for key in ("a", "b"))
+    classes = np.arange(max(2, labels.max() + 1))
+    lines = tuple(ClassLine(key, (key,)) for key in map(str, classes))
     # One more of each class: a source has images of all.
-    every = np.concatenate([pixels, pixels[:1], pixels[:1]])
-    source = ArrayImages(every, np.concatenate([labels, [0, 1]]), lines)
+    every = np.concatenate([pixels, pixels[:1].repeat(len(classes), 0)])
+    source = ArrayImages(every, np.concatenate([labels, classes]), lines)
     whole = np.tile(np.array([0, 0, side, side], np.int32), (count, 1, 1))
     selection = Selection(labels, np.arange(count)[:, None], whole)
     return StoredImages(selection, source, default_views(side), codec, quality)
@@ -92,6 +93,18 @@ def test_what_is_read_back_is_spread_over_the_classes(pixels):
     assert np.array_equal(before.pixels, small[:1024])
     assert np.bincount(read.labels).tolist() == [512, 512]
     assert np.array_equal(read.pixels[5], decoded(encoded(pixels[:1, :2, :2], "jpeg", 90)[0]))
+
+
+def test_of_many_classes_no_more_images_are_read_back(pixels):
+    many = 1026
+    small = np.broadcast_to(pixels[:1, :2, :2], (many, 2, 2, 3))
+    before, read = stored(small, "jpeg", 90, np.arange(many)).read_back()
+    assert len(before) == len(read) == 1024
+    assert [read.classes[label].key for label in read.labels[[0, 512, 1023]]] == [
+        "0",
+        "513",
+        "1024",
+    ]
 
 
 def test_a_distillation_stores_and_measures_what_it_says(make, arguments, tmp_path):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hellofmt.ledger import PRECISIONS, RESNET18_GFLOP, plan
+from hellofmt.ledger import PRECISIONS, plan
+from hellofmt.ledger.towers import RESNET18_GFLOP
 from hellofmt_cli.inspect_rows import percent
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,16 +12,8 @@ import sys
 import zlib
 from pathlib import Path
 
-from hellofmt.archive import (
-    ClassLine,
-    Dataset,
-    Draft,
-    ImageItem,
-    ImageSet,
-    Producer,
-    Views,
-    write_archive,
-)
+from hellofmt.archive import ClassLine, Dataset, Draft, ImageItem, ImageSet, Views, write_archive
+from hellofmt.archive.format.manifest import Producer
 from hellofmt.errors import HelloError
 
 DEAD = 4194304 + 1

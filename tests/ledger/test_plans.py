@@ -8,15 +8,8 @@ import pytest
 from hellofmt import ledger
 from hellofmt.archive import DEFAULT_LIMITS
 from hellofmt.errors import UserInputError
-from hellofmt.ledger import (
-    DATASETS,
-    PRECISIONS,
-    RESNET18_GFLOP,
-    TOWERS,
-    paper_head_rank,
-    plan,
-    tower_named,
-)
+from hellofmt.ledger import DATASETS, PRECISIONS, TOWERS, paper_head_rank, plan, tower_named
+from hellofmt.ledger.towers import RESNET18_GFLOP
 
 QUICK = {"RN50", "ViT-B-32", *(name for name in TOWERS if name.startswith("timm:"))}
 

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from hellofmt.archive import StoredTensor
 from hellofmt.archive.format.compress import compress
 from hellofmt.archive.format.implied import expected_tensors
 from hellofmt.archive.format.label_function import Adapter, Head
-from hellofmt.archive.format.tensors import serialize_tensors
+from hellofmt.archive.format.tensors import StoredTensor, serialize_tensors
 from hellofmt.ledger import sizes
 from hellofmt.projector.quantise import write_matrix
 

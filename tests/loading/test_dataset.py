@@ -29,14 +29,15 @@ from hellofmt.loading import (
     HelloSampler,
     mixed_labels,
     normalise,
-    plain_table,
     render,
     view_table,
     write_labels,
 )
+from hellofmt.loading.views.table import plain_table
 from hellofmt.projector import Labeler
 from hellofmt.sources import pack_archive
-from hellofmt.student import ArchiveBatches, recipe
+from hellofmt.student import recipe
+from hellofmt.student.batches import ArchiveBatches
 
 
 def close(a, b, tolerance=1e-6):

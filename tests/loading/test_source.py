@@ -7,13 +7,8 @@ from torch.utils.data import DataLoader
 
 from hellofmt.archive import open_archive
 from hellofmt.errors import TrustError, UserInputError
-from hellofmt.loading import (
-    HelloDataset,
-    HelloLoader,
-    WebdatasetSamples,
-    webdataset_samples,
-    write_labels,
-)
+from hellofmt.loading import HelloDataset, HelloLoader, webdataset_samples, write_labels
+from hellofmt.loading.webdataset import WebdatasetSamples
 
 
 def test_the_pin_is_checked_for_paths_and_open_archives(mixing):

@@ -16,7 +16,8 @@ from safetensors.numpy import load_file
 from torch.utils.data import DataLoader
 
 from hellofmt.errors import HelloIOError, UserInputError
-from hellofmt.loading import FORMS, HelloDataset, HelloSampler, StoredLabels, write_labels
+from hellofmt.loading import HelloDataset, HelloSampler, StoredLabels, write_labels
+from hellofmt.loading.stored_labels import FORMS
 from hellofmt.loading.views.table import ViewColumn as Col
 
 EPOCHS = 2

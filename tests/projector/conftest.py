@@ -12,7 +12,8 @@ import torch
 
 from hellofmt.archive.format.classes import ClassLine
 from hellofmt.archive.format.manifest import Arch, Preprocess, TextArch, VisionArch
-from hellofmt.projector import Encoder, LoadedBase, Projector, seeded_base
+from hellofmt.projector import LoadedBase, Projector, seeded_base
+from hellofmt.projector.base import Encoder
 
 VIT = builders.vit(16, 32, layers=2)
 RESNET = Arch(

@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from hellofmt.archive import Arch, VisionArch, open_archive
 from hellofmt.errors import BaseModelError, SpecError, UserInputError
-from hellofmt.projector import Encoder, Labeler, Projector, load_base, seeded_base
+from hellofmt.projector import Labeler, Projector, load_base, seeded_base
+from hellofmt.projector.base import Encoder
 from hellofmt.projector.head import LinearHead
 from hellofmt.projector.labeler import refuse_fork
 from hellofmt.projector.probe_check import compare_labels

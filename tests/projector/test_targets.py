@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from hellofmt.errors import SpecError, UserInputError
-from hellofmt.projector import Encoder, LoadedBase, Projector
+from hellofmt.projector import LoadedBase, Projector
+from hellofmt.projector.base import Encoder
 from hellofmt.projector.lowrank import Delta
 from hellofmt.projector.targets import TargetRule, check_shapes, delta_shapes, parse_target
 

@@ -27,15 +27,12 @@ from hellofmt.archive import (
     ImageItem,
     ImageSet,
     ProjectorPart,
-    StoredTensor,
-    base_digest,
     open_archive,
-    probe_images,
-    tensors_digest,
     write_archive,
     write_shards,
 )
 from hellofmt.archive.format.canonical import canonical
+from hellofmt.archive.format.digest import base_digest, tensors_digest
 from hellofmt.archive.format.label_function import Adapter, Head, HeadText, Target
 from hellofmt.archive.format.layout import header
 from hellofmt.archive.format.manifest import (
@@ -47,7 +44,9 @@ from hellofmt.archive.format.manifest import (
     TextArch,
     VisionArch,
 )
+from hellofmt.archive.format.probes import probe_images
 from hellofmt.archive.format.record import parse_record
+from hellofmt.archive.format.tensors import StoredTensor
 from hellofmt.archive.format.views import Views
 from hellofmt.rng import uniform, words
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from hellofmt import rng
-from hellofmt.archive import probe_images
 from hellofmt.archive.format.manifest import UNSET, Arch, Preprocess, VisionArch
+from hellofmt.archive.format.probes import probe_images
 from hellofmt.archive.format.views import Views
 
 VIEWS = Path(__file__).resolve().parents[2] / "spec" / "vectors" / "views"

@@ -10,7 +10,7 @@ import pytest
 import torch
 import zstandard
 
-from hellofmt.archive import probe_images
+from hellofmt.archive.format.probes import probe_images
 
 TEXTS = {"context_length": 8, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1}
 

@@ -11,7 +11,8 @@ import pytest
 import zstandard
 
 from hellofmt import errors
-from hellofmt.archive import open_archive, probe_images, verify_archive
+from hellofmt.archive import open_archive, verify_archive
+from hellofmt.archive.format.probes import probe_images
 
 VECTORS = Path(__file__).resolve().parents[2] / "spec" / "vectors"
 VALID = sorted((VECTORS / "valid").glob("*.hello"))

@@ -14,14 +14,8 @@ from hellofmt.errors import HelloIOError, UserInputError
 from hellofmt.ledger import model_bytes
 from hellofmt.loading import HelloDataset, StoredLabels, write_labels
 from hellofmt.student import build_student, recipe, train_from_archive
-from hellofmt.teacher import (
-    TEACHER_STORAGES,
-    InputRule,
-    Teacher,
-    label_source,
-    read_teacher,
-    write_teacher,
-)
+from hellofmt.teacher import InputRule, Teacher, label_source, read_teacher, write_teacher
+from hellofmt.teacher.shipped import TEACHER_STORAGES
 
 KEYS = ["rows", "columns", "grey"]
 

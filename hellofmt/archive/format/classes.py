@@ -49,6 +49,10 @@ class Classes:
         """Number of classes."""
         return len(self.keys)
 
+    def lines(self) -> list[ClassLine]:
+        """The classes as a writer takes them."""
+        return [ClassLine(*pair) for pair in zip(self.keys, self.names, strict=True)]
+
 
 def class_bytes(lines: Sequence[ClassLine]) -> bytes:
     """Serialise the classes section: UTF-8, a line per class in label order."""

@@ -46,10 +46,14 @@ VISION_DEFAULTS: Final[dict[str, object]] = {
     "timm_proj_bias": False,
 }
 """What open_clip takes for an absent key; what every tower of a family states is not here."""
-_POOLER: Final = frozenset({"attn_pooler_queries", "attn_pooler_heads"})
-_BLOCK: Final = frozenset({"qk_norm", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"})
+POOLER_KEYS: Final = frozenset({"attn_pooler_queries", "attn_pooler_heads"})
+# Any of them makes a block a custom one (scaled cosine attention too, but open_clip 3.3 cannot run
+# it: a batched product of four-dimensional tensors).
+BLOCK_KEYS: Final = frozenset(
+    {"qk_norm", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"}
+)
 # What rule uniform-1 has no clause for, or whose initial values are gone once weights are loaded.
-_CUSTOM: Final = _BLOCK | {"block_type", "ls_init_value"}
+_CUSTOM: Final = BLOCK_KEYS | {"block_type", "ls_init_value"}
 _MOST: Final = {"image_size": IMAGE_SIDE, "width": 8192, "layers": 64}
 # Narrower heads cost more than their multiplications: the softmax is by the head.
 _LEAST_HEAD: Final = 4
@@ -126,7 +130,7 @@ def arch_problems(arch: Arch, size: int, *, is_seeded: bool) -> Iterator[tuple[s
         family, allowed = "a transformer", {*vision.__struct_fields__} - TIMM_KEYS | {"image_size"}
         required |= {"patch_size"}
         if vision.attentional_pool is not True:
-            allowed -= _POOLER
+            allowed -= POOLER_KEYS
     for key in sorted(stated - allowed):
         yield f"arch.vision.{key}", f"has no effect in {family}; expected none"
     for key in sorted(required - stated):
@@ -182,7 +186,7 @@ def _transformer_problems(arch: Arch) -> Iterator[tuple[str, str]]:
         yield "arch.vision.act_approximate", "has no effect with `quick_gelu`; expected none"
     if vision.final_ln_after_pool is True and vision.pool_type is UNSET:
         yield "arch.vision.final_ln_after_pool", "has no effect unless `pool_type` is avg"
-    if vision.block_type is not UNSET and any(getattr(vision, key) is True for key in _BLOCK):
+    if vision.block_type is not UNSET and any(getattr(vision, key) is True for key in BLOCK_KEYS):
         yield "arch.vision.block_type", "said by another key of custom blocks; expected none"
     if vision.norm_eps is not UNSET and not 0.0 < float(vision.norm_eps) <= 1.0:
         yield "arch.vision.norm_eps", f"expected above 0 to 1, got {vision.norm_eps}"

@@ -21,7 +21,7 @@ import re
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
     from hellofmt.archive.read.archive import Archive
     from hellofmt.archive.storage.source import Source
+
+_Key = TypeVar("_Key")
 
 _MAX_BYTES = 4096
 _DOMAIN = "hello/sig/v1"
@@ -295,10 +297,8 @@ def _private_key(path: Path) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    key = _read_key(path, partial(load_pem_private_key, password=None))
-    if not isinstance(key, Ed25519PrivateKey):
-        raise _no_key(path, "expected a private Ed25519 key in PEM form")
-    return key
+    load = partial(load_pem_private_key, password=None)
+    return _read_key(path, load, Ed25519PrivateKey, "private")
 
 
 def _public_key(path: Path) -> Ed25519PublicKey:
@@ -306,25 +306,22 @@ def _public_key(path: Path) -> Ed25519PublicKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    key = _read_key(path, load_pem_public_key)
-    if not isinstance(key, Ed25519PublicKey):
-        raise _no_key(path, "expected a public Ed25519 key in PEM form")
-    return key
+    return _read_key(path, load_pem_public_key, Ed25519PublicKey, "public")
 
 
-def _read_key(path: Path, load: Callable[[bytes], object]) -> object:
+def _read_key(path: Path, load: Callable[[bytes], object], kind: type[_Key], name: str) -> _Key:
     from cryptography.exceptions import UnsupportedAlgorithm
 
+    text = f"expected a {name} Ed25519 key in PEM form"
     try:
-        return load(read_file(path))
+        key = load(read_file(path))
+        if isinstance(key, kind):
+            return key
     except TypeError:
-        raise _no_key(path, "encrypted; expected a PEM key without passphrase") from None
+        text = "encrypted; expected a PEM key without passphrase"
     except (ValueError, UnsupportedAlgorithm):
-        return None
-
-
-def _no_key(path: Path, text: str) -> UserInputError:
-    return UserInputError.make("E_OPTION", f"`{printable(path)}`: {text}")
+        pass
+    raise UserInputError.make("E_OPTION", f"`{printable(path)}`: {text}")
 
 
 def _key_id(key: Ed25519PublicKey) -> str:

@@ -15,7 +15,9 @@ from hellofmt.archive.format.canonical import decimal_string, decimal_value
 from hellofmt.archive.format.digest import base_digest
 from hellofmt.archive.format.manifest import UNSET, Arch
 from hellofmt.archive.format.towers import (
+    BLOCK_KEYS,
     LAYER_SCALE,
+    POOLER_KEYS,
     RESNET_KEYS,
     TIMM_KEYS,
     VISION_DEFAULTS,
@@ -58,11 +60,6 @@ _VIT_KEYS = (frozenset(_VISION_DEFAULTS) - TIMM_KEYS) | {
     "block_type",
 }
 
-# Any of them makes a block a custom one (scaled cosine attention too, but open_clip 3.3 cannot run
-# it: a batched product of four-dimensional tensors).
-_BLOCK_KEYS = frozenset({"qk_norm", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"})
-_POOLER_KEYS = frozenset({"attn_pooler_queries", "attn_pooler_heads"})
-
 
 def arch_of_config(config: Mapping[str, Any]) -> Arch:
     """Turn an open_clip model config into the manifest's architecture."""
@@ -90,7 +87,7 @@ def _normal_vision(config: Mapping[str, object]) -> dict[str, object]:
         allowed = _VIT_KEYS
         defaults = {"image_size": 224, "width": 768, "layers": 12, "patch_size": 16}
         if not config.get("attentional_pool"):
-            allowed = allowed - _POOLER_KEYS
+            allowed = allowed - POOLER_KEYS
     stated = {k: v for k, v in config.items() if v is not None and k in allowed}
     if stated.get("final_ln_after_pool") and stated.get("pool_type", "tok") == "tok":
         # The norm of a token is the same before it is taken and after.
@@ -128,8 +125,8 @@ def _flat_config(config: Mapping[str, object]) -> dict[str, object]:
     flat.update({f"norm_{k}": v for k, v in norm.items()})
     if flat.get("block_type") == "default":
         # Plain blocks, whatever else is said of custom ones.
-        flat = {k: v for k, v in flat.items() if k not in _BLOCK_KEYS | {"block_type"}}
-    elif any(flat.get(key) for key in _BLOCK_KEYS):
+        flat = {k: v for k, v in flat.items() if k not in BLOCK_KEYS | {"block_type"}}
+    elif any(flat.get(key) for key in BLOCK_KEYS):
         flat.pop("block_type", None)
     if "timm_model_name" in flat and "timm_proj" in config:
         # Null means something else than absence: no projection but timm's own classifier.

@@ -29,7 +29,8 @@ def archive(kind="seeded"):
     """An archive of two pictures whose labels can be made: ``seeded``, ``embedded`` or ``text``."""
     import builders
 
-    from hellofmt.archive import ClassLine, Draft, ImageItem, ImageSet, TextArch, write_archive
+    from hellofmt.archive import ClassLine, Draft, ImageItem, ImageSet, write_archive
+    from hellofmt.archive.format.manifest import TextArch
     from hellofmt.projector import Projector, seeded_base
 
     classes = [ClassLine("a", ("tench",)), ClassLine("b", ("goldfish",))]

@@ -6,7 +6,9 @@ import torch
 from torchvision.transforms import v2
 
 from hellofmt.errors import UserInputError
-from hellofmt.loading import VIEW_RECIPES, ViewColumn, view_recipe, view_table
+from hellofmt.loading import view_recipe, view_table
+from hellofmt.loading.views.recipes import VIEW_RECIPES
+from hellofmt.loading.views.table import ViewColumn
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3])

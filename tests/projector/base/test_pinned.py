@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from hellofmt.archive import Draft, base_digest, open_archive, write_archive
+from hellofmt.archive import Draft, open_archive, write_archive
+from hellofmt.archive.format.digest import base_digest
 from hellofmt.archive.format.manifest import Preprocess
 from hellofmt.errors import BaseModelError, SpecError
 from hellofmt.projector import Projector, base_of
