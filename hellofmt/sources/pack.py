@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -143,37 +144,24 @@ def pack_archive(
     if known is not None:
         _check_same_classes(lines, known.lines)
         lines = known.lines
-
-    def draft_of(
-        classes: Sequence[ClassLine], name: str, start: Views, own: Dataset | None = None
-    ) -> Draft:
-        described = own if own is not None or known is None else known.dataset
-        parts = [] if known is None or projector is None else known.parts
-        return Draft(
-            dataset=Dataset(
-                name=texts.name or name,
-                version=texts.version,
-                license=texts.license or ("NOASSERTION" if own is None else own.license),
-                method=texts.method or ("unknown" if described is None else described.method),
-                sources=_sources_of(texts.sources, described),
-            ),
-            classes=classes,
-            views=views if isinstance(views, Views) else changed_views(start, views or {}),
-            projector=parts[0] if parts else None,
-            card=texts.card,
-            license=texts.license_text,
-            extras=texts.extras,
-            further=parts[1:],
-            record=Record(functions=known.records) if parts and known and known.records else None,
-            label_function=None if known is None or parts else known.id,
-        )
-
+    parts = [] if known is None or projector is None else known.parts
+    draft_of = partial(
+        Draft,
+        projector=parts[0] if parts else None,
+        further=parts[1:],
+        card=texts.card,
+        license=texts.license_text,
+        extras=texts.extras,
+        record=Record(functions=known.records) if parts and known and known.records else None,
+        label_function=None if known is None or parts else known.id,
+    )
     if source is None:
         if known is None or projector is None:
             raise UserInputError.make("E_OPTION", "expected images or a projector to pack")
         if shards is not None:
             raise UserInputError.make("E_OPTION", "no images to divide", argument="shards")
-        draft = draft_of(known.lines, known.dataset.name, known.views)
+        dataset = _dataset(texts, known.dataset.name, None, known.dataset)
+        draft = draft_of(dataset, known.lines, _settled(views, known.views))
         return write_archive(target, draft, force=force, limits=limits, progress=progress)
     if spread is not map and (reencode is not None or shards is None):
         text = "expected shards of images that are stored as they are"
@@ -193,48 +181,25 @@ def pack_archive(
         if spread is not map and stored.has_converted:
             text = "images of a packed archive are encoded here; expected an archive of image files"
             raise UserInputError.make("E_OPTION", text, argument="spread")
-        if known is not None:
-            start = known.views
-        elif isinstance(views, Views):
-            start = views
-        else:
-            try:
-                sizes = sampled_sizes(images)
-            except UserInputError:
-                stored.refuse_all(say)
-                raise
-            if max_side is not None:
-                sizes = np.rint(sizes * np.minimum(1.0, max_side / sizes.max(1, keepdims=True)))
-            start = default_views(default_side(sizes.clip(1).astype(np.int64)))
+        try:
+            start = views if isinstance(views, Views) else _start_views(images, known, max_side)
+        except UserInputError:
+            stored.refuse_all(say)
+            raise
         made_of = ImageSet(reencode or _one_codec(stored.codecs), stored.items, layout)
-        own = images.manifest if isinstance(images, ArchiveSource) else None
-        if own is not None and known is None and not isinstance(views, Views):
-            start = own.views
-        dataset = None if own is None else own.dataset
-        draft = draft_of(images.classes, images.name, start, dataset)
+        own = images.manifest.dataset if isinstance(images, ArchiveSource) else None
+        dataset = _dataset(texts, images.name, own, None if known is None else known.dataset)
+        draft = draft_of(dataset, images.classes, _settled(views, start))
         if isinstance(images, ArchiveSource):
             made_of = replace(made_of, columns=images.columns())
             ordered = ordered or images.is_ordered
-            for left in _left_out(images, draft):
-                say(f"{left} of the archive that is read is left out")
-            owner = _label_function_of(images, known, say)
-            draft = replace(draft, label_function=draft.label_function or owner)
-            draft = replace(draft, record=_record_of(images, draft, reencode is None, say))
+            draft = _taken_over(images, draft, known, reencode is None, say)
         draft = replace(draft, images=replace(made_of, order="value" if ordered else None))
         try:
-            if shards is None:
-                made = write_archive(target, draft, force=force, limits=limits, progress=progress)
-            else:
-                made = write_shards(
-                    target,
-                    draft,
-                    shards,
-                    force=force,
-                    limits=limits,
-                    progress=progress,
-                    say=say,
-                    spread=spread,
-                )
+            write: Callable[..., str] = write_archive
+            if shards is not None:
+                write = partial(write_shards, count=shards, say=say, spread=spread)
+            made = write(target, draft, force=force, limits=limits, progress=progress)
         except (UserInputError, LimitError) as error:
             # Of one image, perhaps; then of all that are like it.
             if error.code == "E_DATA" or error.code.startswith("E_LIMIT_IMAGE_"):
@@ -257,11 +222,49 @@ def _check_left(images: Source, say: Callable[[str], None]) -> None:
         say(f"classes of which no image can be read: {lost.size:,}: {keys}")
 
 
-def _sources_of(given: Sequence[str] | None, described: Dataset | None) -> list[str]:
-    """The data sets that images come from, as the user says or else as an archive does."""
-    if given is None and described is not None:
-        return list(described.sources)
-    return list(given or ())
+def _start_views(images: Source, known: LabelFunctions | None, max_side: int | None) -> Views:
+    """Views of the label function, else of the archive that is read, else what suits the images."""
+    if known is not None:
+        return known.views
+    if isinstance(images, ArchiveSource):
+        return images.manifest.views
+    sizes = sampled_sizes(images)
+    if max_side is not None:
+        sizes = np.rint(sizes * np.minimum(1.0, max_side / sizes.max(1, keepdims=True)))
+    return default_views(default_side(sizes.clip(1).astype(np.int64)))
+
+
+def _settled(views: Views | Mapping[str, Any] | None, start: Views) -> Views:
+    """The views that the user wants, or ``start`` with the changes that the user wants."""
+    return views if isinstance(views, Views) else changed_views(start, views or {})
+
+
+def _dataset(texts: Texts, name: str, own: Dataset | None, projectors: Dataset | None) -> Dataset:
+    """What the user says, else the archive of the images, else that of the projector."""
+    known = own or projectors
+    sources = [] if known is None else known.sources
+    return Dataset(
+        name=texts.name or name,
+        version=texts.version,
+        license=texts.license or ("NOASSERTION" if own is None else own.license),
+        method=texts.method or ("unknown" if known is None else known.method),
+        sources=list(sources if texts.sources is None else texts.sources),
+    )
+
+
+def _taken_over(
+    images: ArchiveSource,
+    draft: Draft,
+    known: LabelFunctions | None,
+    is_kept: bool,
+    say: Callable[[str], None],
+) -> Draft:
+    """The draft with what else its images bring from their archive; says what stays behind."""
+    for left in _left_out(images, draft):
+        say(f"{left} of the archive that is read is left out")
+    owner = _label_function_of(images, known, say)
+    draft = replace(draft, label_function=draft.label_function or owner)
+    return replace(draft, record=_record_of(images, draft, is_kept, say))
 
 
 def _left_out(images: ArchiveSource, draft: Draft) -> list[str]:
