@@ -14,8 +14,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from hellofmt.archive import write_small_file
 from hellofmt.errors import UserInputError, printable
-from hellofmt.runs import write_file
 from hellofmt_cli.colours import INK
 from hellofmt_cli.console import console
 
@@ -87,15 +87,19 @@ class Log:
         for point in points:
             accuracy = "" if point.accuracy is None else f"{point.accuracy:.4f}"
             rows.append(f"{point.step},{point.loss!r},{point.learning_rate!r},{accuracy}")
-        write_file(self._folder / "curve.csv", ("\n".join(rows) + "\n").encode())
+        write_small_file(self._folder / "curve.csv", ("\n".join(rows) + "\n").encode(), force=True)
         document = [point._asdict() for point in points]
-        write_file(self._folder / "curve.json", (json.dumps(document, indent=1) + "\n").encode())
+        write_small_file(
+            self._folder / "curve.json",
+            (json.dumps(document, indent=1) + "\n").encode(),
+            force=True,
+        )
 
     def finish(self, document: dict[str, Any]) -> None:
         """Write what is written once: ``result.json``, the picture."""
         self._write_tables()
         text = json.dumps(document, indent=2, ensure_ascii=True) + "\n"
-        write_file(self._folder / "result.json", text.encode())
+        write_small_file(self._folder / "result.json", text.encode(), force=True)
         if self._has_picture:
             draw_curve(self._folder / "curve.png", self._curve, self._title)
         if self._events is not None:
@@ -158,4 +162,4 @@ def draw_curve(path: Path, curve: Curve, title: str) -> None:
     _draw_accuracy(below, curve, curve.measured)
     data = BytesIO()
     figure.savefig(data, format="png")
-    write_file(path, data.getvalue())
+    write_small_file(path, data.getvalue(), force=True)

@@ -30,7 +30,7 @@ def describe(
 
     manifest = archive.manifest
     ledger = ledger_of(archive)
-    dataset = manifest.dataset
+    dataset, tower = manifest.dataset, _tower(manifest)
     document: dict[str, Any] = {
         "schema": "hello.inspect/1",
         "id": archive.id,
@@ -68,7 +68,8 @@ def describe(
             "sections": dict(ledger.sections),
         },
         "labels_avoided": _labels_avoided(manifest, ledger, epochs),
-        "gflop_per_label": _gflop(manifest),
+        # One image through the tower.
+        "gflop_per_label": None if tower is None else round(tower.gflop, 2),
         "extras": dict(archive.extras),
         "record": None if archive.record is None else msgspec.to_builtins(archive.record),
     }
@@ -228,12 +229,6 @@ def _tower(manifest: Manifest) -> Tower | None:
     if tower is None or (tower.size, tower.dim) != (base.preprocess.size, base.arch.embed_dim):
         return None
     return tower
-
-
-def _gflop(manifest: Manifest) -> float | None:
-    """GFLOP of one label, to two digits: one image through the tower."""
-    tower = _tower(manifest)
-    return None if tower is None else round(tower.gflop, 2)
 
 
 def _tensors(manifest: Manifest) -> list[dict[str, Any]]:

@@ -143,17 +143,14 @@ def _charged_rows(document: dict[str, Any]) -> list[tuple[str, str]]:
         return [("base charged", f"the same: a {base['kind']} base has no bytes")]
     form = "as embedded" if base["kind"] == "embedded" else "in float16"
     sets = avoided["data_sets_per_base"]
-    shared = "no number of data sets is" if sets is None else f"{_least(sets)} are"
+    shared = "no number of data sets is"
+    if sets is not None:
+        shared = f"{math.floor(sets) + 1:,} or more data sets are"
     return [
         ("with its base", f"{size(number)} {form} more: {percent(ratio)} of stored labels"),
         ("break-even with it", _pays(ratio, avoided["break_even_charged"])),
         ("sharing it", f"{shared} smaller than a float16 ResNet-18 teacher in each"),
     ]
-
-
-def _least(sets: float) -> str:
-    """The first whole number of data sets above the break-even."""
-    return f"{math.floor(sets) + 1:,} or more data sets"
 
 
 def tensor_row(tensor: dict[str, Any]) -> tuple[str, str]:

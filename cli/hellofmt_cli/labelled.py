@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LOOKED_AT: Final = 512
 """Images that the largest errors are looked for among, evenly spread."""
+_LIKELIEST: Final = 4
+"""Classes that are named of each label."""
 _NAMED: Final = 10
 """Classes that are named to whoever mistypes one."""
 
@@ -46,20 +48,19 @@ class Labelled:
 
 
 class LabelledImages:
-    """Draws views of an archive's images, and labels each with its likeliest ``classes``."""
+    """Draws views of an archive's images, and labels each with its likeliest classes."""
 
     def __init__(
         self,
         archive: Archive,
         *,
         views: int = 3,
-        classes: int = 4,
         base: str | None = None,
         label_function: str | None = None,
     ) -> None:
         if archive.index is None or len(archive) == 0:
             raise UserInputError.make("E_DATA", "the archive has no images to show")
-        self._views, self._classes = views, classes
+        self._views = views
         # The view itself is shown, not its normalised form.
         self._dataset: Any = HelloDataset(
             archive, base=base, label_function=label_function, transform=lambda view: view
@@ -109,7 +110,7 @@ class LabelledImages:
         for epoch in range(self._views):
             view, soft = self._dataset[EpochIndex(row, epoch)]
             pixels = (view.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-            likeliest = soft.topk(min(self._classes, len(self._names)))
+            likeliest = soft.topk(min(_LIKELIEST, len(self._names)))
             named = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
             views.append(View(pixels, tuple((self._names[one], value) for one, value in named)))
             shares.append(float(soft[label]))

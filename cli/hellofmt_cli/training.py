@@ -169,6 +169,7 @@ def _train(
         return None
     if options.output is not None:
         save_network(measured, InputRule.of_views(views), Path(options.output), prefix="")
+    best, at = curve.best()
     document = {
         "schema": "hello.train/1",
         "id": archive.id,
@@ -190,7 +191,7 @@ def _train(
         "processes": world,
         "images": len(images) - int(images.unreadable().sum()),
         "trained_on": "archive" if options.random is None else "random",
-        "accuracy": _accuracy(curve),
+        "accuracy": {"last": round(curve.last(), 2), "best": round(best, 2), "best_step": at},
         "measured": [
             {"step": point.step, "accuracy": round(point.accuracy or 0.0, 2)}
             for point in curve.measured
@@ -249,11 +250,6 @@ def _remembered(archive: Archive, result: Result, target: str | None) -> dict[st
             )
         copy = {"path": target, "id": made}
     return {"recorded": recorded, "copy": copy}
-
-
-def _accuracy(curve: Curve) -> dict[str, Any]:
-    best, step = curve.best()
-    return {"last": round(curve.last(), 2), "best": round(best, 2), "best_step": step}
 
 
 def _read_images(data: str, archive: Archive, options: TrainOptions) -> Source:

@@ -20,7 +20,7 @@ from hellofmt.archive import DEFAULT_LIMITS, decode_image
 from hellofmt.archive.format.layout import BLOCK
 from hellofmt.distillation.archive_of import front_bytes
 from hellofmt.distillation.selection import mosaics
-from hellofmt.distillation.stored_images import StoredImages
+from hellofmt.distillation.stored_images import StoredImages, unlabelled
 from hellofmt.errors import UserInputError
 from hellofmt.ledger.budget import (
     ROW_BYTES,
@@ -32,7 +32,7 @@ from hellofmt.ledger.budget import (
     ways_of,
 )
 from hellofmt.making import ViewBatches
-from hellofmt.sources import ArrayImages, sampled_squares
+from hellofmt.sources import sampled_squares
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -89,7 +89,7 @@ def affordable(
     sample = _sample(source, views, settings)
 
     def log_labels(pixels: NDArray[np.uint8]) -> Tensor:
-        shown = ViewBatches(_images(pixels, source), views, len(pixels), _SEED).batch(0).views
+        shown = ViewBatches(unlabelled(pixels, source), views, len(pixels), _SEED).batch(0).views
         found = torch.cat([logits(part.to(device)) for part in shown.split(_AT_ONCE)])
         return functional.log_softmax(found.cpu().double(), dim=1)
 
@@ -209,9 +209,3 @@ def _sample(source: Source, views: Views, settings: DistillSettings) -> NDArray[
     side = views.size // factor
     cells = sampled_squares(source, side, count, interpolation=views.interpolation)
     return mosaics(cells.reshape(-1, factor**2, *cells.shape[1:]))
-
-
-def _images(pixels: NDArray[np.uint8], source: Source) -> ArrayImages:
-    """Pixels as a source, of the two classes that it needs: there may be more than images."""
-    labels = np.arange(len(pixels), dtype=np.int64) % 2
-    return ArrayImages(pixels, labels, source.classes[:2], source.name)

@@ -13,11 +13,11 @@ import torch
 from torch.nn import functional
 
 from hellofmt.making import ViewBatches
-from hellofmt.projector import STORAGES, stored_labelers
+from hellofmt.projector import stored_labelers
 from hellofmt.runs import ranks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
@@ -127,9 +127,7 @@ def fidelity_table(
     source: Source,
     views: Views,
     *,
-    storages: Sequence[Storage] = STORAGES,
     count: int = 512,
-    seed: int = 1,
     workers: int = 0,
     device: torch.device | str = "cpu",
 ) -> list[Precision]:
@@ -138,16 +136,9 @@ def fidelity_table(
     Every row is measured on what a reader will rebuild from the stored bytes.
     """
     rows: list[Precision] = []
-    for storage, size_bytes, labeler in stored_labelers(projector, storages, device):
+    for storage, size_bytes, labeler in stored_labelers(projector, device=device):
         measured = fidelity(
-            labeler.logits,
-            teacher,
-            source,
-            views,
-            count=count,
-            seed=seed,
-            workers=workers,
-            device=device,
+            labeler.logits, teacher, source, views, count=count, workers=workers, device=device
         )
         rows.append(Precision(storage, size_bytes, measured))
     return rows

@@ -113,8 +113,10 @@ class StoredImages:
         before = np.stack(list(made(self.pixels, rows.tolist(), workers=workers)))
         files = map_ordered(self._encoded, before)
         after = np.stack([decode_image(data, self.codec, DEFAULT_LIMITS) for data in files])
-        # Of more classes than images are read, some have none here.
-        shown, labels = np.unique(self.selection.labels[rows], return_inverse=True)
-        classes, name = [self.source.classes[label] for label in shown.tolist()], self.source.name
-        first, second = (ArrayImages(pixels, labels, classes, name) for pixels in (before, after))
-        return first, second
+        return unlabelled(before, self.source), unlabelled(after, self.source)
+
+
+def unlabelled(pixels: NDArray[np.uint8], source: Source) -> ArrayImages:
+    """Pixels as a source, of the two classes that it needs: there may be more than images."""
+    labels = np.arange(len(pixels), dtype=np.int64) % 2
+    return ArrayImages(pixels, labels, source.classes[:2], source.name)

@@ -265,6 +265,7 @@ def _fkd_tensors(
     box = wide[:, [ViewColumn.X0, ViewColumn.Y0, ViewColumn.X1, ViewColumn.Y1]]
     area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
     share = wide[:, ViewColumn.WEIGHT] / 65536 * (1.0 - area / dataset.views.size**2)
+    centred = logits - logits.amax(dim=1, keepdim=True)
     tensors: dict[str, tuple[str, NDArray[Any]]] = {
         "rows": ("<i8", rows),
         "mix_index": ("<i8", wide[:, ViewColumn.PARTNER_IMAGE]),
@@ -272,12 +273,8 @@ def _fkd_tensors(
         "coords": ("<f4", coords(ViewColumn.IMAGE)),
         "mix_coords": ("<f4", coords(ViewColumn.PARTNER_IMAGE)),
         "mix_lam": ("<f4", share),
-        "labels": ("<f2", _centred(logits)),
+        "labels": ("<f2", centred.clamp(min=-60000.0).cpu().numpy()),
         "flip": ("u1", wide[:, ViewColumn.FLIP]),
         "mix_flip": ("u1", wide[:, ViewColumn.PARTNER_FLIP]),
     }
     return {name: np.ascontiguousarray(array, dtype) for name, (dtype, array) in tensors.items()}
-
-
-def _centred(logits: Tensor) -> NDArray[np.float32]:
-    return (logits - logits.amax(dim=1, keepdim=True)).clamp(min=-60000.0).cpu().numpy()

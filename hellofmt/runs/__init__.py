@@ -13,7 +13,7 @@ from hellofmt.runs.ranks import (
     leads_machine,
     union_,
 )
-from hellofmt.runs.results import digest_of, write_file
+from hellofmt.runs.results import digest_of
 from hellofmt.runs.run_record import device_name, versions, without_paths
 from hellofmt.runs.stages import Stages
 from hellofmt.runs.workers import default_workers
@@ -36,5 +36,4 @@ __all__ = [
     "union_",
     "versions",
     "without_paths",
-    "write_file",
 ]

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hellofmt.archive.storage.local_files import write_small_file
 from hellofmt.runs import ranks
-from hellofmt.runs.results import Result, write_file
+from hellofmt.runs.results import Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,5 +59,5 @@ def hand_folder(folder: Path, last: str) -> None:
         data = ranks.handed((folder / name).read_bytes, holder)
         if ranks.leads_machine() and not is_here:
             folder.mkdir(parents=True, exist_ok=True)
-            write_file(folder / name, data)
+            write_small_file(folder / name, data, force=True)
     ranks.wait()

@@ -18,7 +18,6 @@ import torch
 from hellofmt import rng
 from hellofmt.errors import UserInputError
 from hellofmt.runs import ranks
-from hellofmt.runs.schedule import constant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,7 +39,7 @@ def descend(
     *,
     steps: int,
     start: int = 0,
-    rate: Rate = constant,
+    rate: Rate = lambda _step, _steps: 1.0,
     clip: float | None = None,
     seed: int | None = None,
     is_split: bool = False,

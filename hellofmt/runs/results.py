@@ -88,17 +88,14 @@ def digest_of(value: object) -> str:
     return hashlib.sha256(canonical(_plain(value))).hexdigest()
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, replacing an existing one; an error names ``path``."""
-    write_small_file(path, data, force=True)
-
-
 def write_result(path: Path, result: Result) -> None:
     """Write ``result`` as one safetensors file."""
     # We write the file: on a full disk safetensors would raise its own error and leave half a file.
     # Not `ascontiguousarray`, which turns a scalar into a vector.
     tensors = {name: np.asarray(array, order="C") for name, array in result.tensors.items()}
-    write_file(path, save(tensors, {"facts": json.dumps(dict(result.facts), sort_keys=True)}))
+    write_small_file(
+        path, save(tensors, {"facts": json.dumps(dict(result.facts), sort_keys=True)}), force=True
+    )
 
 
 def read_result(path: Path) -> Result:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from numpy.typing import NDArray
     from torch import Tensor
 
 
@@ -56,14 +55,6 @@ class Checkpoint:
     every: int = 100
     seconds: float = 60.0
     keeper: Keeper | None = None
-
-
-def _copied(tensor: Tensor, array: NDArray[Any]) -> Tensor:
-    """Copy ``array`` to the dtype, device and memory layout of ``tensor``.
-
-    The layout matters: vectorised and strided loops may round the last bit differently.
-    """
-    return torch.empty_like(tensor).copy_(torch.from_numpy(array))
 
 
 class State:
@@ -143,10 +134,11 @@ def _with_moments(optimiser: torch.optim.Optimizer, result: Result) -> dict[str,
         moments: dict[str, Tensor] = {}
         for key, array in result.tensors.items():
             if key.startswith(prefix):
-                is_moment = array.shape == tuple(parameter.shape) and array.ndim > 0
-                moments[key.removeprefix(prefix)] = (
-                    _copied(parameter.detach(), array) if is_moment else torch.from_numpy(array)
-                )
+                moment = torch.from_numpy(array)
+                if array.shape == tuple(parameter.shape) and array.ndim > 0:
+                    # The layout, too: vectorised and strided loops may round the last bit apart.
+                    moment = torch.empty_like(parameter.detach()).copy_(moment)
+                moments[key.removeprefix(prefix)] = moment
         if moments:
             state["state"][number] = moments
     return state

@@ -13,12 +13,6 @@ Rate = Callable[[int, int], float]
 """Maps (step, number of steps) to a fraction of the full learning rate."""
 
 
-def constant(step: int, steps: int) -> float:
-    """Keep the full learning rate at every step."""
-    del step, steps
-    return 1.0
-
-
 def cosine(step: int, steps: int, *, warmup: float = 0.0, span: float = math.pi) -> float:
     """Warm up linearly to the full learning rate, then follow a cosine down.
 

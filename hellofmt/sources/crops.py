@@ -31,6 +31,8 @@ _FILTERS: Final = {
     "bicubic": Image.Resampling.BICUBIC,
 }
 _SCALES: Final = (8, 4, 2, 1)
+_LOOKED_AT: Final = 64
+"""Images whose headers tell the size of a data set."""
 
 
 def decode_crops(
@@ -126,13 +128,13 @@ def sampled_squares(
     return np.stack([decode_centre(source, row, size, interpolation=interpolation) for row in rows])
 
 
-def sampled_sizes(source: Source, most: int = 64) -> NDArray[np.int64]:
+def sampled_sizes(source: Source) -> NDArray[np.int64]:
     """Return height and width of some images, evenly spread, from their headers: int64 (n, 2).
 
     Those that are unreadable and left out are not among them.
     """
     sizes: list[tuple[int, int]] = []
-    for row in range(0, len(source), -(-len(source) // most)):
+    for row in range(0, len(source), -(-len(source) // _LOOKED_AT)):
         try:
             data = source.read(row)
             if isinstance(data, np.ndarray):

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from safetensors.torch import save
 
+from hellofmt.archive.storage.local_files import write_small_file
 from hellofmt.checkpoint import RULE_KEY, read_checkpoint
 from hellofmt.errors import UserInputError, printable, target_exists
-from hellofmt.runs.results import write_file
 from hellofmt.teacher.files import own_rule, refuse_match
 from hellofmt.teacher.libraries import factory_rule, library_network
 from hellofmt.teacher.networks import from_factory, is_factory
@@ -99,7 +99,7 @@ def convert_weights(
     header = {} if rule is None else {RULE_KEY: json.dumps(rule.to_json())}
     # Tied weights are one tensor twice, which the format does not know.
     tensors = {name: tensor.contiguous().clone() for name, tensor in state.items()}
-    write_file(path, save(tensors, header))
+    write_small_file(path, save(tensors, header), force=True)
     return Converted(len(tensors), sum(t.numel() for t in tensors.values()), rule)
 
 

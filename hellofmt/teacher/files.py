@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from safetensors.torch import save
 
+from hellofmt.archive.storage.local_files import write_small_file
 from hellofmt.checkpoint import RULE_KEY, Checkpoint, read_checkpoint
 from hellofmt.errors import UserInputError, printable
-from hellofmt.runs.results import write_file
 from hellofmt.student.networks import build_student
 from hellofmt.teacher.network import Teacher
 from hellofmt.teacher.rule import InputRule
@@ -45,7 +45,7 @@ def save_network(
     ``prefix`` comes before every name; empty keeps the names that its library loads.
     """
     state = {prefix + n: t.cpu().contiguous() for n, t in network.state_dict().items()}
-    write_file(path, save(state, {RULE_KEY: json.dumps(rule.to_json())}))
+    write_small_file(path, save(state, {RULE_KEY: json.dumps(rule.to_json())}), force=True)
 
 
 def own_rule(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> InputRule | None:

@@ -58,10 +58,6 @@ _SAME: Final = 1e-3
 _INSIDE: Final = {"mean", "std", "pixel_mean", "pixel_std"}
 
 
-def _silent(text: str) -> None:
-    del text
-
-
 def _names(types: set[torch.dtype]) -> str:
     return " and ".join(sorted(str(t).removeprefix("torch.") for t in types))
 
@@ -291,7 +287,7 @@ def load_named_teacher(
     fraction: float = 1.0,
     change: RuleChange = _UNCHANGED,
     teacher_classes: Sequence[str] | None = None,
-    say: Callable[[str], None] = _silent,
+    say: Callable[[str], None] = lambda _: None,
 ) -> nn.Module:
     """Load a teacher by what a user types, in a form of ``hellofmt.teacher.names``.
 

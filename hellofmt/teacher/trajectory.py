@@ -25,11 +25,11 @@ import torch
 
 from hellofmt.archive.format.record import Run, SourceRecord  # noqa: TC001 - read by msgspec
 from hellofmt.archive.format.views import Views  # noqa: TC001 - read by msgspec
-from hellofmt.archive.storage.local_files import read_file
+from hellofmt.archive.storage.local_files import read_file, write_small_file
 from hellofmt.errors import HelloIOError, UserInputError, printable
 from hellofmt.making import HardBatches, ViewBatches
 from hellofmt.runs import ranks, resume
-from hellofmt.runs.results import digest_of, write_file
+from hellofmt.runs.results import digest_of
 from hellofmt.runs.run_record import run_record
 from hellofmt.sources.record import source_record
 from hellofmt.student.networks import build_student
@@ -298,7 +298,7 @@ def train_trajectory(
             document = msgspec.to_builtins(trajectory)
             del document["folder"]
             text = json.dumps(document, indent=2, ensure_ascii=True) + "\n"
-            write_file(root / TRAJECTORY_FILE, text.encode("ascii"))
+            write_small_file(root / TRAJECTORY_FILE, text.encode("ascii"), force=True)
             (root / _STATE_FILE).unlink(missing_ok=True)
     return ranks.handed(lambda: read_trajectory(root))
 

@@ -89,7 +89,7 @@ def test_drifts_are_shares_of_what_labels_tell(scene, monkeypatch):
     logits = projector.labeler().logits
 
     def labels(pixels):
-        batch = budget.ViewBatches(budget._images(pixels, source), views, 24, 1).batch(0).views
+        batch = budget.ViewBatches(budget.unlabelled(pixels, source), views, 24, 1).batch(0).views
         return torch.softmax(logits(batch).double(), 1).numpy()
 
     p, q = labels(before), labels(after)

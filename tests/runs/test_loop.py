@@ -9,7 +9,7 @@ import torch
 from hellofmt.errors import UserInputError
 from hellofmt.runs.loop import descend
 from hellofmt.runs.resume import Checkpoint, State
-from hellofmt.runs.schedule import constant, cosine
+from hellofmt.runs.schedule import cosine
 
 
 def test_cosine_falls_to_zero_or_to_half():
@@ -55,7 +55,6 @@ def test_steps_follow_the_gradient_and_the_schedule():
     assert quadratic(start=3)[1] == [(4, 1.0)]
     # Clipped to 1, the gradient of 2 moves x by a quarter.
     assert quadratic(steps=1, clip=1.0)[0] == pytest.approx(0.75, abs=1e-6)
-    assert constant(3, 4) == 1.0
 
 
 def test_what_cannot_go_on_is_refused():

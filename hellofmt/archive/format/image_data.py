@@ -34,9 +34,7 @@ _FILTERS: Final = 4
 _CHUNK: Final = struct.Struct(">I4s")
 
 
-def check_image_data(
-    data: bytes | memoryview, codec: str, shape: ImageShape, *, member: str = ""
-) -> None:
+def check_image_data(data: bytes | memoryview, codec: str, shape: ImageShape) -> None:
     """Walk over the compressed data of an image to its end; the table above says how far.
 
     ``parse_image`` has accepted the file, and its dimensions are within the limits: decoding a JPEG
@@ -44,7 +42,7 @@ def check_image_data(
     """
     fault = _CHECKS[codec](data, shape)
     if fault:
-        raise CorruptError.make("E_IMAGE", f"damaged {codec}: {fault}", member=member)
+        raise CorruptError.make("E_IMAGE", f"damaged {codec}: {fault}")
 
 
 def _check_png(data: bytes | memoryview, shape: ImageShape) -> str:

@@ -61,6 +61,7 @@ def timm_tower(text: str, preprocess: Preprocess | None, say: Callable[[str], No
     ``preprocess`` replaces what file or library say of the input.
     """
     import timm
+    from timm.data.config import resolve_data_config
 
     name, _, file = text.removeprefix(TIMM).partition("=")
     if not timm.is_model(name):
@@ -85,7 +86,8 @@ def timm_tower(text: str, preprocess: Preprocess | None, say: Callable[[str], No
                 source = "the file's own" if rule else "timm's data config, the file says nothing"
                 tag = ""
             if preprocess is None:
-                preprocess = rule or _data_config(network)
+                config = resolve_data_config({}, model=network)
+                preprocess = rule or _preprocess(config, _side(network))
             else:
                 source = "as asked for"
             arch = _arch(network, plain, preprocess.size)
@@ -150,12 +152,6 @@ def _from_file(
 
 def _side(network: Any) -> int:
     return int(network.pretrained_cfg["input_size"][-1])
-
-
-def _data_config(network: Any) -> Preprocess:
-    from timm.data.config import resolve_data_config
-
-    return _preprocess(resolve_data_config({}, model=network), _side(network))
 
 
 def _preprocess(rule: Mapping[str, Any], size: int) -> Preprocess:
