@@ -10,30 +10,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from hellofmt.archive import ClassLine
-from hellofmt.loading import HelloDataset, normalise
 from hellofmt.making import HardBatches, ViewBatches
 from hellofmt.sources import ArrayImages
-from hellofmt.student import (
-    PassSampler,
-    Recipe,
-    build_student,
-    evaluate,
-    train_from_archive,
-    train_student,
-)
+from hellofmt.student import build_student, evaluate, train_from_archive, train_student
 from hellofmt.teacher import load_teacher
 from hellofmt_cli.console import console
 from hellofmt_cli.demo_settings import STUDENT, TEACHER, DemoSettings, archive_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from torch import Tensor
 
 Column = Literal["hard", "hello", "teacher", "full"]
 
@@ -94,26 +84,20 @@ def run_job(job: Job) -> float:
         images = ArrayImages(data["train_pixels"], data["train_labels"], lines)
         batches = ViewBatches(images, views, hard.batch_size, seed)
         train_student(network, HardBatches(batches), hard, steps=settings.steps)
-    elif job.column == "teacher":
-        soft = replace(settings.student, temperature=settings.temperature)
-        stream = _teacher_batches(job, soft)
-        train_student(network, stream, soft, steps=settings.steps)
     else:
-        recipe = hard if job.column == "hard" else settings.student
-        train_from_archive(network, job.archive, recipe, steps=settings.steps, seed=seed)
+        soft = replace(settings.student, temperature=settings.temperature)
+        recipe = hard if job.column == "hard" else soft
+        # None takes the archive's.
+        teacher = load_teacher(job.teacher, TEACHER, 10) if job.column == "teacher" else None
+        train_from_archive(
+            network,
+            job.archive,
+            recipe,
+            steps=settings.steps,
+            seed=seed,
+            label_function=teacher,
+        )
     return evaluate(network, ArrayImages(data["pixels"], data["labels"], lines), views)
-
-
-def _teacher_batches(job: Job, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
-    """The archive's views, labelled by the teacher that the file does without."""
-    settings = job.settings
-    teacher = load_teacher(job.teacher, TEACHER, 10)
-    dataset = HelloDataset(job.archive, labels="none", seed=job.seed)
-    sampler = PassSampler(len(dataset), recipe.batch_size, batches=settings.steps, seed=job.seed)
-    for views in DataLoader(dataset, batch_sampler=sampler):
-        with torch.no_grad():
-            labels = torch.softmax(teacher(views) / settings.temperature, dim=1)
-        yield normalise(views, settings.views), labels
 
 
 def _one_thread() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hellofmt.student.average import Average
-from hellofmt.student.batches import PassSampler
 from hellofmt.student.curve import Curve, Point
 from hellofmt.student.evaluate import evaluate
 from hellofmt.student.networks import SMALL_IMAGE_SIZE, build_student, small_image_advice
@@ -15,7 +14,6 @@ __all__ = [
     "SMALL_IMAGE_SIZE",
     "Average",
     "Curve",
-    "PassSampler",
     "Point",
     "Recipe",
     "build_student",

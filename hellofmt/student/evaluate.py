@@ -15,7 +15,7 @@ import torch
 
 from hellofmt.errors import UserInputError, printable
 from hellofmt.loading import normalise
-from hellofmt.making import CentreSquares, Square
+from hellofmt.making import CentreSquares, Square, shown
 from hellofmt.runs import ranks
 from hellofmt.runs.workers import made
 from hellofmt.student.networks import SMALL_IMAGE_SIZE
@@ -82,8 +82,7 @@ def evaluate(
             for batch, (pixels,) in zip(
                 batches, made(squares, batches, workers=workers), strict=True
             ):
-                shown = pixels.to(device).permute(0, 3, 1, 2).float().div_(255)
-                predicted = network(normalise(shown, views)).argmax(1).cpu().numpy()
+                predicted = network(normalise(shown(pixels, device), views)).argmax(1).cpu().numpy()
                 is_right[batch - rows[0]] = predicted == images.labels_of(batch)
     finally:
         network.train(was_training)
