@@ -54,11 +54,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hellofmt.archive import Storage, Texts
-    from hellofmt.distillation import (
-        DistillReport,
-        Fidelity,
-        Precision,
-    )
+    from hellofmt.distillation import DistillReport, Fidelity, FitSettings, Precision
     from hellofmt.projector import LoadedBase, Projector
     from hellofmt.sources import Source
     from hellofmt_cli.fit_options import FitOptions
@@ -168,41 +164,14 @@ def _make_archive(
     teacher = read_teachers(data, work, run, options, ipc, stages.meter)
     rows: list[Precision] = []
 
-    def before(projector: Projector) -> None:
-        console.say(
-            f"fit: {projector.trained_count():,} values, {plan.steps:,} steps of"
-            f" {plan.batch_size} views{', compiled first' if plan.compile else ''}"
-        )
-
-    first: list[tuple[int, float]] = []
-
-    def on_step(done: int, _: Tensor) -> None:
-        console.step(done, plan.steps)
-        now = time.monotonic()
-        if not first:
-            first.append((done, now))
-        # The first step waits for the workers to start. Said once.
-        elif len(first) == 1 and now - first[0][1] > _PREDICTED_AFTER:
-            first.append((done, now))
-            seconds = (plan.steps - done) * (now - first[0][1]) / (done - first[0][0])
-            console.say(f"fit: about {duration(seconds)} left")
-
-    def on_fidelity(done: int, got: Fidelity) -> None:
-        console.say(f"fit: step {done:,}: agreement {got.agreement:.1f} %, KL {got.kl:.3f}")
-
     def after(projector: Projector, measured: Source) -> None:
-        if options.table:
-            with console.stage("measuring every precision"):
-                rows.extend(
-                    fidelity_table(
-                        projector,
-                        teacher,
-                        measured,
-                        data.views,
-                        workers=data.workers,
-                        device=run.device,
-                    )
+        views, workers = data.views, data.workers
+        with console.stage("measuring every precision"):
+            rows.extend(
+                fidelity_table(
+                    projector, teacher, measured, views, workers=workers, device=run.device
                 )
+            )
 
     # Shown between the stages, which show themselves.
     with console.stage("building the label function"):
@@ -215,15 +184,7 @@ def _make_archive(
             views=data.views,
             force=options.force,
             work=stages,
-            hooks=FitHooks(
-                before,
-                on_step,
-                on_fidelity,
-                # Each takes as long as a few steps.
-                evaluations=min(_EVALUATIONS, plan.steps // _STEPS_PER_EVALUATION),
-                after=after,
-                on_teacher=lambda accuracy: console.say(f"teacher: {accuracy:.1f} % of {kind}"),
-            ),
+            hooks=replace(_spoken(plan, kind), after=after if options.table else None),
             workers=data.workers,
         )
     settings = report.settings or settings
@@ -244,6 +205,40 @@ def _make_archive(
         if smaller:
             echo_text(f"\nNote: {smaller}")
         click.echo(_next(options, base))
+
+
+def _spoken(plan: FitSettings, kind: str) -> FitHooks:
+    """Say how a fit goes on; ``kind`` names the images that the teacher's accuracy is of."""
+    first: list[tuple[int, float]] = []
+
+    def before(projector: Projector) -> None:
+        console.say(
+            f"fit: {projector.trained_count():,} values, {plan.steps:,} steps of"
+            f" {plan.batch_size} views{', compiled first' if plan.compile else ''}"
+        )
+
+    def on_step(done: int, _: Tensor) -> None:
+        console.step(done, plan.steps)
+        now = time.monotonic()
+        if not first:
+            first.append((done, now))
+        # The first step waits for the workers to start. Said once.
+        elif len(first) == 1 and now - first[0][1] > _PREDICTED_AFTER:
+            first.append((done, now))
+            seconds = (plan.steps - done) * (now - first[0][1]) / (done - first[0][0])
+            console.say(f"fit: about {duration(seconds)} left")
+
+    def on_fidelity(done: int, got: Fidelity) -> None:
+        console.say(f"fit: step {done:,}: agreement {got.agreement:.1f} %, KL {got.kl:.3f}")
+
+    return FitHooks(
+        before,
+        on_step,
+        on_fidelity,
+        # Each takes as long as a few steps.
+        evaluations=min(_EVALUATIONS, plan.steps // _STEPS_PER_EVALUATION),
+        on_teacher=lambda accuracy: console.say(f"teacher: {accuracy:.1f} % of {kind}"),
+    )
 
 
 def _remove_inputs(work: Path) -> None:
