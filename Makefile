@@ -13,7 +13,7 @@ help:
 	@echo "make test       lint, types and tests: what CI runs"
 	@echo "make test-long  the suites that take longer, and the oldest webdataset and Triton"
 	@echo "make docs       build the documentation into docs/_build, with warnings as errors"
-	@echo "make bench      every comparison with other ways to keep labels: DATA='DIR ...' BASE=... PROFILE=cpu"
+	@echo "make bench      every comparison with other ways to keep labels: DATA='DIR ...' BASE=... PROFILE=small"
 	@echo "make aot        compile every shipped kernel for sm_80 and sm_90, against the committed budget"
 	@echo "make vectors    rewrite the golden files of the format; review the diff"
 	@echo "make fuzz       bounded random runs over four parts of the reader, and over labels"
@@ -90,7 +90,7 @@ oldest-triton: .cache/triton-3.6.0/.installed
 
 # Resumable by the cell; without DATA, the digits alone. Seconds are of this machine, so the pages
 # of times are written when nothing else runs.
-PROFILE ?= cpu
+PROFILE ?= small
 bench: evidence
 	$(MAKE) times
 	$(BIN)/python benchmarks/readme.py

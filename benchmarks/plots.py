@@ -12,10 +12,8 @@ from hellofmt_cli.colours import OURS
 CURVES = ("hello", "hard", "teacher", "teacher-int8", "stored", "topk", "probe")
 
 
-def plots(found, profile):
+def plots(found):
     """Return the drawings of a data set by name, those that its cells suffice for."""
-    if profile.startswith("public"):
-        return {"accuracy-per-byte": accuracy_per_byte} if points(found, "hello") else {}
     drawings = {}
     if found.ipcs("rivals") and found.get("fidelity/hello"):
         drawings["fidelity-per-byte"] = fidelity_per_byte
@@ -26,25 +24,34 @@ def plots(found, profile):
     return drawings
 
 
-def draw(found, profile):
-    for name, drawing in plots(found, profile).items():
-        save(drawing(found), f"{name}-{found.name}-{profile}")
+def draw(all_found, profile):
+    """Write every drawing of a profile's page."""
+    if profile.startswith("public"):
+        save(accuracy_per_byte(all_found), f"accuracy-per-byte-{profile}")
+        return
+    for found in all_found:
+        for name, drawing in plots(found).items():
+            save(drawing(found), f"{name}-{found.name}-{profile}")
 
 
-def accuracy_per_byte(found):
-    figure, axis = axes()
-    curves = [(plain(NAMES[kind]), points(found, kind), style(kind)) for kind in CURVES]
-    curves.append(("ours, `--bytes`", budgets(found), style("hello") | {"marker": "*", "ls": "--"}))
-    for name, rows, how in curves:
-        if rows:
-            scores = [list(by_seed.values()) for _, by_seed, _ in rows]
-            spread = [np.std(each, ddof=1) if len(each) > 1 else 0 for each in scores]
-            means = [np.mean(each) for each in scores]
-            axis.errorbar([size for size, *_ in rows], means, spread, label=name, **how)
-    bytes_along(axis, "size of images and labels")
-    axis.set_ylabel("student top-1, %")
-    axis.set_title(f"{found.name}: what so many bytes teach")
-    legend_below(figure, axis)
+def accuracy_per_byte(all_found):
+    """Draw what a number of bytes teaches, a panel for each data set."""
+    drawn = [found for found in all_found if points(found, "hello")]
+    figure, panels = axes(len(drawn))
+    for found, axis in zip(drawn, np.ravel(panels), strict=True):
+        curves = [(plain(NAMES[kind]), points(found, kind), style(kind)) for kind in CURVES]
+        bought = style("hello") | {"marker": "*", "ls": "--"}
+        curves.append(("label function, `--bytes`", budgets(found), bought))
+        for name, rows, how in curves:
+            if rows:
+                scores = [list(by_seed.values()) for _, by_seed, _ in rows]
+                spread = [np.std(each, ddof=1) if len(each) > 1 else 0 for each in scores]
+                means = [np.mean(each) for each in scores]
+                axis.errorbar([size for size, *_ in rows], means, spread, label=name, **how)
+        bytes_along(axis, "size of images and labels")
+        axis.set_ylabel("student top-1, %")
+        axis.set_title(f"{found.name}, {found.classes} classes")
+    legend_below(figure, np.ravel(panels)[0])
     return figure
 
 

@@ -18,17 +18,58 @@ train?
 
 The encoder is `efficientnet_lite1` of the package index, the teacher `efficientnet_lite0`, tuned on
 each data set; both were trained on ImageNet-1K, so they **have seen** photos of tiny100's classes
-(as a CLIP would have), but neither CIFAR-10's images nor the digits, whose encoder is random. They
-see views at {sides}. One student, a ResNet-10 of width 32 from random weights; recipe `strong`,
-{steps} steps of 50 views, which shows {views} views of each image, the same for all seeds; PNG
-images of the data's own size, chosen by `hello distill`'s default unless a table says otherwise.
-Accuracy is that of the last step on images that decided nothing, in percent, mean ± standard
-deviation; intervals are 95 %, paired over seeds. {bfloat16}{count} cells took {hours:.1f} hours of
-one thread. {machine} Commands and settings: [benchmarks](../README.md); every number:
+(as a CLIP would have), but not CIFAR-10's images. The digits' teacher is a small network and their
+encoder random.
+
+{runs}
+
+Images are PNG files of the data's own size, chosen by `hello distill`'s default unless a table says
+otherwise. Runs of one label source share their views and labels. Accuracy is that of the last step
+on images that decided nothing, in percent, mean ± standard deviation; intervals are 95 %, paired
+over seeds (Student's t; none where a row has one seed). {bfloat16}{count} cells took {hours:.1f}
+hours of one thread. {machine} Commands and settings: [benchmarks](../README.md); every number:
 [evidence-public.json](evidence-public.json).
 """
 
 BFLOAT16 = "Students train, and our labels are made, in bfloat16; agreement is float32's. "
+
+
+MORE = """## More pages
+
+- [A thousand real classes](thousand-classes.md): bytes and fidelity, no student.
+- [Small networks](small.md) and [a longer run of them](long.md): the paper's ablation, ranks and
+  storages, other students, classes that arrive in steps, RDED's recipe, on a base of our own.
+- [Bytes: number of images, codec, quality](byte-budget.md) and [images by codec](stored-images.md).
+- [A pool of views](pool-cpu.md), [every base of open_clip](bases.md), [the start from
+  text](zero-shot.md).
+- What it costs in time: [archive](archive-cpu.md), [loading](loading-cpu.md),
+  [kernels](kernels-cpu.md), [a step](step-cpu.md), [streaming](streaming-cpu.md),
+  [making](making-cpu.md).
+"""
+
+
+def runs(all_found):
+    """Return a table of what the runs of each data set have in common."""
+    rows = []
+    for found in all_found:
+        teacher, run = found.get("teacher"), found.first("rivals/ipc10/hello/")
+        if teacher is None or run is None:
+            continue
+        settings = run["settings"]
+        rows.append(
+            {
+                "data": found.name,
+                "teacher": teacher["network"],
+                "its top-1": f"{teacher['top1']:.1f}",
+                "views of teacher and encoder": f"{teacher['side']} px" if teacher.get("side") else "-",
+                "student": settings["student"],
+                "recipe": f"`{settings['recipe']}`",
+                "steps": f"{run['steps']:,} of {run['batch']} views",
+                "views of an image": settings["views"],
+                "CutMix in": f"{100 * float(settings.get('mix_probability', 0.5)):.0f} %",
+            }
+        )
+    return table(rows, 9)
 
 
 def of(found, ipc, kind):
@@ -232,26 +273,20 @@ def page(document, made_on):
     cells = document["cells"]
     all_found = [Found(name, cells) for name in data_sets(cells)]
     mains = [c for f in all_found if (c := f.first("rivals/ipc10/hello/"))]
-    sides = {f.name: c["side"] for f in all_found if (c := f.get("teacher")) and c.get("side")}
     parts = [
         INTRO.format(
             count=len(cells),
             hours=sum(cell["seconds"] for cell in cells.values()) / 3600,
             machine=made_on(cells, document),
-            sides=" and ".join(f"{side} px ({name})" for name, side in sides.items()),
-            steps=" or ".join(f"{n:,}" for n in sorted({c["steps"] for c in mains})),
+            runs=runs(all_found),
             bfloat16=BFLOAT16 if any(c["settings"]["bfloat16"] for c in mains) else "",
-            views=" or ".join(str(n) for n in sorted({c["settings"]["views"] for c in mains})),
-        )
-    ]
-    parts += [
-        f"![Accuracy by all bytes of the file, {found.name}]"
-        f"(accuracy-per-byte-{found.name}-public.png)\n"
-        for found in all_found
-        if points(found, "hello")
+        ),
+        "![Student accuracy by all bytes of the file, a panel for each data set]"
+        "(accuracy-per-byte-public.png)\n",
     ]
     parts += [f"## {title}\n\n{make(all_found)}\n" for title, make in TABLES]
     parts.append(f"## Where it loses or ties\n\n{losses(all_found)}\n")
     if text := lengths(all_found):
         parts.append(f"## Is the student starved?\n\n{text}\n")
+    parts.append(MORE)
     return "\n".join(parts)

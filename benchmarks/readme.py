@@ -85,7 +85,7 @@ def evidence():
 
 def ablation():
     """Return the table of the paper's ablation, one part after the other."""
-    cells = json.loads((RESULTS / "evidence-cpu.json").read_text())["cells"]
+    cells = json.loads((RESULTS / "evidence-small.json").read_text())["cells"]
     names = {
         "hard": "hard labels",
         "probe": "linear probe",

@@ -1,9 +1,9 @@
 """Write tables and plots from the finished cells of ``evidence.py``.
 
-    python benchmarks/report.py --out .cache/bench [--profile cpu]
+    python benchmarks/report.py --out .cache/bench [--profile small]
 
 Writes ``results/evidence-PROFILE.json`` (every cell, with versions and device), the plots in the
-same folder and the profile's page: ``results/README.md`` for ``cpu``, ``results/PROFILE.md`` for
+same folder and the profile's page: ``results/README.md`` for ``public``, ``results/PROFILE.md`` for
 others. Computes only means, spreads and differences; a cell that failed or was not run is named,
 never left out.
 """
@@ -313,7 +313,7 @@ SECTIONS = (
     ("Cost", cost),
 )
 
-INTRO = """# Results
+INTRO = """# Results of the profile `{profile}`
 
 Written by `benchmarks/report.py` from `evidence-{profile}.json`; the command and the settings of
 every number are there. {count} cells, {seconds:.0f} minutes of one thread in all; other programs
@@ -340,7 +340,7 @@ stands on a page of its own: [long.md](long.md)."""
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(".cache/bench"))
-    parser.add_argument("--profile", default="cpu")
+    parser.add_argument("--profile", default="small")
     args = parser.parse_args()
     folder = args.out / "cells" / args.profile
     stored = RESULTS / f"evidence-{args.profile}.json"
@@ -363,8 +363,7 @@ def main():
     }
     stored.write_text(json.dumps(document, indent=1) + "\n")
     (RESULTS / page_name(args.profile)).write_text(page(document, args.profile))
-    for name in data_sets(cells):
-        draw(Found(name, cells), args.profile)
+    draw([Found(name, cells) for name in data_sets(cells)], args.profile)
 
 
 def trained_again(earlier, new):
@@ -385,7 +384,7 @@ def without(named, data_sets):
 
 def page_name(profile):
     """Return the file name of a profile's page."""
-    return "README.md" if profile == "cpu" else f"{profile}.md"
+    return "README.md" if profile == "public" else f"{profile}.md"
 
 
 def made_on(cells, document):
@@ -404,7 +403,7 @@ def page(document, profile):
         return "\n".join(parts + gaps(document)).rstrip() + "\n"
     cells = document["cells"]
     seconds = sum(cell["seconds"] for cell in cells.values()) / 60
-    others = OTHERS if profile == "cpu" else ""
+    others = OTHERS if profile == "small" else ""
     parts = [INTRO.format(profile=profile, count=len(cells), seconds=seconds, others=others)]
     parts.append(summary(cells))
     for name in data_sets(cells):
@@ -418,7 +417,7 @@ def page(document, profile):
                 parts.append(f"\n### {title}\n\n{text}\n")
         parts += [
             f"\n![{plot} of {name}]({plot}-{name}-{profile}.png)\n"
-            for plot in plots(found, profile)
+            for plot in plots(found)
         ]
     return "\n".join(parts + gaps(document)).rstrip() + "\n"
 

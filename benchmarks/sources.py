@@ -121,7 +121,7 @@ def archive_of(setting, name, projector, selection):
             selection,
             projector,
             setting.train,
-            setting.views,
+            setting.student_views,
             DistillSettings(None, storage=STORAGE, texts=Texts(name=name, card="")),
         ),
     )
@@ -134,9 +134,9 @@ def archive_for(setting, budget):
     projector = setting.fitted_main()[0].cpu()
     texts = Texts(name=f"bytes-{budget}", card="")
     plan = DistillSettings(SelectSettings(0), storage=STORAGE, texts=texts, budget=budget)
-    plan = affordable(setting.train, setting.views, plan, projector)
+    plan = affordable(setting.train, setting.student_views, plan, projector)
     chosen = select(setting, plan.select.ipc, method=plan.select.method)
-    rest = (setting.train, setting.views)
+    rest = (setting.train, setting.student_views)
     plan = filled(chosen, *rest, plan, projector)
     path = kept(
         setting.folder / "archives" / f"bytes-{budget}.hello",
