@@ -49,7 +49,7 @@ def test_the_result_has_the_documented_form(run):
     assert document["schema"] == "hello.demo/1"
     for key in ("accuracy", "spread"):
         assert set(document[key]) == {"ipc1", "ipc2", "full"}
-        assert set(document[key]["ipc1"]) == {"hard", "hello", "teacher"}
+        assert set(document[key]["ipc1"]) == {"hard", "random", "hello", "teacher"}
     assert document["seeds"] == [0, 1]
     assert (document["steps"], document["measured_on"]) == (3, "test")
     assert document["seconds"] > 0
@@ -134,10 +134,12 @@ def test_each_step_says_what_happens(run):
 
 def test_one_fit_serves_every_archive_and_no_work_is_left(run):
     out, _, said = run
-    assert sum("fit: finished earlier" in line for line in said) == 1
+    assert sum("fit: finished earlier" in line for line in said) == 3
     assert sorted(path.name for path in out.iterdir() if path.suffix not in {".json", ".png"}) == [
         "data.npz",
+        "digits-ipc1-random.hello",
         "digits-ipc1.hello",
+        "digits-ipc2-random.hello",
         "digits-ipc2.hello",
         "teacher.safetensors",
     ]
@@ -154,11 +156,11 @@ def test_the_picture_is_drawn(run):
 def test_the_table_has_a_row_for_each_number_of_images(run):
     _, result, _ = run
     lines = report_text(result).splitlines()
-    assert lines[0].count("|") == 6
+    assert lines[0].count("|") == 7
     assert "labels from the .hello file" in lines[0]
     assert lines[2].split("|")[1].strip() == "1"
     mean, spread = result["accuracy"]["ipc2"]["hello"], result["spread"]["ipc2"]["hello"]
-    assert lines[3].split("|")[3].strip() == f"{mean:.1f} ± {spread:.1f}"
+    assert lines[3].split("|")[4].strip() == f"{mean:.1f} ± {spread:.1f}"
 
 
 @pytest.mark.parametrize(("payload", "words"), [(100, "is smaller than"), (9000, "be SMALLER")])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 OURS: Final = "#D55E00"
+RANDOM: Final = "#8B5A2B"
 TEACHER: Final = "#0072B2"
 HARD: Final = "#888888"
 STORED: Final = "#56B4E9"

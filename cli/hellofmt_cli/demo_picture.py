@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from hellofmt.loading import HelloDataset
-from hellofmt_cli.colours import FULL, HARD, INK, OTHER, OURS, STORED, TEACHER
+from hellofmt_cli.colours import FULL, HARD, INK, OTHER, OURS, RANDOM, STORED, TEACHER
 from hellofmt_cli.demo_report import ipcs_of
 from hellofmt_cli.demo_settings import archive_path
 from hellofmt_cli.demo_students import COLUMNS
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-_COLOURS: Final = {"hard": HARD, "hello": OURS, "teacher": TEACHER, "full": FULL}
+_COLOURS: Final = {"hard": HARD, "random": RANDOM, "hello": OURS, "teacher": TEACHER, "full": FULL}
 # Digits that a network takes for each other.
 _SHOWN: Final = ("3", "5", "8")
 
@@ -140,12 +140,12 @@ def _draw_images(axes: Axes, out: Path, ipc: int) -> None:
 def _draw_accuracy(axes: Axes, result: dict[str, Any]) -> None:
     """Accuracy by source of the labels, a group for each number of images per class."""
     ipcs = ipcs_of(result)
-    columns = ("hard", "hello", "teacher")
+    columns = ("hard", "random", "hello", "teacher")
     for group, ipc in enumerate(ipcs):
         for k, column in enumerate(columns):
             mean = result["accuracy"][f"ipc{ipc}"][column]
             spread = result["spread"][f"ipc{ipc}"][column]
-            at = group * 4 + k
+            at = group * 5 + k
             axes.bar(
                 at,
                 mean,
@@ -178,7 +178,7 @@ def _draw_accuracy(axes: Axes, result: dict[str, Any]) -> None:
     axes.set_ylim(max(0.0, 10 * np.floor((lowest - 8) / 10)), 108)
     axes.set_yticks(np.arange(axes.get_ylim()[0], 101, 10))
     names = [f"{ipc} image{'' if ipc == 1 else 's'} per class" for ipc in ipcs]
-    axes.set_xticks([group * 4 + 1 for group in range(len(ipcs))], names)
+    axes.set_xticks([group * 5 + 1.5 for group in range(len(ipcs))], names)
     _title(
         axes,
         f"Accuracy of new networks on {result['measured_on']} images, %"

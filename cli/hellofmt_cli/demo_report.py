@@ -33,7 +33,8 @@ def result_document(
         rows: dict[str, Any] = {
             f"ipc{ipc}": {
                 column: round(statistic(scores[column, ipc]), 2)
-                for column in ("hard", "hello", "teacher")
+                for column in COLUMNS
+                if column != "full"
             }
             for ipc in settings.ipcs
         }

@@ -15,6 +15,7 @@ user's code. The hard-label control gets the same crops and CutMix, its labels m
 from __future__ import annotations
 
 import time
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,13 +92,13 @@ def _make_archives(
     stages = Stages(out / "work", say=lambda text: say(f"      {text}"))
     base = read_base("seeded", settings.views)
     facts: dict[str, Any] = {}
-    for ipc in settings.ipcs:
-        path = archive_path(out, ipc)
+    for ipc, is_random in product(settings.ipcs, (False, True)):
+        path = archive_path(out, ipc, is_random=is_random)
         with step_bar("projector", settings.fit.steps) as on_step:
             report = distill(
                 data.train,
                 path,
-                settings.distillation(ipc),
+                settings.distillation(ipc, is_random=is_random),
                 teacher=teacher,
                 base=base,
                 views=settings.views,
@@ -121,7 +122,7 @@ def _make_archives(
                 f" numbers.\n      They agree on {report.fidelity.agreement:.0f} % of new views,"
                 " most of them mixed from two images."
             )
-            say("[4/6] Writing the images that the teacher is surest of, and the label function.")
+            say("[4/6] Writing the label function with chosen images, and with random ones.")
         images = ipc * len(data.train.classes)
         say(f"      {path}: {images} images, {path.stat().st_size:,} bytes.")
     stages.remove()

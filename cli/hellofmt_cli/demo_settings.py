@@ -82,10 +82,10 @@ class DemoSettings:
     processes: int = 2
     validate: bool = False
 
-    def distillation(self, ipc: int) -> DistillSettings:
+    def distillation(self, ipc: int, *, is_random: bool = False) -> DistillSettings:
         """What ``distill`` makes of the digits: whole images, ``ipc`` of each class."""
         return DistillSettings(
-            SelectSettings(ipc, method="rded", crop="none"),
+            SelectSettings(ipc, method="random" if is_random else SelectSettings.method),
             ProjectorSettings(rank=self.rank, start="stored", temperature=self.temperature),
             self.fit,
             texts=Texts(license="CC-BY-4.0", card=_CARD.format(ipc=ipc)),
@@ -111,6 +111,6 @@ def split_data(settings: DemoSettings) -> Data:
     return Data(train.subset(fit), train.subset(validation))
 
 
-def archive_path(out: Path, ipc: int) -> Path:
-    """Path of the archive with ``ipc`` images per class."""
-    return out / f"digits-ipc{ipc}.hello"
+def archive_path(out: Path, ipc: int, *, is_random: bool = False) -> Path:
+    """Path of the archive with ``ipc`` images per class, chosen or drawn at random."""
+    return out / f"digits-ipc{ipc}{'-random' if is_random else ''}.hello"

@@ -25,15 +25,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-Column = Literal["hard", "hello", "teacher", "full"]
+Column = Literal["hard", "random", "hello", "teacher", "full"]
 
 COLUMNS: dict[Column, str] = {
     "hard": "hard labels",
+    "random": "random images, labels from their .hello file",
     "hello": "labels from the .hello file",
     "teacher": "labels from the teacher itself",
     "full": "all data",
 }
-"""Where a student's labels come from, as the table names it."""
+"""Where a student's labels come from, as the table names it; images are chosen but for one."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ def student_jobs(out: Path, settings: DemoSettings) -> list[Job]:
     """Every student; the slow ones first, so that no process is left with one at the end."""
     data, teacher = str(out / "data.npz"), str(out / "teacher.safetensors")
     jobs: list[Job] = []
-    for column in ("hello", "teacher", "hard"):
+    for column in ("hello", "random", "teacher", "hard"):
         for ipc in settings.ipcs:
-            archive = str(archive_path(out, ipc))
+            archive = str(archive_path(out, ipc, is_random=column == "random"))
             jobs += [Job(column, ipc, s, archive, data, teacher, settings) for s in settings.seeds]
     jobs += [Job("full", 0, seed, "", data, teacher, settings) for seed in settings.seeds]
     return jobs
