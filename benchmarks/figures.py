@@ -59,10 +59,12 @@ def ticks_along(axis, values, label):
     axis.set_xlabel(label)
 
 
-def legend_below(figure, axis):
-    """Put the legend of an axis below the whole figure, each name once."""
-    handles, labels = axis.get_legend_handles_labels()
-    once = dict(zip(labels, handles, strict=True))
+def legend_below(figure):
+    """Put the legend of all axes below the whole figure, each name once."""
+    once = {}
+    for axis in figure.axes:
+        handles, labels = axis.get_legend_handles_labels()
+        once |= dict(zip(labels, handles, strict=True))
     figure.legend(once.values(), once, loc="outside lower center", ncols=2, frameon=False)
 
 

@@ -9,7 +9,7 @@ from public_page import budgets, points
 
 from hellofmt_cli.colours import OURS
 
-CURVES = ("hello", "hard", "teacher", "teacher-int8", "stored", "topk", "probe")
+CURVES = ("hello", "hard", "teacher", "teacher-int8", "stored", "topk")
 
 
 def plots(found):
@@ -51,7 +51,7 @@ def accuracy_per_byte(all_found):
         bytes_along(axis, "size of images and labels")
         axis.set_ylabel("student top-1, %")
         axis.set_title(f"{found.name}, {found.classes} classes")
-    legend_below(figure, np.ravel(panels)[0])
+    legend_below(figure)
     return figure
 
 
@@ -83,7 +83,7 @@ def fidelity_per_byte(found):
     upper.text(0.01, 0.03, "linear below 0.00001", transform=upper.transAxes, fontsize=8)
     upper.set_ylabel("KL(teacher ‖ labels), nats, T = 4")
     lower.set_ylabel("top-1 agreement with the teacher, %")
-    legend_below(figure, upper)
+    legend_below(figure)
     figure.suptitle(f"{found.name}: fidelity per byte on views that nothing was fitted on")
     return figure
 
@@ -104,7 +104,7 @@ def rank_and_storage(found):
         axis.plot(sizes, agreement, marker=marker, color=OURS, alpha=shade, label=label)
     bytes_along(axis, "size of the label function (int4, int8, float16, float32)")
     axis.set_ylabel("agreement with the teacher, %")
-    legend_below(figure, axis)
+    legend_below(figure)
     return figure
 
 
@@ -123,5 +123,5 @@ def images_per_class(found):
         )
     ticks_along(axis, counts, "images per class")
     axis.set_ylabel("student top-1, %")
-    legend_below(figure, axis)
+    legend_below(figure)
     return figure

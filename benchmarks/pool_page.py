@@ -235,7 +235,7 @@ def plot(found):
     for axis in (upper, lower):
         axis.set_ylabel("student's top-1 on test images, %")
     lower.set_xlabel("processor seconds of the whole training")
-    legend_below(figure, lower)
+    legend_below(figure)
     figure.suptitle(f"{found.name}: mean ± standard deviation over seeds")
     return figure
 
