@@ -5,6 +5,8 @@ A pure function of the results file, like the pages of ``report.py``, which call
 
 from __future__ import annotations
 
+import textwrap
+
 from found import NAMES, Found, data_sets
 from tables import bytes_text, mean_text, paired, table, value_text
 
@@ -20,8 +22,6 @@ The encoder is `efficientnet_lite1` of the package index, the teacher `efficient
 each data set; both were trained on ImageNet-1K, so they **have seen** photos of tiny100's classes
 (as a CLIP would have), but not CIFAR-10's images. The digits' teacher is a small network and their
 encoder random.
-
-{runs}
 
 Images are PNG files of the data's own size, chosen by `hello distill`'s default unless a table says
 otherwise. Runs of one label source share their views and labels. Accuracy is that of the last step
@@ -61,7 +61,9 @@ def runs(all_found):
                 "data": found.name,
                 "teacher": teacher["network"],
                 "its top-1": f"{teacher['top1']:.1f}",
-                "views of teacher and encoder": f"{teacher['side']} px" if teacher.get("side") else "-",
+                "views of teacher and encoder": f"{teacher['side']} px"
+                if teacher.get("side")
+                else "-",
                 "student": settings["student"],
                 "recipe": f"`{settings['recipe']}`",
                 "steps": f"{run['steps']:,} of {run['batch']} views",
@@ -189,27 +191,37 @@ def budgets(found):
     return [(cell["archive_bytes"], scores, cell) for cell, scores in cells if cell]
 
 
+def beside_png(found, size, scores):
+    """Compare what a budget bought with the best PNG file that is no larger; None if all are."""
+    fitting = [other for least, other, _ in points(found, "hello") if least <= size]
+    return paired(scores, max(fitting, key=mean)) if fitting else None
+
+
+def mean(scores):
+    return sum(scores.values()) / len(scores)
+
+
 def curve(all_found):
     rows = []
+
+    def add(found, file, size, scores, gap):
+        rows.append(
+            {
+                "data": found.name,
+                "file": file,
+                "bytes": bytes_text(size),
+                "top-1": mean_text(scores.values()),
+                "beside the best PNG that is no larger": gap,
+            }
+        )
+
     for found in all_found:
-        rows += [
-            {
-                "data": found.name,
-                "file": f"PNG, {ipc} per class",
-                "bytes": bytes_text(size),
-                "top-1": mean_text(scores.values()),
-            }
-            for size, scores, ipc in points(found, "hello")
-        ]
-        rows += [
-            {
-                "data": found.name,
-                "file": f"`--bytes {bytes_text(cell['budget'])}`: {cell['chosen']}",
-                "bytes": bytes_text(size),
-                "top-1": mean_text(scores.values()),
-            }
-            for size, scores, cell in budgets(found)
-        ]
+        for size, scores, ipc in points(found, "hello"):
+            add(found, f"PNG, {ipc} per class", size, scores, "-")
+        for size, scores, cell in budgets(found):
+            file = f"`--bytes {bytes_text(cell['budget'])}`: {cell['chosen']}"
+            gap = beside_png(found, size, scores)
+            add(found, file, size, scores, gap.text() if gap else "no PNG is as small")
     return table(rows, 2)
 
 
@@ -217,6 +229,11 @@ def losses(all_found):
     """Name every comparison that ours does not win, and every one that is not finished."""
     lines = []
     for found in all_found:
+        for size, scores, cell in budgets(found):
+            gap = beside_png(found, size, scores)
+            if gap and gap.mean <= (gap.half or 0):
+                at = f"{found.name}, `--bytes {bytes_text(cell['budget'])}`"
+                lines.append(f"- {at}: is no better than the best PNG, {gap.text()} points.")
         for ipc in ipcs_of(found):
             at = f"{found.name}, {ipc} per class"
             ours = of(found, ipc, "hello")
@@ -273,14 +290,15 @@ def page(document, made_on):
     cells = document["cells"]
     all_found = [Found(name, cells) for name in data_sets(cells)]
     mains = [c for f in all_found if (c := f.first("rivals/ipc10/hello/"))]
+    intro = INTRO.format(
+        count=len(cells),
+        hours=sum(cell["seconds"] for cell in cells.values()) / 3600,
+        machine=made_on(cells, document),
+        bfloat16=BFLOAT16 if any(c["settings"]["bfloat16"] for c in mains) else "",
+    )
     parts = [
-        INTRO.format(
-            count=len(cells),
-            hours=sum(cell["seconds"] for cell in cells.values()) / 3600,
-            machine=made_on(cells, document),
-            runs=runs(all_found),
-            bfloat16=BFLOAT16 if any(c["settings"]["bfloat16"] for c in mains) else "",
-        ),
+        *(textwrap.fill(part, 100, break_on_hyphens=False) + "\n" for part in intro.split("\n\n")),
+        f"{runs(all_found)}\n",
         "![Student accuracy by all bytes of the file, a panel for each data set]"
         "(accuracy-per-byte-public.png)\n",
     ]

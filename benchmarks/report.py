@@ -415,10 +415,7 @@ def page(document, profile):
             text = section(found)
             if text:
                 parts.append(f"\n### {title}\n\n{text}\n")
-        parts += [
-            f"\n![{plot} of {name}]({plot}-{name}-{profile}.png)\n"
-            for plot in plots(found)
-        ]
+        parts += [f"\n![{plot} of {name}]({plot}-{name}-{profile}.png)\n" for plot in plots(found)]
     return "\n".join(parts + gaps(document)).rstrip() + "\n"
 
 
