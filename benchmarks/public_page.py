@@ -31,6 +31,7 @@ hours of one thread. {machine} Commands and settings: [benchmarks](../README.md)
 [evidence-public.json](evidence-public.json).
 """
 
+PLOT = "accuracy-per-byte-public.png"
 BFLOAT16 = "Students train, and our labels are made, in bfloat16; agreement is float32's. "
 
 
@@ -61,9 +62,7 @@ def runs(all_found):
                 "data": found.name,
                 "teacher": teacher["network"],
                 "its top-1": f"{teacher['top1']:.1f}",
-                "views of teacher and encoder": f"{teacher['side']} px"
-                if teacher.get("side")
-                else "-",
+                "views of teacher and encoder": f"{teacher['side']} px",
                 "student": settings["student"],
                 "recipe": f"`{settings['recipe']}`",
                 "steps": f"{run['steps']:,} of {run['batch']} views",
@@ -299,8 +298,7 @@ def page(document, made_on):
     parts = [
         *(textwrap.fill(part, 100, break_on_hyphens=False) + "\n" for part in intro.split("\n\n")),
         f"{runs(all_found)}\n",
-        "![Student accuracy by all bytes of the file, a panel for each data set]"
-        "(accuracy-per-byte-public.png)\n",
+        f"![Student accuracy by all bytes, a panel for each data set]({PLOT})\n",
     ]
     parts += [f"## {title}\n\n{make(all_found)}\n" for title, make in TABLES]
     parts.append(f"## Where it loses or ties\n\n{losses(all_found)}\n")
