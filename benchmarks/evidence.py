@@ -1,6 +1,6 @@
 """Make every comparison that the paper's claim needs, cell by cell: ``make bench``.
 
-    python benchmarks/evidence.py --data DIR [--data DIR ...] --base BASE [--profile NAME] [--jobs 2]
+    python benchmarks/evidence.py --data DIR [--data DIR ...] --base BASE [--profile NAME]
 
 Each DIR holds ``train`` and ``val`` (or ``test``), each with a folder of images per class; digits
 are always included. Suites, each a set of cells (``cells.py``):

@@ -274,9 +274,9 @@ PROFILES: dict[str, dict[str, Profile]] = {
     # takes there, in milliseconds at 128 and 96 px: the teacher's step 13 and 10, its label 3 and
     # 1.7, a step of the fit with both networks 20 and 11, our label in bfloat16 2.6 and 1.6, the
     # student's step in bfloat16 1.9 and 1.3.
-    # Chosen on validation parts, 600 steps at 10 per class, seed 0 (a few validation images are among
+    # Chosen on validation parts, 600 steps at 10 per class, seed 0 (few validation images are among
     # the distilled ones). CIFAR-10, ConvNet-3, crops from half of an image, CutMix in all views:
-    # `strong` 49.2, 48.0 and 45.8 % at 1.5e-3, 4e-3 and 1e-2, 48.1 after 1,200 steps, 46.6 at T = 1;
+    # `strong` 49.2, 48.0, 45.8 % at 1.5e-3, 4e-3, 1e-2, 48.1 after 1,200 steps, 46.6 at T = 1;
     # `kl` 44.9 at T = 20; crops from a quarter and no crops 48.9. ResNet-10 of width 32, crops from
     # a quarter, CutMix in half: `strong` 41.1, `kl` 40.2. tiny100, ResNet-10 of width 32: 22.2 at
     # T = 1, 22.3 with CutMix in all, 23.6 at T = 4; ConvNet-3 with `kl` at T = 20 14.2.
