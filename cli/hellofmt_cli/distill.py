@@ -48,8 +48,9 @@ class ImageOptions:
         type=Choice(["random", "rded", "coverage", "balanced"]),
         default="coverage",
         help="Which images of a class. `coverage`: those that the others are nearest to, in the"
-        " label function's eyes; `balanced`: half of them such, half hard ones (needs"
-        " scikit-learn); `rded`: those that the teacher is surest of; `random`: the baseline.",
+        " label function's eyes, the best of the four or level with it at 1, 10 and 50 per class"
+        " where we measured; `balanced`: half of them such, half hard ones (needs scikit-learn);"
+        " `rded`: those that the teacher is surest of; `random`: the baseline.",
     )
     crop: Literal["none", "easiest"] | None = option(
         type=Choice(["none", "easiest"]),

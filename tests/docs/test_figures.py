@@ -131,7 +131,21 @@ def test_the_table_of_heavier_data_is_that_of_the_evidence():
             *(f"{size:,}" for size in sizes),
         ]
         behind.append(abs(scores[1].mean() - scores[2].mean()))
-    assert f"within {max(behind):.1f} point" in WORDS
+    assert f"within {max(behind):.1f} points" in WORDS
+
+
+def test_the_words_on_the_choice_of_images_are_those_of_the_evidence():
+    chosen = {
+        (data, ipc): scores_of(data, ipc, "hello")[:3].mean()
+        for data in ("tiny100", "cifar10", "digits")
+        for ipc in (1, 10, 50)
+    }
+    for method, words in (
+        ("random", "drawn at random in every row, by {:.1f} to {:.1f} points"),
+        ("rded", "RDED's by {:.1f} to {:.1f}."),
+    ):
+        gains = [mean - scores_of(*key, method).mean() for key, mean in chosen.items()]
+        assert words.format(min(gains), max(gains)) in WORDS
 
 
 def test_the_words_on_the_function_itself_are_those_of_the_evidence():
