@@ -56,7 +56,8 @@ def bytes_text(count):
     if count is None:
         return NONE
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
+        # As rounded to three digits.
+        if count >= 0.9995 * size:
             return f"{count / size:.3g} {unit}"
     return f"{count} B"
 

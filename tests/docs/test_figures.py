@@ -140,12 +140,14 @@ def test_the_words_on_the_choice_of_images_are_those_of_the_evidence():
         for data in ("tiny100", "cifar10", "digits")
         for ipc in (1, 10, 50)
     }
-    for method, words in (
-        ("random", "drawn at random in every row, by {:.1f} to {:.1f} points"),
-        ("rded", "RDED's by {:.1f} to {:.1f}."),
-    ):
-        gains = [mean - scores_of(*key, method).mean() for key, mean in chosen.items()]
-        assert words.format(min(gains), max(gains)) in WORDS
+    gains = {
+        method: [mean - scores_of(*key, method).mean() for key, mean in chosen.items()]
+        for method in ("random", "rded")
+    }
+    ahead = [gain for gain in gains["random"] if gain > 0.05]
+    words = "at random in {} of {} rows, by {:.1f} to {:.1f} points in the mean"
+    assert words.format(len(ahead), len(chosen), min(ahead), max(ahead)) in WORDS
+    assert f"RDED's in all, by {min(gains['rded']):.1f} to {max(gains['rded']):.1f}." in WORDS
 
 
 def test_the_words_on_the_function_itself_are_those_of_the_evidence():
