@@ -41,7 +41,7 @@ def accuracy_per_byte(all_found):
     for found, axis in zip(drawn, np.ravel(panels), strict=True):
         curves = [(plain(NAMES[kind]), points(found, kind), style(kind)) for kind in CURVES]
         bought = style("hello") | {"marker": "*", "ls": "--"}
-        curves.append(("label function, `--bytes`", budgets(found), bought))
+        curves.append(("label function, --bytes", budgets(found), bought))
         for name, rows, how in curves:
             if rows:
                 scores = [list(by_seed.values()) for _, by_seed, _ in rows]

@@ -150,6 +150,11 @@ def test_the_words_on_the_choice_of_images_are_those_of_the_evidence():
     assert f"RDED's in all, by {min(gains['rded']):.1f} to {max(gains['rded']):.1f}." in WORDS
 
 
+def test_the_words_on_lengths_are_those_of_the_evidence():
+    longer = [EVIDENCE[f"tiny100/length/{steps}/seed0"]["top1"] for steps in (1200, 2400)]
+    assert "1,200 steps give {:.1f} and 2,400 {:.1f} % (seed 0)".format(*longer) in WORDS
+
+
 def test_the_words_on_the_function_itself_are_those_of_the_evidence():
     top1, fit = EVIDENCE["tiny100/teacher"]["top1"], EVIDENCE["tiny100/fit/main"]
     full, int8 = (
