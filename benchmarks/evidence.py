@@ -316,6 +316,7 @@ def public_cells(setting, add):
         "views": profile.views_per_image,
         "bfloat16": setting.bfloat16,
     }
+    # Named where it differs, so that cells with mixing in half of the views keep their names.
     if profile.mix_probability != "0.5":
         run["mix_probability"] = profile.mix_probability
     for method in METHODS:

@@ -18,6 +18,7 @@ from found import Found, claims
 from tables import RESULTS, mean_text, table
 
 from hellofmt.ledger import plan
+from hellofmt_cli.demo_students import COLUMNS
 from hellofmt_cli.inspect_rows import percent
 
 ROOT = RESULTS.parents[1]
@@ -31,18 +32,10 @@ def demo():
     rows = []
     for ipc in (1, 10):
         means, spreads = mean[f"ipc{ipc}"], spread[f"ipc{ipc}"]
-        kinds = ("hard", "random", "hello", "teacher")
-        hard, random, ours, teacher = (f"{means[k]:.1f} ± {spreads[k]:.1f}" for k in kinds)
-        rows.append(
-            {
-                "images per class": ipc,
-                "hard labels": hard,
-                "random images, labels from their .hello file": random,
-                "labels from the .hello file": f"**{ours}**",
-                "labels from the teacher itself": teacher,
-                "all data": f"{mean['full']:.1f} ± {spread['full']:.1f}",
-            }
-        )
+        means, spreads = means | {"full": mean["full"]}, spreads | {"full": spread["full"]}
+        scores = {k: f"{means[k]:.1f} ± {spreads[k]:.1f}" for k in COLUMNS}
+        scores["hello"] = f"**{scores['hello']}**"
+        rows.append({"images per class": ipc} | {COLUMNS[k]: scores[k] for k in COLUMNS})
     return table(rows, texts=0)
 
 
